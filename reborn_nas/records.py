@@ -1,0 +1,108 @@
+"""What one trial left: the one schema that `study/` writes and `report/` and `analysis/` read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PHASES = ("baseline", "screen", "search", "candidate", "confirm", "control")
+"""In the order in which they run. "candidate" is candidate against parent."""
+
+STATES = ("complete", "diverged", "failed", "rejected", "pruned", "running")
+"""complete: trained to the end. diverged: non-finite loss. failed: an error. rejected: over budget, never
+trained. pruned: stopped by the pruner (search phase only). running: not told yet."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One training.
+
+    Args:
+        key: the study's word for this run, unique in a study and stable over resumes, such as `screen/17`.
+        phase: one of `PHASES`.
+        arm: what the run stands for in its phase (`parent`, `reborn`, `candidate`, `design`, `sampled`, …).
+        number: Optuna's trial number within its study.
+        state: one of `STATES`.
+        architecture: `Architecture.to_dict()`.
+        parameters: Optuna parameters, site (or group) → label.
+        levels: two-level coding of a designed run, site → 0 (original) or 1; empty elsewhere.
+        block: index of the train/validation split.
+        seed: the seed of initialisation, order and augmentation.
+        accuracy: in [0, 1], of the part that the phase judges by (validation; reserved images when confirming);
+            of a diverged run its last value, or chance.
+        accuracy_part: name of that part.
+        accuracy_n: images in that part.
+        test_accuracy: in [0, 1]; only candidate-against-parent runs have one.
+        test_n: images in the test set.
+        train_loss_sum: sum of the epochs' mean training losses.
+        epochs: epochs trained.
+        seconds: wall seconds of the training itself.
+        overhead_seconds: wall seconds of everything else in the trial.
+        params: trainable parameters.
+        macs: multiply-accumulates of one image's forward pass.
+        device: where it ran.
+        digest: the architecture's digest.
+        reason: why a run is not complete, in one line.
+        curve: path of the learning curve (CSV), relative to the run folder.
+        checkpoint: path of the trained weights (safetensors), relative to the run folder.
+        started, finished: UTC, ISO 8601.
+        environment: versions and host, as the worker saw them.
+        extra: further scalars by name.
+    """
+
+    key: str
+    phase: str
+    arm: str
+    number: int
+    state: str
+    architecture: Mapping[str, Any]
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    levels: Mapping[str, int] = field(default_factory=dict)
+    block: int = 0
+    seed: int = 0
+    accuracy: float | None = None
+    accuracy_part: str = "validation"
+    accuracy_n: int = 0
+    test_accuracy: float | None = None
+    test_n: int = 0
+    train_loss_sum: float | None = None
+    epochs: int = 0
+    seconds: float = 0.0
+    overhead_seconds: float = 0.0
+    params: int = 0
+    macs: int = 0
+    device: str = "cpu"
+    digest: str = ""
+    reason: str = ""
+    curve: str = ""
+    checkpoint: str = ""
+    started: str = ""
+    finished: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values only."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrialRecord:
+        """The inverse of `to_dict`; keys of a newer version are ignored."""
+        known = {item.name for item in fields(cls)}
+        return cls(**{key: value for key, value in data.items() if key in known})
+
+
+def records_frame(records: Iterable[TrialRecord]) -> pd.DataFrame:
+    """One row a trial, nested fields as JSON text; the table that a report starts from."""
+    import pandas as pd
+
+    rows = [record.to_dict() for record in records]
+    for row in rows:
+        for name in ("architecture", "parameters", "levels", "environment", "extra"):
+            row[name] = json.dumps(row[name], sort_keys=True, ensure_ascii=False)
+    return pd.DataFrame(rows, columns=[item.name for item in fields(TrialRecord)])

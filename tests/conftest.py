@@ -1,0 +1,19 @@
+"""Shared fixtures. Real data that a checkout may have beside it is used where it is, and skipped where not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with real MNIST and a JPEG copy of CIFAR-10, where a checkout has one beside it."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}")
+    return folder

@@ -1,0 +1,87 @@
+"""Where in the source a call stands: frames to call expressions, the same in every Python version.
+
+CPython keeps, for every bytecode instruction, the source range that it came from (`code.co_positions()`), so a
+running frame and its `f_lasti` give the exact call expression, also where one line holds several.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from types import CodeType, FrameType
+
+import torch
+from torch import nn
+
+_TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
+_MODULE_FILE = os.path.join(_TORCH, "nn", "modules", "module.py")
+_INLINED = frozenset({"<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>", "<lambda>"})
+
+
+@dataclass(frozen=True)
+class CallSpan:
+    """One call expression in a source file.
+
+    Args:
+        function: qualified name of the function that holds the call, such as `ResNet._forward_impl`.
+        filename: the source file.
+        line: first line, from 1.
+        column: first column, from 0, in UTF-8 bytes, as `ast` counts.
+        end_line: last line.
+        end_column: column after the last.
+    """
+
+    function: str
+    filename: str
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+
+    @property
+    def place(self) -> str:
+        """`file.py:123`, for messages."""
+        return f"{os.path.basename(self.filename)}:{self.line}"
+
+
+class SpanFinder:
+    """Finds spans of running calls; remembers the positions of each code object."""
+
+    def __init__(self) -> None:
+        self._positions: dict[CodeType, list[tuple[int | None, int | None, int | None, int | None]]] = {}
+
+    def find(self, frame: FrameType | None, owner: nn.Module) -> CallSpan | None:
+        """The call that runs now in the innermost method of `owner` at or above `frame`, or None.
+
+        A comprehension or lambda inside the method counts as part of it (Python 3.12 inlines them, 3.11 does
+        not); a free function that the method calls does not: the method's call of that function is the span.
+        """
+        inner: FrameType | None = None
+        while frame is not None:
+            code = frame.f_code
+            if code.co_filename != _MODULE_FILE:
+                if code.co_name in _INLINED:
+                    inner = inner or frame
+                elif _is_method_of(frame, code, owner):
+                    return self._span(inner or frame, code)
+                else:
+                    inner = None
+            frame = frame.f_back
+        return None
+
+    def _span(self, frame: FrameType, method: CodeType) -> CallSpan | None:
+        code = frame.f_code
+        positions = self._positions.get(code)
+        if positions is None:
+            positions = self._positions[code] = list(code.co_positions())
+        line, end_line, column, end_column = positions[frame.f_lasti // 2]
+        if line is None or end_line is None or column is None or end_column is None:
+            return None  # Python runs without column information (-X no_debug_ranges)
+        return CallSpan(method.co_qualname, code.co_filename, line, column, end_line, end_column)
+
+
+def _is_method_of(frame: FrameType, code: CodeType, owner: nn.Module) -> bool:
+    """Whether the frame runs a method of `owner`, or a function nested in one."""
+    if code.co_argcount and frame.f_locals.get(code.co_varnames[0]) is owner:
+        return True
+    return "self" in code.co_freevars and frame.f_locals.get("self") is owner

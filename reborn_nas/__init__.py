@@ -1,3 +1,3 @@
-"""reborn-nas: where reborn blocks help in a CNN, by how much, and how surely."""
+"""reborn-nas."""
 
 __version__ = "0.1.0"

@@ -1,1 +1,5 @@
+"""The command `reborn-nas`: one file a verb."""
 
+from reborn_nas.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,30 @@
+"""`reborn-nas dashboard RUN`: optuna-dashboard over a run's storage."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from reborn_nas.cli.arguments import Subparsers, verb
+
+EXAMPLES = """  reborn-nas dashboard runs/digits-convnet5
+  reborn-nas dashboard runs/digits-convnet5 --port 9000
+"""
+
+
+def add(verbs: Subparsers) -> None:
+    """The verb's arguments."""
+    parser = verb(verbs, "dashboard", "open a run in optuna-dashboard, on this machine only", EXAMPLES, run)
+    parser.add_argument("run_path", metavar="RUN", help="the run's folder")
+    parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080, help="default 8080")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until interrupted."""
+    from reborn_nas.study import serve_dashboard
+
+    if args.host not in ("127.0.0.1", "localhost", "::1"):
+        print(f"warning: optuna-dashboard has no login; {args.host} may be reachable by others", file=sys.stderr)
+    serve_dashboard(args.run_path, host=args.host, port=args.port)
+    return 0

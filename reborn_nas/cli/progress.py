@@ -1,0 +1,138 @@
+"""What a running study shows: bars on a terminal, a plain line a phase elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reborn_nas.records import TrialRecord
+    from reborn_nas.study import PlanView, Progress
+
+__all__ = ["BarProgress", "LineProgress", "make_progress"]
+
+
+def make_progress(quiet: bool) -> Progress | None:
+    """Bars on a terminal, lines in a log, nothing where JSON is printed."""
+    if quiet:
+        return None
+    return BarProgress() if sys.stderr.isatty() else LineProgress()
+
+
+class LineProgress:
+    """One line a phase, and one every half minute: readable in a log."""
+
+    EVERY_SECONDS = 30.0
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+        self._started = time.monotonic()
+        self._first_done = 0
+
+    def plan(self, view: PlanView) -> None:
+        """The plan is printed by the caller."""
+        self._started = self._said = time.monotonic()
+        self._first_done = view.done
+
+    def phase_started(self, name: str, count: int) -> None:
+        """Name the phase."""
+        self._say(f"{name}: {count} trainings")
+
+    def trial_started(self, key: str, phase: str, done: int, total: int) -> None:
+        """Said when it is finished."""
+
+    def epoch(self, key: str, epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
+        """Too often for a log."""
+
+    def trial_finished(self, record: TrialRecord, done: int, total: int) -> None:
+        """A line every half minute, and for each training that did not end well."""
+        if record.state not in ("complete", "pruned"):
+            self._say(f"{record.key}: {record.state}: {record.reason}")
+        elif time.monotonic() - self._said > self.EVERY_SECONDS:
+            self._say(f"{done} of {total} trainings, {self._left(done, total)} left")
+
+    def phase_finished(self, name: str) -> None:
+        """The next phase's line says so."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        self._say(text)
+
+    def _left(self, done: int, total: int) -> str:
+        seconds = (time.monotonic() - self._started) * (total - done) / max(1, done - self._first_done)
+        return duration_text(seconds)
+
+    def _say(self, text: str) -> None:
+        self._said = time.monotonic()
+        print(text, file=sys.stderr, flush=True)
+
+
+class BarProgress:
+    """A bar for the study and one for the training in flight."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bars = Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._study: Any = None
+        self._trial: Any = None
+        self._phase = ""
+
+    def plan(self, view: PlanView) -> None:
+        """Show the study's bar."""
+        self._study = self._bars.add_task("study", total=view.total, completed=view.done, detail="")
+        self._trial = self._bars.add_task("", total=1, visible=False, detail="")
+        self._bars.start()
+
+    def phase_started(self, name: str, count: int) -> None:
+        """Name the phase beside the study's bar."""
+        self._phase = name
+        self._bars.update(self._study, description=f"study: {name}")
+
+    def trial_started(self, key: str, phase: str, done: int, total: int) -> None:
+        """An empty bar for this training."""
+        self._bars.update(self._study, completed=done, total=total)
+        self._bars.reset(self._trial, description=key, visible=True, total=1, detail="")
+
+    def epoch(self, key: str, epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
+        """Advance this training's bar."""
+        accuracy = next((value for name, value in metrics.items() if name.endswith("accuracy")), None)
+        detail = "" if accuracy is None else f"accuracy {accuracy:.2%}"
+        self._bars.update(self._trial, completed=epoch, total=epochs, detail=detail)
+
+    def trial_finished(self, record: TrialRecord, done: int, total: int) -> None:
+        """Advance the study's bar; end the display behind the last one."""
+        self._bars.update(self._study, completed=done, total=total)
+        if record.state not in ("complete", "pruned"):
+            self.note(f"{record.key}: {record.state}: {record.reason}")
+
+    def phase_finished(self, name: str) -> None:
+        """Nothing to show."""
+
+    def note(self, text: str) -> None:
+        """A line above the bars."""
+        self._bars.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        self._bars.stop()
+
+
+def duration_text(seconds: float) -> str:
+    """`41 s`, `12 min`, `3.4 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

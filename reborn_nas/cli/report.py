@@ -1,0 +1,26 @@
+"""`reborn-nas report RUN`: the page, the tables and the figures of a run."""
+
+from __future__ import annotations
+
+import argparse
+
+from reborn_nas.cli.arguments import Subparsers, verb
+
+EXAMPLES = """  reborn-nas report runs/digits-convnet5
+  reborn-nas report runs/digits-convnet5 --out /tmp/report
+"""
+
+
+def add(verbs: Subparsers) -> None:
+    """The verb's arguments."""
+    parser = verb(verbs, "report", "write a run's report: index.html, CSVs, figures", EXAMPLES, run)
+    parser.add_argument("run_path", metavar="RUN", help="the run's folder")
+    parser.add_argument("--out", metavar="DIR", help="where to write; default RUN/report")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write it and print where."""
+    from reborn_nas.api import report
+
+    print(report(args.run_path, args.out))
+    return 0

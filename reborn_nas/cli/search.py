@@ -1,0 +1,124 @@
+"""`reborn-nas search`: plan, train, report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from reborn_nas.cli.arguments import Subparsers, add_backbone, duration, verb
+from reborn_nas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from reborn_nas.study import PlanView
+
+PHASES = ("baseline", "screen", "search", "candidate", "confirm", "control")
+ASK_ABOVE_SECONDS = 3600.0
+
+EXAMPLES = """  reborn-nas search
+  reborn-nas search --backbone resnet34 --dataset cifar100 --data-dir ~/data --dry-run
+  reborn-nas search --dataset folder:photos --backbone torchvision:resnet18 --trials 160 --yes
+  reborn-nas search --config studies/table2.yaml
+"""
+
+
+def add(verbs: Subparsers) -> None:
+    """The verb's arguments; one that is not given keeps the value of --config, or the default."""
+    parser = verb(verbs, "search", "run a study, or resume it with the same command", EXAMPLES, run)
+    what = parser.add_argument_group("what is searched")
+    add_backbone(what)  # type: ignore[arg-type]
+    what.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="cifar10, cifar100, svhn, mnist, kmnist, fashion_mnist, digits (default) or folder:PATH",
+    )
+    what.add_argument("--data-dir", metavar="DIR", help="where data sets lie or are downloaded to")
+    what.add_argument("--image-size", type=int, metavar="N", help="resize images to N×N")
+    what.add_argument("--fraction", type=float, metavar="F", help="use this share of every part of the data")
+    what.add_argument("--space", metavar="NAME", help="search space: a name of `reborn-nas spaces`, or a YAML file")
+    what.add_argument("--contrast", metavar="A:B", help="the two levels that the screen compares (original:reborn)")
+    how = parser.add_argument_group("how it is trained")
+    how.add_argument("--recipe", metavar="NAME", help="fast (default) or paper")
+    how.add_argument("--epochs", type=int, metavar="N")
+    how.add_argument("--batch-size", type=int, metavar="N")
+    how.add_argument("--learning-rate", type=float, metavar="X")
+    how.add_argument("--weight-decay", type=float, metavar="X")
+    how.add_argument("--precision", choices=("auto", "fp32", "bf16"))
+    study = parser.add_argument_group("the study")
+    study.add_argument("--trials", type=int, metavar="N", help="trainings in all, finished ones included")
+    for phase in PHASES:
+        study.add_argument(f"--{phase}", type=int, metavar="N", help=argparse.SUPPRESS)
+    study.add_argument("--sampler", metavar="NAME", help="of the search phase: tpe (default), nsga2, gp, random")
+    study.add_argument("--seed", type=int, metavar="N")
+    study.add_argument("--name", help="the study's name; default DATASET-BACKBONE")
+    study.add_argument("--run", dest="run_folder", metavar="DIR", help="the run's folder; default runs/NAME")
+    study.add_argument("--storage", metavar="URL", help="Optuna storage; default a journal file in the run's folder")
+    study.add_argument("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1")
+    study.add_argument("--workers", type=int, metavar="K", help="processes that train at the same time")
+    study.add_argument("--timeout", type=duration, metavar="TIME", help="start no training after 90s, 15m, 2h")
+    study.add_argument("--config", metavar="FILE", help="a study YAML; flags override it")
+    study.add_argument("--adopt", action="store_true", default=None, help="resume although settings differ")
+    study.add_argument("--dry-run", action="store_true", help="stop after the plan")
+    study.add_argument("--yes", action="store_true", help="do not ask before a long run")
+    study.add_argument("--json", action="store_true", help="print the plan or the result as JSON")
+    study.epilog = "each phase's count can be set with --" + ", --".join(PHASES)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan, ask where it is long, run, report, print."""
+    from reborn_nas.api import report, run_view
+    from reborn_nas.cli.progress import make_progress
+    from reborn_nas.cli.show import print_plan, print_result, result_json
+    from reborn_nas.study import load_config, plan_search, run_search
+
+    config = load_config(args.config, **settings(args))
+    plan = plan_search(config)
+    quiet = args.json
+    if not quiet:
+        print_plan(plan)
+    if args.dry_run:
+        if quiet:
+            print(json.dumps(plan.to_dict(), indent=2))
+        return 0
+    if not args.yes and not _agreed(plan):
+        return 2
+    result = run_search(config, progress=make_progress(quiet), plan=plan)
+    if result.interrupted or result.timed_out:
+        what = "interrupted" if result.interrupted else "out of time"
+        print(f"\n{what}; everything finished is kept. To go on: {result.resume_command}", file=sys.stderr)
+        return 130 if result.interrupted else 0
+    page = report(result)
+    view = run_view(result)
+    if quiet:
+        print(json.dumps(result_json(result, view, page), indent=2))
+    else:
+        print_result(result, view, page)
+    return 0
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags that were given, by the names of `StudyConfig`."""
+    direct = (
+        "backbone", "stem", "dataset", "data_dir", "image_size", "fraction", "space", "contrast", "recipe", "epochs",
+        "batch_size", "learning_rate", "weight_decay", "precision", "trials", *PHASES, "sampler", "seed", "name",
+        "storage", "device", "workers", "timeout", "adopt",
+    )  # fmt: skip
+    found = {name: getattr(args, name) for name in direct if getattr(args, name) is not None}
+    if args.run_folder is not None:
+        found["run"] = args.run_folder
+    if args.model_arg:
+        found["backbone_arguments"] = dict(args.model_arg)
+    return found
+
+
+def _agreed(plan: PlanView) -> bool:
+    """True unless the run would be long on a CPU and nobody says yes."""
+    if plan.seconds is None or plan.seconds <= ASK_ABOVE_SECONDS or plan.on_gpu:
+        return True
+    hours = plan.seconds / 3600
+    shorter = "--trials, --epochs, --fraction, --image-size or a smaller --backbone make it short"
+    if not sys.stdin.isatty():
+        raise ConfigError(f"the run would take about {hours:.1f} h on this CPU; {shorter}, --yes runs it anyway")
+    print(f"This would take about {hours:.1f} h on this CPU ({shorter}).", file=sys.stderr)
+    return input("Start it? [y/N] ").strip().lower() in ("y", "yes")

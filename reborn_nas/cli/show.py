@@ -1,0 +1,115 @@
+"""What the verbs print: tables, the plan, the result, the status. Plain text that a pipe can read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reborn_nas.cli.progress import duration_text
+
+if TYPE_CHECKING:
+    from reborn_nas.report import RunView
+    from reborn_nas.study import PlanView, RunResult, RunStatus
+
+__all__ = ["count_text", "print_plan", "print_result", "print_status", "print_table", "result_json"]
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+    """Aligned columns, two spaces apart; the last column wraps to the terminal's width."""
+    import shutil
+    import textwrap
+
+    if not rows:
+        return
+    last = len(heads) - 1
+    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(last)]
+    before = sum(widths) + 2 * last
+    room = max(30, shutil.get_terminal_size((120, 24)).columns - before) if sys.stdout.isatty() else 10_000
+    for row in [heads, ["-" * len(head) for head in heads], *rows]:
+        cells = [cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+        wrapped = textwrap.wrap(row[last], room) or [""]
+        if last in right:
+            wrapped = [wrapped[0].rjust(max(len(line[last]) for line in [heads, *rows]))]
+        print("  ".join([*cells, wrapped[0]]).rstrip())
+        for line in wrapped[1:]:
+            print(" " * before + line)
+
+
+def count_text(number: int | None) -> str:
+    """`1,234`, `12.3 k`, `1.24 M`, `1.16 G`; `–` for none."""
+    if number is None:
+        return "–"
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(number) >= size:
+            return f"{number / (1e3 if unit == 'k' else size):.3g} {unit}"
+    return f"{number:,}"
+
+
+def print_plan(plan: PlanView) -> None:
+    """What will be trained, how long it takes and what can be seen by it."""
+    config = plan.config
+    print(f"{config.name}: {plan.spec.source} on {config.dataset}, {plan.n_sites} sites, {plan.total} trainings")
+    for note in plan.notes:
+        print(f"  {note}")
+    rows = []
+    for phase in plan.phases:
+        seconds = getattr(phase, "seconds", None)
+        time = "" if not seconds else duration_text(seconds)
+        rows.append((phase.name, str(phase.count) if phase.count else "–", time, phase.reason))
+    print_table(("phase", "trainings", "time", "what for"), rows, right=(1, 2))
+    if plan.detectable_effect is not None:
+        print(f"The screen can see effects of about {plan.detectable_effect:.2f} pp a site (80 % power).")
+    if plan.seconds is not None:
+        print(f"Estimated time: {duration_text(plan.seconds)}, from a few measured steps.")
+    if plan.done:
+        print(f"{plan.done} of {plan.total} trainings are done already.")
+    sys.stdout.flush()
+
+
+def print_result(result: RunResult, view: RunView, page: Path) -> None:
+    """The answer first, then the paths and the next commands."""
+    from reborn_nas.report import headline
+
+    print()
+    for sentence in headline(view):
+        print(sentence)
+    if result.candidate is not None:
+        print("\ncandidate architecture:")
+        for site, choice in result.candidate:
+            print(f"  {site}: {choice}")
+        if not result.candidate.choices:
+            print("  every site keeps its original activation")
+    print(f"\nreport:  {page}")
+    print(f"look:    reborn-nas dashboard {result.folder}")
+    print(f"export:  reborn-nas export {result.folder} --out my-model")
+
+
+def result_json(result: RunResult, view: RunView, page: Path) -> dict[str, Any]:
+    """The result for scripts."""
+    from reborn_nas.report import headline
+
+    return {
+        "run": str(result.folder),
+        "report": str(page),
+        "complete": result.complete,
+        "seconds": round(result.seconds, 3),
+        "answer": list(headline(view)),
+        "candidate": None if result.candidate is None else result.candidate.to_dict(),
+    }
+
+
+def print_status(state: RunStatus, run: str) -> None:
+    """Phases, then the best so far."""
+    print(f"{state.name}: {state.done} of {state.total} trainings done")
+    rows = [tuple(map(str, phase)) for phase in state.phases]
+    print_table(("phase", "planned", "done", "running", "failed"), rows, right=(1, 2, 3, 4))
+    best = state.best
+    if best is not None and best.accuracy is not None:
+        print(
+            f"best {best.accuracy_part} accuracy so far: {best.accuracy:.2%} ({best.key}, "
+            f"{best.accuracy_n:,} images; the best of many is an optimistic figure)"
+        )
+    if state.done < state.total:
+        print(f"to go on: reborn-nas search --config {Path(run) / 'config.json'} --run {run}")

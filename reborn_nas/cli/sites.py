@@ -1,0 +1,101 @@
+"""`reborn-nas sites`: the activation sites of a backbone and what each can take."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from reborn_nas.cli.arguments import Subparsers, add_backbone, input_size, verb
+
+EXAMPLES = """  reborn-nas sites --backbone resnet34
+  reborn-nas sites --backbone torchvision:googlenet --input-size 3x224x224 --verbose
+  reborn-nas sites --backbone my_net.py:make_model --input-size 1x28x28 --json
+"""
+
+
+def add(verbs: Subparsers) -> None:
+    """The verb's arguments."""
+    parser = verb(verbs, "sites", "print the activation sites of a backbone", EXAMPLES, run)
+    add_backbone(parser, default="convnet5")
+    parser.add_argument("--input-size", type=input_size, default=(3, 32, 32), metavar="CxHxW", help="default 3x32x32")
+    parser.add_argument("--num-classes", type=int, default=10, metavar="N")
+    parser.add_argument("--verbose", action="store_true", help="also what is no site, what is refused, and why")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Find the sites and print them."""
+    from reborn_nas.backbone import build, find_sites, non_sites, notes, resolve
+
+    spec = resolve(
+        args.backbone,
+        input_size=args.input_size,
+        num_classes=args.num_classes,
+        stem=args.stem,
+        arguments=dict(args.model_arg),
+    )
+    model = build(spec, device="meta")
+    sites = find_sites(model, spec.input_size)
+    rows = [site_row(site) for site in sites]
+    others = non_sites(model, spec.input_size) if args.verbose else ()
+    if args.json:
+        data = {"backbone": spec.to_dict(), "sites": rows}
+        if args.verbose:
+            data["no_sites"] = [{"name": other.name, "reason": other.reason} for other in others]
+        print(json.dumps(data, indent=2, default=str))
+        return 0
+    for note in notes(spec):
+        print(note)
+    _print(spec, sites, rows, others, args.verbose)
+    return 0
+
+
+def site_row(site: Any) -> dict[str, Any]:
+    """One site as JSON values; added parameters and MACs are those of a reborn block, kernel 3, compressed by 1×1."""
+    from reborn_nas.activations import extra_cost
+    from reborn_nas.architecture import Choice
+
+    choice = Choice("reborn", kernel_size=3, compression="1x1")
+    added = extra_cost(choice, site.channels, site.shape) if site.admits(choice) else None
+    return {
+        "name": site.name,
+        "stage": site.stage,
+        "block": site.block,
+        "shape": list(site.shape),
+        "layout": site.layout,
+        "original": site.activation,
+        "choices": list(site.choices),
+        "refusals": dict(site.refusals),
+        "added_params": None if added is None else added[0],
+        "added_macs": None if added is None else added[1],
+    }
+
+
+def _print(spec: Any, sites: Any, rows: list[dict[str, Any]], others: Any, verbose: bool) -> None:
+    from reborn_nas.cli.show import count_text, print_table
+
+    common = set(sites[0].choices).intersection(*(site.choices for site in sites)) if sites else set()
+    print_table(
+        ("site", "stage", "shape", "original", "choices", "reborn adds", "MACs"),
+        [
+            (
+                row["name"],
+                str(row["stage"]),
+                "×".join(map(str, row["shape"])),
+                row["original"],
+                "all" if set(row["choices"]) == common else ", ".join(c for c in row["choices"] if c not in common),
+                count_text(row["added_params"]),
+                count_text(row["added_macs"]),
+            )
+            for row in rows
+        ],
+        right=(1, 5, 6),
+    )
+    print(f"\n{len(sites)} sites in {spec.source}; all of them admit: {', '.join(sorted(common)) or 'nothing in common'}")
+    if verbose:
+        for row in rows:
+            for choice, reason in row["refusals"].items():
+                print(f"  {row['name']}: {choice} refused: {reason}")
+        print(f"\n{len(others)} activations that are no sites:")
+        print_table(("where", "why"), [(other.name, other.reason) for other in others])

@@ -1,0 +1,57 @@
+"""`reborn-nas spaces`: the search spaces, and what is in one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from reborn_nas.cli.arguments import Subparsers, verb
+
+EXAMPLES = """  reborn-nas spaces
+  reborn-nas spaces paper
+  reborn-nas spaces my-space.yaml --json
+"""
+
+
+def add(verbs: Subparsers) -> None:
+    """The verb's arguments."""
+    parser = verb(verbs, "spaces", "list the search spaces, or explain one", EXAMPLES, run)
+    parser.add_argument("name", nargs="?", help="a shipped space or a YAML file")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """List all, or show one."""
+    from reborn_nas.activations import get_family
+    from reborn_nas.cli.show import print_table
+    from reborn_nas.space import list_spaces, load_space
+
+    if args.name is None:
+        spaces = [load_space(name) for name in list_spaces()]
+        if args.json:
+            print(json.dumps([{"name": s.name, "description": s.description} for s in spaces], indent=2))
+            return 0
+        print_table(
+            ("space", "choices", "one a", "what it is"),
+            [(s.name, str(len(s.choices)), s.granularity, s.description) for s in spaces],
+        )
+        print("\nOne in detail: reborn-nas spaces NAME. Your own: a YAML file of the same form, --space FILE.")
+        return 0
+    space = load_space(args.name)
+    if args.json:
+        choices = [choice.label for choice in space.choices]
+        print(json.dumps({"name": space.name, "granularity": space.granularity, "choices": choices}, indent=2))
+        return 0
+    print(f"{space.name}: {space.description}")
+    print(f"one choice a {space.granularity}; a choice that a site cannot take is {space.inadmissible}d\n"
+          .replace("skipd", "skipped"))  # fmt: skip
+    rows = []
+    for choice in space.choices:
+        what = "as the backbone has it" if choice.name == "original" else get_family(choice.name).summary
+        rows.append((choice.label, what))
+    print_table(("choice", "what it is"), rows)
+    for rule in space.rules:
+        where = ", ".join([*rule.sites, *(f"stage {stage}" for stage in rule.stages)]) or "all sites"
+        what = f"fixed to {rule.fixed}" if rule.fixed else ", ".join(choice.label for choice in rule.choices)
+        print(f"rule: {where}: {what}")
+    return 0

@@ -1,0 +1,32 @@
+"""`reborn-nas status RUN`: how far a run is, and what is known so far."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from reborn_nas.cli.arguments import Subparsers, verb
+
+EXAMPLES = """  reborn-nas status runs/digits-convnet5
+  reborn-nas status runs/digits-convnet5 --json
+"""
+
+
+def add(verbs: Subparsers) -> None:
+    """The verb's arguments."""
+    parser = verb(verbs, "status", "show how far a run is and its estimates so far", EXAMPLES, run)
+    parser.add_argument("run_path", metavar="RUN", help="the run's folder")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read the storage and print."""
+    from reborn_nas.cli.show import print_status
+    from reborn_nas.study import status
+
+    state = status(args.run_path)
+    if args.json:
+        print(json.dumps(state.to_dict(), indent=2))
+    else:
+        print_status(state, args.run_path)
+    return 0

@@ -1,0 +1,243 @@
+"""Balanced designs: which site is reborn in which run.
+
+A screen stacks foldovers [H; −H] of a Hadamard matrix, so that every site is reborn in half of the runs, the
+sites are uncorrelated with one another, and no site's effect is mixed up with any interaction of two sites.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from reborn_nas.analysis.hadamard import hadamard, hadamard_order, is_constructible
+from reborn_nas.analysis.options import balanced_options
+from reborn_nas.errors import ConfigError
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+
+MOST_SITES = 200
+MOST_RUNS = 100_000
+LEAST_CONTROL = 48
+CONFIRM_UNIT = 16
+
+
+@dataclass(frozen=True)
+class ScreenPlan:
+    """A screen, one row a run, in the order in which the runs are to be made.
+
+    Replicate by replicate, shuffled inside each: a screen that stops early has whole foldovers, and a longer
+    screen of the same seed and `order_h` begins with the shorter one.
+
+    Args:
+        design: (N, n) whether the site is reborn in the run.
+        block: (N,) index of the train/validation split. Each half of a foldover, [H] and [−H], has its own:
+            were a run and its mirror image trained on the same split, what that split does to a site would
+            enter both with opposite sign and add up in the effect, but not in the residuals.
+        order: (N,) the run's row in the unshuffled stack [H₁; −H₁; H₂; −H₂; …].
+        seeds: (N,) unique seeds in [0, 2**63).
+        kernel: (N, n) kernel size where reborn, 0 elsewhere; None where there is only one.
+        compression: (N, n) compression where reborn, "" elsewhere; None where there is only one.
+        order_h: order of the Hadamard matrix.
+        replicates: foldovers in the stack.
+        requested: the number of runs that was asked for.
+        seed: what the plan was drawn from.
+        notes: what the user should be told.
+    """
+
+    design: BoolArray
+    block: IntArray
+    order: IntArray
+    seeds: IntArray
+    kernel: IntArray | None
+    compression: npt.NDArray[np.str_] | None
+    order_h: int
+    replicates: int
+    requested: int
+    seed: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_runs(self) -> int:
+        """Runs in the screen."""
+        return int(self.design.shape[0])
+
+    @property
+    def n_sites(self) -> int:
+        """Sites under study."""
+        return int(self.design.shape[1])
+
+
+def screen_sizes(n_sites: int, up_to: int) -> tuple[int, ...]:
+    """The numbers of runs ≤ `up_to` for which a whole screen of `n_sites` exists, ascending."""
+    _check_sites(n_sites)
+    step = 2 * hadamard_order(n_sites + 1)
+    return tuple(size for size in range(step, up_to + 1, 2) if _order_for(n_sites, size) is not None)
+
+
+def screen_design(n_sites: int, n_runs: int, seed: int = 0) -> BoolArray:
+    """A balanced foldover screen: bool array (runs, sites), True where the site is reborn.
+
+    Each column has N/2 True, any two columns are uncorrelated, and each is orthogonal to the product of any
+    two others. Column and sign permutation and the rows' order are random, drawn from `seed`. The runs are a
+    multiple of 2h, h a Hadamard order > `n_sites`; a request in between is rounded up to the next whole
+    design with a warning.
+
+    Raises:
+        ConfigError: fewer than 2 or more than 200 sites, or no positive number of runs.
+
+    Example:
+        >>> screen_design(n_sites=33, n_runs=96).shape
+        (96, 33)
+    """
+    plan = plan_screen(n_sites, n_runs, seed, kernels=(), compressions=())
+    for note in plan.notes:
+        warnings.warn(note, UserWarning, stacklevel=2)
+    return plan.design
+
+
+def plan_screen(
+    n_sites: int,
+    n_runs: int,
+    seed: int = 0,
+    *,
+    kernels: Sequence[int] = (1, 3, 5),
+    compressions: Sequence[str] = ("1x1",),
+) -> ScreenPlan:
+    """`screen_design` with everything that running it needs: splits, seeds, kernels and compressions.
+
+    Kernels and compressions are balanced among each site's reborn runs (counts differ by one at most) and
+    nearly uncorrelated with the sites, so that their pooled effects can be estimated beside them.
+    """
+    _check_sites(n_sites)
+    if not 1 <= n_runs <= MOST_RUNS:
+        raise ConfigError(f"a screen has between 1 and {MOST_RUNS} runs, not {n_runs}")
+    size, h = _next_size(n_sites, n_runs)
+    notes = _size_notes(n_sites, n_runs, size)
+    replicates = size // (2 * h)
+    design, block, order = _stack(n_sites, h, replicates, seed)
+    option_rng = np.random.default_rng(np.random.SeedSequence([abs(seed), int(seed < 0), 1]))
+    kernel, compression = balanced_options(design, block // 2, kernels, compressions, option_rng)
+    seeds = _unique_seeds(size, seed)
+    return ScreenPlan(
+        design, block, order, seeds, kernel, compression, h, replicates, n_runs, seed, tuple(notes)
+    )
+
+
+def confirmation_design(n_sites: int = 5, n_runs: int = 32, seed: int = 0) -> BoolArray:
+    """The confirmation: bool array (runs, sites) of the top sites on the incumbent, all others held.
+
+    Five sites make the half fraction 2^(5−1) with E = ABCD (resolution V: neither main effects nor two-factor
+    interactions are mixed up with each other); fewer make the full factorial. Multiples of 16, rounded up;
+    rows are shuffled within each 16.
+    """
+    if not 1 <= n_sites <= 5:
+        raise ConfigError(f"a confirmation has 1 to 5 sites, not {n_sites}; take the top 5 by P(top-5)")
+    if not 1 <= n_runs <= MOST_RUNS:
+        raise ConfigError(f"a confirmation has between 1 and {MOST_RUNS} runs, not {n_runs}")
+    units = -(-n_runs // CONFIRM_UNIT)
+    if units * CONFIRM_UNIT != n_runs:
+        warnings.warn(
+            f"a confirmation is a multiple of {CONFIRM_UNIT} runs: {n_runs} became {units * CONFIRM_UNIT}",
+            UserWarning,
+            stacklevel=2,
+        )
+    rng = np.random.default_rng(np.random.SeedSequence([abs(seed), int(seed < 0), 2]))
+    base = np.array(list(itertools.product((-1, 1), repeat=4)))
+    full = np.column_stack([base, base.prod(axis=1)])[:, :n_sites]
+    parts = []
+    for _ in range(units):
+        signs = rng.choice((-1, 1), size=n_sites)
+        parts.append((full * signs)[rng.permutation(CONFIRM_UNIT)] > 0)
+    return np.concatenate(parts)
+
+
+def control_design(n_sites: int, n_runs: int = LEAST_CONTROL, seed: int = 0) -> BoolArray:
+    """The control: bool array (runs, sites) over the top sites, True for reborn, False for its positive twin.
+
+    A foldover as in a screen, of at least 48 runs.
+    """
+    if not 1 <= n_sites <= MOST_SITES:
+        raise ConfigError(f"a control has 1 to {MOST_SITES} sites, not {n_sites}")
+    size, h = _next_size(n_sites, max(n_runs, LEAST_CONTROL))
+    if size != n_runs:
+        warnings.warn(
+            f"a control of {n_sites} sites is a whole foldover of at least {LEAST_CONTROL} runs: "
+            f"{n_runs} became {size}",
+            UserWarning,
+            stacklevel=2,
+        )
+    return _stack(n_sites, h, size // (2 * h), seed)[0]
+
+
+def smallest_screen(n_sites: int) -> int:
+    """Runs of one whole foldover, 2h: with fewer there is no verdict."""
+    return 2 * hadamard_order(n_sites + 1)
+
+
+def _check_sites(n_sites: int) -> None:
+    if not 2 <= n_sites <= MOST_SITES:
+        raise ConfigError(
+            f"a screen has 2 to {MOST_SITES} sites, not {n_sites}; a single site is candidate against parent, "
+            "and more than that can be grouped by block or stage"
+        )
+
+
+def _order_for(n_sites: int, size: int) -> int | None:
+    """The smallest Hadamard order h > n_sites of which `size` is a multiple of 2h, if any."""
+    for h in range(hadamard_order(n_sites + 1), size // 2 + 1):
+        if size % (2 * h) == 0 and is_constructible(h):
+            return h
+    return None
+
+
+def _next_size(n_sites: int, n_runs: int) -> tuple[int, int]:
+    """The smallest whole design of at least `n_runs`, and its Hadamard order."""
+    size = max(n_runs + n_runs % 2, smallest_screen(n_sites))
+    while (h := _order_for(n_sites, size)) is None:
+        size += 2
+    return size, h
+
+
+def _size_notes(n_sites: int, n_runs: int, size: int) -> list[str]:
+    if size == n_runs:
+        return []
+    smaller = [other for other in screen_sizes(n_sites, size) if other < n_runs]
+    before = f" (the next smaller is {smaller[-1]})" if smaller else " (the smallest)"
+    return [
+        f"a screen of {n_sites} sites cannot have {n_runs} runs: rounded up to {size}, "
+        f"the next whole balanced design{before}"
+    ]
+
+
+def _stack(n_sites: int, h: int, replicates: int, seed: int) -> tuple[BoolArray, IntArray, IntArray]:
+    """Foldovers of h-order matrices: design, block (half foldover) and unshuffled row, in run order."""
+    columns = hadamard(h)[:, 1:]  # the constant column is the mean
+    designs, blocks, orders = [], [], []
+    for replicate in range(replicates):
+        # a stream of its own each, so that a longer screen begins with the shorter one
+        rng = np.random.default_rng(np.random.SeedSequence([abs(seed), int(seed < 0), 0, replicate]))
+        chosen = columns[:, rng.permutation(h - 1)[:n_sites]] * rng.choice((-1, 1), size=n_sites)
+        shuffle = rng.permutation(2 * h)
+        designs.append((np.concatenate([chosen, -chosen]) > 0)[shuffle])
+        blocks.append(2 * replicate + (shuffle >= h))
+        orders.append(2 * h * replicate + shuffle)
+    return (
+        np.concatenate(designs),
+        np.concatenate(blocks).astype(np.int64),
+        np.concatenate(orders).astype(np.int64),
+    )
+
+
+def _unique_seeds(count: int, seed: int) -> IntArray:
+    """`count` different seeds; the first ones do not depend on `count`."""
+    rng = np.random.default_rng(np.random.SeedSequence([abs(seed), int(seed < 0), 3]))
+    seen: dict[int, None] = {}
+    while len(seen) < count:
+        seen[int(rng.integers(0, 2**63 - 1))] = None
+    return np.array(list(seen), dtype=np.int64)

@@ -1,0 +1,175 @@
+"""Ordinary least squares of a designed phase: y = μ + block + Σ βᵢ xᵢ + covariates + ε, xᵢ = ±½."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from reborn_nas.errors import ConfigError
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+
+PP = 100.0
+"""Percentage points (pp) in an accuracy of 1."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted designed phase, in percentage points (pp).
+
+    Args:
+        beta: (n,) average marginal effect of each site, the others half and half.
+        cov: (n, n) covariance V = s²(X'X)⁻¹ of `beta`.
+        extra: coefficients of the covariates.
+        extra_cov: their covariance.
+        sigma: residual standard deviation s of one run.
+        df: residual degrees of freedom N − p.
+        n_runs: runs that the fit used.
+        residuals: (n_runs,).
+        matrix: (n_runs, p) columns: sites, covariates, mean and blocks.
+        inverse: (p, p) (X'X)⁻¹.
+    """
+
+    beta: FloatArray
+    cov: FloatArray
+    extra: FloatArray
+    extra_cov: FloatArray
+    sigma: float
+    df: int
+    n_runs: int
+    residuals: FloatArray
+    matrix: FloatArray
+    inverse: FloatArray
+
+    @property
+    def se(self) -> FloatArray:
+        """(n,) standard errors of `beta`."""
+        return np.asarray(np.sqrt(np.diag(self.cov)))
+
+
+def as_design(design: Any) -> BoolArray:
+    """`design` as a bool array (runs, sites). Raises ConfigError for anything but 0/1 or bool."""
+    array = np.asarray(design)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ConfigError(f"a design is a two-dimensional array (runs, sites), not of shape {array.shape}")
+    if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
+        raise ConfigError("a design holds True where the site is reborn and False elsewhere (or 1 and 0)")
+    return array.astype(np.bool_)
+
+
+def as_accuracy(accuracy: Any, n_runs: int) -> FloatArray:
+    """`accuracy` as floats (runs,) in [0, 1], NaN where missing. Raises ConfigError otherwise."""
+    array = np.asarray(accuracy, dtype=np.float64)
+    if array.shape != (n_runs,):
+        raise ConfigError(f"accuracy has one number for each of the {n_runs} runs, not shape {array.shape}")
+    if not np.isfinite(array).any():
+        raise ConfigError("accuracy: no run has a finite value, so there is nothing to estimate")
+    if np.isinf(array).any() or np.nanmin(array) < 0 or np.nanmax(array) > 1:
+        raise ConfigError(
+            f"accuracy is in [0, 1], with NaN for a missing run; got values from {np.nanmin(array):g} to "
+            f"{np.nanmax(array):g}" + ("; divide percent by 100" if np.nanmax(array) > 1 else "")
+        )
+    return array
+
+
+def site_names(names: Sequence[Any] | None, n_sites: int) -> list[Any]:
+    """`names`, or 0 … n−1; ConfigError when their number is wrong or one stands twice."""
+    if names is None:
+        return list(range(n_sites))
+    listed = list(names)
+    if len(listed) != n_sites or len(set(listed)) != n_sites:
+        raise ConfigError(f"names: {n_sites} different site names are needed, got {listed!r}")
+    return listed
+
+
+def block_columns(block: Any, n_runs: int) -> FloatArray:
+    """The mean and the blocks as 0/1 columns: one column a block, or the constant column alone."""
+    if block is None:
+        return np.ones((n_runs, 1))
+    codes, levels = pd.factorize(np.asarray(block))
+    if len(codes) != n_runs or (codes < 0).any():
+        raise ConfigError(f"block has one value for each of the {n_runs} runs, got {len(codes)}")
+    return np.asarray(np.eye(len(levels))[codes])
+
+
+def covariate_columns(covariates: Any, n_runs: int) -> FloatArray:
+    """Covariates (runs, k), centred; constant ones are dropped because they say nothing."""
+    if covariates is None:
+        return np.zeros((n_runs, 0))
+    array = np.asarray(covariates, dtype=np.float64)
+    array = array[:, None] if array.ndim == 1 else array
+    if array.ndim != 2 or len(array) != n_runs or not np.isfinite(array).all():
+        raise ConfigError(f"covariates: finite numbers of shape ({n_runs}, k), not {array.shape}")
+    centred = array - array.mean(axis=0)
+    return np.asarray(centred[:, np.abs(centred).max(axis=0, initial=0.0) > 1e-12])
+
+
+def fit(
+    design: Any, accuracy: Any, *, block: Any = None, covariates: Any = None, names: Sequence[Any] | None = None
+) -> Fit:
+    """Least squares over the runs that have an accuracy.
+
+    Raises:
+        ConfigError: fewer runs than parameters, or a site that the runs cannot tell from others.
+    """
+    levels = as_design(design)
+    outcome = as_accuracy(accuracy, len(levels))
+    keep = np.isfinite(outcome)
+    listed = site_names(names, levels.shape[1])
+    sites = np.where(levels[keep], 0.5, -0.5)
+    extra = covariate_columns(None if covariates is None else np.asarray(covariates)[keep], int(keep.sum()))
+    blocks = block_columns(None if block is None else np.asarray(block)[keep], int(keep.sum()))
+    matrix = np.column_stack([sites, extra, blocks])
+    _check_estimable(matrix, sites, listed)
+    return _solve(matrix, outcome[keep] * PP, sites.shape[1], extra.shape[1])
+
+
+def _solve(matrix: FloatArray, outcome: FloatArray, n_sites: int, n_extra: int) -> Fit:
+    n_runs, p = matrix.shape
+    inverse = np.linalg.inv(matrix.T @ matrix)
+    coefficients = inverse @ (matrix.T @ outcome)
+    residuals = outcome - matrix @ coefficients
+    df = n_runs - p
+    variance = float(residuals @ residuals) / df
+    cov = variance * inverse
+    extra = slice(n_sites, n_sites + n_extra)
+    return Fit(
+        beta=coefficients[:n_sites],
+        cov=cov[:n_sites, :n_sites],
+        extra=coefficients[extra],
+        extra_cov=cov[extra, extra],
+        sigma=float(np.sqrt(variance)),
+        df=df,
+        n_runs=n_runs,
+        residuals=residuals,
+        matrix=matrix,
+        inverse=inverse,
+    )
+
+
+def _check_estimable(matrix: FloatArray, sites: FloatArray, names: list[Any]) -> None:
+    n_runs, p = matrix.shape
+    if n_runs <= p:
+        raise ConfigError(
+            f"{n_runs} runs cannot estimate {p} parameters ({sites.shape[1]} sites, the mean, blocks and "
+            f"covariates) and their noise: at least {p + 1} runs are needed"
+        )
+    constant = [names[i] for i in np.flatnonzero(np.ptp(sites, axis=0) == 0)]
+    if constant:
+        raise ConfigError(f"design: the sites {constant} never change over the runs, so they have no estimate")
+    if np.linalg.matrix_rank(matrix) < p:
+        correlation = np.abs(np.corrcoef(sites.T)) - np.eye(sites.shape[1])
+        i, j = np.unravel_index(int(correlation.argmax()), correlation.shape)
+        twins = (
+            f"; sites {names[i]!r} and {names[j]!r} always change together" if correlation[i, j] > 1 - 1e-9 else ""
+        )
+        raise ConfigError(
+            f"design: the {p} parameters cannot be told apart from these {n_runs} runs{twins}; "
+            "use screen_design, and blocks and covariates that are no combination of sites"
+        )

@@ -1,1 +1,41 @@
+"""What may stand at an activation site: one protocol, one registry, the reborn block and its rivals and controls."""
 
+from reborn_nas.activations.base import (
+    GROUP,
+    INITS,
+    LAYOUTS,
+    ActivationFamily,
+    Option,
+    build_activation,
+    complete,
+    extra_cost,
+    family_names,
+    get_family,
+    register,
+)
+from reborn_nas.activations.catalogue import registry_rows
+from reborn_nas.activations.controls import ExtendedConv, NormReLU
+from reborn_nas.activations.crelu import CReLU
+from reborn_nas.activations.pointwise import ChannelPReLU, FReLU
+from reborn_nas.activations.reborn import Reborn
+
+__all__ = [
+    "GROUP",
+    "INITS",
+    "LAYOUTS",
+    "ActivationFamily",
+    "CReLU",
+    "ChannelPReLU",
+    "ExtendedConv",
+    "FReLU",
+    "NormReLU",
+    "Option",
+    "Reborn",
+    "build_activation",
+    "complete",
+    "extra_cost",
+    "family_names",
+    "get_family",
+    "register",
+    "registry_rows",
+]

@@ -1,0 +1,288 @@
+"""What an activation is to the search, and the registry that knows them all."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from reborn_nas.architecture import ORIGINAL, Choice, Scalar
+from reborn_nas.errors import ConfigError, SiteError, unknown_name
+
+GROUP = "reborn_nas.activations"
+LAYOUTS = ("nchw", "nhwc", "nc", "nlc")
+INITS = ("xavier", "preserve")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting of an activation.
+
+    Args:
+        default: what holds where a choice does not say.
+        values: all that it may be; empty means any finite number in [low, high].
+        help: one line for tables and error messages.
+        low, high: bounds of a numeric option without `values`.
+    """
+
+    default: Scalar
+    values: tuple[Scalar, ...] = ()
+    help: str = ""
+    low: float = -math.inf
+    high: float = math.inf
+
+    def fault(self, value: Scalar) -> str | None:
+        """Why `value` is not allowed, or None where it is."""
+        if self.values:
+            if any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in self.values):
+                return None
+            return f"must be one of {', '.join(map(str, self.values))}, not {value!r}"
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return f"must be a finite number, not {value!r}"
+        if not self.low <= value <= self.high:
+            return f"must lie in [{self.low:g}, {self.high:g}], not {value!r}"
+        return None
+
+    def canonical(self, value: Scalar) -> Scalar:
+        """`value` in the type of the option, so that 3 and 3.0 make equal choices. It must have no fault."""
+        for known in self.values:
+            if value == known:
+                return known
+        return float(value)
+
+
+@runtime_checkable
+class ActivationFamily(Protocol):
+    """What the registry holds: a named activation, its options and how to build it.
+
+    A third party offers one through the entry-point group `reborn_nas.activations`; the entry point names
+    an object of this shape, or a class or function that returns one when called without arguments.
+    A module that `build` returns has the int attributes `channels` and `out_channels`, maps
+    (B, channels, H, W) to (B, out_channels, H, W), never works in place, and may have a method `fuse()`
+    that returns its deployment form.
+    """
+
+    @property
+    def name(self) -> str:
+        """What choices call it."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """One line for tables."""
+        ...
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Other names that mean it."""
+        ...
+
+    @property
+    def options(self) -> Mapping[str, Option]:
+        """Its settings by name."""
+        ...
+
+    def channel_factor(self, **options: Any) -> int:
+        """Output channels per input channel: 1, or 2 where both phases are handed on uncompressed."""
+        ...
+
+    def layouts(self, **options: Any) -> frozenset[str]:
+        """The tensor layouts it works in, a subset of {"nchw", "nhwc", "nc", "nlc"}."""
+        ...
+
+    def build(
+        self,
+        channels: int,
+        *,
+        layout: str = "nchw",
+        original: nn.Module | None = None,
+        init: str = "xavier",
+        **options: Any,
+    ) -> nn.Module:
+        """A new module for maps of `channels` channels."""
+        ...
+
+
+_families: dict[str, ActivationFamily] = {}
+_names: dict[str, str] = {}  # name or alias -> name
+_broken: dict[str, str] = {}  # entry point -> why it could not be loaded
+_plugins_loaded = False
+
+
+def register(family: ActivationFamily) -> ActivationFamily:
+    """Add `family` to the registry. Raises ConfigError when its name or an alias is taken, or it is none."""
+    missing = [part for part in ("name", "summary", "aliases", "options") if not hasattr(family, part)]
+    missing += [
+        part for part in ("channel_factor", "layouts", "build") if not callable(getattr(family, part, None))
+    ]
+    if missing:
+        raise ConfigError(f"{family!r} is no activation family: it lacks {', '.join(missing)}")
+    names = (family.name, *family.aliases)
+    for name in names:
+        Choice(name)  # refuses what no label could hold
+        if name in _names or name == ORIGINAL.name or names.count(name) > 1:
+            holder = _families[_names[name]] if name in _names else "the backbone's own activation"
+            raise ConfigError(
+                f"activation {family.name!r}: the name {name!r} is taken by {holder!r}; rename one of them"
+            )
+    _families[family.name] = family
+    _names.update(dict.fromkeys(names, family.name))
+    return family
+
+
+def get_family(name: str) -> ActivationFamily:
+    """The family registered under `name` or an alias. Raises UnknownNameError with close matches."""
+    if name not in _names:
+        _load_plugins()
+    if name not in _names:
+        hint = "".join(f" (entry point {point} could not be loaded: {why})" for point, why in _broken.items())
+        raise unknown_name("activation", name, _names, hint)
+    return _families[_names[name]]
+
+
+def family_names() -> tuple[str, ...]:
+    """The names of all registered activations, those of third parties included, in order of registration."""
+    _load_plugins()
+    return tuple(_families)
+
+
+def complete(choice: Choice | str) -> Choice:
+    """`choice` with its family's own name and every option filled in, so that equal meanings are equal choices.
+
+    Raises:
+        UnknownNameError: no such activation.
+        SiteError: an unknown option or a value that it may not take; all faults in one message.
+    """
+    choice = Choice.parse(choice) if isinstance(choice, str) else choice
+    if choice.name == ORIGINAL.name:
+        if choice.items:
+            raise SiteError(f"choice {choice.label!r}: 'original' takes no options")
+        return ORIGINAL
+    family = get_family(choice.name)
+    given, faults = choice.options, []
+    for key, value in given.items():
+        if key not in family.options:
+            close = get_close_matches(key, family.options, n=1)
+            known = ", ".join(family.options) or "none"
+            faults.append(
+                f"has no option {key!r}"
+                + (f", did you mean {close[0]!r}?" if close else f" (known: {known})")
+            )
+        elif fault := family.options[key].fault(value):
+            faults.append(f"{key} {fault}")
+    if faults:
+        raise SiteError(f"choice {choice.label!r}: {family.name} " + "; ".join(faults))
+    filled = {key: option.canonical(given.get(key, option.default)) for key, option in family.options.items()}
+    return Choice(family.name, **filled)
+
+
+def build_activation(
+    name: str | Choice,
+    channels: int,
+    *,
+    layout: str = "nchw",
+    original: nn.Module | None = None,
+    init: str = "xavier",
+    **options: Scalar,
+) -> nn.Module:
+    """A new module that activates maps of `channels` channels.
+
+    Args:
+        name: a registered name, a label such as "reborn(kernel_size=5)", or a `Choice`.
+        channels: C of the input.
+        layout: "nchw" (B, C, H, W), "nhwc" (B, H, W, C), "nc" (B, C), or "nlc" (B, L, C), which only
+            point-wise activations admit.
+        original: the activation that the site has now; used where `positive="original"` (ReLU if None).
+        init: "xavier" draws every weight from Xavier's uniform distribution (the paper, Sec. 4.3); "preserve"
+            starts at the function of a ReLU parent (any parent with `positive="original"`) where the family
+            can: reborn, positive_twin, crelu, extended_conv and prelu.
+        options: the family's options.
+
+    Returns:
+        An `nn.Module` with the attributes `channels` and `out_channels`.
+
+    Raises:
+        UnknownNameError: no such activation.
+        SiteError: an option, layout or channel count that it cannot take.
+
+    Example:
+        >>> block = build_activation("reborn", channels=64, kernel_size=3, compression="1x1")
+        >>> block(torch.randn(2, 64, 8, 8)).shape
+        torch.Size([2, 64, 8, 8])
+    """
+    choice = Choice.parse(name) if isinstance(name, str) else name
+    choice = complete(Choice(choice.name, **{**choice.options, **options}))
+    if choice == ORIGINAL:
+        raise SiteError("'original' is what the site has already; there is nothing to build, keep the module")
+    family = get_family(choice.name)
+    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+        raise SiteError(f"activation {choice.label!r}: channels is a whole number ≥ 1, not {channels!r}")
+    if init not in INITS:
+        raise SiteError(f"activation {choice.label!r}: init is one of {', '.join(INITS)}, not {init!r}")
+    allowed = family.layouts(**choice.options)
+    if layout not in allowed:
+        names = ", ".join(sorted(allowed))
+        raise SiteError(f"activation {choice.label!r} works in the layouts {names}, not {layout!r}")
+    return family.build(channels, layout=layout, original=original, init=init, **choice.options)
+
+
+def extra_cost(choice: Choice | str, channels: int, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Parameters and MACs that `choice` adds to a site, counted on the meta device.
+
+    Args:
+        choice: what stands at the site; "original" costs nothing.
+        channels: C of the site.
+        shape: (C, H, W) of one image's map; (C,) counts as a 1×1 map.
+
+    Returns:
+        (parameters, MACs of one image). A MAC is one multiply-accumulate of a convolution; norms and
+        point-wise operations count nothing. The widened consumers of a doubled site are not in it.
+    """
+    return _extra_cost(complete(choice), channels, tuple(shape[1:]) or (1, 1))
+
+
+@lru_cache(maxsize=65536)
+def _extra_cost(choice: Choice, channels: int, size: tuple[int, ...]) -> tuple[int, int]:
+    if choice == ORIGINAL:
+        return 0, 0
+    with torch.device("meta"), torch.no_grad():
+        module = build_activation(choice, channels).eval()
+        counter = FlopCounterMode(display=False)
+        with counter:
+            module(torch.empty(1, channels, *size))
+    return sum(p.numel() for p in module.parameters()), counter.get_total_flops() // 2
+
+
+def _load_plugins() -> None:
+    """Register what other distributions offer, once. One that cannot be imported is warned of and skipped."""
+    global _plugins_loaded
+    if _plugins_loaded:
+        return
+    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+        family = _load(point)
+        if family is not None and _families.get(getattr(family, "name", "")) is not family:
+            register(family)
+    _plugins_loaded = True
+
+
+def _load(point: EntryPoint) -> ActivationFamily | None:
+    try:
+        found = point.load()
+        built = found() if isinstance(found, type) or not isinstance(found, ActivationFamily) else found
+    except Exception as error:  # third-party code may raise anything; the others must stay usable
+        _broken[f"{point.name} = {point.value}"] = f"{type(error).__name__}: {error}"
+        warnings.warn(
+            f"activation entry point {point.name!r} ({point.value}) could not be loaded and is skipped: {error!r}",
+            stacklevel=2,
+        )
+        return None
+    return built

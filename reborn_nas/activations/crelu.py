@@ -1,0 +1,71 @@
+"""CReLU: both phases of a map, side by side. Source: Shang et al., ICML 2016."""
+
+# No `from __future__ import annotations` here: torch.fx copies the annotations of forward into its code, and
+# TorchScript cannot read them there as strings.
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reborn_nas.activations.base import Option
+from reborn_nas.activations.layout import MAPS, from_nchw, to_nchw
+from reborn_nas.activations.phases import compression as make_compression
+from reborn_nas.activations.phases import merge
+
+
+class CReLU(nn.Module):
+    """cat([σ(x), σ(−x)]) over the channels, handed on as 2C channels or compressed to C by a 1×1 convolution."""
+
+    def __init__(
+        self, channels: int, *, compression: str = "1x1", layout: str = "nchw", init: str = "xavier"
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.out_channels = channels * (2 if compression == "none" else 1)
+        self.layout = layout
+        self.compress = make_compression(channels, compression, init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, out_channels, H, W), or the layout it was built for."""
+        x = to_nchw(x, self.layout)
+        positive, negative = F.relu(x), F.relu(-x)
+        if self.compress is None:
+            return from_nchw(torch.cat([positive, negative], dim=1), self.layout)  # (B, 2C, H, W)
+        return from_nchw(merge(positive, negative, self.compress.weight), self.layout)
+
+
+@dataclass(frozen=True)
+class CReLUFamily:
+    """The registry's entry."""
+
+    name: str = "crelu"
+    summary: str = "relu(x) beside relu(−x), compressed by 1×1 or handed on as 2C channels"
+    aliases: tuple[str, ...] = ()
+    options: Mapping[str, Option] = field(
+        default_factory=lambda: {
+            "compression": Option("1x1", ("1x1", "none"), "back to C channels by a 1×1 convolution, or 2C")
+        }
+    )
+
+    def channel_factor(self, **options: Any) -> int:
+        """2 where uncompressed."""
+        return 2 if options.get("compression", "1x1") == "none" else 1
+
+    def layouts(self, **options: Any) -> frozenset[str]:
+        """Maps, but not tokens."""
+        return MAPS
+
+    def build(
+        self,
+        channels: int,
+        *,
+        layout: str = "nchw",
+        original: nn.Module | None = None,
+        init: str = "xavier",
+        **options: Any,
+    ) -> nn.Module:
+        """A `CReLU`."""
+        return CReLU(channels, layout=layout, init=init, **options)

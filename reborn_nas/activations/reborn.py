@@ -1,0 +1,146 @@
+"""The reborn block, Eq. 2 of the paper: f(X) = Γ(Ψ(σ(X), κ(Φ(−σ(−X)))), 2)."""
+
+# No `from __future__ import annotations` here: torch.fx copies the annotations of forward into its code, and
+# TorchScript cannot read them there as strings.
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reborn_nas.activations.base import Option
+from reborn_nas.activations.layout import MAPS, from_nchw, out_of_place, to_nchw
+from reborn_nas.activations.phases import compression as make_compression
+from reborn_nas.activations.phases import merge, negative_part
+
+
+def as_convolution(weight: Tensor, groups: int) -> Tensor:
+    """The Conv2d weight that does what a stride-1, same-padded ConvTranspose2d does with `weight` (odd kernel).
+
+    Args:
+        weight: (C, C, k, k), or (C, 1, k, k) where groups = C.
+    """
+    if weight.shape[-1] > 1:
+        weight = weight.flip(2, 3)
+    return weight.transpose(0, 1) if groups == 1 else weight
+
+
+@torch.fx.wrap  # a leaf of symbolic tracing, so that the device may decide
+def deconvolve(x: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """Φ: transposed convolution, stride 1, odd kernel, same size; the form that is faster on the device of x.
+
+    The rule is fixed: ConvTranspose2d on the CPU (1 to 25 % faster there, most in channels_last), Conv2d
+    with the flipped and transposed weight elsewhere (cuDNN's data-gradient kernels are the slower ones).
+    """
+    pad = weight.shape[-1] // 2
+    if x.device.type == "cpu":
+        return F.conv_transpose2d(x, weight, None, 1, pad, 0, groups)
+    return F.conv2d(x, as_convolution(weight, groups), None, 1, pad, 1, groups)
+
+
+class Reborn(nn.Module):
+    """The reborn block, computed without the concatenation: W⁺·σ(x) + W⁻·κ(Φ(min(x, 0))).
+
+    Φ (`deconv`) is a ConvTranspose2d of stride 1 that keeps the size, κ (`norm`) BatchNorm, Γ (`compress`) the
+    convolution from 2C to C channels, kept whole. Neither Φ (BatchNorm follows) nor Γ has a bias.
+
+    Args:
+        channels: C of the input.
+        kernel_size: of Φ, odd: an even one would change the map's size.
+        compression: "1x1", "3x3", or "none", which returns cat([σ(x), κ(Φ(·))]), 2C channels.
+        deconv: "dense", or "depthwise" (Φ acts on each channel alone).
+        positive: the positive path σ; ReLU as in the paper where None.
+        negative: False makes the positive twin, Φ fed with relu(x) instead of min(x, 0).
+        layout: "nchw", "nhwc" or "nc".
+        init: "xavier", or "preserve": Γ = [I | 0], so that f(x) = σ(x) to the bit in float32 arithmetic. Φ is
+            not zero then, so that W⁻ has a gradient at once and the negative path opens after one step.
+
+    Example:
+        >>> Reborn(64, kernel_size=3)(torch.randn(2, 64, 8, 8)).shape
+        torch.Size([2, 64, 8, 8])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        kernel_size: int = 3,
+        compression: str = "1x1",
+        deconv: str = "dense",
+        positive: nn.Module | None = None,
+        negative: bool = True,
+        layout: str = "nchw",
+        init: str = "xavier",
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.out_channels = channels * (2 if compression == "none" else 1)
+        self.groups = channels if deconv == "depthwise" else 1
+        self.negative = negative
+        self.layout = layout
+        self.positive: nn.Module = nn.ReLU() if positive is None else out_of_place(positive)
+        self.deconv = nn.ConvTranspose2d(
+            channels, channels, kernel_size, padding=kernel_size // 2, groups=self.groups, bias=False
+        )
+        self.norm = nn.BatchNorm2d(channels)
+        self.compress = make_compression(channels, compression, init)
+        nn.init.xavier_uniform_(self.deconv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, out_channels, H, W), or the layout it was built for."""
+        positive = to_nchw(self.positive(x), self.layout)
+        phase = negative_part(x) if self.negative else F.relu(x)
+        reborn = self.norm(deconvolve(to_nchw(phase, self.layout), self.deconv.weight, self.groups))
+        if self.compress is None:
+            return from_nchw(torch.cat([positive, reborn], dim=1), self.layout)  # (B, 2C, H, W)
+        return from_nchw(merge(positive, reborn, self.compress.weight), self.layout)
+
+
+@dataclass(frozen=True)
+class RebornFamily:
+    """The registry's entry, of the block and of its control."""
+
+    name: str = "reborn"
+    summary: str = "relu(x) beside BN(deconvolution of min(x, 0)), compressed (paper, Eq. 2)"
+    negative: bool = True
+    aliases: tuple[str, ...] = ()
+    options: Mapping[str, Option] = field(
+        default_factory=lambda: {
+            "kernel_size": Option(3, (1, 3, 5), "of the deconvolution; odd, so that the map keeps its size"),
+            "compression": Option("1x1", ("1x1", "3x3", "none"), "back to C channels, or 2C handed on"),
+            "deconv": Option("dense", ("dense", "depthwise"), "over all channels, or each alone"),
+            "positive": Option(
+                "relu", ("relu", "original"), "positive path: ReLU, or the site's own activation"
+            ),
+        }
+    )
+
+    def channel_factor(self, **options: Any) -> int:
+        """2 where uncompressed."""
+        return 2 if options.get("compression", "1x1") == "none" else 1
+
+    def layouts(self, **options: Any) -> frozenset[str]:
+        """Maps, but not tokens."""
+        return MAPS
+
+    def build(
+        self,
+        channels: int,
+        *,
+        layout: str = "nchw",
+        original: nn.Module | None = None,
+        init: str = "xavier",
+        **options: Any,
+    ) -> nn.Module:
+        """A `Reborn` block."""
+        kind = options.pop("positive", "relu")
+        return Reborn(
+            channels,
+            positive=original if kind == "original" else None,
+            negative=self.negative,
+            layout=layout,
+            init=init,
+            **options,
+        )

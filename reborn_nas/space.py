@@ -78,7 +78,9 @@ class SearchSpace:
         for number, rule in enumerate(self.rules, start=1):
             if not any(rule.matches(site) for site in sites):
                 what = ", ".join([*rule.sites, *(f"stage {stage}" for stage in rule.stages)])
-                faults.append(f"rules[{number}]: {what} matches none of the {len(sites)} sites; see `reborn-nas sites`")
+                faults.append(
+                    f"rules[{number}]: {what} matches none of the {len(sites)} sites; see `reborn-nas sites`"
+                )
         for site in sites:
             for choice in self._wanted(site):
                 reason = site.refusal(choice)
@@ -102,12 +104,16 @@ class SearchSpace:
         it may be left out.
         """
         chosen = {
-            name: trial.suggest_categorical(name, list(labels)) for name, labels in self.parameters(sites).items()
+            name: trial.suggest_categorical(name, list(labels))
+            for name, labels in self.parameters(sites).items()
         }
         return self.architecture(chosen, sites, backbone)
 
     def architecture(
-        self, parameters: Mapping[str, str], sites: Sequence[Site], backbone: BackboneSpec | str = "own:module"
+        self,
+        parameters: Mapping[str, str],
+        sites: Sequence[Site],
+        backbone: BackboneSpec | str = "own:module",
     ) -> Architecture:
         """The architecture that `parameters` (name → label) describe; groups not named take their first choice."""
         members: dict[str, list[str]] = {}
@@ -205,7 +211,9 @@ class _Reader:
 
     def space(self, data: Any) -> SearchSpace:
         if not isinstance(data, dict):
-            raise ConfigError(f"search space {self.name!r} is a mapping with `choices`, not {type(data).__name__}")
+            raise ConfigError(
+                f"search space {self.name!r} is a mapping with `choices`, not {type(data).__name__}"
+            )
         self._keys(data, "", ("description", "granularity", "choices", "rules", "inadmissible"))
         space = SearchSpace(
             name=self.name,
@@ -232,7 +240,9 @@ class _Reader:
         self._keys(data, place + ".", ("sites", "stages", "choices", "fixed", "exclude"))
         what = [key for key in ("choices", "fixed", "exclude") if key in data]
         if len(what) != 1:
-            self.faults.append(f"{place}: give one of `choices`, `fixed` and `exclude: true`, not {what or 'none'}")
+            self.faults.append(
+                f"{place}: give one of `choices`, `fixed` and `exclude: true`, not {what or 'none'}"
+            )
         fixed = None
         if "fixed" in data:
             single = self._expand(data["fixed"], f"{place}.fixed")

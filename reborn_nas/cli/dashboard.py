@@ -25,6 +25,8 @@ def run(args: argparse.Namespace) -> int:
     from reborn_nas.study import serve_dashboard
 
     if args.host not in ("127.0.0.1", "localhost", "::1"):
-        print(f"warning: optuna-dashboard has no login; {args.host} may be reachable by others", file=sys.stderr)
+        print(
+            f"warning: optuna-dashboard has no login; {args.host} may be reachable by others", file=sys.stderr
+        )
     serve_dashboard(args.run_path, host=args.host, port=args.port)
     return 0

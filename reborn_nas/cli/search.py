@@ -36,8 +36,12 @@ def add(verbs: Subparsers) -> None:
     what.add_argument("--data-dir", metavar="DIR", help="where data sets lie or are downloaded to")
     what.add_argument("--image-size", type=int, metavar="N", help="resize images to N×N")
     what.add_argument("--fraction", type=float, metavar="F", help="use this share of every part of the data")
-    what.add_argument("--space", metavar="NAME", help="search space: a name of `reborn-nas spaces`, or a YAML file")
-    what.add_argument("--contrast", metavar="A:B", help="the two levels that the screen compares (original:reborn)")
+    what.add_argument(
+        "--space", metavar="NAME", help="search space: a name of `reborn-nas spaces`, or a YAML file"
+    )
+    what.add_argument(
+        "--contrast", metavar="A:B", help="the two levels that the screen compares (original:reborn)"
+    )
     how = parser.add_argument_group("how it is trained")
     how.add_argument("--recipe", metavar="NAME", help="fast (default) or paper")
     how.add_argument("--epochs", type=int, metavar="N")
@@ -49,14 +53,20 @@ def add(verbs: Subparsers) -> None:
     study.add_argument("--trials", type=int, metavar="N", help="trainings in all, finished ones included")
     for phase in PHASES:
         study.add_argument(f"--{phase}", type=int, metavar="N", help=argparse.SUPPRESS)
-    study.add_argument("--sampler", metavar="NAME", help="of the search phase: tpe (default), nsga2, gp, random")
+    study.add_argument(
+        "--sampler", metavar="NAME", help="of the search phase: tpe (default), nsga2, gp, random"
+    )
     study.add_argument("--seed", type=int, metavar="N")
     study.add_argument("--name", help="the study's name; default DATASET-BACKBONE")
     study.add_argument("--run", dest="run_folder", metavar="DIR", help="the run's folder; default runs/NAME")
-    study.add_argument("--storage", metavar="URL", help="Optuna storage; default a journal file in the run's folder")
+    study.add_argument(
+        "--storage", metavar="URL", help="Optuna storage; default a journal file in the run's folder"
+    )
     study.add_argument("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1")
     study.add_argument("--workers", type=int, metavar="K", help="processes that train at the same time")
-    study.add_argument("--timeout", type=duration, metavar="TIME", help="start no training after 90s, 15m, 2h")
+    study.add_argument(
+        "--timeout", type=duration, metavar="TIME", help="start no training after 90s, 15m, 2h"
+    )
     study.add_argument("--config", metavar="FILE", help="a study YAML; flags override it")
     study.add_argument("--adopt", action="store_true", default=None, help="resume although settings differ")
     study.add_argument("--dry-run", action="store_true", help="stop after the plan")
@@ -119,6 +129,8 @@ def _agreed(plan: PlanView) -> bool:
     hours = plan.seconds / 3600
     shorter = "--trials, --epochs, --fraction, --image-size or a smaller --backbone make it short"
     if not sys.stdin.isatty():
-        raise ConfigError(f"the run would take about {hours:.1f} h on this CPU; {shorter}, --yes runs it anyway")
+        raise ConfigError(
+            f"the run would take about {hours:.1f} h on this CPU; {shorter}, --yes runs it anyway"
+        )
     print(f"This would take about {hours:.1f} h on this CPU ({shorter}).", file=sys.stderr)
     return input("Start it? [y/N] ").strip().lower() in ("y", "yes")

@@ -28,7 +28,9 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequ
     before = sum(widths) + 2 * last
     room = max(30, shutil.get_terminal_size((120, 24)).columns - before) if sys.stdout.isatty() else 10_000
     for row in [heads, ["-" * len(head) for head in heads], *rows]:
-        cells = [cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+        cells = [
+            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))
+        ]
         wrapped = textwrap.wrap(row[last], room) or [""]
         if last in right:
             wrapped = [wrapped[0].rjust(max(len(line[last]) for line in [heads, *rows]))]
@@ -50,7 +52,9 @@ def count_text(number: int | None) -> str:
 def print_plan(plan: PlanView) -> None:
     """What will be trained, how long it takes and what can be seen by it."""
     config = plan.config
-    print(f"{config.name}: {plan.spec.source} on {config.dataset}, {plan.n_sites} sites, {plan.total} trainings")
+    print(
+        f"{config.name}: {plan.spec.source} on {config.dataset}, {plan.n_sites} sites, {plan.total} trainings"
+    )
     for note in plan.notes:
         print(f"  {note}")
     rows = []

@@ -18,9 +18,13 @@ def add(verbs: Subparsers) -> None:
     """The verb's arguments."""
     parser = verb(verbs, "sites", "print the activation sites of a backbone", EXAMPLES, run)
     add_backbone(parser, default="convnet5")
-    parser.add_argument("--input-size", type=input_size, default=(3, 32, 32), metavar="CxHxW", help="default 3x32x32")
+    parser.add_argument(
+        "--input-size", type=input_size, default=(3, 32, 32), metavar="CxHxW", help="default 3x32x32"
+    )
     parser.add_argument("--num-classes", type=int, default=10, metavar="N")
-    parser.add_argument("--verbose", action="store_true", help="also what is no site, what is refused, and why")
+    parser.add_argument(
+        "--verbose", action="store_true", help="also what is no site, what is refused, and why"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -84,7 +88,9 @@ def _print(spec: Any, sites: Any, rows: list[dict[str, Any]], others: Any, verbo
                 str(row["stage"]),
                 "×".join(map(str, row["shape"])),
                 row["original"],
-                "all" if set(row["choices"]) == common else ", ".join(c for c in row["choices"] if c not in common),
+                "all"
+                if set(row["choices"]) == common
+                else ", ".join(c for c in row["choices"] if c not in common),
                 count_text(row["added_params"]),
                 count_text(row["added_macs"]),
             )
@@ -92,7 +98,9 @@ def _print(spec: Any, sites: Any, rows: list[dict[str, Any]], others: Any, verbo
         ],
         right=(1, 5, 6),
     )
-    print(f"\n{len(sites)} sites in {spec.source}; all of them admit: {', '.join(sorted(common)) or 'nothing in common'}")
+    print(
+        f"\n{len(sites)} sites in {spec.source}; all of them admit: {', '.join(sorted(common)) or 'nothing in common'}"
+    )
     if verbose:
         for row in rows:
             for choice, reason in row["refusals"].items():

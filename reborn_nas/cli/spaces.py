@@ -35,12 +35,16 @@ def run(args: argparse.Namespace) -> int:
             ("space", "choices", "one a", "what it is"),
             [(s.name, str(len(s.choices)), s.granularity, s.description) for s in spaces],
         )
-        print("\nOne in detail: reborn-nas spaces NAME. Your own: a YAML file of the same form, --space FILE.")
+        print(
+            "\nOne in detail: reborn-nas spaces NAME. Your own: a YAML file of the same form, --space FILE."
+        )
         return 0
     space = load_space(args.name)
     if args.json:
         choices = [choice.label for choice in space.choices]
-        print(json.dumps({"name": space.name, "granularity": space.granularity, "choices": choices}, indent=2))
+        print(
+            json.dumps({"name": space.name, "granularity": space.granularity, "choices": choices}, indent=2)
+        )
         return 0
     print(f"{space.name}: {space.description}")
     print(f"one choice a {space.granularity}; a choice that a site cannot take is {space.inadmissible}d\n"

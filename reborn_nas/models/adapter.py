@@ -1,0 +1,86 @@
+"""Networks that are not timm's, with the part of timm's interface that users rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reborn_nas.errors import ConversionError
+
+__all__ = ["TimmAdapter", "final_linear"]
+
+
+class TimmAdapter(nn.Module):
+    """A network whose last layer is a linear classifier, split into `body` and `fc`.
+
+    `forward_features` gives what the classifier reads, (B, num_features); auxiliary outputs are dropped.
+
+    Args:
+        body: the network; its classifier is taken out (the module is edited in place).
+        classifier: path of the classifier in `body`, as `final_linear` finds it.
+    """
+
+    def __init__(self, body: nn.Module, classifier: str) -> None:
+        super().__init__()
+        fc = body.get_submodule(classifier)
+        if not isinstance(fc, nn.Linear):
+            raise ConversionError(f"classifier {classifier!r} is a {type(fc).__name__}, not nn.Linear")
+        body.set_submodule(classifier, nn.Identity())
+        self.body = body
+        self.fc: nn.Module = fc
+        self.num_features = fc.in_features
+        self.head_hidden_size = fc.in_features
+        self.num_classes = fc.out_features
+        first = next((m for m in body.modules() if isinstance(m, nn.Conv2d)), None)
+        self.in_chans = first.in_channels * 1 if first is not None else 3
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A fresh classifier with `num_classes` outputs; 0 leaves the features. The pooling is the network's own."""
+        if global_pool not in (None, "", "avg"):
+            raise ConversionError(
+                f"the pooling of this network is its own; global_pool={global_pool!r} cannot be set"
+            )
+        self.num_classes = num_classes
+        reference = next(self.parameters())
+        fc = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
+        self.fc = fc.to(reference.device, reference.dtype)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """What the classifier reads, (B, num_features)."""
+        return _main(self.body(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features → logits, (B, num_classes)."""
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.forward_features(x)
+        return self.forward_head(x)
+
+
+def final_linear(model: nn.Module, input_size: tuple[int, int, int]) -> str | None:
+    """Path of the linear layer whose output is the network's output, or None where there is none."""
+    from reborn_nas.backbone.trace import trace
+
+    run = trace(model, (torch.zeros(1, *input_size),), training=False)
+    for call in reversed(run.calls):
+        if call.outputs and call.outputs[0] in run.outputs[:1] and call.path:
+            module = model.get_submodule(call.path)
+            if isinstance(module, nn.Linear):
+                return call.path
+    return None
+
+
+def _main(output: Any) -> Tensor:
+    """The main output of a network that may return several."""
+    while not isinstance(output, Tensor):
+        output = next(iter(output.values())) if isinstance(output, Mapping) else output[0]
+    return output

@@ -1,0 +1,263 @@
+"""Converted networks as timm models: `reborn_model` builds any backbone with any architecture.
+
+timm has no plug-ins: these are registered when `reborn_nas` is imported. The surgery happens inside the callable
+that timm's `build_model_with_cfg` calls, so that weights are loaded, and features extracted, as for timm's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._features import FeatureGetterNet, FeatureHookNet
+from torch import nn
+
+from reborn_nas.architecture import Architecture, BackboneSpec, Choice
+from reborn_nas.backbone import Plan, apply, build, find_sites
+from reborn_nas.backbone import plan as make_plan
+from reborn_nas.errors import ConfigError
+from reborn_nas.models.adapter import TimmAdapter, final_linear
+
+__all__ = ["build_network", "reborn_model", "reborn_resnet18", "reborn_resnet34", "reborn_resnet50"]
+
+REBORN = Choice("reborn", kernel_size=3, compression="1x1")
+
+
+def build_network(
+    architecture: Architecture, plan: Plan | None = None, *, timm_api: bool = True, **arguments: Any
+) -> nn.Module:
+    """A fresh network of `architecture`.
+
+    Args:
+        architecture: with a backbone spec that says input size and classes.
+        plan: the conversion, where it is known; then nothing is traced.
+        timm_api: wrap networks that are not timm's so that they have its interface.
+        arguments: more arguments of the backbone's constructor.
+    """
+    spec = architecture.backbone
+    if arguments:
+        spec = replace(spec, arguments={**spec.arguments, **arguments})
+    model = build(spec)
+    if plan is None:
+        plan = make_plan(model, architecture, spec.input_size)
+    model = apply(model, plan)
+    if timm_api and spec.library != "timm":
+        assert spec.input_size is not None
+        path = final_linear(model, spec.input_size)
+        if path is None:
+            raise ConfigError(
+                f"{spec.source}: its output is not that of a linear layer, so timm's interface cannot be given"
+            )
+        return TimmAdapter(model, path)
+    return model
+
+
+def _network(architecture: Architecture, plan: Plan | None, kwargs: dict[str, Any]) -> nn.Module:
+    """What timm's builder calls: the builder's arguments become those of the spec."""
+    spec = architecture.backbone
+    channels = kwargs.pop("in_chans", None)
+    classes = kwargs.pop("num_classes", None)
+    pool = kwargs.get("global_pool")
+    size = spec.input_size or (3, 224, 224)
+    changed = replace(
+        spec,
+        input_size=(channels or size[0], *size[1:]),
+        num_classes=spec.num_classes if classes is None else classes,
+    )
+    if spec.library != "timm":
+        kwargs.pop("global_pool", None)
+    elif pool is not None:
+        kwargs["global_pool"] = pool
+    wanted = changed.num_classes
+    if spec.library != "timm" and not wanted:
+        changed = replace(changed, num_classes=spec.num_classes or 1)
+    model = build_network(architecture.with_backbone(changed), plan, **kwargs)
+    if spec.library != "timm" and not wanted:
+        model.reset_classifier(0)  # type: ignore[operator]
+    return model
+
+
+class _Capture(FeatureHookNet):
+    """Stands in for a feature extractor and keeps what timm would have given to it."""
+
+    def __new__(cls, model: nn.Module, **config: Any) -> Any:
+        holder = nn.Identity()
+        holder.config = config  # type: ignore[assignment]
+        holder.network = model
+        return holder
+
+
+def feature_config(spec: BackboneSpec) -> dict[str, Any]:
+    """How timm extracts features from this family: the `feature_cfg` its entry point passes on."""
+    if spec.library != "timm":
+        return {}
+    with torch.device("meta"):
+        holder = timm.create_model(
+            spec.name, features_only=True, feature_cls=_Capture, **dict(spec.arguments)
+        )
+    config = dict(getattr(holder, "config", {}))
+    config.pop("output_fmt", None)
+    return config
+
+
+def _build(
+    variant: str, pretrained: bool, architecture: Architecture, plan: Plan | None, kwargs: Any
+) -> nn.Module:
+    features: dict[str, Any] = {}
+    if kwargs.get("features_only"):
+        features = feature_config(architecture.backbone)
+        if (
+            "feature_cls" not in kwargs
+            and "feature_cls" not in features
+            and "flatten_sequential" not in features
+        ):
+            features["feature_cls"] = FeatureGetterNet
+    model: nn.Module = build_model_with_cfg(
+        lambda **arguments: _network(architecture, plan, arguments),
+        variant,
+        pretrained,
+        feature_cfg=features,
+        **kwargs,
+    )
+    return model
+
+
+def _cfg(**changes: Any) -> dict[str, Any]:
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.95,
+        "interpolation": "bicubic",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "first_conv": "conv1",
+        "classifier": "fc",
+        "license": "mit",
+        **changes,
+    }
+
+
+_PLAIN = {
+    "num_classes": 10, "input_size": (3, 32, 32), "pool_size": None, "crop_pct": 1.0, "interpolation": "bilinear",
+    "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "first_conv": "features.conv1.conv", "classifier": "head.fc",
+}  # fmt: skip
+
+default_cfgs = generate_default_cfgs(
+    {
+        "reborn_resnet18": _cfg(),
+        "reborn_resnet34": _cfg(),
+        "reborn_resnet50": _cfg(),
+        "reborn_convnet5": _cfg(**_PLAIN),
+        "reborn_convnet8": _cfg(**_PLAIN),
+        "reborn_convnet13": _cfg(**_PLAIN),
+        "reborn_model": _cfg(**_PLAIN),
+    }
+)
+
+
+def as_architecture(value: Any, spec: BackboneSpec) -> Architecture:
+    """What `architecture=` may be: an Architecture, its JSON (text or dict), a label for every site, or None."""
+    if value is None:
+        value = REBORN.label
+    if isinstance(value, Architecture):
+        return value
+    if isinstance(value, Mapping):
+        return Architecture.from_dict(value)
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        return Architecture.from_json(value)
+    choice = Choice.parse(value) if isinstance(value, str) else value
+    if not isinstance(choice, Choice):
+        raise ConfigError(
+            f"architecture= is an Architecture, its JSON or an activation's label, not {value!r}"
+        )
+    model = build(spec, device="meta")
+    sites = find_sites(model, spec.input_size)
+    return Architecture(spec, {site.name: choice for site in sites if site.admits(choice)})
+
+
+def _of(variant: str, backbone: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
+    """A registered model on a fixed backbone; arguments of the backbone's constructor pass through."""
+    config = default_cfgs[variant].default
+    spec = BackboneSpec(
+        backbone, input_size=config.input_size, num_classes=config.num_classes, stem="original"
+    )
+    architecture = as_architecture(kwargs.pop("architecture", None), spec)
+    return _build(variant, pretrained, architecture, None, kwargs)
+
+
+@register_model
+def reborn_resnet18(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-18 with a reborn block at every site, or as `architecture=` says."""
+    return _of("reborn_resnet18", "timm:resnet18", pretrained, kwargs)
+
+
+@register_model
+def reborn_resnet34(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-34 with a reborn block at every site, or as `architecture=` says."""
+    return _of("reborn_resnet34", "timm:resnet34", pretrained, kwargs)
+
+
+@register_model
+def reborn_resnet50(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-50 with a reborn block at every site, or as `architecture=` says."""
+    return _of("reborn_resnet50", "timm:resnet50", pretrained, kwargs)
+
+
+@register_model
+def reborn_convnet5(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """`convnet5` with a reborn block at every site, or as `architecture=` says."""
+    return _of("reborn_convnet5", "timm:convnet5", pretrained, kwargs)
+
+
+@register_model
+def reborn_convnet8(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """`convnet8` with a reborn block at every site, or as `architecture=` says."""
+    return _of("reborn_convnet8", "timm:convnet8", pretrained, kwargs)
+
+
+@register_model
+def reborn_convnet13(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """`convnet13` with a reborn block at every site, or as `architecture=` says."""
+    return _of("reborn_convnet13", "timm:convnet13", pretrained, kwargs)
+
+
+@register_model
+def reborn_model(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Any backbone with any architecture: the entry point of every export.
+
+    Args:
+        pretrained: load the weights that lie beside the export's config.json.
+        kwargs: `architecture` (an `Architecture` or its JSON) and `plan` (its conversion, as JSON), then timm's own.
+            Without an architecture, the five-layer network with reborn blocks.
+    """
+    if kwargs.get("architecture") is None:
+        return _of("reborn_model", "timm:convnet5", pretrained, kwargs)
+    architecture = as_architecture(kwargs.pop("architecture"), BackboneSpec("timm:convnet5"))
+    stored = kwargs.pop("plan", None)
+    plan = None if stored is None else Plan.from_dict(stored)
+    architecture = _located(architecture, kwargs.get("pretrained_cfg"), kwargs.pop("trust_source", False))
+    return _build("reborn_model", pretrained, architecture, plan, kwargs)
+
+
+def _located(architecture: Architecture, pretrained_cfg: Any, trusted: bool) -> Architecture:
+    """An export's own source file, found beside its config.json; running it needs the caller's trust."""
+    spec = architecture.backbone
+    if spec.library != "file":
+        return architecture
+    config = pretrained_cfg if isinstance(pretrained_cfg, Mapping) else {}
+    file, factory = spec.source.rsplit(":", 1)
+    if config.get("source") == "local-dir":
+        if not trusted:
+            raise ConfigError(
+                f"this export runs its own source file {Path(file).name!r}; read it, then load with "
+                "timm.create_model(..., trust_source=True)"
+            )
+        file = str(Path(config["file"]) / Path(file).name)
+    return architecture.with_backbone(replace(spec, source=f"{file}:{factory}"))

@@ -1,0 +1,60 @@
+"""Who may import whom: a row of rooms imports only rows below it, never sideways; Optuna stands in `study/` alone."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "reborn_nas"
+ROWS = (
+    ("architecture", "records", "seeds", "files", "errors"),
+    ("activations",),
+    ("backbone", "data"),
+    ("models", "space", "training", "analysis"),
+    ("study", "report", "export"),
+    ("api",),
+    ("cli",),
+)
+ROW = {room: number for number, rooms in enumerate(ROWS) for room in rooms}
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import in line {node.lineno}"
+            found.add(node.module or "")
+    return found
+
+
+def test_rows() -> None:
+    faults = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        room = parts[0]
+        if room == "__init__":
+            continue
+        assert room in ROW, f"{path}: a room that the plan does not name"
+        for name in imports(path):
+            if name.split(".")[0] == "optuna" and room != "study":
+                faults.append(f"{path}: only study/ imports Optuna")
+            if not name.startswith("reborn_nas."):
+                continue
+            other = name.split(".")[1]
+            if other != room and ROW[other] >= ROW[room] > 0:
+                faults.append(f"{path}: {room} may not import {other}")
+    assert not faults, "\n".join(faults)
+
+
+def test_every_room_is_packaged() -> None:
+    import tomllib
+
+    settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    listed = set(settings["tool"]["setuptools"]["packages"])
+    folders = {
+        p.parent.relative_to(PACKAGE.parent).as_posix().replace("/", ".")
+        for p in PACKAGE.rglob("__init__.py")
+    }
+    assert folders <= listed

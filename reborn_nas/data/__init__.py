@@ -1,1 +1,26 @@
+"""Data sets by name, the use of every image, and batches on the device."""
 
+from reborn_nas.data.augment import Offsets, crop_flip, draw_offsets
+from reborn_nas.data.datasets import dataset_names, load_dataset
+from reborn_nas.data.images import NO_AUGMENTATION, PAPER_AUGMENTATION, Augmentation, ImageSet, resize
+from reborn_nas.data.resident import Resident
+from reborn_nas.data.split import Parts, Split, draw_stratified, plan_parts, split
+
+__all__ = [
+    "NO_AUGMENTATION",
+    "PAPER_AUGMENTATION",
+    "Augmentation",
+    "ImageSet",
+    "Offsets",
+    "Parts",
+    "Resident",
+    "Split",
+    "crop_flip",
+    "dataset_names",
+    "draw_offsets",
+    "draw_stratified",
+    "load_dataset",
+    "plan_parts",
+    "resize",
+    "split",
+]

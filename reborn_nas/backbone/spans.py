@@ -29,6 +29,7 @@ class CallSpan:
         column: first column, from 0, in UTF-8 bytes, as `ast` counts.
         end_line: last line.
         end_column: column after the last.
+        first_line: first line of the function, decorators included; 0 where unknown.
     """
 
     function: str
@@ -37,6 +38,7 @@ class CallSpan:
     column: int
     end_line: int
     end_column: int
+    first_line: int = 0
 
     @property
     def place(self) -> str:
@@ -77,7 +79,8 @@ class SpanFinder:
         line, end_line, column, end_column = positions[frame.f_lasti // 2]
         if line is None or end_line is None or column is None or end_column is None:
             return None  # Python runs without column information (-X no_debug_ranges)
-        return CallSpan(method.co_qualname, code.co_filename, line, column, end_line, end_column)
+        place = (line, column, end_line, end_column, method.co_firstlineno)
+        return CallSpan(method.co_qualname, code.co_filename, *place)
 
 
 def _is_method_of(frame: FrameType, code: CodeType, owner: nn.Module) -> bool:

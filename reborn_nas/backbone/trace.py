@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ class Op:
         kwargs: its keyword arguments, likewise.
         inplace: whether it wrote into its first tensor.
         span: its call in the innermost module's method.
+        call: index in `Trace.calls` of the innermost module call; -1 outside of any.
     """
 
     index: int
@@ -79,6 +81,7 @@ class Op:
     kwargs: Mapping[str, Any]
     inplace: bool
     span: CallSpan | None
+    call: int = -1
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class ModuleCall:
         outputs: ids of the tensors that it returned.
         caller: path of the module that called it.
         span: the call in the caller's method.
+        parent: index in `Trace.calls` of the caller's call; -1 for the model itself.
     """
 
     path: str
@@ -104,6 +108,7 @@ class ModuleCall:
     outputs: tuple[int, ...]
     caller: str
     span: CallSpan | None
+    parent: int = -1
 
 
 @dataclass(frozen=True)
@@ -239,7 +244,10 @@ class _Recorder(TorchFunctionMode):
         ordinal = self._ordinals.get(path, 0)
         self._ordinals[path] = ordinal + 1
         made = tuple(self._value(tensor) for tensor in _tensors(output))
-        self.calls[place] = ModuleCall(path, ordinal, first, len(self.ops) - 1, given, made, caller, span)
+        parent = self._open[-1][0] if self._open else -1
+        self.calls[place] = ModuleCall(
+            path, ordinal, first, len(self.ops) - 1, given, made, caller, span, parent
+        )
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -271,6 +279,7 @@ class _Recorder(TorchFunctionMode):
                 kwargs=recorded[1],
                 inplace=inplace,
                 span=self._spans.find(sys._getframe(1), self._modules[-1]),
+                call=self._open[-1][0] if self._open else -1,
             )
         )
         return result
@@ -410,11 +419,30 @@ def _copy(model: nn.Module, device: str) -> nn.Module:
                 memo[id(tensor)] = _copy_tensor(tensor, device)
                 keep.append(tensor)
     try:
-        return copy.deepcopy(model, memo)
+        return _unalias(copy.deepcopy(model, memo))
     except Exception as error:
         raise ConversionError(
             f"{type(model).__name__} cannot be copied: {error}; a network to convert must support copy.deepcopy"
         ) from error
+
+
+def _unalias(model: nn.Module) -> nn.Module:
+    """Give a module that is registered at several paths an object at each, sharing the tensors.
+
+    `nn.Sequential(conv1, act, conv2, act)` then has the paths "1" and "3", each replaceable by itself.
+    """
+    seen: set[int] = set()
+    for module in list(model.modules()):
+        for name, child in module._modules.items():
+            if child is None:
+                continue
+            if id(child) in seen and not any(True for _ in child.children()):
+                twin = copy.copy(child)
+                twin._forward_hooks = OrderedDict(child._forward_hooks)
+                twin._forward_pre_hooks = OrderedDict(child._forward_pre_hooks)
+                module._modules[name] = twin
+            seen.add(id(child))
+    return model
 
 
 def _copy_tensor(tensor: Tensor, device: str) -> Tensor:

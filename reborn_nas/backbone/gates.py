@@ -1,0 +1,106 @@
+"""Site or gate: read off the data flow, never off names.
+
+An activation lies inside a gate (squeeze-and-excitation, a dynamic weight) if and only if, at every first join
+that its result reaches, it arrives as the broadcast-smaller operand of a multiplication or addition, or went
+through a squashing function first, and the other operand does not descend from it. Without the last clause the
+real activation in front of an efficient channel attention, x · σ(conv(mean(x))), would be taken for a gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+from reborn_nas.backbone.trace import Op, Trace
+from reborn_nas.backbone.units import SQUASHING, Unit
+
+_BROADCASTING = frozenset({"mul", "add", "sub", "div", "truediv"})
+_SHAPE_FROM_OTHER = frozenset({"expand_as", "view_as", "reshape_as", "type_as", "to"})
+_SPREADING = frozenset(
+    {"expand", "expand_as", "repeat", "interpolate", "upsample", "repeat_interleave", "tile"}
+)
+SPATIAL_ATTENTION = {
+    "BatNonLocalAttn": "bilinear attention",
+    "FocalModulation": "focal modulation",
+    "LiteMLA": "linear attention",
+    "SelectiveKernel": "selective kernel",
+}
+
+
+def live_values(trace: Trace) -> frozenset[int]:
+    """Ids of the values that descend from the model's inputs."""
+    live = set(trace.inputs)
+    for op in trace.ops:
+        if not live.isdisjoint(op.inputs):
+            live.update(op.outputs)
+    return frozenset(live)
+
+
+def gate_reason(trace: Trace, unit: Unit, live: frozenset[int], classes: Mapping[str, str]) -> str | None:
+    """Why the activation is no site, or None where it is one. `classes` maps module paths to class names."""
+    for path in trace.ops[unit.first_op].stack:
+        kind = classes.get(path, "")
+        if kind in SPATIAL_ATTENTION:
+            return f"inside {SPATIAL_ATTENTION[kind]} ({path}: {kind}), which weighs places, not features"
+    if is_gate(trace, unit, live):
+        return "inside a gate: its result only scales or shifts a larger map"
+    return None
+
+
+def is_gate(trace: Trace, unit: Unit, live: frozenset[int]) -> bool:
+    """Whether the activation lies inside a gate, by the rule at the head of this file."""
+    joins = 0
+    outputs = set(trace.outputs)
+    seen: set[tuple[int, bool, bool]] = set()
+    # value, did it pass a squashing function, was it spread over the map
+    todo = [(unit.output, False, False)]
+    while todo:
+        state = todo.pop()
+        if state in seen:
+            continue
+        seen.add(state)
+        value, squashed, spread = state
+        if value in outputs:
+            return False
+        for op in trace.consumers(value):
+            others = _other_data(op, value, live)
+            if others is None:
+                continue
+            if not others:
+                squash, wide = squashed or op.name in SQUASHING, spread or op.name in _SPREADING
+                todo += [(made, squash, wide) for made in op.outputs]
+                continue
+            joins += 1
+            smaller = op.name in _BROADCASTING and (spread or _smaller(trace, value, others))
+            if not (smaller or squashed) or _descends(trace, unit.output, others, op):
+                return False
+    return joins > 0
+
+
+def _other_data(op: Op, value: int, live: frozenset[int]) -> tuple[int, ...] | None:
+    """The other tensors that the operation joins with `value`; None where `value` only lends its shape."""
+    if op.name in _SHAPE_FROM_OTHER:
+        return () if op.inputs[0] == value else None
+    if op.inputs.count(value) > 1:
+        return (value,)
+    return tuple(other for other in op.inputs if other != value and other in live)
+
+
+def _smaller(trace: Trace, value: int, others: tuple[int, ...]) -> bool:
+    size = prod(trace.values[value].shape)
+    return all(size < prod(trace.values[other].shape) for other in others)
+
+
+def _descends(trace: Trace, ancestor: int, values: tuple[int, ...], until: Op) -> bool:
+    """Whether one of `values` descends from `ancestor`, looking at the operations before `until`."""
+    wanted = set(values)
+    family = {ancestor}
+    if ancestor in wanted:
+        return True
+    first = trace.producer(ancestor)
+    for op in trace.ops[first.index + 1 if first else 0 : until.index]:
+        if not family.isdisjoint(op.inputs):
+            family.update(op.outputs)
+            if not wanted.isdisjoint(op.outputs):
+                return True
+    return False

@@ -1,0 +1,367 @@
+"""Activation sites: where one non-linear activation acts on a feature map, found by running the network once a mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import torch
+from torch import nn
+
+from reborn_nas.activations import complete, family_names, get_family
+from reborn_nas.architecture import ORIGINAL, Choice
+from reborn_nas.backbone.axes import channel_axes, layout_name
+from reborn_nas.backbone.blocks import BlockFinder
+from reborn_nas.backbone.discovery import Place, find_places
+from reborn_nas.backbone.gates import gate_reason, live_values
+from reborn_nas.backbone.spans import CallSpan
+from reborn_nas.backbone.trace import Trace, trace
+from reborn_nas.errors import ConversionError, RebornError
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place in one forward pass where an activation acts on a feature map.
+
+    Args:
+        name: its owner's path and what is there; never changes with Python or torch versions.
+        index: its place in execution order, from 0.
+        channels: C.
+        shape: of the feature map without the batch, as the tensor is laid out.
+        activation: what stands there: a registered name, or `other:ClassName`.
+        layout: "nchw", "nhwc", "nc", "nlc", or one that no activation family takes.
+        stage: from 0; a new one begins at each new spatial size.
+        block: path of the block that it belongs to; "" for the model's own forward.
+        kind: "module" (a module called at this place alone), "shared" (a module called at several) or
+            "functional" (`F.relu(x)`).
+        owner: path of the module whose forward makes the call.
+        attribute: name of the module within its parent; None for a functional call.
+        path: path of the activation module; None for a functional call.
+        span: the call.
+        inplace: whether it overwrites its input.
+        train_only: whether it runs in train mode alone (auxiliary heads).
+        iteration: which pass through a loop over `span`, from 0.
+        in_loop: whether a loop passes `span` several times, so that several sites share it.
+        fault: why nothing can stand here but the original; None where something can.
+    """
+
+    name: str
+    index: int
+    channels: int
+    shape: tuple[int, ...]
+    activation: str
+    layout: str
+    stage: int
+    block: str
+    kind: str
+    owner: str
+    attribute: str | None
+    path: str | None
+    span: CallSpan | None
+    inplace: bool
+    train_only: bool
+    iteration: int = 0
+    in_loop: bool = False
+    fault: str | None = None
+    _doubling: _Doubling | None = field(default=None, repr=False, compare=False)
+
+    def admits(self, choice: Choice | str) -> bool:
+        """Whether `choice` can stand here."""
+        return self.refusal(choice) is None
+
+    def refusal(self, choice: Choice | str) -> str | None:
+        """Why `choice` cannot stand here, or None where it can."""
+        try:
+            choice = complete(choice)
+        except RebornError as error:
+            return str(error)
+        if choice == ORIGINAL:
+            return None
+        if self.fault is not None:
+            return self.fault
+        family, options = get_family(choice.name), choice.options
+        layouts = family.layouts(**options)
+        if self.layout not in layouts:
+            return (
+                f"{choice.name} works on {', '.join(sorted(layouts))}, and the map here is {self._described}"
+            )
+        if family.channel_factor(**options) == 1:
+            return None
+        reason = self._doubling.refusal(self) if self._doubling is not None else "the network was not traced"
+        return None if reason is None else f"{choice.name} doubles {self.channels} channels, but {reason}"
+
+    @cached_property
+    def choices(self) -> tuple[str, ...]:
+        """Names of the activations that can stand here in at least one form."""
+        if self.fault is not None:
+            return ()
+        return tuple(name for name in family_names() if any(self.layout in forms for forms in _layouts(name)))
+
+    @cached_property
+    def refusals(self) -> Mapping[str, str]:
+        """Label of a refused form (only the options that decide) → the reason."""
+        if self.fault is not None:
+            return {"*": self.fault}
+        found: dict[str, str] = {}
+        for name in family_names():
+            reasons = {choice: self.refusal(choice) for choice in _forms(name)}
+            refused = {choice: reason for choice, reason in reasons.items() if reason is not None}
+            if refused and len(refused) == len(reasons):
+                found[name] = next(iter(refused.values()))
+            else:
+                found.update({choice.label: reason for choice, reason in refused.items()})
+        return found
+
+    @property
+    def _described(self) -> str:
+        return {"nlc": "3-D tokens (B, L, C)", "nc": "2-D (B, C)"}.get(self.layout, self.layout)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {key: value for key, value in self.__dict__.items() if key not in ("choices", "refusals")}
+        return state
+
+
+@dataclass(frozen=True)
+class NonSite:
+    """An activation that is deliberately no site, with the reason."""
+
+    name: str
+    activation: str
+    shape: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """All that discovery learns of a network: its sites, what is none, and the runs themselves."""
+
+    sites: tuple[Site, ...]
+    others: tuple[NonSite, ...]
+    eval_trace: Trace
+    train_trace: Trace | None
+
+
+def find_sites(model: nn.Module, input_size: Any = None, *, example_inputs: Any = None) -> tuple[Site, ...]:
+    """The activation sites of `model` in execution order, those of train mode alone included.
+
+    Args:
+        input_size: (C, H, W) of one image, or one such per input; by default the model's own (timm), else 224×224.
+        example_inputs: instead, what the forward takes: a tensor, a tuple of arguments or a mapping of keyword
+            arguments. Only shapes and dtypes matter.
+
+    Raises:
+        ConversionError: when the forward does not run; names the module and the reason.
+
+    Example:
+        >>> [site.name for site in find_sites(timm.create_model("resnet18"), (3, 32, 32))][:2]
+        ['act1', 'layer1.0.act1']
+    """
+    return discover(model, input_size, example_inputs=example_inputs).sites
+
+
+def non_sites(model: nn.Module, input_size: Any = None, *, example_inputs: Any = None) -> tuple[NonSite, ...]:
+    """What looks like an activation and is deliberately no site: gates, spatial attention, EvoNorm, FRN's TLU."""
+    return discover(model, input_size, example_inputs=example_inputs).others
+
+
+def discover(model: nn.Module, input_size: Any = None, *, example_inputs: Any = None) -> Discovery:
+    """Trace `model` in both modes and read its sites off the data flow."""
+    inputs = example_inputs if example_inputs is not None else _inputs(model, input_size)
+    eval_trace = trace(model, inputs, training=False)
+    try:
+        train_trace = trace(model, inputs, training=True)
+    except ConversionError:
+        train_trace = (
+            None  # its train mode wants more than these inputs (a loss, targets); eval mode's sites stand
+        )
+    return _discover(model, eval_trace, train_trace)
+
+
+def _discover(model: nn.Module, eval_trace: Trace, train_trace: Trace | None) -> Discovery:
+    traces = (eval_trace,) if train_trace is None else (eval_trace, train_trace)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    live = tuple(live_values(run) for run in traces)
+    axes = tuple(channel_axes(run) for run in traces)
+    classes = {path: type(module).__name__ for path, module in modules.items()}
+    blocks, stages = BlockFinder(modules), _Stages()
+    doubling = _Doubling(eval_trace, train_trace)
+    sites: list[Site] = []
+    others: list[NonSite] = []
+    for place in find_places(traces, modules, live):
+        number = next(number for number, units in enumerate(place.runs) if units)
+        run, unit = traces[number], place.first
+        full = run.values[unit.output].shape
+        reason = gate_reason(run, unit, live[number], classes)
+        if reason is None and len(full) < 2:
+            reason = f"acts on a tensor of shape {full}, which has no channels"
+        if reason is not None:
+            others.append(NonSite(place.name, unit.activation, full[1:], reason))
+            continue
+        axis = axes[number][unit.output]
+        layout = layout_name(len(full), axis)
+        widths = {run.values[u.output].shape[axis] for run, units in zip(traces, place.runs) for u in units}
+        sites.append(
+            Site(
+                name=place.name,
+                index=len(sites),
+                channels=full[axis],
+                shape=tuple(full[1:]),
+                activation=unit.activation,
+                layout=layout,
+                stage=stages.stage(full, layout, train_only=number > 0),
+                block=blocks.block(unit.path or (unit.owner and f"{unit.owner}.{unit.name}")),
+                kind=place.kind,
+                owner=unit.owner,
+                attribute=unit.path and unit.path.rsplit(".", 1)[-1],
+                path=unit.path,
+                span=place.span,
+                inplace=unit.inplace,
+                train_only=number > 0,
+                iteration=place.iteration,
+                in_loop=place.in_loop,
+                fault=_width_fault(place, widths),
+                _doubling=doubling,
+            )
+        )
+    doubling.sites = tuple(sites)
+    return Discovery(tuple(sites), tuple(others) + _fused(modules), eval_trace, train_trace)
+
+
+def site_values(run: Trace, site: Site) -> tuple[tuple[int, int], ...]:
+    """(input id, output id) of each execution of `site` in a trace of its network."""
+    found: list[tuple[int, int]] = []
+    if site.path is not None:
+        passes: dict[int, int] = {}
+        for call in run.calls:
+            if call.path != site.path or (
+                site.kind == "shared" and (call.caller, call.span) != (site.owner, site.span)
+            ):
+                continue
+            iteration = passes.get(call.parent, 0)
+            passes[call.parent] = iteration + 1
+            if site.kind == "module" or iteration == site.iteration:
+                given = [value for value in call.inputs if run.values[value].param is None]
+                found.append((given[0], call.outputs[0]))
+        return tuple(found)
+    passes = {}
+    for op in run.ops:
+        name = f"{op.module}.{op.name}".lstrip(".")
+        if op.span == site.span and op.module == site.owner and name == site.name.rsplit("@", 1)[0]:
+            iteration = passes.get(op.call, 0)
+            passes[op.call] = iteration + 1
+            if iteration == site.iteration:
+                found.append((op.inputs[0], op.outputs[0]))
+    return tuple(found)
+
+
+class _Doubling:
+    """Answers, once a site, whether its consumers can be widened. Pickled as answers, without the traces."""
+
+    def __init__(self, eval_trace: Trace | None, train_trace: Trace | None) -> None:
+        self._eval, self._train = eval_trace, train_trace
+        self._answers: dict[str, str | None] = {}
+        self.sites: tuple[Site, ...] = ()
+
+    def refusal(self, site: Site) -> str | None:
+        """Why the channels of `site` cannot be doubled, or None where they can."""
+        if site.name not in self._answers:
+            self._answers[site.name] = self._ask(site)
+        return self._answers[site.name]
+
+    def _ask(self, site: Site) -> str | None:
+        from reborn_nas.backbone.channels import Refusal, widening
+
+        for run in (self._eval, self._train):
+            if run is not None and site_values(run, site):
+                answer = widening(run, site)
+                if isinstance(answer, Refusal):
+                    return answer.reason
+        return None
+
+    def __getstate__(self) -> dict[str, Any]:
+        for site in self.sites:
+            self.refusal(site)
+        return {"_answers": self._answers, "_eval": None, "_train": None, "sites": ()}
+
+
+class _Stages:
+    """Numbers spatial sizes in the order in which they first appear."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[int, ...], int] = {}
+        self._last = 0
+
+    def stage(self, full: tuple[int, ...], layout: str, *, train_only: bool) -> int:
+        """The stage of a map; an auxiliary head of train mode counts to where it branches off."""
+        if train_only:
+            return self._last
+        size = {"nhwc": full[1:-1], "nlc": full[1:-1], "nc": (1, 1)}.get(layout, full[2:])
+        self._last = self._seen.setdefault(size, len(self._seen))
+        return self._last
+
+
+def _width_fault(place: Place, widths: set[int]) -> str | None:
+    if len(widths) > 1:
+        numbers = " and ".join(map(str, sorted(widths)))
+        return f"this one call sees maps of {numbers} channels, and one module serves one width"
+    return None
+
+
+def _fused(modules: Mapping[str, nn.Module]) -> tuple[NonSite, ...]:
+    """Norms that activate by themselves: there is nothing to replace."""
+    found = []
+    for path, module in modules.items():
+        kind = type(module).__name__
+        if kind.startswith("EvoNorm") and getattr(module, "apply_act", True):
+            reason = "EvoNorm normalises and activates in one formula; it holds no activation to replace"
+        elif kind.startswith("FilterResponseNormTlu"):
+            reason = "the learned threshold of FRN is part of the norm; it holds no activation to replace"
+        else:
+            continue
+        found.append(NonSite(path, f"other:{kind}", (), reason))
+    return tuple(found)
+
+
+def _inputs(model: nn.Module, input_size: Any) -> Any:
+    """Meta tensors of a batch of two images of that size."""
+    if input_size is None:
+        config = getattr(model, "default_cfg", None) or {}
+        input_size = config.get("input_size") if isinstance(config, Mapping) else None
+    if input_size is None:
+        first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+        input_size = (first.in_channels if first is not None else 3, 224, 224)
+    sizes = input_size if isinstance(input_size[0], tuple | list) else (input_size,)
+    dtypes = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    dtype = next(dtypes, torch.float32)
+    return tuple(torch.empty((2, *size), dtype=dtype, device="meta") for size in sizes)
+
+
+def _forms(name: str) -> tuple[Choice, ...]:
+    """The forms of a family that differ in channels or layouts, with no more options than decide it."""
+    family = get_family(name)
+    default = _traits(name)
+    forms = [Choice(name)]
+    for option, setting in family.options.items():
+        for value in setting.values:
+            if value != setting.default and _traits(name, **{option: value}) != default:
+                forms.append(Choice(name, **{option: value}))
+    return tuple(forms)
+
+
+def _traits(name: str, **options: Any) -> tuple[int, frozenset[str]]:
+    family, full = get_family(name), complete(Choice(name, **options)).options
+    return family.channel_factor(**full), family.layouts(**full)
+
+
+def _layouts(name: str) -> list[frozenset[str]]:
+    """The layouts of every form of a family."""
+    family = get_family(name)
+    settings = [
+        [(option, value) for value in setting.values]
+        for option, setting in family.options.items()
+        if setting.values
+    ]
+    return [family.layouts(**complete(Choice(name, **dict(chosen))).options) for chosen in product(*settings)]

@@ -1,0 +1,286 @@
+"""Activation units: the operations, or the whole modules, of one run that act as one activation function.
+
+A unit is a call of a module that does nothing but apply a point-wise non-linearity (`nn.ReLU`, timm's `GammaAct`,
+`StarReLU`, a user's own), the outermost such, or else a functional call (`F.relu(x)`, `x.relu_()`) in the
+forward of a module that does more. Whether a unit is a site or lies in a gate is decided in `gates`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+
+from torch import nn
+
+from reborn_nas.backbone.trace import ModuleCall, Op, Trace, ValueRef
+
+RELU_LIKE = frozenset(
+    {
+        "relu",
+        "relu6",
+        "leaky_relu",
+        "prelu",
+        "rrelu",
+        "elu",
+        "selu",
+        "celu",
+        "gelu",
+        "silu",
+        "mish",
+        "hardswish",
+    }
+    | {"softplus"}
+)
+SQUASHING = frozenset({"sigmoid", "hardsigmoid", "softmax", "tanh", "log_softmax", "logsigmoid", "softmin"})
+_POINTWISE = RELU_LIKE | {
+    *(
+        "sigmoid",
+        "hardsigmoid",
+        "tanh",
+        "hardtanh",
+        "threshold",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "exp",
+        "log",
+    ),
+    *(
+        "mul",
+        "add",
+        "sub",
+        "div",
+        "truediv",
+        "pow",
+        "square",
+        "sqrt",
+        "neg",
+        "abs",
+        "sign",
+        "sin",
+        "cos",
+        "rsub",
+    ),
+    *(
+        "maximum",
+        "minimum",
+        "max",
+        "min",
+        "where",
+        "to",
+        "float",
+        "half",
+        "type_as",
+        "clone",
+        "contiguous",
+        "erf",
+    ),
+    *("gt", "ge", "lt", "le", "reshape", "view", "atan", "log1p", "expm1", "softsign", "clip"),
+}
+_WITHIN = SQUASHING | {
+    "maximum",
+    "max",
+    "clamp",
+    "hardtanh",
+    "erf",
+}  # what a module of another making may hold
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_BY_CLASS = {"Swish": "silu", "SiLU": "silu", "Mish": "mish", "HardSwish": "hardswish", "FReLU": "frelu"}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One execution of an activation.
+
+    Args:
+        activation: registry name, or `other:ClassName`.
+        path: path of the module that is the activation; None for a functional call.
+        name: the function's name for a functional call, else the last component of the path.
+        owner: path of the module whose forward makes the call.
+        parent: index in `Trace.calls` of that module's call.
+        first_op: index of its first operation.
+        last_op: index of its last operation.
+        input: id of the value it acts on.
+        output: id of its result.
+        inplace: whether it overwrites its input.
+        call: the module's call, or None.
+        op: the operation of a functional call, or None.
+    """
+
+    activation: str
+    path: str | None
+    name: str
+    owner: str
+    parent: int
+    first_op: int
+    last_op: int
+    input: int
+    output: int
+    inplace: bool
+    call: ModuleCall | None
+    op: Op | None
+
+
+def find_units(
+    traces: Sequence[Trace], modules: Mapping[str, nn.Module], live: Sequence[frozenset[int]]
+) -> tuple[tuple[Unit, ...], ...]:
+    """The activation units of each run, in execution order.
+
+    Args:
+        traces: runs of one model, one per mode; a module is a unit only if it is one in all of them.
+        modules: path → module of the model.
+        live: for each run, ids of the values that descend from the model's inputs; the others are weights
+            being prepared.
+    """
+    whole = _Wholes(traces, modules, live)
+    return tuple(tuple(_units(trace, alive, whole)) for trace, alive in zip(traces, live))
+
+
+def _units(trace: Trace, live: frozenset[int], whole: _Wholes) -> Iterator[Unit]:
+    taken: set[int] = set()
+    for op in trace.ops:
+        name = activation_name(op)
+        if (name is None and op.name not in _WITHIN) or live.isdisjoint(op.inputs):
+            continue
+        outer, call = None, op.call
+        while call >= 0 and whole.activation(trace.calls[call].path) is not None:
+            outer, call = call, trace.calls[call].parent
+        if outer is None:
+            if name is not None:
+                yield _functional_unit(op, name)
+        elif outer not in taken:
+            taken.add(outer)
+            yield _module_unit(trace, outer, whole.activation(trace.calls[outer].path) or "", live)
+
+
+class _Wholes:
+    """Which modules are an activation as a whole, in every call of every run."""
+
+    def __init__(
+        self, traces: Sequence[Trace], modules: Mapping[str, nn.Module], live: Sequence[frozenset[int]]
+    ) -> None:
+        self._modules = modules
+        self._found: dict[str, str | None] = {}
+        self._calls: dict[str, list[tuple[Trace, ModuleCall, frozenset[int]]]] = {}
+        for trace, alive in zip(traces, live):
+            for call in trace.calls:
+                self._calls.setdefault(call.path, []).append((trace, call, alive))
+
+    def activation(self, path: str) -> str | None:
+        """The activation's name, or None where the module is more than one, or none."""
+        if path not in self._found:
+            module = self._modules.get(path)
+            names = {
+                _as_activation(trace, call, module, live) if module is not None and path else None
+                for trace, call, live in self._calls[path]
+            }
+            self._found[path] = None if None in names else min(name for name in names if name)
+        return self._found[path]
+
+
+def activation_name(op: Op) -> str | None:
+    """The registry name of the activation that the operation by itself is, or None."""
+    if op.name in RELU_LIKE:
+        return op.name
+    if op.name == "hardtanh":
+        low, high = _argument(op, 1, "min_val", -1.0), _argument(op, 2, "max_val", 1.0)
+        return _clipped(low, high) or ("other:hardtanh" if low == 0 else None)
+    if op.name in ("clamp", "clip"):
+        return _clipped(_argument(op, 1, "min", None), _argument(op, 2, "max", None))
+    if op.name == "clamp_min":
+        return _clipped(_argument(op, 1, "min", None), None)
+    if op.name == "threshold":
+        return "relu" if _argument(op, 1, "threshold", None) == 0 == _argument(op, 2, "value", None) else None
+    return None
+
+
+def _clipped(low: object, high: object) -> str | None:
+    if isinstance(low, int | float) and low == 0:
+        if high is None or high == inf:
+            return "relu"
+        return "relu6" if high == 6 else None
+    return None
+
+
+def _argument(op: Op, place: int, name: str, default: object) -> object:
+    if name in op.kwargs:
+        return op.kwargs[name]
+    return op.args[place] if len(op.args) > place else default
+
+
+def _as_activation(trace: Trace, call: ModuleCall, module: nn.Module, live: frozenset[int]) -> str | None:
+    if isinstance(module, _CONTAINERS):
+        return None
+    inputs = [value for value in call.inputs if value in live]
+    if len(inputs) != 1 or len(call.outputs) != 1 or call.outputs[0] == inputs[0]:
+        return None
+    kind = type(module).__name__
+    if trace.values[inputs[0]].shape != trace.values[call.outputs[0]].shape:
+        return None
+    ops = trace.ops[call.first_op : call.last_op + 1]
+    if kind == "FReLU" and any(op.name in ("max", "maximum") for op in ops):
+        return "frelu"
+    if not all(_is_pointwise(trace, op, live) for op in ops):
+        return None
+    lively = [op for op in ops if live.intersection(op.inputs)]
+    named = [name for op in lively if (name := activation_name(op)) is not None]
+    if not named and not _gates_itself(lively, inputs[0]):
+        return None
+    return named[0] if len(lively) == 1 else _BY_CLASS.get(kind, f"other:{kind}")
+
+
+def _is_pointwise(trace: Trace, op: Op, live: frozenset[int]) -> bool:
+    """Whether the operation leaves the shape alone and works on each element by itself (or prepares a parameter)."""
+    if not live.intersection(op.inputs):
+        return True
+    if op.name not in _POINTWISE or len(op.outputs) != 1:
+        return False
+    data = next(value for value in op.inputs if value in live)
+    return trace.values[op.outputs[0]].shape == trace.values[data].shape
+
+
+def _gates_itself(ops: Iterable[Op], given: int) -> bool:
+    """x · σ(x) and its kin: a squashing function of the input, multiplied by the input itself."""
+    squashed, product = False, False
+    for op in ops:
+        squashed = squashed or op.name in SQUASHING or op.name in ("clamp", "erf")
+        product = product or (squashed and op.name == "mul" and given in op.inputs)
+    return product
+
+
+def _module_unit(trace: Trace, index: int, activation: str, live: frozenset[int]) -> Unit:
+    call = trace.calls[index]
+    ops = trace.ops[call.first_op : call.last_op + 1]
+    given = next(value for value in call.inputs if value in live)
+    return Unit(
+        activation=activation,
+        path=call.path,
+        name=call.path.rsplit(".", 1)[-1],
+        owner=call.caller,
+        parent=call.parent,
+        first_op=call.first_op,
+        last_op=call.last_op,
+        input=given,
+        output=call.outputs[0],
+        inplace=any(op.inplace and op.args and op.args[0] == ValueRef(given) for op in ops),
+        call=call,
+        op=None,
+    )
+
+
+def _functional_unit(op: Op, activation: str) -> Unit:
+    return Unit(
+        activation=activation,
+        path=None,
+        name=op.name,
+        owner=op.module,
+        parent=op.call,
+        first_op=op.index,
+        last_op=op.index,
+        input=op.inputs[0],
+        output=op.outputs[0],
+        inplace=op.inplace,
+        call=None,
+        op=op,
+    )

@@ -1,0 +1,206 @@
+"""Edits to the text of one method: a call becomes another call, and nothing else moves.
+
+Positions are those of `ast`: lines from 1, columns in UTF-8 bytes. Edits never overlap, so nested calls can
+be replaced together.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reborn_nas.errors import ConversionError
+
+_Loop = ast.For | ast.AsyncFor | ast.comprehension
+
+
+@dataclass(frozen=True)
+class TextEdit:
+    """The bytes from `start` to `end` become `text`. At one place the edit of larger `reach` comes first."""
+
+    start: tuple[int, int]
+    end: tuple[int, int]
+    text: str
+    reach: int = 0
+
+
+def parse_method(lines: Sequence[str]) -> ast.FunctionDef:
+    """The syntax tree of a method from its source lines; positions are relative to the first line."""
+    text = "".join(lines)
+    indented = text[:1] in (" ", "\t")
+    tree = ast.parse("if 1:\n" + text if indented else text)
+    if indented:
+        ast.increment_lineno(tree, -1)
+    body = tree.body[0].body if isinstance(tree.body[0], ast.If) else tree.body
+    if not isinstance(body[0], ast.FunctionDef):
+        raise ConversionError(f"a forward must be a plain function, not {type(body[0]).__name__}")
+    return body[0]
+
+
+def call_at(method: ast.FunctionDef, line: int, column: int) -> ast.Call | None:
+    """The call expression that ends there; no two calls end at the same place."""
+    for node in ast.walk(method):
+        if isinstance(node, ast.Call) and (node.end_lineno, node.end_col_offset) == (line, column):
+            return node
+    return None
+
+
+def edit_call(
+    method: ast.FunctionDef, call: ast.Call, attribute: str, loop: int, *, place: str
+) -> list[TextEdit]:
+    """The edits that turn `call` into `self.<attribute>(<its tensor>)`.
+
+    In a loop that runs it more than once, the loop also walks `self.<attribute>`, a `ModuleList`.
+
+    Raises:
+        ConversionError: which tensor goes in, or where the result goes, cannot be read off the text.
+    """
+    if not method.args.posonlyargs + method.args.args:
+        raise ConversionError(f"{place}: the method has no self")
+    owner = (method.args.posonlyargs + method.args.args)[0].arg
+    tensor = _tensor(call, owner, place)
+    parents = {child: node for node in ast.walk(method) for child in ast.iter_child_nodes(node)}
+    callee, edits = f"{owner}.{attribute}", []
+    if loop > 1:
+        callee, edits = _loop_edits(method, parents, call, owner, attribute, place)
+    prefix = f"{callee}("
+    if isinstance(parents.get(call), ast.Expr):  # an in-place call whose result nobody takes
+        if not isinstance(tensor, ast.Name):
+            raise ConversionError(f"{place}: the call's result is dropped; write x = activation(x)")
+        prefix = f"{tensor.id} = {prefix}"
+    start, end = _start(call), _end(call)
+    reach = (end[0] - start[0]) * 10000 + end[1] - start[1]
+    before = "\n" * (_start(tensor)[0] - start[0])
+    after = "\n" * (end[0] - _end(tensor)[0])
+    return [
+        *edits,
+        TextEdit(start, _start(tensor), prefix + before, reach),
+        TextEdit(_end(tensor), end, f"{after})"),
+    ]
+
+
+def apply_edits(lines: Sequence[str], edits: Sequence[TextEdit]) -> list[str]:
+    """The lines with all edits applied."""
+    raw = [line.encode() for line in lines]
+    starts = [0]
+    for line in raw:
+        starts.append(starts[-1] + len(line))
+    text, out, done = b"".join(raw), [], 0
+    for edit in sorted(edits, key=lambda e: (e.start, e.end, -e.reach)):
+        start = starts[edit.start[0] - 1] + edit.start[1]
+        end = starts[edit.end[0] - 1] + edit.end[1]
+        if start < done:
+            raise ConversionError(
+                "two calls to replace overlap in the source; write them on lines of their own"
+            )
+        out += [text[done:start], edit.text.encode()]
+        done = end
+    out.append(text[done:])
+    return b"".join(out).decode().splitlines(keepends=True)
+
+
+def _tensor(call: ast.Call, owner: str, place: str) -> ast.expr:
+    """The expression of the tensor that the activation takes."""
+    if call.args:
+        first = call.args[0]
+        if isinstance(first, ast.Starred):
+            raise ConversionError(
+                f"{place}: the activation's arguments are starred; pass the tensor by itself"
+            )
+        if isinstance(call.func, ast.Attribute) and _is_tensor_method(call.func, owner):
+            return call.func.value
+        return first
+    for keyword in call.keywords:
+        if keyword.arg in ("input", "x"):
+            return keyword.value
+    if isinstance(call.func, ast.Attribute):
+        return call.func.value  # x.relu()
+    raise ConversionError(f"{place}: cannot see which tensor the activation takes; write activation(x)")
+
+
+def _is_tensor_method(func: ast.Attribute, owner: str) -> bool:
+    """`x.clamp(0)` against `F.relu(x)` and `self.act(x)`: only the first has a method name of tensors that takes numbers."""
+    if func.attr.rstrip("_") not in ("clamp", "clamp_min", "maximum", "leaky_relu"):
+        return False
+    root: ast.expr = func.value
+    while isinstance(root, ast.Attribute):
+        root = root.value
+    return not (isinstance(root, ast.Name) and root.id in (owner, "torch", "F", "nn"))
+
+
+def _loop_edits(
+    method: ast.FunctionDef,
+    parents: dict[ast.AST, ast.AST],
+    call: ast.Call,
+    owner: str,
+    attribute: str,
+    place: str,
+) -> tuple[str, list[TextEdit]]:
+    """How the call is written in a loop, and the edits to the loop."""
+    loop, straight = _enclosing_loop(parents, call)
+    if loop is None:
+        raise ConversionError(
+            f"{place}: the call runs several times in one forward without a loop around it; "
+            "give each use an activation of its own"
+        )
+    if straight and not isinstance(loop, ast.While):
+        target, source = loop.target, loop.iter
+        edits = [
+            TextEdit(_start(target), _start(target), "("),
+            TextEdit(_end(target), _end(target), f"), {attribute}"),
+            TextEdit(_start(source), _start(source), "zip(", 10**9),
+            TextEdit(_end(source), _end(source), f", {owner}.{attribute})"),
+        ]
+        return attribute, edits
+    first = next((s for s in method.body if not _is_docstring(s)), method.body[0])
+    indent = " " * first.col_offset
+    walk = f"{attribute} = iter({owner}.{attribute})\n{indent}"
+    return f"next({attribute})", [TextEdit(_start(first), _start(first), walk, 10**9)]
+
+
+def _enclosing_loop(parents: dict[ast.AST, ast.AST], call: ast.Call) -> tuple[_Loop | ast.While | None, bool]:
+    """The innermost loop around a call, and whether each of its turns runs the call exactly once."""
+    straight, node, below = True, parents.get(call), call  # type: ast.AST | None, ast.AST
+    inner: ast.AST = call
+    while node is not None:
+        if isinstance(node, ast.For | ast.AsyncFor | ast.While):
+            if inner in node.body and not _jumps(node):
+                outer, _ = _enclosing_any(parents, node)
+                return node, straight and outer is None
+            return node, False
+        if isinstance(node, ast.ListComp | ast.GeneratorExp | ast.SetComp):
+            plain = len(node.generators) == 1 and not node.generators[0].ifs and inner is node.elt
+            outer, _ = _enclosing_any(parents, node)
+            return node.generators[0], straight and plain and outer is None
+        if isinstance(node, ast.If | ast.IfExp | ast.Try | ast.BoolOp | ast.FunctionDef | ast.Lambda):
+            straight = False
+        inner, node = node, parents.get(node)
+    del below
+    return None, False
+
+
+def _enclosing_any(parents: dict[ast.AST, ast.AST], node: ast.AST) -> tuple[ast.AST | None, None]:
+    up = parents.get(node)
+    while up is not None:
+        if isinstance(up, ast.For | ast.AsyncFor | ast.While | ast.ListComp | ast.GeneratorExp | ast.SetComp):
+            return up, None
+        up = parents.get(up)
+    return None, None
+
+
+def _jumps(loop: ast.For | ast.AsyncFor | ast.While) -> bool:
+    return any(isinstance(node, ast.Break | ast.Continue | ast.Return) for node in ast.walk(loop))
+
+
+def _is_docstring(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+def _start(node: ast.expr | ast.stmt) -> tuple[int, int]:
+    return node.lineno, node.col_offset
+
+
+def _end(node: ast.expr | ast.stmt) -> tuple[int, int]:
+    assert node.end_lineno is not None and node.end_col_offset is not None
+    return node.end_lineno, node.end_col_offset

@@ -1,0 +1,296 @@
+"""Classes with a rewritten forward: `self.relu(x)` and `F.relu(x)` become `self.relu_at1(x)`.
+
+A module that is called at several sites, and a functional call, have no attribute of their own to set. So the class of
+the module that makes the call gets a subclass whose method differs in exactly those calls. The text of
+the method is edited, not regenerated: comments, line numbers and everything else stay, and `inspect`,
+`torch.jit.script` and tracebacks see the edited text (it is registered in `linecache`).
+
+The subclass bears the name of its base, so `isinstance`, `repr` and state-dict keys are unchanged. It is made once
+per base and set of edits. Its instances pickle as base + edits; the digest of the source is checked on loading.
+"""
+
+from __future__ import annotations
+
+import __future__
+
+import ast
+import hashlib
+import inspect
+import linecache
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from reborn_nas.backbone.calls import TextEdit, apply_edits, call_at, edit_call, parse_method
+from reborn_nas.backbone.spans import CallSpan
+from reborn_nas.errors import ConversionError
+
+_FUTURE = 0
+for _name in __future__.all_feature_names:
+    _FUTURE |= getattr(__future__, _name).compiler_flag
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One call in a method that becomes the call of a module which the owner holds.
+
+    Args:
+        holder: class that defines the method, `module:qualname`; the owner's class or one of its bases.
+        method: the method's name.
+        line: last line of the call, counted from the method's first.
+        column: column after the call's last, in UTF-8 bytes, as `ast` counts.
+        attribute: what is called instead: a module, or a `ModuleList` where the call stands in a loop.
+        loop: how often a loop runs the call; 0 outside of loops.
+    """
+
+    holder: str
+    method: str
+    line: int
+    column: int
+    attribute: str
+    loop: int = 0
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """What is rewritten in one class: the edits, and the digest of the source that they belong to."""
+
+    edits: tuple[Edit, ...]
+    digest: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values only."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Rewrite:
+        """The inverse of `to_dict`."""
+        return cls(tuple(Edit(**edit) for edit in data["edits"]), data["digest"])
+
+
+def locate(cls: type, span: CallSpan, attribute: str, *, loop: int = 0) -> Edit:
+    """The edit that replaces the call at `span`, made by an instance of `cls`.
+
+    Raises:
+        ConversionError: the source of the class is not there, or the call cannot be rewritten.
+    """
+    for holder, name, function in _functions(cls):
+        code = function.__code__
+        if code.co_filename != span.filename or not _holds(code, span):
+            continue
+        lines, first = _source(cls, function)
+        if not first <= span.line < first + len(lines):
+            continue
+        method = parse_method(lines)
+        call = call_at(method, span.end_line - first + 1, span.end_column)
+        if call is None:
+            break
+        edit = Edit(_name_of(holder), name, span.end_line - first + 1, span.end_column, attribute, loop)
+        edit_call(method, call, edit.attribute, edit.loop, place=f"{_name_of(cls)}, {span.place}")
+        return edit
+    raise ConversionError(
+        f"{_name_of(cls)}, {span.place}: the call is in no method of the class whose source can be read; "
+        "define the class in a file, with a forward of its own"
+    )
+
+
+def rewrite_of(cls: type, edits: Iterable[Edit]) -> Rewrite:
+    """`edits` in canonical order, with the digest of the methods that they change."""
+    ordered = tuple(
+        sorted(set(edits), key=lambda e: (e.holder, e.method, e.line, e.column, e.attribute, e.loop))
+    )
+    text = []
+    for holder, method in sorted({(edit.holder, edit.method) for edit in ordered}):
+        lines, _ = _source(cls, _method(cls, holder, method)[1])
+        text += [holder, method, *(line.rstrip() for line in lines)]
+    return Rewrite(ordered, hashlib.sha256("\n".join(text).encode()).hexdigest()[:16])
+
+
+def rewritten(cls: type, rewrite: Rewrite) -> type:
+    """The subclass of `cls` with the calls of `rewrite` replaced; the same one for the same arguments.
+
+    Raises:
+        ConversionError: the source is not the one that the rewrite was made from.
+    """
+    root, chain = _recipe(cls)
+    return _made(root, (*chain, rewrite))
+
+
+def _made(root: type, chain: tuple[Rewrite, ...]) -> type:
+    found = _CLASSES.get((root, chain))
+    if found is None:
+        base = root if len(chain) == 1 else _made(root, chain[:-1])
+        found = _CLASSES[root, chain] = _subclass(base, chain[-1], root, chain)
+    return found
+
+
+_CLASSES: dict[tuple[type, tuple[Rewrite, ...]], type] = {}
+
+
+def _subclass(base: type, rewrite: Rewrite, root: type, chain: tuple[Rewrite, ...]) -> type:
+    now = rewrite_of(base, rewrite.edits).digest
+    if now != rewrite.digest:
+        raise ConversionError(
+            f"{_name_of(base)}: its source has changed (digest {now}, planned with {rewrite.digest}); "
+            "install the version that the plan was made with, or plan again"
+        )
+    patched: dict[type, dict[str, Any]] = {}
+    for holder_name, method in dict.fromkeys((edit.holder, edit.method) for edit in rewrite.edits):
+        holder, function = _method(base, holder_name, method)
+        edits = [edit for edit in rewrite.edits if (edit.holder, edit.method) == (holder_name, method)]
+        patched.setdefault(holder, {})[method] = _edited(base, holder, method, function, edits)
+    # a class between a base and its users: `super().forward(x)` then finds the edited method too
+    layers = [
+        base if holder is base else _class(holder, (holder,), patched[holder])
+        for holder in base.__mro__[::1]
+        if holder in patched
+    ]
+    own = patched.get(base, {})
+    bases = (base, *(layer for layer in layers if layer is not base))
+    space = {**own, "__reduce_ex__": _reduce, "_reborn_recipe": (root, chain)}
+    made = _class(base, bases, space)
+    _keep_whole_for_fx(base, made)
+    return made
+
+
+def _class(like: type, bases: tuple[type, ...], space: Mapping[str, Any]) -> type:
+    names = {"__module__": like.__module__, "__qualname__": like.__qualname__, "__doc__": like.__doc__}
+    return types.new_class(like.__name__, bases, {}, lambda body: body.update({**names, **space}))
+
+
+def _edited(base: type, holder: type, name: str, function: types.FunctionType, edits: Sequence[Edit]) -> Any:
+    """The method with its calls replaced, decorated as it was."""
+    lines, first = _source(base, function)
+    method = parse_method(lines)
+    changes: list[TextEdit] = []
+    for edit in edits:
+        call = call_at(method, edit.line, edit.column)
+        if call is None:
+            raise ConversionError(
+                f"{_name_of(base)}.{name}: no call ends at line {edit.line} of the method; plan again"
+            )
+        place = f"{_name_of(base)}.{name}, line {first + edit.line - 1}"
+        changes += edit_call(method, call, edit.attribute, edit.loop, place=place)
+    text = apply_edits(lines, changes)
+    digest = hashlib.sha256("".join(text).encode()).hexdigest()[:12]
+    filename = f"<reborn_nas {_name_of(holder)}.{name} {digest}>"
+    padded = ["\n"] * (first - 1) + text
+    linecache.cache[filename] = (sum(map(len, padded)), None, padded, filename)
+    code = _compile(text, first, filename, holder, function)
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or ()))
+    missing = [free for free in code.co_freevars if free not in cells]
+    if missing:
+        raise ConversionError(
+            f"{_name_of(base)}.{name}: cannot bind {', '.join(missing)} in the rewritten method"
+        )
+    closure = tuple(cells[free] for free in code.co_freevars)
+    made = types.FunctionType(code, function.__globals__, name, function.__defaults__, closure)
+    made.__kwdefaults__ = function.__kwdefaults__
+    made.__dict__.update(function.__dict__)
+    made.__doc__, made.__qualname__, made.__module__ = (
+        function.__doc__,
+        function.__qualname__,
+        function.__module__,
+    )
+    made.__annotations__ = dict(function.__annotations__)
+    return made if vars(holder)[name] is function else _decorated(made, method, function, cells)
+
+
+def _compile(
+    text: Sequence[str], first: int, filename: str, holder: type, function: types.FunctionType
+) -> types.CodeType:
+    """The code object of the edited method, with the names, lines and flags of the original."""
+    old = function.__code__
+    node = parse_method(text)
+    ast.increment_lineno(node, first - 1)
+    free = [name for name in old.co_freevars if name != "__class__"]
+    scope = ast.parse(f"def scope({', '.join(free)}):\n class {holder.__name__}:\n  pass")
+    body: Any = scope.body[0]
+    body.body[0].body = [node]  # within a class, for private names and zero-argument super()
+    module = compile(scope, filename, "exec", flags=old.co_flags & _FUTURE, dont_inherit=True)
+    found = next(
+        code for code in _nested(module) if code.co_name == old.co_name and code.co_filename == filename
+    )
+    return found.replace(co_qualname=old.co_qualname)
+
+
+def _decorated(
+    made: types.FunctionType, method: ast.FunctionDef, function: types.FunctionType, cells: Mapping[str, Any]
+) -> Any:
+    result: Any = made
+    names = {name: cell.cell_contents for name, cell in cells.items() if name != "__class__"}
+    for decorator in reversed(method.decorator_list):
+        code = compile(ast.Expression(decorator), "<decorator>", "eval")
+        result = eval(code, function.__globals__, names)(result)
+    return result
+
+
+def _nested(code: types.CodeType) -> Iterable[types.CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield constant
+            yield from _nested(constant)
+
+
+def _holds(code: types.CodeType, span: CallSpan) -> bool:
+    return any(inner.co_qualname == span.function for inner in (code, *_nested(code)))
+
+
+def _functions(cls: type) -> Iterable[tuple[type, str, types.FunctionType]]:
+    """The methods of a class and its bases, in the order of look-up, unwrapped."""
+    for holder in cls.__mro__:
+        if holder in (nn.Module, object):
+            continue
+        for name, value in vars(holder).items():
+            function = inspect.unwrap(value) if callable(value) else None
+            if isinstance(function, types.FunctionType):
+                yield holder, name, function
+
+
+def _method(cls: type, holder: str, method: str) -> tuple[type, types.FunctionType]:
+    for klass, name, function in _functions(cls):
+        if name == method and _name_of(klass) == holder:
+            return klass, function
+    raise ConversionError(
+        f"{_name_of(cls)} has no method {method} from {holder}; the plan is for another version"
+    )
+
+
+def _source(cls: type, function: types.FunctionType) -> tuple[list[str], int]:
+    try:
+        lines, first = inspect.getsourcelines(function.__code__)
+    except (OSError, TypeError) as error:
+        raise ConversionError(
+            f"{_name_of(cls)}.{function.__name__}: its source cannot be read ({error}); define the class in a file"
+        ) from error
+    return lines, first
+
+
+def _name_of(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _recipe(cls: type) -> tuple[type, tuple[Rewrite, ...]]:
+    recipe = vars(cls).get("_reborn_recipe")
+    return recipe if recipe is not None else (cls, ())
+
+
+def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
+    root, chain = _recipe(type(self))
+    return _blank, (root, chain), self.__getstate__()  # type: ignore[attr-defined]
+
+
+def _blank(root: type, chain: tuple[Rewrite, ...]) -> Any:
+    cls = _made(root, chain)
+    return cls.__new__(cls)
+
+
+def _keep_whole_for_fx(base: type, made: type) -> None:
+    """timm keeps a list of classes that fx must not look into."""
+    from timm.models._features_fx import get_notrace_modules, register_notrace_module
+
+    if base in get_notrace_modules():
+        register_notrace_module(made)

@@ -6,16 +6,16 @@ from reborn_nas.activations.base import (
     LAYOUTS,
     ActivationFamily,
     Option,
-    build_activation,
     complete,
-    extra_cost,
     family_names,
     get_family,
     register,
 )
+from reborn_nas.activations.build import build_activation, extra_cost
 from reborn_nas.activations.catalogue import registry_rows
 from reborn_nas.activations.controls import ExtendedConv, NormReLU
 from reborn_nas.activations.crelu import CReLU
+from reborn_nas.activations.folding import fold
 from reborn_nas.activations.pointwise import ChannelPReLU, FReLU
 from reborn_nas.activations.reborn import Reborn
 
@@ -35,6 +35,7 @@ __all__ = [
     "complete",
     "extra_cost",
     "family_names",
+    "fold",
     "get_family",
     "register",
     "registry_rows",

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations` here: torch.fx copies the annotations of forward into its code, and
 # TorchScript cannot read them there as strings.
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from reborn_nas.activations.base import Option
 from reborn_nas.activations.layout import ANY, MAPS, from_nchw, to_nchw
+from reborn_nas.activations.split import affine, convolution
 
 
 class ChannelPReLU(nn.PReLU):
@@ -47,6 +49,18 @@ class FReLU(nn.Module):
         """(B, C, H, W) → (B, C, H, W), or the layout it was built for."""
         x = to_nchw(x, self.layout)
         return from_nchw(torch.maximum(x, self.norm(self.conv(x))), self.layout)
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def fuse(self) -> nn.Module:
+        """The same function in eval mode with the BatchNorm in the convolution, a new module."""
+        fused = deepcopy(self)
+        if isinstance(self.norm, nn.BatchNorm2d):
+            scale, shift = affine(self.norm)
+            weight = self.conv.weight.double() * scale[:, None, None, None]
+            fused.conv = convolution(weight, shift, self.channels, self.conv.weight.dtype)
+            fused.norm = nn.Identity()
+        return fused
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from reborn_nas.activations.base import Option
 from reborn_nas.activations.layout import MAPS, from_nchw, out_of_place, to_nchw
 from reborn_nas.activations.phases import compression as make_compression
 from reborn_nas.activations.phases import merge, negative_part
+from reborn_nas.activations.split import split_form
 
 
 def as_convolution(weight: Tensor, groups: int) -> Tensor:
@@ -96,6 +97,22 @@ class Reborn(nn.Module):
         if self.compress is None:
             return from_nchw(torch.cat([positive, reborn], dim=1), self.layout)  # (B, 2C, H, W)
         return from_nchw(merge(positive, reborn, self.compress.weight), self.layout)
+
+    @torch.jit.unused
+    def fuse(self) -> nn.Module:
+        """The deployment form, frozen at the running statistics: the same function in eval mode, a new module.
+
+        The name is the one that timm's `reparameterize_model` looks for.
+        """
+        return split_form(
+            self.positive,
+            as_convolution(self.deconv.weight, self.groups),
+            self.norm,
+            None if self.compress is None else self.compress.weight,
+            groups=self.groups,
+            negative=self.negative,
+            layout=self.layout,
+        )
 
 
 @dataclass(frozen=True)

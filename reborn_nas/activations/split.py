@@ -1,0 +1,126 @@
+"""The deployment form of the reborn block: BatchNorm and, where that is exact, the compression folded into Φ."""
+
+# No `from __future__ import annotations` here: torch.fx copies the annotations of forward into its code, and
+# TorchScript cannot read them there as strings.
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reborn_nas.activations.layout import from_nchw, to_nchw
+from reborn_nas.activations.phases import negative_part
+
+
+class SplitReborn(nn.Module):
+    """direct(σ(x)) + merge(reborn(min(x, 0))): what a reborn block computes in eval mode, in two or three convolutions.
+
+    `reborn` is Φ as a plain convolution with κ in its weight and bias. With a dense Φ and a 1×1 compression it
+    holds W⁻ as well and `merge` is absent. A 3×3 compression cannot join it exactly at the border, and joining
+    a depthwise Φ would make that dense: there `merge` is W⁻. Without compression `direct` is absent too, and
+    the phases are concatenated.
+    """
+
+    def __init__(
+        self,
+        positive: nn.Module,
+        reborn: nn.Conv2d,
+        direct: nn.Conv2d | None,
+        merge: nn.Conv2d | None,
+        *,
+        negative: bool,
+        layout: str,
+    ) -> None:
+        super().__init__()
+        self.channels = reborn.in_channels
+        self.out_channels = self.channels * (2 if direct is None else 1)
+        self.negative = negative
+        self.layout = layout
+        self.positive = positive
+        self.reborn = reborn
+        self.direct = direct
+        self.merge = merge
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, out_channels, H, W), or the layout it was built for."""
+        positive = to_nchw(self.positive(x), self.layout)
+        phase = negative_part(x) if self.negative else F.relu(x)
+        reborn = self.reborn(to_nchw(phase, self.layout))
+        if self.merge is not None:
+            reborn = self.merge(reborn)
+        if self.direct is None:
+            return from_nchw(torch.cat([positive, reborn], dim=1), self.layout)  # (B, 2C, H, W)
+        return from_nchw(self.direct(positive) + reborn, self.layout)
+
+
+@torch.no_grad()
+def split_form(
+    positive: nn.Module,
+    weight: Tensor,
+    norm: nn.BatchNorm2d,
+    compress: Tensor | None,
+    *,
+    groups: int,
+    negative: bool,
+    layout: str,
+) -> SplitReborn:
+    """The `SplitReborn` of a block, computed in float64 and returned in the dtype of `weight`.
+
+    Args:
+        positive: the positive path, copied.
+        weight: of Φ as a Conv2d, (C, C / groups, k, k).
+        norm: κ, whose running statistics are used.
+        compress: Γ's weight (C, 2C, k', k'), or None where there is none.
+        groups, negative, layout: as in the block.
+    """
+    channels, dtype = weight.shape[0], weight.dtype
+    scale, shift = affine(norm)
+    folded, bias = weight.double() * scale[:, None, None, None], shift
+    direct = merge = None
+    if compress is not None:
+        kept, reborn = compress.double()[:, :channels], compress.double()[:, channels:]  # (C, C, k', k') each
+        direct = convolution(kept, None, 1, dtype)
+        if groups == 1 and compress.shape[-1] == 1:
+            mix = reborn[:, :, 0, 0]  # (C, C)
+            folded, bias = torch.einsum("om,mikl->oikl", mix, folded), mix @ shift
+        else:
+            merge = convolution(reborn, None, 1, dtype)
+    deployed = SplitReborn(
+        deepcopy(positive),
+        convolution(folded, bias, groups, dtype),
+        direct,
+        merge,
+        negative=negative,
+        layout=layout,
+    )
+    return deployed.train(norm.training)
+
+
+def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """(scale, shift), each (C,) in float64, with norm(x) = scale·x + shift in eval mode."""
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("a BatchNorm without running statistics has no eval form to fold")
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.double()
+
+
+def convolution(weight: Tensor, bias: Tensor | None, groups: int, dtype: torch.dtype) -> nn.Conv2d:
+    """A same-padded, stride-1 Conv2d that holds copies of `weight` (C', C / groups, k, k) and `bias`."""
+    outputs, inputs, size, _ = weight.shape
+    conv = nn.Conv2d(
+        inputs * groups,
+        outputs,
+        size,
+        padding=size // 2,
+        groups=groups,
+        bias=bias is not None,
+        device="meta",  # draws no random numbers
+        dtype=dtype,
+    ).to_empty(device=weight.device)
+    conv.weight.copy_(weight)
+    if bias is not None and conv.bias is not None:
+        conv.bias.copy_(bias)
+    return conv

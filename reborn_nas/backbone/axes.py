@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 
 from reborn_nas.backbone.trace import Op, Trace, ValueRef
 
-_FIRST = ("conv", "batch_norm", "group_norm", "instance_norm", "local_response_norm", "max_pool", "avg_pool")
+_FIRST: tuple[str, ...] = (
+    "conv",
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+    "local_response_norm",
+    "max_pool",
+    "avg_pool",
+)
 _FIRST += ("adaptive_", "interpolate", "upsample", "lp_pool", "pixel_")
 _LAST = frozenset({"linear", "scaled_dot_product_attention", "embedding", "bilinear"})
 _NORMS_LAST = frozenset({"layer_norm", "rms_norm"})

@@ -13,7 +13,7 @@ _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 class BlockFinder:
     """Finds blocks by path; counts each module's weighted layers once.
 
-    Going down from the model, containers are passed through, and so is a stage: a module that holds blocks
+    Going down from the model, plain containers are passed through, and so is a stage: a module that holds blocks
     (modules of two or more convolutions) of one class, or a container of them. What comes next is the block.
     """
 
@@ -38,11 +38,11 @@ class BlockFinder:
 
     def _is_stage(self, here: str, below: str, beyond: str) -> bool:
         module, child = self._modules.get(here), self._modules.get(below)
-        if isinstance(module, _CONTAINERS):
+        if type(module) in _CONTAINERS:
             return True
         if module is None or child is None:
             return False
-        if isinstance(child, _CONTAINERS):
+        if type(child) in _CONTAINERS:
             return beyond != below and self._weighted.get(beyond, 0) >= 2
         if self._weighted.get(below, 0) < 2:
             return False

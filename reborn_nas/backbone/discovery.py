@@ -46,7 +46,7 @@ class Place:
 def find_places(
     traces: Sequence[Trace], modules: Mapping[str, nn.Module], live: Sequence[frozenset[int]]
 ) -> tuple[Place, ...]:
-    """All activations of the network in execution order; those that only a later trace runs follow what ran before them."""
+    """All activations in execution order; one that only a later trace runs follows what ran before it there."""
     keyed: dict[Key, list[list[Unit]]] = {}
     order: list[Key] = []
     for number, units in enumerate(find_units(traces, modules, live)):
@@ -130,7 +130,7 @@ def _ordinals(keys: Sequence[Key], name: str) -> dict[Key, int]:
         held.setdefault(slot, []).append(key)
     ordinals: dict[Key, int] = {}
     count = 0
-    for slot in [*slots, ()]:
+    for slot in (*slots, ()):
         for key in held.get(slot, ()):
             ordinals[key] = count
             count += 1

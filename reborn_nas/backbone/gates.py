@@ -38,6 +38,8 @@ def live_values(trace: Trace) -> frozenset[int]:
 
 def gate_reason(trace: Trace, unit: Unit, live: frozenset[int], classes: Mapping[str, str]) -> str | None:
     """Why the activation is no site, or None where it is one. `classes` maps module paths to class names."""
+    if unit.activation in SQUASHING:
+        return f"{unit.activation} bounds its result and serves as a gate or a weight, never as a site"
     for path in trace.ops[unit.first_op].stack:
         kind = classes.get(path, "")
         if kind in SPATIAL_ATTENTION:

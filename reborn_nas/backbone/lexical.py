@@ -30,7 +30,7 @@ def terminal_name(call: ast.Call) -> str | None:
 
 @lru_cache(maxsize=4096)
 def function_tree(filename: str, first_line: int) -> ast.AST | None:
-    """The syntax tree of the function that starts at `first_line`, with the file's own positions; None without source."""
+    """The syntax tree of the function that starts there, with the file's own positions; None without source."""
     lines = linecache.getlines(filename)
     if not 0 < first_line <= len(lines):
         return None

@@ -32,7 +32,9 @@ RELU_LIKE = frozenset(
     }
     | {"softplus"}
 )
-SQUASHING = frozenset({"sigmoid", "hardsigmoid", "softmax", "tanh", "log_softmax", "logsigmoid", "softmin"})
+SQUASHING = frozenset(
+    {"sigmoid", "hardsigmoid", "softmax", "tanh", "log_softmax", "logsigmoid", "softmin", "glu"}
+)
 _POINTWISE = RELU_LIKE | {
     *(
         "sigmoid",
@@ -140,7 +142,7 @@ def find_units(
 def _units(trace: Trace, live: frozenset[int], whole: _Wholes) -> Iterator[Unit]:
     taken: set[int] = set()
     for op in trace.ops:
-        name = activation_name(op)
+        name = activation_name(op) or (op.name if op.name in SQUASHING else None)
         if (name is None and op.name not in _WITHIN) or live.isdisjoint(op.inputs):
             continue
         outer, call = None, op.call
@@ -224,6 +226,8 @@ def _as_activation(trace: Trace, call: ModuleCall, module: nn.Module, live: froz
     if not all(_is_pointwise(trace, op, live) for op in ops):
         return None
     lively = [op for op in ops if live.intersection(op.inputs)]
+    if len(lively) == 1 and lively[0].name in SQUASHING:
+        return lively[0].name
     named = [name for op in lively if (name := activation_name(op)) is not None]
     if not named and not _gates_itself(lively, inputs[0]):
         return None

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from reborn_nas.analysis.compare import (
+    Comparison,
+    Curvature,
+    candidate_against_parent,
+    curvature,
+    pooled_sigma,
+)
+from reborn_nas.analysis.confirm import confirmation_effects, control_effects
 from reborn_nas.analysis.design import (
     ScreenPlan,
     confirmation_design,
@@ -14,15 +22,23 @@ from reborn_nas.analysis.design import (
 from reborn_nas.analysis.effects import depth_slope, largest_correlation, site_effects, stage_means
 from reborn_nas.analysis.losses import LossBounds, divergence_p_value, loss_bounds, needs_bounds
 from reborn_nas.analysis.options import option_counts
+from reborn_nas.analysis.pooled import best_levels, pooled_effects
 from reborn_nas.analysis.power import minimum_detectable_effect
 from reborn_nas.analysis.verdicts import VERDICTS, verdicts
 
 __all__ = [
     "VERDICTS",
+    "Comparison",
+    "Curvature",
     "LossBounds",
     "ScreenPlan",
+    "best_levels",
+    "candidate_against_parent",
     "confirmation_design",
+    "confirmation_effects",
     "control_design",
+    "control_effects",
+    "curvature",
     "depth_slope",
     "divergence_p_value",
     "largest_correlation",
@@ -31,6 +47,8 @@ __all__ = [
     "needs_bounds",
     "option_counts",
     "plan_screen",
+    "pooled_effects",
+    "pooled_sigma",
     "screen_design",
     "screen_sizes",
     "smallest_screen",

@@ -25,6 +25,8 @@ MOST_SITES = 200
 MOST_RUNS = 100_000
 LEAST_CONTROL = 48
 CONFIRM_UNIT = 16
+SPARE_COLUMNS = 8
+"""With so many columns of H to spare, one of them halves the splits once more, see `ScreenPlan.block`."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class ScreenPlan:
         design: (N, n) whether the site is reborn in the run.
         block: (N,) index of the train/validation split. Each half of a foldover, [H] and [−H], has its own:
             were a run and its mirror image trained on the same split, what that split does to a site would
-            enter both with opposite sign and add up in the effect, but not in the residuals.
+            enter both with opposite sign and add up in the effect, but not in the residuals (with ±.1 pp a site
+            and split, 95 % intervals then cover 87 % of the effects at 288 runs, against 95 %). Where the
+            matrix has many columns to spare, one of them halves the splits again, for the same reason.
         order: (N,) the run's row in the unshuffled stack [H₁; −H₁; H₂; −H₂; …].
         seeds: (N,) unique seeds in [0, 2**63).
         kernel: (N, n) kernel size where reborn, 0 elsewhere; None where there is only one.
@@ -122,7 +126,7 @@ def plan_screen(
     replicates = size // (2 * h)
     design, block, order = _stack(n_sites, h, replicates, seed)
     option_rng = np.random.default_rng(np.random.SeedSequence([abs(seed), int(seed < 0), 1]))
-    kernel, compression = balanced_options(design, block // 2, kernels, compressions, option_rng)
+    kernel, compression = balanced_options(design, order // (2 * h), kernels, compressions, option_rng)
     seeds = _unique_seeds(size, seed)
     return ScreenPlan(
         design, block, order, seeds, kernel, compression, h, replicates, n_runs, seed, tuple(notes)
@@ -222,10 +226,14 @@ def _stack(n_sites: int, h: int, replicates: int, seed: int) -> tuple[BoolArray,
     for replicate in range(replicates):
         # a stream of its own each, so that a longer screen begins with the shorter one
         rng = np.random.default_rng(np.random.SeedSequence([abs(seed), int(seed < 0), 0, replicate]))
-        chosen = columns[:, rng.permutation(h - 1)[:n_sites]] * rng.choice((-1, 1), size=n_sites)
+        mixed = columns[:, rng.permutation(h - 1)]
+        chosen = mixed[:, :n_sites] * rng.choice((-1, 1), size=n_sites)
+        split = np.repeat([0, 1], h)
+        if h - 1 - n_sites >= SPARE_COLUMNS:
+            split = 2 * split + np.tile(mixed[:, n_sites] > 0, 2)
         shuffle = rng.permutation(2 * h)
         designs.append((np.concatenate([chosen, -chosen]) > 0)[shuffle])
-        blocks.append(2 * replicate + (shuffle >= h))
+        blocks.append(replicate * (int(split.max()) + 1) + split[shuffle])
         orders.append(2 * h * replicate + shuffle)
     return (
         np.concatenate(designs),

@@ -45,6 +45,7 @@ def site_effects(
     covariates: Any = None,
     stages: Sequence[Any] | None = None,
     seed: int = 0,
+    chance: float = 0.0,
 ) -> pd.DataFrame:
     """The average marginal effect of each site in a screen, one row a site, in percentage points (pp).
 
@@ -61,6 +62,7 @@ def site_effects(
         covariates: (N, k) such as `option_counts(kernel=…)`.
         stages: the stage of each site, added as a last column `stage`.
         seed: of the draws behind P(top-5) and the rank intervals.
+        chance: accuracy of a guess, which a missing run is taken to have had in one of its two bounds.
 
     Returns:
         A table with the columns `COLUMNS`; its `attrs` hold sigma (pp), df, n_runs, missing, detectable (pp,
@@ -81,8 +83,10 @@ def site_effects(
         table["verdict"] = NO_VERDICT
     missing = int(np.isnan(outcome).sum())
     if missing:
-        said.append(f"{missing} of {len(levels)} designed runs are missing: verdicts only where both bounds agree")
-        table["verdict"] = _bounded_verdicts(table, levels, outcome, block, covariates, seed)
+        said.append(
+            f"{missing} of {len(levels)} designed runs are missing: verdicts only where both bounds agree"
+        )
+        table["verdict"] = _bounded_verdicts(table, levels, outcome, block, covariates, chance)
     for line in said:
         warnings.warn(line, UserWarning, stacklevel=2)
     n = levels.shape[1]
@@ -128,7 +132,9 @@ def effect_table(fitted: Fit, names: Sequence[Any], *, seed: int = 0) -> pd.Data
     return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
 
 
-def two_sided_p(effect: npt.NDArray[np.float64], se: npt.NDArray[np.float64], df: float) -> npt.NDArray[np.float64]:
+def two_sided_p(
+    effect: npt.NDArray[np.float64], se: npt.NDArray[np.float64], df: float
+) -> npt.NDArray[np.float64]:
     """P(|t_df| ≥ |effect| / se); a zero error leaves no doubt, and a zero effect no finding."""
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(effect) / se
@@ -207,9 +213,9 @@ def _bounded_verdicts(
     accuracy: npt.NDArray[np.float64],
     block: Any,
     covariates: Any,
-    seed: int,
+    chance: float,
 ) -> Any:
     from reborn_nas.analysis.losses import agreed_verdicts, loss_bounds
 
-    bounds = loss_bounds(design, accuracy, block=block, covariates=covariates, seed=seed)
+    bounds = loss_bounds(design, accuracy, block=block, covariates=covariates, chance=chance)
     return np.where(table["verdict"] == NO_VERDICT, NO_VERDICT, agreed_verdicts(bounds))

@@ -111,7 +111,12 @@ def covariate_columns(covariates: Any, n_runs: int) -> FloatArray:
 
 
 def fit(
-    design: Any, accuracy: Any, *, block: Any = None, covariates: Any = None, names: Sequence[Any] | None = None
+    design: Any,
+    accuracy: Any,
+    *,
+    block: Any = None,
+    covariates: Any = None,
+    names: Sequence[Any] | None = None,
 ) -> Fit:
     """Least squares over the runs that have an accuracy.
 
@@ -132,7 +137,7 @@ def fit(
 
 def _solve(matrix: FloatArray, outcome: FloatArray, n_sites: int, n_extra: int) -> Fit:
     n_runs, p = matrix.shape
-    inverse = np.linalg.inv(matrix.T @ matrix)
+    inverse = np.asarray(np.linalg.inv(matrix.T @ matrix), dtype=np.float64)
     coefficients = inverse @ (matrix.T @ outcome)
     residuals = outcome - matrix @ coefficients
     df = n_runs - p
@@ -162,12 +167,16 @@ def _check_estimable(matrix: FloatArray, sites: FloatArray, names: list[Any]) ->
         )
     constant = [names[i] for i in np.flatnonzero(np.ptp(sites, axis=0) == 0)]
     if constant:
-        raise ConfigError(f"design: the sites {constant} never change over the runs, so they have no estimate")
+        raise ConfigError(
+            f"design: the sites {constant} never change over the runs, so they have no estimate"
+        )
     if np.linalg.matrix_rank(matrix) < p:
         correlation = np.abs(np.corrcoef(sites.T)) - np.eye(sites.shape[1])
         i, j = np.unravel_index(int(correlation.argmax()), correlation.shape)
         twins = (
-            f"; sites {names[i]!r} and {names[j]!r} always change together" if correlation[i, j] > 1 - 1e-9 else ""
+            f"; sites {names[i]!r} and {names[j]!r} always change together"
+            if correlation[i, j] > 1 - 1e-9
+            else ""
         )
         raise ConfigError(
             f"design: the {p} parameters cannot be told apart from these {n_runs} runs{twins}; "

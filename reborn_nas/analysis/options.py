@@ -36,7 +36,7 @@ def balanced_options(
     counts = np.zeros((design.shape[1], a, b), dtype=np.int64)
     for index in np.unique(replicate):
         rows = np.flatnonzero(replicate == index)
-        best, best_score, best_counts = None, np.inf, counts
+        best, best_score, best_counts = cell[rows], np.inf, counts
         for _ in range(_DRAWS):
             drawn, drawn_counts = _assign(design[rows], counts, rng)
             score = _correlation(design[rows], drawn, a, b)
@@ -47,7 +47,9 @@ def balanced_options(
     if a > 1:
         kernel = np.where(design, np.array(kernel_levels, dtype=np.int64)[np.maximum(cell, 0) // b], 0)
     if b > 1:
-        compression = np.where(design, np.array(compression_levels, dtype=np.str_)[np.maximum(cell, 0) % b], "")
+        compression = np.where(
+            design, np.array(compression_levels, dtype=np.str_)[np.maximum(cell, 0) % b], ""
+        )
     return kernel, compression
 
 
@@ -86,7 +88,7 @@ def _correlation(design: BoolArray, cell: IntArray, a: int, b: int) -> float:
 def _counts(labels: IntArray, levels: int) -> FloatArray:
     """(N, levels − 1) contrast-coded counts: reborn sites of level k minus their share of the last level's."""
     per_level = np.stack([(labels == level).sum(axis=1) for level in range(levels)], axis=1)
-    return (per_level[:, :-1] - per_level[:, -1:]).astype(np.float64)
+    return np.asarray(per_level[:, :-1] - per_level[:, -1:], dtype=np.float64)
 
 
 def site_contrasts(
@@ -102,7 +104,8 @@ def site_contrasts(
     levels = tuple(sorted(used.unique().tolist()))
     array = np.asarray(option)
     stacked = [
-        (array == level).astype(np.float64) - (array == levels[-1]).astype(np.float64) for level in levels[:-1]
+        (array == level).astype(np.float64) - (array == levels[-1]).astype(np.float64)
+        for level in levels[:-1]
     ]
     return levels, np.stack(stacked, axis=-1) if stacked else np.zeros((*array.shape, 0))
 

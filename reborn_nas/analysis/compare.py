@@ -1,0 +1,168 @@
+"""Two arms against each other: candidate against parent, and the curvature of the baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from reborn_nas.analysis.linear import PP
+from reborn_nas.errors import ConfigError
+
+LEAST_SEEDS = 8
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """First arm − second arm, in percentage points (pp).
+
+    Args:
+        effect, ci_low, ci_high: difference of the means and its 95 % interval (Welch).
+        p_value: two-sided.
+        df: Welch–Satterthwaite degrees of freedom.
+        mean_first, mean_second: accuracies in [0, 1].
+        sd_first, sd_second: standard deviation between seeds, in pp.
+        n_first, n_second: seeds.
+        notes: what a reader must know, such as the images' share of the uncertainty.
+    """
+
+    effect: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    df: float
+    mean_first: float
+    mean_second: float
+    sd_first: float
+    sd_second: float
+    n_first: int
+    n_second: int
+    notes: tuple[str, ...] = ()
+
+
+def candidate_against_parent(candidate: Any, parent: Any, *, n_images: int | None = None) -> Comparison:
+    """Welch's comparison of the seeds' accuracies, on images that no earlier phase used.
+
+    The interval is over seeds, given these images. `n_images` adds a note on how far one accuracy could move
+    on other images of the same kind: √(p(1 − p)/n), the binomial error, which both arms share for the most
+    part, so that it hardly enters the difference.
+
+    Raises:
+        ConfigError: fewer than two seeds in an arm, or accuracies outside [0, 1].
+    """
+    first, second = _arm(candidate, "candidate"), _arm(parent, "parent")
+    notes = []
+    if min(len(first), len(second)) < LEAST_SEEDS:
+        notes.append(
+            f"{min(len(first), len(second))} seeds an arm; the comparison is planned with {LEAST_SEEDS}"
+        )
+    if n_images:
+        share = float(np.concatenate([first, second]).mean())
+        spread = PP * float(np.sqrt(share * (1 - share) / n_images))
+        notes.append(
+            f"the interval is over seeds on these {n_images} images; on others of the same kind either "
+            f"accuracy would move by about ±{spread:.2f} pp (one binomial standard deviation)"
+        )
+    return welch(first, second, tuple(notes))
+
+
+def welch(first: FloatArray, second: FloatArray, notes: tuple[str, ...] = ()) -> Comparison:
+    """Difference of two means of accuracies in [0, 1], variances not assumed equal."""
+    parts = np.array([first.var(ddof=1) / len(first), second.var(ddof=1) / len(second)]) * PP**2
+    se = float(np.sqrt(parts.sum()))
+    effect = PP * float(first.mean() - second.mean())
+    if se > 0:
+        df = float(parts.sum() ** 2 / (parts**2 / [len(first) - 1, len(second) - 1]).sum())
+        p_value = float(2 * stats.t.sf(abs(effect) / se, df))
+    else:
+        df = float(len(first) + len(second) - 2)
+        p_value = float(effect == 0)
+    half = float(stats.t.ppf(0.975, df)) * se
+    return Comparison(
+        effect=effect,
+        ci_low=effect - half,
+        ci_high=effect + half,
+        p_value=p_value,
+        df=df,
+        mean_first=float(first.mean()),
+        mean_second=float(second.mean()),
+        sd_first=PP * float(first.std(ddof=1)),
+        sd_second=PP * float(second.std(ddof=1)),
+        n_first=len(first),
+        n_second=len(second),
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """How far the effects are from adding up, in pp.
+
+    Args:
+        effect, ci_low, ci_high: mean of the two endpoints − mean of the screen.
+        p_value: two-sided; small means that interactions matter.
+        interaction_sum: 4 · effect, the sum over all pairs of sites of how much one site's effect changes when
+            the other becomes reborn.
+    """
+
+    effect: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    interaction_sum: float
+
+
+def curvature(parent: Any, all_reborn: Any, screen: Any, *, sigma: float | None = None) -> Curvature:
+    """Mean of the endpoints against the mean of the screen.
+
+    With y = μ + Σβᵢxᵢ + Σγᵢⱼxᵢxⱼ and xᵢ = ±½ the endpoints' mean is μ + ¼Σγᵢⱼ and the screen's is μ.
+
+    Args:
+        parent, all_reborn: accuracies of the baseline's seeds, in [0, 1].
+        screen: accuracies of the screen's runs; NaN runs are left out.
+        sigma: one run's standard deviation in the screen in pp, as fitted; its runs' spread without (which
+            holds the effects too, so the interval is wider).
+    """
+    low, high = _arm(parent, "parent"), _arm(all_reborn, "all_reborn")
+    runs = _arm(screen, "screen")
+    effect = PP * float((low.mean() + high.mean()) / 2 - runs.mean())
+    one_run = PP * float(runs.std(ddof=1)) if sigma is None else sigma
+    parts = np.array(
+        [
+            PP**2 * low.var(ddof=1) / len(low) / 4,
+            PP**2 * high.var(ddof=1) / len(high) / 4,
+            one_run**2 / len(runs),
+        ]
+    )
+    se = float(np.sqrt(parts.sum()))
+    df = (
+        float(parts.sum() ** 2 / (parts**2 / [len(low) - 1, len(high) - 1, len(runs) - 1]).sum())
+        if se
+        else 1.0
+    )
+    half = float(stats.t.ppf(0.975, df)) * se
+    p_value = float(2 * stats.t.sf(abs(effect) / se, df)) if se else float(effect == 0)
+    return Curvature(effect, effect - half, effect + half, p_value, 4 * effect)
+
+
+def pooled_sigma(*arms: Any) -> tuple[float, int]:
+    """σ̂ in pp over arms of repeated seeds, and its degrees of freedom."""
+    values = [_arm(arm, "arm") for arm in arms]
+    df = sum(len(arm) - 1 for arm in values)
+    squares = sum(float(((arm - arm.mean()) ** 2).sum()) for arm in values)
+    return PP * float(np.sqrt(squares / df)), df
+
+
+def _arm(accuracy: Any, name: str) -> FloatArray:
+    array = np.asarray(accuracy, dtype=np.float64).ravel()
+    array = array[~np.isnan(array)]
+    if len(array) < 2:
+        raise ConfigError(f"{name}: at least two finished runs are needed, got {len(array)}")
+    if array.min() < 0 or array.max() > 1:
+        raise ConfigError(f"{name}: accuracies are in [0, 1], got {array.min():g} to {array.max():g}")
+    return array

@@ -1,0 +1,116 @@
+"""The fresh phases: the confirmation on the incumbent, and reborn against its positive twin."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from reborn_nas.analysis.design import LEAST_CONTROL
+from reborn_nas.analysis.effects import two_sided_p
+from reborn_nas.analysis.linear import Fit, as_accuracy, as_design, fit, site_names
+
+SATURATED_FROM = 32
+CAUSE_LEVEL = 0.01
+"""BH level of "because of the negative phase"."""
+
+
+def confirmation_effects(
+    design: Any, accuracy: Any, *, names: Sequence[Any] | None = None, block: Any = None
+) -> pd.DataFrame:
+    """Effects of the top sites on the incumbent: another quantity than the screen's, never mixed with it.
+
+    With 32 runs or more the model holds all two-factor interactions, so that the error is that of repeats;
+    below that the main effects only. Benjamini–Hochberg over these sites.
+
+    Args:
+        design: (n, ≤ 5) bool as from `confirmation_design`.
+        accuracy: (n,) in [0, 1] on unused images; NaN where missing.
+        names: the sites' names.
+        block: (n,) split of each run.
+
+    Returns:
+        One row a site: site, effect, ci_low, ci_high, p_value, q_value, in pp; `attrs` hold sigma, df, n_runs
+        and interactions (a table first, second, effect, ci_low, ci_high, p_value, as a list of dicts).
+    """
+    levels = as_design(design)
+    outcome = as_accuracy(accuracy, len(levels))
+    listed = site_names(names, levels.shape[1])
+    pairs = list(itertools.combinations(range(levels.shape[1]), 2))
+    signs = np.where(levels, 0.5, -0.5)
+    # x_i x_j = ±¼ has the coefficient γ; its contrast is the change in one effect when the other switches
+    products = np.column_stack([signs[:, i] * signs[:, j] for i, j in pairs]) if pairs else None
+    saturated = int(np.isfinite(outcome).sum()) >= SATURATED_FROM and products is not None
+    fitted = fit(levels, outcome, block=block, covariates=products if saturated else None, names=names)
+    table = _table(fitted, listed)
+    interactions: list[dict[str, Any]] = []
+    if saturated and len(fitted.extra) == len(pairs):
+        half = float(stats.t.ppf(0.975, fitted.df)) * np.sqrt(np.diag(fitted.extra_cov))
+        p_value = two_sided_p(fitted.extra, np.sqrt(np.diag(fitted.extra_cov)), fitted.df)
+        for k, (i, j) in enumerate(pairs):
+            interactions.append(
+                {
+                    "first": listed[i],
+                    "second": listed[j],
+                    "effect": float(fitted.extra[k]),
+                    "ci_low": float(fitted.extra[k] - half[k]),
+                    "ci_high": float(fitted.extra[k] + half[k]),
+                    "p_value": float(p_value[k]),
+                }
+            )
+    table.attrs["interactions"] = interactions
+    return table
+
+
+def control_effects(
+    design: Any, accuracy: Any, *, names: Sequence[Any] | None = None, block: Any = None
+) -> pd.DataFrame:
+    """reborn − positive twin at each site: the only source of "because of the negative phase".
+
+    Args:
+        design: (n, sites) True for reborn, False for its positive twin, as from `control_design`.
+        accuracy, names, block: as in `confirmation_effects`.
+
+    Returns:
+        One row a site: site, effect, ci_low, ci_high, p_value, q_value, claim (bool: above 0 at q ≤ .01, from
+        at least 48 runs; stricter than the screen, because it is the one claim about a cause); `attrs` hold sigma, df, n_runs, and mean: the mean effect with its interval.
+    """
+    levels = as_design(design)
+    outcome = as_accuracy(accuracy, len(levels))
+    fitted = fit(levels, outcome, block=block, names=names)
+    table = _table(fitted, site_names(names, levels.shape[1]))
+    enough = len(levels) >= LEAST_CONTROL
+    if not enough:
+        warnings.warn(
+            f"{len(levels)} control runs are fewer than {LEAST_CONTROL}: estimates only, no claim",
+            UserWarning,
+            stacklevel=2,
+        )
+    table["claim"] = enough & (table["q_value"] <= CAUSE_LEVEL) & (table["effect"] > 0)
+    n = len(fitted.beta)
+    mean, se = float(fitted.beta.mean()), float(np.sqrt(fitted.cov.sum())) / n
+    half = float(stats.t.ppf(0.975, fitted.df)) * se
+    table.attrs["mean"] = {"effect": mean, "ci_low": mean - half, "ci_high": mean + half}
+    return table
+
+
+def _table(fitted: Fit, names: Sequence[Any]) -> pd.DataFrame:
+    half = float(stats.t.ppf(0.975, fitted.df)) * fitted.se
+    p_value = two_sided_p(fitted.beta, fitted.se, fitted.df)
+    table = pd.DataFrame(
+        {
+            "site": list(names),
+            "effect": fitted.beta,
+            "ci_low": fitted.beta - half,
+            "ci_high": fitted.beta + half,
+            "p_value": p_value,
+            "q_value": stats.false_discovery_control(p_value, method="bh"),
+        }
+    )
+    table.attrs = {"sigma": fitted.sigma, "df": fitted.df, "n_runs": fitted.n_runs}
+    return table

@@ -1,1 +1,9 @@
+"""The report of a run: one self-contained page, its tables as CSV, its figures as PNG and SVG."""
 
+from __future__ import annotations
+
+from reborn_nas.report.build import build_report
+from reborn_nas.report.findings import Findings, study_findings
+from reborn_nas.report.view import RunView
+
+__all__ = ["Findings", "RunView", "build_report", "study_findings"]

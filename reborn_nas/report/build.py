@@ -1,0 +1,84 @@
+"""From a view to files: `index.html`, CSVs and figures. The page comes last, so that it never names missing files."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import reborn_nas.report.tables as tables
+from reborn_nas.errors import StudyError
+from reborn_nas.files import safe_join, write_atomic
+from reborn_nas.report.contents import page_of
+from reborn_nas.report.findings import Findings, study_findings
+from reborn_nas.report.page import Page, Pair, render
+from reborn_nas.report.view import RunView
+
+MANIFEST = "files.json"
+
+
+def build_report(view: RunView, out: str | os.PathLike[str]) -> Path:
+    """Write the report of `view` into the folder `out` and return the path of its `index.html`.
+
+    Other files in `out` are left alone; files of an earlier report that this one lacks are removed.
+
+    Raises:
+        StudyError: the study has no trainings, or `out` cannot be written.
+    """
+    if not any(record.state != "running" for record in view.records):
+        raise StudyError(
+            f"study {view.title!r} has no finished training to report; run `reborn-nas search` on it first"
+        )
+    folder = Path(out)
+    findings = study_findings(view)
+    page = page_of(view, findings, datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    files: dict[str, str | bytes] = {name: text for name, text in csv_files(view, findings).items()}
+    files |= figure_files(page)
+    html = render(page)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_atomic(safe_join(folder, name), content)
+        index = write_atomic(folder / "index.html", html)
+        _remove_stale(folder, set(files))
+        write_atomic(folder / MANIFEST, json.dumps(sorted(files), indent=1) + "\n")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StudyError(
+            f"report folder {folder} cannot be written: {reason}; name another with --out"
+        ) from error
+    return index
+
+
+def csv_files(view: RunView, findings: Findings) -> dict[str, str]:
+    """The tables that go beside the page, by file name."""
+    frames = {
+        "sites": findings.effects, "stages": findings.stages, "pooled": findings.pooled,
+        "confirmation": findings.confirmation, "control": findings.control,
+        "phases": tables.phase_table(view), "trials": tables.trial_table(view),
+    }  # fmt: skip
+    return {f"{name}.csv": tables.csv_text(frame) for name, frame in frames.items() if frame is not None}
+
+
+def figure_files(page: Page) -> dict[str, str | bytes]:
+    """Every figure as SVG and PNG, by file name."""
+    files: dict[str, str | bytes] = {}
+    for section in page.sections:
+        for part in section.parts:
+            if isinstance(part.value, Pair):
+                wide = part.value.wide
+                files[f"figures/{wide.name}.svg"] = wide.svg(literal=True)
+                files[f"figures/{wide.name}.png"] = wide.png()
+    return files
+
+
+def _remove_stale(folder: Path, current: set[str]) -> None:
+    """Remove what an earlier report listed and this one did not write."""
+    try:
+        earlier = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    for name in earlier if isinstance(earlier, list) else []:
+        if isinstance(name, str) and name not in current and name.endswith((".csv", ".svg", ".png")):
+            safe_join(folder, name).unlink(missing_ok=True)

@@ -1,0 +1,231 @@
+"""The few kinds of chart that the report's figures are made of: axes, interval rows, scatter, lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from reborn_nas.report.drawing import Drawing, shorten, text_width
+from reborn_nas.report.words import interval, number, signed
+
+NARROW = 480
+"""Below this width a figure uses its phone layout."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A linear map from values to pixels."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        span = self.high - self.low
+        inside = min(max(value, self.low), self.high)
+        return self.start + (self.end - self.start) * ((inside - self.low) / span if span else 0.5)
+
+
+def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round values between `low` and `high`, about `wanted` of them."""
+    span = high - low
+    if not math.isfinite(span) or span <= 0:
+        return [low]
+    raw = span / max(wanted, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(k * step, 12) for k in range(first, last + 1)]
+
+
+def tick_text(value: float, all_ticks: Sequence[float]) -> str:
+    """A tick's label with just the digits that the step needs."""
+    step = min((b - a for a, b in zip(all_ticks, all_ticks[1:])), default=abs(value) or 1.0)
+    digits = next((d for d in range(7) if abs(round(step, d) - step) < 1e-9 * max(1.0, step)), 6)
+    return number(value, digits)
+
+
+def limits(values: Sequence[float], *, zero: bool = False, margin: float = 0.04) -> tuple[float, float]:
+    """Smallest and largest finite value, a margin outside, with 0 inside where `zero`."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    finite += [0.0] if zero or not finite else []
+    low, high = min(finite), max(finite)
+    pad = (high - low) * margin or abs(high) * 0.05 or 1.0
+    return low - pad, high + pad
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One point with its interval in a row; `tick` draws a small stroke in place of a point."""
+
+    value: float
+    low: float
+    high: float
+    tone: str = "gain"
+    shape: str = "circle"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of an interval chart. `group` starts a headed group where it changes."""
+
+    label: str
+    estimates: tuple[Estimate, ...]
+    group: str = ""
+    aside: str = ""
+    hover: str = ""
+    strong: bool = False
+
+
+def interval_chart(
+    name: str,
+    title: str,
+    alt: str,
+    rows: Sequence[Row],
+    *,
+    width: float,
+    axis: str,
+    zero: bool = True,
+    show: Callable[[float], str] | None = None,
+    bounds: tuple[float, float] | None = None,
+) -> Drawing:
+    """Rows of points with intervals over one axis, numbers at the right; on a phone each label stands above its line."""
+    narrow = width < NARROW
+    values = [v for row in rows for e in row.estimates for v in (e.value, e.low, e.high)]
+    low, high = bounds or limits(values, zero=zero)
+    lanes = max((len(row.estimates) for row in rows), default=1)
+    height = (38 if narrow else 25) + max(lanes - 2, 0) * 9
+    groups = sum(1 for a, b in zip([Row("", ()), *rows], rows) if b.group != a.group and b.group)
+    label_room = (
+        0.0 if narrow else min(max((text_width(r.label, 12.5) for r in rows), default=0) + 18, width * 0.34)
+    )
+    aside_room = 0.0 if narrow else max((text_width(r.aside, 12) for r in rows), default=0) + 16
+    scale = Scale(low, high, label_room + 8, width - aside_room - 8)
+    drawing = Drawing(name, title, alt, width, 14 + groups * 30 + len(rows) * height + 46)
+    bottom = drawing.height - 40
+    marks = ticks(low, high, 4 if narrow else 6)
+    for value in marks:
+        x = scale(value)
+        drawing.line(x, 8, x, bottom, "flat" if value == 0 and zero else "rule")
+        drawing.text(
+            x,
+            bottom + 17,
+            (show or (lambda v: tick_text(v, marks)))(value),
+            "muted",
+            size=11.5,
+            anchor="middle",
+        )
+    drawing.text((scale.start + scale.end) / 2, bottom + 35, axis, "muted", size=11.5, anchor="middle")
+    y, group = 10.0, ""
+    for row in rows:
+        if row.group != group and row.group:
+            drawing.rect(0, y + 4, width, 22, "band", radius=4)
+            drawing.text(8, y + 19, shorten(row.group, width - 16, 11.5), "muted", size=11.5, weight=600)
+            y += 30
+        group = row.group
+        _interval_row(drawing, row, y, height, scale, label_room, narrow)
+        y += height
+    return drawing
+
+
+def _interval_row(
+    drawing: Drawing, row: Row, y: float, height: float, scale: Scale, label_room: float, narrow: bool
+) -> None:
+    weight = 650 if row.strong else 400
+    centre = y + (height - 11 if narrow else height / 2)
+    with drawing.hover(row.hover or f"{row.label}: {row.aside}"):
+        drawing.rect(0, y, drawing.width, height, "panel", opacity=0.0)
+        if narrow:
+            room = drawing.width - text_width(row.aside, 11.5) - 14
+            drawing.text(2, y + 15, shorten(row.label, room, 12), "ink", size=12, weight=weight)
+            drawing.text(drawing.width - 2, y + 15, row.aside, "muted", size=11.5, anchor="end")
+        else:
+            drawing.text(
+                8, centre + 4, shorten(row.label, label_room - 10, 12.5), "ink", size=12.5, weight=weight
+            )
+            drawing.text(
+                drawing.width - 6,
+                centre + 4,
+                row.aside,
+                "ink" if row.strong else "muted",
+                size=12,
+                anchor="end",
+            )
+        step = 9.0 if len(row.estimates) > 1 else 0.0
+        start = centre - step * (len(row.estimates) - 1) / 2
+        for lane, estimate in enumerate(row.estimates):
+            _estimate(drawing, estimate, start + lane * step, scale)
+
+
+def _estimate(drawing: Drawing, estimate: Estimate, y: float, scale: Scale) -> None:
+    if not math.isfinite(estimate.value):
+        return
+    if math.isfinite(estimate.low) and math.isfinite(estimate.high):
+        drawing.line(scale(estimate.low), y, scale(estimate.high), y, estimate.tone, width=2.2, opacity=0.75)
+    if estimate.shape == "tick":
+        x = scale(estimate.value)
+        drawing.line(x, y - 5, x, y + 5, estimate.tone, width=2)
+    else:
+        drawing.shape(estimate.shape, scale(estimate.value), y, 4.6, estimate.tone)
+
+
+def effect_aside(value: float, low: float, high: float) -> str:
+    """An estimate and its interval as the text at a row's end."""
+    return f"{signed(value)} {interval(low, high)}" if math.isfinite(value) else "–"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The plot area of an x-y chart."""
+
+    x: Scale
+    y: Scale
+
+
+def axes(
+    drawing: Drawing,
+    x_limits: tuple[float, float],
+    y_limits: tuple[float, float],
+    x_title: str,
+    y_title: str,
+    *,
+    x_text: Callable[[float], str] | None = None,
+    top: float = 30,
+) -> Frame:
+    """Draw light grid lines, tick labels and axis titles; return the scales."""
+    narrow = drawing.width < NARROW
+    frame = Frame(Scale(*x_limits, 46, drawing.width - 16), Scale(*y_limits, drawing.height - 46, top))
+    y_marks = ticks(*y_limits, 5)
+    for value in y_marks:
+        y = frame.y(value)
+        drawing.line(46, y, drawing.width - 16, y, "rule")
+        drawing.text(40, y + 4, tick_text(value, y_marks), "muted", size=11.5, anchor="end")
+    x_marks = ticks(*x_limits, 4 if narrow else 7)
+    for value in x_marks:
+        text = x_text(value) if x_text else tick_text(value, x_marks)
+        drawing.text(frame.x(value), drawing.height - 28, text, "muted", size=11.5, anchor="middle")
+    drawing.line(46, frame.y.start, drawing.width - 16, frame.y.start, "faint")
+    drawing.text(drawing.width - 16, drawing.height - 8, x_title, "muted", size=11.5, anchor="end")
+    drawing.text(4, 14, y_title, "muted", size=11.5)
+    return frame
+
+
+def legend(drawing: Drawing, entries: Sequence[tuple[str, str, str]], x: float, y: float) -> float:
+    """Shapes with their words in a row, wrapped; `entries` are (shape, tone, text). Returns the last line's y."""
+    at = x
+    for shape, tone, text in entries:
+        room = text_width(text, 11.5) + 30
+        if at + room > drawing.width and at > x:
+            at, y = x, y + 19
+        if shape == "line":
+            drawing.line(at, y - 4, at + 14, y - 4, tone, width=2)
+        elif shape == "swatch":
+            drawing.rect(at, y - 10, 14, 12, tone, radius=3)
+        else:
+            drawing.shape(shape, at + 6, y - 4, 4.6, tone)
+        drawing.text(at + 19, y, text, "muted", size=11.5)
+        at += room
+    return y

@@ -1,0 +1,369 @@
+"""What the page says, section by section."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from reborn_nas.report import estimates, network, trials
+from reborn_nas.report.findings import Findings
+from reborn_nas.report.page import Page, Section, show
+from reborn_nas.report.tables import cost_columns, phase_table, trial_table
+from reborn_nas.report.view import RunView
+from reborn_nas.report.words import (
+    added,
+    count,
+    duration,
+    interval,
+    number,
+    p_value,
+    percent,
+    signed,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_TRIALS = 200
+
+SITE_TABLE = (
+    ("site", "site", None), ("stage", "stage", lambda v: f"{v + 1:.0f}"),
+    ("runs_with", "runs with", count), ("runs_without", "without", count),
+    ("effect", "effect, pp", signed), ("ci", "95 % interval", str),
+    ("p_value", "p", p_value), ("q_value", "BH q", p_value),
+    ("shrunk", "shrunk", signed), ("shrunk_ci", "95 % interval", str),
+    ("p_top5", "P(top 5)", lambda v: percent(v, 0)), ("ranks", "rank, 90 %", str),
+    ("confirmed", "confirmed", signed), ("confirmed_ci", "95 % interval", str),
+    ("control", "− positive twin", signed), ("control_ci", "95 % interval", str),
+    ("added_params", "Δ parameters", added), ("added_macs", "Δ MACs", added), ("verdict", "verdict", None),
+)  # fmt: skip
+TRIAL_TABLE = (
+    ("key", "training", None), ("arm", "arm", None), ("state", "state", None),
+    ("accuracy", "accuracy", lambda v: percent(v, 2)), ("part", "of", None),
+    ("test_accuracy", "test", lambda v: percent(v, 2)), ("changed_sites", "sites changed", count),
+    ("params", "parameters", count), ("macs", "MACs", count), ("epochs", "epochs", count),
+    ("seconds", "time", duration), ("split", "split", count), ("seed", "seed", str), ("device", "device", None),
+    ("reason", "note", None),
+)  # fmt: skip
+PHASE_TABLE = (
+    ("phase", "phase", None), ("planned", "planned", count), ("complete", "done", count),
+    ("diverged", "diverged", count), ("failed", "failed", count), ("rejected", "over budget", count),
+    ("pruned", "pruned", count), ("running", "running", count), ("mean_seconds", "mean time", duration),
+    ("total_seconds", "total time", duration), ("note", "note", None),
+)  # fmt: skip
+MAY_NOT = (
+    "importance or effects read off the sampler's own trials: they enter no estimate here",
+    "a strict order of sites whose rank intervals overlap",
+    "a best kernel or compression for a single site: only pooled effects are estimated",
+    "the best observed accuracy as the one to expect: the best of many is lucky",
+    "“no effect” where a verdict is missing: unresolved means that the runs could not tell",
+    "anything about other data sets, recipes or learning rates than this study's",
+    "“because of the negative phase” or “beyond its parameters”, except from the control against the positive twin",
+)
+
+
+def page_of(view: RunView, findings: Findings, written: str = "") -> Page:
+    """The whole page as data."""
+    table = trial_table(view)
+    sections = [
+        _candidate(findings), _network(view, findings), _effects(view, findings), _depth(findings),
+        _confirmation(findings), _controls(findings), _architecture(view), _sights(view), _costs(table), _curves(view),
+        _trials(view, table), _method(view, findings), _limits(),
+    ]  # fmt: skip
+    return Page(
+        title=view.title, facts=_facts(view), sentences=findings.sentences, tiles=_tiles(view, findings),
+        cautions=findings.cautions, sections=[s for s in sections if s is not None and (s.parts or s.intro)],
+        written=written,
+    )  # fmt: skip
+
+
+def _facts(view: RunView) -> list[str]:
+    done = sum(record.state in ("complete", "diverged", "pruned") for record in view.records)
+    seconds = sum(record.seconds + record.overhead_seconds for record in view.records)
+    facts = [
+        view.setting("backbone.source", "backbone").removeprefix("timm:"), view.setting("dataset", "data.name", "data"),
+        f"{len(view.sites)} activation sites", f"{done:,} trainings", f"{duration(seconds)} of training",
+    ]  # fmt: skip
+    recipe = view.setting("recipe", "training.recipe")
+    return [fact for fact in [*facts, f"recipe {recipe}" if recipe else ""] if fact]
+
+
+def _tiles(view: RunView, findings: Findings) -> list[Mapping[str, str]]:
+    tiles = []
+    if findings.candidate:
+        c = findings.candidate
+        tiles.append({
+            "words": "Candidate − parent", "value": f"{signed(c['effect'])} pp",
+            "note": interval(c["ci_low"], c["ci_high"]) + f", {c['part']}",
+        })  # fmt: skip
+    s = findings.summary
+    if "runs" in s:
+        tiles.append(
+            {"words": "Runs in the screen", "value": f"{s['runs']:.0f}", "note": f"{s['splits']:.0f} splits"}
+        )
+    if math.isfinite(s.get("detectable", math.nan)):
+        tiles.append(
+            {"words": "Detectable effect", "value": f"{number(s['detectable'])} pp", "note": "at 80 % power"}
+        )
+    if math.isfinite(s.get("sigma", math.nan)):
+        df = f"{s['df']:.0f} degrees of freedom" if "df" in s else ""
+        tiles.append({"words": "Noise of one training, σ̂", "value": f"{number(s['sigma'])} pp", "note": df})
+    if math.isfinite(s.get("validation_se", math.nan)):
+        tiles.append({
+            "words": "Standard error of one accuracy", "value": f"{number(s['validation_se'])} pp",
+            "note": f"from {s['validation_n']:,.0f} validation images",
+        })  # fmt: skip
+    return tiles
+
+
+def _candidate(findings: Findings) -> Section | None:
+    if not findings.candidate:
+        return None
+    section = Section("candidate", "Is the candidate better than its parent?")
+    c = findings.candidate
+    section.intro.append(
+        f"The candidate differs from the parent by {signed(c['effect'])} percentage points "
+        f"{interval(c['ci_low'], c['ci_high'])} ({c['part']} accuracy, {c['n_candidate']:.0f} against "
+        f"{c['n_parent']:.0f} trainings with fresh seeds)."
+    )
+    arms = findings.candidate_arms
+    part, images = str(c["part"]), int(c["images"])
+    section.figure(lambda width: trials.strip_figure(arms, width, part, images),
+                   "Each point is one training; the stroke is the mean.")  # fmt: skip
+    return section
+
+
+def _network(view: RunView, findings: Findings) -> Section | None:
+    effects = findings.effects
+    if effects is None:
+        return None
+    section = Section("network", "Where in the network")
+    section.intro.append(
+        f"From input to output, in execution order. A tile is a site: its colour and number are the effect of "
+        f"{view.arms[0]} against {view.arms[1]} in percentage points, averaged over networks in which the other sites "
+        f"are {view.arms[0]} half of the time; the bar below is its 95 % interval around 0."
+    )
+    section.figure(lambda width: network.network_figure(effects, width, view.arms))
+    return section
+
+
+def _effects(view: RunView, findings: Findings) -> Section | None:
+    effects = findings.effects
+    if effects is None:
+        return None
+    section = Section("effects", "How much, and how surely")
+    section.figure(
+        lambda width: estimates.forest_figure(effects, width, view.arms),
+        "Estimate and 95 % interval of each site. Filled circle: confirmed, unresolved or no verdict given; ring: "
+        "suggestive; cross: harmful. Blue and orange intervals leave out 0.",
+    )
+    shown = effects.assign(
+        ci=[interval(a, b) for a, b in zip(effects["ci_low"], effects["ci_high"])],
+        shrunk_ci=[interval(a, b) for a, b in zip(effects["shrunk_low"], effects["shrunk_high"])],
+        ranks=[f"{a:.0f} – {b:.0f}" for a, b in zip(effects["rank_low"], effects["rank_high"])],
+    )
+    for name in ("confirmed", "control"):
+        if effects[name].notna().any():
+            pairs = zip(effects[f"{name}_low"], effects[f"{name}_high"])
+            shown[f"{name}_ci"] = [interval(a, b) for a, b in pairs]
+        else:
+            shown = shown.drop(columns=name)
+    caption = (
+        f"All {len(effects)} sites. q is Benjamini and Hochberg's over all sites of this contrast; the shrunk effect is "
+        "the estimate pulled towards 0 by how small effects are here on the whole."
+    )
+    section.table(
+        show(shown, "sites", caption, SITE_TABLE, file="sites.csv"), folded="The numbers, site by site"
+    )
+    if len(effects) > 5:
+        section.add("heading", "Which sites rank first")
+        section.figure(
+            lambda width: estimates.rank_figure(effects, width),
+            "Where rank intervals overlap, the order of two sites is not established.",
+        )
+    return section
+
+
+def _depth(findings: Findings) -> Section | None:
+    section = Section("depth", "By stage, kernel and compression")
+    if findings.stages is not None and len(findings.stages) > 1:
+        stages = findings.stages
+        section.figure(lambda width: estimates.table_figure(
+            stages, width, name="stages", title="Mean effect by stage", label="label"))  # fmt: skip
+        section.add("text", findings.slope_words)
+    if findings.pooled is not None and len(findings.pooled):
+        pooled = findings.pooled
+        section.add("heading", "Kernel and compression, pooled over all sites")
+        section.figure(lambda width: estimates.table_figure(
+            pooled, width, name="pooled", title="Kernel and compression, pooled", label="label",
+            axis="against the mean of the levels, percentage points at one site (95 % interval)"),
+            "Estimated over all sites together; which is best at a single site cannot be told.")  # fmt: skip
+    return section
+
+
+def _confirmation(findings: Findings) -> Section | None:
+    if findings.confirmation is None:
+        return None
+    section = Section("confirmation", "Does it hold up?")
+    section.intro.append(
+        "The sites most likely among the five best were tried again on the incumbent, with fresh seeds and judged on "
+        "images that no earlier phase used. The two columns estimate different quantities, the average over "
+        "half-reborn networks and the effect on this incumbent, so they need not agree exactly."
+    )
+    frame = findings.confirmation
+    section.figure(lambda width: estimates.paired_figure(
+        frame, width, name="confirmation", title="Screen and confirmation",
+        series=[("screen", "screen", "flat", "ring"), ("effect", "confirmation", "gain", "circle")]))  # fmt: skip
+    return section
+
+
+def _controls(findings: Findings) -> Section | None:
+    if findings.control is None:
+        return None
+    section = Section("control", "Is it the negative phase?")
+    section.intro.append(
+        "The positive twin is the same block fed with the positive phase: the same parameters, operations, batch norm "
+        "and depth. Only this difference can say that a gain is due to the negative phase, or more than its parameters buy."
+    )
+    frame = findings.control
+    section.figure(lambda width: estimates.table_figure(
+        frame, width, name="control", title="Reborn against its positive twin", label="site",
+        axis="reborn − positive twin, percentage points (95 % interval)"))  # fmt: skip
+    return section
+
+
+def _architecture(view: RunView) -> Section | None:
+    from reborn_nas.report.chosen import best_choices
+
+    found = best_choices(view)
+    if found is None or not len(view.sites):
+        return None
+    choices, words = found
+    section = Section("architecture", "The best architecture", [words])
+    section.figure(lambda width: network.architecture_figure(view.sites, choices, width))
+    return section
+
+
+def _sights(view: RunView) -> Section | None:
+    return None
+
+
+def _costs(table: pd.DataFrame) -> Section | None:
+    columns = cost_columns(table)
+    if not columns or table["accuracy"].notna().sum() < 2:
+        return None
+    section = Section("costs", "Accuracy against cost")
+    section.intro.append(
+        "Every completed training of every phase. The line joins those that none beats at the same or a lower cost; "
+        "the best of many trainings is partly luck, and phases are judged on different images."
+    )
+    for column, words, unit in columns:
+        section.figure(lambda width, c=column, w=words, u=unit: trials.cost_figure(table, width, c, w, u))  # type: ignore[misc]
+    return section
+
+
+def _curves(view: RunView) -> Section | None:
+    from reborn_nas.report.chosen import sampled_curves
+
+    curves, total = sampled_curves(view, trials.MOST_CURVES)
+    if not curves:
+        return None
+    section = Section("curves", "Learning curves")
+    note = f" of {total}, spread evenly over the study" if len(curves) < total else ""
+    accuracy = next((c for _, f in curves for c in f.columns if c.endswith("_accuracy")), None)
+    for column, words in ((accuracy, "accuracy"), ("train_loss", "training loss")):
+        kept = [
+            (p, f)
+            for p, f in curves
+            if column is not None and column in f.columns and "epoch" in f.columns and len(f)
+        ]
+        if kept and column is not None:
+            section.figure(lambda width, k=kept, c=column, w=words: trials.curve_figure(k, width, c, w, note))  # type: ignore[misc]
+    if note:
+        section.add("text", f"{len(curves)} curves{note}.")
+    return section
+
+
+def _trials(view: RunView, table: pd.DataFrame) -> Section:
+    section = Section("trials", "Every training")
+    phases = phase_table(view)
+    empty = [
+        c
+        for c in ("diverged", "failed", "rejected", "pruned", "running", "note")
+        if not phases[c].astype(bool).any()
+    ]
+    section.table(
+        show(
+            phases.drop(columns=empty),
+            "phases",
+            "The phases and what they cost.",
+            PHASE_TABLE,
+            file="phases.csv",
+        )
+    )
+    chosen = _most_relevant(table)
+    columns = [
+        c
+        for c in TRIAL_TABLE
+        if c[0] not in ("test_accuracy", "reason") or chosen[c[0]].astype(bool).fillna(False).any()
+    ]
+    caption = f"All {len(table):,} trainings." if len(chosen) == len(table) else (
+        f"{len(chosen)} of {len(table):,} trainings: those that did not complete, then the most accurate of each phase. "
+        "The CSV has all of them."
+    )  # fmt: skip
+    section.table(
+        show(chosen, "trials", caption, columns, file="trials.csv"), folded=f"The trainings ({len(chosen):,})"
+    )
+    return section
+
+
+def _most_relevant(table: pd.DataFrame) -> pd.DataFrame:
+    """At most `MOST_TRIALS` rows: half for what went wrong, the rest for the best of each phase."""
+    if len(table) <= MOST_TRIALS:
+        return table
+    wrong = table[table["state"] != "complete"].head(MOST_TRIALS // 2)
+    good = table[table["state"] == "complete"].sort_values("accuracy", ascending=False, kind="stable")
+    share = max(1, (MOST_TRIALS - len(wrong)) // max(1, good["phase"].nunique()))
+    return table.loc[sorted({*wrong.index, *good.groupby("phase").head(share).index})]
+
+
+def _method(view: RunView, findings: Findings) -> Section:
+    section = Section("method", "How this was measured")
+    section.add("list", list(findings.method))
+    if view.notes:
+        section.add("heading", "What the run noted")
+        section.add("list", [str(note) for note in view.notes])
+    if view.command:
+        section.add("heading", "To repeat it")
+        section.add("code", view.command)
+    for title, values in (("Settings", view.config), ("Environment", view.environment)):
+        if values:
+            section.parts.append(_mapping_part(title, values))
+    return section
+
+
+def _mapping_part(title: str, values: Mapping[str, object]) -> object:
+    import pandas as pd
+
+    from reborn_nas.report.page import Part
+
+    rows = pd.DataFrame([{"name": k, "value": v} for k, v in _flat(values)])
+    shown = show(rows, title.lower(), f"{title}.", (("name", "name", None), ("value", "value", None)))
+    return Part("folded", shown, title)
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    flat: list[tuple[str, object]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat += _flat(value, f"{prefix}{key}.")
+        else:
+            flat.append((f"{prefix}{key}", value))
+    return flat
+
+
+def _limits() -> Section:
+    section = Section("limits", "What this report does not claim")
+    section.add("list", list(MAY_NOT))
+    return section

@@ -1,0 +1,122 @@
+"""Figures of estimates with their intervals: per site, per stage, pooled, confirmed, controlled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from reborn_nas.report.charts import NARROW, Estimate, Row, effect_aside, interval_chart, legend
+from reborn_nas.report.drawing import Drawing
+from reborn_nas.report.words import percent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+AXIS = "effect on accuracy, percentage points (95 % interval)"
+
+
+def tone_of(low: float, high: float) -> str:
+    """Blue where an interval lies above 0, orange where below, grey else."""
+    return "gain" if low > 0 else "harm" if high < 0 else "flat"
+
+
+def stage_heading(stage: int, shape: str = "") -> str:
+    """`Stage 1 · 64 × 32 × 32`."""
+    return f"Stage {stage + 1}" + (f" · {shape}" if shape else "")
+
+
+def forest_figure(effects: pd.DataFrame, width: float, arms: tuple[str, str]) -> Drawing:
+    """Every site's effect in depth order."""
+    shapes = effects.drop_duplicates("stage").set_index("stage")["shape"].to_dict()
+    several = len(shapes) > 1
+    rows = []
+    for row in effects.to_dict("records"):
+        tone = tone_of(row["ci_low"], row["ci_high"])
+        shape = {"confirmed": "circle", "harmful": "cross", "unresolved": "circle"}.get(
+            row["verdict"], "ring"
+        )
+        points = [
+            Estimate(
+                row["effect"], row["ci_low"], row["ci_high"], tone, shape if row["verdict"] else "circle"
+            )
+        ]
+        aside = effect_aside(row["effect"], row["ci_low"], row["ci_high"])
+        heading = stage_heading(int(row["stage"]), str(shapes[row["stage"]])) if several else ""
+        hover = f"{row['site']}: {aside} pp" + (f", {row['verdict']}" if row["verdict"] else "")
+        rows.append(Row(str(row["site"]), tuple(points), heading, aside, hover, strong=tone != "flat"))
+    clear = [str(r["site"]) for r in effects.to_dict("records") if r["ci_low"] > 0]
+    alt = (
+        f"Effect of {arms[0]} against {arms[1]} at each of {len(rows)} sites, in depth order, with 95 % intervals. "
+        + (f"Intervals above 0: {', '.join(clear[:12])}." if clear else "No interval lies above 0.")
+    )
+    axis = f"{arms[0]} − {arms[1]}, percentage points (95 % interval)"
+    return interval_chart("effects", "Effect by site, in depth order", alt, rows, width=width, axis=axis)
+
+
+def rank_figure(effects: pd.DataFrame, width: float, most: int = 15) -> Drawing:
+    """The sites most likely among the five best, with their 90 % rank intervals."""
+    top = effects.sort_values(["p_top5", "effect"], ascending=False).head(most)
+    rows = []
+    for row in top.to_dict("records"):
+        middle = (row["rank_low"] + row["rank_high"]) / 2
+        aside = f"{percent(row['p_top5'], 0)} in top 5" if width >= NARROW else percent(row["p_top5"], 0)
+        hover = f"{row['site']}: rank {row['rank_low']:.0f} to {row['rank_high']:.0f}; P(top 5) {percent(row['p_top5'], 0)}"
+        estimate = Estimate(middle, row["rank_low"], row["rank_high"], "gain", "none")
+        rows.append(Row(str(row["site"]), (estimate,), "", aside, hover))
+    alt = f"90 % intervals of the rank of the {len(rows)} sites with the highest probability of being among the best five."
+    chart = interval_chart(
+        "ranks", "Which sites rank first", alt, rows, width=width, zero=False,
+        axis="rank among all sites, 1 = largest effect (90 % interval)", bounds=(0.5, len(effects) + 0.5),
+        show=lambda v: f"{v:.0f}",
+    )  # fmt: skip
+    return chart
+
+
+def table_figure(
+    frame: pd.DataFrame, width: float, *, name: str, title: str, label: str, axis: str = AXIS
+) -> Drawing:
+    """Any table of `effect, ci_low, ci_high` as an interval chart, labelled by its column `label`."""
+    rows = []
+    for row in frame.to_dict("records"):
+        aside = effect_aside(row["effect"], row["ci_low"], row["ci_high"])
+        points = (
+            Estimate(row["effect"], row["ci_low"], row["ci_high"], tone_of(row["ci_low"], row["ci_high"])),
+        )
+        rows.append(Row(str(row[label]), points, str(row.get("group", "")), aside))
+    alt = "; ".join(f"{row.label}: {row.aside} pp" for row in rows[:20])
+    return interval_chart(name, title, alt, rows, width=width, axis=axis)
+
+
+def paired_figure(
+    frame: pd.DataFrame,
+    width: float,
+    *,
+    name: str,
+    title: str,
+    series: Sequence[tuple[str, str, str, str]],
+    axis: str = AXIS,
+) -> Drawing:
+    """Several estimates a site under one another; `series` are (column prefix, words, tone, shape)."""
+    rows = []
+    for row in frame.to_dict("records"):
+        points = tuple(_estimate(row, prefix, tone, shape) for prefix, _, tone, shape in series)
+        last = points[-1]
+        hover = str(row["site"]) + "".join(
+            f"\n{words}: {effect_aside(p.value, p.low, p.high)} pp"
+            for (_, words, _, _), p in zip(series, points)
+        )
+        rows.append(Row(str(row["site"]), points, "", effect_aside(last.value, last.low, last.high), hover))
+    alt = "; ".join(row.hover.replace("\n", ", ") for row in rows[:12])
+    chart = interval_chart(name, title, alt, rows, width=width, axis=axis)
+    chart.height += 24
+    legend(chart, [(shape, tone, words) for _, words, tone, shape in series], 8, chart.height - 8)
+    return chart
+
+
+def _estimate(row: Mapping[Any, Any], prefix: str, tone: str, shape: str) -> Estimate:
+    names = (
+        ("effect", "ci_low", "ci_high") if prefix == "effect" else (prefix, f"{prefix}_low", f"{prefix}_high")
+    )
+    value, low, high = (float(row[name]) if row[name] is not None else math.nan for name in names)
+    return Estimate(value, low, high, tone, shape)

@@ -1,0 +1,93 @@
+"""The phases on unused images: candidate against parent, confirmation, control."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from reborn_nas.errors import ConfigError
+from reborn_nas.records import TrialRecord
+from reborn_nas.report.screen import Designed, designed, unique_runs
+from reborn_nas.report.view import RunView
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def candidate_arms(view: RunView) -> tuple[dict[str, list[float]], str, int]:
+    """Accuracies of parent and candidate, the part they were measured on, and its images.
+
+    The test set where every training has it, else what the phase judged by.
+    """
+    runs = [r for r in unique_runs(view.phase("candidate")) if r.state in ("complete", "diverged")]
+    runs = [r for r in runs if r.accuracy is not None]
+    tested = bool(runs) and all(r.test_accuracy is not None for r in runs)
+    arms: dict[str, list[float]] = {"parent": [], "candidate": []}
+    for record in runs:
+        value = record.test_accuracy if tested else record.accuracy
+        if record.arm in arms and value is not None:
+            arms[record.arm].append(value)
+    part = "test" if tested else (runs[0].accuracy_part if runs else "")
+    images = max((r.test_n if tested else r.accuracy_n for r in runs), default=0)
+    return {arm: values for arm, values in arms.items() if values}, part, images
+
+
+def candidate_difference(view: RunView) -> dict[str, Any]:
+    """Candidate − parent with its interval, in pp; empty where an arm has fewer than two trainings."""
+    from reborn_nas.analysis.compare import candidate_against_parent
+
+    arms, part, images = candidate_arms(view)
+    if min((len(arms.get(arm, ())) for arm in ("parent", "candidate")), default=0) < 2:
+        return {}
+    found = candidate_against_parent(arms["candidate"], arms["parent"], n_images=images or None)
+    return {
+        "effect": found.effect, "ci_low": found.ci_low, "ci_high": found.ci_high, "p_value": found.p_value,
+        "part": part, "images": images, "n_candidate": found.n_first, "n_parent": found.n_second,
+        "notes": found.notes,
+    }  # fmt: skip
+
+
+def confirmation(view: RunView, chance: float) -> pd.DataFrame | None:
+    """The top sites on the incumbent: site, effect, ci_low, ci_high, …; None where there is none."""
+    from reborn_nas.analysis.confirm import confirmation_effects
+
+    return _estimated(confirmation_effects, designed(_plain(view.phase("confirm")), view.site_names, chance))
+
+
+def control(view: RunView, chance: float) -> pd.DataFrame | None:
+    """Reborn − positive twin: site, effect, ci_low, ci_high, …, claim; None where there is none."""
+    from reborn_nas.analysis.confirm import control_effects
+
+    return _estimated(control_effects, designed(_plain(view.phase("control")), view.site_names, chance))
+
+
+def _plain(records: list[TrialRecord]) -> list[TrialRecord]:
+    """The factorial's runs, without arms of another kind (a site alone on the parent, other controls)."""
+    return [record for record in records if record.arm == "design"]
+
+
+def _estimated(estimate: Any, runs: Designed | None) -> pd.DataFrame | None:
+    if runs is None:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            table: pd.DataFrame = estimate(runs.design, runs.accuracy, names=runs.names, block=runs.block)
+        except ConfigError:
+            return None
+    table.attrs["part"], table.attrs["images"] = runs.part, runs.images
+    return table
+
+
+def other_arms(view: RunView) -> Mapping[str, list[float]]:
+    """Accuracies of the control phase's whole-network arms (extended_conv, norm_relu, …), by arm."""
+    arms: dict[str, list[float]] = {}
+    for record in unique_runs(view.phase("control")):
+        if (
+            record.arm != "design"
+            and record.accuracy is not None
+            and record.state in ("complete", "diverged")
+        ):
+            arms.setdefault(record.arm, []).append(record.accuracy)
+    return arms

@@ -1,0 +1,282 @@
+"""The network from input to output, each site a tile: coloured by its effect, or by what stands there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from reborn_nas.architecture import Choice
+from reborn_nas.errors import RebornError
+from reborn_nas.report.charts import NARROW, effect_aside, legend
+from reborn_nas.report.drawing import Drawing, shorten
+from reborn_nas.report.palette import VERDICT_SHAPES, effect_tone, on_tone
+from reborn_nas.report.words import added, signed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TILE_W, TILE_H, GAP, PAD, HEAD = 62.0, 54.0, 6.0, 7.0, 16.0
+LINE = TILE_H + 2 * PAD + HEAD + 18
+
+FAMILY_TONES = {
+    "original": "plus0", "reborn": "plus4", "crelu": "plus2", "positive_twin": "minus2", "extended_conv": "minus3",
+    "norm_relu": "minus1",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Where a site's tile stands; `row` indexes the sites table."""
+
+    row: int
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Box:
+    """A block's outline around its tiles."""
+
+    label: str
+    x: float
+    y: float
+    width: float
+    tiles: tuple[Tile, ...]
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A stage: its heading and its boxes."""
+
+    stage: int
+    shape: str
+    y: float
+    boxes: tuple[Box, ...]
+
+
+def layout(sites: pd.DataFrame, width: float, top: float) -> tuple[list[Lane], float]:
+    """Place all sites in rows, stage by stage, wrapped at `width`. Returns the lanes and the lowest y."""
+    narrow = width < NARROW
+    left = 0.0 if narrow else 132.0
+    per_line = max(1, int((width - left - 2 * PAD - 12 + GAP) // (TILE_W + GAP)))
+    lanes: list[Lane] = []
+    y = top
+    rows = list(sites.to_dict("records"))
+    position = 0
+    while position < len(rows):
+        stage = rows[position]["stage"]
+        members = []
+        while position < len(rows) and rows[position]["stage"] == stage:
+            members.append(position)
+            position += 1
+        lane_y = y
+        y += 26 if narrow else 0
+        x = left
+        boxes = []
+        for label, chunk in _chunks(members, rows, per_line):
+            box_width = len(chunk) * (TILE_W + GAP) - GAP + 2 * PAD
+            if x + box_width > width - 8 and x > left:
+                x, y = left, y + LINE
+            tiles = tuple(
+                Tile(row, x + PAD + k * (TILE_W + GAP), y + HEAD + PAD) for k, row in enumerate(chunk)
+            )
+            boxes.append(Box(label, x, y, box_width, tiles))
+            x += box_width + 16
+        lanes.append(Lane(int(stage), str(rows[members[0]]["shape"]), lane_y, tuple(boxes)))
+        y += LINE + 8
+    return lanes, y
+
+
+def _chunks(members: list[int], rows: list[dict[Any, Any]], size: int) -> list[tuple[str, list[int]]]:
+    """Consecutive sites of one block, at most `size` together."""
+    chunks: list[tuple[str, list[int]]] = []
+    for row in members:
+        label = str(rows[row]["block"])
+        if chunks and chunks[-1][0] == label and label and len(chunks[-1][1]) < size:
+            chunks[-1][1].append(row)
+        else:
+            chunks.append((label, [row]))
+    return chunks
+
+
+def network_figure(effects: pd.DataFrame, width: float, arms: tuple[str, str]) -> Drawing:
+    """Each site coloured by its effect, its interval drawn inside, its verdict as a sign."""
+    finite = [abs(v) for v in effects["effect"] if math.isfinite(v)]
+    scale = max([*finite, 0.05])
+    reach = max([*[abs(v) for c in ("ci_low", "ci_high") for v in effects[c] if math.isfinite(v)], scale])
+    rows = effects.to_dict("records")
+
+    def paint(drawing: Drawing, tile: Tile) -> None:
+        row = rows[tile.row]
+        tone = effect_tone(row["effect"], scale)
+        ink = on_tone(tone)
+        with drawing.hover(_details(row, arms)):
+            drawing.rect(tile.x, tile.y, TILE_W, TILE_H, tone, radius=6)
+            drawing.text(tile.x + 6, tile.y + 13, shorten(_short(row), TILE_W - 20, 9.5), ink, size=9.5)
+            middle = tile.x + TILE_W / 2
+            drawing.text(
+                middle, tile.y + 32, signed(row["effect"]), ink, size=14, weight=650, anchor="middle"
+            )
+            _verdict_sign(drawing, row.get("verdict", ""), tile.x + TILE_W - 9, tile.y + 9.5, ink)
+            if math.isfinite(row["ci_low"]) and math.isfinite(row["ci_high"]):
+                half = TILE_W / 2 - 6
+                y = tile.y + TILE_H - 10
+                drawing.line(middle, y - 4, middle, y + 4, ink, opacity=0.45)
+                drawing.line(
+                    middle + row["ci_low"] / reach * half,
+                    y,
+                    middle + row["ci_high"] / reach * half,
+                    y,
+                    ink,
+                    width=2,
+                )
+
+    entries = [
+        ("swatch", "plus4", f"{arms[0]} helps"), ("swatch", "plus0", "about 0"), ("swatch", "minus4", "harms"),
+        ("circle", "ink", "confirmed"), ("ring", "ink", "suggestive"), ("cross", "ink", "harmful"),
+    ]  # fmt: skip
+    found = effects[effects["effect"].notna()]
+    best = found.loc[found["effect"].idxmax()] if len(found) else None
+    alt = f"The network's {len(effects)} activation sites from input to output, coloured by effect."
+    if best is not None:
+        alt += f" Largest estimate: {best['site']}, {effect_aside(best['effect'], best['ci_low'], best['ci_high'])} pp."
+    return _network("network", "The network, site by site", alt, effects, width, paint, entries)
+
+
+def architecture_figure(
+    sites: pd.DataFrame, choices: Mapping[str, str], width: float, title: str = "The best architecture"
+) -> Drawing:
+    """What stands at each site of one architecture; `choices` maps a site to its label."""
+    rows = sites.to_dict("records")
+    used: dict[str, str] = {"original": "plus0"}
+
+    def paint(drawing: Drawing, tile: Tile) -> None:
+        row = rows[tile.row]
+        label = choices.get(str(row["name"]), "original")
+        name, form = _choice_words(label, str(row["activation"]))
+        family = "original" if label == "original" else label.split("(")[0]
+        tone = used.setdefault(family, FAMILY_TONES.get(family, "plus3"))
+        ink = on_tone(tone)
+        with drawing.hover(
+            f"{row['name']}: {label if label != 'original' else 'original ' + str(row['activation'])}"
+        ):
+            drawing.rect(tile.x, tile.y, TILE_W, TILE_H, tone, radius=6)
+            drawing.text(tile.x + 6, tile.y + 13, shorten(_short(row), TILE_W - 12, 9.5), ink, size=9.5)
+            weight = 400 if family == "original" else 650
+            drawing.text(
+                tile.x + TILE_W / 2, tile.y + 31, shorten(name, TILE_W - 6, 11.5), ink, size=11.5, weight=weight,
+                anchor="middle",
+            )  # fmt: skip
+            drawing.text(tile.x + TILE_W / 2, tile.y + 45, form, ink, size=9.5, anchor="middle")
+
+    changed = sum(choices.get(str(row["name"]), "original") != "original" for row in rows)
+    alt = f"{changed} of {len(rows)} sites changed: " + (
+        "; ".join(f"{site}: {label}" for site, label in list(choices.items())[:60]) or "none"
+    )
+    probe = Drawing("", "", "", width, 0)
+    for position in range(len(rows)):  # the legend needs the families that occur
+        paint(probe, Tile(position, 0, 0))
+    entries = [("swatch", tone, family) for family, tone in used.items()]
+    return _network("architecture", title, alt, sites, width, paint, entries)
+
+
+def _network(
+    name: str,
+    title: str,
+    alt: str,
+    sites: pd.DataFrame,
+    width: float,
+    paint: Callable[[Drawing, Tile], None],
+    entries: Sequence[tuple[str, str, str]],
+) -> Drawing:
+    drawing = Drawing(name, title, alt, width, 10)
+    y = legend(drawing, entries, 2, 16) + 18
+    drawing.text(2, y + 6, "input", "muted", size=11.5, weight=600)
+    lanes, bottom = layout(sites, width, y + 22)
+    _connect(drawing, [box for lane in lanes for box in lane.boxes], y + 10)
+    for number, lane in enumerate(lanes):
+        _lane_heading(drawing, lane, number)
+        for box in lane.boxes:
+            drawing.rect(
+                box.x, box.y + HEAD - 2, box.width, TILE_H + 2 * PAD + 2, "panel", radius=9, stroke="rule"
+            )
+            drawing.text(box.x + 4, box.y + 9, shorten(box.label, box.width - 6, 10), "muted", size=10)
+            for tile in box.tiles:
+                paint(drawing, tile)
+    drawing.text(2, bottom + 2, "output", "muted", size=11.5, weight=600)
+    drawing.height = bottom + 12
+    return drawing
+
+
+def _connect(drawing: Drawing, boxes: Sequence[Box], start: float) -> None:
+    """The flow between consecutive boxes: straight on a line, an elbow to the next one."""
+    for box, after in zip(boxes, boxes[1:]):
+        y, y_next = box.y + HEAD + TILE_H / 2 + PAD, after.y + HEAD + TILE_H / 2 + PAD
+        if box.y == after.y:
+            drawing.line(box.x + box.width, y, after.x, y_next, "faint", width=1.4)
+            continue
+        between = after.y - 9
+        x = box.x + box.width / 2
+        x_next = after.x + 18
+        drawing.path(
+            [(x, box.y + HEAD + TILE_H + 2 * PAD), (x, between), (x_next, between), (x_next, after.y + HEAD - 2)],
+            "faint", width=1.4,
+        )  # fmt: skip
+    if boxes:
+        x = boxes[0].x + 18
+        drawing.path([(34, start - 8), (x, start - 8), (x, boxes[0].y + HEAD - 2)], "faint", width=1.4)
+
+
+def _lane_heading(drawing: Drawing, lane: Lane, number: int) -> None:
+    if drawing.width < NARROW:
+        text = f"Stage {lane.stage + 1}" + (f" · {lane.shape}" if lane.shape else "")
+        drawing.text(2, lane.y + 14, text, "ink", size=11.5, weight=600)
+    else:
+        y = lane.y + HEAD + 30
+        drawing.text(2, y, f"Stage {lane.stage + 1}", "ink", size=13, weight=600)
+        drawing.text(2, y + 17, lane.shape, "muted", size=11)
+
+
+def _short(row: Mapping[Any, Any]) -> str:
+    name = str(row.get("site", row.get("name", "")))
+    block = str(row.get("block", ""))
+    inner = name[len(block) + 1 :] if block and name.startswith(block + ".") else name.rsplit(".", 1)[-1]
+    return inner or name
+
+
+def _choice_words(label: str, original: str) -> tuple[str, str]:
+    """A choice as two short lines: its name, and its form such as `k3 · 1x1`."""
+    if label == "original":
+        return original.removeprefix("other:") or "original", ""
+    try:
+        choice = Choice.parse(label)
+    except RebornError:
+        return label, ""
+    options = choice.options
+    form = [f"k{options['kernel_size']}"] if "kernel_size" in options else []
+    form += [str(options["compression"])] if "compression" in options else []
+    return choice.name.replace("_", " "), " · ".join(form)
+
+
+def _verdict_sign(drawing: Drawing, verdict: str, x: float, y: float, ink: str) -> None:
+    kind = VERDICT_SHAPES.get(verdict, "none")
+    if kind == "ring":
+        drawing.circle(x, y, 3.1, "", stroke=ink, width=1.5)
+    else:
+        drawing.shape(kind, x, y, 3.4, ink)
+
+
+def _details(row: Mapping[Any, Any], arms: tuple[str, str]) -> str:
+    lines = [
+        str(row["site"]),
+        f"{arms[0]} − {arms[1]}: {effect_aside(row['effect'], row['ci_low'], row['ci_high'])} pp",
+        f"verdict: {row.get('verdict') or 'none given'}",
+    ]
+    if row.get("shape"):
+        lines.append(f"feature map {row['shape']}, original {row.get('activation', '')}")
+    params = row.get("added_params")
+    if params is not None and math.isfinite(params):
+        lines.append(f"parameters {added(params)}, MACs {added(row.get('added_macs'))}")
+    return "\n".join(lines)

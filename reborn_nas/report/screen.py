@@ -1,0 +1,128 @@
+"""The designed runs as arrays: what `reborn_nas.analysis` needs, read off the records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from reborn_nas.architecture import Choice
+from reborn_nas.errors import RebornError
+from reborn_nas.records import TrialRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    FloatArray = npt.NDArray[np.float64]
+
+_ORDER = {"complete": 3, "diverged": 2, "pruned": 1}
+
+
+@dataclass(frozen=True)
+class Designed:
+    """The runs of one designed phase.
+
+    Args:
+        names: the sites (or groups of sites) whose level was varied.
+        design: (N, n) bool.
+        accuracy: (N,) in [0, 1], NaN for a run that is missing.
+        block: (N,) the split.
+        kernel, compression: (N, n) the option where the level is on, 0 or "" elsewhere; None where it never varies.
+        diverged: (N,) bool.
+        images: images that each accuracy rests on, the smallest.
+        part: what the accuracy was measured on.
+    """
+
+    names: tuple[str, ...]
+    design: npt.NDArray[np.bool_]
+    accuracy: FloatArray
+    block: npt.NDArray[np.int64]
+    kernel: npt.NDArray[Any] | None
+    compression: npt.NDArray[Any] | None
+    diverged: npt.NDArray[np.bool_]
+    images: int
+    part: str
+
+    @property
+    def n_runs(self) -> int:
+        """Runs, missing ones included."""
+        return len(self.accuracy)
+
+
+def unique_runs(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """One record a key: of a run that was repeated, the one that came furthest."""
+    kept: dict[str, TrialRecord] = {}
+    for record in records:
+        before = kept.get(record.key)
+        if before is None or _ORDER.get(record.state, 0) >= _ORDER.get(before.state, 0):
+            kept[record.key] = record
+    return list(kept.values())
+
+
+def designed(
+    records: Sequence[TrialRecord], order: Sequence[str] = (), chance: float = 0.0
+) -> Designed | None:
+    """The runs among `records` that have levels; None where there are none.
+
+    Args:
+        order: names in the order in which they are wanted; others follow.
+        chance: accuracy of a diverged run that left none.
+    """
+    import numpy as np
+
+    runs = [record for record in unique_runs(records) if record.levels]
+    if not runs:
+        return None
+    found = dict.fromkeys(name for record in runs for name in record.levels)
+    names = tuple(
+        [name for name in order if name in found] + [name for name in found if name not in set(order)]
+    )
+    runs = [record for record in runs if len(record.levels) == len(names)]
+    accuracy = np.array([_accuracy(record, chance) for record in runs], dtype=np.float64)
+    trained = [record for record in runs if record.accuracy_n > 0]
+    return Designed(
+        names=names,
+        design=np.array([[bool(record.levels[name]) for name in names] for record in runs], dtype=np.bool_),
+        accuracy=accuracy,
+        block=np.array([record.block for record in runs], dtype=np.int64),
+        kernel=_option(runs, names, "kernel_size", 0),
+        compression=_option(runs, names, "compression", ""),
+        diverged=np.array([record.state == "diverged" for record in runs], dtype=np.bool_),
+        images=min((record.accuracy_n for record in trained), default=0),
+        part=trained[0].accuracy_part if trained else "validation",
+    )
+
+
+def _accuracy(record: TrialRecord, chance: float) -> float:
+    if record.state == "complete" and record.accuracy is not None:
+        return record.accuracy
+    if record.state == "diverged":
+        return chance if record.accuracy is None else record.accuracy
+    return float("nan")
+
+
+def _option(
+    runs: Sequence[TrialRecord], names: Sequence[str], option: str, absent: Any
+) -> npt.NDArray[Any] | None:
+    """One option of the choices that are on, (N, n); None where it has a single value."""
+    import numpy as np
+
+    rows = []
+    for record in runs:
+        choices = record.architecture.get("choices") or {}
+        labels = {**choices, **record.parameters}
+        rows.append([_value(labels.get(n), option, absent) if record.levels[n] else absent for n in names])
+    levels = {value for row in rows for value in row if value != absent}
+    if len(levels) < 2 or len({type(value) for value in levels}) > 1:
+        return None
+    return np.array(rows)
+
+
+def _value(label: object, option: str, absent: Any) -> Any:
+    if not isinstance(label, str):
+        return absent
+    try:
+        return Choice.parse(label).options.get(option, absent)
+    except RebornError:
+        return absent

@@ -1,0 +1,93 @@
+"""The report's tables as pandas objects; the CSV files hold exactly these."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from reborn_nas.records import PHASES, STATES
+from reborn_nas.report.view import RunView
+from reborn_nas.report.words import csv_cell
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def phase_table(view: RunView) -> pd.DataFrame:
+    """One row a phase: trainings planned and done, their states, their time."""
+    import pandas as pd
+
+    planned = {str(item.get("phase")): item for item in view.phases}
+    order = [*PHASES, *(name for name in planned if name not in PHASES)]
+    rows = []
+    for name in order:
+        records = view.phase(name)
+        if not records and name not in planned:
+            continue
+        states = {state: sum(record.state == state for record in records) for state in STATES}
+        trained = [record for record in records if record.seconds > 0]
+        rows.append(
+            {
+                "phase": name,
+                "planned": planned.get(name, {}).get("planned", len(records)),
+                **states,
+                "mean_seconds": sum(r.seconds for r in trained) / len(trained) if trained else float("nan"),
+                "total_seconds": sum(r.seconds + r.overhead_seconds for r in records),
+                "note": str(planned.get(name, {}).get("note") or ""),
+            }
+        )
+    return pd.DataFrame(rows, columns=["phase", "planned", *STATES, "mean_seconds", "total_seconds", "note"])
+
+
+def trial_table(view: RunView) -> pd.DataFrame:
+    """One row a training, with what stood where it differed from the backbone."""
+    import pandas as pd
+
+    rows = []
+    for record in view.records:
+        choices = record.architecture.get("choices") or {}
+        row = {
+            "key": record.key, "phase": record.phase, "arm": record.arm, "number": record.number,
+            "state": record.state, "accuracy": record.accuracy, "part": record.accuracy_part,
+            "images": record.accuracy_n, "test_accuracy": record.test_accuracy, "params": record.params,
+            "macs": record.macs, "changed_sites": len(choices), "epochs": record.epochs,
+            "train_loss_sum": record.train_loss_sum, "seconds": record.seconds,
+            "overhead_seconds": record.overhead_seconds, "split": record.block, "seed": str(record.seed),
+            "device": record.device, "started": record.started, "finished": record.finished,
+            "digest": record.digest, "reason": record.reason, "checkpoint": record.checkpoint,
+            "choices": json.dumps(choices, ensure_ascii=False, sort_keys=True),
+        }  # fmt: skip
+        row.update({f"extra_{name}": value for name, value in record.extra.items() if name not in row})
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    for name in ("accuracy", "test_accuracy", "train_loss_sum"):
+        if name in frame:
+            frame[name] = pd.to_numeric(frame[name])
+    return frame
+
+
+def cost_columns(trials: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """The costs that the trainings differ in: (column, words, unit)."""
+    known = [
+        ("params", "parameters", ""), ("macs", "MACs", " per image"),
+        ("extra_latency_ms", "latency", ", ms"), ("extra_activation_bytes", "activation memory", ", bytes per image"),
+    ]  # fmt: skip
+    return [
+        item for item in known
+        if item[0] in trials.columns and trials.loc[trials["state"] == "complete", item[0]].nunique() > 1
+    ]  # fmt: skip
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """`frame` as CSV, numbers in full precision, no cell that a spreadsheet would run."""
+    safe = frame.rename(columns=lambda name: str(csv_cell(str(name))))
+    for position, name in enumerate(safe.columns):
+        if not _numeric(safe.iloc[:, position]):
+            safe[name] = [csv_cell(value) for value in safe.iloc[:, position]]
+    return str(safe.to_csv(index=False, lineterminator="\n"))
+
+
+def _numeric(column: pd.Series) -> bool:
+    from pandas.api.types import is_numeric_dtype
+
+    return bool(is_numeric_dtype(column))

@@ -1,0 +1,135 @@
+"""Figures of trainings: candidate against parent, accuracy against cost, learning curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from reborn_nas.report.charts import NARROW, Scale, axes, legend, limits, tick_text, ticks
+from reborn_nas.report.drawing import Drawing, shorten
+from reborn_nas.report.palette import PHASE_SHAPES, PHASE_TONES
+from reborn_nas.report.words import count, percent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_POINTS = 1200
+MOST_CURVES = 60
+
+
+def strip_figure(arms: Mapping[str, Sequence[float]], width: float, part: str, n: int) -> Drawing:
+    """Each arm's accuracies (in [0, 1]) as a row of points with its mean."""
+    narrow = width < NARROW
+    left = 8.0 if narrow else 130.0
+    height = 46
+    drawing = Drawing("candidate", "Candidate against parent", "", width, 16 + height * len(arms) + 48)
+    values = [100 * value for seeds in arms.values() for value in seeds]
+    scale = Scale(*limits(values, margin=0.12), left + 6, width - (14 if narrow else 76))
+    bottom = drawing.height - 42
+    marks = ticks(scale.low, scale.high, 4 if narrow else 6)
+    for value in marks:
+        drawing.line(scale(value), 8, scale(value), bottom, "rule")
+        drawing.text(scale(value), bottom + 17, tick_text(value, marks), "muted", size=11.5, anchor="middle")
+    axis = f"{part} accuracy in % ({n:,} images), one point a training"
+    drawing.text((scale.start + scale.end) / 2, bottom + 36, axis, "muted", size=11.5, anchor="middle")
+    told = []
+    for position, (arm, seeds) in enumerate(arms.items()):
+        y = 12 + height * position + height / 2 + (8 if narrow else 0)
+        tone = "flat" if arm == "parent" else "gain"
+        mean = sum(seeds) / len(seeds)
+        told.append(f"{arm}: mean {percent(mean)} of {len(seeds)} trainings")
+        with drawing.hover(told[-1]):
+            if narrow:
+                drawing.text(2, y - 17, f"{arm}, mean {percent(mean)}", "ink", size=12, weight=600)
+            else:
+                drawing.text(2, y + 4, shorten(arm, left - 6, 13), "ink", size=13, weight=600)
+                drawing.text(width - 4, y + 4, percent(mean), "ink", size=13, weight=600, anchor="end")
+            drawing.line(scale.start, y, scale.end, y, "rule")
+            for k, value in enumerate(seeds):
+                drawing.circle(scale(100 * value), y + (k % 3 - 1) * 4.5, 4.4, tone, opacity=0.6)
+            drawing.line(scale(100 * mean), y - 13, scale(100 * mean), y + 13, "ink", width=2.2)
+    drawing.alt = "; ".join(told) + "."
+    return drawing
+
+
+def pareto(cost: Sequence[float], gain: Sequence[float]) -> list[int]:
+    """Indices of the points that no other beats at the same or a lower cost, by rising cost."""
+    front, best = [], -math.inf
+    for index in sorted(range(len(cost)), key=lambda k: (cost[k], -gain[k])):
+        if gain[index] > best:
+            front.append(index)
+            best = gain[index]
+    return front
+
+
+def cost_figure(trials: pd.DataFrame, width: float, column: str, words: str, unit: str = "") -> Drawing:
+    """Accuracy against one cost, a point a training, with the front of the best at each cost."""
+    shown = trials[(trials[column] > 0) & trials["accuracy"].notna() & (trials["state"] == "complete")]
+    total = len(shown)
+    front = [shown.index[k] for k in pareto(list(shown[column]), list(shown["accuracy"]))]
+    if total > MOST_POINTS:
+        shown = shown.loc[sorted({*shown.sample(MOST_POINTS, random_state=0).index, *front})]
+    drawing = Drawing(
+        f"accuracy_{column}", f"Accuracy against {words}", "", width, 330 if width < NARROW else 380
+    )
+    phases = [phase for phase in PHASE_TONES if phase in set(shown["phase"])]
+    entries = [(PHASE_SHAPES[p], PHASE_TONES[p], p) for p in phases] + [("line", "ink", "best at its cost")]
+    top = legend(drawing, entries, 2, 38) + 20
+    frame = axes(
+        drawing, limits(list(shown[column])), limits([100 * v for v in shown["accuracy"]]),
+        words + unit, "accuracy, %", x_text=count, top=top,
+    )  # fmt: skip
+    for row in shown.itertuples():
+        x, y = frame.x(getattr(row, column)), frame.y(100 * row.accuracy)
+        if total <= 400:
+            with drawing.hover(
+                f"{row.key}: {percent(row.accuracy, 2)}, {count(getattr(row, column))} {words}"
+            ):
+                drawing.shape(PHASE_SHAPES[row.phase], x, y, 3.8, PHASE_TONES[row.phase], opacity=0.75)
+        else:
+            drawing.shape(PHASE_SHAPES[row.phase], x, y, 3.0, PHASE_TONES[row.phase], opacity=0.6)
+    steps: list[tuple[float, float]] = []
+    for index in front:
+        x, y = frame.x(shown.at[index, column]), frame.y(100 * shown.at[index, "accuracy"])
+        steps += [(x, steps[-1][1])] if steps else []
+        steps.append((x, y))
+    if len(steps) > 1:
+        drawing.path(steps, "ink", width=1.6)
+    best = shown.loc[front[-1]] if front else None
+    thinned = f", {len(shown)} of {total} drawn" if len(shown) < total else ""
+    drawing.alt = f"{total} trainings{thinned}." + (
+        f" Highest observed: {percent(best['accuracy'])} at {count(best[column])}."
+        if best is not None
+        else ""
+    )
+    return drawing
+
+
+def curve_figure(
+    curves: Sequence[tuple[str, pd.DataFrame]], width: float, column: str, words: str, note: str = ""
+) -> Drawing:
+    """Learning curves; `curves` are (phase, frame with `epoch` and `column`)."""
+    scale = 100.0 if column.endswith("_accuracy") else 1.0
+    name = "curves_accuracy" if scale == 100.0 else "curves_loss"
+    drawing = Drawing(name, f"Learning curves: {words}", "", width, 300 if width < NARROW else 340)
+    phases = [phase for phase in PHASE_TONES if any(phase == p for p, _ in curves)]
+    top = legend(drawing, [("line", PHASE_TONES[p], p) for p in phases], 2, 38) + 18
+    epochs = [float(e) for _, f in curves for e in (f["epoch"].min(), f["epoch"].max())]
+    values = [scale * float(v) for _, f in curves for v in f[column] if math.isfinite(v)]
+    low, high = min(epochs), max(epochs)
+    frame = axes(
+        drawing, (low, high if high > low else low + 1), limits(values), "epoch",
+        words + (", %" if scale == 100.0 else ""), top=top,
+    )  # fmt: skip
+    for phase, curve in curves:
+        points = [
+            (frame.x(e), frame.y(scale * v))
+            for e, v in zip(curve["epoch"], curve[column])
+            if math.isfinite(v)
+        ]
+        if len(points) > 120:
+            points = [*points[:: math.ceil(len(points) / 120)], points[-1]]
+        drawing.path(points, PHASE_TONES[phase], width=1.3, opacity=0.55)
+    drawing.alt = f"{words.capitalize()} by epoch of {len(curves)} trainings{note}."
+    return drawing

@@ -1,0 +1,146 @@
+"""What a report is made from: plain data, without storage, network or device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from reborn_nas.errors import StudyError
+from reborn_nas.records import TrialRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from reborn_nas.report.features import Sight
+
+SITE_COLUMNS = (
+    "name", "index", "stage", "block", "channels", "shape", "activation", "added_params", "added_macs",
+)  # fmt: skip
+_NESTED = ("architecture", "parameters", "levels", "environment", "extra")
+
+
+def no_curves(key: str) -> pd.DataFrame | None:
+    """The loader of a run that kept no learning curves."""
+    return None
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run as the report reads it.
+
+    Args:
+        title: the study's name.
+        records: the trials, as `TrialRecord`s, dicts or a `records_frame`.
+        sites: one entry a site in execution order, `Site`s, mappings or a DataFrame with the names of
+            `SITE_COLUMNS`; what is missing is left out. `added_params` and `added_macs` are what a reborn
+            block of the default form costs there.
+        phases: mappings with `phase`, `planned` (trainings), and optionally `note` (such as why it was left out).
+        config: the study's settings, shown as they are.
+        environment: versions, host, device.
+        curves: trial key → DataFrame with `epoch`, `train_loss` and `<part>_accuracy`, or None.
+        notes: what the run said aloud (stem replaced, split made, …).
+        command: the command that repeats the run.
+        recommendation: `choices` (site → label) with `predicted`, `ci_low`, `ci_high` in [0, 1], or None.
+        sights: what the sites see, see `features.py`.
+        arms: the two levels that the screen compares, (tested, reference).
+        finished: False while trainings are still to come; then no verdict is given.
+    """
+
+    title: str
+    records: Sequence[TrialRecord]
+    sites: Any = ()
+    phases: Sequence[Mapping[str, Any]] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    curves: Callable[[str], pd.DataFrame | None] = no_curves
+    notes: Sequence[str] = ()
+    command: str = ""
+    recommendation: Mapping[str, Any] | None = None
+    sights: Sequence[Sight] = ()
+    arms: tuple[str, str] = ("reborn", "original")
+    finished: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "records", _as_records(self.records))
+        object.__setattr__(self, "sites", _site_frame(self.sites, self.records))
+
+    @property
+    def site_names(self) -> list[str]:
+        """The sites' names in execution order."""
+        return [str(name) for name in self.sites["name"]]
+
+    def phase(self, name: str) -> list[TrialRecord]:
+        """The records of one phase."""
+        return [record for record in self.records if record.phase == name]
+
+    def setting(self, *names: str, default: str = "") -> str:
+        """The first of the settings `names` (dotted paths) that the config has, as text."""
+        for name in names:
+            value: Any = self.config
+            for part in name.split("."):
+                value = value.get(part) if isinstance(value, Mapping) else None
+            if isinstance(value, str | int | float):
+                return str(value)
+            if isinstance(value, Mapping):
+                inner = value.get("name") or value.get("source")
+                if inner:
+                    return str(inner)
+        return default
+
+
+def _as_records(records: Any) -> tuple[TrialRecord, ...]:
+    rows: Iterable[Any] = records
+    if hasattr(records, "to_dict") and hasattr(records, "columns"):
+        rows = records.to_dict("records")
+    made = []
+    for row in rows:
+        if isinstance(row, TrialRecord):
+            made.append(row)
+            continue
+        try:
+            data = {key: json.loads(value) if key in _NESTED and isinstance(value, str) else value
+                    for key, value in dict(row).items() if value == value}  # fmt: skip
+            made.append(TrialRecord.from_dict(data))
+        except (TypeError, ValueError) as error:
+            raise StudyError(
+                f"a trial record cannot be read ({error}); is this a reborn-nas study?"
+            ) from error
+    return tuple(made)
+
+
+def _site_frame(sites: Any, records: Sequence[TrialRecord]) -> pd.DataFrame:
+    """The sites as a DataFrame with all of `SITE_COLUMNS`; made from the records' levels where none are given."""
+    import pandas as pd
+
+    if isinstance(sites, pd.DataFrame):
+        frame = sites.rename(columns={"site": "name"}).reset_index(drop=True)
+    else:
+        rows = [site if isinstance(site, Mapping) else _site_row(site) for site in sites]
+        if not rows:
+            names = list(dict.fromkeys(name for record in records for name in record.levels))
+            rows = [{"name": name} for name in names]
+        frame = pd.DataFrame(rows, columns=None if rows else ["name"]).rename(columns={"site": "name"})
+    defaults: dict[str, Any] = {
+        "index": range(len(frame)), "stage": 0, "block": "", "channels": 0, "shape": "", "activation": "",
+        "added_params": float("nan"), "added_macs": float("nan"),
+    }  # fmt: skip
+    for column, value in defaults.items():
+        if column not in frame.columns:
+            frame[column] = value
+    frame["name"] = frame["name"].astype(str)
+    frame["stage"] = frame["stage"].fillna(0).astype(int)
+    frame["block"] = frame["block"].fillna("").astype(str)
+    frame["shape"] = [_shape_text(value) for value in frame["shape"]]
+    return frame.sort_values("index", kind="stable").reset_index(drop=True)
+
+
+def _site_row(site: Any) -> dict[str, Any]:
+    return {name: getattr(site, name) for name in SITE_COLUMNS if hasattr(site, name)}
+
+
+def _shape_text(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return " × ".join(str(n) for n in value)
+    return str(value) if value is not None and value == value else ""

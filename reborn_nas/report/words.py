@@ -1,0 +1,107 @@
+"""Numbers and strangers' strings as text that is safe to show."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+
+MINUS = "−"
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u202a-\u202e\u2066-\u2069]"
+)
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+def clean(text: object) -> str:
+    """`text` without characters that XML forbids or that turn the reading direction around."""
+    return _UNPRINTABLE.sub("\ufffd", str(text))
+
+
+def escape(text: object) -> str:
+    """`text` for use in HTML or SVG, also inside a quoted attribute."""
+    return html.escape(clean(text), quote=True)
+
+
+def csv_cell(value: object) -> object:
+    """`value` so that no spreadsheet takes it for a formula; numbers, also those written as text, stay."""
+    if not isinstance(value, str):
+        return value
+    text = clean(value)
+    if text.lstrip(" \u00a0").startswith(_FORMULA) and not re.fullmatch(
+        r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", text
+    ):
+        return "'" + text
+    return text
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """`+0.25`, `−0.10`, `0.00`; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    rounded = round(value, digits)
+    sign = "+" if rounded > 0 else MINUS if rounded < 0 else ""
+    return f"{sign}{abs(rounded):.{digits}f}"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with a true minus sign; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def interval(low: float | None, high: float | None, digits: int = 2) -> str:
+    """`[+0.10, +0.40]`; a dash where there is none."""
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return "–"
+    return f"[{signed(low, digits)}, {signed(high, digits)}]"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share in [0, 1] as `87.5 %`."""
+    if share is None or not math.isfinite(share):
+        return "–"
+    return f"{100 * share:.{digits}f} %"
+
+
+def p_value(value: float | None) -> str:
+    """`0.03`, `< 0.001`."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def count(value: float | None) -> str:
+    """`1.2 M`, `34 k`, `850`, three figures at most."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            scaled = value / size
+            return f"{scaled:.{0 if abs(scaled) >= 100 else 1}f} {unit}".replace("-", MINUS)
+    return f"{value:.0f}".replace("-", MINUS)
+
+
+def added(value: float | None) -> str:
+    """A cost on top: `+1.2 M`, or `0`."""
+    if value is None or not math.isfinite(value) or value == 0:
+        return "–" if value is None or not math.isfinite(value) else "0"
+    return ("+" if value > 0 else "") + count(value)
+
+
+def duration(seconds: float | None) -> str:
+    """`4.2 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
+
+
+def joined(names: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1] if names else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class RebornError(Exception):
@@ -47,7 +48,12 @@ class TrainingError(RebornError, RuntimeError):
 
 
 class DivergedError(TrainingError, ArithmeticError):
-    """The loss became non-finite."""
+    """The loss became non-finite. `result` is the training's result until then, `epoch` where it happened."""
+
+    def __init__(self, message: str, result: Any = None, epoch: int = 0) -> None:
+        super().__init__(message)
+        self.result = result
+        self.epoch = epoch
 
 
 class StudyError(RebornError, RuntimeError):

@@ -1,1 +1,31 @@
+"""Recipes and the training loop. It reports through a callback and knows nothing of who listens."""
 
+from reborn_nas.training.checkpoint import Checkpoint, FileCheckpoint, TrainingState
+from reborn_nas.training.estimate import estimate_seconds
+from reborn_nas.training.evaluation import evaluate
+from reborn_nas.training.initial import draw_xavier
+from reborn_nas.training.loop import train
+from reborn_nas.training.precision import cpu_has_bf16, parameter_count, resolve_precision
+from reborn_nas.training.recipe import Recipe, get_recipe, recipe_names
+from reborn_nas.training.result import Evaluation, TrainingResult
+from reborn_nas.training.schedule import batch_sizes, learning_rates
+
+__all__ = [
+    "Checkpoint",
+    "Evaluation",
+    "FileCheckpoint",
+    "Recipe",
+    "TrainingResult",
+    "TrainingState",
+    "batch_sizes",
+    "cpu_has_bf16",
+    "draw_xavier",
+    "estimate_seconds",
+    "evaluate",
+    "get_recipe",
+    "learning_rates",
+    "parameter_count",
+    "recipe_names",
+    "resolve_precision",
+    "train",
+]

@@ -1,0 +1,66 @@
+"""How long an epoch will take, measured on a few steps."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from reborn_nas.data import ImageSet, Resident
+from reborn_nas.training.evaluation import BATCH, Tally
+from reborn_nas.training.precision import parameter_count, resolve_precision
+from reborn_nas.training.recipe import Recipe
+from reborn_nas.training.schedule import batch_sizes
+from reborn_nas.training.step import TrainingStep
+
+
+def estimate_seconds(
+    model: nn.Module,
+    images: ImageSet,
+    recipe: Recipe,
+    device: torch.device | str = "cpu",
+    steps: int = 3,
+) -> float:
+    """Seconds of one epoch, the validation included: the median of a few steps times their number.
+
+    A copy of the network is trained, after one step that is not counted; global generators are left as they are. On a
+    GPU the steps run eagerly, so the estimate is an upper one where a CUDA graph is used.
+    """
+    place = torch.device(device)
+    training = len(images.pool) - images.validation_size
+    sizes = batch_sizes(max(1, training), recipe.batch_size)
+    twin = copy.deepcopy(model).to(place).train()
+    precision = resolve_precision(recipe.precision, place, parameter_count(twin))
+    last = recipe.channels_last and place.type == "cuda"
+    if last:
+        twin.to(memory_format=torch.channels_last)
+    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+        step = TrainingStep(twin, replace(recipe, epochs=1), precision, place)
+        augmentation = recipe.augmentation(images.augmentation)
+        data = Resident(images, images.pool, place, augmentation=augmentation, channels_last=last)
+        few = [sizes[0]] * (steps + 1)
+        few = [size for k, size in enumerate(few) if size * (k + 1) <= len(data)] or [len(data)]
+        seconds = []
+        for pictures, labels in data.epoch(few, seed=0, epoch=0):
+            seconds.append(_seconds(partial(step, pictures, labels), place))
+        tally = Tally(twin, precision, place)
+        seen = images.pool[:BATCH]
+        judged = Resident(images, seen, place, channels_last=last)
+        judging = _seconds(lambda: tally.run(judged, BATCH), place) * images.validation_size / len(seen)
+    each = statistics.median(seconds[1:] or seconds)
+    return each * sum(sizes) / sizes[0] + judging
+
+
+def _seconds(work: Callable[[], Any], device: torch.device) -> float:
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start

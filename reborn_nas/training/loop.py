@@ -1,0 +1,267 @@
+"""`train`: one network, one recipe, one seed, from the first step to the last evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from reborn_nas.data import ImageSet, Resident
+from reborn_nas.errors import DivergedError, TrainingError
+from reborn_nas.seeds import derive_seed
+from reborn_nas.training.checkpoint import Checkpoint, TrainingState
+from reborn_nas.training.evaluation import BATCH, Tally
+from reborn_nas.training.graph import CudaRecorder, GraphStep, Recorder, Step
+from reborn_nas.training.initial import draw_xavier
+from reborn_nas.training.precision import parameter_count, resolve_precision
+from reborn_nas.training.recipe import Recipe
+from reborn_nas.training.result import TrainingResult
+from reborn_nas.training.schedule import batch_sizes, learning_rates
+from reborn_nas.training.step import TrainingStep
+
+OnEpoch = Callable[[int, Mapping[str, float]], None]
+
+
+def train(
+    model: nn.Module,
+    images: ImageSet,
+    *,
+    train_indices: torch.Tensor,
+    evaluate: Mapping[str, torch.Tensor],
+    recipe: Recipe,
+    seed: int,
+    device: torch.device | str = "cpu",
+    on_epoch: OnEpoch | None = None,
+    checkpoint: Checkpoint | None = None,
+    every_epoch: Sequence[str] = ("validation",),
+    graph: bool = True,
+    recorder: Recorder | None = None,
+) -> TrainingResult:
+    """Train `model` in place.
+
+    Nothing is read from the device within an epoch; after it, one number for the loss and two for each part judged. On
+    a CPU the same seed gives the same numbers to the bit, with the same number of threads.
+
+    Args:
+        model: the network; it is moved to `device` and left in eval mode.
+        train_indices: images to train on.
+        evaluate: part → images to judge by, such as `{"validation": split.validation}`.
+        seed: of order, augmentation, dropout and, where the recipe draws them, the initial weights.
+        on_epoch: called after each epoch with its number, from 1, and its metrics (a row of the curve); what it
+            raises ends the training.
+        checkpoint: keeps the state after each epoch; a training that finds its own state there goes on from it.
+        every_epoch: parts judged after each epoch; the others are judged once, at the end.
+        graph: on a GPU, replay the step as a CUDA graph where the network allows it.
+        recorder: captures the step; CUDA's on a GPU.
+
+    Raises:
+        DivergedError: the loss became infinite or no number; `.result` holds what there was until then.
+        TrainingError: the network cannot be trained on these images.
+    """
+    place = torch.device(device)
+    if len(train_indices) == 0:
+        raise TrainingError("there are no training images")
+    with _own_randomness(place), _kernels(place):
+        run = _Run(model, images, train_indices, evaluate, recipe, seed, place, every_epoch)
+        if checkpoint is not None:
+            run.restore(checkpoint.load())
+        run.capture(recorder or (CudaRecorder(place) if graph and place.type == "cuda" else None))
+        while run.epoch < recipe.epochs:
+            metrics = run.one_epoch()
+            if checkpoint is not None:
+                checkpoint.save(run.state())
+            if on_epoch is not None:
+                on_epoch(run.epoch, metrics)
+        return run.finish()
+
+
+class _Run:
+    """The state of one training."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: ImageSet,
+        train_indices: torch.Tensor,
+        evaluate: Mapping[str, torch.Tensor],
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        every_epoch: Sequence[str],
+    ) -> None:
+        self.began = time.perf_counter()
+        self.model, self.recipe, self.seed, self.device = model, recipe, seed, device
+        self.precision = resolve_precision(recipe.precision, device, parameter_count(model))
+        if recipe.init == "xavier":
+            draw_xavier(model, seed)
+        last = recipe.channels_last and device.type == "cuda"
+        model.to(device)
+        if last:
+            model.to(memory_format=torch.channels_last)
+        self.sizes = batch_sizes(len(train_indices), recipe.batch_size)
+        augmentation = recipe.augmentation(images.augmentation)
+        self.data = Resident(images, train_indices, device, augmentation=augmentation, channels_last=last)
+        self.parts = {
+            part: Resident(images, indices, device, channels_last=last) for part, indices in evaluate.items()
+        }
+        self.every_epoch = [part for part in evaluate if part in every_epoch]
+        self.identity = _identity(images, recipe, self.precision, seed, train_indices)
+        self.rates = learning_rates(recipe, len(self.sizes))
+        self.step = TrainingStep(model, recipe, self.precision, device)
+        self.run_step: Step = self.step
+        self.tally = Tally(model, self.precision, device)
+        self.form = "eager"
+        self.epoch = 0
+        self.curve: list[dict[str, float]] = []
+        self.judged: dict[str, tuple[int, float]] = {}
+        self.seconds_before = 0.0
+
+    def restore(self, state: TrainingState | None) -> None:
+        """Go on from `state`, if there is one and it is this training's."""
+        if state is None:
+            return
+        if state.identity != self.identity:
+            raise TrainingError(
+                f"the checkpoint is of another training ({state.identity}; this one is {self.identity}): data, recipe "
+                "or seed differ; delete it, or repeat the settings that it was made with"
+            )
+        own = {key[6:]: tensor for key, tensor in state.tensors.items() if key.startswith("model/")}
+        try:
+            self.model.load_state_dict(own)
+            with torch.no_grad():
+                for k, momentum in enumerate(self.step.momenta()):
+                    momentum.copy_(state.tensors[f"momentum/{k}"])
+        except (RuntimeError, KeyError) as error:
+            raise TrainingError(f"the checkpoint does not fit this network ({error}); delete it") from error
+        self.epoch, self.curve, self.seconds_before = state.epoch, list(state.curve), state.seconds
+
+    def state(self) -> TrainingState:
+        """The state after this epoch, copied to the CPU."""
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"momentum/{k}": tensor for k, tensor in enumerate(self.step.momenta())}
+        copies = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
+        return TrainingState(self.epoch, copies, list(self.curve), self.identity, self.seconds())
+
+    def capture(self, recorder: Recorder | None) -> None:
+        """Capture the step, if there is a recorder and the network allows it; else say why not."""
+        if recorder is None or self.epoch >= self.recipe.epochs:
+            return
+        self.model.train()
+        pictures, labels = next(self.data.epoch(self.sizes, seed=self.seed, epoch=0))
+        try:
+            self.run_step = GraphStep(self.step, pictures, labels, recorder)
+            self.form = "cuda-graph"
+        except RuntimeError as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            self.form = f"eager (no CUDA graph: {lines[0][:200]})"
+
+    def one_epoch(self) -> dict[str, float]:
+        """Train on every batch, judge the parts of every epoch, then read the device once."""
+        start = time.perf_counter()
+        first = self.epoch * len(self.sizes)
+        rates = self.rates[first : first + len(self.sizes)]
+        torch.manual_seed(derive_seed(self.seed, "noise", self.epoch))  # dropout and its kin
+        self.model.train()
+        self.step.loss_sum.zero_()
+        batches = self.data.epoch(self.sizes, seed=self.seed, epoch=self.epoch)
+        for rate, (pictures, labels) in zip(self.step.on_device(rates), batches, strict=True):
+            self.step.set_rate(rate)
+            self.run_step(pictures, labels)
+        sums = [self.step.loss_sum]
+        for part in self.every_epoch:
+            self.tally.run(self.parts[part], BATCH)
+            sums += self.tally.sums.unbind()
+        loss, *numbers = torch.stack([value.clone() for value in sums]).tolist()
+        self.epoch += 1
+        metrics = {"epoch": float(self.epoch), "train_loss": loss / sum(self.sizes)}
+        judged = dict(zip(self.every_epoch, zip(numbers[::2], numbers[1::2]), strict=True))
+        for part, (correct, part_loss) in judged.items():
+            metrics[f"{part}_accuracy"] = correct / len(self.parts[part])
+            metrics[f"{part}_loss"] = part_loss / len(self.parts[part])
+        metrics |= {"learning_rate": rates[-1], "seconds": time.perf_counter() - start}
+        self.curve.append(metrics)
+        self.check_finite(loss, *numbers[1::2])
+        self.judged = {part: (int(correct), part_loss) for part, (correct, part_loss) in judged.items()}
+        return dict(metrics)
+
+    def finish(self) -> TrainingResult:
+        """Judge the parts that are judged once."""
+        for part, resident in self.parts.items():
+            if part not in self.judged:
+                self.tally.run(resident, BATCH)
+                self.judged[part] = self.tally.read()
+        self.model.eval()
+        self.check_finite(*(loss for _, loss in self.judged.values()))
+        return self.result()
+
+    def check_finite(self, *losses: float) -> None:
+        """Raise DivergedError unless every loss is a finite number."""
+        if all(math.isfinite(loss) for loss in losses):
+            return
+        raise DivergedError(
+            f"the loss became non-finite in epoch {self.epoch} of {self.recipe.epochs}; a lower learning rate than "
+            f"{self.recipe.learning_rate:g} may help",
+            self.result(),
+            self.epoch,
+        )
+
+    def result(self) -> TrainingResult:
+        """What there is so far."""
+        correct = {part: right for part, (right, _) in self.judged.items()}
+        n = {part: len(self.parts[part]) for part in correct}
+        asked = self.recipe.batch_size
+        smaller = f"batches of {self.sizes[0]} images, not {asked}: there are no more training images"
+        return TrainingResult(
+            accuracy={part: correct[part] / max(1, n[part]) for part in correct},
+            correct=correct,
+            n=n,
+            curve=list(self.curve),
+            train_loss_sum=sum(row["train_loss"] for row in self.curve),
+            epochs=self.epoch,
+            seconds=self.seconds(),
+            precision=self.precision,
+            form=self.form,
+            device=str(self.device),
+            batch_size=self.sizes[0],
+            notes=(smaller,) if self.sizes[0] < asked else (),
+        )
+
+    def seconds(self) -> float:
+        """Wall seconds so far, those before a resume included."""
+        return self.seconds_before + time.perf_counter() - self.began
+
+
+def _identity(
+    images: ImageSet, recipe: Recipe, precision: str, seed: int, train_indices: torch.Tensor
+) -> str:
+    """Sixteen hex digits for what determines a training beside its network."""
+    words = [images.fingerprint, json.dumps(recipe.to_dict(), sort_keys=True), precision, str(seed)]
+    digest = hashlib.sha256("|".join(words).encode())
+    digest.update(train_indices.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _own_randomness(device: torch.device) -> Iterator[None]:
+    """Seeding within leaves the caller's global generators as they were."""
+    cuda = device.type == "cuda"
+    index = torch.cuda.current_device() if cuda and device.index is None else device.index
+    with torch.random.fork_rng(devices=[index] if cuda else []):
+        yield
+
+
+@contextlib.contextmanager
+def _kernels(device: torch.device) -> Iterator[None]:
+    """cuDNN tries its kernels on the first batch, which pays as all batches have one shape."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -1,0 +1,68 @@
+"""In which arithmetic a network is trained on a device."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from reborn_nas.errors import TrainingError
+
+CPU_BF16_PARAMETERS = 1_000_000
+"""On a CPU with bf16 instructions, networks from this many parameters on are faster in bf16 than in fp32."""
+
+
+def resolve_precision(precision: str, device: torch.device | str, parameters: int) -> str:
+    """ "fp32" or "bf16" for "auto", by a fixed rule: the arithmetic must not change within a comparison.
+
+    A GPU that has bf16 uses it. A CPU uses it where it has AVX512-BF16 or AMX and the network is large enough to
+    gain by it: the casts of a small one cost more than its products. A study resolves this once, by its parent
+    network, and passes "fp32" or "bf16" on, so that no trial differs from another in it.
+
+    Args:
+        precision: "auto", "fp32" or "bf16".
+        parameters: of the network.
+
+    Raises:
+        TrainingError: bf16 was asked for and the GPU has none.
+    """
+    place = torch.device(device)
+    if precision != "auto":
+        if precision == "bf16" and place.type == "cuda" and not _gpu_has_bf16(place):
+            raise TrainingError(f"device {place} has no bf16 arithmetic; choose precision fp32 or auto")
+        return precision
+    if place.type == "cuda":
+        return "bf16" if _gpu_has_bf16(place) else "fp32"
+    if place.type == "cpu" and parameters >= CPU_BF16_PARAMETERS and cpu_has_bf16():
+        return "bf16"
+    return "fp32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware (AVX512-BF16 or AMX)."""
+    cpu: Any = torch.cpu
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(cpu, check)()) for check in checks if hasattr(cpu, check))
+
+
+def _gpu_has_bf16(device: torch.device) -> bool:
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def arithmetic(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The context in which a forward pass runs.
+
+    The cache of cast weights is off: a weight is used once a step, and a captured graph must not read the cache
+    of another.
+    """
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

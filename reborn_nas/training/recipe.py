@@ -1,0 +1,165 @@
+"""How a network is trained, as data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from reborn_nas.data import Augmentation
+from reborn_nas.errors import ConfigError, unknown_name
+
+SCHEDULES = ("one_cycle", "step_half", "constant")
+PRECISIONS = ("auto", "fp32", "bf16")
+INITS = ("default", "xavier")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training by SGD, pure data.
+
+    Args:
+        name: what it is called in tables.
+        epochs: passes over the training images; 0 evaluates the untrained network.
+        batch_size: images a step.
+        learning_rate: the schedule's peak.
+        momentum, nesterov, weight_decay: of SGD; the decay acts on every parameter.
+        schedule: "one_cycle" rises linearly over the first `warmup` share of the steps, then falls by a cosine
+            to zero; "step_half" divides by ten after half of the epochs (paper, Sec. 4.3); "constant".
+        warmup: share of the steps in which "one_cycle" rises.
+        label_smoothing: in [0, 1).
+        precision: "fp32", "bf16" (autocast), or "auto" (`resolve_precision`).
+        channels_last: memory format on a GPU; a CPU always has the ordinary one, which is faster in fp32 there.
+        init: "xavier" draws all weights anew from Xavier's uniform distribution (paper, Sec. 4.3), which undoes a
+            pretrained or a function-preserving start; "default" leaves the network as it comes.
+        crop_padding, flip: override the data set's augmentation; None leaves it.
+
+    Raises:
+        ConfigError: with every value that is out of range.
+    """
+
+    name: str = "custom"
+    epochs: int = 30
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    schedule: str = "one_cycle"
+    warmup: float = 0.2
+    label_smoothing: float = 0.0
+    precision: str = "auto"
+    channels_last: bool = True
+    init: str = "default"
+    crop_padding: int | None = None
+    flip: bool | None = None
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"recipe.{key} is {rule}, not {getattr(self, key)!r}"
+            for key, rule, holds in _RULES
+            if not holds(getattr(self, key))
+        ]
+        if self.nesterov is True and self.momentum == 0:
+            faults.append("recipe.nesterov needs momentum above 0; set nesterov to false")
+        if faults:
+            raise ConfigError(f"recipe {self.name!r} has faults:", faults)
+
+    def augmentation(self, default: Augmentation) -> Augmentation:
+        """The data set's augmentation with this recipe's changes."""
+        padding = default.crop_padding if self.crop_padding is None else self.crop_padding
+        return Augmentation(padding, default.flip if self.flip is None else self.flip)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values only; `from_dict` restores the recipe."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """The inverse of `to_dict`; keys left out have their defaults. Raises ConfigError on unknown ones."""
+        known = [item.name for item in fields(cls)]
+        unknown = sorted(set(data) - set(known))
+        if unknown:
+            raise ConfigError(
+                f"recipe has unknown keys {', '.join(map(str, unknown))}; it knows {', '.join(known)}"
+            )
+        return cls(**data)
+
+
+def _real(low: float, high: float, *, above: bool = False, below: bool = False) -> Any:
+    def holds(value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        return (value > low if above else value >= low) and (value < high if below else value <= high)
+
+    return holds
+
+
+def _whole(low: int) -> Any:
+    return lambda value: type(value) is int and value >= low
+
+
+def _one_of(*words: object) -> Any:
+    return lambda value: value in words
+
+
+_RULES = (
+    ("epochs", "a whole number ≥ 0", _whole(0)),
+    ("batch_size", "a whole number ≥ 1", _whole(1)),
+    ("learning_rate", "a number above 0", _real(0, math.inf, above=True)),
+    ("momentum", "in [0, 1)", _real(0, 1, below=True)),
+    ("nesterov", "true or false", lambda value: type(value) is bool),
+    ("weight_decay", "a number ≥ 0", _real(0, math.inf)),
+    ("schedule", f"one of {', '.join(SCHEDULES)}", _one_of(*SCHEDULES)),
+    ("warmup", "in [0, 1]", _real(0, 1)),
+    ("label_smoothing", "in [0, 1)", _real(0, 1, below=True)),
+    ("precision", f"one of {', '.join(PRECISIONS)}", _one_of(*PRECISIONS)),
+    ("channels_last", "true or false", lambda value: type(value) is bool),
+    ("init", f"one of {', '.join(INITS)}", _one_of(*INITS)),
+    ("crop_padding", "a whole number ≥ 0, or null", lambda value: value is None or _whole(0)(value)),
+    ("flip", "true, false or null", lambda value: value is None or type(value) is bool),
+)
+
+PAPER_EPOCHS = {"cifar10": 160, "cifar100": 160}
+"""Sec. 4.3: 160 epochs on these, 80 on the rest."""
+
+RECIPES: Mapping[str, Recipe] = {
+    "fast": Recipe(name="fast"),
+    "paper": Recipe(
+        name="paper",
+        epochs=80,
+        batch_size=64,
+        learning_rate=1e-3,
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=5e-4,
+        schedule="step_half",
+        precision="fp32",
+        init="xavier",
+    ),
+}
+
+
+def recipe_names() -> tuple[str, ...]:
+    """What `get_recipe` knows."""
+    return tuple(RECIPES)
+
+
+def get_recipe(name: str, *, dataset: str | None = None, **overrides: Any) -> Recipe:
+    """The recipe `name` with some fields replaced; those given as None are left.
+
+    Args:
+        dataset: the paper's recipe trains 160 epochs on CIFAR-10 and CIFAR-100, 80 on everything else.
+
+    Raises:
+        UnknownNameError: no such recipe.
+        ConfigError: an unknown field or a value out of range.
+    """
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    recipe = RECIPES[name]
+    if name == "paper" and dataset in PAPER_EPOCHS:
+        recipe = replace(recipe, epochs=PAPER_EPOCHS[dataset])
+    changes = {key: value for key, value in overrides.items() if value is not None}
+    return Recipe.from_dict({**recipe.to_dict(), **changes}) if changes else recipe

@@ -1,0 +1,126 @@
+"""One training step, and the loss of networks with auxiliary heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from reborn_nas.errors import TrainingError
+from reborn_nas.training.precision import arithmetic
+from reborn_nas.training.recipe import Recipe
+
+AUXILIARY_WEIGHT = 0.3
+"""Of each auxiliary classifier's loss, as in the GoogLeNet paper (Szegedy et al. 2015, Sec. 5)."""
+
+
+class TrainingStep:
+    """Forward, backward and optimiser on one batch; the loss is added up on the device, never read.
+
+    Args:
+        model: already on its device, in train mode.
+        tensor_rate: hold the learning rate in a tensor on the device, which a captured step reads anew each
+            time; by default on a GPU.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        precision: str,
+        device: torch.device,
+        *,
+        tensor_rate: bool | None = None,
+    ) -> None:
+        self.model = model
+        self.precision, self.device = precision, device
+        self.smoothing = recipe.label_smoothing
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        if not self.parameters:
+            raise TrainingError("the network has no trainable parameter; nothing can be trained")
+        held = device.type == "cuda" if tensor_rate is None else tensor_rate
+        self.rate = torch.zeros((), device=device) if held else None
+        self.optimiser = torch.optim.SGD(
+            self.parameters,
+            lr=0.0 if self.rate is None else self.rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+            fused=device.type in ("cpu", "cuda"),
+        )
+        # sums of 50,000 losses: float64 where the device has it
+        kind = torch.float32 if device.type == "mps" else torch.float64
+        self.loss_sum = torch.zeros((), device=device, dtype=kind)
+
+    def on_device(self, rates: Sequence[float]) -> Iterable[float | torch.Tensor]:
+        """Learning rates in the form that `set_rate` takes without waiting for the device."""
+        return rates if self.rate is None else torch.tensor(rates, device=self.device)
+
+    def set_rate(self, value: float | torch.Tensor) -> None:
+        """The learning rate of the steps to come."""
+        if self.rate is not None:
+            self.rate.copy_(torch.as_tensor(value))
+        else:
+            for group in self.optimiser.param_groups:
+                group["lr"] = float(value)
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Train on one batch, (B, C, H, W) and (B,)."""
+        self.optimiser.zero_grad(set_to_none=True)
+        with arithmetic(self.precision, self.device):
+            outputs = self.model(images)
+        loss = total_loss(outputs, labels, self.smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self.loss_sum += loss.detach() * len(labels)
+
+    def momenta(self) -> list[torch.Tensor]:
+        """The optimiser's momentum of each parameter, in the network's order; zeros before the first step."""
+        found = []
+        for parameter in self.parameters:
+            state = self.optimiser.state[parameter]
+            if state.get("momentum_buffer") is None:
+                # a momentum of zero before the first step gives the same first step as none at all
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            found.append(state["momentum_buffer"])
+        return found
+
+
+def total_loss(outputs: Any, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+    """Cross-entropy in float32; 0.3 × that of every auxiliary head is added to the main head's.
+
+    The main head is the first (N, classes) tensor of a network's output: the output itself, or the first one in
+    the tuple, list or mapping that networks such as GoogLeNet return in train mode.
+
+    Raises:
+        TrainingError: there is no such tensor.
+    """
+    main, *others = logits_of(outputs)
+    loss = F.cross_entropy(main.float(), labels, label_smoothing=smoothing)
+    for other in others:
+        loss = loss + AUXILIARY_WEIGHT * F.cross_entropy(other.float(), labels, label_smoothing=smoothing)
+    return loss
+
+
+def logits_of(outputs: Any) -> list[torch.Tensor]:
+    """The (N, classes) tensors in a network's output, the main head's first."""
+    found = list(_tensors(outputs))
+    if not found:
+        kind = f"a tensor {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else type(outputs)
+        raise TrainingError(f"a classifier returns logits (batch, classes), but the network returned {kind}")
+    return found
+
+
+def _tensors(outputs: Any) -> Iterator[torch.Tensor]:
+    if isinstance(outputs, torch.Tensor):
+        if outputs.ndim == 2:
+            yield outputs
+    elif isinstance(outputs, Mapping):
+        for value in outputs.values():
+            yield from _tensors(value)
+    elif isinstance(outputs, tuple | list):
+        for value in outputs:
+            yield from _tensors(value)

@@ -1,0 +1,161 @@
+"""Carry out a widening: tensors grow, modules learn their new widths, grouped convolutions regroup their input."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from reborn_nas.backbone.channelmap import ChannelMap
+from reborn_nas.backbone.steps import Widening, WidenStep
+from reborn_nas.backbone.widened import make_line, make_regrouped
+from reborn_nas.errors import ConversionError
+
+WidenInit = Literal["zero", "xavier"]
+
+# what a module calls the width that a step changes
+_WIDTHS = {
+    "consume": ("in_channels", "in_features"),
+    "repeat": ("out_channels", "out_features"),
+    "norm": ("num_features",),
+    "copy": ("num_parameters",),
+    "filter": ("channels",),
+    "line": (),
+}
+_FRESH = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
+
+
+def apply_widening(
+    model: nn.Module,
+    widening: Widening,
+    *,
+    init: WidenInit = "zero",
+    generator: torch.Generator | None = None,
+) -> nn.Module:
+    """Widen `model` itself, and return it. The doubled activations are not put in here.
+
+    Call it before activations are replaced, so that every module of the plan is still the backbone's own.
+
+    Args:
+        model: a copy that may be changed.
+        widening: what `widening` found on the same network.
+        init: the weights that read the extra channels: zero, which keeps the function, or Xavier uniform.
+        generator: for the Xavier weights.
+
+    Raises:
+        ConversionError: where the model is not the network that the widening was made for.
+    """
+    modules = dict(model.named_modules())
+    holders = _holders(model)
+    for step in widening.steps:
+        module = modules.get(step.module)
+        if module is None:
+            raise ConversionError(f"the network has no module '{step.module}', which a plan wants to widen")
+        for name in step.tensors:
+            _grow(module, name, step, init, generator, holders)
+        for width in _WIDTHS[step.action]:
+            if isinstance(getattr(module, width, None), int):
+                setattr(module, width, step.channels.width)
+        if step.action == "line":
+            make_line(module, step.channels, step.module)
+        elif step.groups > 1 and step.action == "consume":
+            make_regrouped(module, step.groups, step.channels, step.module)
+    return model
+
+
+def _holders(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Every place where a tensor is held, by its identity: tied weights stay tied."""
+    found: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None:
+                found.setdefault(id(tensor), []).append((module, name))
+    return found
+
+
+def _grow(
+    module: nn.Module,
+    name: str,
+    step: WidenStep,
+    init: WidenInit,
+    generator: torch.Generator | None,
+    holders: dict[int, list[tuple[nn.Module, str]]],
+) -> None:
+    old = getattr(module, name, None)
+    if not isinstance(old, Tensor):
+        raise ConversionError(f"'{step.module}' has no tensor {name!r}, which a plan wants to widen")
+    groups = step.groups if step.action == "consume" else 1
+    if old.shape[step.dim] * groups != step.channels.size or step.action == "line":
+        if step.action == "line":
+            return
+        raise ConversionError(
+            f"'{step.module}.{name}' has {old.shape[step.dim] * groups} channels, but the plan was made for "
+            f"{step.channels.size}; make the plan anew for this network"
+        )
+    with torch.no_grad():
+        if step.action == "consume":
+            new = _consuming(old, step.dim, step.groups, step.channels, init, generator)
+        elif step.action == "norm":
+            new = _with_fresh(old, step.channels, _FRESH[name])
+        else:
+            new = old.index_select(step.dim, torch.tensor(step.channels.sources(), device=old.device))
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=old.requires_grad)
+    places = holders.pop(id(old), [(module, name)])
+    holders[id(new)] = places
+    for holder, held in places:
+        (holder._parameters if held in holder._parameters else holder._buffers)[held] = new  # type: ignore[assignment]
+
+
+def _consuming(
+    old: Tensor,
+    dim: int,
+    groups: int,
+    channels: ChannelMap,
+    init: WidenInit,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """The weight with columns for the extra channels; those of the true channels keep their numbers."""
+    places = channels.grouped(groups)
+    if places is None:
+        raise ConversionError(f"{groups} groups would differ in width")
+    entries, per_group = channels.entries(), channels.size // groups
+    # column -> the old column that it copies, or `per_group`, which stands for a new one
+    columns = torch.tensor(
+        [[per_group if entries[p][1] else entries[p][0] % per_group for p in group] for group in places],
+        device=old.device,
+    )  # (groups, widened columns)
+    moved = old.movedim(dim, 1)
+    rows = moved.reshape(groups, -1, *moved.shape[1:])  # (groups, out, in, …)
+    padded = torch.cat([rows, _new_columns(rows, init, len(places[0]), generator)], dim=2)
+    picked = _pick(padded, columns, per_group)
+    return picked.flatten(0, 1).movedim(1, dim).contiguous()
+
+
+def _new_columns(rows: Tensor, init: WidenInit, width: int, generator: torch.Generator | None) -> Tensor:
+    """Free columns (groups, out, width, …), as many as the widened weight has at most."""
+    shape = (*rows.shape[:2], width, *rows.shape[3:])
+    if init == "zero":
+        return rows.new_zeros(shape)
+    field = math.prod(rows.shape[3:])
+    bound = math.sqrt(6.0 / (width * field + rows.shape[0] * rows.shape[1] * field))
+    new = torch.empty(
+        shape, dtype=torch.float32, device=rows.device if generator is None else generator.device
+    )
+    return new.uniform_(-bound, bound, generator=generator).to(rows)
+
+
+def _pick(padded: Tensor, columns: Tensor, per_group: int) -> Tensor:
+    """The columns in their new order; each new one is taken from a free column of its own."""
+    free = per_group + torch.arange(columns.shape[1], device=columns.device)
+    index = torch.where(columns == per_group, free, columns)
+    view = index[:, None, :].reshape(index.shape[0], 1, index.shape[1], *[1] * (padded.dim() - 3))
+    return padded.gather(2, view.expand(-1, padded.shape[1], -1, *padded.shape[3:]))
+
+
+def _with_fresh(old: Tensor, channels: ChannelMap, value: float) -> Tensor:
+    """Per-channel numbers with `value` for the extra channels."""
+    kept = torch.tensor(channels.kept(), device=old.device)
+    return old.new_full((channels.width,), value).index_copy(0, kept, old.detach())

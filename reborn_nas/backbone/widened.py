@@ -1,0 +1,147 @@
+"""Convolutions behind doubled channels that plain ones cannot express.
+
+They keep the class, the parameters and the state-dict keys of the convolution that they stand for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.layers.conv2d_same import Conv2dSame
+from torch import Tensor, nn
+
+from reborn_nas.backbone.channelmap import ChannelMap
+from reborn_nas.errors import ConversionError
+
+
+def regroup(x: Tensor, groups: int, copies: int, order: Tensor | None) -> Tensor:
+    """Bring the channels of each group together: cat([a, b]) to [a₁, b₁, a₂, b₂, …].
+
+    Args:
+        x: (B, copies·C, …).
+        groups: groups of the convolution that reads the result.
+        copies: how often the C channels stand in `x` one after the other.
+        order: where each channel of the result stands in `x`, where they do not lie so regularly.
+    """
+    if order is not None:
+        return x.index_select(1, order)
+    y = x.reshape(x.shape[0], copies, groups, x.shape[1] // (copies * groups), *x.shape[2:])
+    return y.transpose(1, 2).flatten(1, 3)  # (B, groups · copies · C/groups, …)
+
+
+class RegroupedConv2d(nn.Conv2d):
+    """A grouped convolution that reads doubled channels: `groups` stays, each group's inputs grow."""
+
+    copies: int
+    order: Tensor | None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, copies·C, H, W) to the shape of the original."""
+        x = regroup(input, self.groups, self.copies, self.order)
+        return self._conv_forward(x, self.weight, self.bias)
+
+
+class RegroupedConv2dSame(Conv2dSame):  # type: ignore[misc]
+    """`RegroupedConv2d` with TensorFlow's padding."""
+
+    copies: int
+    order: Tensor | None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, copies·C, H, W) to the shape of the original."""
+        y: Tensor = super().forward(  # type: ignore[no-untyped-call]
+            regroup(x, self.groups, self.copies, self.order)
+        )
+        return y
+
+
+class RegroupedConv1d(nn.Conv1d):
+    """`RegroupedConv2d` along one dimension."""
+
+    copies: int
+    order: Tensor | None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, copies·C, L) to the shape of the original."""
+        x = regroup(input, self.groups, self.copies, self.order)
+        return self._conv_forward(x, self.weight, self.bias)
+
+
+class LineConv1d(nn.Conv1d):
+    """ECA's convolution along the line of channels: it sees the original channels, its result is repeated."""
+
+    size: int
+    copies: int
+    kept: Tensor | None
+    order: Tensor | None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, 1, copies·C) to the same shape."""
+        if self.kept is None or self.order is None:
+            y = self._conv_forward(input[..., : self.size], self.weight, self.bias)
+            return y.repeat(1, 1, self.copies)
+        y = self._conv_forward(input.index_select(2, self.kept), self.weight, self.bias)
+        return y.index_select(2, self.order)
+
+
+_REGROUPED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: RegroupedConv2d,
+    nn.Conv1d: RegroupedConv1d,
+    Conv2dSame: RegroupedConv2dSame,
+}
+
+
+def make_regrouped(conv: nn.Module, groups: int, channels: ChannelMap, where: str) -> None:
+    """Let `conv` bring the channels of each of its groups together before it reads them.
+
+    Raises:
+        ConversionError: for a class of convolution that has no such form.
+    """
+    places = channels.grouped(groups)
+    if places is None:
+        raise ConversionError(f"'{where}': its {groups} groups would differ in width")
+    order = [place for group in places for place in group]
+    if order == list(range(channels.width)):
+        return
+    wider = _become(conv, _REGROUPED, where)
+    copies = _copies(channels)
+    wider.copies = copies or 1
+    _buffer(conv, "order", None if copies else order)
+
+
+def make_line(conv: nn.Module, channels: ChannelMap, where: str) -> None:
+    """Let a 1-D convolution along the channels see the original ones alone."""
+    wider = _become(conv, {nn.Conv1d: LineConv1d}, where)
+    copies = _copies(channels)
+    wider.size = channels.size
+    wider.copies = copies or 1
+    _buffer(conv, "kept", None if copies else channels.kept())
+    _buffer(conv, "order", None if copies else channels.sources())
+
+
+def _copies(channels: ChannelMap) -> int:
+    """How often the original channels stand one after the other, the true ones first; 0 where they lie otherwise."""
+    runs = channels.runs
+    whole = all(run[:2] == (0, channels.size) and run[2] == (place > 0) for place, run in enumerate(runs))
+    return len(runs) if whole else 0
+
+
+def _become(conv: nn.Module, classes: dict[type[nn.Module], type[nn.Module]], where: str) -> Any:
+    found = classes.get(type(conv))
+    if found is None:
+        raise ConversionError(
+            f"'{where}' is a {type(conv).__name__}, which cannot read doubled channels in groups; keep the "
+            "activation before it, or choose a compressed form"
+        )
+    conv.__class__ = found
+    return conv
+
+
+def _buffer(module: nn.Module, name: str, index: list[int] | None) -> None:
+    tensor = None if index is None else torch.tensor(index, device=_device(module))
+    module.register_buffer(name, tensor, persistent=False)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device

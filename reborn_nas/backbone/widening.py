@@ -1,0 +1,228 @@
+"""The walk from doubled activations to the layers that read them: which tensors must grow, or what blocks.
+
+Only what a rule proves is allowed (`rules.RULES`). All doubled sites of a network are walked together, because their
+channels may meet in one concatenation and one consumer.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+
+from reborn_nas.backbone.channelmap import ChannelMap
+from reborn_nas.backbone.flow import Blocked, Scene, Wide
+from reborn_nas.backbone.rules import BLOCKERS, RULES
+from reborn_nas.backbone.sites import Site, site_values
+from reborn_nas.backbone.steps import Refusal, Widening, WidenStep
+from reborn_nas.backbone.trace import Op, Trace
+from reborn_nas.errors import SiteError
+
+
+def widening(
+    traces: Trace | Sequence[Trace], sites: Site | Sequence[Site], *, among: Sequence[Site] = ()
+) -> Widening | Refusal:
+    """What must grow where `sites` double their channels, or why they cannot.
+
+    Args:
+        traces: one run of the network, or one in train and one in eval mode.
+        sites: the doubled sites, all that one architecture doubles. Their output is cat([a(x), b(x)]) along the
+            channels.
+        among: other sites, whose activations may lie between a doubled site and its consumers; `Widening.channels`
+            tells how many channels these then get.
+
+    Raises:
+        SiteError: for a site that no trace runs.
+    """
+    runs = (traces,) if isinstance(traces, Trace) else tuple(traces)
+    doubled = tuple(sites) if isinstance(sites, Sequence) else (sites,)
+    steps: dict[tuple[str, str, int], WidenStep] = {}
+    widths: dict[str, int] = {}
+    found: set[str] = set()
+    for run in runs:
+        seeds: dict[int, int] = {}
+        for site in doubled:
+            for _, made in site_values(run, site):
+                found.add(site.name)
+                last = len(run.values[made].shape) - 1
+                seeds[made] = last if site.layout in ("nhwc", "nlc") else min(1, last)
+        walk = Walk(run, seeds)
+        refusal = walk.go() or walk.agree(steps)
+        if refusal is not None:
+            return refusal
+        for site in (*doubled, *among):
+            for given, _ in site_values(run, site):
+                if given in walk.wide:
+                    widths[site.name] = walk.wide[given].channels.width
+    missing = [site.name for site in doubled if site.name not in found]
+    if missing:
+        raise SiteError(
+            f"site {missing[0]!r} does not run in this network; `reborn-nas sites` lists those that do"
+        )
+    return Widening(tuple(dict.fromkeys(steps.values())), widths)
+
+
+class Walk:
+    """Carries widened channels through one trace, in execution order, until every one is consumed.
+
+    Args:
+        trace: the run.
+        doubled: value id → its channels' dimension, of the values that double.
+    """
+
+    def __init__(self, trace: Trace, doubled: Mapping[int, int]) -> None:
+        self.trace = trace
+        self.doubled = dict(doubled)
+        self.wide: dict[int, Wide] = {}
+        self.steps: dict[int, tuple[WidenStep, ...]] = {}
+        self._queue: list[int] = []
+        self._queued: set[int] = set()
+
+    def go(self) -> Refusal | None:
+        """Walk to the end; the refusal where something blocks."""
+        for value in self.doubled:
+            self._set(value, None)
+        while self._queue:
+            index = heapq.heappop(self._queue)
+            self._queued.discard(index)
+            op = self.trace.ops[index]
+            try:
+                self._pass(op)
+            except Blocked as block:
+                return _refusal(op, str(block))
+        for value in self.trace.outputs:
+            if value in self.wide:
+                return Refusal("its channels are an output of the network", "output", "")
+        return None
+
+    def agree(self, steps: dict[tuple[str, str, int], WidenStep]) -> Refusal | None:
+        """Add this run's steps to `steps`, unless a tensor is used in two ways."""
+        users: dict[tuple[str, str, int], set[int]] = {}
+        for index, made in self.steps.items():
+            for step in made:
+                for tensor in step.tensors:
+                    key = (step.module, tensor, step.dim)
+                    users.setdefault(key, set()).add(index)
+                    if steps.setdefault(key, step) != step:
+                        return _shared(self.trace.ops[index], step)
+        for (module, tensor, dim), indices in users.items():
+            name = f"{module}.{tensor}" if module else tensor
+            for op in self.trace.consumers(self._parameters[name]):
+                if op.index not in indices and op.name != "add":  # add: the batch norm's counter
+                    return _shared(op, steps[module, tensor, dim])
+        return None
+
+    @property
+    def _parameters(self) -> dict[str, int]:
+        return {value.param: value.id for value in self.trace.values if value.param is not None}
+
+    def _pass(self, op: Op) -> None:
+        if all(value not in self.wide for value in op.inputs):
+            return
+        rule = RULES.get(op.name)
+        if rule is None:
+            raise Blocked(
+                BLOCKERS.get(op.name, f"{op.name!r}, of which no rule says that it keeps channels apart")
+            )
+        outcome = rule(Scene(self.trace, op, self.wide))
+        if outcome.wanted:
+            for value, wide in outcome.wanted:
+                self._want(op, value, wide)
+            self._push(op.index)
+            return
+        if outcome.steps:
+            self.steps[op.index] = (*self._repeats(op), *outcome.steps)
+        for value, made in zip(op.outputs, outcome.outputs):
+            self._set(value, made)
+
+    def _repeats(self, op: Op) -> tuple[WidenStep, ...]:
+        return tuple(step for step in self.steps.get(op.index, ()) if step.action == "repeat")
+
+    def _set(self, value: int, made: Wide | None) -> None:
+        """`value` is as `made` says before it is doubled, if it is one of those."""
+        if value in self.doubled:
+            dim = self.doubled[value]
+            before = made.channels if made else ChannelMap.identity(self.trace.values[value].shape[dim])
+            made = Wide(dim, before.doubled())
+        if made is None or self.wide.get(value) == made:
+            return
+        self.wide[value] = made
+        for op in self.trace.consumers(value):
+            self._push(op.index)
+
+    def _push(self, index: int) -> None:
+        if index not in self._queued:
+            self._queued.add(index)
+            heapq.heappush(self._queue, index)
+
+    def _want(self, op: Op, value: int, wide: Wide) -> None:
+        """Widen `value` where it is made, by repeating the channels of the layer behind it."""
+        for source, there in self._sources(value, wide):
+            producer = self.trace.producer(source)
+            if producer is not None:
+                scene = Scene(self.trace, producer, self.wide)
+                tensors = (scene.tensor(1, "weight"), scene.tensor(2, "bias"))
+                step = scene.step("repeat", tensors, 0, there.channels)
+                kept = tuple(s for s in self.steps.get(producer.index, ()) if s.action != "repeat")
+                self.steps[producer.index] = (step, *kept)
+            if self.wide.get(source, there) != there:
+                raise Blocked("a gate that serves two values that are widened differently")
+            self._set(source, there)
+
+    def _sources(self, value: int, wide: Wide) -> Iterable[tuple[int, Wide]]:
+        """The parameters and layer outputs from which `value` has its channels, and how each must be widened."""
+        pending = [(value, wide)]
+        while pending:
+            value, wide = pending.pop()
+            if self.trace.values[value].param is not None:
+                yield value, wide
+                continue
+            op = self.trace.producer(value)
+            if op is None or value in self.doubled:
+                raise Blocked("an input of the network")
+            if op.name in ("conv1d", "conv2d", "conv3d", "linear"):
+                self._must_repeat(op, value, wide)
+                yield value, wide
+                continue
+            pending += self._behind(op, value, wide)
+
+    def _must_repeat(self, op: Op, value: int, wide: Wide) -> None:
+        scene = Scene(self.trace, op, self.wide)
+        groups = 1 if op.name == "linear" else int(scene.arg(6, "groups", 1))
+        rank = len(self.trace.values[value].shape)
+        place = rank - 1 if op.name == "linear" else rank - 1 - int(op.name[4])
+        if groups != 1 or wide.dim != place:
+            raise Blocked(f"a gate that a grouped {op.name} makes")
+
+    def _behind(self, op: Op, value: int, wide: Wide) -> list[tuple[int, Wide]]:
+        """The inputs of `op` that must be widened so that its output is as `wide` says."""
+        rule = RULES.get(op.name)
+        found: list[tuple[int, Wide]] = []
+        for given in dict.fromkeys(op.inputs):
+            if rule is None or given in self.wide or (op.name in ("cat", "stack", "batch_norm") and found):
+                continue
+            for dim, size in enumerate(self.trace.values[given].shape):
+                if size != wide.channels.size:
+                    continue
+                trial = Wide(dim, wide.channels)
+                try:
+                    outcome = rule(Scene(self.trace, op, {**self.wide, given: trial}))
+                except Blocked:
+                    continue
+                if outcome.outputs[op.outputs.index(value)] == wide:
+                    found.append((given, trial))
+                    break
+        if not found:
+            raise Blocked(f"a gate that is made by {op.name}")
+        return found
+
+
+def _refusal(op: Op, what: str) -> Refusal:
+    place = f"'{op.module}'" if op.module else "the network's own forward"
+    where = f" ({op.span.function}, {op.span.place})" if op.span else ""
+    return Refusal(f"the doubled channels meet {what}, in {place}{where}", op.name, op.module)
+
+
+def _shared(op: Op, step: WidenStep) -> Refusal:
+    return _refusal(
+        op, f"the weights of {step.module!r}, which are also used where the channels are not doubled"
+    )

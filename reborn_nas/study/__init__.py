@@ -1,1 +1,30 @@
+"""The study: plan, storage, workers, samplers. The only room that knows Optuna."""
 
+from reborn_nas.study.config import StudyConfig, load_config, shipped_studies
+from reborn_nas.study.phases import Phase, plan_phases
+from reborn_nas.study.planning import PlanView, plan_search
+from reborn_nas.study.progress import Progress, SilentProgress
+from reborn_nas.study.reading import RunInfo, RunStatus, load_records, load_run, status
+from reborn_nas.study.run import RunResult, run_search
+from reborn_nas.study.samplers import make_sampler, sampler_names
+
+__all__ = [
+    "Phase",
+    "PlanView",
+    "Progress",
+    "RunInfo",
+    "RunResult",
+    "RunStatus",
+    "SilentProgress",
+    "StudyConfig",
+    "load_config",
+    "load_records",
+    "load_run",
+    "make_sampler",
+    "plan_phases",
+    "plan_search",
+    "run_search",
+    "sampler_names",
+    "shipped_studies",
+    "status",
+]

@@ -1,0 +1,337 @@
+"""What a study is asked to do: one frozen configuration, read once at the edge, every fault listed at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from reborn_nas.architecture import Choice
+from reborn_nas.errors import ConfigError, RebornError, unknown_name
+
+__all__ = ["StudyConfig", "load_config", "read_duration"]
+
+PHASE_FIELDS = ("baseline", "screen", "search", "candidate", "confirm", "control")
+RECIPE_FIELDS = (
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "momentum",
+    "weight_decay",
+    "label_smoothing",
+    "precision",
+    "init",
+)
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def read_duration(value: Any) -> Any:
+    """Seconds from a number or from text such as `90s`, `30m`, `2h`; anything else comes back as it is."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", value.lower())
+        if match is None or match.group(2) not in _UNITS:
+            raise ValueError(f"a duration is a number of seconds, or such as 90s, 30m or 2h, not {value!r}")
+        return float(match.group(1)) * _UNITS[match.group(2)]
+    return value
+
+
+Count = Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
+Duration = Annotated[float, BeforeValidator(read_duration), Field(gt=0, allow_inf_nan=False)]
+
+
+class StudyConfig(BaseModel):
+    """One study. `StudyConfig()` is the newcomer's: a five-site network on scikit-learn's digits.
+
+    Whatever is None is decided by a rule: counts of phases by `phases.plan_phases`, recipe settings by the
+    recipe, the input size by the data set. Raises ConfigError with all faults, each with its place.
+
+    Args:
+        name: the study's name in the storage, also of its default run folder; data, never code.
+        backbone: `resnet34`, `timm:…`, `torchvision:…` or `path/to/file.py:factory`.
+        backbone_arguments: keyword arguments of the network's constructor.
+        stem: "original" or "small"; None takes "small" for images of 64×64 and below.
+        pretrained: start every training from the backbone's published weights.
+        dataset: name of a data set, or `folder:PATH`.
+        data_dir: where data sets lie or are downloaded to.
+        image_size: resize images to this many pixels.
+        fraction: share of the pool's images used, in (0, 1].
+        space: search space, a shipped name or the path of a YAML file.
+        contrast: the two-level question of baseline, screen, candidate and confirm, `low:high`.
+        recipe: name of the training recipe; the fields after it override its settings.
+        trials: total number of trainings over all phases, resumed runs included.
+        baseline, screen, search, candidate, confirm, control: trainings of each phase.
+        sampler: what proposes in the search phase.
+        seed: of everything random.
+        device: "auto", "cpu", "cuda", "cuda:1", …
+        devices: one worker slot a device; overrides `device`.
+        workers: processes; 1 runs in this process.
+        threads: CPU threads of each worker; None leaves torch's default in one process, 1 with several.
+        storage: Optuna storage URL; None is a journal file in the run folder.
+        run: the run folder; None is `runs/<name>`.
+        timeout: stop after so many seconds (`2h`), finished trainings kept.
+        adopt: continue a study although settings differ.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    name: str | None = None
+    backbone: str = "convnet5"
+    backbone_arguments: dict[str, Any] = Field(default_factory=dict)
+    stem: str | None = None
+    pretrained: bool = False
+    dataset: str = "digits"
+    data_dir: Path | None = None
+    image_size: Annotated[int, Field(ge=4, le=4096)] | None = None
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    space: str = "paper"
+    contrast: str = "original:reborn"
+    recipe: str = "fast"
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
+    precision: str | None = None
+    init: str | None = None
+    trials: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] | None = None
+    baseline: Count | None = None
+    screen: Count | None = None
+    search: Count | None = None
+    candidate: Count | None = None
+    confirm: Count | None = None
+    control: Count | None = None
+    sampler: str = "tpe"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    device: str = "auto"
+    devices: tuple[str, ...] = ()
+    workers: Annotated[int, Field(ge=1, le=1024)] = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    storage: str | None = None
+    run: Path | None = None
+    timeout: Duration | None = None
+    adopt: bool = False
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise ConfigError("the study's configuration has faults:", _faults(error)) from None
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+\-]{0,99}", value):
+            raise ValueError("1 to 100 letters, digits, '_', '.', '+' or '-', a letter or digit first")
+        return value
+
+    @field_validator("stem")
+    @classmethod
+    def _check_stem(cls, value: str | None) -> str | None:
+        if value not in (None, "small", "original"):
+            raise ValueError("'small' or 'original'")
+        return value
+
+    @field_validator("contrast")
+    @classmethod
+    def _check_contrast(cls, value: str) -> str:
+        low, high = split_contrast(value)
+        if low == high:
+            raise ValueError("two different activations, such as original:reborn")
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, value: str) -> str:
+        return _device(value)
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _check_devices(cls, value: Any) -> Any:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple):
+            return value
+        return tuple(
+            _device(f"cuda:{part}" if str(part).strip().isdigit() else str(part).strip()) for part in parts
+        )
+
+    @field_validator("storage")
+    @classmethod
+    def _check_storage(cls, value: str | None) -> str | None:
+        schemes = ("journal", "sqlite", "postgresql", "mysql", "grpc")
+        if value is not None and not re.match(rf"({'|'.join(schemes)})(\+\w+)?://", value):
+            raise ValueError(
+                f"a URL that starts with one of {', '.join(f'{scheme}://' for scheme in schemes)}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _check_names(self) -> StudyConfig:
+        faults = [fault for check in (_sampler_fault, _recipe_fault) if (fault := check(self))]
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    @property
+    def study_name(self) -> str:
+        """The name in the storage: as given, or made of backbone and data set."""
+        if self.name is not None:
+            return self.name
+        words = f"{self.backbone.rsplit(':', 1)[-1]}-{Path(self.dataset.rsplit(':', 1)[-1]).name or 'folder'}"
+        return re.sub(r"[^A-Za-z0-9_.+\-]+", "-", words).strip("-.") or "study"
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.run if self.run is not None else Path("runs") / self.study_name
+
+    @property
+    def total(self) -> int:
+        """Trainings over all phases: as given; else the sum of all phases' counts where given; else a default."""
+        if self.trials is not None:
+            return self.trials
+        counts = [getattr(self, name) for name in PHASE_FIELDS]
+        if all(count is not None for count in counts):
+            return sum(counts)
+        return 64 if self.dataset == "digits" else 160
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The counts of phases that were given one by one."""
+        return {name: getattr(self, name) for name in PHASE_FIELDS if getattr(self, name) is not None}
+
+    @property
+    def recipe_overrides(self) -> dict[str, Any]:
+        """Settings that replace the recipe's."""
+        return {name: getattr(self, name) for name in RECIPE_FIELDS if getattr(self, name) is not None}
+
+    def replace(self, **changes: Any) -> StudyConfig:
+        """A validated copy with `changes`."""
+        return StudyConfig(**{**self.model_dump(), **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values only; credentials in the storage URL are masked."""
+        from reborn_nas.study.storage import mask_url
+
+        data = self.model_dump(mode="json")
+        data["storage"] = None if self.storage is None else mask_url(self.storage)
+        return {**data, "name": self.study_name, "trials": self.total}
+
+
+def load_config(path: str | Path | None = None, **overrides: Any) -> StudyConfig:
+    """The configuration in the YAML file `path`, with `overrides` that are not None in place of its values.
+
+    `path` may also be the name of a shipped study (`studies/<name>.yaml`). Raises ConfigError, every fault
+    with its place.
+    """
+    settings: dict[str, Any] = {}
+    place = ""
+    if path is not None:
+        found = _find(path)
+        place = f"{found}: "
+        settings = _read(found)
+    settings.update({key: value for key, value in overrides.items() if value is not None})
+    try:
+        return StudyConfig(**settings)
+    except ConfigError as error:
+        given = {key for key, value in overrides.items() if value is not None}
+        faults = [
+            fault if fault.split(":", 1)[0].split("[")[0] in given else place + fault
+            for fault in error.faults
+        ]
+        raise ConfigError("the study's configuration has faults:", faults) from None
+
+
+def split_contrast(text: str) -> tuple[Choice, Choice]:
+    """`original:reborn(kernel_size=3)` → its two choices. Raises ConfigError."""
+    match = re.fullmatch(r"([^:()]+(?:\([^()]*\))?):([^:()]+(?:\([^()]*\))?)", text)
+    if match is None:
+        raise ConfigError(f"a contrast is low:high, such as original:reborn, not {text!r}")
+    return Choice.parse(match.group(1)), Choice.parse(match.group(2))
+
+
+def shipped_studies() -> dict[str, Path]:
+    """Name → file of the ready-made studies."""
+    package = Path(__file__).parents[1]
+    folder = package / "studies" if (package / "studies").is_dir() else package.parent / "studies"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def _find(path: str | Path) -> Path:
+    shipped = shipped_studies()
+    if str(path) in shipped:
+        return shipped[str(path)]
+    found = Path(path)
+    if not found.is_file():
+        if found.suffix in (".yaml", ".yml"):
+            raise ConfigError(f"study file {found} does not exist; shipped studies: {', '.join(shipped)}")
+        raise unknown_name("study", str(path), shipped, "or give the path of a YAML file")
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"study file {path} cannot be read: {' '.join(str(error).split())}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
+        raise ConfigError(f"study file {path} is a mapping of settings, not {type(data).__name__}")
+    return {str(key): value for key, value in data.items() if key != "description"}
+
+
+def _faults(error: ValidationError) -> list[str]:
+    faults = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            faults.append(f"{place}: {unknown_name('setting', place, StudyConfig.model_fields)}")
+            continue
+        text = item["msg"].removeprefix("Value error, ")
+        if not place:  # from the model validator, one fault a line, places inside
+            faults.extend(text.split("\n"))
+            continue
+        shown = repr(item.get("input"))
+        if place == "storage":  # may hold a password
+            shown = "what was given"
+        faults.append(f"{place}: {text[0].lower()}{text[1:]}, got {shown[:200]}")
+    return faults
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", value):
+        raise ValueError("'auto', 'cpu', 'cuda' or one with a number, such as 'cuda:1'")
+    return value
+
+
+def _sampler_fault(config: StudyConfig) -> str | None:
+    from reborn_nas.study.samplers import sampler_names
+
+    if config.sampler in sampler_names():
+        return None
+    return f"sampler: {unknown_name('sampler', config.sampler, sampler_names())}"
+
+
+def _recipe_fault(config: StudyConfig) -> str | None:
+    from reborn_nas.training import get_recipe
+
+    try:
+        get_recipe(config.recipe, **config.recipe_overrides)
+    except RebornError as error:
+        return f"recipe: {error}"
+    except (TypeError, ValueError) as error:  # a setting that the recipe does not know
+        return f"recipe: {error}"
+    return None

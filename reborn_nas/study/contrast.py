@@ -1,0 +1,175 @@
+"""The study's two-level question: what stands at a factor's sites at level 0 and at level 1."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from reborn_nas.activations import complete
+from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice
+from reborn_nas.backbone import Site
+from reborn_nas.space import SearchSpace
+
+__all__ = ["Contrast", "Side", "make_contrast"]
+
+DEFAULT_VARIANT = ("kernel_size", "compression")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of the contrast.
+
+    Args:
+        choice: as the user named it.
+        variants: (kernel size, compression) → completed choice. One entry ("", "") where there is nothing to vary.
+    """
+
+    choice: Choice
+    variants: Mapping[tuple[int, str], Choice]
+
+    @property
+    def default(self) -> Choice:
+        """The variant that stands for the side: the paper's kernel 3 and 1×1 where they are among them."""
+        for key, variant in self.variants.items():
+            if key == (3, "1x1"):
+                return variant
+        return next(iter(self.variants.values()))
+
+    @property
+    def kernels(self) -> tuple[int, ...]:
+        """Kernel sizes to balance; empty where there is one or none."""
+        found = sorted({kernel for kernel, _ in self.variants})
+        return tuple(found) if len(found) > 1 else ()
+
+    @property
+    def compressions(self) -> tuple[str, ...]:
+        """Compressions to balance; empty where there is one or none."""
+        found = sorted({compression for _, compression in self.variants})
+        return tuple(found) if len(found) > 1 else ()
+
+    def variant(self, kernel: int | None, compression: str | None) -> Choice:
+        """The variant with those options; what is None is the default's."""
+        own = next(key for key, choice in self.variants.items() if choice == self.default)
+        return self.variants[
+            (own[0] if kernel is None else kernel, own[1] if compression is None else compression)
+        ]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The question, and where it is put.
+
+    Args:
+        low, high: what level 0 and level 1 mean.
+        factors: factor (a parameter of the search space) → its sites.
+        left_out: factor → why the contrast is not put there.
+    """
+
+    low: Side
+    high: Side
+    factors: Mapping[str, tuple[str, ...]]
+    left_out: Mapping[str, str]
+
+    def labels(self) -> tuple[str, ...]:
+        """Every label that a factor may have in a designed run."""
+        return tuple(
+            dict.fromkeys(choice.label for side in (self.low, self.high) for choice in side.variants.values())
+        )
+
+    def architecture(self, spec: BackboneSpec, chosen: Mapping[str, Choice]) -> Architecture:
+        """The backbone with `chosen` (factor → choice) at the factors' sites, its originals elsewhere."""
+        return Architecture(
+            spec, {site: choice for name, choice in chosen.items() for site in self.factors[name]}
+        )
+
+
+def make_contrast(
+    low: Choice, high: Choice, space: SearchSpace, sites: Sequence[Site], spec: BackboneSpec
+) -> Contrast:
+    """Put the question `low`:`high` to every parameter of `space` all of whose sites admit both.
+
+    Where a side names an activation without options and the space offers several forms of it, those that every
+    factor admits are its variants (kernel size and compression are then balanced inside the screen).
+    """
+    by_name = {site.name: site for site in sites}
+    groups = _members(space, sites, spec)
+    labels = space.parameters(sites)
+    factors: dict[str, tuple[str, ...]] = {}
+    left_out: dict[str, str] = {}
+    offered = [labels[name] for name in groups]
+    wanted = {side: _forms(side, offered, required=False) for side in (low, high)}
+    for name, members in groups.items():
+        reason = ""
+        for side in (low, high):
+            forms = [form for form in wanted[side] if form.label in labels[name]] or [_complete(side)]
+            for member in members:
+                if all(_refusal(by_name[member], form) for form in forms):
+                    reason = f"{side}: {_refusal(by_name[member], forms[0])}"
+        if reason:
+            left_out[name] = reason
+        else:
+            factors[name] = members
+    everywhere = [by_name[member] for members in factors.values() for member in members]
+    kept_labels = [labels[name] for name in factors]
+    return Contrast(
+        _side(low, kept_labels, everywhere), _side(high, kept_labels, everywhere), factors, left_out
+    )
+
+
+def _members(space: SearchSpace, sites: Sequence[Site], spec: BackboneSpec) -> dict[str, tuple[str, ...]]:
+    """Parameter → its sites: those whose choice changes with it."""
+    members = {}
+    for name, labels in space.parameters(sites).items():
+        versions = [space.architecture({name: label}, sites, spec) for label in labels[:2]]
+        members[name] = tuple(
+            site.name for site in sites if versions[0].choice(site.name) != versions[1].choice(site.name)
+        )
+    return members
+
+
+def _forms(side: Choice, labels: Sequence[Sequence[str]], required: bool) -> list[Choice]:
+    """The forms of `side` that the space offers: at every factor (`required`) or at any."""
+    if side == ORIGINAL or side.items:
+        return []
+    offered = [{label for label in row if Choice.parse(label).name == side.name} for row in labels]
+    if not offered:
+        return []
+    common = set.intersection(*offered) if required else set.union(*offered)
+    return [Choice.parse(label) for row in labels for label in row if label in common]
+
+
+def _side(side: Choice, labels: Sequence[Sequence[str]], sites: Sequence[Site]) -> Side:
+    forms = {form.label: form for form in _forms(side, labels, required=True)}
+    fitting = [form for form in forms.values() if not any(_refusal(site, form) for site in sites)]
+    variants = {_options(form): form for form in fitting if _is_plain(form)}
+    kernels = sorted({kernel for kernel, _ in variants})
+    compressions = sorted({compression for _, compression in variants})
+    grid = list(itertools.product(kernels, compressions))
+    if not grid:
+        only = _complete(side)
+        return Side(side, {_options(only): only})
+    if not all(key in variants for key in grid):  # no full grid to balance: one form stands for all
+        first = next(iter(variants))
+        return Side(side, {first: variants[first]})
+    return Side(side, {key: variants[key] for key in grid})
+
+
+def _is_plain(form: Choice) -> bool:
+    """Only kernel and compression vary inside the screen; other options keep their default."""
+    default = dict(_complete(Choice(form.name)).items)
+    return all(form.options.get(key) == value for key, value in default.items() if key not in DEFAULT_VARIANT)
+
+
+def _options(form: Choice) -> tuple[int, str]:
+    options = form.options
+    kernel = options.get("kernel_size", 0)
+    return (int(kernel), str(options.get("compression", "")))
+
+
+def _complete(choice: Choice) -> Choice:
+    return choice if choice == ORIGINAL else complete(choice)
+
+
+def _refusal(site: Site, choice: Choice) -> str | None:
+    return None if choice == ORIGINAL else site.refusal(choice)

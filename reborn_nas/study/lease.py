@@ -1,0 +1,74 @@
+"""Who holds a run, and how others see that the holder is gone. No clock of one machine is compared with another's."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["BEAT", "LEASE", "LeaseWatch", "identity"]
+
+BEAT = 10.0
+"""Seconds between two signs of life of a run's holder."""
+
+LEASE = 45.0
+"""Seconds without a sign of life after which a run is taken from its holder."""
+
+
+@functools.cache
+def _host() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    mark = boot.read_text().strip() if boot.is_file() else f"{uuid.getnode():x}"
+    # containers share the boot id and may share pids: the pid namespace tells them apart
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return f"{socket.gethostname()}/{mark}/{namespace}"
+
+
+def _started(pid: int) -> str:
+    """When process `pid` started, as the kernel counts it; "" where it is not told or the process is a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def identity() -> dict[str, Any]:
+    """This process, so that others on the same host can see whether it lives."""
+    pid = os.getpid()
+    return {"host": _host(), "pid": pid, "started": _started(pid)}
+
+
+class LeaseWatch:
+    """Tells which leases have ended, from what it sees itself.
+
+    On the holder's own host the process is looked up. Elsewhere a lease has ended when its beat has not changed
+    for `lease` seconds of this process's monotonic clock.
+    """
+
+    def __init__(self, lease: float = LEASE, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lease = lease
+        self._clock = clock
+        self._seen: dict[int, tuple[Any, float]] = {}
+
+    def ended(self, trial_id: int, lease: Mapping[str, Any] | None) -> bool:
+        """Whether the holder of the running trial is gone. `lease` is what it last wrote, None for nothing."""
+        if lease and lease.get("host") == _host():
+            pid = lease.get("pid")
+            if isinstance(pid, int) and lease.get("started"):
+                return _started(pid) != lease["started"]
+        beat = None if lease is None else (lease.get("pid"), lease.get("beat"))
+        now = self._clock()
+        seen = self._seen.get(trial_id)
+        if seen is None or seen[0] != beat:
+            self._seen[trial_id] = (beat, now)
+            return False
+        return now - seen[1] > self._lease

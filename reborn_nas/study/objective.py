@@ -1,0 +1,272 @@
+"""One run from its architecture to its record: build, convert, train, evaluate. Failures become records too."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from reborn_nas.architecture import Architecture
+from reborn_nas.errors import DivergedError
+from reborn_nas.files import safe_join, write_atomic
+from reborn_nas.records import TrialRecord
+from reborn_nas.study.queue import Run
+from reborn_nas.study.workbench import Workbench, environment
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from reborn_nas.backbone import Cost
+    from reborn_nas.data import ImageSet
+    from reborn_nas.training import TrainingResult
+
+__all__ = ["Objective", "Stopped"]
+
+OnEpoch = Callable[[int, Mapping[str, float]], None]
+
+
+class Stopped(Exception):
+    """Raised out of a training that shall not go on: the run has been taken away, or the study ends."""
+
+
+class Objective:
+    """Runs trainings of one study in this process.
+
+    Args:
+        bench: what all trainings share.
+        folder: the run folder, for curves and checkpoints.
+    """
+
+    def __init__(self, bench: Workbench, folder: Path) -> None:
+        self._bench = bench
+        self._folder = folder
+        self._plans: dict[str, Any] = {}
+        self._costs: dict[str, Cost] = {}
+        self._splits: dict[int, Any] = {}
+        self._environment = environment(bench.device)
+
+    def __call__(self, run: Run, architecture: Architecture, on_epoch: OnEpoch | None = None) -> TrialRecord:
+        """Train `architecture` as `run` says. Raises only `Stopped` and KeyboardInterrupt."""
+        started = time.perf_counter()
+        record = self._blank(run, architecture)
+        model: nn.Module | None = None
+        in_training = 0.0
+        try:
+            model = self._build(architecture, run.seed)
+            cost = self._cost(model, architecture)
+            record = replace(record, params=cost.params, macs=cost.macs)
+            before = time.perf_counter()
+            try:
+                result = self._train(model, run, on_epoch)
+            finally:
+                in_training = time.perf_counter() - before
+            record = self._complete(record, run, model, result)
+        except DivergedError as error:
+            record = self._diverged(record, error)
+        except (Stopped, KeyboardInterrupt):
+            raise
+        except (
+            Exception
+        ) as error:  # a stranger's activation or backbone may raise anything; the study goes on
+            record = replace(record, state="failed", reason=_one_line(error))
+        total = time.perf_counter() - started
+        return replace(
+            record,
+            seconds=in_training,
+            overhead_seconds=total - in_training,
+            finished=_now(),
+        )
+
+    def _blank(self, run: Run, architecture: Architecture) -> TrialRecord:
+        return TrialRecord(
+            key=run.key,
+            phase=run.phase,
+            arm=run.arm,
+            number=-1,
+            state="running",
+            architecture=architecture.to_dict(),
+            parameters=dict(run.parameters),
+            levels=dict(run.levels),
+            block=run.block,
+            seed=run.seed,
+            accuracy_part=run.part,
+            device=self._bench.device,
+            digest=architecture.digest,
+            started=_now(),
+            environment=self._environment,
+        )
+
+    def _build(self, architecture: Architecture, seed: int) -> nn.Module:
+        from reborn_nas.backbone import apply, build, plan
+
+        spec = self._bench.spec
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build(spec, device="cpu", pretrained=self._bench.config.pretrained)
+            if not architecture.choices:
+                return model
+            key = architecture.digest
+            if key not in self._plans:
+                if len(self._plans) > 64:
+                    self._plans.clear()
+                self._plans[key] = plan(model, architecture, spec.input_size)
+            return apply(model, self._plans[key], inplace=True)
+
+    def _cost(self, model: nn.Module, architecture: Architecture) -> Cost:
+        from reborn_nas.backbone import count
+
+        key = architecture.digest
+        if key not in self._costs:
+            self._costs[key] = count(model, self._bench.spec.input_size)
+        return self._costs[key]
+
+    def _split(self, block: int) -> Any:
+        from reborn_nas.data import split
+
+        if block not in self._splits:
+            self._splits[block] = split(self._bench.images, block=block, seed=self._bench.config.seed)
+        return self._splits[block]
+
+    def _train(self, model: nn.Module, run: Run, on_epoch: OnEpoch | None) -> TrainingResult:
+        from reborn_nas.training import train
+
+        parts = self._split(run.block)
+        return train(
+            model,
+            self._bench.images,
+            train_indices=parts.train,
+            evaluate={"validation": parts.validation},
+            recipe=self._bench.recipe,
+            seed=run.seed,
+            device=self._bench.device,
+            on_epoch=on_epoch,
+        )
+
+    def _complete(
+        self, record: TrialRecord, run: Run, model: nn.Module, result: TrainingResult
+    ) -> TrialRecord:
+        images = self._bench.images
+        validation = result.accuracy["validation"]
+        accuracy, judged = validation, int(result.n["validation"])
+        test_accuracy, test_n = None, 0
+        if run.part != "validation":  # read once, after the last epoch: never a choice of the epoch by them
+            from reborn_nas.training import evaluate
+
+            indices = images.test if run.part == "test" else images.reserve
+            correct, judged = evaluate(model, images, indices, self._bench.device, result.precision)[:2]
+            accuracy = correct / judged
+            if run.part == "test":
+                test_accuracy, test_n = accuracy, judged
+        record = replace(
+            record,
+            state="complete",
+            accuracy=accuracy,
+            accuracy_n=judged,
+            test_accuracy=test_accuracy,
+            test_n=test_n,
+            train_loss_sum=result.train_loss_sum,
+            epochs=result.epochs,
+            extra={"validation_accuracy": validation},
+        )
+        record = replace(record, curve=self._save_curve(record.key, result.curve))
+        return replace(record, checkpoint=self._save_weights(record, model, validation))
+
+    def _diverged(self, record: TrialRecord, error: DivergedError) -> TrialRecord:
+        """The last validation accuracy, or chance; a training that went astray stays in the analysis."""
+        result = getattr(error, "result", None)
+        last: Mapping[str, float] = getattr(result, "accuracy", None) or {}
+        guess = 1.0 / len(self._bench.images.classes)
+        accuracy = last.get("validation", guess)
+        curve = getattr(result, "curve", None) or []
+        return replace(
+            record,
+            state="diverged",
+            accuracy=accuracy if accuracy == accuracy else guess,
+            accuracy_n=len(self._split(record.block).validation),
+            accuracy_part="validation",
+            test_accuracy=guess if record.accuracy_part == "test" else None,
+            test_n=len(self._bench.images.test) if record.accuracy_part == "test" else 0,
+            epochs=len(curve),
+            curve=self._save_curve(record.key, curve) if curve else "",
+            reason=_one_line(error),
+        )
+
+    def _save_curve(self, key: str, curve: list[dict[str, Any]]) -> str:
+        if not curve:
+            return ""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(curve[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(curve)
+        path = f"curves/{_file_name(key)}.csv"
+        write_atomic(safe_join(self._folder, path), text.getvalue())
+        return path
+
+    def _save_weights(self, record: TrialRecord, model: nn.Module, validation: float) -> str:
+        """Keep the weights if no kept training of the same arm has a better validation accuracy; drop the others'."""
+        if record.phase not in ("search", "candidate"):
+            return ""
+        from safetensors.torch import save_file
+
+        folder = safe_join(self._folder, "checkpoints", f"{record.phase}-{record.arm}")
+        kept = {path: _rank(path) for path in folder.glob("*.safetensors")} if folder.is_dir() else {}
+        if any(rank >= validation for rank in kept.values()):
+            return ""
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{_file_name(record.key)}~{validation:.6f}.safetensors"
+        partial = folder / f".{name}.tmp"
+        state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+        save_file(state, partial, metadata={"format": "pt", "digest": record.digest, "key": record.key})
+        save_example(model, self._bench.images, (folder / name).with_suffix(".example"))
+        partial.replace(folder / name)
+        for path, rank in kept.items():
+            if rank < validation:
+                path.unlink(missing_ok=True)
+                path.with_suffix(".example").unlink(missing_ok=True)
+        return f"checkpoints/{folder.name}/{name}"
+
+
+def save_example(model: nn.Module, images: ImageSet, path: Path, count: int = 8) -> None:
+    """A batch of normalised images and the trained network's own logits, on the CPU in float32 and eval mode.
+
+    An export carries them, and whoever loads it can see that it is the network that was trained.
+    """
+    import copy
+
+    from safetensors.torch import save
+
+    chosen = images.images[images.reserve[:count] if len(images.reserve) else images.pool[:count]]
+    mean = torch.tensor(images.mean).view(1, -1, 1, 1)
+    std = torch.tensor(images.std).view(1, -1, 1, 1)
+    batch = (chosen.float() / 255 - mean) / std
+    network = copy.deepcopy(model).to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()
+    with torch.no_grad():
+        logits = network(batch)
+    write_atomic(path, save({"input": batch.contiguous(), "logits": logits.float().contiguous()}))
+
+
+def _rank(path: Path) -> float:
+    try:
+        return float(path.name.removesuffix(".safetensors").rpartition("~")[2])
+    except ValueError:
+        return -1.0
+
+
+def _file_name(key: str) -> str:
+    return key.replace("/", "-")
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"{type(error).__name__}: {text}"[:500]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

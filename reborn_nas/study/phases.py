@@ -1,0 +1,174 @@
+"""How a total of trainings is spent: each phase whole, or left out and named. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from reborn_nas.errors import ConfigError
+
+__all__ = ["Phase", "plan_phases"]
+
+ORDER = ("baseline", "screen", "search", "candidate", "confirm", "control")
+"""The order of execution. What a total is spent on first is `PRIORITY`."""
+
+PRIORITY = ("baseline", "screen", "candidate", "confirm", "control", "search")
+SMALL_STUDY = 100
+"""Below this total, baseline takes 4 seeds an arm instead of 8."""
+
+CONFIRM_RUNS = 32
+CONTROL_RUNS = 48
+CANDIDATE_SEEDS = 8
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of the plan.
+
+    Args:
+        name: one of `ORDER`.
+        count: trainings; 0 where the phase is left out.
+        reason: why it is left out or differs from what was asked, else "".
+        batches: screen only: sizes of the whole designs it consists of, the first run's first.
+        seconds: estimated time of the phase's trainings, or None while not measured.
+    """
+
+    name: str
+    count: int
+    reason: str = ""
+    batches: tuple[int, ...] = ()
+    seconds: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values only."""
+        return {
+            "name": self.name,
+            "count": self.count,
+            "reason": self.reason,
+            "batches": list(self.batches),
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Phase:
+        """The inverse of `to_dict`."""
+        return cls(data["name"], data["count"], data["reason"], tuple(data["batches"]), data.get("seconds"))
+
+
+def plan_phases(
+    total: int,
+    n_factors: int,
+    *,
+    sizes: Sequence[int],
+    counts: Mapping[str, int] | None = None,
+    earlier: Sequence[Phase] = (),
+) -> tuple[Phase, ...]:
+    """The phases of a study of `total` trainings, in execution order.
+
+    By the rule: baseline 8 + 8 seeds (4 + 4 below a total of 100), the largest whole screen of at most half of
+    the total, candidate against parent 8 + 8, confirm 32, control 48, each where it fits whole, in that order;
+    the remainder goes to the search.
+
+    Args:
+        total: trainings over all phases.
+        n_factors: sites (or groups) that the screen varies; 0 means that there is no two-level question.
+        sizes: sizes of whole foldover screens for `n_factors`, ascending.
+        counts: phases whose count was asked for; they come first and are rounded to whole designs.
+        earlier: the plan that this one extends; no phase shrinks.
+
+    Raises:
+        ConfigError: what was asked for exceeds `total`, or is not whole.
+    """
+    asked = dict(counts or {})
+    before = {phase.name: phase for phase in earlier}
+    spent = {name: phase.count for name, phase in before.items()}
+    planned: dict[str, Phase] = {}
+    left = max(total, sum(spent.values())) - sum(spent.values())
+    asked_first = sorted(PRIORITY, key=lambda name: name not in asked)
+    for name in asked_first:
+        old = before.get(name, Phase(name, 0))
+        phase = _phase(name, old, left, total, n_factors, sizes, asked.get(name), planned, before)
+        left -= phase.count - old.count
+        planned[name] = phase
+    if left < 0:
+        wanted = sum(phase.count for phase in planned.values())
+        raise ConfigError(
+            f"trials: the phases asked for need {wanted} trainings, but the total is {total}; raise it or ask for less"
+        )
+    return tuple(planned[name] for name in ORDER)
+
+
+def _phase(
+    name: str,
+    old: Phase,
+    left: int,
+    total: int,
+    n_factors: int,
+    sizes: Sequence[int],
+    asked: int | None,
+    planned: Mapping[str, Phase],
+    before: Mapping[str, Phase],
+) -> Phase:
+    if name == "search":
+        count = old.count + left if asked is None else max(old.count, asked)
+        return Phase("search", count)
+    if n_factors == 0:
+        return replace(old, reason="no site takes both sides of the contrast")
+    if name == "screen":
+        return _screen(old, left, total, n_factors, sizes, asked)
+    want, unit = _wanted(name, total, asked, old)
+    if asked is not None:
+        whole = -(-want // unit) * unit
+        reason = (
+            f"{asked} is rounded to {whole}, a whole design" if whole != asked and whole > old.count else ""
+        )
+        return Phase(name, max(old.count, whole), reason)
+    if want <= old.count:
+        return replace(old, reason="")
+    if name in ("confirm", "control"):
+        screen = planned.get("screen") or before.get("screen")
+        if screen is None or not screen.count:
+            return replace(old, reason="needs a screen, which is left out")
+    if want - old.count > left:
+        return replace(old, reason=f"needs {want - old.count} trainings, {left} of {total} are left")
+    return Phase(name, want)
+
+
+def _wanted(name: str, total: int, asked: int | None, old: Phase) -> tuple[int, int]:
+    """Count by the rule (or as asked), and the unit that it is a multiple of."""
+    unit = {"baseline": 2, "candidate": 2, "confirm": 16, "control": 16}[name]
+    if asked is not None:
+        return asked, unit
+    rule = {
+        "baseline": 8 if total < SMALL_STUDY else 16,
+        "candidate": 2 * CANDIDATE_SEEDS,
+        "confirm": CONFIRM_RUNS,
+        "control": CONTROL_RUNS,
+    }
+    return max(rule[name], old.count), unit
+
+
+def _screen(
+    old: Phase, left: int, total: int, n_factors: int, sizes: Sequence[int], asked: int | None
+) -> Phase:
+    budget = min(left, total // 2 - old.count) if asked is None else asked - old.count
+    if asked == 0 or (asked is not None and budget <= 0):
+        return replace(old, reason="" if asked else "not asked for")
+    fitting = [size for size in sizes if size <= budget]
+    if not fitting and asked is not None and sizes:
+        fitting = [size for size in sizes if size <= left][:1]
+    if not fitting:
+        reason = "" if old.count else _no_screen(n_factors, total, sizes)
+        return replace(old, reason=reason)
+    size = fitting[-1]
+    reason = ""
+    if asked is not None and old.count + size != asked:
+        reason = f"{asked} is rounded to {old.count + size}, a whole foldover design"
+    return Phase("screen", old.count + size, reason, (*old.batches, size))
+
+
+def _no_screen(n_factors: int, total: int, sizes: Sequence[int]) -> str:
+    if not sizes:
+        return f"no whole foldover design for {n_factors} sites in {total} trainings; raise trials"
+    return f"the smallest whole design for {n_factors} sites has {sizes[0]} runs, more than half of {total}"

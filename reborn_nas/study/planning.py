@@ -1,0 +1,211 @@
+"""Everything before the first training: names resolved, data loaded, phases counted, time measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from reborn_nas.architecture import Architecture, BackboneSpec
+from reborn_nas.errors import StudyError
+from reborn_nas.study.config import StudyConfig
+from reborn_nas.study.folder import check_run_folder, is_run_folder
+from reborn_nas.study.phases import Phase, plan_phases
+from reborn_nas.study.settings import difference
+from reborn_nas.study.workbench import Workbench, make_workbench
+
+if TYPE_CHECKING:
+    from reborn_nas.backbone import Site
+    from reborn_nas.study.storage import RunStore
+
+__all__ = ["PlanView", "plan_search"]
+
+
+@dataclass(frozen=True)
+class PlanView:
+    """What a search will do.
+
+    Args:
+        bench: what all trainings share.
+        phases: in execution order, those left out with their reason.
+        notes: what the user should be told.
+        done: trainings that have a result already.
+        resumed: whether the run exists.
+        seconds: estimated time of what is left on this machine with the workers asked for; None if not measured.
+        detectable_effect: effect of one site in percentage points that the screen would see with 80 % power at a
+            spread of `spread_pp` between runs; None without a screen.
+        spread_pp: the spread assumed, in percentage points: the sampling of the validation images alone, at 75 %.
+    """
+
+    bench: Workbench
+    phases: tuple[Phase, ...]
+    notes: tuple[str, ...]
+    done: int = 0
+    resumed: bool = False
+    seconds: float | None = None
+    detectable_effect: float | None = None
+    spread_pp: float | None = None
+
+    @property
+    def config(self) -> StudyConfig:
+        """What was asked for."""
+        return self.bench.config
+
+    @property
+    def total(self) -> int:
+        """Trainings of all phases."""
+        return sum(phase.count for phase in self.phases)
+
+    @property
+    def spec(self) -> BackboneSpec:
+        """The complete backbone spec."""
+        return self.bench.spec
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The backbone's activation sites."""
+        return self.bench.sites
+
+    @property
+    def n_sites(self) -> int:
+        """Number of sites."""
+        return len(self.bench.sites)
+
+    @property
+    def parameters(self) -> Mapping[str, tuple[str, ...]]:
+        """Parameter of the search → its labels."""
+        return self.bench.parameters
+
+    def to_dict(self) -> dict[str, Any]:
+        """What plan.json and the storage keep."""
+        return {
+            "total": self.total,
+            "phases": [phase.to_dict() for phase in self.phases],
+            "factors": {name: list(sites) for name, sites in self.bench.contrast.factors.items()},
+            "parameters": {name: list(labels) for name, labels in self.parameters.items()},
+            "sites": [site_row(site) for site in self.sites],
+            "data": {
+                "name": self.bench.images.name,
+                "classes": list(self.bench.images.classes),
+                "mean": list(self.bench.images.mean),
+                "std": list(self.bench.images.std),
+            },
+            "notes": list(self.notes),
+            "seconds": self.seconds,
+            "detectable_effect": self.detectable_effect,
+        }
+
+
+def site_row(site: Site) -> dict[str, Any]:
+    """A site as JSON values: what a report's tables show."""
+    return {
+        "name": site.name,
+        "index": site.index,
+        "stage": site.stage,
+        "block": site.block,
+        "channels": site.channels,
+        "shape": list(site.shape),
+        "activation": site.activation,
+    }
+
+
+def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
+    """The plan of `config`, or of its continuation where the run exists. Trains a few steps, writes nothing.
+
+    Raises:
+        RebornError: every fault that can be seen before training.
+    """
+    check_run_folder(config.folder)
+    bench = make_workbench(config)
+    from reborn_nas.study.run import find_store
+
+    store = find_store(config) if config.storage or is_run_folder(config.folder) else None
+    earlier: Sequence[Phase] = ()
+    done = 0
+    if store is not None:
+        check_same(store, bench)
+        kept = store.attribute("plan")
+        earlier = [Phase.from_dict(row) for row in kept["phases"]] if kept else ()
+        done = _count_done(store)
+    phases = _phases(bench, earlier)
+    before = sum(phase.count for phase in earlier)
+    notes = list(bench.notes)
+    if before > config.total:
+        notes.append(
+            f"the study has {before} trainings planned already; a total of {config.total} takes none away"
+        )
+    notes += [f"{phase.name}: {phase.reason}" for phase in phases if phase.reason]
+    view = PlanView(bench, phases, tuple(notes), done=done, resumed=bool(earlier))
+    view = replace(view, **_detectable(view))
+    return _with_seconds(view) if measure and done < view.total else view
+
+
+def check_same(store: RunStore, bench: Workbench) -> None:
+    """Raise StudyError, listing the differences, unless the run in `store` has the same settings."""
+    kept = store.attribute("settings")
+    if kept is None or store.attribute("digest") == bench.digest:
+        return
+    lines = difference(kept, bench.settings)
+    if lines and not bench.config.adopt:
+        raise StudyError(
+            f"study {store.name!r} was begun with other settings; repeat those, choose another --run, or continue "
+            "all the same with --adopt:\n" + "\n".join(f"  {line}" for line in lines)
+        )
+
+
+def _phases(bench: Workbench, earlier: Sequence[Phase]) -> tuple[Phase, ...]:
+    from reborn_nas.analysis import screen_sizes
+
+    config = bench.config
+    n_factors = len(bench.contrast.factors)
+    sizes = screen_sizes(n_factors, max(config.total, 2)) if n_factors >= 2 else ()
+    return plan_phases(config.total, n_factors, sizes=sizes, counts=config.counts, earlier=earlier)
+
+
+def _count_done(store: RunStore) -> int:
+    return sum(
+        "record" in trial.user_attrs and trial.state.is_finished()
+        for study in store.studies()
+        for trial in study.get_trials(deepcopy=False)
+    )
+
+
+def _detectable(view: PlanView) -> dict[str, float]:
+    screen = next(phase.count for phase in view.phases if phase.name == "screen")
+    if not screen:
+        return {}
+    from reborn_nas.analysis import minimum_detectable_effect
+
+    size = max(1, int(view.bench.images.validation_size))
+    spread = 100 * (0.75 * 0.25 / size) ** 0.5
+    effect = minimum_detectable_effect(screen, len(view.bench.contrast.factors), spread)
+    return {"detectable_effect": float(effect), "spread_pp": spread}
+
+
+def _with_seconds(view: PlanView) -> PlanView:
+    """Time of each phase from a few steps of the parent and of the network with level 1 everywhere."""
+    from reborn_nas.backbone import build, convert
+    from reborn_nas.training import estimate_seconds
+
+    bench = view.bench
+    contrast = bench.contrast
+    full = contrast.architecture(bench.spec, dict.fromkeys(contrast.factors, contrast.high.default))
+    epoch = []
+    for architecture in (Architecture(bench.spec, {}), full):
+        model = build(bench.spec, device="cpu")
+        if architecture.choices:
+            model = convert(model, architecture, bench.spec.input_size)
+        epoch.append(estimate_seconds(model, bench.images, bench.recipe, bench.device))
+    training = bench.recipe.epochs * sum(epoch) / len(epoch)
+    slots = max(1, bench.config.workers)
+    phases = tuple(replace(phase, seconds=phase.count * training / slots) for phase in view.phases)
+    left = max(0, view.total - view.done)
+    return replace(view, phases=phases, seconds=left * training / slots)
+
+
+def require_device_free(config: StudyConfig) -> None:
+    """Raise StudyError where more workers than devices would share an accelerator unasked."""
+    if config.workers > 1 and config.devices and len(config.devices) not in (1, config.workers):
+        raise StudyError(
+            f"workers: {config.workers} workers on {len(config.devices)} devices; name one, or one a worker"
+        )

@@ -1,0 +1,62 @@
+"""What a running study tells whoever watches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from reborn_nas.records import TrialRecord
+    from reborn_nas.study.run import PlanView
+
+__all__ = ["Progress", "SilentProgress"]
+
+
+class Progress(Protocol):
+    """Called from the process that was asked to search, in the order of events."""
+
+    def plan(self, view: PlanView) -> None:
+        """The plan stands; training begins."""
+
+    def phase_started(self, name: str, count: int) -> None:
+        """The first training of a phase of `count` begins."""
+
+    def trial_started(self, key: str, phase: str, done: int, total: int) -> None:
+        """A training begins; `done` of `total` have a result."""
+
+    def epoch(self, key: str, epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
+        """Epoch `epoch` (from 1) of `epochs` is over."""
+
+    def trial_finished(self, record: TrialRecord, done: int, total: int) -> None:
+        """A training has its result, whatever its state."""
+
+    def phase_finished(self, name: str) -> None:
+        """All trainings of a phase have a result."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+
+
+class SilentProgress:
+    """Says nothing; a base class for those who want some of it."""
+
+    def plan(self, view: PlanView) -> None:
+        """See `Progress`."""
+
+    def phase_started(self, name: str, count: int) -> None:
+        """See `Progress`."""
+
+    def trial_started(self, key: str, phase: str, done: int, total: int) -> None:
+        """See `Progress`."""
+
+    def epoch(self, key: str, epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
+        """See `Progress`."""
+
+    def trial_finished(self, record: TrialRecord, done: int, total: int) -> None:
+        """See `Progress`."""
+
+    def phase_finished(self, name: str) -> None:
+        """See `Progress`."""
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""

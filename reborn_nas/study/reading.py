@@ -1,0 +1,258 @@
+"""Reading a run back: its records, its plan, how far it is. Nothing is trained, nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reborn_nas.architecture import Architecture
+from reborn_nas.errors import RebornError, StudyError
+from reborn_nas.files import safe_join
+from reborn_nas.records import TrialRecord
+from reborn_nas.study.folder import is_run_folder, read_json
+from reborn_nas.study.phases import ORDER, Phase
+from reborn_nas.study.storage import JOURNAL, RunStore, connect, journal_path, open_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["RunInfo", "RunStatus", "load_records", "load_run", "open_store", "read_records", "status"]
+
+
+def open_store(run: str | Path, name: str | None = None) -> RunStore:
+    """The store of a run folder, or of the study `name` at a storage URL.
+
+    Raises:
+        StudyError: it is none.
+    """
+    if "://" in str(run):
+        storage = connect(str(run))
+        if name is None:
+            found = [one.study_name for one in storage.get_all_studies() if not _is_part(one.study_name)]
+            if len(found) != 1:
+                raise StudyError(
+                    f"the storage holds {len(found)} studies ({', '.join(sorted(found))}); name one"
+                )
+            name = found[0]
+        return open_run(storage, name)
+    folder = Path(run)
+    if not folder.is_dir() or not is_run_folder(folder):
+        what = "is not a folder" if not folder.is_dir() else f"holds no {JOURNAL} and no config.json"
+        raise StudyError(f"{folder} is not a run folder: it {what}; `reborn-nas search` makes one")
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    name = name or config.get("study")
+    url = config.get("storage")
+    if url is None:
+        if not journal_path(folder).is_file():
+            raise StudyError(f"{folder} is not a run folder: its {JOURNAL} is missing")
+        url = f"journal://{journal_path(folder)}"
+    elif ":***@" in url:
+        import os
+
+        url = os.environ.get("REBORN_NAS_STORAGE", "")
+        if not url:
+            raise StudyError(
+                f"{folder}: the study lies in {config['storage']}, whose password is not kept; "
+                "set REBORN_NAS_STORAGE to the full URL, or give it with --storage"
+            )
+    return open_store(url, name)
+
+
+def _is_part(name: str) -> bool:
+    return name.endswith(("/design", "/confirm"))
+
+
+def read_records(store: RunStore) -> list[TrialRecord]:
+    """The records of all runs with a result, in the order of phases, then of trials; one a run."""
+    records: dict[str, TrialRecord] = {}
+    for study in store.studies():
+        for trial in study.get_trials(deepcopy=False):
+            data = trial.user_attrs.get("record")
+            if data is None or not trial.state.is_finished():
+                continue
+            try:
+                record = TrialRecord.from_dict({**data, "number": trial.number})
+            except (TypeError, KeyError) as error:
+                raise StudyError(
+                    f"trial {trial.number} of {study.study_name!r} holds no usable record: {error}"
+                ) from None
+            records.setdefault(record.key, record)
+    order = {name: index for index, name in enumerate(ORDER)}
+    return sorted(records.values(), key=lambda record: (order.get(record.phase, 99), record.number))
+
+
+def load_records(run: str | Path, name: str | None = None) -> list[TrialRecord]:
+    """The records of a run folder, or of the study `name` at a storage URL."""
+    return read_records(open_store(run, name))
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run as it was left.
+
+    Args:
+        folder: the run folder; None where it was read from a storage alone.
+        name: the study's name.
+        config: what was asked for, JSON values.
+        settings: everything that changes results.
+        plan: phases, factors, parameters, sites, notes.
+        records: the trainings that have a result.
+        candidate: the architecture compared with the parent, or None.
+        reason: how the candidate was decided.
+        complete: whether every planned training has a result.
+    """
+
+    folder: Path | None
+    name: str
+    config: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    records: tuple[TrialRecord, ...]
+    candidate: Architecture | None
+    reason: str = ""
+    complete: bool = False
+    decisions: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sites(self) -> list[Mapping[str, Any]]:
+        """The backbone's sites, one mapping each."""
+        return list(self.plan.get("sites", ()))
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The planned phases, those left out too."""
+        return tuple(Phase.from_dict(row) for row in self.plan.get("phases", ()))
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Versions, host and device of the last training."""
+        return self.records[-1].environment if self.records else {}
+
+    def curve(self, record: TrialRecord | str) -> pd.DataFrame | None:
+        """The learning curve of a record (or of its key), None where it is lost."""
+        if isinstance(record, str):
+            record = next((one for one in self.records if one.key == record), _NOBODY)
+        path = self._file(record.curve)
+        if path is None:
+            return None
+        import pandas as pd
+
+        try:
+            return pd.read_csv(path)
+        except (OSError, ValueError):
+            return None
+
+    def checkpoint(self, record: TrialRecord) -> Path | None:
+        """The trained weights of a record, None where they were not kept."""
+        return self._file(record.checkpoint)
+
+    def _file(self, relative: str) -> Path | None:
+        if not relative or self.folder is None:
+            return None
+        try:
+            path = safe_join(self.folder, relative)
+        except RebornError:
+            return None
+        return path if path.is_file() else None
+
+
+_NOBODY = TrialRecord("", "search", "", -1, "failed", {})
+
+
+def load_run(run: str | Path, name: str | None = None) -> RunInfo:
+    """Everything about a run folder, or about the study `name` at a storage URL. Raises StudyError."""
+    store = open_store(run, name)
+    kept = store.attribute("candidate")
+    plan = store.attribute("plan", {})
+    return RunInfo(
+        folder=None if "://" in str(run) else Path(run),
+        name=store.name,
+        config=store.attribute("config", {}),
+        settings=store.attribute("settings", {}),
+        plan=plan,
+        records=tuple(read_records(store)),
+        candidate=Architecture.from_dict(kept["architecture"]) if kept else None,
+        reason=kept["reason"] if kept else "",
+        complete=store.attribute("finished", -1) == plan.get("total"),
+        decisions={"candidate": kept, "confirm": {"sites": store.attribute("top")}},
+    )
+
+
+@dataclass(frozen=True)
+class PhaseStatus:
+    """How far one phase is: trainings planned, with a result, under way, waiting, and results that are failures."""
+
+    name: str
+    planned: int
+    done: int
+    running: int
+    waiting: int
+    failed: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run is."""
+
+    name: str
+    phases: tuple[PhaseStatus, ...]
+    complete: bool
+    best: TrialRecord | None
+    candidate: Architecture | None
+    reason: str
+
+    @property
+    def total(self) -> int:
+        """Trainings planned."""
+        return sum(phase.planned for phase in self.phases)
+
+    @property
+    def done(self) -> int:
+        """Trainings with a result."""
+        return sum(phase.done for phase in self.phases)
+
+    @property
+    def running(self) -> int:
+        """Trainings under way."""
+        return sum(phase.running for phase in self.phases)
+
+
+def status(run: str | Path, name: str | None = None) -> RunStatus:
+    """How far a run is. `best` is the best training by validation accuracy: an observation, not a claim."""
+    store = open_store(run, name)
+    info_plan = store.attribute("plan", {})
+    records = read_records(store)
+    live: dict[tuple[str, str], int] = {}
+    for study in store.studies():
+        for trial in study.get_trials(deepcopy=False):
+            if not trial.state.is_finished() and "phase" in trial.user_attrs:
+                key = (trial.user_attrs["phase"], trial.state.name)
+                live[key] = live.get(key, 0) + 1
+    phases = []
+    for row in info_plan.get("phases", ()):
+        phase = Phase.from_dict(row)
+        own = [record for record in records if record.phase == phase.name]
+        phases.append(
+            PhaseStatus(
+                phase.name,
+                phase.count,
+                len(own),
+                live.get((phase.name, "RUNNING"), 0),
+                live.get((phase.name, "WAITING"), 0),
+                sum(record.state in ("failed", "diverged") for record in own),
+                phase.reason,
+            )
+        )
+    judged = [one for one in records if one.state == "complete" and one.accuracy_part == "validation"]
+    kept = store.attribute("candidate")
+    return RunStatus(
+        store.name,
+        tuple(phases),
+        store.attribute("finished", -1) == info_plan.get("total"),
+        max(judged, key=lambda one: one.accuracy or 0.0, default=None),
+        Architecture.from_dict(kept["architecture"]) if kept else None,
+        kept["reason"] if kept else "",
+    )

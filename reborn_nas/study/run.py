@@ -1,0 +1,168 @@
+"""A search from its plan to its last training, in this process or in several."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from reborn_nas.architecture import Architecture
+from reborn_nas.errors import StudyError
+from reborn_nas.records import TrialRecord
+from reborn_nas.study.config import StudyConfig
+from reborn_nas.study.decide import Candidate
+from reborn_nas.study.engine import Engine
+from reborn_nas.study.folder import write_json
+from reborn_nas.study.objective import Objective
+from reborn_nas.study.planning import PlanView, plan_search, require_device_free
+from reborn_nas.study.progress import Progress, SilentProgress
+from reborn_nas.study.stopping import Stopper
+from reborn_nas.study.storage import RunStore, connect, journal_path, mask_url, open_run, run_url
+
+__all__ = ["RunResult", "find_store", "run_search"]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a search left.
+
+    Args:
+        folder: the run folder.
+        name: the study's name in the storage.
+        plan: what was planned.
+        records: the trainings that have a result.
+        candidate: the architecture compared with the parent; None while it is not decided.
+        reason: how the candidate was decided.
+        interrupted: a signal ended the search.
+        timed_out: the time limit ended it.
+        complete: every planned training has a result.
+        seconds: wall seconds of this call.
+        resume_command: the command that continues the run.
+    """
+
+    folder: Path
+    name: str
+    plan: PlanView
+    records: tuple[TrialRecord, ...]
+    candidate: Architecture | None
+    reason: str
+    interrupted: bool
+    timed_out: bool
+    complete: bool
+    seconds: float
+    resume_command: str
+
+
+def find_store(config: StudyConfig) -> RunStore | None:
+    """The run's store where it exists, else None."""
+    if config.storage is None and not journal_path(config.folder).is_file():
+        return None
+    storage = connect(run_url(config.folder, config.storage))
+    if config.study_name not in {summary.study_name for summary in storage.get_all_studies()}:
+        return None
+    return open_run(storage, config.study_name, create=True)
+
+
+def run_search(
+    config: StudyConfig, *, progress: Progress | None = None, plan: PlanView | None = None
+) -> RunResult:
+    """Run the search that `config` describes, or what is left of it.
+
+    The same call on a finished run trains nothing; with a larger `trials` it adds what the larger plan has more.
+    A signal or the time limit ends it early, with all finished trainings kept.
+
+    Args:
+        progress: is told what happens.
+        plan: what `plan_search(config)` gave, to spare making it again.
+
+    Raises:
+        RebornError: what is wrong with the configuration, the data or the storage.
+    """
+    began = time.monotonic()
+    watcher: Progress = progress or SilentProgress()
+    require_device_free(config)
+    view = plan if plan is not None else plan_search(config)
+    store = prepare_run(view)
+    watcher.plan(view)
+    with Stopper(config.timeout) as stopper:
+        if config.workers > 1:
+            from reborn_nas.study.workers import supervise
+
+            complete = supervise(view, store, watcher, stopper)
+        else:
+            _set_threads(config)
+            objective = Objective(view.bench, config.folder)
+            complete = Engine(view.bench, store, view.phases, objective, watcher, stopper).work(lead=True)
+    return _result(view, store, stopper, complete, time.monotonic() - began)
+
+
+def prepare_run(view: PlanView) -> RunStore:
+    """Create or extend the run: its folder, its studies, its settings and its plan."""
+    config = view.config
+    folder = config.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"run folder {folder} cannot be made: {error}; choose another with --run") from error
+    store = open_run(connect(run_url(folder, config.storage)), config.study_name, create=True)
+    described = {"study": config.study_name, "digest": view.bench.digest, **_portable(config)}
+    if store.attribute("digest") != view.bench.digest:
+        store.keep("settings", view.bench.settings)
+        store.keep("digest", view.bench.digest)
+    store.keep("config", described)
+    if (store.attribute("plan") or {}).get("phases") != view.to_dict()["phases"]:
+        store.keep("plan", view.to_dict())
+    write_json(folder / "config.json", {**described, "settings": view.bench.settings})
+    write_json(folder / "plan.json", view.to_dict())
+    return store
+
+
+def _portable(config: StudyConfig) -> dict[str, object]:
+    return {key: value for key, value in config.to_dict().items() if key not in ("adopt",)}
+
+
+def _set_threads(config: StudyConfig) -> None:
+    if config.threads is not None:
+        import torch
+
+        torch.set_num_threads(config.threads)
+
+
+def _result(view: PlanView, store: RunStore, stopper: Stopper, complete: bool, seconds: float) -> RunResult:
+    from reborn_nas.study.reading import read_records
+
+    kept = store.attribute("candidate")
+    candidate = Candidate.from_dict(kept) if kept else None
+    config = view.config
+    return RunResult(
+        folder=config.folder,
+        name=config.study_name,
+        plan=view,
+        records=tuple(read_records(store)),
+        candidate=candidate.architecture if candidate else None,
+        reason=candidate.reason if candidate else "",
+        interrupted=stopper.interrupted,
+        timed_out=not complete and stopper.timed_out,
+        complete=complete,
+        seconds=seconds,
+        resume_command=resume_command(config),
+    )
+
+
+def resume_command(config: StudyConfig) -> str:
+    """The command line that continues the run; a storage's password is left out of it."""
+    words = ["reborn-nas", "search"]
+    for name in sorted(config.model_fields_set - {"backbone_arguments", "adopt", "name"}):
+        value = getattr(config, name)
+        if value is None or value is False or value == ():
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+            continue
+        shown = ",".join(value) if isinstance(value, tuple) else str(value)
+        words += [flag, mask_url(shown) if name == "storage" else shown]
+    if config.name is not None:
+        words += ["--name", config.name]
+    return shlex.join(words)

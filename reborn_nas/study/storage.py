@@ -1,0 +1,208 @@
+"""One run's storage: where it lies, what is in it, and whether it is the study that was asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from reborn_nas.errors import RebornError, StudyError
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+    from optuna.study import Study
+
+__all__ = ["RunStore", "connect", "journal_path", "mask_url", "open_run", "run_url"]
+
+JOURNAL = "study.journal"
+LOCK_GRACE = 10
+"""Seconds after which the journal's lock is taken from a writer that died holding it; a write takes milliseconds."""
+
+STUDIES = {
+    "baseline": "/design",
+    "screen": "/design",
+    "search": "",
+    "candidate": "/confirm",
+    "confirm": "/confirm",
+    "control": "/confirm",
+}
+"""Phase → suffix of the name of the study that holds its runs."""
+
+
+def mask_url(url: str) -> str:
+    """`url` without its password, and without anything after `?` that may hold one."""
+    masked = re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", url)
+    masked = re.sub(r"(://[^:/@\s]*):.*@", r"\1:***@", masked)  # passwords with '/' or '@' in them
+    return re.sub(r"([?&][^=&\s]*(?:pass|secret|token|key)[^=&\s]*)=[^&\s]*", r"\1=***", masked, flags=re.I)
+
+
+def journal_path(folder: Path) -> Path:
+    """The journal file of the run folder, absolute: Optuna's lock spins on a relative one."""
+    return folder.resolve() / JOURNAL
+
+
+def run_url(folder: Path, storage: str | None) -> str:
+    """The storage of a run: `storage`, else the journal in its folder."""
+    return storage if storage is not None else f"journal://{journal_path(folder)}"
+
+
+def connect(url: str) -> BaseStorage:
+    """Open (and where it does not exist yet, create) the storage at `url`.
+
+    `journal:///path`, `sqlite:///path`, `postgresql://…`, `mysql://…` or `grpc://host:port`.
+
+    Raises:
+        StudyError: it cannot be opened; the message holds no credentials.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    scheme = url.split("://", 1)[0]
+    try:
+        if scheme == "journal":
+            return _journal(Path(url.removeprefix("journal://")))
+        if scheme == "grpc":
+            parts = urlsplit(url)
+            proxy = optuna.storages.GrpcStorageProxy(
+                host=parts.hostname or "localhost", port=parts.port or 13000
+            )
+            proxy.wait_server_ready(timeout=60)
+            return proxy
+        return optuna.storages.get_storage(url)
+    except RebornError:
+        raise
+    except ImportError as error:
+        raise StudyError(
+            f"storage {mask_url(url)}: the driver is missing ({error}); pip install 'reborn-nas[postgresql]'"
+        ) from None
+    except Exception as error:  # drivers raise what they like, with the URL inside
+        text = " ".join(_without_secrets(str(error), url).split())[:300]
+        raise StudyError(
+            f"storage {mask_url(url)} cannot be opened: {text or type(error).__name__}"
+        ) from None
+
+
+def _journal(path: Path) -> BaseStorage:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+    if not path.parent.is_dir():
+        raise StudyError(f"storage journal://{path}: the folder {path.parent} does not exist")
+    lock = JournalFileSymlinkLock(str(path), grace_period=LOCK_GRACE)
+    if path.is_file():
+        _drop_torn_line(path, lock)
+    try:
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    except (ValueError, KeyError, TypeError, AssertionError, AttributeError) as error:
+        raise StudyError(f"{path} is no Optuna journal, or it is damaged: {error!r}") from error
+
+
+def _drop_torn_line(path: Path, lock: Any) -> None:
+    """Cut off a last line without its line end, left by a power cut: nothing that was told is in it."""
+    with open(path, "rb") as stream:
+        if _last_byte(stream) in (b"", b"\n"):
+            return
+    lock.acquire()
+    try:
+        with open(path, "r+b") as stream:
+            if _last_byte(stream) in (b"", b"\n"):
+                return
+            content = path.read_bytes()
+            keep = content.rfind(b"\n") + 1
+            if keep == 0 and not content.startswith(b'{"op_code"'):
+                raise StudyError(f"{path} is no Optuna journal")
+            stream.truncate(keep)
+            stream.flush()
+            os.fsync(stream.fileno())
+    finally:
+        lock.release()
+
+
+def _last_byte(stream: Any) -> bytes:
+    size = stream.seek(0, os.SEEK_END)
+    if size == 0:
+        return b""
+    stream.seek(-1, os.SEEK_END)
+    return bytes(stream.read(1))
+
+
+def _without_secrets(text: str, url: str) -> str:
+    """`text` with every password of `url` masked."""
+    masked = mask_url(text.replace(url, mask_url(url)))
+    try:
+        password = urlsplit(url).password
+    except ValueError:
+        password = None
+    return masked.replace(password, "***") if password else masked
+
+
+class RunStore:
+    """The studies `NAME`, `NAME/design` and `NAME/confirm` in one storage, and what the run keeps beside its trials.
+
+    The attributes of the study `NAME` hold the run's settings, plan and decisions: whoever has the storage has
+    the run; the run folder's files are copies for people.
+    """
+
+    def __init__(self, storage: BaseStorage, name: str, studies: Mapping[str, Study]) -> None:
+        self.storage = storage
+        self.name = name
+        self._studies = dict(studies)
+
+    def study(self, phase: str) -> Study:
+        """The study that holds the runs of `phase`."""
+        return self._studies[STUDIES[phase]]
+
+    def studies(self) -> tuple[Study, ...]:
+        """All three: the search's, the designed runs', the confirming runs'."""
+        return tuple(self._studies.values())
+
+    def attribute(self, key: str, default: Any = None) -> Any:
+        """What the run keeps under `key`."""
+        return self._studies[""].user_attrs.get(f"reborn_nas:{key}", default)
+
+    def keep(self, key: str, value: Any) -> None:
+        """Keep the JSON value `value` under `key`."""
+        json.dumps(value)
+        self._studies[""].set_user_attr(f"reborn_nas:{key}", value)
+
+
+def open_run(storage: BaseStorage, name: str, *, create: bool = False) -> RunStore:
+    """The run `name` in `storage`.
+
+    Raises:
+        StudyError: it is not there (and `create` is False), or it is a study of somebody else.
+    """
+    import optuna
+
+    known = {summary.study_name for summary in storage.get_all_studies()}
+    if name not in known and not create:
+        others = ", ".join(
+            sorted(known - {f"{one}{suffix}" for one in known for suffix in ("/design", "/confirm")})
+        )
+        raise StudyError(f"there is no study {name!r} in the storage; it holds {others or 'none'}")
+    studies = {}
+    for suffix in ("", "/design", "/confirm"):
+        studies[suffix] = optuna.create_study(
+            storage=storage,
+            study_name=name + suffix,
+            direction="maximize",
+            sampler=optuna.samplers.RandomSampler(seed=0),
+            load_if_exists=True,
+        )
+    store = RunStore(storage, name, studies)
+    foreign = name in known and store.attribute("format") is None
+    if foreign and (not create or studies[""].get_trials(deepcopy=False)):
+        raise StudyError(
+            f"study {name!r} was not made by reborn-nas: it lacks its attributes; choose another name"
+        )
+    if create and store.attribute("format") is None:
+        for study in studies.values():
+            study.set_metric_names(["accuracy"])
+        store.keep("format", 1)
+    return store

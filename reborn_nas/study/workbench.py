@@ -1,0 +1,221 @@
+"""Everything a training needs that is the same for all trainings of a study, made once in each process."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reborn_nas.architecture import ORIGINAL, BackboneSpec
+from reborn_nas.errors import StudyError
+from reborn_nas.study.config import StudyConfig, split_contrast
+from reborn_nas.study.contrast import Contrast, make_contrast
+from reborn_nas.study.settings import settings_digest
+
+if TYPE_CHECKING:
+    from reborn_nas.backbone import Site
+    from reborn_nas.data import ImageSet
+    from reborn_nas.space import SearchSpace
+    from reborn_nas.training import Recipe
+
+__all__ = ["Workbench", "environment", "make_workbench", "pick_device"]
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What all trainings of a study share.
+
+    Args:
+        config: what was asked for.
+        spec: the complete backbone spec.
+        sites: its activation sites in execution order.
+        space: the search space, checked against the sites.
+        parameters: Optuna parameter → its labels in the search phase.
+        contrast: the two-level question.
+        images: the data set.
+        recipe: the training recipe with the overrides.
+        device: where this process trains.
+        notes: what the user should be told.
+    """
+
+    config: StudyConfig
+    spec: BackboneSpec
+    sites: tuple[Site, ...]
+    space: SearchSpace
+    parameters: Mapping[str, tuple[str, ...]]
+    contrast: Contrast
+    images: ImageSet
+    recipe: Recipe
+    device: str
+    notes: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that changes results; its digest tells one study from another."""
+        import torch
+
+        config = self.config
+        return {
+            "backbone": {**self.spec.to_dict(), "pretrained": config.pretrained},
+            "data": {
+                "name": self.images.name,
+                "fingerprint": self.images.fingerprint,
+                "fraction": config.fraction,
+                "image_size": config.image_size,
+            },
+            "space": {
+                "name": self.space.name,
+                "parameters": {k: list(v) for k, v in self.parameters.items()},
+            },
+            "contrast": config.contrast,
+            "recipe": self.recipe.to_dict(),
+            "sampler": config.sampler,
+            "seed": config.seed,
+            "device": self.device.split(":")[0],
+            "threads": config.threads,
+            "torch": ".".join(torch.__version__.split("+")[0].split(".")[:2]),
+        }
+
+    @property
+    def digest(self) -> str:
+        """The digest of `settings`."""
+        return settings_digest(self.settings)
+
+    def phase_labels(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """Phase → parameter → every label it may have in that phase's study."""
+        from reborn_nas.study.decide import twin
+
+        contrast = self.contrast
+        design = {name: contrast.labels() for name in contrast.factors}
+        twins = tuple(twin(choice).label for choice in contrast.high.variants.values())
+        confirm = {
+            name: tuple(dict.fromkeys((*design.get(name, ()), *twins, *labels, ORIGINAL.label)))
+            for name, labels in self.parameters.items()
+        }
+        return {
+            "baseline": design,
+            "screen": design,
+            "search": dict(self.parameters),
+            "candidate": confirm,
+            "confirm": confirm,
+            "control": confirm,
+        }
+
+
+def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
+    """Resolve names, load data, find sites, check the space. Nothing is trained or written.
+
+    Raises:
+        RebornError: whatever does not fit together, before any training.
+    """
+    import torch
+
+    from reborn_nas.backbone import build, find_sites, resolve
+    from reborn_nas.backbone import notes as spec_notes
+    from reborn_nas.data import load_dataset
+    from reborn_nas.space import load_space
+    from reborn_nas.training import get_recipe
+
+    chosen = pick_device(device or (config.devices[0] if config.devices else config.device))
+    recipe = get_recipe(config.recipe, **config.recipe_overrides)
+    space = load_space(config.space)
+    images = load_dataset(
+        config.dataset,
+        data_dir=config.data_dir,
+        image_size=config.image_size,
+        seed=config.seed,
+        fraction=config.fraction,
+    )
+    spec = resolve(
+        config.backbone,
+        input_size=images.input_size,
+        num_classes=len(images.classes),
+        stem=config.stem,
+        arguments=config.backbone_arguments or None,
+    )
+    with torch.device("meta"):
+        template = build(spec, device="meta")
+    sites = find_sites(template, spec.input_size)
+    space.check(sites)
+    low, high = split_contrast(config.contrast)
+    contrast = make_contrast(low, high, space, sites, spec)
+    said = [*spec_notes(spec), *images.notes]
+    if contrast.left_out:
+        first = next(iter(contrast.left_out.items()))
+        said.append(
+            f"{len(contrast.left_out)} of {len(contrast.left_out) + len(contrast.factors)} factors are not part of the "
+            f"screen, such as {first[0]}: {first[1]}"
+        )
+    return Workbench(
+        config,
+        spec,
+        tuple(sites),
+        space,
+        space.parameters(sites),
+        contrast,
+        images,
+        recipe,
+        chosen,
+        tuple(said),
+    )
+
+
+def pick_device(name: str) -> str:
+    """`auto` → the best there is; another name is checked. Raises StudyError where it is not there."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    count = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(kind)
+    if count is None:
+        count = int(kind == "mps" and torch.backends.mps.is_available())
+    if count == 0 or (number and int(number) >= count):
+        raise StudyError(
+            f"device {name!r} is not there: this machine has {count} {kind} devices; try --device auto"
+        )
+    return name
+
+
+def environment(device: str) -> dict[str, str]:
+    """Versions, host and device, as this process sees them."""
+    import optuna
+    import timm
+    import torch
+    import torchvision
+
+    found = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+        "optuna": optuna.__version__,
+        "host": platform.node(),
+        "device": device,
+        "threads": str(torch.get_num_threads()),
+    }
+    if device.startswith("cuda"):
+        found["device"] = f"{device} ({torch.cuda.get_device_name(device)})"
+        found["cuda"] = str(torch.version.cuda)
+    commit = _commit()
+    return {**found, "commit": commit} if commit else found
+
+
+def _commit() -> str:
+    """The checkout's commit, or "" for an installed package."""
+    folder = Path(__file__).parents[2]
+    if not (folder / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

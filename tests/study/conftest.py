@@ -1,0 +1,113 @@
+"""A study's bench without training: real sites, real search space, real data set, accuracies from a formula."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from reborn_nas.architecture import Architecture, BackboneSpec, Choice
+from reborn_nas.records import TrialRecord
+from reborn_nas.seeds import derive_seed
+from reborn_nas.space import load_space
+from reborn_nas.study.config import StudyConfig, split_contrast
+from reborn_nas.study.contrast import make_contrast
+from reborn_nas.study.queue import Run
+from reborn_nas.study.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class FakeSite:
+    """A site that takes whatever is not in `refused`."""
+
+    name: str
+    index: int
+    stage: int = 0
+    block: str = ""
+    channels: int = 8
+    shape: tuple[int, ...] = (8, 4, 4)
+    activation: str = "relu"
+    refused: tuple[str, ...] = ()
+
+    def refusal(self, choice: Choice) -> str | None:
+        return "not here" if choice.name in self.refused else None
+
+    def admits(self, choice: Choice) -> bool:
+        return self.refusal(choice) is None
+
+
+def make_bench(folder: Path, sites: int = 5, **settings: Any) -> Workbench:
+    """A bench on `sites` made-up sites; its images are only counted, never read."""
+    config = StudyConfig(**{"run": folder, "name": "toy", "space": "two_level", **settings})
+    spec = BackboneSpec("timm:toy", input_size=(3, 8, 8), num_classes=10, stem="original")
+    found = tuple(FakeSite(f"layer{index}.act", index, stage=index // 2) for index in range(sites))
+    space = load_space(config.space)
+    images = SimpleNamespace(
+        name="toy",
+        fingerprint="f00",
+        classes=tuple("0123456789"),
+        validation_size=360,
+        notes=(),
+        input_size=(3, 8, 8),
+    )
+    recipe = SimpleNamespace(epochs=2, to_dict=lambda: {"name": config.recipe, **config.recipe_overrides})
+    contrast = make_contrast(*split_contrast(config.contrast), space, found, spec)
+    return Workbench(config, spec, found, space, space.parameters(found), contrast, images, recipe, "cpu", ())
+
+
+@dataclass
+class FakeObjective:
+    """Accuracy from a formula: reborn helps at the first two sites. Counts how often each run was trained."""
+
+    calls: dict[str, int] = field(default_factory=dict)
+    before: Callable[[Run, int], None] = lambda run, number: None
+    state: Callable[[Run], str] = lambda run: "complete"
+
+    def __call__(
+        self,
+        run: Run,
+        architecture: Architecture,
+        on_epoch: Callable[[int, Mapping[str, float]], None] | None = None,
+    ) -> TrialRecord:
+        self.calls[run.key] = self.calls.get(run.key, 0) + 1
+        self.before(run, sum(self.calls.values()))
+        if on_epoch is not None:
+            on_epoch(1, {"validation_accuracy": 0.5})
+        return fake_record(run, architecture, self.state(run))
+
+
+def fake_record(run: Run, architecture: Architecture, state: str = "complete") -> TrialRecord:
+    """The same for the same run and architecture, anywhere."""
+    gain = {"layer0.act": 0.03, "layer1.act": 0.02}
+    accuracy = 0.7 + sum(gain.get(site, -0.01) * (choice.name == "reborn") for site, choice in architecture)
+    accuracy += (run.seed % 1000) / 1e6
+    return TrialRecord(
+        key=run.key,
+        phase=run.phase,
+        arm=run.arm,
+        number=-1,
+        state=state,
+        architecture=architecture.to_dict(),
+        parameters=dict(run.parameters),
+        levels=dict(run.levels),
+        block=run.block,
+        seed=run.seed,
+        accuracy=None if state == "failed" else accuracy,
+        accuracy_part=run.part,
+        accuracy_n=360,
+        params=1000 + derive_seed(architecture.digest) % 100,
+        digest=architecture.digest,
+        reason="" if state == "complete" else "made to fail",
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run folder that exists."""
+    run = tmp_path / "run"
+    run.mkdir()
+    return run

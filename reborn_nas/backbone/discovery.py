@@ -130,7 +130,8 @@ def _ordinals(keys: Sequence[Key], name: str) -> dict[Key, int]:
         held.setdefault(slot, []).append(key)
     ordinals: dict[Key, int] = {}
     count = 0
-    for slot in (*slots, ()):
+    slots.append(())  # calls without a place come last
+    for slot in slots:
         for key in held.get(slot, ()):
             ordinals[key] = count
             count += 1

@@ -18,8 +18,8 @@ from reborn_nas.backbone.blocks import BlockFinder
 from reborn_nas.backbone.discovery import Place, find_places
 from reborn_nas.backbone.gates import gate_reason, live_values
 from reborn_nas.backbone.spans import CallSpan
-from reborn_nas.backbone.trace import Trace, trace
-from reborn_nas.errors import ConversionError, RebornError
+from reborn_nas.backbone.trace import Trace, trace_modes
+from reborn_nas.errors import RebornError
 
 
 @dataclass(frozen=True)
@@ -170,14 +170,7 @@ def non_sites(model: nn.Module, input_size: Any = None, *, example_inputs: Any =
 def discover(model: nn.Module, input_size: Any = None, *, example_inputs: Any = None) -> Discovery:
     """Trace `model` in both modes and read its sites off the data flow."""
     inputs = example_inputs if example_inputs is not None else _inputs(model, input_size)
-    eval_trace = trace(model, inputs, training=False)
-    try:
-        train_trace = trace(model, inputs, training=True)
-    except ConversionError:
-        train_trace = (
-            None  # its train mode wants more than these inputs (a loss, targets); eval mode's sites stand
-        )
-    return _discover(model, eval_trace, train_trace)
+    return _discover(model, *trace_modes(model, inputs))
 
 
 def _discover(model: nn.Module, eval_trace: Trace, train_trace: Trace | None) -> Discovery:

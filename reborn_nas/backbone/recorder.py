@@ -1,0 +1,196 @@
+"""Collects what a running model does: module hooks keep a stack, a `TorchFunctionMode` sees each operation.
+
+Values are tensors mapped by identity; references are kept, so that no identity is used twice.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from reborn_nas.backbone.events import ModuleCall, Op, Trace, Value, ValueRef
+from reborn_nas.backbone.replica import replace_tensors, tensors_in
+from reborn_nas.backbone.spans import CallSpan, SpanFinder
+
+_IN_PLACE_DUNDER = frozenset(
+    {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ior__", "__iand__", "__ipow__"}
+)
+
+
+class Recorder(TorchFunctionMode):
+    """Collects operations, values and module calls while a model runs."""
+
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.ops: list[Op] = []
+        self.values: list[Value] = []
+        self.calls: list[ModuleCall | None] = []
+        self._alive: list[Tensor] = []
+        self._ids: dict[int, int] = {}
+        self._modules: list[nn.Module] = [model]
+        self._stack: list[str] = []
+        self._open: list[tuple[int, int, str, CallSpan | None, tuple[int, ...]]] = []
+        self._ordinals: dict[str, int] = {}
+        self._spans = SpanFinder()
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            self._new(tensor, name)
+        self.inputs = tuple(self._new(tensor) for tensor in tensors_in(inputs))
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Put hooks on every module for a while. They return None: a hook's return value would replace the output."""
+        handles = []
+        for path, module in self.model.named_modules():
+            handles.append(
+                module.register_forward_pre_hook(self._enter(path), prepend=True, with_kwargs=True)
+            )
+            handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            caller = self._stack[-1] if self._stack else ""
+            span = self._spans.find(sys._getframe(1), self._modules[-1]) if self._stack else None
+            given = tuple(self._value(tensor) for tensor in tensors_in((args, kwargs)))
+            self._open.append((len(self.calls), len(self.ops), caller, span, given))
+            self.calls.append(None)
+            self._stack.append(path)
+            self._modules.append(module)
+
+        return hook
+
+    def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        path = self._stack.pop()
+        self._modules.pop()
+        place, first, caller, span, given = self._open.pop()
+        ordinal = self._ordinals.get(path, 0)
+        self._ordinals[path] = ordinal + 1
+        made = tuple(self._value(tensor) for tensor in tensors_in(output))
+        parent = self._open[-1][0] if self._open else -1
+        self.calls[place] = ModuleCall(
+            path, ordinal, first, len(self.ops) - 1, given, made, caller, span, parent
+        )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = _name(func)
+        if name is None:
+            return func(*args, **kwargs)
+        tensors = list(tensors_in((args, kwargs)))
+        inputs = tuple(self._value(tensor) for tensor in tensors)
+        recorded = (
+            replace_tensors(args, self._ref),
+            {key: replace_tensors(value, self._ref) for key, value in kwargs.items()},
+        )
+        result = self._shortcut(name, args) if tensors and tensors[0].is_meta else None
+        result = func(*args, **kwargs) if result is None else result
+        made = list(tensors_in(args[0] if name == "setitem" else result))
+        if not made:
+            return result
+        inplace = any(tensor is made[0] for tensor in tensors) and _writes(func, name, args, kwargs)
+        self.ops.append(
+            Op(
+                index=len(self.ops),
+                name=name,
+                module=self._stack[-1] if self._stack else "",
+                stack=tuple(self._stack),
+                inputs=inputs,
+                outputs=tuple(self._new(tensor) for tensor in made),
+                args=recorded[0],
+                kwargs=recorded[1],
+                inplace=inplace,
+                span=self._spans.find(sys._getframe(1), self._modules[-1]),
+                call=self._open[-1][0] if self._open else -1,
+            )
+        )
+        return result
+
+    def _shortcut(self, name: str, args: tuple[Any, ...]) -> Tensor | None:
+        """A meta tensor like the first argument, where the operation's own meta kernel is slow and gives no more."""
+        if name == "batch_norm" and len(args) > 1 and args[0].dim() > 1:
+            mean = args[1]
+            if mean is None or mean.shape == args[0].shape[1:2]:
+                return torch.empty_like(args[0])
+        return None
+
+    def finish(self, output: Any, training: bool) -> Trace:
+        """The finished record; `output` is what the model returned."""
+        outputs = tuple(self._value(tensor) for tensor in tensors_in(output))
+        calls = tuple(call for call in self.calls if call is not None)
+        return Trace(tuple(self.ops), tuple(self.values), calls, self.inputs, outputs, training)
+
+    def where(self) -> str:
+        """The module that runs now, for a message."""
+        path = self._stack[-1] if self._stack else ""
+        return f"module {path or '(the model)'!r} ({type(self._modules[-1]).__name__})"
+
+    def _new(self, tensor: Tensor, param: str | None = None) -> int:
+        value = Value(len(self.values), tuple(tensor.shape), param)
+        self.values.append(value)
+        self._alive.append(tensor)
+        self._ids[id(tensor)] = value.id
+        return value.id
+
+    def _value(self, tensor: Tensor) -> int:
+        found = self._ids.get(id(tensor))
+        return self._new(tensor) if found is None else found
+
+    def _ref(self, tensor: Tensor) -> ValueRef:
+        return ValueRef(self._value(tensor))
+
+
+def _name(func: Any) -> str | None:
+    """The normalised name of a torch function, or None where it is no tensor operation (attribute access)."""
+    name = getattr(func, "__name__", "") or ""
+    if name == "__get__":
+        name = getattr(getattr(func, "__self__", None), "__name__", "") or ""
+        return name if name in ("T", "mT", "H", "mH", "data", "real", "imag") else None
+    if name == "__set__":
+        return None
+    if name in _IN_PLACE_DUNDER:
+        return name.strip("_")[1:]
+    if name.startswith("__r") and name.strip("_")[1:] in ("add", "sub", "mul", "truediv", "div", "pow"):
+        return name.strip("_")[1:]
+    return name.strip("_") or None
+
+
+def _writes(func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the call writes into its first tensor (rather than returning it unchanged, as eval-mode dropout does)."""
+    raw = getattr(func, "__name__", "")
+    if name == "setitem" or raw in _IN_PLACE_DUNDER or kwargs.get("inplace") or "out" in kwargs:
+        return True
+    if raw.endswith("_") and not raw.endswith("__"):
+        return True
+    # F.relu(x, True): the flag by position
+    return any(argument is True for argument in args[1:]) and name in _POSITIONAL_INPLACE
+
+
+_POSITIONAL_INPLACE = frozenset(
+    {
+        "relu",
+        "relu6",
+        "leaky_relu",
+        "elu",
+        "selu",
+        "celu",
+        "silu",
+        "mish",
+        "hardswish",
+        "hardsigmoid",
+        "hardtanh",
+    }
+    | {"rrelu", "threshold", "dropout", "dropout2d"}
+)

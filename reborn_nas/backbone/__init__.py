@@ -1,1 +1,33 @@
+"""Backbones: where they come from, where their activation sites are, and how these are replaced."""
 
+from reborn_nas.backbone.channels import Refusal, Widening, apply_widening, widening
+from reborn_nas.backbone.convert import apply, convert
+from reborn_nas.backbone.factory import load_factory
+from reborn_nas.backbone.plan import Placement, Plan, plan
+from reborn_nas.backbone.sites import Discovery, NonSite, Site, discover, find_sites, non_sites
+from reborn_nas.backbone.source import build, notes, resolve
+from reborn_nas.backbone.trace import Trace, trace
+
+__all__ = [
+    "Discovery",
+    "NonSite",
+    "Placement",
+    "Plan",
+    "Refusal",
+    "Site",
+    "Trace",
+    "Widening",
+    "apply",
+    "apply_widening",
+    "build",
+    "convert",
+    "discover",
+    "find_sites",
+    "load_factory",
+    "non_sites",
+    "notes",
+    "plan",
+    "resolve",
+    "trace",
+    "widening",
+]

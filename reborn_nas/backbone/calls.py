@@ -120,7 +120,7 @@ def _tensor(call: ast.Call, owner: str, place: str) -> ast.expr:
 
 
 def _is_tensor_method(func: ast.Attribute, owner: str) -> bool:
-    """`x.clamp(0)` against `F.relu(x)` and `self.act(x)`: only the first has a method name of tensors that takes numbers."""
+    """`x.clamp(0)` against `F.relu(x)` and `self.act(x)`: its name is one of a tensor's methods that take numbers."""
     if func.attr.rstrip("_") not in ("clamp", "clamp_min", "maximum", "leaky_relu"):
         return False
     root: ast.expr = func.value
@@ -202,5 +202,4 @@ def _start(node: ast.expr | ast.stmt) -> tuple[int, int]:
 
 
 def _end(node: ast.expr | ast.stmt) -> tuple[int, int]:
-    assert node.end_lineno is not None and node.end_col_offset is not None
-    return node.end_lineno, node.end_col_offset
+    return node.end_lineno or node.lineno, node.end_col_offset or node.col_offset

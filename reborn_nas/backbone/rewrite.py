@@ -10,8 +10,7 @@ per base and set of edits. Its instances pickle as base + edits; the digest of t
 """
 
 from __future__ import annotations
-
-import __future__
+import __future__ as futures
 
 import ast
 import hashlib
@@ -28,9 +27,7 @@ from reborn_nas.backbone.calls import TextEdit, apply_edits, call_at, edit_call,
 from reborn_nas.backbone.spans import CallSpan
 from reborn_nas.errors import ConversionError
 
-_FUTURE = 0
-for _name in __future__.all_feature_names:
-    _FUTURE |= getattr(__future__, _name).compiler_flag
+_FUTURE = sum({getattr(futures, name).compiler_flag for name in futures.all_feature_names})
 
 
 @dataclass(frozen=True)

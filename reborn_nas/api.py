@@ -6,13 +6,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reborn_nas.architecture import Architecture
+from reborn_nas.errors import ExportError
 
 if TYPE_CHECKING:
+    from reborn_nas.analysis import Recommendation
+    from reborn_nas.export import Card
+    from reborn_nas.records import TrialRecord
     from reborn_nas.report import RunView
     from reborn_nas.study import Progress, RunInfo, RunResult, StudyConfig
 
-__all__ = ["export", "recommend", "report", "search"]
+__all__ = ["export", "recommend", "report", "run_view", "search"]
 
 Run = str | os.PathLike[str]
 
@@ -62,9 +65,81 @@ def report(study_or_path: RunResult | Run, out: Run | None = None) -> Path:
 def run_view(study_or_path: RunResult | Run) -> RunView:
     """A run as the plain data that a report is made from."""
     from reborn_nas.report import RunView
-    from reborn_nas.study import load_run
 
-    return RunView.of(load_run(_folder(study_or_path)))
+    info = _info(study_or_path)
+    low, _, high = str(info.config.get("contrast", "original:reborn")).partition(":")
+    return RunView(
+        title=info.name,
+        records=info.records,
+        sites=_with_costs(info),
+        phases=[{"phase": phase.name, "planned": phase.count, "note": phase.reason} for phase in info.phases],
+        config=info.settings,
+        environment=info.environment,
+        curves=info.curve,
+        notes=list(info.plan.get("notes", ())),
+        command=_command(info),
+        arms=(high or "reborn", low),
+        finished=info.complete,
+    )
+
+
+def export(study_or_arch: RunResult | Run, out: Run, *, trial: str = "auto", force: bool = False,
+           name: str | None = None) -> Path:  # fmt: skip
+    """Write a trained network of a run as a timm `local-dir`.
+
+    Args:
+        study_or_arch: what `search` returned, or a run folder.
+        out: the folder to write.
+        trial: "confirmed": the candidate, trained afresh and compared with its parent on the test set; "best": the
+            search's best by validation accuracy; a trial's key, where its weights were kept; "auto": confirmed where
+            there is one, else best.
+        force: replace a folder that is not empty.
+        name: of the model in its card.
+
+    Raises:
+        ExportError: no such trial, its weights were not kept, or the folder is not empty.
+    """
+    from safetensors.torch import load_file
+
+    from reborn_nas.architecture import Architecture
+    from reborn_nas.backbone import build, plan
+    from reborn_nas.export import check_target, export_trained
+
+    check_target(out, force)
+    info = _info(study_or_arch)
+    record, weights = _trained(info, trial)
+    architecture = Architecture.from_dict(record.architecture)
+    template = build(architecture.backbone, device="meta")
+    conversion = plan(template, architecture, architecture.backbone.input_size)
+    return export_trained(
+        load_file(weights),
+        architecture,
+        load_file(weights.with_suffix(".example")),
+        _card(info, record, name),
+        out,
+        plan=conversion,
+        force=force,
+    )
+
+
+def recommend(study: RunResult | Run) -> Recommendation:
+    """The architecture with the largest posterior mean accuracy in an additive model of a run's trainings.
+
+    Never the best observed trial, whose accuracy is partly luck. `predicted`, `ci_low` and `ci_high` are in [0, 1].
+    """
+    from reborn_nas.analysis import recommend as recommended
+
+    info = _info(study)
+    trained = [
+        record
+        for record in info.records
+        if record.phase in ("screen", "search")
+        and record.state in ("complete", "diverged")
+        and record.parameters
+    ]
+    return recommended(
+        [dict(record.parameters) for record in trained], [float(record.accuracy or 0.0) for record in trained]
+    )
 
 
 def _folder(study_or_path: RunResult | Run) -> Path:
@@ -79,9 +154,105 @@ def _info(study_or_path: RunResult | Run) -> RunInfo:
     return load_run(_folder(study_or_path))
 
 
-def export(study_or_arch: RunResult | Run | Architecture, out: Run, **options: Any) -> Path:
-    raise NotImplementedError
+def _with_costs(info: RunInfo) -> list[dict[str, Any]]:
+    """The sites with what a reborn block of the default form costs there."""
+    from reborn_nas.activations import extra_cost
+    from reborn_nas.architecture import Choice
+    from reborn_nas.errors import RebornError
+
+    rows = []
+    for site in info.sites:
+        row = dict(site)
+        try:
+            row["added_params"], row["added_macs"] = extra_cost(
+                Choice("reborn", kernel_size=3, compression="1x1"), row["channels"], tuple(row["shape"])
+            )
+        except RebornError:  # a site that takes no reborn block
+            pass
+        rows.append(row)
+    return rows
 
 
-def recommend(study: RunResult | Run) -> Any:
-    raise NotImplementedError
+def _command(info: RunInfo) -> str:
+    from reborn_nas.study import StudyConfig
+    from reborn_nas.study.run import resume_command
+
+    known = set(StudyConfig.model_fields)
+    return resume_command(
+        StudyConfig(**{k: v for k, v in info.config.items() if k in known and v is not None})
+    )
+
+
+def _trained(info: RunInfo, trial: str) -> tuple[TrialRecord, Path]:
+    """The record that `trial` names, with its weights."""
+    kept = [(record, path) for record in info.records if (path := info.checkpoint(record)) is not None]
+    if not kept:
+        raise ExportError(
+            f"{info.folder} holds no trained weights yet; they are kept from the search phase on: finish the run"
+        )
+    candidates = [pair for pair in kept if pair[0].arm == "candidate"]
+    others = [pair for pair in kept if pair[0].phase == "search"]
+    if trial == "confirmed" and not candidates:
+        raise ExportError(
+            "no candidate has been trained against its parent yet; finish the run, or take --trial best"
+        )
+    if trial == "best" and not others:
+        raise ExportError("the run has no finished search trial; take --trial confirmed")
+    if trial in ("auto", "confirmed", "best"):
+        chosen = others if trial == "best" else (candidates or others or kept)
+        return max(chosen, key=lambda pair: pair[0].extra.get("validation_accuracy", pair[0].accuracy or 0.0))
+    for record, path in kept:
+        if record.key == trial:
+            return record, path
+    keys = ", ".join(record.key for record, _ in kept)
+    raise ExportError(f"the weights of trial {trial!r} were not kept; there are those of {keys}")
+
+
+def _card(info: RunInfo, record: TrialRecord, name: str | None) -> Card:
+    from reborn_nas.export import Accuracy, Card
+
+    accuracies = []
+    if record.accuracy is not None and record.accuracy_n:
+        chosen = record.phase == "search"
+        accuracies.append(
+            Accuracy(
+                record.accuracy_part,
+                round(record.accuracy * record.accuracy_n),
+                record.accuracy_n,
+                "chosen by these images: optimistic" if chosen else "this training; read once",
+            )
+        )
+    arm = [r.accuracy for r in info.records if r.phase == record.phase == "candidate" and r.arm == record.arm]
+    details = {
+        "data set": info.settings["data"]["name"],
+        "study": info.name,
+        "trial": record.key,
+        "seed": str(record.seed),
+        "epochs": str(record.epochs),
+        "parameters": f"{record.params:,}",
+        "MACs an image": f"{record.macs:,}",
+    }
+    shares = [value for value in arm if value is not None]
+    if len(shares) > 1:
+        details["accuracy over seeds"] = _mean_interval(shares)
+    data = info.plan["data"]
+    return Card(
+        name=name or f"{info.name}-{record.digest}",
+        dataset=data["name"],
+        classes=data["classes"],
+        mean=data["mean"],
+        std=data["std"],
+        accuracies=accuracies,
+        details=details,
+    )
+
+
+def _mean_interval(shares: list[float]) -> str:
+    """Mean over seeds with its 95 % t-interval."""
+    import numpy as np
+    from scipy import stats
+
+    values = np.asarray(shares)
+    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    mean = float(values.mean())
+    return f"{mean:.2%} [{mean - half:.2%}, {mean + half:.2%}], {len(values)} trainings"

@@ -7,8 +7,8 @@ import sys
 
 from reborn_nas.cli.arguments import Subparsers, verb
 
-EXAMPLES = """  reborn-nas dashboard runs/digits-convnet5
-  reborn-nas dashboard runs/digits-convnet5 --port 9000
+EXAMPLES = """  reborn-nas dashboard runs/convnet5-digits
+  reborn-nas dashboard runs/convnet5-digits --port 9000
 """
 
 

@@ -6,8 +6,8 @@ import argparse
 
 from reborn_nas.cli.arguments import Subparsers, verb
 
-EXAMPLES = """  reborn-nas export runs/digits-convnet5 --out my-model
-  reborn-nas export runs/digits-convnet5 --trial search/12 --out my-model --force
+EXAMPLES = """  reborn-nas export runs/convnet5-digits --out my-model
+  reborn-nas export runs/convnet5-digits --trial search/12 --out my-model --force
 """
 
 

@@ -16,8 +16,8 @@ VERBS = (search, status, sites, spaces, report, export, dashboard)
 EPILOG = """examples:
   reborn-nas search                                        64 small trainings on scikit-learn's digits
   reborn-nas search --backbone resnet34 --dataset cifar100 --dry-run
-  reborn-nas report runs/digits-convnet5                   write index.html, CSVs and figures
-  reborn-nas export runs/digits-convnet5 --out my-model    an ordinary timm model
+  reborn-nas report runs/convnet5-digits                   write index.html, CSVs and figures
+  reborn-nas export runs/convnet5-digits --out my-model    an ordinary timm model
 """
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,11 +15,19 @@ if TYPE_CHECKING:
 __all__ = ["BarProgress", "LineProgress", "make_progress"]
 
 
-def make_progress(quiet: bool) -> Progress | None:
-    """Bars on a terminal, lines in a log, nothing where JSON is printed."""
+@contextmanager
+def make_progress(quiet: bool) -> Iterator[Progress | None]:
+    """Bars on a terminal, lines in a log, nothing where JSON is printed. The terminal is given back at the end."""
     if quiet:
-        return None
-    return BarProgress() if sys.stderr.isatty() else LineProgress()
+        yield None
+    elif not sys.stderr.isatty():
+        yield LineProgress()
+    else:
+        bars = BarProgress()
+        try:
+            yield bars
+        finally:
+            bars.close()
 
 
 class LineProgress:

@@ -6,8 +6,8 @@ import argparse
 
 from reborn_nas.cli.arguments import Subparsers, verb
 
-EXAMPLES = """  reborn-nas report runs/digits-convnet5
-  reborn-nas report runs/digits-convnet5 --out /tmp/report
+EXAMPLES = """  reborn-nas report runs/convnet5-digits
+  reborn-nas report runs/convnet5-digits --out /tmp/report
 """
 
 

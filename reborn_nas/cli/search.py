@@ -57,7 +57,7 @@ def add(verbs: Subparsers) -> None:
         "--sampler", metavar="NAME", help="of the search phase: tpe (default), nsga2, gp, random"
     )
     study.add_argument("--seed", type=int, metavar="N")
-    study.add_argument("--name", help="the study's name; default DATASET-BACKBONE")
+    study.add_argument("--name", help="the study's name; default BACKBONE-DATASET")
     study.add_argument("--run", dest="run_folder", metavar="DIR", help="the run's folder; default runs/NAME")
     study.add_argument(
         "--storage", metavar="URL", help="Optuna storage; default a journal file in the run's folder"
@@ -93,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if not args.yes and not _agreed(plan):
         return 2
-    result = run_search(config, progress=make_progress(quiet), plan=plan)
+    with make_progress(quiet) as progress:
+        result = run_search(config, progress=progress, plan=plan)
     if result.interrupted or result.timed_out:
         what = "interrupted" if result.interrupted else "out of time"
         print(f"\n{what}; everything finished is kept. To go on: {result.resume_command}", file=sys.stderr)
@@ -124,7 +125,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def _agreed(plan: PlanView) -> bool:
     """True unless the run would be long on a CPU and nobody says yes."""
-    if plan.seconds is None or plan.seconds <= ASK_ABOVE_SECONDS or plan.on_gpu:
+    if plan.seconds is None or plan.seconds <= ASK_ABOVE_SECONDS or plan.bench.device != "cpu":
         return True
     hours = plan.seconds / 3600
     shorter = "--trials, --epochs, --fraction, --image-size or a smaller --backbone make it short"

@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from reborn_nas.report import RunView
     from reborn_nas.study import PlanView, RunResult, RunStatus
 
-__all__ = ["count_text", "print_plan", "print_result", "print_status", "print_table", "result_json"]
+__all__ = [
+    "count_text",
+    "print_plan",
+    "print_result",
+    "print_status",
+    "print_table",
+    "result_json",
+    "status_json",
+]
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
@@ -49,24 +57,49 @@ def count_text(number: int | None) -> str:
     return f"{number:,}"
 
 
+PURPOSE = {
+    "baseline": "parent and all-reborn: the noise between runs, and whether effects add up",
+    "screen": "every site reborn in half of the runs: the effect of each",
+    "search": "proposes architectures; enters no estimate",
+    "candidate": "candidate against parent, fresh seeds, test set",
+    "confirm": "the top sites again, on images unused so far",
+    "control": "reborn against its positive twin: is it the negative phase?",
+}
+
+
 def print_plan(plan: PlanView) -> None:
     """What will be trained, how long it takes and what can be seen by it."""
     config = plan.config
     print(
-        f"{config.name}: {plan.spec.source} on {config.dataset}, {plan.n_sites} sites, {plan.total} trainings"
+        f"{config.study_name}: {plan.spec.source} on {config.dataset}, {plan.n_sites} sites, {plan.total} trainings"
     )
+    left_out = {f"{phase.name}: {phase.reason}" for phase in plan.phases if phase.reason}
     for note in plan.notes:
-        print(f"  {note}")
+        if note not in left_out:
+            print(f"  {note}")
     rows = []
     for phase in plan.phases:
-        seconds = getattr(phase, "seconds", None)
-        time = "" if not seconds else duration_text(seconds)
-        rows.append((phase.name, str(phase.count) if phase.count else "–", time, phase.reason))
+        time = duration_text(phase.seconds) if phase.seconds and phase.count else ""
+        remark = (
+            f"{PURPOSE[phase.name]}; {phase.reason}"
+            if phase.count and phase.reason
+            else (
+                PURPOSE[phase.name]
+                if phase.count
+                else f"left out: {phase.reason or 'nothing is left for it'}"
+            )
+        )
+        rows.append((phase.name, str(phase.count) if phase.count else "–", time, remark))
     print_table(("phase", "trainings", "time", "what for"), rows, right=(1, 2))
     if plan.detectable_effect is not None:
-        print(f"The screen can see effects of about {plan.detectable_effect:.2f} pp a site (80 % power).")
+        print(
+            f"The screen detects effects from {plan.detectable_effect:.2f} pp a site (80 % power) if runs spread by "
+            f"{plan.spread_pp:.2f} pp; the baseline measures the spread."
+        )
     if plan.seconds is not None:
-        print(f"Estimated time: {duration_text(plan.seconds)}, from a few measured steps.")
+        print(
+            f"Estimated time: {duration_text(plan.seconds)} on {plan.bench.device}, from a few measured steps."
+        )
     if plan.done:
         print(f"{plan.done} of {plan.total} trainings are done already.")
     sys.stdout.flush()
@@ -74,10 +107,10 @@ def print_plan(plan: PlanView) -> None:
 
 def print_result(result: RunResult, view: RunView, page: Path) -> None:
     """The answer first, then the paths and the next commands."""
-    from reborn_nas.report import headline
+    from reborn_nas.report import study_findings
 
     print()
-    for sentence in headline(view):
+    for sentence in study_findings(view).sentences:
         print(sentence)
     if result.candidate is not None:
         print("\ncandidate architecture:")
@@ -92,28 +125,56 @@ def print_result(result: RunResult, view: RunView, page: Path) -> None:
 
 def result_json(result: RunResult, view: RunView, page: Path) -> dict[str, Any]:
     """The result for scripts."""
-    from reborn_nas.report import headline
+    from reborn_nas.report import study_findings
 
     return {
         "run": str(result.folder),
         "report": str(page),
         "complete": result.complete,
         "seconds": round(result.seconds, 3),
-        "answer": list(headline(view)),
+        "answer": list(study_findings(view).sentences),
         "candidate": None if result.candidate is None else result.candidate.to_dict(),
     }
 
 
 def print_status(state: RunStatus, run: str) -> None:
     """Phases, then the best so far."""
-    print(f"{state.name}: {state.done} of {state.total} trainings done")
-    rows = [tuple(map(str, phase)) for phase in state.phases]
-    print_table(("phase", "planned", "done", "running", "failed"), rows, right=(1, 2, 3, 4))
+    print(f"{state.name}: {state.done} of {state.total} trainings done, {state.running} under way")
+    rows = [
+        (
+            p.name,
+            str(p.planned or "–"),
+            str(p.done),
+            str(p.running),
+            str(p.failed),
+            p.reason if not p.planned else "",
+        )
+        for p in state.phases
+    ]
+    print_table(("phase", "planned", "done", "running", "failed", ""), rows, right=(1, 2, 3, 4))
     best = state.best
     if best is not None and best.accuracy is not None:
         print(
             f"best {best.accuracy_part} accuracy so far: {best.accuracy:.2%} ({best.key}, "
             f"{best.accuracy_n:,} images; the best of many is an optimistic figure)"
         )
-    if state.done < state.total:
-        print(f"to go on: reborn-nas search --config {Path(run) / 'config.json'} --run {run}")
+    if state.reason:
+        print(f"candidate: {state.reason}")
+    print(f"report: reborn-nas report {run}" if state.complete else "to go on, repeat the search command")
+
+
+def status_json(state: RunStatus) -> dict[str, Any]:
+    """The status for scripts."""
+    from dataclasses import asdict
+
+    best = state.best
+    return {
+        "name": state.name,
+        "complete": state.complete,
+        "total": state.total,
+        "done": state.done,
+        "running": state.running,
+        "phases": [asdict(phase) for phase in state.phases],
+        "best": None if best is None else {"key": best.key, "accuracy": best.accuracy, "n": best.accuracy_n},
+        "candidate": None if state.candidate is None else state.candidate.to_dict(),
+    }

@@ -7,8 +7,8 @@ import json
 
 from reborn_nas.cli.arguments import Subparsers, verb
 
-EXAMPLES = """  reborn-nas status runs/digits-convnet5
-  reborn-nas status runs/digits-convnet5 --json
+EXAMPLES = """  reborn-nas status runs/convnet5-digits
+  reborn-nas status runs/convnet5-digits --json
 """
 
 
@@ -21,12 +21,12 @@ def add(verbs: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read the storage and print."""
-    from reborn_nas.cli.show import print_status
+    from reborn_nas.cli.show import print_status, status_json
     from reborn_nas.study import status
 
     state = status(args.run_path)
     if args.json:
-        print(json.dumps(state.to_dict(), indent=2))
+        print(json.dumps(status_json(state), indent=2))
     else:
         print_status(state, args.run_path)
     return 0

@@ -23,7 +23,7 @@ from reborn_nas.study.workbench import Workbench, environment
 if TYPE_CHECKING:
     from torch import nn
 
-    from reborn_nas.backbone import Cost
+    from reborn_nas.backbone.cost import Cost
     from reborn_nas.data import ImageSet
     from reborn_nas.training import TrainingResult
 
@@ -116,11 +116,11 @@ class Objective:
             if key not in self._plans:
                 if len(self._plans) > 64:
                     self._plans.clear()
-                self._plans[key] = plan(model, architecture, spec.input_size)
-            return apply(model, self._plans[key], inplace=True)
+                self._plans[key] = plan(self._bench.template, architecture, discovery=self._bench.discovery)
+            return apply(model, self._plans[key], inplace=True, seed=seed)
 
     def _cost(self, model: nn.Module, architecture: Architecture) -> Cost:
-        from reborn_nas.backbone import count
+        from reborn_nas.backbone.cost import count
 
         key = architecture.digest
         if key not in self._costs:
@@ -174,6 +174,7 @@ class Objective:
             train_loss_sum=result.train_loss_sum,
             epochs=result.epochs,
             extra={"validation_accuracy": validation},
+            environment={**self._environment, "precision": result.precision, "form": result.form},
         )
         record = replace(record, curve=self._save_curve(record.key, result.curve))
         return replace(record, checkpoint=self._save_weights(record, model, validation))

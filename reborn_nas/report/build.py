@@ -7,9 +7,9 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-import reborn_nas.report.tables as tables
 from reborn_nas.errors import StudyError
 from reborn_nas.files import safe_join, write_atomic
+from reborn_nas.report import tables
 from reborn_nas.report.contents import page_of
 from reborn_nas.report.findings import Findings, study_findings
 from reborn_nas.report.page import Page, Pair, render
@@ -33,7 +33,7 @@ def build_report(view: RunView, out: str | os.PathLike[str]) -> Path:
     folder = Path(out)
     findings = study_findings(view)
     page = page_of(view, findings, datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
-    files: dict[str, str | bytes] = {name: text for name, text in csv_files(view, findings).items()}
+    files: dict[str, str | bytes] = {**csv_files(view, findings)}
     files |= figure_files(page)
     html = render(page)
     try:

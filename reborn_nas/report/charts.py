@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from reborn_nas.report.drawing import Drawing, shorten, text_width
 from reborn_nas.report.words import interval, number, signed
@@ -43,7 +44,7 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 def tick_text(value: float, all_ticks: Sequence[float]) -> str:
     """A tick's label with just the digits that the step needs."""
-    step = min((b - a for a, b in zip(all_ticks, all_ticks[1:])), default=abs(value) or 1.0)
+    step = min((b - a for a, b in pairwise(all_ticks)), default=abs(value) or 1.0)
     digits = next((d for d in range(7) if abs(round(step, d) - step) < 1e-9 * max(1.0, step)), 6)
     return number(value, digits)
 
@@ -59,7 +60,7 @@ def limits(values: Sequence[float], *, zero: bool = False, margin: float = 0.04)
 
 @dataclass(frozen=True)
 class Estimate:
-    """One point with its interval in a row; `tick` draws a small stroke in place of a point."""
+    """One point with its interval in a row; the shape `tick` is a small stroke, `bar` the interval alone."""
 
     value: float
     low: float
@@ -92,12 +93,12 @@ def interval_chart(
     show: Callable[[float], str] | None = None,
     bounds: tuple[float, float] | None = None,
 ) -> Drawing:
-    """Rows of points with intervals over one axis, numbers at the right; on a phone each label stands above its line."""
+    """Rows of points with intervals over one axis, numbers at the right; on a phone labels stand above the lines."""
     narrow = width < NARROW
     values = [v for row in rows for e in row.estimates for v in (e.value, e.low, e.high)]
     low, high = bounds or limits(values, zero=zero)
     lanes = max((len(row.estimates) for row in rows), default=1)
-    height = (38 if narrow else 25) + max(lanes - 2, 0) * 9
+    height = (38 if narrow else 25) + (lanes - 1) * 10
     groups = sum(1 for a, b in zip([Row("", ()), *rows], rows) if b.group != a.group and b.group)
     label_room = (
         0.0 if narrow else min(max((text_width(r.label, 12.5) for r in rows), default=0) + 18, width * 0.34)
@@ -135,7 +136,8 @@ def _interval_row(
     drawing: Drawing, row: Row, y: float, height: float, scale: Scale, label_room: float, narrow: bool
 ) -> None:
     weight = 650 if row.strong else 400
-    centre = y + (height - 11 if narrow else height / 2)
+    step = 10.0 if len(row.estimates) > 1 else 0.0
+    centre = y + (height - 11 - step * (len(row.estimates) - 1) / 2 if narrow else height / 2)
     with drawing.hover(row.hover or f"{row.label}: {row.aside}"):
         drawing.rect(0, y, drawing.width, height, "panel", opacity=0.0)
         if narrow:
@@ -154,7 +156,6 @@ def _interval_row(
                 size=12,
                 anchor="end",
             )
-        step = 9.0 if len(row.estimates) > 1 else 0.0
         start = centre - step * (len(row.estimates) - 1) / 2
         for lane, estimate in enumerate(row.estimates):
             _estimate(drawing, estimate, start + lane * step, scale)
@@ -162,6 +163,10 @@ def _interval_row(
 
 def _estimate(drawing: Drawing, estimate: Estimate, y: float, scale: Scale) -> None:
     if not math.isfinite(estimate.value):
+        return
+    if estimate.shape == "bar":
+        left, right = scale(estimate.low), scale(estimate.high)
+        drawing.rect(left, y - 4, right - left, 8, estimate.tone, radius=4, opacity=0.8)
         return
     if math.isfinite(estimate.low) and math.isfinite(estimate.high):
         drawing.line(scale(estimate.low), y, scale(estimate.high), y, estimate.tone, width=2.2, opacity=0.75)
@@ -172,9 +177,9 @@ def _estimate(drawing: Drawing, estimate: Estimate, y: float, scale: Scale) -> N
         drawing.shape(estimate.shape, scale(estimate.value), y, 4.6, estimate.tone)
 
 
-def effect_aside(value: float, low: float, high: float) -> str:
+def effect_aside(value: float, low: float, high: float, digits: int = 2) -> str:
     """An estimate and its interval as the text at a row's end."""
-    return f"{signed(value)} {interval(low, high)}" if math.isfinite(value) else "–"
+    return f"{signed(value, digits)} {interval(low, high, digits)}" if math.isfinite(value) else "–"
 
 
 @dataclass(frozen=True)

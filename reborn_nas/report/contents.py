@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from reborn_nas.report import estimates, network, trials
 from reborn_nas.report.findings import Findings
-from reborn_nas.report.page import Page, Section, show
+from reborn_nas.report.page import Page, Part, Section, show
 from reborn_nas.report.tables import cost_columns, phase_table, trial_table
 from reborn_nas.report.view import RunView
 from reborn_nas.report.words import (
@@ -90,7 +90,7 @@ def _facts(view: RunView) -> list[str]:
 
 
 def _tiles(view: RunView, findings: Findings) -> list[Mapping[str, str]]:
-    tiles = []
+    tiles: list[Mapping[str, str]] = []
     if findings.candidate:
         c = findings.candidate
         tiles.append({
@@ -129,8 +129,9 @@ def _candidate(findings: Findings) -> Section | None:
     )
     arms = findings.candidate_arms
     part, images = str(c["part"]), int(c["images"])
-    section.figure(lambda width: trials.strip_figure(arms, width, part, images),
-                   "Each point is one training; the stroke is the mean.")  # fmt: skip
+    notes = "".join(f" {note[:1].upper()}{note[1:]}." for note in c["notes"])
+    caption = f"Each point is one training; the stroke is the mean.{notes}"
+    section.figure(lambda width: trials.strip_figure(arms, width, part, images), caption)
     return section
 
 
@@ -170,8 +171,8 @@ def _effects(view: RunView, findings: Findings) -> Section | None:
         else:
             shown = shown.drop(columns=name)
     caption = (
-        f"All {len(effects)} sites. q is Benjamini and Hochberg's over all sites of this contrast; the shrunk effect is "
-        "the estimate pulled towards 0 by how small effects are here on the whole."
+        f"All {len(effects)} sites. q is Benjamini and Hochberg's over all sites of this contrast; the shrunk effect "
+        "is the estimate pulled towards 0 by how small effects are here on the whole."
     )
     section.table(
         show(shown, "sites", caption, SITE_TABLE, file="sites.csv"), folded="The numbers, site by site"
@@ -224,7 +225,8 @@ def _controls(findings: Findings) -> Section | None:
     section = Section("control", "Is it the negative phase?")
     section.intro.append(
         "The positive twin is the same block fed with the positive phase: the same parameters, operations, batch norm "
-        "and depth. Only this difference can say that a gain is due to the negative phase, or more than its parameters buy."
+        "and depth. Only this difference can say that a gain is due to the negative phase, or more than its "
+        "parameters buy."
     )
     frame = findings.control
     section.figure(lambda width: estimates.table_figure(
@@ -309,8 +311,8 @@ def _trials(view: RunView, table: pd.DataFrame) -> Section:
         if c[0] not in ("test_accuracy", "reason") or chosen[c[0]].astype(bool).fillna(False).any()
     ]
     caption = f"All {len(table):,} trainings." if len(chosen) == len(table) else (
-        f"{len(chosen)} of {len(table):,} trainings: those that did not complete, then the most accurate of each phase. "
-        "The CSV has all of them."
+        f"{len(chosen)} of {len(table):,} trainings: those that did not complete, then the most accurate of each "
+        "phase. The CSV has all of them."
     )  # fmt: skip
     section.table(
         show(chosen, "trials", caption, columns, file="trials.csv"), folded=f"The trainings ({len(chosen):,})"
@@ -343,10 +345,8 @@ def _method(view: RunView, findings: Findings) -> Section:
     return section
 
 
-def _mapping_part(title: str, values: Mapping[str, object]) -> object:
+def _mapping_part(title: str, values: Mapping[str, object]) -> Part:
     import pandas as pd
-
-    from reborn_nas.report.page import Part
 
     rows = pd.DataFrame([{"name": k, "value": v} for k, v in _flat(values)])
     shown = show(rows, title.lower(), f"{title}.", (("name", "name", None), ("value", "value", None)))

@@ -132,6 +132,8 @@ class Drawing:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
+        from reborn_nas.report.painting import paint
+
         figure = Figure(figsize=(self.width / 96, self.height / 96), dpi=dpi, facecolor=TONES["panel"][0])
         FigureCanvasAgg(figure)
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
@@ -139,7 +141,7 @@ class Drawing:
         axes.set_ylim(self.height, 0)
         axes.axis("off")
         for order, mark in enumerate(self.marks):
-            _paint(axes, mark, order + 1)
+            paint(axes, mark, order + 1)
         stream = io.BytesIO()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # glyphs that the font lacks become boxes
@@ -212,56 +214,3 @@ def _geometry(mark: Mark) -> str:
         return f'rect x="{at[0]}" y="{at[1]}" width="{at[2]}" height="{at[3]}"{corner}'
     points = " ".join(f"{x},{y}" for x, y in zip(at[::2], at[1::2]))
     return f'poly{"gon" if mark.closed else "line"} points="{points}"'
-
-
-def _paint(axes: Any, mark: Mark, order: int) -> None:
-    """Put one mark on matplotlib axes whose units are the drawing's pixels."""
-    from matplotlib import patches
-    from matplotlib.lines import Line2D
-
-    if mark.kind in ("open", "close"):
-        return
-    fill = TONES[mark.fill][0] if mark.fill else "none"
-    stroke = TONES[mark.stroke][0] if mark.stroke else "none"
-    points = 72 / 96  # one CSS pixel in points
-    shared = {"linewidth": mark.width * points, "alpha": mark.opacity, "zorder": order}
-    dashes = (0, (3, 3)) if mark.dash else "-"
-    if mark.kind == "text":
-        sides = {"start": "left", "middle": "center", "end": "right"}
-        x, y = mark.at
-        axes.text(
-            x, y, mark.text, color=fill, fontsize=mark.size * points * 0.9, ha=sides[mark.anchor],
-            va="baseline", fontweight="bold" if mark.weight >= 600 else "normal", zorder=order, parse_math=False,
-        )  # fmt: skip
-    elif mark.kind == "image":
-        from matplotlib.image import imread
-
-        x, y, w, h = mark.at
-        picture = imread(io.BytesIO(mark.data), format="png")
-        shown = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0} if picture.ndim == 2 else {}
-        axes.imshow(
-            picture,
-            extent=(x, x + w, y + h, y),
-            zorder=order,
-            aspect="auto",
-            interpolation="nearest",
-            **shown,
-        )
-    elif mark.kind == "line":
-        x1, y1, x2, y2 = mark.at
-        axes.add_line(Line2D([x1, x2], [y1, y2], color=stroke, linestyle=dashes, **shared))
-    elif mark.kind == "path" and not mark.closed:
-        axes.add_line(Line2D(mark.at[::2], mark.at[1::2], color=stroke, linestyle=dashes, **shared))
-    else:
-        shared |= {"facecolor": fill, "edgecolor": stroke, "linestyle": dashes}
-        if mark.kind == "circle":
-            axes.add_patch(patches.Circle(mark.at[:2], mark.at[2], **shared))
-        elif mark.kind == "path":
-            axes.add_patch(patches.Polygon(list(zip(mark.at[::2], mark.at[1::2])), closed=True, **shared))
-        elif mark.at[4]:
-            x, y, w, h, r = mark.at
-            r = min(r, w / 2, h / 2)
-            box = patches.BoxStyle("Round", pad=0, rounding_size=r)
-            axes.add_patch(patches.FancyBboxPatch((x, y), w, h, boxstyle=box, **shared))
-        else:
-            axes.add_patch(patches.Rectangle(mark.at[:2], mark.at[2], mark.at[3], **shared))

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from reborn_nas.report.charts import NARROW, Estimate, Row, effect_aside, interval_chart, legend
 from reborn_nas.report.drawing import Drawing
 from reborn_nas.report.words import percent
@@ -56,21 +58,25 @@ def forest_figure(effects: pd.DataFrame, width: float, arms: tuple[str, str]) ->
 
 def rank_figure(effects: pd.DataFrame, width: float, most: int = 15) -> Drawing:
     """The sites most likely among the five best, with their 90 % rank intervals."""
-    top = effects.sort_values(["p_top5", "effect"], ascending=False).head(most)
+    top = effects.sort_values(["p_top5", "effect"], ascending=False)
+    top = top[(top["p_top5"] >= 0.005) | (np.arange(len(top)) < 8)].head(most)
     rows = []
     for row in top.to_dict("records"):
-        middle = (row["rank_low"] + row["rank_high"]) / 2
-        aside = f"{percent(row['p_top5'], 0)} in top 5" if width >= NARROW else percent(row["p_top5"], 0)
-        hover = f"{row['site']}: rank {row['rank_low']:.0f} to {row['rank_high']:.0f}; P(top 5) {percent(row['p_top5'], 0)}"
-        estimate = Estimate(middle, row["rank_low"], row["rank_high"], "gain", "none")
-        rows.append(Row(str(row["site"]), (estimate,), "", aside, hover))
-    alt = f"90 % intervals of the rank of the {len(rows)} sites with the highest probability of being among the best five."
-    chart = interval_chart(
+        share = percent(row["p_top5"], 0)
+        aside = f"{share} in top 5" if width >= NARROW else share
+        hover = f"{row['site']}: rank {row['rank_low']:.0f} to {row['rank_high']:.0f}; P(top 5) {share}"
+        tone = "gain" if row["p_top5"] >= 0.5 else "flat"
+        span = Estimate(row["rank_low"], row["rank_low"] - 0.4, row["rank_high"] + 0.4, tone, "bar")
+        rows.append(Row(str(row["site"]), (span,), "", aside, hover))
+    alt = (
+        f"90 % intervals of the rank of the {len(rows)} sites most likely among the best five: "
+        + "; ".join(row.hover for row in rows[:8])
+    )
+    return interval_chart(
         "ranks", "Which sites rank first", alt, rows, width=width, zero=False,
         axis="rank among all sites, 1 = largest effect (90 % interval)", bounds=(0.5, len(effects) + 0.5),
         show=lambda v: f"{v:.0f}",
     )  # fmt: skip
-    return chart
 
 
 def table_figure(

@@ -77,7 +77,7 @@ def study_findings(view: RunView) -> Findings:
     stages, slope = _depth(view, screen, covariates, effects)
     return Findings(
         sentences=answer(view, effects, difference, controlled),
-        cautions=cautions(view, screen, effects, summary, difference.get("notes", ())),
+        cautions=cautions(view, screen, effects, summary),
         method=method(view, screen, summary),
         summary=summary,
         effects=effects,
@@ -105,7 +105,7 @@ def _effects(
     """The table of `site_effects` with what the report adds to it; None where the runs are too few."""
     from reborn_nas.analysis import loss_bounds, needs_bounds, site_effects
 
-    shared = {"names": screen.names, "block": screen.block, "covariates": covariates}
+    shared: dict[str, Any] = {"names": screen.names, "block": screen.block, "covariates": covariates}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they stand in attrs["warnings"]
         try:
@@ -157,7 +157,7 @@ def _depth(
 
     if screen is None or effects is None or len(effects) < 3 or not set(screen.names) <= set(view.site_names):
         return None, ""
-    shared = {"block": screen.block, "covariates": covariates}
+    shared: dict[str, Any] = {"block": screen.block, "covariates": covariates}
     stages = stage_means(screen.design, screen.accuracy, list(effects["stage"]), **shared)
     counts = stages["sites"]
     stages.insert(

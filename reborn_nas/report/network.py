@@ -59,7 +59,7 @@ class Lane:
 def layout(sites: pd.DataFrame, width: float, top: float) -> tuple[list[Lane], float]:
     """Place all sites in rows, stage by stage, wrapped at `width`. Returns the lanes and the lowest y."""
     narrow = width < NARROW
-    left = 0.0 if narrow else 132.0
+    left = 16.0 if narrow else 132.0
     per_line = max(1, int((width - left - 2 * PAD - 12 + GAP) // (TILE_W + GAP)))
     lanes: list[Lane] = []
     y = top
@@ -138,7 +138,7 @@ def network_figure(effects: pd.DataFrame, width: float, arms: tuple[str, str]) -
         ("circle", "ink", "confirmed"), ("ring", "ink", "suggestive"), ("cross", "ink", "harmful"),
     ]  # fmt: skip
     found = effects[effects["effect"].notna()]
-    best = found.loc[found["effect"].idxmax()] if len(found) else None
+    best = max(found.to_dict("records"), key=lambda row: row["effect"], default=None)
     alt = f"The network's {len(effects)} activation sites from input to output, coloured by effect."
     if best is not None:
         alt += f" Largest estimate: {best['site']}, {effect_aside(best['effect'], best['ci_low'], best['ci_high'])} pp."
@@ -192,12 +192,13 @@ def _network(
     entries: Sequence[tuple[str, str, str]],
 ) -> Drawing:
     drawing = Drawing(name, title, alt, width, 10)
-    y = legend(drawing, entries, 2, 16) + 18
-    drawing.text(2, y + 6, "input", "muted", size=11.5, weight=600)
+    y = legend(drawing, entries, 2, 16) + 20
     lanes, bottom = layout(sites, width, y + 22)
-    _connect(drawing, [box for lane in lanes for box in lane.boxes], y + 10)
-    for number, lane in enumerate(lanes):
-        _lane_heading(drawing, lane, number)
+    boxes = [box for lane in lanes for box in lane.boxes]
+    for before, box in zip([None, *boxes], boxes):
+        _connect(drawing, before, box, y)
+    for lane in lanes:
+        _lane_heading(drawing, lane)
         for box in lane.boxes:
             drawing.rect(
                 box.x, box.y + HEAD - 2, box.width, TILE_H + 2 * PAD + 2, "panel", radius=9, stroke="rule"
@@ -205,31 +206,47 @@ def _network(
             drawing.text(box.x + 4, box.y + 9, shorten(box.label, box.width - 6, 10), "muted", size=10)
             for tile in box.tiles:
                 paint(drawing, tile)
-    drawing.text(2, bottom + 2, "output", "muted", size=11.5, weight=600)
-    drawing.height = bottom + 12
+    drawing.height = bottom - 2
+    if boxes:
+        _output(drawing, boxes[-1])
     return drawing
 
 
-def _connect(drawing: Drawing, boxes: Sequence[Box], start: float) -> None:
-    """The flow between consecutive boxes: straight on a line, an elbow to the next one."""
-    for box, after in zip(boxes, boxes[1:]):
-        y, y_next = box.y + HEAD + TILE_H / 2 + PAD, after.y + HEAD + TILE_H / 2 + PAD
-        if box.y == after.y:
-            drawing.line(box.x + box.width, y, after.x, y_next, "faint", width=1.4)
-            continue
-        between = after.y - 9
-        x = box.x + box.width / 2
-        x_next = after.x + 18
-        drawing.path(
-            [(x, box.y + HEAD + TILE_H + 2 * PAD), (x, between), (x_next, between), (x_next, after.y + HEAD - 2)],
-            "faint", width=1.4,
-        )  # fmt: skip
-    if boxes:
-        x = boxes[0].x + 18
-        drawing.path([(34, start - 8), (x, start - 8), (x, boxes[0].y + HEAD - 2)], "faint", width=1.4)
+def _middle(box: Box) -> float:
+    return box.y + HEAD + PAD + TILE_H / 2
 
 
-def _lane_heading(drawing: Drawing, lane: Lane, number: int) -> None:
+def _connect(drawing: Drawing, before: Box | None, box: Box, start: float) -> None:
+    """The flow into a box: straight on a line, an elbow from the line above, or from the input."""
+    y = _middle(box)
+    if before is not None and before.y == box.y:
+        drawing.line(before.x + before.width, y, box.x, y, "faint", width=1.4)
+        return
+    turn = box.x - 11
+    if before is None:
+        drawing.text(max(turn - 16, 2), start + 4, "input", "muted", size=11.5, weight=600)
+        drawing.path([(turn, start + 11), (turn, y), (box.x, y)], "faint", width=1.4)
+        return
+    between = before.y + LINE - 9
+    x = before.x + before.width - 20
+    below = before.y + HEAD + TILE_H + 2 * PAD
+    drawing.path([(x, below), (x, between), (turn, between), (turn, y), (box.x, y)], "faint", width=1.4)
+
+
+def _output(drawing: Drawing, box: Box) -> None:
+    """The flow out of the last box, beside it where there is room, else below."""
+    y, right = _middle(box), box.x + box.width
+    if right + 70 <= drawing.width:
+        drawing.line(right, y, right + 16, y, "faint", width=1.4)
+        drawing.text(right + 22, y + 4, "output", "muted", size=11.5, weight=600)
+        return
+    below = box.y + HEAD + TILE_H + 2 * PAD
+    drawing.line(right - 20, below, right - 20, below + 12, "faint", width=1.4)
+    drawing.text(right, below + 25, "output", "muted", size=11.5, weight=600, anchor="end")
+    drawing.height = max(drawing.height, below + 32)
+
+
+def _lane_heading(drawing: Drawing, lane: Lane) -> None:
     if drawing.width < NARROW:
         text = f"Stage {lane.stage + 1}" + (f" · {lane.shape}" if lane.shape else "")
         drawing.text(2, lane.y + 14, text, "ink", size=11.5, weight=600)

@@ -109,8 +109,6 @@ def render(page: Page) -> str:
     import jinja2
     from markupsafe import Markup
 
-    from reborn_nas import report
-
     environment = jinja2.Environment(
         autoescape=True,
         trim_blocks=True,
@@ -118,8 +116,9 @@ def render(page: Page) -> str:
         undefined=jinja2.StrictUndefined,
         finalize=_shown,
     )
-    folder = resources.files(report)
-    css = f":root{{{css_variables(False)}}}@media screen and (prefers-color-scheme:dark){{:root{{{css_variables(True)}}}}}"
+    folder = resources.files("reborn_nas.report")
+    css = f":root{{{css_variables(False)}}}"
+    css += f"@media screen and (prefers-color-scheme:dark){{:root{{{css_variables(True)}}}}}"
     css += (folder / "page.css").read_text(encoding="utf-8")
     template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
     return template.render(

@@ -80,11 +80,13 @@ def cost_columns(trials: pd.DataFrame) -> list[tuple[str, str, str]]:
 
 def csv_text(frame: pd.DataFrame) -> str:
     """`frame` as CSV, numbers in full precision, no cell that a spreadsheet would run."""
-    safe = frame.rename(columns=lambda name: str(csv_cell(str(name))))
-    for position, name in enumerate(safe.columns):
-        if not _numeric(safe.iloc[:, position]):
-            safe[name] = [csv_cell(value) for value in safe.iloc[:, position]]
-    return str(safe.to_csv(index=False, lineterminator="\n"))
+    import pandas as pd
+
+    columns: dict[str, list[object]] = {}
+    for position, name in enumerate(frame.columns):
+        values = frame.iloc[:, position]
+        columns[str(csv_cell(str(name)))] = list(values if _numeric(values) else map(csv_cell, values))
+    return str(pd.DataFrame(columns, dtype=object).to_csv(index=False, lineterminator="\n"))
 
 
 def _numeric(column: pd.Series) -> bool:

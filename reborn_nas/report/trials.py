@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reborn_nas.report.charts import NARROW, Scale, axes, legend, limits, tick_text, ticks
 from reborn_nas.report.drawing import Drawing, shorten
@@ -80,23 +80,23 @@ def cost_figure(trials: pd.DataFrame, width: float, column: str, words: str, uni
         drawing, limits(list(shown[column])), limits([100 * v for v in shown["accuracy"]]),
         words + unit, "accuracy, %", x_text=count, top=top,
     )  # fmt: skip
-    for row in shown.itertuples():
-        x, y = frame.x(getattr(row, column)), frame.y(100 * row.accuracy)
+    rows: dict[Any, dict[Any, Any]] = dict(zip(shown.index, shown.to_dict("records")))
+    for row in rows.values():
+        x, y = frame.x(row[column]), frame.y(100 * row["accuracy"])
+        shape, tone = PHASE_SHAPES.get(row["phase"], "circle"), PHASE_TONES.get(row["phase"], "flat")
         if total <= 400:
-            with drawing.hover(
-                f"{row.key}: {percent(row.accuracy, 2)}, {count(getattr(row, column))} {words}"
-            ):
-                drawing.shape(PHASE_SHAPES[row.phase], x, y, 3.8, PHASE_TONES[row.phase], opacity=0.75)
+            with drawing.hover(f"{row['key']}: {percent(row['accuracy'], 2)}, {count(row[column])} {words}"):
+                drawing.shape(shape, x, y, 3.8, tone, opacity=0.75)
         else:
-            drawing.shape(PHASE_SHAPES[row.phase], x, y, 3.0, PHASE_TONES[row.phase], opacity=0.6)
+            drawing.shape(shape, x, y, 3.0, tone, opacity=0.6)
     steps: list[tuple[float, float]] = []
     for index in front:
-        x, y = frame.x(shown.at[index, column]), frame.y(100 * shown.at[index, "accuracy"])
+        x, y = frame.x(rows[index][column]), frame.y(100 * rows[index]["accuracy"])
         steps += [(x, steps[-1][1])] if steps else []
         steps.append((x, y))
     if len(steps) > 1:
         drawing.path(steps, "ink", width=1.6)
-    best = shown.loc[front[-1]] if front else None
+    best = rows[front[-1]] if front else None
     thinned = f", {len(shown)} of {total} drawn" if len(shown) < total else ""
     drawing.alt = f"{total} trainings{thinned}." + (
         f" Highest observed: {percent(best['accuracy'])} at {count(best[column])}."

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.linalg import hadamard
 
-from reborn_nas.records import TrialRecord
+from reborn_nas.records import PHASES, TrialRecord
 from reborn_nas.report.view import RunView
 
 NOISE = 0.003
@@ -156,7 +156,7 @@ def view(count: int = 5, *, title: str = "resnet34-cifar100", **options: object)
     table = sites(count)
     for row, name in zip(table, options.get("names") or []):  # type: ignore[call-overload]
         row["name"] = name
-    phases = [{"phase": p, "planned": sum(r.phase == p for r in made)} for p in ("baseline", "screen", "search", "candidate", "confirm", "control")]  # fmt: skip
+    phases = [{"phase": name, "planned": sum(record.phase == name for record in made)} for name in PHASES]
     return RunView(
         title=title, records=made, sites=table, phases=phases, curves=curves,
         config={"backbone": "timm:resnet34", "dataset": "cifar100", "recipe": "fast", "epochs": 30, "seed": 0},

@@ -1,0 +1,61 @@
+"""Marks on matplotlib axes: how a drawing becomes a PNG."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from reborn_nas.report.drawing import Mark
+from reborn_nas.report.palette import TONES
+
+PIXEL = 72 / 96
+"""One CSS pixel in points."""
+
+
+def paint(axes: Any, mark: Mark, order: int) -> None:
+    """Put one mark on matplotlib `axes` whose units are the drawing's pixels."""
+    if mark.kind in ("open", "close"):
+        return
+    if mark.kind == "text":
+        sides = {"start": "left", "middle": "center", "end": "right"}
+        axes.text(
+            mark.at[0], mark.at[1], mark.text, color=TONES[mark.fill][0], fontsize=mark.size * PIXEL * 0.9,
+            ha=sides[mark.anchor], va="baseline", fontweight="bold" if mark.weight >= 600 else "normal",
+            zorder=order, parse_math=False,
+        )  # fmt: skip
+    elif mark.kind == "image":
+        from matplotlib.image import imread
+
+        x, y, w, h = mark.at
+        picture = imread(io.BytesIO(mark.data), format="png")
+        grey = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0} if picture.ndim == 2 else {}
+        axes.imshow(
+            picture, extent=(x, x + w, y + h, y), zorder=order, aspect="auto", interpolation="nearest", **grey
+        )
+    else:
+        _paint_shape(axes, mark, order)
+
+
+def _paint_shape(axes: Any, mark: Mark, order: int) -> None:
+    from matplotlib import lines, patches
+
+    style: dict[str, Any] = {"linewidth": mark.width * PIXEL, "alpha": mark.opacity, "zorder": order}
+    style["linestyle"] = (0, (3, 3)) if mark.dash else "-"
+    stroke = TONES[mark.stroke][0] if mark.stroke else "none"
+    at: Any = mark.at
+    if mark.kind == "line":
+        axes.add_line(lines.Line2D(at[::2], at[1::2], color=stroke, **style))
+        return
+    if mark.kind == "path" and not mark.closed:
+        axes.add_line(lines.Line2D(at[::2], at[1::2], color=stroke, **style))
+        return
+    style |= {"facecolor": TONES[mark.fill][0] if mark.fill else "none", "edgecolor": stroke}
+    if mark.kind == "circle":
+        axes.add_patch(patches.Circle(at[:2], at[2], **style))
+    elif mark.kind == "path":
+        axes.add_patch(patches.Polygon(list(zip(at[::2], at[1::2])), closed=True, **style))
+    else:
+        x, y, w, h, corner = at
+        radius = min(corner, w / 2, h / 2)
+        box = f"round,pad=0,rounding_size={radius}" if radius > 0 else "square,pad=0"
+        axes.add_patch(patches.FancyBboxPatch((x, y), w, h, boxstyle=box, **style))

@@ -70,7 +70,7 @@ def load_dataset(
 def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     if image_size is None:
         return None
-    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    sides = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
     if len(sides) != 2 or not all(type(side) is int and 1 <= side <= 4096 for side in sides):
         raise DataError(f"image_size is a side, or height and width, each 1 … 4096, not {image_size!r}")
     return sides[0], sides[1]

@@ -147,19 +147,12 @@ def _apportion(counts: torch.Tensor, size: int, keep: int) -> torch.Tensor:
     exact = counts.double() * size / counts.sum()
     most = (counts - keep).clamp(min=0)
     quota = torch.minimum(exact.floor().long().clamp(min=1), most)
-    missing = size - int(quota.sum())
-    order = (exact - exact.floor()).argsort(descending=True, stable=True)
-    while missing > 0:
-        room = [c for c in order.tolist() if quota[c] < most[c]][:missing]
-        if not room:
-            break
-        quota[room] += 1
-        missing -= len(room)
-    for c in reversed(order.tolist()):  # the "at least one" of small classes is paid for by the large ones
-        surplus = int(quota.sum()) - size
-        if surplus <= 0:
-            break
-        quota[c] -= min(surplus, max(0, int(quota[c]) - max(1, int(exact[c]))))
+    never = torch.tensor(-torch.inf, dtype=torch.float64)
+    while int(quota.sum()) < size and bool((quota < most).any()):
+        quota[torch.where(quota < most, exact - quota, never).argmax()] += 1
+    # the "at least one" of small classes is paid for by those that have most beyond their share
+    while int(quota.sum()) > size and bool((quota > 1).any()):
+        quota[torch.where(quota > 1, quota - exact, never).argmax()] -= 1
     return quota
 
 

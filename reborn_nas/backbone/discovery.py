@@ -122,18 +122,19 @@ def _ordinals(keys: Sequence[Key], name: str) -> dict[Key, int]:
             if key[2] and (key[2].filename, key[2].first_line) == (filename, first_line)
         }
         lexical = set(calls_named(filename, first_line, name)) | here
-        slots += [(filename, first_line, place) for place in sorted(lexical, key=lambda p: (p[2:], p[:2]))]
+        slots += [(filename, first_line, at) for at in sorted(lexical, key=lambda at: (at[2:], at[:2]))]
     held: dict[tuple[object, ...], list[Key]] = {}
     for key in keys:
         span = key[2]
-        slot = (span.filename, span.first_line, position(span)) if span is not None else ()
+        slot: tuple[object, ...] = ()  # without a place, and last
+        if span is not None:
+            slot = (span.filename, span.first_line, position(span))
         held.setdefault(slot, []).append(key)
     ordinals: dict[Key, int] = {}
     count = 0
-    slots.append(())  # calls without a place come last
-    for slot in slots:
-        for key in held.get(slot, ()):
+    for place in [*slots, ()]:
+        for key in held.get(place, ()):
             ordinals[key] = count
             count += 1
-        count += slot not in held
+        count += place not in held
     return ordinals

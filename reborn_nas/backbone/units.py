@@ -229,7 +229,7 @@ def _as_activation(trace: Trace, call: ModuleCall, module: nn.Module, live: froz
     if len(lively) == 1 and lively[0].name in SQUASHING:
         return lively[0].name
     named = [name for op in lively if (name := activation_name(op)) is not None]
-    if not named and not _gates_itself(lively, inputs[0]):
+    if not named and not _gates_itself(lively, live):
         return None
     return named[0] if len(lively) == 1 else _BY_CLASS.get(kind, f"other:{kind}")
 
@@ -244,13 +244,14 @@ def _is_pointwise(trace: Trace, op: Op, live: frozenset[int]) -> bool:
     return trace.values[op.outputs[0]].shape == trace.values[data].shape
 
 
-def _gates_itself(ops: Iterable[Op], given: int) -> bool:
-    """x · σ(x) and its kin: a squashing function of the input, multiplied by the input itself."""
-    squashed, product = False, False
+def _gates_itself(ops: Iterable[Op], live: frozenset[int]) -> bool:
+    """x · σ(x) and its kin: two things made of the input, one of them bounded, multiplied."""
+    bounded = False
     for op in ops:
-        squashed = squashed or op.name in SQUASHING or op.name in ("clamp", "erf")
-        product = product or (squashed and op.name == "mul" and given in op.inputs)
-    return product
+        bounded = bounded or op.name in _WITHIN
+        if bounded and op.name == "mul" and sum(value in live for value in op.inputs) > 1:
+            return True
+    return False
 
 
 def _module_unit(trace: Trace, index: int, activation: str, live: frozenset[int]) -> Unit:

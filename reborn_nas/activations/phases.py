@@ -6,10 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reborn_nas.errors import SiteError
+
 
 def negative_part(x: Tensor) -> Tensor:
-    """min(x, 0) = −σ(−x), keeping ±inf (x − relu(x) would be NaN at +inf)."""
-    return x.clamp(max=0.0)
+    """−σ(−x) = min(x, 0), values and autograd's gradient alike.
+
+    `x - relu(x)` would be NaN at +inf, and `clamp(max=0)` has gradient 1 at x = 0, where −σ(−x) has 0: all of an image's
+    black background sits there in a fresh network whose biases are zero.
+    """
+    return F.hardtanh(x, float("-inf"), 0.0)
 
 
 def merge(positive: Tensor, negative: Tensor, weight: Tensor) -> Tensor:
@@ -37,6 +43,8 @@ def compression(channels: int, kind: str, init: str) -> nn.Conv2d | None:
     """
     if kind == "none":
         return None
+    if kind not in ("1x1", "3x3"):
+        raise SiteError(f"compression is one of 1x1, 3x3, none, not {kind!r}")
     size = int(kind[0])
     conv = nn.Conv2d(2 * channels, channels, size, padding=size // 2, bias=False)
     if init == "preserve":

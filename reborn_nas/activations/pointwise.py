@@ -42,7 +42,7 @@ class FReLU(nn.Module):
         self.channels = self.out_channels = channels
         self.layout = layout
         self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
-        self.norm: nn.Module = nn.BatchNorm2d(channels)
+        self.norm = nn.BatchNorm2d(channels)
         nn.init.xavier_uniform_(self.conv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class FReLU(nn.Module):
             scale, shift = affine(self.norm)
             weight = self.conv.weight.double() * scale[:, None, None, None]
             fused.conv = convolution(weight, shift, self.channels, self.conv.weight.dtype)
-            fused.norm = nn.Identity()
+            fused.norm = nn.Identity()  # type: ignore[assignment]
         return fused
 
 

@@ -15,6 +15,7 @@ from reborn_nas.activations.layout import MAPS, from_nchw, out_of_place, to_nchw
 from reborn_nas.activations.phases import compression as make_compression
 from reborn_nas.activations.phases import merge, negative_part
 from reborn_nas.activations.split import split_form
+from reborn_nas.errors import SiteError
 
 
 def as_convolution(weight: Tensor, groups: int) -> Tensor:
@@ -76,12 +77,16 @@ class Reborn(nn.Module):
         init: str = "xavier",
     ) -> None:
         super().__init__()
+        if kernel_size % 2 == 0:
+            raise SiteError(
+                f"a reborn block's kernel_size is odd, not {kernel_size}: it must keep the map's size"
+            )
         self.channels = channels
         self.out_channels = channels * (2 if compression == "none" else 1)
         self.groups = channels if deconv == "depthwise" else 1
         self.negative = negative
         self.layout = layout
-        self.positive: nn.Module = nn.ReLU() if positive is None else out_of_place(positive)
+        self.positive = out_of_place(nn.ReLU() if positive is None else positive)
         self.deconv = nn.ConvTranspose2d(
             channels, channels, kernel_size, padding=kernel_size // 2, groups=self.groups, bias=False
         )

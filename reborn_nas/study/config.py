@@ -124,11 +124,14 @@ class StudyConfig(BaseModel):
     timeout: Duration | None = None
     adopt: bool = False
 
+    _given: frozenset[str] = PrivateAttr(default=frozenset())
+
     def __init__(self, **settings: Any) -> None:
         try:
             super().__init__(**settings)
         except ValidationError as error:
             raise ConfigError("the study's configuration has faults:", _faults(error)) from None
+        self._given = frozenset(settings)
 
     @model_validator(mode="before")
     @classmethod
@@ -231,8 +234,13 @@ class StudyConfig(BaseModel):
         return {name: getattr(self, name) for name in RECIPE_FIELDS if getattr(self, name) is not None}
 
     def replace(self, **changes: Any) -> StudyConfig:
-        """A validated copy with `changes`."""
-        return StudyConfig(**{**self.model_dump(), **changes})
+        """A validated copy with `changes`; what was left to a rule is decided by it anew."""
+        return StudyConfig(**{**{name: getattr(self, name) for name in self._given}, **changes})
+
+    @property
+    def given(self) -> frozenset[str]:
+        """The settings that were given, not left to their defaults."""
+        return self._given
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only; credentials in the storage URL are masked."""

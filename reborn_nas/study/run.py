@@ -153,7 +153,7 @@ def _result(view: PlanView, store: RunStore, stopper: Stopper, complete: bool, s
 def resume_command(config: StudyConfig) -> str:
     """The command line that continues the run; a storage's password is left out of it."""
     words = ["reborn-nas", "search"]
-    for name in sorted(config.model_fields_set - {"backbone_arguments", "adopt", "name"}):
+    for name in sorted(config.given - {"backbone_arguments", "adopt", "name"}):
         value = getattr(config, name)
         if value is None or value is False or value == ():
             continue

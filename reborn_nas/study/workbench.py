@@ -39,6 +39,7 @@ class Workbench:
         recipe: the training recipe with the overrides.
         device: where this process trains.
         notes: what the user should be told.
+        template, discovery: the backbone on the meta device and what was found in it, so that no training traces.
     """
 
     config: StudyConfig
@@ -51,6 +52,8 @@ class Workbench:
     recipe: Recipe
     device: str
     notes: tuple[str, ...]
+    template: Any = None
+    discovery: Any = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -111,16 +114,14 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
     Raises:
         RebornError: whatever does not fit together, before any training.
     """
-    import torch
-
-    from reborn_nas.backbone import build, find_sites, resolve
+    from reborn_nas.backbone import build, discover, resolve
     from reborn_nas.backbone import notes as spec_notes
     from reborn_nas.data import load_dataset
     from reborn_nas.space import load_space
     from reborn_nas.training import get_recipe
 
     chosen = pick_device(device or (config.devices[0] if config.devices else config.device))
-    recipe = get_recipe(config.recipe, **config.recipe_overrides)
+    recipe = get_recipe(config.recipe, dataset=config.dataset, **config.recipe_overrides)
     space = load_space(config.space)
     images = load_dataset(
         config.dataset,
@@ -136,9 +137,9 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
         stem=config.stem,
         arguments=config.backbone_arguments or None,
     )
-    with torch.device("meta"):
-        template = build(spec, device="meta")
-    sites = find_sites(template, spec.input_size)
+    template = build(spec, device="meta")
+    discovery = discover(template, spec.input_size)
+    sites = discovery.sites
     space.check(sites)
     low, high = split_contrast(config.contrast)
     contrast = make_contrast(low, high, space, sites, spec)
@@ -160,6 +161,8 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
         recipe,
         chosen,
         tuple(said),
+        template,
+        discovery,
     )
 
 

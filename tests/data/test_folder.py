@@ -1,0 +1,299 @@
+"""A user's own images: what is read, in which order, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import reborn_nas.data.decode as decoding
+from reborn_nas.data import Augmentation, load_dataset, split
+from reborn_nas.errors import DataError
+
+
+def picture(path: Path, size: tuple[int, int] = (10, 8), mode: str = "RGB", seed: int = 0) -> np.ndarray:
+    """A random picture, width × height, written in the format of its suffix; its pixels."""
+    rng = np.random.default_rng(seed)
+    shape = (size[1], size[0]) if mode == "L" else (size[1], size[0], len(mode))
+    pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels, mode=mode).save(path)
+    return pixels
+
+
+def tree(
+    root: Path,
+    part: str = "train",
+    classes: tuple[str, ...] = ("cat", "dog"),
+    count: int = 12,
+    **more: object,
+) -> None:
+    for c, own in enumerate(classes):
+        for k in range(count):
+            picture(root / part / own / f"{k:03}.png", seed=1000 * c + k, **more)  # type: ignore[arg-type]
+
+
+def test_a_plain_folder(tmp_path: Path) -> None:
+    tree(tmp_path)
+    images = load_dataset(f"folder:{tmp_path}")
+    assert images.classes == ("cat", "dog")
+    assert images.images.shape == (24, 3, 8, 10)
+    assert images.labels.tolist() == [0] * 12 + [1] * 12
+    assert images.augmentation == Augmentation(4, True)
+    assert not load_dataset(f"folder:{tmp_path}", flip=False).augmentation.flip
+    expected = np.asarray(Image.open(tmp_path / "train" / "dog" / "003.png")).transpose(2, 0, 1)
+    assert np.array_equal(images.images[15].numpy(), expected)
+    assert any("no test/" in note for note in images.notes)
+    parts = torch.cat([images.pool, images.reserve, images.test]).sort().values
+    assert parts.tolist() == list(range(24))
+    own = split(images, block=0, seed=0)
+    for part in (own.train, own.validation, images.reserve, images.test):
+        assert set(images.labels[part].tolist()) == {0, 1}
+
+
+def test_the_order_and_the_fingerprint_do_not_depend_on_the_file_system(tmp_path: Path) -> None:
+    tree(tmp_path / "a")
+    for file in sorted((tmp_path / "a").rglob("*.png"), reverse=True):  # written the other way round
+        copy = tmp_path / "b" / file.relative_to(tmp_path / "a")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+    one, two = (load_dataset(f"folder:{tmp_path / name}") for name in "ab")
+    assert one.fingerprint == two.fingerprint
+
+
+def test_given_parts_are_kept(tmp_path: Path) -> None:
+    tree(tmp_path, count=10)
+    tree(tmp_path, "val", count=3)
+    tree(tmp_path, "test", count=4)
+    images = load_dataset(f"folder:{tmp_path}")
+    assert (len(images.pool), len(images.reserve), len(images.test)) == (22, 4, 8)
+    assert images.validation is not None
+    first, second = (split(images, block=block, seed=0) for block in (0, 1))
+    assert torch.equal(first.validation, images.validation)
+    assert torch.equal(second.validation, images.validation)
+    assert len(first.train) == 16
+    assert not set(first.train.tolist()) & set(first.validation.tolist())
+    assert any("val/ validate in every block" in note for note in images.notes)
+    # mean and deviation are of the training images alone
+    pixels = images.images[first.train].double() / 255
+    assert images.mean[0] == pytest.approx(float(pixels[:, 0].mean()), abs=1e-12)
+
+
+def test_classes_right_under_the_path(tmp_path: Path) -> None:
+    tree(tmp_path.parent, tmp_path.name)
+    images = load_dataset(f"folder:{tmp_path}")
+    assert images.classes == ("cat", "dog")
+    assert any("taken as the classes" in note for note in images.notes)
+
+
+def test_grey_images_have_one_channel_and_one_colour_makes_three(tmp_path: Path) -> None:
+    tree(tmp_path, mode="L")
+    assert load_dataset(f"folder:{tmp_path}").input_size == (1, 8, 10)
+    picture(tmp_path / "train" / "cat" / "zzz.png", mode="RGB")
+    mixed = load_dataset(f"folder:{tmp_path}")
+    assert mixed.input_size == (3, 8, 10)
+    assert torch.equal(mixed.images[0, 0], mixed.images[0, 2])
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    deep = np.linspace(0, 65535, 80).astype(np.uint16).reshape(8, 10)
+    for own in ("a", "b"):
+        for k in range(4):
+            path = tmp_path / "train" / own / f"{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(deep).save(path)
+    images = load_dataset(f"folder:{tmp_path}")
+    assert images.input_size == (1, 8, 10)
+    assert np.array_equal(images.images[0, 0].numpy(), np.round(deep / 257.0).astype(np.uint8))
+
+
+def test_palettes_and_transparency_become_rgb(tmp_path: Path) -> None:
+    tree(tmp_path)
+    picture(tmp_path / "train" / "cat" / "alpha.png", mode="RGBA")
+    Image.fromarray(np.zeros((8, 10), np.uint8)).convert("P").save(tmp_path / "train" / "dog" / "palette.gif")
+    assert load_dataset(f"folder:{tmp_path}").images.shape == (26, 3, 8, 10)
+
+
+def test_the_most_common_size_wins_and_the_others_cover_it(tmp_path: Path) -> None:
+    tree(tmp_path)
+    wide = np.zeros((16, 40, 3), np.uint8)
+    wide[:, 15:25] = 255  # of 40 columns the middle 20 remain: a quarter black, half white, a quarter black
+    Image.fromarray(wide).save(tmp_path / "train" / "cat" / "wide.png")
+    images = load_dataset(f"folder:{tmp_path}")
+    assert images.input_size == (3, 8, 10)
+    row = images.images[12, 0, 4].tolist()
+    assert row[0] == row[-1] == 0
+    assert row[4] == row[5] == 255
+    assert any("1 of 25 images are not 8×10" in note for note in images.notes)
+
+
+def test_image_size_overrides(tmp_path: Path) -> None:
+    tree(tmp_path)
+    assert load_dataset(f"folder:{tmp_path}", image_size=6).input_size == (3, 6, 6)
+    assert load_dataset(f"folder:{tmp_path}", image_size=(6, 5)).input_size == (3, 6, 5)
+
+
+def test_exif_orientation_is_followed(tmp_path: Path) -> None:
+    tree(tmp_path)
+    turned = Image.fromarray(np.zeros((10, 8, 3), np.uint8))  # lies 8 wide, 10 high; is shown 10 wide, 8 high
+    turned.putpixel((0, 0), (255, 255, 255))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # turn a quarter to the right: the stored top left becomes the top right
+    turned.save(tmp_path / "train" / "cat" / "turned.png", exif=exif)
+    images = load_dataset(f"folder:{tmp_path}")
+    assert images.images[12, 0, 0, 9] == 255
+    assert not any("cut in the middle" in note for note in images.notes)
+
+
+def test_only_images_of_the_fraction_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path, count=40)
+    read = []
+    real = decoding._pixels
+    monkeypatch.setattr(decoding, "_pixels", lambda file, *a: (read.append(file), real(file, *a))[1])
+    images = load_dataset(f"folder:{tmp_path}", fraction=0.25)
+    assert len(read) == len(images.images) == 20
+
+
+def test_links_hidden_files_and_others_are_passed_over(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    tree(root)
+    secret = tmp_path / "secret.png"
+    picture(secret)
+    (root / "train" / "cat" / "link.png").symlink_to(secret)
+    (root / "train" / "cat" / "loop").symlink_to(root / "train")
+    (root / "train" / "owl").symlink_to(root / "train" / "dog")
+    (root / "train" / ".hidden").mkdir()
+    (root / "train" / "cat" / "._000.png").write_bytes(b"resource fork")
+    (root / "train" / "cat" / "notes.txt").write_text("no image")
+    os.mkfifo(root / "train" / "cat" / "pipe.png")
+    images = load_dataset(f"folder:{root}")
+    assert images.classes == ("cat", "dog")
+    assert len(images.images) == 24
+    assert any("2 symbolic links" in note for note in images.notes)
+    assert any("2 files that are no images" in note for note in images.notes)
+
+
+def test_sub_folders_of_a_class_belong_to_it(tmp_path: Path) -> None:
+    tree(tmp_path)
+    picture(tmp_path / "train" / "cat" / "tabby" / "deep" / "x.png")
+    assert int((load_dataset(f"folder:{tmp_path}").labels == 0).sum()) == 13
+
+
+def test_the_truncated_image_is_named(tmp_path: Path) -> None:
+    tree(tmp_path)
+    broken = tmp_path / "train" / "dog" / "004.png"
+    broken.write_bytes(broken.read_bytes()[:120])
+    with pytest.raises(DataError, match=r"004\.png cannot be read"):
+        load_dataset(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"no image at all", b"\x89PNG\r\n\x1a\n" + bytes(40)])
+def test_what_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
+    tree(tmp_path)
+    (tmp_path / "train" / "dog" / "bad.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"bad\.png cannot be read"):
+        load_dataset(f"folder:{tmp_path}")
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 39)  # PIL refuses more than twice this, here 80 pixels
+    with pytest.raises(DataError, match=r"000\.png cannot be read"):
+        load_dataset(f"folder:{tmp_path}")
+
+
+def test_more_than_the_memory_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path)
+    monkeypatch.setattr(decoding.os, "sysconf", lambda name: 60)  # 3,600 bytes free, 5,760 needed
+    with pytest.raises(DataError, match=r"24 images of 3×8×10.*--image-size"):
+        load_dataset(f"folder:{tmp_path}")
+
+
+def refused(path: Path, match: str) -> None:
+    with pytest.raises(DataError, match=match):
+        load_dataset(f"folder:{path}")
+
+
+def test_absent_empty_and_one_class_folders_are_refused(tmp_path: Path) -> None:
+    refused(tmp_path / "none", "there is no folder")
+    refused(tmp_path, "at least two classes, found none")
+    tree(tmp_path, classes=("cat",))
+    refused(tmp_path, "at least two classes, found only 'cat'")
+    with pytest.raises(DataError, match="name the folder"):
+        load_dataset("folder:")
+
+
+def test_an_empty_class_is_refused(tmp_path: Path) -> None:
+    tree(tmp_path)
+    (tmp_path / "train" / "eel").mkdir()
+    refused(tmp_path, "no image of class 'eel'")
+
+
+def test_classes_that_differ_between_parts_are_refused(tmp_path: Path) -> None:
+    tree(tmp_path)
+    tree(tmp_path, "test", classes=("cat", "owl"))
+    refused(tmp_path, "the test part .* lacks dog and has owl")
+
+
+def test_a_class_without_test_images_is_refused(tmp_path: Path) -> None:
+    tree(tmp_path)
+    tree(tmp_path, "test", classes=("cat",))
+    (tmp_path / "test" / "dog").mkdir()
+    refused(tmp_path, "the test part has no image of class 'dog'")
+
+
+def test_a_test_folder_alone_and_two_validation_folders_are_refused(tmp_path: Path) -> None:
+    tree(tmp_path, "test")
+    refused(tmp_path, "no train/")
+    tree(tmp_path)
+    tree(tmp_path, "val")
+    tree(tmp_path, "valid")
+    refused(tmp_path, "keep one of them")
+
+
+def test_too_few_images_of_a_class_are_refused(tmp_path: Path) -> None:
+    tree(tmp_path, count=3)
+    refused(tmp_path, "at least 4 images of each class")
+
+
+def test_a_folder_that_cannot_be_entered_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path)
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    refused(tmp_path, r"dog cannot be read: Permission denied")
+
+
+def test_part_of_the_jpeg_copy_of_cifar10(shared_data: Path, tmp_path: Path) -> None:
+    wanted = 30
+    with tarfile.open(shared_data / "cifar10-jpeg.tar.gz") as archive:
+        # the archive is in order; the first two classes' first pictures are at its beginning
+        taken: dict[str, int] = {}
+        for member in archive:
+            own = str(Path(member.name).parent)
+            if not member.isfile() or taken.get(own, 0) >= wanted:
+                continue
+            taken[own] = taken.get(own, 0) + 1
+            data = archive.extractfile(member)
+            assert data is not None
+            target = tmp_path / member.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data.read())
+            if len(taken) >= 2 and min(taken.values()) >= wanted:
+                break
+    images = load_dataset(f"folder:{tmp_path}")
+    assert images.images.shape == (60, 3, 32, 32)
+    assert images.classes == ("airplane", "automobile")
+    first = Image.open(io.BytesIO((tmp_path / "train" / "airplane" / "0000.jpg").read_bytes()))
+    assert np.array_equal(images.images[0].numpy(), np.asarray(first).transpose(2, 0, 1))

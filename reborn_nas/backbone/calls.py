@@ -61,7 +61,8 @@ def edit_call(
     owner = (method.args.posonlyargs + method.args.args)[0].arg
     tensor = _tensor(call, owner, place)
     parents = {child: node for node in ast.walk(method) for child in ast.iter_child_nodes(node)}
-    callee, edits = f"{owner}.{attribute}", []
+    callee = f"{owner}.{attribute}"
+    edits: list[TextEdit] = []
     if loop > 1:
         callee, edits = _loop_edits(method, parents, call, owner, attribute, place)
     prefix = f"{callee}("
@@ -161,32 +162,30 @@ def _loop_edits(
 
 def _enclosing_loop(parents: dict[ast.AST, ast.AST], call: ast.Call) -> tuple[_Loop | ast.While | None, bool]:
     """The innermost loop around a call, and whether each of its turns runs the call exactly once."""
-    straight, node, below = True, parents.get(call), call  # type: ast.AST | None, ast.AST
+    straight = True
     inner: ast.AST = call
+    node = parents.get(call)
     while node is not None:
         if isinstance(node, ast.For | ast.AsyncFor | ast.While):
             if inner in node.body and not _jumps(node):
-                outer, _ = _enclosing_any(parents, node)
-                return node, straight and outer is None
+                return node, straight and not _in_loop(parents, node)
             return node, False
         if isinstance(node, ast.ListComp | ast.GeneratorExp | ast.SetComp):
             plain = len(node.generators) == 1 and not node.generators[0].ifs and inner is node.elt
-            outer, _ = _enclosing_any(parents, node)
-            return node.generators[0], straight and plain and outer is None
+            return node.generators[0], straight and plain and not _in_loop(parents, node)
         if isinstance(node, ast.If | ast.IfExp | ast.Try | ast.BoolOp | ast.FunctionDef | ast.Lambda):
             straight = False
         inner, node = node, parents.get(node)
-    del below
     return None, False
 
 
-def _enclosing_any(parents: dict[ast.AST, ast.AST], node: ast.AST) -> tuple[ast.AST | None, None]:
+def _in_loop(parents: dict[ast.AST, ast.AST], node: ast.AST) -> bool:
     up = parents.get(node)
     while up is not None:
         if isinstance(up, ast.For | ast.AsyncFor | ast.While | ast.ListComp | ast.GeneratorExp | ast.SetComp):
-            return up, None
+            return True
         up = parents.get(up)
-    return None, None
+    return False
 
 
 def _jumps(loop: ast.For | ast.AsyncFor | ast.While) -> bool:

@@ -10,16 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from reborn_nas.activations import build_activation
-from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice
-from reborn_nas.backbone.aliases import unshare
+from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.backbone.channels import apply_widening
-from reborn_nas.backbone.gain import Gained, gain_of, without_gain
-from reborn_nas.backbone.original import module_of
-from reborn_nas.backbone.plan import Placement, Plan, everywhere
+from reborn_nas.backbone.placement import Placement
+from reborn_nas.backbone.plan import Plan, everywhere
 from reborn_nas.backbone.plan import plan as make_plan
 from reborn_nas.backbone.rewrite import rewritten
 from reborn_nas.backbone.sites import discover
+from reborn_nas.backbone.source import build, resolve
 from reborn_nas.errors import ConversionError, SiteError
 from reborn_nas.seeds import derive_seed
 
@@ -62,6 +60,27 @@ def convert(
     return apply(model, make_plan(model, architecture, init=init, discovery=found), seed=seed)
 
 
+def build_converted(
+    spec: BackboneSpec | str,
+    architecture: Architecture,
+    *,
+    seed: int | None = None,
+    init: str = "xavier",
+    device: str | torch.device = "cpu",
+    pretrained: bool = False,
+) -> nn.Module:
+    """The network of `spec` with this architecture, from one seed.
+
+    The backbone's own weights depend on the seed alone, each new activation's on the seed and its site: two
+    architectures of one seed differ only where they differ.
+    """
+    complete = resolve(spec)
+    template = build(complete, device="meta")
+    steps = make_plan(template, architecture, complete.input_size, init=init)
+    model = build(complete, pretrained=pretrained, seed=seed)
+    return apply(model, steps, inplace=True, seed=seed).to(device)
+
+
 def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, seed: int | None = None) -> nn.Module:
     """A copy of `model`, converted as `plan` says. Nothing is traced.
 
@@ -73,7 +92,6 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, seed: int | No
         ConversionError: the plan is for another network, or a source has changed since.
     """
     new = model if inplace else _copied(model)
-    unshare(new)
     if plan.widening is not None:
         with _stream(seed, "widening"):
             apply_widening(new, plan.widening, init="zero" if plan.init == "preserve" else "xavier")
@@ -102,26 +120,12 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, seed: int | No
 
 def _made(model: nn.Module, placement: Placement, original: nn.Module | None, init: str) -> nn.Module:
     """The activation of one placement, where and as the network's other tensors are."""
-    if original is None:
-        original = module_of(placement.function)
-    if placement.choice == ORIGINAL.label:
-        if original is None:
-            raise ConversionError(
-                f"site {placement.site!r} stands in a loop and has no module that could keep its place; "
-                "choose an activation for every turn of the loop"
-            )
-        return original
     parent = _module_at(model, placement.path.rpartition(".")[0])
     device, dtype = _where(parent, model)
-    choice = Choice.parse(placement.choice)
-    plain, gain = (None, None) if original is None else without_gain(original)
     with torch.device("meta") if device.type == "meta" else nullcontext():
-        made = build_activation(
-            choice, placement.channels, layout=placement.layout, original=copy.deepcopy(plain), init=init
-        )
-    if gain is not None:
-        own = None if init == "preserve" else gain_of(choice, made)
-        made = Gained(made, gain if own is None else own)
+        made = placement.make(original, init)
+    if made is original:
+        return made
     made.to(device=device, dtype=dtype)
     return made.train(model.training if original is None else original.training)
 

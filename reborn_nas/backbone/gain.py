@@ -28,7 +28,8 @@ class Gained(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Activate, then scale."""
-        return self.act(x).mul(self.gamma)
+        y: Tensor = self.act(x).mul(self.gamma)
+        return y
 
     def extra_repr(self) -> str:
         """The gain."""

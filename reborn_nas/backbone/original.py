@@ -35,7 +35,7 @@ _MODULES: dict[str, type[nn.Module]] = {
 
 
 def functional_original(found: Discovery, site: Site) -> str | None:
-    """The `torch.nn` class and arguments that a functional site computes, as a label; None where unknown or a module."""
+    """The `torch.nn` class and arguments that a functional site computes, as a label; None where there is none."""
     if site.path is not None:
         return None
     for run in (found.eval_trace, found.train_trace):

@@ -16,34 +16,12 @@ from reborn_nas.architecture import ORIGINAL, Architecture, Choice
 from reborn_nas.backbone.channels import Refusal, Widening, widening
 from reborn_nas.backbone.naming import attribute_of, join
 from reborn_nas.backbone.original import functional_original
+from reborn_nas.backbone.placement import Placement
 from reborn_nas.backbone.rewrite import Edit, Rewrite, locate, rewrite_of
 from reborn_nas.backbone.sites import Discovery, Site, discover
 from reborn_nas.errors import ConversionError, RebornError, SiteError
 
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class Placement:
-    """One activation that is put in.
-
-    Args:
-        site: the site's name.
-        choice: complete label; "original" only for the other turns of a loop in which one is replaced.
-        path: module path that is set.
-        channels: channels that reach it, widened ones included.
-        layout: "nchw", "nhwc", "nc" or "nlc".
-        replaces: path of the module that acts there now, or None.
-        function: for a functional call, what it computes, as a `torch.nn` class with its arguments, or None.
-    """
-
-    site: str
-    choice: str
-    path: str
-    channels: int
-    layout: str
-    replaces: str | None
-    function: str | None
 
 
 @dataclass(frozen=True)

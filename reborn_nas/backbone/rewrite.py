@@ -140,14 +140,13 @@ def _subclass(base: type, rewrite: Rewrite, root: type, chain: tuple[Rewrite, ..
         edits = [edit for edit in rewrite.edits if (edit.holder, edit.method) == (holder_name, method)]
         patched.setdefault(holder, {})[method] = _edited(base, holder, method, function, edits)
     # a class between a base and its users: `super().forward(x)` then finds the edited method too
-    layers = [
-        base if holder is base else _class(holder, (holder,), patched[holder])
-        for holder in base.__mro__[::1]
-        if holder in patched
-    ]
-    own = patched.get(base, {})
-    bases = (base, *(layer for layer in layers if layer is not base))
-    space = {**own, "__reduce_ex__": _reduce, "_reborn_recipe": (root, chain)}
+    between = (
+        _class(holder, (holder,), patched[holder])
+        for holder in base.__mro__
+        if holder in patched and holder is not base
+    )
+    bases = (base, *between)
+    space = {**patched.get(base, {}), "__reduce_ex__": _reduce, "_reborn_recipe": (root, chain)}
     made = _class(base, bases, space)
     _keep_whole_for_fx(base, made)
     return made
@@ -277,17 +276,18 @@ def _recipe(cls: type) -> tuple[type, tuple[Rewrite, ...]]:
 
 def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
     root, chain = _recipe(type(self))
-    return _blank, (root, chain), self.__getstate__()  # type: ignore[attr-defined]
+    return _blank, (root, chain), object.__getattribute__(self, "__getstate__")()
 
 
 def _blank(root: type, chain: tuple[Rewrite, ...]) -> Any:
     cls = _made(root, chain)
-    return cls.__new__(cls)
+    return object.__new__(cls)
 
 
 def _keep_whole_for_fx(base: type, made: type) -> None:
     """timm keeps a list of classes that fx must not look into."""
-    from timm.models._features_fx import get_notrace_modules, register_notrace_module
+    from timm.models import _features_fx as features
 
-    if base in get_notrace_modules():
-        register_notrace_module(made)
+    whole: Any = features
+    if base in whole.get_notrace_modules():
+        whole.register_notrace_module(made)

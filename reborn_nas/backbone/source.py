@@ -51,7 +51,12 @@ def resolve(
     given = BackboneSpec(source) if isinstance(source, str) else source
     if given.source.startswith("timm:") and (".py" in given.source or "/" in given.source):
         raise ConfigError(f"backbone {source!r}: a network of your own is path/to/file.py:factory")
-    asked = {"input_size": input_size, "num_classes": num_classes, "stem": stem, "arguments": arguments}
+    asked: dict[str, Any] = {
+        "input_size": input_size,
+        "num_classes": num_classes,
+        "stem": stem,
+        "arguments": arguments,
+    }
     given = replace(given, **{key: value for key, value in asked.items() if value is not None})
     digest = _check_source(given)
     if given.source_digest not in (None, digest):
@@ -256,7 +261,7 @@ def _construct(spec: BackboneSpec, *, pretrained: bool) -> nn.Module:
 
 
 def _timm(spec: BackboneSpec, pretrained: bool) -> Any:
-    open_ = {} if spec.num_classes is None else {"num_classes": spec.num_classes}
+    open_: dict[str, Any] = {} if spec.num_classes is None else {"num_classes": spec.num_classes}
     if spec.input_size is not None and spec.input_size[0] != 3:
         open_["in_chans"] = spec.input_size[0]
     return timm.create_model(spec.name, pretrained=pretrained, **open_, **spec.arguments)

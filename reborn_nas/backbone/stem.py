@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.utils import _reverse_repeat_tuple
 
 SMALL = 64  # pixels; up to this height and width the stem of ImageNet is too coarse
 
@@ -114,7 +113,7 @@ def _shrink(conv: nn.Conv2d, kernel: int, stride: int) -> None:
         conv.kernel_size = (kernel, kernel)
         if not (isinstance(conv.padding, str) or type(conv).__name__.endswith("Same")):
             conv.padding = (kernel // 2, kernel // 2) if kernel % 2 else (0, 0)
-            conv._reversed_padding_repeated_twice = list(_reverse_repeat_tuple(conv.padding, 2))
+            conv._reversed_padding_repeated_twice = [conv.padding[1]] * 2 + [conv.padding[0]] * 2
         if isinstance(getattr(conv, "scale", None), float):  # ScaledStdConv2d: gamma / √fan-in
             scaled: Any = conv
             scaled.scale *= old / kernel

@@ -1,0 +1,201 @@
+"""What a network costs, counted on the meta device or predicted without building it.
+
+Units, of one image's forward in eval mode:
+
+- *params*: numbers in parameters, shared ones once.
+- *macs*: multiply-accumulates of convolutions, transposed convolutions, linear layers, matrix products and attention;
+  one MAC is one multiplication with its addition (FLOPs / 2). Norms, point-wise operations and biases count nothing.
+- *activation_bytes*: bytes, at float32, of the result of every operation on feature maps, except views and in-place
+  ones: what goes through memory. Training keeps most of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from reborn_nas.architecture import ORIGINAL, Architecture
+from reborn_nas.backbone.convert import apply
+from reborn_nas.backbone.placement import Placement
+from reborn_nas.backbone.plan import plan
+from reborn_nas.backbone.replica import replicate
+from reborn_nas.backbone.sites import Discovery, Site, _inputs, discover, site_values
+from reborn_nas.backbone.trace import Op, Trace, trace
+
+# fmt: off
+_VIEWS = frozenset((
+    "T", "alias", "alpha_dropout", "as_strided", "broadcast_to", "chunk", "contiguous", "detach", "diagonal",
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "expand", "expand_as", "feature_dropout", "flatten", "float",
+    "getitem", "mT", "movedim", "moveaxis", "narrow", "permute", "ravel", "reshape", "select", "split",
+    "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "tensor_split", "to", "transpose", "type_as",
+    "unbind", "unflatten", "unsqueeze", "view", "view_as",
+))  # in eval mode dropout hands on what it gets
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters, MACs and bytes of activations of one image; see the module's docstring for the units."""
+
+    params: int
+    macs: int
+    activation_bytes: int
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.params + other.params,
+            self.macs + other.macs,
+            self.activation_bytes + other.activation_bytes,
+        )
+
+    def __sub__(self, other: Cost) -> Cost:
+        return self + Cost(-other.params, -other.macs, -other.activation_bytes)
+
+
+ZERO = Cost(0, 0, 0)
+
+
+def count(model: nn.Module, input_size: Any = None, *, example_inputs: Any = None) -> Cost:
+    """The cost of `model`, read off one eval-mode run on the meta device.
+
+    Args:
+        input_size: (C, H, W) of one image.
+        example_inputs: what the forward takes, where that is not one image batch; its first dimension is images.
+    """
+    inputs = example_inputs if example_inputs is not None else _inputs(model, input_size)
+    run = trace(model, inputs, training=False)
+    return Cost(_params(model), *_tally(run, run.ops))
+
+
+def predict(
+    model: nn.Module,
+    architecture: Architecture,
+    input_size: Any = None,
+    *,
+    example_inputs: Any = None,
+    discovery: Discovery | None = None,
+) -> Cost:
+    """What `count` will say of the converted network. The backbone's own cost is kept from call to call.
+
+    Only an architecture that doubles channels is built, on the meta device; for others the differences at its sites
+    are added up.
+    """
+    found = discovery or discover(model, input_size, example_inputs=example_inputs)
+    steps = plan(model, architecture, discovery=found)
+    if steps.widening is not None:
+        new = apply(replicate(model, "meta"), steps, inplace=True)
+        return count(new, example_inputs=_same_inputs(found))
+    sites = {site.name: site for site in found.sites}
+    total = _base(model, found)
+    for placement in steps.placements:
+        if placement.choice != ORIGINAL.label:
+            site = sites[placement.site]
+            original = None if placement.replaces is None else model.get_submodule(placement.replaces)
+            total = total + _placed(placement, site, original) - _removed(found, site, original)
+    return total
+
+
+_BASES: WeakKeyDictionary[nn.Module, tuple[int, Cost]] = WeakKeyDictionary()
+_BLOCKS: dict[tuple[Any, ...], Cost] = {}
+
+
+def _base(model: nn.Module, found: Discovery) -> Cost:
+    kept = _BASES.get(model)
+    if kept is None or kept[0] != id(found.eval_trace):
+        cost = Cost(_params(model), *_tally(found.eval_trace, found.eval_trace.ops))
+        kept = _BASES[model] = (id(found.eval_trace), cost)
+    return kept[1]
+
+
+def _placed(placement: Placement, site: Site, original: nn.Module | None) -> Cost:
+    key = (placement.choice, placement.channels, site.shape, site.layout, repr(original), placement.function)
+    cost = _BLOCKS.get(key)
+    if cost is None:
+        with torch.device("meta"):
+            block = placement.make(original, "xavier")
+        cost = _BLOCKS[key] = count(block, example_inputs=torch.empty(2, *site.shape, device="meta"))
+    return Cost(cost.params, 0, 0) if site.train_only else cost
+
+
+def _removed(found: Discovery, site: Site, original: nn.Module | None) -> Cost:
+    """What goes with the original activation."""
+    params = 0 if original is None or site.kind == "shared" else _params(original)
+    if site.train_only:
+        return Cost(params, 0, 0)
+    run = found.eval_trace
+    made = {output for _, output in site_values(run, site)}
+    ops: list[Op] = []
+    if site.path is None:
+        ops = [op for op in run.ops if made.intersection(op.outputs)]
+    else:
+        for call in run.calls:
+            if call.path == site.path and made.intersection(call.outputs):
+                ops += run.ops[call.first_op : call.last_op + 1]
+    return Cost(params, *_tally(run, ops))
+
+
+def _params(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _tally(run: Trace, ops: Iterable[Op]) -> tuple[int, int]:
+    """(MACs, activation bytes) of one image."""
+    images = run.values[run.inputs[0]].shape[0] if run.inputs and run.values[run.inputs[0]].shape else 1
+    live = _live(run)
+    macs = held = 0
+    for op in ops:
+        macs += _macs(run, op)
+        if not op.inplace and op.name not in _VIEWS and live.intersection(op.outputs):
+            held += 4 * sum(math.prod(run.values[value].shape) for value in op.outputs)
+    return macs // images, held // images
+
+
+def _live(run: Trace) -> frozenset[int]:
+    """Values that come from the inputs, not from parameters alone."""
+    found = set(run.inputs)
+    for op in run.ops:
+        if found.intersection(op.inputs):
+            found.update(op.outputs)
+    return frozenset(found)
+
+
+def _macs(run: Trace, op: Op) -> int:
+    shapes = [run.values[value].shape for value in op.inputs]
+    out = math.prod(run.values[op.outputs[0]].shape)
+    if op.name in ("conv1d", "conv2d", "conv3d"):
+        return out * math.prod(shapes[1][1:])
+    if op.name in ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"):
+        return math.prod(shapes[0]) * math.prod(shapes[1][1:])
+    if op.name in ("linear", "matmul", "mm", "bmm", "rmatmul"):
+        return out * shapes[0][-1]
+    if op.name in ("addmm", "baddbmm"):
+        return out * shapes[1][-1]
+    if op.name == "scaled_dot_product_attention":
+        keys = shapes[1][-2]
+        return math.prod(shapes[0]) * keys + out * keys
+    if op.name == "einsum":
+        return _einsum(op, shapes)
+    return 0
+
+
+def _einsum(op: Op, shapes: list[tuple[int, ...]]) -> int:
+    """The product of all index sizes: one MAC for each combination."""
+    equation = next((argument for argument in op.args if isinstance(argument, str)), "")
+    terms = equation.replace(" ", "").split("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms, shapes):
+        if "." in term:
+            return 0
+        sizes.update(zip(term, shape))
+    return math.prod(sizes.values())
+
+
+def _same_inputs(found: Discovery) -> tuple[torch.Tensor, ...]:
+    run = found.eval_trace
+    return tuple(torch.empty(run.values[value].shape, device="meta") for value in run.inputs)

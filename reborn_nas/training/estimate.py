@@ -15,7 +15,7 @@ from torch import nn
 
 from reborn_nas.data import ImageSet, Resident
 from reborn_nas.training.evaluation import BATCH, Tally
-from reborn_nas.training.precision import parameter_count, resolve_precision
+from reborn_nas.training.precision import resolve_precision
 from reborn_nas.training.recipe import Recipe
 from reborn_nas.training.schedule import batch_sizes
 from reborn_nas.training.step import TrainingStep
@@ -37,7 +37,7 @@ def estimate_seconds(
     training = len(images.pool) - images.validation_size
     sizes = batch_sizes(max(1, training), recipe.batch_size)
     twin = copy.deepcopy(model).to(place).train()
-    precision = resolve_precision(recipe.precision, place, parameter_count(twin))
+    precision = resolve_precision(recipe.precision, place, twin)
     last = recipe.channels_last and place.type == "cuda"
     if last:
         twin.to(memory_format=torch.channels_last)

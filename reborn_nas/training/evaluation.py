@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from reborn_nas.data import ImageSet, Resident
-from reborn_nas.training.precision import arithmetic, parameter_count, resolve_precision
+from reborn_nas.training.precision import arithmetic, resolve_precision
 from reborn_nas.training.result import Evaluation
 from reborn_nas.training.step import logits_of
 
@@ -33,7 +33,7 @@ def evaluate(
     """
     place = torch.device(device)
     model.to(place)
-    precision = resolve_precision(precision, place, parameter_count(model))
+    precision = resolve_precision(precision, place, model)
     part = Resident(images, indices, place, channels_last=channels_last)
     tally = Tally(model, precision, place)
     kept = tally.run(part, batch_size, keep_logits=keep_logits)

@@ -19,7 +19,7 @@ from reborn_nas.training.checkpoint import Checkpoint, TrainingState
 from reborn_nas.training.evaluation import BATCH, Tally
 from reborn_nas.training.graph import CudaRecorder, GraphStep, Recorder, Step
 from reborn_nas.training.initial import draw_xavier
-from reborn_nas.training.precision import parameter_count, resolve_precision
+from reborn_nas.training.precision import resolve_precision
 from reborn_nas.training.recipe import Recipe
 from reborn_nas.training.result import TrainingResult
 from reborn_nas.training.schedule import batch_sizes, learning_rates
@@ -97,7 +97,7 @@ class _Run:
     ) -> None:
         self.began = time.perf_counter()
         self.model, self.recipe, self.seed, self.device = model, recipe, seed, device
-        self.precision = resolve_precision(recipe.precision, device, parameter_count(model))
+        self.precision = resolve_precision(recipe.precision, device, model)
         if recipe.init == "xavier":
             draw_xavier(model, seed)
         last = recipe.channels_last and device.type == "cuda"

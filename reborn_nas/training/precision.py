@@ -10,20 +10,24 @@ from torch import nn
 
 from reborn_nas.errors import TrainingError
 
-CPU_BF16_PARAMETERS = 1_000_000
+CPU_BF16_PARAMETERS = 100_000
 """On a CPU with bf16 instructions, networks from this many parameters on are faster in bf16 than in fp32."""
 
 
-def resolve_precision(precision: str, device: torch.device | str, parameters: int) -> str:
+def resolve_precision(precision: str, device: torch.device | str, model: nn.Module) -> str:
     """ "fp32" or "bf16" for "auto", by a fixed rule: the arithmetic must not change within a comparison.
 
-    A GPU that has bf16 uses it. A CPU uses it where it has AVX512-BF16 or AMX and the network is large enough to
-    gain by it: the casts of a small one cost more than its products. A study resolves this once, by its parent
-    network, and passes "fp32" or "bf16" on, so that no trial differs from another in it.
+    A GPU that has bf16 uses it. A CPU uses it where it has AVX512-BF16 or AMX and `model` gains by it: a network of
+    100,000 parameters or more without depthwise convolutions. Measured on one core with AVX512-BF16, batch 64 at
+    32×32, a step is 1.3 to 2.1 times faster (resnet18, densenet121, regnetx_002, convnet8, five convolutions); small
+    networks and convnext_atto gain nothing; mobilenetv2, mobilenetv3 and efficientnet_b0 take 1.3 times as long.
+
+    A study resolves this once, by its parent network, and passes "fp32" or "bf16" on, so that no trial differs
+    from another in it.
 
     Args:
         precision: "auto", "fp32" or "bf16".
-        parameters: of the network.
+        model: the network, or its template on the meta device.
 
     Raises:
         TrainingError: bf16 was asked for and the GPU has none.
@@ -35,9 +39,15 @@ def resolve_precision(precision: str, device: torch.device | str, parameters: in
         return precision
     if place.type == "cuda":
         return "bf16" if _gpu_has_bf16(place) else "fp32"
-    if place.type == "cpu" and parameters >= CPU_BF16_PARAMETERS and cpu_has_bf16():
+    if place.type == "cpu" and _gains_on_cpu(model) and cpu_has_bf16():
         return "bf16"
     return "fp32"
+
+
+def _gains_on_cpu(model: nn.Module) -> bool:
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    depthwise = any(m.groups > 1 and m.groups == m.in_channels for m in convolutions)
+    return parameter_count(model) >= CPU_BF16_PARAMETERS and not depthwise
 
 
 def cpu_has_bf16() -> bool:

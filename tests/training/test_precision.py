@@ -4,36 +4,49 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from reborn_nas.errors import TrainingError
 from reborn_nas.training import precision, resolve_precision
 
+SMALL = nn.Conv2d(3, 8, 3)
+LARGE = nn.Linear(1000, 100)  # 100,100 parameters
+DEPTHWISE = nn.Sequential(LARGE, nn.Conv2d(8, 8, 3, groups=8))
+GROUPED = nn.Sequential(LARGE, nn.Conv2d(8, 8, 3, groups=2))
+
 
 @pytest.mark.parametrize(
-    ("asked", "hardware", "parameters", "expected"),
+    ("asked", "hardware", "model", "expected"),
     [
-        ("auto", True, precision.CPU_BF16_PARAMETERS, "bf16"),
-        ("auto", True, precision.CPU_BF16_PARAMETERS - 1, "fp32"),
-        ("auto", False, 10**9, "fp32"),
-        ("fp32", True, 10**9, "fp32"),
-        ("bf16", False, 10, "bf16"),
+        ("auto", True, LARGE, "bf16"),
+        ("auto", True, GROUPED, "bf16"),
+        ("auto", True, SMALL, "fp32"),
+        ("auto", True, DEPTHWISE, "fp32"),
+        ("auto", False, LARGE, "fp32"),
+        ("fp32", True, LARGE, "fp32"),
+        ("bf16", False, SMALL, "bf16"),
     ],
 )
 def test_on_a_cpu(
-    asked: str, hardware: bool, parameters: int, expected: str, monkeypatch: pytest.MonkeyPatch
+    asked: str, hardware: bool, model: nn.Module, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: hardware)
-    assert resolve_precision(asked, "cpu", parameters) == expected
+    assert resolve_precision(asked, "cpu", model) == expected
+
+
+def test_a_template_on_the_meta_device_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
+    assert resolve_precision("auto", "cpu", nn.Linear(1000, 100, device="meta")) == "bf16"
 
 
 def test_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_gpu_has_bf16", lambda device: True)
-    assert resolve_precision("auto", "cuda", 10) == "bf16"
-    assert resolve_precision("fp32", "cuda", 10) == "fp32"
+    assert resolve_precision("auto", "cuda", SMALL) == "bf16"
+    assert resolve_precision("fp32", "cuda", SMALL) == "fp32"
     monkeypatch.setattr(precision, "_gpu_has_bf16", lambda device: False)
-    assert resolve_precision("auto", "cuda:0", 10**9) == "fp32"
+    assert resolve_precision("auto", "cuda:0", LARGE) == "fp32"
     with pytest.raises(TrainingError, match="no bf16"):
-        resolve_precision("bf16", "cuda:0", 10)
+        resolve_precision("bf16", "cuda:0", SMALL)
 
 
 def test_the_hardware_test_agrees_with_the_kernel() -> None:

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from reborn_nas.architecture import Choice
-from reborn_nas.errors import ConfigError, RebornError, unknown_name
+from reborn_nas.errors import ConfigError, unknown_name
 
 __all__ = ["StudyConfig", "load_config", "read_duration"]
 
@@ -194,11 +194,28 @@ class StudyConfig(BaseModel):
             )
         return value
 
+    @field_validator("sampler")
+    @classmethod
+    def _check_sampler(cls, value: str) -> str:
+        from reborn_nas.study.samplers import sampler_names
+
+        return _known("sampler", value, sampler_names())
+
+    @field_validator("recipe")
+    @classmethod
+    def _check_recipe_name(cls, value: str) -> str:
+        from reborn_nas.training import recipe_names
+
+        return _known("recipe", value, recipe_names())
+
     @model_validator(mode="after")
-    def _check_names(self) -> StudyConfig:
-        faults = [fault for check in (_sampler_fault, _recipe_fault) if (fault := check(self))]
-        if faults:
-            raise ValueError("\n".join(faults))
+    def _check_recipe(self) -> StudyConfig:
+        from reborn_nas.training import get_recipe
+
+        try:
+            get_recipe(self.recipe, dataset=self.dataset, **self.recipe_overrides)
+        except ConfigError as error:
+            raise ValueError("\n".join(error.faults) or str(error)) from None
         return self
 
     @property
@@ -236,7 +253,11 @@ class StudyConfig(BaseModel):
 
     def replace(self, **changes: Any) -> StudyConfig:
         """A validated copy with `changes`; what was left to a rule is decided by it anew."""
-        return StudyConfig(**{**{name: getattr(self, name) for name in self._given}, **changes})
+        return StudyConfig(**{**self.as_given(), **changes})
+
+    def as_given(self) -> dict[str, Any]:
+        """The settings that were given: what makes an equal config in another process."""
+        return {name: getattr(self, name) for name in self._given}
 
     @property
     def given(self) -> frozenset[str]:
@@ -339,21 +360,7 @@ def _device(value: str) -> str:
     return value
 
 
-def _sampler_fault(config: StudyConfig) -> str | None:
-    from reborn_nas.study.samplers import sampler_names
-
-    if config.sampler in sampler_names():
-        return None
-    return f"sampler: {unknown_name('sampler', config.sampler, sampler_names())}"
-
-
-def _recipe_fault(config: StudyConfig) -> str | None:
-    from reborn_nas.training import get_recipe
-
-    try:
-        get_recipe(config.recipe, dataset=config.dataset, **config.recipe_overrides)
-    except RebornError as error:
-        return f"recipe: {error}"
-    except (TypeError, ValueError) as error:  # a setting that the recipe does not know
-        return f"recipe: {error}"
-    return None
+def _known(kind: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise ValueError(str(unknown_name(kind, value, known)))
+    return value

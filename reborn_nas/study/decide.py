@@ -116,12 +116,13 @@ def _best_form(records: Sequence[TrialRecord], contrast: Contrast) -> tuple[Choi
     kernels = sorted({key[0] for key, _ in forms})
     compressions = sorted({key[1] for key, _ in forms})
     labels = {choice.label: key for key, choice in forms}
+    values_of: tuple[list[int] | list[str], ...] = (kernels, compressions)
     columns = [
         [
             sum(labels.get(label, (0, ""))[axis] == value for label in record.parameters.values())
             for record in records
         ]
-        for axis, values in enumerate((kernels, compressions))
+        for axis, values in enumerate(values_of)
         for value in values
     ]
     blocks = (block[:, None] == np.unique(block)[None, :]).astype(float)

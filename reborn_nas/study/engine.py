@@ -111,6 +111,10 @@ class Engine:
         """Trainings of the whole plan."""
         return sum(phase.count for phase in self._phases.values())
 
+    def complete(self) -> bool:
+        """Whether a leader has seen every planned training finished."""
+        return bool(self._store.attribute("finished", -1) == self.total)
+
     def work(self, *, lead: bool) -> bool:
         """Train until the plan is done (True) or the stopper says stop (False).
 
@@ -126,7 +130,7 @@ class Engine:
                 self._train(claim)
             elif lead and self.lead():
                 continue
-            elif self._store_says_finished():
+            elif self.complete():
                 return True
             else:
                 time.sleep(IDLE)
@@ -197,9 +201,6 @@ class Engine:
             if run.key not in have[run.phase]:
                 return False
         return True
-
-    def _store_says_finished(self) -> bool:
-        return bool(self._store.attribute("finished", -1) == self.total)
 
     def _teach_sampler(self) -> None:
         """Add the screen's runs to the search's study, so that the sampler starts from them."""

@@ -64,7 +64,7 @@ class LeaseWatch:
         if lease and lease.get("host") == _host():
             pid = lease.get("pid")
             if isinstance(pid, int) and lease.get("started"):
-                return _started(pid) != lease["started"]
+                return _started(pid) != str(lease["started"])
         beat = None if lease is None else (lease.get("pid"), lease.get("beat"))
         now = self._clock()
         seen = self._seen.get(trial_id)

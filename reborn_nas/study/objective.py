@@ -247,7 +247,7 @@ def save_example(model: nn.Module, images: ImageSet, path: Path, count: int = 8)
     mean = torch.tensor(images.mean).view(1, -1, 1, 1)
     std = torch.tensor(images.std).view(1, -1, 1, 1)
     batch = (chosen.float() / 255 - mean) / std
-    network = copy.deepcopy(model).to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()
+    network = copy.deepcopy(model).to("cpu", torch.float32).to(memory_format=torch.contiguous_format).eval()
     with torch.no_grad():
         logits = network(batch)
     write_atomic(path, save({"input": batch.contiguous(), "logits": logits.float().contiguous()}))

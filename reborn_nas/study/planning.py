@@ -136,7 +136,8 @@ def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
         )
     notes += [f"{phase.name}: {phase.reason}" for phase in phases if phase.reason]
     view = PlanView(bench, phases, tuple(notes), done=done, resumed=bool(earlier))
-    view = replace(view, **_detectable(view))
+    effect, spread = _detectable(view)
+    view = replace(view, detectable_effect=effect, spread_pp=spread)
     return _with_seconds(view) if measure and done < view.total else view
 
 
@@ -170,16 +171,16 @@ def _count_done(store: RunStore) -> int:
     )
 
 
-def _detectable(view: PlanView) -> dict[str, float]:
+def _detectable(view: PlanView) -> tuple[float | None, float | None]:
     screen = next(phase.count for phase in view.phases if phase.name == "screen")
     if not screen:
-        return {}
+        return None, None
     from reborn_nas.analysis import minimum_detectable_effect
 
     size = max(1, int(view.bench.images.validation_size))
     spread = 100 * (0.75 * 0.25 / size) ** 0.5
     effect = minimum_detectable_effect(screen, len(view.bench.contrast.factors), spread)
-    return {"detectable_effect": float(effect), "spread_pp": spread}
+    return float(effect), spread
 
 
 def _with_seconds(view: PlanView) -> PlanView:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from reborn_nas.records import TrialRecord
-    from reborn_nas.study.run import PlanView
+    from reborn_nas.study.planning import PlanView
 
 __all__ = ["Progress", "SilentProgress"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -18,11 +19,13 @@ class Stopper:
 
     Args:
         timeout: seconds from now after which nothing goes on, or None.
+        parent: process without which nothing goes on, or None.
     """
 
-    def __init__(self, timeout: float | None = None) -> None:
+    def __init__(self, timeout: float | None = None, parent: int | None = None) -> None:
         self.interrupted = False
         self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._parent = parent
         self._in_training = False
         self._before: dict[int, Any] = {}
 
@@ -34,7 +37,8 @@ class Stopper:
     @property
     def wanted(self) -> bool:
         """Whether to stop."""
-        return self.interrupted or self.timed_out
+        orphaned = self._parent is not None and os.getppid() != self._parent
+        return self.interrupted or self.timed_out or orphaned
 
     @contextmanager
     def training(self) -> Iterator[None]:

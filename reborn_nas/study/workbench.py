@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import ORIGINAL, BackboneSpec
-from reborn_nas.errors import StudyError
+from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.study.config import StudyConfig, split_contrast
 from reborn_nas.study.contrast import Contrast, make_contrast
 from reborn_nas.study.settings import settings_digest
@@ -130,6 +130,7 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
         seed=config.seed,
         fraction=config.fraction,
     )
+    _check_batch(config, images)
     spec = resolve(
         config.backbone,
         input_size=images.input_size,
@@ -164,6 +165,16 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
         template,
         discovery,
     )
+
+
+def _check_batch(config: StudyConfig, images: ImageSet) -> None:
+    """Refuse a batch that was asked for and is larger than the set; a recipe's own is made smaller instead."""
+    size = len(images.pool) - images.validation_size
+    if config.batch_size is not None and config.batch_size > size:
+        raise ConfigError(
+            f"batch_size: {config.batch_size} images a step, but {images.name!r} has {size} training images; "
+            f"take at most {size}"
+        )
 
 
 def pick_device(name: str) -> str:

@@ -71,6 +71,15 @@ class ChannelMap:
         ]
         return ChannelMap.of(outer * self.size * inner, runs)
 
+    def part(self, start: int, size: int) -> ChannelMap:
+        """The map of what stands for the original channels from `start` on, `size` of them, in their order here."""
+        runs: list[Run] = []
+        for first, length, extra in self.runs:
+            low, high = max(first, start), min(first + length, start + size)
+            if low < high:
+                runs.append((low - start, high - low, extra))
+        return ChannelMap.of(size, runs)
+
     @staticmethod
     def concatenated(maps: Sequence[ChannelMap]) -> ChannelMap:
         """The map of a concatenation along the channels."""
@@ -103,10 +112,19 @@ class ChannelMap:
         None where the groups would differ in width, which no grouped convolution can take.
         """
         per_group = self.size // groups
+        if all(run[:2] == (0, self.size) for run in self.runs):
+            starts = range(0, self.width, self.size)
+            inner = range(per_group)
+            return [[s + g * per_group + i for s in starts for i in inner] for g in range(groups)]
         places: list[list[int]] = [[] for _ in range(groups)]
         for place, channel in enumerate(self.sources()):
             places[channel // per_group].append(place)
         return places if len({len(part) for part in places}) == 1 else None
+
+    def divides(self, groups: int) -> bool:
+        """Whether all of `groups` groups are equally wide."""
+        whole = all(run[:2] == (0, self.size) for run in self.runs)
+        return groups == 1 or whole or self.grouped(groups) is not None
 
     def to_list(self) -> list[list[int]]:
         """JSON values; `from_list` restores the map."""

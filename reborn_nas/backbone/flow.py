@@ -12,6 +12,7 @@ from math import prod
 from typing import Any
 
 from reborn_nas.backbone.channelmap import ChannelMap
+from reborn_nas.backbone.known_layers import layer_class, repeats_alike, standardised_weight
 from reborn_nas.backbone.steps import Action, WidenStep
 from reborn_nas.backbone.trace import Op, Trace, ValueRef
 
@@ -92,9 +93,7 @@ class Scene:
         """A step on `tensors`, which must be parameters or buffers of one module."""
         names = [self.trace.values[value].param for value in tensors if value is not None]
         if any(name is None for name in names):
-            raise Blocked(
-                "a weight that is computed, not stored (weight standardisation, re-parametrisation)"
-            )
+            raise Blocked("a weight that is computed, not stored")
         owners = {name.rpartition(".")[0] for name in names if name}
         if len(owners) != 1:
             raise Blocked("weights that belong to several modules")
@@ -225,11 +224,14 @@ def convolution(scene: Scene) -> Outcome:
         return _along_line(scene, weight, wide)
     if wide.dim != rank - int(scene.op.name[4]) - 1:
         raise Blocked("a convolution over the channels")
-    name = scene.trace.values[weight].param
-    if name and name.endswith(".filt") and scene.shape(weight)[:2] == (groups, 1):
+    if layer_class(scene.op.span) == "BlurPool2d" and scene.shape(weight)[:2] == (groups, 1):
         return Outcome((wide,), (scene.step("filter", (weight,), 0, wide.channels, groups),))
-    if groups > 1 and wide.channels.grouped(groups) is None:
+    if not wide.channels.divides(groups):
         raise Blocked(f"a convolution in {groups} groups that would differ in width")
+    stored = standardised_weight(scene.trace, scene.op, weight)
+    if stored is not None and (groups == 1 or repeats_alike(wide.channels, groups)):
+        owner, _, tensor = stored.rpartition(".")
+        return scene.narrow(WidenStep("standardised", owner, (tensor,), 1, groups, wide.channels))
     return scene.narrow(scene.step("consume", (weight,), 1, wide.channels, groups))
 
 
@@ -323,6 +325,20 @@ def stacking(scene: Scene) -> Outcome:
     return scene.same(Wide(first.dim + (dim <= first.dim), first.channels))
 
 
+def matrix_product(scene: Scene) -> Outcome:
+    """Channels that no sum runs over pass: the rows of the left factor, the columns of the right one."""
+    value = next(v for v in scene.op.inputs if v in scene.wide)
+    wide, rank = scene.wide[value], len(scene.shape(value))
+    out = len(scene.shape(scene.op.outputs[0]))
+    places = [n for n, v in enumerate(scene.op.inputs) if v == value]
+    if len(scene.op.inputs) != 2 or len(places) != 1 or scene.op.inputs[1 - places[0]] in scene.wide:
+        raise Blocked("a matrix product (attention)")
+    free = rank - 2 + places[0]
+    if wide.dim != free or rank < 2 or len(scene.shape(scene.op.inputs[1 - places[0]])) < 2:
+        raise Blocked("a matrix product over the channels (attention)")
+    return scene.same(Wide(out - 2 + places[0], wide.channels))
+
+
 def made_new(scene: Scene) -> Outcome:
     """A fresh tensor of a given shape, such as drop path's mask, must not have the channels' size."""
     wide = next(iter(scene.wide[v] for v in scene.op.inputs if v in scene.wide))
@@ -346,5 +362,5 @@ RESHAPING = frozenset(
         "transpose",
         "to",
     }
-    | {"contiguous", "float", "type_as", "getitem", "clone", "detach", "half", "bfloat16"}
+    | {"contiguous", "float", "type_as", "getitem", "clone", "detach", "half", "bfloat16", "interpolate"}
 )

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from reborn_nas.backbone.flow import Blocked, Outcome, Scene, Wide
+from reborn_nas.backbone.known_layers import mixed_split, whole_cut
 from reborn_nas.backbone.spans import CallSpan
 from reborn_nas.backbone.trace import ValueRef
 
@@ -171,7 +172,10 @@ def divided(scene: Scene) -> Outcome:
     place, default = (1, 0) if scene.op.name in ("unbind", "select", "narrow", "index_select") else (2, 0)
     dim = int(scene.arg(place, "dim", default)) % rank
     if dim == wide.dim:
-        raise Blocked(f"a {scene.op.name} of the channels")
+        mixed = mixed_split(scene.op, wide.channels)
+        if mixed is None:
+            raise Blocked(f"a {scene.op.name} of the channels")
+        return Outcome(tuple(Wide(dim, part) for part in mixed[0]), (mixed[1],))
     drops = scene.op.name in ("unbind", "select")
     return scene.same(Wide(wide.dim - (drops and dim < wide.dim), wide.channels))
 
@@ -207,9 +211,10 @@ def indexed(scene: Scene) -> Outcome:
         if item is None:
             position += 1
         elif dim == wide.dim:
-            if item != slice(None):
+            step = None if item == slice(None) else whole_cut(scene.op, item, wide.channels)
+            if item != slice(None) and step is None:
                 raise Blocked("a slice of the channels")
-            return scene.same(Wide(position, wide.channels))
+            return Outcome((Wide(position, wide.channels),), () if step is None else (step,))
         else:
             dim += 1
             position += isinstance(item, slice)

@@ -10,12 +10,12 @@ _POINTWISE = """
     tanhshrink sigmoid tanh softplus softsign logsigmoid threshold abs neg exp expm1 log log1p sqrt rsqrt square
     reciprocal sign erf sin cos round floor ceil clamp clamp_min clamp_max clip nan_to_num logical_not invert bernoulli
     dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout
-    contiguous to float half bfloat16 double type clone detach requires_grad cpu cuda identity
+    contiguous to float half bfloat16 double type type_as clone detach requires_grad cpu cuda identity
     zeros_like ones_like rand_like randn_like empty_like full_like
 """
 _BROADCASTING = """
     add sub rsub mul multiply div divide truediv true_divide floordiv pow maximum minimum where addcmul addcdiv lerp
-    eq ne lt le gt ge logical_and logical_or type_as
+    eq ne lt le gt ge logical_and logical_or
 """
 _POOLING = """
     avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d lp_pool1d lp_pool2d
@@ -49,6 +49,7 @@ RULES: dict[str, Rule] = {
     "prelu": flow.prelu,
     **dict.fromkeys(("cat", "concat", "concatenate"), flow.concatenation),
     "stack": flow.stacking,
+    **dict.fromkeys(("matmul", "bmm"), flow.matrix_product),
     **dict.fromkeys(("view", "reshape", "flatten"), reshaping.viewed),
     **dict.fromkeys(("permute", "transpose", "swapaxes", "swapdims", "T", "mT"), reshaping.permuted),
     **dict.fromkeys(("squeeze", "unsqueeze"), reshaping.squeezed),
@@ -64,8 +65,6 @@ RULES: dict[str, Rule] = {
 BLOCKERS = {
     "group_norm": "a group norm, whose statistics mix channels",
     "local_response_norm": "a norm over neighbouring channels",
-    "matmul": "a matrix product (attention)",
-    "bmm": "a matrix product (attention)",
     "einsum": "a matrix product (attention)",
     "scaled_dot_product_attention": "attention",
     "multi_head_attention_forward": "attention",

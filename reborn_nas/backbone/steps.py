@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from reborn_nas.backbone.channelmap import ChannelMap
 from reborn_nas.errors import ConversionError
 
-Action = Literal["consume", "repeat", "norm", "copy", "filter", "line"]
+Action = Literal["consume", "repeat", "norm", "copy", "filter", "line", "standardised", "split", "width"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,9 @@ class WidenStep:
             `filter`: a fixed depthwise filter (blur pool) is copied.
             `line`: a 1-D convolution along the channels (ECA) sees the original channels alone; its result is
             repeated.
+            `standardised`: a weight-standardised convolution reads more; it standardises the old weights alone.
+            `split`: a `MixedConv2d` splits the widened channels as it split the original ones.
+            `width`: a layer holds its width in an attribute, which `tensors` names.
         module: path of the module that holds the tensors.
         tensors: their names in the module.
         dim: the dimension of the tensors that grows.

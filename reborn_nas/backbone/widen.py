@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from reborn_nas.backbone.channelmap import ChannelMap
+from reborn_nas.backbone.regrouped import make_line, make_mixed, make_regrouped
+from reborn_nas.backbone.standardised import make_partly_standardised
 from reborn_nas.backbone.steps import Widening, WidenStep
-from reborn_nas.backbone.widened import make_line, make_regrouped
 from reborn_nas.errors import ConversionError
 
 WidenInit = Literal["zero", "xavier"]
@@ -23,7 +24,11 @@ _WIDTHS = {
     "copy": ("num_parameters",),
     "filter": ("channels",),
     "line": (),
+    "standardised": ("in_channels",),
+    "split": (),
+    "width": (),
 }
+_CONSUMING = ("consume", "standardised")
 _FRESH = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
 
 
@@ -54,12 +59,19 @@ def apply_widening(
         if module is None:
             raise ConversionError(f"the network has no module '{step.module}', which a plan wants to widen")
         for name in step.tensors:
-            _grow(module, name, step, init, generator, holders)
+            if step.action == "width":
+                setattr(module, name, step.channels.width)
+            elif step.action not in ("line", "split"):
+                _grow(module, name, step, init, generator, holders)
         for width in _WIDTHS[step.action]:
             if isinstance(getattr(module, width, None), int):
                 setattr(module, width, step.channels.width)
         if step.action == "line":
             make_line(module, step.channels, step.module)
+        elif step.action == "split":
+            make_mixed(module, step.channels, step.module)
+        elif step.action == "standardised":
+            make_partly_standardised(module, step.groups, step.channels, step.module)
         elif step.groups > 1 and step.action == "consume":
             make_regrouped(module, step.groups, step.channels, step.module)
     return model
@@ -86,16 +98,14 @@ def _grow(
     old = getattr(module, name, None)
     if not isinstance(old, Tensor):
         raise ConversionError(f"'{step.module}' has no tensor {name!r}, which a plan wants to widen")
-    groups = step.groups if step.action == "consume" else 1
-    if old.shape[step.dim] * groups != step.channels.size or step.action == "line":
-        if step.action == "line":
-            return
+    groups = step.groups if step.action in _CONSUMING else 1
+    if old.shape[step.dim] * groups != step.channels.size:
         raise ConversionError(
             f"'{step.module}.{name}' has {old.shape[step.dim] * groups} channels, but the plan was made for "
             f"{step.channels.size}; make the plan anew for this network"
         )
     with torch.no_grad():
-        if step.action == "consume":
+        if step.action in _CONSUMING:
             new = _consuming(old, step.dim, step.groups, step.channels, init, generator)
         elif step.action == "norm":
             new = _with_fresh(old, step.channels, _FRESH[name])

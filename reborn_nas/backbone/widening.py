@@ -103,17 +103,28 @@ class Walk:
                     key = (step.module, tensor, step.dim)
                     users.setdefault(key, set()).add(index)
                     if steps.setdefault(key, step) != step:
-                        return _shared(self.trace.ops[index], step)
-        for (module, tensor, dim), indices in users.items():
-            name = f"{module}.{tensor}" if module else tensor
-            for op in self.trace.consumers(self._parameters[name]):
-                if op.index not in indices and op.name != "add":  # add: the batch norm's counter
-                    return _shared(op, steps[module, tensor, dim])
+                        return _shared(self.trace.ops[max(index, 0)], step)
+        for key, indices in users.items():
+            for op in self._others(steps[key], indices):
+                return _shared(op, steps[key])
         return None
 
-    @property
-    def _parameters(self) -> dict[str, int]:
-        return {value.param: value.id for value in self.trace.values if value.param is not None}
+    def _others(self, step: WidenStep, indices: set[int]) -> Iterable[Op]:
+        """The operations that use the step's tensors, or its layer, besides those for which they are widened."""
+        if min(indices) < 0:
+            return  # a parameter: the walk has followed its value to every operation
+        if step.action in ("standardised", "split", "width"):
+            name = self.trace.ops[min(indices)].name
+            for op in self.trace.ops:
+                if op.module == step.module and op.name == name and op.index not in indices:
+                    yield op
+            return
+        names = {f"{step.module}.{tensor}".lstrip(".") for tensor in step.tensors}
+        for value in self.trace.ops[min(indices)].inputs:
+            if self.trace.values[value].param in names:
+                for op in self.trace.consumers(value):
+                    if op.index not in indices:
+                        yield op
 
     def _pass(self, op: Op) -> None:
         if all(value not in self.wide for value in op.inputs):
@@ -158,7 +169,12 @@ class Walk:
         """Widen `value` where it is made, by repeating the channels of the layer behind it."""
         for source, there in self._sources(value, wide):
             producer = self.trace.producer(source)
-            if producer is not None:
+            if producer is None:
+                name = str(self.trace.values[source].param)
+                owner, _, tensor = name.rpartition(".")
+                step = WidenStep("copy", owner, (tensor,), there.dim, 1, there.channels)
+                self.steps[-1 - source] = (step,)
+            else:
                 scene = Scene(self.trace, producer, self.wide)
                 tensors = (scene.tensor(1, "weight"), scene.tensor(2, "bias"))
                 step = scene.step("repeat", tensors, 0, there.channels)

@@ -5,10 +5,13 @@ They keep the class, the parameters and the state-dict keys of the convolution t
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Any
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.mixed_conv2d import MixedConv2d
 from torch import Tensor, nn
 
 from reborn_nas.backbone.channelmap import ChannelMap
@@ -26,6 +29,8 @@ def regroup(x: Tensor, groups: int, copies: int, order: Tensor | None) -> Tensor
     """
     if order is not None:
         return x.index_select(1, order)
+    if groups == 1 or copies == 1:
+        return x
     y = x.reshape(x.shape[0], copies, groups, x.shape[1] // (copies * groups), *x.shape[2:])
     return y.transpose(1, 2).flatten(1, 3)  # (B, groups · copies · C/groups, …)
 
@@ -85,6 +90,17 @@ class LineConv1d(nn.Conv1d):
         return y.index_select(2, self.order)
 
 
+class RegroupedMixedConv2d(MixedConv2d):  # type: ignore[misc]
+    """timm's mixed convolution, which splits its input by channels."""
+
+    order: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, widened C, H, W) to the shape of the original."""
+        parts = torch.split(x.index_select(1, self.order), self.splits, 1)
+        return torch.cat([conv(parts[i]) for i, conv in enumerate(self.values())], 1)
+
+
 _REGROUPED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: RegroupedConv2d,
     nn.Conv1d: RegroupedConv1d,
@@ -98,16 +114,41 @@ def make_regrouped(conv: nn.Module, groups: int, channels: ChannelMap, where: st
     Raises:
         ConversionError: for a class of convolution that has no such form.
     """
+    regrouping(conv, groups, channels, where, _REGROUPED)
+
+
+def make_mixed(conv: nn.Module, channels: ChannelMap, where: str) -> None:
+    """Let a `MixedConv2d` split widened channels into the parts of the original ones, each widened."""
+    wider = _become(conv, {MixedConv2d: RegroupedMixedConv2d}, where)
+    sources = channels.sources()
+    ends = list(accumulate(wider.splits))
+    part = [bisect_right(ends, channel) for channel in sources]
+    wider.splits = [part.count(number) for number in range(len(ends))]
+    wider.in_channels = channels.width
+    _buffer(conv, "order", sorted(range(channels.width), key=part.__getitem__))
+
+
+def regrouping(
+    conv: nn.Module,
+    groups: int,
+    channels: ChannelMap,
+    where: str,
+    classes: dict[type[nn.Module], type[nn.Module]],
+) -> Any:
+    """Give `conv` the class that `classes` has for its own, and tell it how the channels of its groups lie.
+
+    Raises:
+        ConversionError: where there is no such class, or the groups would differ in width.
+    """
     places = channels.grouped(groups)
     if places is None:
         raise ConversionError(f"'{where}': its {groups} groups would differ in width")
     order = [place for group in places for place in group]
-    if order == list(range(channels.width)):
-        return
-    wider = _become(conv, _REGROUPED, where)
-    copies = _copies(channels)
+    wider = _become(conv, classes, where)
+    copies = _copies(channels) or int(order == list(range(channels.width)))
     wider.copies = copies or 1
     _buffer(conv, "order", None if copies else order)
+    return wider
 
 
 def make_line(conv: nn.Module, channels: ChannelMap, where: str) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 
 from reborn_nas.errors import StudyError
-from reborn_nas.files import safe_join, write_atomic
-from reborn_nas.report import tables
+from reborn_nas.files import PathError, safe_join, write_atomic
+from reborn_nas.report import sights, tables
 from reborn_nas.report.contents import page_of
 from reborn_nas.report.findings import Findings, study_findings
 from reborn_nas.report.page import Page, Pair, render
@@ -56,6 +57,7 @@ def csv_files(view: RunView, findings: Findings) -> dict[str, str]:
     frames = {
         "sites": findings.effects, "stages": findings.stages, "pooled": findings.pooled,
         "confirmation": findings.confirmation, "control": findings.control,
+        "sights": sights.sight_table(view.sights) if view.sights else None,
         "phases": tables.phase_table(view), "trials": tables.trial_table(view),
     }  # fmt: skip
     return {f"{name}.csv": tables.csv_text(frame) for name, frame in frames.items() if frame is not None}
@@ -81,4 +83,5 @@ def _remove_stale(folder: Path, current: set[str]) -> None:
         return
     for name in earlier if isinstance(earlier, list) else []:
         if isinstance(name, str) and name not in current and name.endswith((".csv", ".svg", ".png")):
-            safe_join(folder, name).unlink(missing_ok=True)
+            with contextlib.suppress(PathError):  # a name that is none of ours
+                safe_join(folder, name).unlink(missing_ok=True)

@@ -49,6 +49,15 @@ def tick_text(value: float, all_ticks: Sequence[float]) -> str:
     return number(value, digits)
 
 
+def count_text(value: float, all_ticks: Sequence[float]) -> str:
+    """A large tick's label, such as `21.35 M`, with the digits that tell it from its neighbours."""
+    size, unit = next(
+        ((s, u) for s, u in ((1e9, " G"), (1e6, " M"), (1e3, " k")) if max(all_ticks) >= s), (1.0, "")
+    )
+    scaled = [tick / size for tick in all_ticks]
+    return tick_text(value / size, scaled) + unit
+
+
 def limits(values: Sequence[float], *, zero: bool = False, margin: float = 0.04) -> tuple[float, float]:
     """Smallest and largest finite value, a margin outside, with 0 inside where `zero`."""
     finite = [value for value in values if value is not None and math.isfinite(value)]
@@ -71,7 +80,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of an interval chart. `group` starts a headed group where it changes."""
+    """One line of an interval chart. `group` starts a headed group where it changes; `note` stands at its very end."""
 
     label: str
     estimates: tuple[Estimate, ...]
@@ -79,6 +88,7 @@ class Row:
     aside: str = ""
     hover: str = ""
     strong: bool = False
+    note: str = ""
 
 
 def interval_chart(
@@ -103,7 +113,8 @@ def interval_chart(
     label_room = (
         0.0 if narrow else min(max((text_width(r.label, 12.5) for r in rows), default=0) + 18, width * 0.34)
     )
-    aside_room = 0.0 if narrow else max((text_width(r.aside, 12) for r in rows), default=0) + 16
+    note_room = 0.0 if narrow else max((text_width(r.note, 12) + 10 for r in rows if r.note), default=0.0)
+    aside_room = 0.0 if narrow else max((text_width(r.aside, 12) for r in rows), default=0) + 16 + note_room
     scale = Scale(low, high, label_room + 8, width - aside_room - 8)
     drawing = Drawing(name, title, alt, width, 14 + groups * 30 + len(rows) * height + 46)
     bottom = drawing.height - 40
@@ -127,14 +138,15 @@ def interval_chart(
             drawing.text(8, y + 19, shorten(row.group, width - 16, 11.5), "muted", size=11.5, weight=600)
             y += 30
         group = row.group
-        _interval_row(drawing, row, y, height, scale, label_room, narrow)
+        _interval_row(drawing, row, y, height, scale, label_room, note_room)
         y += height
     return drawing
 
 
 def _interval_row(
-    drawing: Drawing, row: Row, y: float, height: float, scale: Scale, label_room: float, narrow: bool
+    drawing: Drawing, row: Row, y: float, height: float, scale: Scale, label_room: float, note_room: float
 ) -> None:
+    narrow = drawing.width < NARROW
     weight = 650 if row.strong else 400
     step = 10.0 if len(row.estimates) > 1 else 0.0
     centre = y + (height - 11 - step * (len(row.estimates) - 1) / 2 if narrow else height / 2)
@@ -148,14 +160,9 @@ def _interval_row(
             drawing.text(
                 8, centre + 4, shorten(row.label, label_room - 10, 12.5), "ink", size=12.5, weight=weight
             )
-            drawing.text(
-                drawing.width - 6,
-                centre + 4,
-                row.aside,
-                "ink" if row.strong else "muted",
-                size=12,
-                anchor="end",
-            )
+            tone = "ink" if row.strong else "muted"
+            drawing.text(drawing.width - 6 - note_room, centre + 4, row.aside, tone, size=12, anchor="end")
+            drawing.text(drawing.width - note_room + 4, centre + 4, row.note, tone, size=12)
         start = centre - step * (len(row.estimates) - 1) / 2
         for lane, estimate in enumerate(row.estimates):
             _estimate(drawing, estimate, start + lane * step, scale)
@@ -197,7 +204,7 @@ def axes(
     x_title: str,
     y_title: str,
     *,
-    x_text: Callable[[float], str] | None = None,
+    counts: bool = False,
     top: float = 30,
 ) -> Frame:
     """Draw light grid lines, tick labels and axis titles; return the scales."""
@@ -208,9 +215,9 @@ def axes(
         y = frame.y(value)
         drawing.line(46, y, drawing.width - 16, y, "rule")
         drawing.text(40, y + 4, tick_text(value, y_marks), "muted", size=11.5, anchor="end")
-    x_marks = ticks(*x_limits, 4 if narrow else 7)
+    x_marks = ticks(*x_limits, 3 if narrow and counts else 4 if narrow else 7)
     for value in x_marks:
-        text = x_text(value) if x_text else tick_text(value, x_marks)
+        text = (count_text if counts else tick_text)(value, x_marks)
         drawing.text(frame.x(value), drawing.height - 28, text, "muted", size=11.5, anchor="middle")
     drawing.line(46, frame.y.start, drawing.width - 16, frame.y.start, "faint")
     drawing.text(drawing.width - 16, drawing.height - 8, x_title, "muted", size=11.5, anchor="end")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from reborn_nas.report import estimates, network, trials
+from reborn_nas.report import estimates, network, sights, trials
 from reborn_nas.report.findings import Findings
 from reborn_nas.report.page import Page, Part, Section, show
 from reborn_nas.report.tables import cost_columns, phase_table, trial_table
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_TRIALS = 200
+MOST_MAPS = 4
 
 SITE_TABLE = (
     ("site", "site", None), ("stage", "stage", lambda v: f"{v + 1:.0f}"),
@@ -107,12 +108,12 @@ def _tiles(view: RunView, findings: Findings) -> list[Mapping[str, str]]:
             {"words": "Detectable effect", "value": f"{number(s['detectable'])} pp", "note": "at 80 % power"}
         )
     if math.isfinite(s.get("sigma", math.nan)):
-        df = f"{s['df']:.0f} degrees of freedom" if "df" in s else ""
-        tiles.append({"words": "Noise of one training, σ̂", "value": f"{number(s['sigma'])} pp", "note": df})
+        df = f"{s['df']:.0f} df" if "df" in s else ""
+        tiles.append({"words": "Training noise σ̂", "value": f"{number(s['sigma'])} pp", "note": df})
     if math.isfinite(s.get("validation_se", math.nan)):
         tiles.append({
-            "words": "Standard error of one accuracy", "value": f"{number(s['validation_se'])} pp",
-            "note": f"from {s['validation_n']:,.0f} validation images",
+            "words": "Standard error", "value": f"{number(s['validation_se'])} pp",
+            "note": f"of one accuracy, {s['validation_n']:,.0f} images",
         })  # fmt: skip
     return tiles
 
@@ -156,8 +157,8 @@ def _effects(view: RunView, findings: Findings) -> Section | None:
     section = Section("effects", "How much, and how surely")
     section.figure(
         lambda width: estimates.forest_figure(effects, width, view.arms),
-        "Estimate and 95 % interval of each site. Filled circle: confirmed, unresolved or no verdict given; ring: "
-        "suggestive; cross: harmful. Blue and orange intervals leave out 0.",
+        "Estimate and 95 % interval of each site; where no verdict stands at the end, the site is unresolved or has "
+        "none. Coloured intervals leave out 0 but are not corrected for the number of sites; the verdicts are.",
     )
     shown = effects.assign(
         ci=[interval(a, b) for a, b in zip(effects["ci_low"], effects["ci_high"])],
@@ -248,7 +249,25 @@ def _architecture(view: RunView) -> Section | None:
 
 
 def _sights(view: RunView) -> Section | None:
-    return None
+    if not view.sights:
+        return None
+    section = Section("sights", "What the sites see")
+    section.intro.append(
+        "A ReLU sets the negative phase of its input to zero. How much of the signal's energy that is, how many "
+        "channels never fire, and how much of a trained block's output comes from its negative path:"
+    )
+    shown = list(view.sights)
+    section.figure(lambda width: sights.energy_figure(shown, width))
+    pictured = [sight for sight in shown if sight.panels][:MOST_MAPS]
+    for place, sight in enumerate(pictured):
+        section.add("heading", f"Feature maps at {sight.site}")
+        section.figure(lambda width, s=sight, n=place: sights.maps_figure(s, n, width))  # type: ignore[misc]
+    if pictured:
+        section.add(
+            "text",
+            "Each map is stretched to its own range from black to white: compare shapes, not brightness.",
+        )
+    return section
 
 
 def _costs(table: pd.DataFrame) -> Section | None:

@@ -35,18 +35,13 @@ def forest_figure(effects: pd.DataFrame, width: float, arms: tuple[str, str]) ->
     rows = []
     for row in effects.to_dict("records"):
         tone = tone_of(row["ci_low"], row["ci_high"])
-        shape = {"confirmed": "circle", "harmful": "cross", "unresolved": "circle"}.get(
-            row["verdict"], "ring"
-        )
-        points = [
-            Estimate(
-                row["effect"], row["ci_low"], row["ci_high"], tone, shape if row["verdict"] else "circle"
-            )
-        ]
+        shape = {"suggestive": "ring", "harmful": "cross"}.get(row["verdict"], "circle")
+        points = [Estimate(row["effect"], row["ci_low"], row["ci_high"], tone, shape)]
         aside = effect_aside(row["effect"], row["ci_low"], row["ci_high"])
         heading = stage_heading(int(row["stage"]), str(shapes[row["stage"]])) if several else ""
         hover = f"{row['site']}: {aside} pp" + (f", {row['verdict']}" if row["verdict"] else "")
-        rows.append(Row(str(row["site"]), tuple(points), heading, aside, hover, strong=tone != "flat"))
+        note = row["verdict"] if row["verdict"] in ("confirmed", "suggestive", "harmful") else ""
+        rows.append(Row(str(row["site"]), tuple(points), heading, aside, hover, strong=bool(note), note=note))
     clear = [str(r["site"]) for r in effects.to_dict("records") if r["ci_low"] > 0]
     alt = (
         f"Effect of {arms[0]} against {arms[1]} at each of {len(rows)} sites, in depth order, with 95 % intervals. "

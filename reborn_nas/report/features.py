@@ -1,1 +1,289 @@
-"""What the sites see (the paper's Figs. 1 and 4): feature maps and what becomes of a signal at each site."""
+"""What the sites see (the paper's Figs. 1 and 4): what ReLU discards there, and what a reborn block makes of it."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reborn_nas.activations.layout import to_nchw
+from reborn_nas.activations.phases import negative_part
+from reborn_nas.activations.reborn import Reborn, deconvolve
+from reborn_nas.errors import SiteError
+
+_PLAIN = frozenset({"relu", "silu", "hardswish", "mish", "selu"})
+"""Activations without parameters: one can be put in another's place without changing the network."""
+
+
+class Probe(Protocol):
+    """Where a site's module is; a `Placement` of a plan is one."""
+
+    @property
+    def site(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def layout(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class At:
+    """A plain probe."""
+
+    site: str
+    path: str
+    layout: str = "nchw"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One image at one site: PNGs of the image and of the strongest channels' maps.
+
+    Args:
+        image: the image, or b"".
+        original: maps after the parent's activation.
+        discarded: the same channels' negative phase, which ReLU sets to zero.
+        reborn: maps after the block, its own strongest channels; empty where none stands there.
+        negative: what the negative path adds to those.
+    """
+
+    image: bytes
+    original: tuple[bytes, ...]
+    discarded: tuple[bytes, ...]
+    reborn: tuple[bytes, ...] = ()
+    negative: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What one site sees over a batch of images.
+
+    Args:
+        site: its name.
+        lost_energy: Σ min(x, 0)² / Σ x² of the parent's pre-activation x: the share that ReLU discards.
+        dead_channels: share of channels that are ≤ 0 at every place of every image.
+        negative_share: Σ n² / (Σ p² + Σ n²), p and n the parts of the trained block's output that come from its
+            positive and its negative path; NaN where no reborn block stands.
+        panels: maps of chosen images.
+    """
+
+    site: str
+    lost_energy: float
+    dead_channels: float
+    negative_share: float = math.nan
+    panels: tuple[Panel, ...] = ()
+
+
+@dataclass
+class _Seen:
+    """Sums over batches, and the maps of the first images."""
+
+    total: float = 0.0
+    lost: float = 0.0
+    first: float = 0.0
+    second: float = 0.0
+    alive: Tensor | None = None
+    kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+
+def see(
+    parent: nn.Module,
+    reborn: nn.Module | None,
+    images: Tensor,
+    parent_probes: Sequence[Probe],
+    reborn_probes: Sequence[Probe] = (),
+    *,
+    shown: int = 2,
+    channels: int = 3,
+    panels_at: Sequence[str] | None = None,
+    thumbnails: Tensor | None = None,
+    batch_size: int = 64,
+) -> tuple[Sight, ...]:
+    """Statistics and maps of every probed site. The models are run in eval mode and left as they were.
+
+    Args:
+        parent, reborn: trained networks; `reborn` None leaves out what needs one.
+        images: (B, C, H, W), normalised as for training.
+        parent_probes: where the parent's sites are, see `probed`.
+        reborn_probes: a plan's placements.
+        shown: images, from the first, whose maps are kept.
+        channels: maps an image, the strongest ones.
+        panels_at: sites that get maps; all if None.
+        thumbnails: (≥ shown, 1 or 3, H, W) uint8, the images as people see them.
+    """
+    before = {probe.site: _Seen() for probe in parent_probes}
+    after = {probe.site: _Seen() for probe in reborn_probes}
+    wanted = set(before if panels_at is None else panels_at)
+    room = {site: shown if site in wanted else 0 for site in (*before, *after)}
+    with _watching(parent, parent_probes, lambda p, m, x: _look(before[p.site], x, p.layout, room[p.site])):
+        _run(parent, images, batch_size)
+    if reborn is not None:
+        with _watching(reborn, reborn_probes, lambda p, m, x: _divide(after[p.site], m, x, room[p.site])):
+            _run(reborn, images, batch_size)
+    return tuple(
+        Sight(
+            site=site,
+            lost_energy=seen.lost / seen.total if seen.total > 0 else math.nan,
+            dead_channels=math.nan if seen.alive is None else float((~seen.alive).double().mean()),
+            negative_share=_share(after.get(site)),
+            panels=_panels(seen, after.get(site), channels, thumbnails),
+        )
+        for site, seen in before.items()
+    )
+
+
+def probed(model: nn.Module, input_size: Any) -> tuple[nn.Module, tuple[Probe, ...]]:
+    """A copy of `model` in which every site that can be watched is a module of its own, and where these are.
+
+    Shared and functional activations become modules; sites whose activation has parameters of its own and no
+    module of its own are left out.
+    """
+    from reborn_nas.architecture import Architecture, Choice
+    from reborn_nas.backbone import apply, find_sites, plan
+
+    sites = [site for site in find_sites(model, input_size) if not site.train_only]
+    moved = {
+        site.name: Choice(site.activation)
+        for site in sites
+        if site.kind != "module" and site.activation in _PLAIN and site.admits(Choice(site.activation))
+    }
+    placed: dict[str, Probe] = {
+        site.name: At(site.name, site.path, site.layout)
+        for site in sites
+        if site.kind == "module" and site.path is not None
+    }
+    if moved:
+        conversion = plan(model, Architecture("own:model", moved), input_size)
+        model = apply(model, conversion)
+        placed |= {
+            placement.site: placement for placement in conversion.placements if placement.site in moved
+        }
+    return model, tuple(placed[site.name] for site in sites if site.name in placed)
+
+
+@contextmanager
+def _watching(
+    model: nn.Module, probes: Sequence[Probe], look: Callable[[Probe, nn.Module, Tensor], None]
+) -> Iterator[None]:
+    """Call `look(probe, module, input)` for every probed module's run."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    missing = [probe.path for probe in probes if probe.path not in modules]
+    if missing:
+        raise SiteError(
+            f"no module at {', '.join(missing[:5])}; probe the model that was converted by this plan"
+        )
+    handles = []
+    for probe in probes:
+
+        def hook(module: nn.Module, inputs: tuple[Any, ...], probe: Probe = probe) -> None:
+            look(probe, module, inputs[0].detach())
+
+        handles.append(modules[probe.path].register_forward_pre_hook(hook))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def _run(model: nn.Module, images: Tensor, batch_size: int) -> None:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        for start in range(0, len(images), batch_size):
+            model(images[start : start + batch_size])
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _look(seen: _Seen, x: Tensor, layout: str, room: int) -> None:
+    """Add one batch of a pre-activation to the sums."""
+    x = to_nchw(x, layout).float() if layout != "nlc" else x.transpose(1, 2).unsqueeze(-1).float()
+    lost = negative_part(x)
+    seen.total += float(x.double().square().sum())
+    seen.lost += float(lost.double().square().sum())
+    alive = (x > 0).flatten(2).any(2).any(0)
+    seen.alive = alive if seen.alive is None else seen.alive | alive
+    _keep(seen, F.relu(x), lost, room)
+
+
+def _divide(seen: _Seen, module: nn.Module, x: Tensor, room: int) -> None:
+    """Add one batch of a block's output, divided into its two paths."""
+    if not isinstance(module, Reborn):
+        return
+    first, second = paths(module, x)
+    seen.first += float(first.double().square().sum())
+    seen.second += float(second.double().square().sum())
+    _keep(seen, first + second, second, room)
+
+
+def paths(block: Reborn, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What a block's positive and its negative path add to its output, (B, C', H, W) each; their sum is f(x)."""
+    positive = to_nchw(block.positive(x), block.layout)
+    phase = negative_part(x) if block.negative else F.relu(x)
+    negative = block.norm(deconvolve(to_nchw(phase, block.layout), block.deconv.weight, block.groups))
+    if block.compress is None:
+        nothing = torch.zeros_like(positive)
+        return torch.cat([positive, nothing], 1), torch.cat([nothing, negative], 1)
+    weight = block.compress.weight
+    pad, half = weight.shape[-1] // 2, block.channels
+    return F.conv2d(positive, weight[:, :half], None, 1, pad), F.conv2d(
+        negative, weight[:, half:], None, 1, pad
+    )
+
+
+def _keep(seen: _Seen, first: Tensor, second: Tensor, room: int) -> None:
+    missing = room - len(seen.kept)
+    seen.kept += [(a.cpu(), b.cpu()) for a, b in zip(first[: max(missing, 0)], second)]
+
+
+def _share(seen: _Seen | None) -> float:
+    if seen is None or seen.first + seen.second <= 0:
+        return math.nan
+    return seen.second / (seen.first + seen.second)
+
+
+def _panels(
+    before: _Seen, after: _Seen | None, channels: int, thumbnails: Tensor | None
+) -> tuple[Panel, ...]:
+    panels = []
+    for k, (kept, lost) in enumerate(before.kept):
+        strongest = (kept + lost).square().flatten(1).sum(1).topk(min(channels, len(kept))).indices
+        image = b"" if thumbnails is None or k >= len(thumbnails) else picture(thumbnails[k])
+        maps: Mapping[str, tuple[bytes, ...]] = {}
+        if after is not None and k < len(after.kept):
+            out, negative = after.kept[k]
+            top = out.square().flatten(1).sum(1).topk(min(channels, len(out))).indices
+            maps = {"reborn": _pictures(out[top]), "negative": _pictures(negative[top])}
+        panels.append(Panel(image, _pictures(kept[strongest]), _pictures(-lost[strongest]), **maps))
+    return tuple(panels)
+
+
+def _pictures(maps: Tensor) -> tuple[bytes, ...]:
+    return tuple(picture(_stretched(one)) for one in maps)
+
+
+def _stretched(one: Tensor) -> Tensor:
+    """A map's values over the whole of 0 … 255, uint8, (1, H, W)."""
+    low, high = float(one.min()), float(one.max())
+    scaled = (one - low) / (high - low) if high > low else torch.zeros_like(one)
+    return (255 * scaled).round().to(torch.uint8).unsqueeze(0)
+
+
+def picture(pixels: Tensor) -> bytes:
+    """(1 or 3, H, W) uint8 as a PNG."""
+    from PIL import Image
+
+    array = pixels.permute(1, 2, 0).cpu().numpy()
+    stream = io.BytesIO()
+    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(stream, format="PNG")
+    return stream.getvalue()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from reborn_nas.architecture import Choice
 from reborn_nas.errors import RebornError
 from reborn_nas.report.charts import NARROW, effect_aside, legend
-from reborn_nas.report.drawing import Drawing, shorten
+from reborn_nas.report.drawing import Drawing, shorten, text_width
 from reborn_nas.report.palette import VERDICT_SHAPES, effect_tone, on_tone
 from reborn_nas.report.words import added, signed
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 TILE_W, TILE_H, GAP, PAD, HEAD = 62.0, 54.0, 6.0, 7.0, 16.0
 LINE = TILE_H + 2 * PAD + HEAD + 18
+BETWEEN, INPUT = 16.0, 60.0
 
 FAMILY_TONES = {
     "original": "plus0", "reborn": "plus4", "crelu": "plus2", "positive_twin": "minus2", "extended_conv": "minus3",
@@ -48,45 +49,66 @@ class Box:
 
 @dataclass(frozen=True)
 class Lane:
-    """A stage: its heading and its boxes."""
+    """A stage: its heading, at the left or `above` its boxes."""
 
     stage: int
     shape: str
+    x: float
     y: float
+    above: bool
     boxes: tuple[Box, ...]
 
 
 def layout(sites: pd.DataFrame, width: float, top: float) -> tuple[list[Lane], float]:
-    """Place all sites in rows, stage by stage, wrapped at `width`. Returns the lanes and the lowest y."""
+    """Place all sites, a stage a lane, wrapped at `width`; all in one line where they fit. Returns the lowest y too."""
     narrow = width < NARROW
-    left = 16.0 if narrow else 132.0
+    rows = list(sites.to_dict("records"))
+    inline = not narrow and _breadth(rows, list(range(len(rows)))) <= width - INPUT
+    left = 16.0 if narrow else INPUT if inline else 132.0
     per_line = max(1, int((width - left - 2 * PAD - 12 + GAP) // (TILE_W + GAP)))
     lanes: list[Lane] = []
-    y = top
-    rows = list(sites.to_dict("records"))
-    position = 0
-    while position < len(rows):
-        stage = rows[position]["stage"]
-        members = []
-        while position < len(rows) and rows[position]["stage"] == stage:
-            members.append(position)
-            position += 1
-        lane_y = y
-        y += 26 if narrow else 0
-        x = left
+    x, y = left, top
+    for members in _stages(rows):
+        above = narrow or inline
+        heading = (x if inline else 2.0, y)
+        y += 26 if above else 0
         boxes = []
         for label, chunk in _chunks(members, rows, per_line):
-            box_width = len(chunk) * (TILE_W + GAP) - GAP + 2 * PAD
+            box_width = _width(len(chunk))
             if x + box_width > width - 8 and x > left:
                 x, y = left, y + LINE
             tiles = tuple(
                 Tile(row, x + PAD + k * (TILE_W + GAP), y + HEAD + PAD) for k, row in enumerate(chunk)
             )
             boxes.append(Box(label, x, y, box_width, tiles))
-            x += box_width + 16
-        lanes.append(Lane(int(stage), str(rows[members[0]]["shape"]), lane_y, tuple(boxes)))
-        y += LINE + 8
-    return lanes, y
+            x += box_width + BETWEEN
+        first = rows[members[0]]
+        lanes.append(Lane(int(first["stage"]), str(first["shape"]), *heading, above, tuple(boxes)))
+        if inline:
+            y -= 26
+        else:
+            x, y = left, y + LINE + 8
+    return lanes, y + (26 + LINE + 8 if inline else 0)
+
+
+def _stages(rows: Sequence[Mapping[Any, Any]]) -> list[list[int]]:
+    """Consecutive sites of one stage."""
+    stages: list[list[int]] = []
+    for position, row in enumerate(rows):
+        if stages and rows[stages[-1][0]]["stage"] == row["stage"]:
+            stages[-1].append(position)
+        else:
+            stages.append([position])
+    return stages
+
+
+def _width(tiles: int) -> float:
+    return tiles * (TILE_W + GAP) - GAP + 2 * PAD
+
+
+def _breadth(rows: list[dict[Any, Any]], members: list[int]) -> float:
+    """Pixels that all boxes take in one line."""
+    return sum(_width(len(chunk)) + BETWEEN for _, chunk in _chunks(members, rows, len(rows) or 1))
 
 
 def _chunks(members: list[int], rows: list[dict[Any, Any]], size: int) -> list[tuple[str, list[int]]]:
@@ -94,7 +116,8 @@ def _chunks(members: list[int], rows: list[dict[Any, Any]], size: int) -> list[t
     chunks: list[tuple[str, list[int]]] = []
     for row in members:
         label = str(rows[row]["block"])
-        if chunks and chunks[-1][0] == label and label and len(chunks[-1][1]) < size:
+        joins = chunks and chunks[-1][0] == label and rows[chunks[-1][1][0]]["stage"] == rows[row]["stage"]
+        if joins and label and len(chunks[-1][1]) < size:
             chunks[-1][1].append(row)
         else:
             chunks.append((label, [row]))
@@ -224,6 +247,10 @@ def _connect(drawing: Drawing, before: Box | None, box: Box, start: float) -> No
         return
     turn = box.x - 11
     if before is None:
+        if box.x == INPUT:
+            drawing.text(2, y + 4, "input", "muted", size=11.5, weight=600)
+            drawing.line(40, y, box.x, y, "faint", width=1.4)
+            return
         drawing.text(max(turn - 16, 2), start + 4, "input", "muted", size=11.5, weight=600)
         drawing.path([(turn, start + 11), (turn, y), (box.x, y)], "faint", width=1.4)
         return
@@ -247,9 +274,13 @@ def _output(drawing: Drawing, box: Box) -> None:
 
 
 def _lane_heading(drawing: Drawing, lane: Lane) -> None:
-    if drawing.width < NARROW:
-        text = f"Stage {lane.stage + 1}" + (f" · {lane.shape}" if lane.shape else "")
-        drawing.text(2, lane.y + 14, text, "ink", size=11.5, weight=600)
+    if lane.above:
+        last = lane.boxes[-1]
+        room = drawing.width - lane.x if drawing.width < NARROW else last.x + last.width - lane.x
+        text = f"Stage {lane.stage + 1}"
+        full = f"{text} · {lane.shape}" if lane.shape else text
+        shown = full if text_width(full, 11.5) <= room + 12 else text
+        drawing.text(lane.x, lane.y + 14, shown, "ink", size=11.5, weight=600)
     else:
         y = lane.y + HEAD + 30
         drawing.text(2, y, f"Stage {lane.stage + 1}", "ink", size=13, weight=600)

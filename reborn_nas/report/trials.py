@@ -78,7 +78,7 @@ def cost_figure(trials: pd.DataFrame, width: float, column: str, words: str, uni
     top = legend(drawing, entries, 2, 38) + 20
     frame = axes(
         drawing, limits(list(shown[column])), limits([100 * v for v in shown["accuracy"]]),
-        words + unit, "accuracy, %", x_text=count, top=top,
+        words + unit, "accuracy, %", counts=True, top=top,
     )  # fmt: skip
     rows: dict[Any, dict[Any, Any]] = dict(zip(shown.index, shown.to_dict("records")))
     for row in rows.values():

@@ -1,0 +1,106 @@
+"""Figures of what the sites see: energy that ReLU discards, and feature maps side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from reborn_nas.report.charts import NARROW, Scale, legend
+from reborn_nas.report.drawing import Drawing, shorten, text_width
+from reborn_nas.report.words import percent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from reborn_nas.report.features import Panel, Sight
+
+
+def sight_table(sights: Sequence[Sight]) -> pd.DataFrame:
+    """site, lost_energy, dead_channels, negative_share: one row a site."""
+    import pandas as pd
+
+    names = ("site", "lost_energy", "dead_channels", "negative_share")
+    return pd.DataFrame(
+        [{name: getattr(sight, name) for name in names} for sight in sights], columns=list(names)
+    )
+
+
+def energy_figure(sights: Sequence[Sight], width: float) -> Drawing:
+    """Three shares a site as bars on one scale: energy lost, dead channels, the negative path's part."""
+    narrow = width < NARROW
+    series = [
+        ("lost_energy", "energy that ReLU discards", "harm"),
+        ("dead_channels", "dead channels", "flat"),
+    ]
+    if any(math.isfinite(sight.negative_share) for sight in sights):
+        series.append(("negative_share", "negative path's part of the block's output", "gain"))
+    room = 0.0 if narrow else min(max(text_width(s.site, 12.5) for s in sights) + 18, width * 0.34)
+    step = len(series) * 9.0 + (28 if narrow else 12)
+    drawing = Drawing("sights", "What the sites see", "", width, 10)
+    top = legend(drawing, [("swatch", tone, words) for _, words, tone in series], 2, 16) + 16
+    scale = Scale(0, 1, room + 4, width - 46)
+    bottom = top + step * len(sights) + 2
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        drawing.line(scale(share), top - 6, scale(share), bottom, "rule")
+        drawing.text(scale(share), bottom + 16, f"{100 * share:.0f} %", "muted", size=11.5, anchor="middle")
+    for k, sight in enumerate(sights):
+        y = top + k * step
+        hover = sight.site + "".join(
+            f"\n{words}: {percent(getattr(sight, name))}" for name, words, _ in series
+        )
+        with drawing.hover(hover):
+            label_y = y + 11 if narrow else y + len(series) * 4.5 + 4
+            drawing.text(
+                2, label_y, shorten(sight.site, (width if narrow else room) - 12, 12.5), "ink", size=12.5
+            )
+            y += 18 if narrow else 0
+            for lane, (name, _, tone) in enumerate(series):
+                share = getattr(sight, name)
+                if math.isfinite(share):
+                    drawing.rect(scale(0), y + lane * 9, scale(share) - scale(0), 7, tone, radius=2)
+            if math.isfinite(sight.lost_energy):
+                drawing.text(width - 2, y + 8, percent(sight.lost_energy, 0), "muted", size=11, anchor="end")
+    drawing.height = bottom + 26
+    drawing.alt = "; ".join(
+        f"{s.site}: ReLU discards {percent(s.lost_energy, 0)} of the energy, {percent(s.dead_channels, 0)} of the "
+        f"channels are dead" for s in sights[:12]
+    )  # fmt: skip
+    return drawing
+
+
+def maps_figure(sight: Sight, number: int, width: float) -> Drawing:
+    """Feature maps of one site: a row an image, groups of maps beside one another (below, on a phone)."""
+    narrow = width < NARROW
+    drawing = Drawing(f"maps_{number}", f"Feature maps at {sight.site}", "", width, 10)
+    y = 4.0
+    kinds: set[str] = set()
+    for panel in sight.panels:
+        groups = _groups(panel)
+        kinds |= {words for words, _ in groups}
+        count = sum(len(maps) for _, maps in groups)
+        size = min(
+            62.0 if not narrow else 54.0, (width - 24 * len(groups)) / max(count if not narrow else 4, 1) - 4
+        )
+        x, tallest = 0.0, y
+        for words, maps in groups:
+            group_width = max(len(maps) * (size + 4), text_width(words, 11) + 4)
+            if x + group_width > width + 4 and x > 0:
+                x, y = 0.0, tallest + 12
+            drawing.text(x, y + 12, words, "muted", size=11)
+            for k, png in enumerate(maps):
+                drawing.image(x + k * (size + 4), y + 19, size, size, png)
+            x += group_width + 18
+            tallest = y + 19 + size
+        y = tallest + 14
+    drawing.height = y
+    drawing.alt = f"{len(sight.panels)} images; the strongest channels' maps: {', '.join(sorted(kinds))}."
+    return drawing
+
+
+def _groups(panel: Panel) -> list[tuple[str, tuple[bytes, ...]]]:
+    groups = [
+        ("image", (panel.image,) if panel.image else ()), ("after ReLU", panel.original),
+        ("discarded", panel.discarded), ("after reborn", panel.reborn), ("of it, negative path", panel.negative),
+    ]  # fmt: skip
+    return [(words, maps) for words, maps in groups if maps]

@@ -1,0 +1,62 @@
+"""Axes, charts and the network's layout."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from reborn_nas.report.charts import Scale, count_text, limits, tick_text, ticks
+from reborn_nas.report.network import TILE_H, TILE_W, layout
+from reborn_nas.report.trials import pareto
+from reborn_nas.report.view import RunView
+from tests.report import fabricate
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert ticks(-0.63, 1.21, 5) == [-0.5, 0.0, 0.5, 1.0]
+    assert ticks(85.2, 89.9, 5) == [86, 87, 88, 89]
+    assert ticks(3, 3) == [3]
+    assert [tick_text(v, [0, 0.25, 0.5]) for v in (0.25, -0.5)] == ["0.25", "−0.50"]
+
+
+def test_large_ticks_can_be_told_apart() -> None:
+    marks = ticks(21.30e6, 21.37e6, 4)
+    labels = [count_text(mark, marks) for mark in marks]
+    assert labels == ["21.30 M", "21.32 M", "21.34 M", "21.36 M"]
+
+
+def test_limits_and_scale() -> None:
+    assert limits([1.0, 3.0], margin=0.5) == (0.0, 4.0)
+    low, high = limits([float("nan")])
+    assert low < 0 < high
+    scale = Scale(0, 10, 100, 200)
+    assert [scale(v) for v in (0, 5, 10, 99)] == [100, 150, 200, 200]
+    assert Scale(1, 1, 0, 10)(1) == 5
+
+
+def test_pareto_front_by_hand() -> None:
+    cost = [3, 1, 2, 2, 4, 1]
+    gain = [0.8, 0.5, 0.7, 0.9, 0.85, 0.4]
+    assert pareto(cost, gain) == [1, 3]
+    assert pareto([], []) == []
+
+
+@pytest.mark.parametrize("count", [5, 33])
+@pytest.mark.parametrize("width", [350.0, 824.0])
+def test_every_site_has_one_tile_inside_the_drawing_and_none_overlap(count: int, width: float) -> None:
+    sites = RunView("t", (), sites=fabricate.sites(count)).sites
+    lanes, bottom = layout(sites, width, 20)
+    tiles = [tile for lane in lanes for box in lane.boxes for tile in box.tiles]
+    assert [tile.row for tile in tiles] == list(range(count))
+    for tile in tiles:
+        assert 0 <= tile.x <= width - TILE_W
+        assert 20 <= tile.y <= bottom - TILE_H
+    for a, b in itertools.combinations(tiles, 2):
+        assert abs(a.x - b.x) >= TILE_W or abs(a.y - b.y) >= TILE_H
+
+
+def test_a_block_never_spans_two_stages_even_where_names_agree() -> None:
+    rows = [{"name": f"a{k}", "stage": k, "block": "body"} for k in range(3)]
+    lanes, _ = layout(RunView("t", (), sites=rows).sites, 824, 0)
+    assert [[len(box.tiles) for box in lane.boxes] for lane in lanes] == [[1], [1], [1]]

@@ -1,0 +1,137 @@
+"""What the sites see, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from reborn_nas.activations import build_activation
+from reborn_nas.activations.reborn import Reborn
+from reborn_nas.errors import SiteError
+from reborn_nas.report import RunView, build_report
+from reborn_nas.report.features import At, paths, probed, see
+from tests.report import fabricate
+
+
+class _Functional(nn.Module):
+    """Adds a constant, then two functional activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 1, bias=False)
+        self.head = nn.Linear(2, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.conv(x))
+        x = F.relu(x - 1)
+        return self.head(x.mean((2, 3)))
+
+
+def _parent() -> nn.Sequential:
+    return nn.Sequential(nn.ReLU(inplace=True))
+
+
+def test_shares_by_hand() -> None:
+    images = torch.tensor([3.0, -4.0, -1.0, -1.0]).view(1, 2, 1, 2)
+    (sight,) = see(_parent(), None, images, [At("act", "0")])
+    assert sight.lost_energy == pytest.approx((16 + 1 + 1) / (9 + 16 + 1 + 1))
+    assert sight.dead_channels == 0.5
+    assert math.isnan(sight.negative_share)
+
+
+def test_a_channel_that_fires_in_any_batch_is_alive() -> None:
+    images = torch.full((3, 1, 2, 2), -1.0)
+    images[2, 0, 0, 0] = 1.0
+    (sight,) = see(_parent(), None, images, [At("act", "0")], batch_size=1)
+    assert sight.dead_channels == 0.0
+    assert len(sight.panels) == 2
+
+
+@pytest.mark.parametrize("compression", ["1x1", "3x3", "none"])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_the_two_paths_add_up_to_the_block(compression: str, layout: str) -> None:
+    block = build_activation("reborn", 4, layout=layout, compression=compression, kernel_size=3)
+    assert isinstance(block, Reborn)
+    torch.manual_seed(0)
+    shape = (2, 4, 5, 5) if layout == "nchw" else (2, 5, 5, 4)
+    x = torch.randn(shape)
+    block(x)  # running statistics that are not those of a fresh norm
+    block.eval()
+    with torch.no_grad():
+        first, second = paths(block, x)
+        whole = block(x) if layout == "nchw" else block(x).permute(0, 3, 1, 2)
+    torch.testing.assert_close(first + second, whole)
+
+
+def test_a_preserving_start_owes_nothing_to_its_negative_path() -> None:
+    block = build_activation("reborn", 3, init="preserve")
+    images = torch.randn(4, 3, 6, 6)
+    (sight,) = see(
+        _parent(),
+        nn.Sequential(block),
+        images,
+        [At("act", "0")],
+        [At("act", "0")],
+        thumbnails=images.mul(50).clamp(0, 255).byte(),
+    )
+    assert sight.negative_share == 0.0
+    panel = sight.panels[0]
+    assert [len(maps) for maps in (panel.original, panel.discarded, panel.reborn, panel.negative)] == [
+        3,
+        3,
+        3,
+        3,
+    ]
+    assert panel.image[:4] == b"\x89PNG"
+
+
+def test_models_are_left_as_they_were() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(2), nn.ReLU())
+    model[0].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    see(model, None, torch.randn(4, 2, 3, 3), [At("act", "1")])
+    assert [module.training for module in model.modules()] == [True, False, True]
+    assert not model[1]._forward_pre_hooks
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+
+
+def test_functional_sites_are_made_modules_to_be_watched() -> None:
+    torch.manual_seed(0)
+    model = _Functional()
+    with torch.no_grad():
+        model.conv.weight.copy_(torch.eye(2).view(2, 2, 1, 1))
+    watched, probes = probed(model, (2, 4, 4))
+    assert [probe.site for probe in probes] == ["relu@0", "relu@1"]
+    images = torch.full((1, 2, 4, 4), 0.5)
+    images[0, 1] = 3.0
+    first, second = see(watched, None, images, probes)
+    assert first.lost_energy == 0.0
+    assert second.lost_energy == pytest.approx(0.25 / (0.25 + 4.0))
+    assert second.dead_channels == 0.5
+    torch.testing.assert_close(watched(images), model(images))
+
+
+def test_a_probe_that_misses_is_named() -> None:
+    with pytest.raises(SiteError, match="no module at 7"):
+        see(_parent(), None, torch.zeros(1, 1, 2, 2), [At("act", "7")])
+
+
+def test_the_report_shows_them(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    images = torch.randn(4, 3, 6, 6)
+    block = nn.Sequential(build_activation("reborn", 3))
+    sights = see(_parent(), block, images, [At("act1", "0")], [At("act1", "0")])
+    view = RunView("t", fabricate.records(5, search=0, confirm=False)[:30], sites=fabricate.sites(5))
+    shown = RunView("t", view.records, sites=view.sites, sights=sights)
+    text = build_report(shown, tmp_path).read_text(encoding="utf-8")
+    assert "What the sites see" in text
+    assert "data:image/png;base64," in text
+    assert (
+        (tmp_path / "sights.csv")
+        .read_text()
+        .startswith("site,lost_energy,dead_channels,negative_share\nact1,")
+    )
+    assert (tmp_path / "figures" / "maps_0.png").is_file()

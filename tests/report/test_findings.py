@@ -1,0 +1,212 @@
+"""The estimates of a report against the planted truth, differences of means, and what must not enter."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from reborn_nas.records import TrialRecord
+from reborn_nas.report import RunView, study_findings
+from reborn_nas.report.chosen import best_choices, sampled_curves
+from tests.report import fabricate
+
+
+def _view(made: list[TrialRecord], **changes: object) -> RunView:
+    return RunView("t", made, sites=fabricate.sites(5), curves=fabricate.curves, **changes)  # type: ignore[arg-type]
+
+
+def _plain(seed: int = 0, **options: object) -> list[TrialRecord]:
+    """A study with one form of the block, so that a site's effect is a plain difference of means."""
+    form = "reborn(compression=1x1,kernel_size=3)"
+    made = fabricate.records(5, seed=seed, **options)  # type: ignore[arg-type]
+    return [
+        replace(
+            record,
+            parameters=dict.fromkeys(record.parameters, form),
+            architecture={**record.architecture, "choices": dict.fromkeys(record.parameters, form)},
+        )
+        for record in made
+    ]
+
+
+def test_effects_are_the_differences_of_means_within_splits() -> None:
+    made = _plain()
+    effects = study_findings(_view(made)).effects
+    assert effects is not None
+    screen = [record for record in made if record.phase == "screen"]
+    for row in effects.itertuples():
+        differences = []
+        for block in {record.block for record in screen}:
+            levels = {0: [], 1: []}  # type: ignore[var-annotated]
+            for record in screen:
+                if record.block == block:
+                    levels[record.levels[row.site]].append(record.accuracy)
+            differences.append(100 * (np.mean(levels[1]) - np.mean(levels[0])))
+        assert row.effect == pytest.approx(np.mean(differences), abs=1e-9)
+        assert row.runs_with == row.runs_without == len(screen) / 2
+
+
+def test_the_sampler_s_trials_and_other_phases_never_enter_an_estimate() -> None:
+    made = fabricate.records(5)
+    fooled = [
+        replace(r, accuracy=0.1, levels=dict.fromkeys(r.parameters, 1))
+        if r.phase in ("search", "baseline")
+        else r
+        for r in made
+    ]
+    a, b = study_findings(_view(made)), study_findings(_view(fooled))
+    assert a.effects is not None
+    assert b.effects is not None
+    assert list(a.effects["effect"]) == list(b.effects["effect"])
+    assert a.candidate == b.candidate
+
+
+def test_the_answer_names_the_largest_estimate_the_harm_and_the_candidate() -> None:
+    findings = study_findings(_view(_plain(replicates=8)))
+    effects = findings.effects
+    assert effects is not None
+    top = effects.loc[effects["effect"].idxmax()]
+    assert top["site"] == "act1"
+    assert top["verdict"] == "confirmed"
+    assert "act1" in findings.sentences[0]
+    assert (
+        f"{top['effect']:.2f} percentage points [+{top['ci_low']:.2f}, +{top['ci_high']:.2f}]"
+        in findings.sentences[0]
+    )
+    assert "averaged over networks" in findings.sentences[0]
+    assert "harm at act5" in findings.sentences[0]
+    assert "beats its parent" in findings.sentences[1]
+    assert "10,000 test images" in findings.sentences[1]
+    assert not any(
+        "negative phase" in sentence for sentence in findings.sentences
+    )  # the control is null here
+
+
+def test_only_the_control_lets_the_negative_phase_be_named() -> None:
+    made = [
+        replace(r, accuracy=(r.accuracy or 0) + 0.02 * r.levels["act1"]) if r.phase == "control" else r
+        for r in _plain()
+    ]
+    sentences = study_findings(_view(made)).sentences
+    assert [s for s in sentences if "because of the negative phase" in s] == [
+        s for s in sentences if s.startswith("At act1")
+    ]
+
+
+def test_nothing_planted_claims_nothing() -> None:
+    rng = np.random.default_rng(3)
+    made = [replace(r, accuracy=0.8 + rng.normal(0, 0.003), test_accuracy=None) for r in _plain()]
+    findings = study_findings(_view(made))
+    assert findings.effects is not None
+    assert set(findings.effects["verdict"]) == {"unresolved"}
+    reach = max(findings.effects["ci_high"].abs().max(), findings.effects["ci_low"].abs().max())
+    assert findings.sentences == [
+        f"No site resolved; effects above {reach:.2f} percentage points are unlikely.",
+        findings.sentences[1],
+    ]
+    assert "is unresolved" in findings.sentences[1]
+
+
+def test_too_few_runs_give_numbers_a_warning_and_no_verdict() -> None:
+    made = [r for r in fabricate.records(5, search=0, confirm=False) if r.phase == "screen"][:13]
+    findings = study_findings(_view(_one_form(made)))
+    assert findings.effects is not None
+    assert set(findings.effects["verdict"]) == {"no verdict"}
+    assert "no verdict" in findings.sentences[0]
+    assert any("fewer than one whole foldover" in line for line in findings.cautions)
+
+
+def test_runs_that_cannot_be_estimated_at_all_say_so() -> None:
+    made = [r for r in fabricate.records(5) if r.phase == "screen"][:3]
+    findings = study_findings(_view(made))
+    assert findings.effects is None
+    assert "too few" in findings.sentences[0]
+
+
+def test_a_running_study_gets_no_verdict() -> None:
+    findings = study_findings(_view(fabricate.records(5), finished=False))
+    assert findings.effects is not None
+    assert set(findings.effects["verdict"]) == {"no verdict"}
+    assert any("still running" in line for line in findings.cautions)
+
+
+def test_a_diverged_run_counts_at_its_last_accuracy_and_a_repeated_run_once() -> None:
+    made = _plain()
+    k = next(i for i, r in enumerate(made) if r.phase == "screen")
+    diverged = [*made]
+    diverged[k] = replace(made[k], state="diverged", accuracy=0.5)
+    before, after = study_findings(_view(made)).effects, study_findings(_view(diverged)).effects
+    assert before is not None
+    assert after is not None
+    n = before["runs_with"][0] + before["runs_without"][0]
+    moved = 100 * (0.5 - (made[k].accuracy or 0)) / (n / 2)
+    for row, other in zip(before.itertuples(), after.itertuples()):
+        sign = 1 if made[k].levels[row.site] else -1
+        assert other.effect - row.effect == pytest.approx(sign * moved, abs=1e-9)
+    lost_then_repeated = [replace(made[k], state="failed", accuracy=None), *made]
+    again = study_findings(_view(lost_then_repeated)).effects
+    assert again is not None
+    assert list(again["effect"]) == pytest.approx(list(before["effect"]))
+
+
+def test_losses_that_go_with_the_level_print_both_bounds_and_keep_only_agreed_verdicts() -> None:
+    made = [
+        replace(r, state="diverged", accuracy=None)
+        if r.phase == "screen" and sum(r.levels.values()) >= 4
+        else r
+        for r in _plain()
+    ]
+    findings = study_findings(_view(made))
+    assert findings.effects is not None
+    assert {"at_chance", "at_block_mean"} <= set(findings.effects.columns)
+    assert any("both bounds" in line for line in findings.cautions)
+    assert "no verdict" in set(findings.effects["verdict"])
+
+
+def test_the_validation_set_s_standard_error_is_binomial_and_said_aloud() -> None:
+    made = [replace(r, accuracy_n=360) if r.phase == "screen" else r for r in fabricate.records(5)]
+    findings = study_findings(_view(made))
+    level = np.mean([r.accuracy for r in made if r.phase == "screen"])
+    assert findings.summary["validation_se"] == pytest.approx(100 * np.sqrt(level * (1 - level) / 360))
+    assert any("360 validation images" in line for line in findings.cautions)
+
+
+def test_groups_of_sites_can_be_the_factors() -> None:
+    names = {f"act{k + 1}": f"stage:{k}" for k in range(5)}
+    made = [replace(r, levels={names[s]: v for s, v in r.levels.items()}) for r in _plain()]
+    effects = study_findings(_view(made)).effects
+    assert effects is not None
+    assert list(effects["site"]) == list(names.values())
+
+
+def test_the_drawn_architecture_is_the_candidate_or_the_recommendation() -> None:
+    made = fabricate.records(5)
+    choices, words = best_choices(_view(made)) or ({}, "")
+    assert set(choices) == {"act1", "act2", "act3", "act4"}
+    assert "compared with the parent" in words
+    given = {"choices": {"act2": "silu"}, "predicted": 0.9, "ci_low": 0.88, "ci_high": 0.92}
+    choices, words = best_choices(_view(made, recommendation=given)) or ({}, "")
+    assert choices == {"act2": "silu"}
+    assert "90.0 % [88.0 %, 92.0 %]" in words
+    only = [r for r in made if r.phase == "search"]
+    best = max(only, key=lambda r: r.accuracy or 0)
+    choices, words = best_choices(_view(only)) or ({}, "")
+    assert choices == best.architecture["choices"]
+    assert "luck" in words
+    assert best_choices(_view([replace(only[0], state="failed")])) is None
+
+
+def test_curves_are_sampled_evenly() -> None:
+    kept, total = sampled_curves(_view(fabricate.records(5)), 20)
+    assert total == 160
+    assert 10 <= len(kept) <= 20
+    assert {phase for phase, _ in kept} >= {"screen", "control"}
+
+
+def _one_form(made: list[TrialRecord]) -> list[TrialRecord]:
+    form = "reborn(compression=1x1,kernel_size=3)"
+    return [
+        replace(r, parameters=dict.fromkeys(r.parameters, form), architecture={"choices": {}}) for r in made
+    ]

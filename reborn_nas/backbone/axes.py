@@ -16,6 +16,7 @@ _FIRST: tuple[str, ...] = (
     "avg_pool",
 )
 _FIRST += ("adaptive_", "interpolate", "upsample", "lp_pool", "pixel_")
+_PRODUCTS = frozenset({"matmul", "bmm", "rmatmul"})
 _LAST = frozenset({"linear", "scaled_dot_product_attention", "embedding", "bilinear"})
 _NORMS_LAST = frozenset({"layer_norm", "rms_norm"})
 _REDUCING = frozenset(
@@ -55,6 +56,8 @@ def _axis(trace: Trace, op: Op, source: int | None, made: int, axes: dict[int, i
         return 1
     if op.name in _LAST or (op.name in _NORMS_LAST and _normalised_dims(op) == 1):
         return rank - 1
+    if op.name in _PRODUCTS:
+        return _product(trace, op, axes, rank)
     rule = _RULES.get(op.name)
     found = rule(op, before, after, axis) if rule is not None else None
     if found is None:
@@ -63,6 +66,13 @@ def _axis(trace: Trace, op: Op, source: int | None, made: int, axes: dict[int, i
         elif len(before) == rank:
             found = axis
     return found if found is not None and 0 <= found < rank else default_axis(rank)
+
+
+def _product(trace: Trace, op: Op, axes: dict[int, int], rank: int) -> int:
+    """Rows of the result are the left factor's, columns the right one's; the channels are where a factor has them."""
+    left, right = op.inputs[0], op.inputs[-1]
+    holder = left if left in axes else right
+    return rank - 2 if axes.get(holder) == len(trace.values[holder].shape) - 2 else rank - 1
 
 
 def _normalised_dims(op: Op) -> int:
@@ -114,15 +124,22 @@ def _stack(op: Op, before: Sequence[int], after: Sequence[int], axis: int) -> in
 
 
 def _reshape(op: Op, before: Sequence[int], after: Sequence[int], axis: int) -> int | None:
-    """The channels stay where everything up to them, or from them on, keeps its size."""
-    if tuple(before[: axis + 1]) == tuple(after[: axis + 1]):
-        return axis
-    if tuple(before[axis:]) == tuple(after[len(after) - len(before) + axis :]):
-        return len(after) - len(before) + axis
-    same = [dim for dim in range(1, len(after)) if after[dim] == before[axis]]
-    if len(same) == 1:
-        return same[0]
-    return axis if len(before) == len(after) else None
+    """Runs of dimensions that merge or split have equal products; the channels stay the last of their run."""
+    old = new = 0
+    while old < len(before) and new < len(after):
+        old_end, new_end = old + 1, new + 1
+        left, right = before[old], after[new]
+        while left != right:
+            if left < right and old_end < len(before):
+                left, old_end = left * before[old_end], old_end + 1
+            elif left > right and new_end < len(after):
+                right, new_end = right * after[new_end], new_end + 1
+            else:
+                return None
+        if old <= axis < old_end:
+            return new_end - 1
+        old, new = old_end, new_end
+    return None
 
 
 def _getitem(op: Op, before: Sequence[int], after: Sequence[int], axis: int) -> int | None:
@@ -166,6 +183,8 @@ _RULES: dict[str, _Rule] = {
     "stack": _stack,
     "reshape": _reshape,
     "view": _reshape,
+    "reshape_as": _reshape,
+    "view_as": _reshape,
     "unflatten": _reshape,
     "getitem": _getitem,
 }

@@ -25,7 +25,7 @@ class Place:
         prefix: the name without its ordinal.
         span: its call, for shared and functional ones; also where a module's own call stands.
         iteration: which pass through a loop over that call, from 0.
-        in_loop: whether one run of its owner passes that call several times.
+        turns: how often one run of its owner passes that call, where more than once; else 0.
         runs: its executions in each trace.
     """
 
@@ -34,7 +34,7 @@ class Place:
     prefix: str
     span: CallSpan | None
     iteration: int
-    in_loop: bool
+    turns: int
     runs: tuple[tuple[Unit, ...], ...]
 
     @property
@@ -58,7 +58,10 @@ def find_places(
             keyed[key][number].append(unit)
             before = order.index(key) if number else len(order) - 1
     names = _names(keyed)
-    loops = {key[:3] for key in keyed if key[3] > 0}
+    turns: dict[tuple[str, str, CallSpan | None], int] = {}
+    for key in keyed:
+        if key[3] > 0:
+            turns[key[:3]] = max(turns.get(key[:3], 0), key[3] + 1)
     return tuple(
         Place(
             name=names[key],
@@ -66,7 +69,7 @@ def find_places(
             prefix=key[0],
             span=key[2],
             iteration=key[3],
-            in_loop=key[:3] in loops,
+            turns=turns.get(key[:3], 0),
             runs=tuple(tuple(units) for units in keyed[key]),
         )
         for key in order

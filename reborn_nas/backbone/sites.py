@@ -17,9 +17,10 @@ from reborn_nas.backbone.axes import channel_axes, layout_name
 from reborn_nas.backbone.blocks import BlockFinder
 from reborn_nas.backbone.discovery import Place, find_places
 from reborn_nas.backbone.gates import gate_reason, live_values
+from reborn_nas.backbone.rewrite import locate
 from reborn_nas.backbone.spans import CallSpan
 from reborn_nas.backbone.trace import Trace, trace_modes
-from reborn_nas.errors import RebornError
+from reborn_nas.errors import ConversionError, RebornError
 
 
 @dataclass(frozen=True)
@@ -181,9 +182,12 @@ def _discover(model: nn.Module, eval_trace: Trace, train_trace: Trace | None) ->
     classes = {path: type(module).__name__ for path, module in modules.items()}
     blocks, stages = BlockFinder(modules), _Stages()
     doubling = _Doubling(eval_trace, train_trace)
+    fused = _fused(modules)
     sites: list[Site] = []
     others: list[NonSite] = []
     for place in find_places(traces, modules, live):
+        if any(place.first.owner == norm.name for norm in fused):
+            continue  # part of a norm that is said to be no site as a whole
         number = next(number for number, units in enumerate(place.runs) if units)
         run, unit = traces[number], place.first
         full = run.values[unit.output].shape
@@ -214,13 +218,13 @@ def _discover(model: nn.Module, eval_trace: Trace, train_trace: Trace | None) ->
                 inplace=unit.inplace,
                 train_only=number > 0,
                 iteration=place.iteration,
-                in_loop=place.in_loop,
-                fault=_width_fault(place, widths),
+                in_loop=place.turns > 0,
+                fault=_width_fault(widths) or _source_fault(place, modules),
                 _doubling=doubling,
             )
         )
     doubling.sites = tuple(sites)
-    return Discovery(tuple(sites), tuple(others) + _fused(modules), eval_trace, train_trace)
+    return Discovery(tuple(sites), (*others, *fused), eval_trace, train_trace)
 
 
 def site_values(run: Trace, site: Site) -> tuple[tuple[int, int], ...]:
@@ -267,12 +271,9 @@ class _Doubling:
     def _ask(self, site: Site) -> str | None:
         from reborn_nas.backbone.channels import Refusal, widening
 
-        for run in (self._eval, self._train):
-            if run is not None and site_values(run, site):
-                answer = widening(run, site)
-                if isinstance(answer, Refusal):
-                    return answer.reason
-        return None
+        runs = [run for run in (self._eval, self._train) if run is not None]
+        answer = widening(runs, site)
+        return answer.reason if isinstance(answer, Refusal) else None
 
     def __getstate__(self) -> dict[str, Any]:
         for site in self.sites:
@@ -296,10 +297,30 @@ class _Stages:
         return self._last
 
 
-def _width_fault(place: Place, widths: set[int]) -> str | None:
+def _width_fault(widths: set[int]) -> str | None:
     if len(widths) > 1:
         numbers = " and ".join(map(str, sorted(widths)))
         return f"this one call sees maps of {numbers} channels, and one module serves one width"
+    return None
+
+
+def _source_fault(place: Place, modules: Mapping[str, nn.Module]) -> str | None:
+    """Why the call of a shared or functional activation cannot be rewritten, or None where it can."""
+    if place.kind == "module":
+        return None
+    owner, span = modules[place.first.owner], place.span
+    kind = type(owner).__name__
+    if span is None:
+        return f"the call's place in the source of {kind} is unknown; define the class in a file"
+    if span.helper is not None:
+        return (
+            f"{kind} ({span.place}) runs it inside {span.helper}, whose call cannot stand for the activation alone; "
+            "call the activation in the forward itself, or give it a module of its own"
+        )
+    try:
+        locate(type(owner), span, "activation", loop=place.turns)
+    except ConversionError as error:
+        return str(error)
     return None
 
 

@@ -14,7 +14,18 @@ import torch
 from torch import nn
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
-_MODULE_FILE = os.path.join(_TORCH, "nn", "modules", "module.py")
+# frames between a call and what it runs, that belong to torch's dispatch
+_PLUMBING = frozenset(
+    _TORCH + os.path.join(*parts)
+    for parts in (
+        ("nn", "modules", "module.py"),
+        ("nn", "functional.py"),
+        ("overrides.py",),
+        ("_tensor.py",),
+        ("_jit_internal.py",),
+        ("utils", "_device.py"),
+    )
+) | {os.path.join(os.path.dirname(os.path.abspath(__file__)), "recorder.py")}
 _INLINED = frozenset({"<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>", "<lambda>"})
 
 
@@ -30,6 +41,7 @@ class CallSpan:
         end_line: last line.
         end_column: column after the last.
         first_line: first line of the function, decorators included; 0 where unknown.
+        helper: the function that the call calls, where what runs is called in there and not at this place itself.
     """
 
     function: str
@@ -39,6 +51,7 @@ class CallSpan:
     end_line: int
     end_column: int
     first_line: int = 0
+    helper: str | None = None
 
     @property
     def place(self) -> str:
@@ -59,19 +72,20 @@ class SpanFinder:
         not); a free function that the method calls does not: the method's call of that function is the span.
         """
         inner: FrameType | None = None
+        helper: str | None = None
         while frame is not None:
             code = frame.f_code
-            if code.co_filename != _MODULE_FILE:
+            if code.co_filename not in _PLUMBING:
                 if code.co_name in _INLINED:
                     inner = inner or frame
                 elif _is_method_of(frame, code, owner):
-                    return self._span(inner or frame, code)
+                    return self._span(inner or frame, code, helper)
                 else:
-                    inner = None
+                    inner, helper = None, code.co_qualname
             frame = frame.f_back
         return None
 
-    def _span(self, frame: FrameType, method: CodeType) -> CallSpan | None:
+    def _span(self, frame: FrameType, method: CodeType, helper: str | None) -> CallSpan | None:
         code = frame.f_code
         positions = self._positions.get(code)
         if positions is None:
@@ -79,7 +93,7 @@ class SpanFinder:
         line, end_line, column, end_column = positions[frame.f_lasti // 2]
         if line is None or end_line is None or column is None or end_column is None:
             return None  # Python runs without column information (-X no_debug_ranges)
-        place = (line, column, end_line, end_column, method.co_firstlineno)
+        place = (line, column, end_line, end_column, method.co_firstlineno, helper)
         return CallSpan(method.co_qualname, code.co_filename, *place)
 
 

@@ -245,3 +245,27 @@ def test_torchvision_counts(name: str, size: int, in_all: int, in_eval: int) -> 
     assert counts(sites) == (in_all, in_eval)
     if name == "resnet34":
         assert sum(isinstance(module, nn.ReLU) for module in model.modules()) == 17
+
+
+def clipped(x: Tensor) -> Tensor:
+    return F.relu(x) + x.mean()
+
+
+class Helped(nn.Module):
+    """Its activation runs inside a free function that does more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return clipped(x)
+
+
+def test_a_call_that_cannot_be_rewritten_is_refused_with_class_line_and_remedy() -> None:
+    (site,) = find_sites(Helped(), (3, 8, 8))
+    assert site.choices == ()
+    for word in ("Helped", "test_sites.py:", "clipped", "forward itself"):
+        assert word in (site.refusal("silu") or "")
+    namespace: dict[str, Any] = {"nn": nn, "F": F}
+    exec("class Typed(nn.Module):\n    def forward(self, x):\n        return F.relu(x)\n", namespace)
+    (site,) = find_sites(namespace["Typed"](), (3, 8, 8))
+    assert site.name == "relu@0"
+    assert "Typed" in (site.refusal("silu") or "")
+    assert "define the class in a file" in (site.refusal("silu") or "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -56,6 +57,7 @@ def wilson(correct: int, n: int, z: float = 1.959963984540054) -> tuple[float, f
 def render_card(card: Card, architecture: Architecture, folder: str, own_source: bool) -> str:
     """The card as Markdown."""
     spec = architecture.backbone
+    trust = ", trust_source=True" if own_source else ""
     lines = [
         "---",
         "tags: [image-classification, timm, reborn-nas]",
@@ -71,7 +73,7 @@ def render_card(card: Card, architecture: Architecture, folder: str, own_source:
         "",
         "```python",
         "import reborn_nas, timm",
-        f'model = timm.create_model("local-dir:{folder}", pretrained=True{", trust_source=True" if own_source else ""})',
+        f'model = timm.create_model("local-dir:{folder}", pretrained=True{trust})',
         "```",
         "",
         "- `import reborn_nas` (`pip install reborn-nas`) registers the architecture; without it timm knows no such",
@@ -107,6 +109,7 @@ def render_card(card: Card, architecture: Architecture, folder: str, own_source:
         f"| input size | {' × '.join(map(str, spec.input_size or ()))} |",
         f"| mean, std | {_numbers(card.mean)}; {_numbers(card.std)} |",
         f"| stem | {spec.stem} |",
+        *(f"| argument `{_text(name)}` | {_text(str(value))} |" for name, value in spec.arguments.items()),
         *(f"| {_text(name)} | {_text(value)} |" for name, value in card.details.items()),
         "",
     ]
@@ -119,7 +122,4 @@ def _numbers(values: Sequence[float]) -> str:
 
 def _text(text: str) -> str:
     """User's text for Markdown: one line, nothing that opens a table cell, a tag or a link."""
-    flat = " ".join(str(text).split())
-    for mark in ("\\", "|", "<", ">", "[", "]", "`", "*", "#"):
-        flat = flat.replace(mark, f"&#{ord(mark)};")
-    return flat
+    return re.sub(r"[\\|<>\[\]`*#]", lambda mark: f"&#{ord(mark.group())};", " ".join(str(text).split()))

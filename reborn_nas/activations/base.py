@@ -127,9 +127,10 @@ def register(family: ActivationFamily) -> ActivationFamily:
     for name in names:
         Choice(name)  # refuses what no label could hold
         if name in _names or name == ORIGINAL.name or names.count(name) > 1:
-            holder = _families[_names[name]] if name in _names else "the backbone's own activation"
+            holder = _origin(_families[_names[name]]) if name in _names else "the backbone's own activation"
             raise ConfigError(
-                f"activation {family.name!r}: the name {name!r} is taken by {holder!r}; rename one of them"
+                f"activation {family.name!r} from {_origin(family)}: the name {name!r} is taken by {holder}; "
+                "rename one of them, or uninstall the distribution that brings it"
             )
     _families[family.name] = family
     _names.update(dict.fromkeys(names, family.name))
@@ -192,6 +193,10 @@ def _load_plugins() -> None:
         if family is not None and _families.get(getattr(family, "name", "")) is not family:
             register(family)
     _plugins_loaded = True
+
+
+def _origin(family: ActivationFamily) -> str:
+    return f"{type(family).__module__}.{type(family).__qualname__}"
 
 
 def _load(point: EntryPoint) -> ActivationFamily | None:

@@ -12,7 +12,7 @@ from reborn_nas.errors import SiteError
 def negative_part(x: Tensor) -> Tensor:
     """−σ(−x) = min(x, 0), values and autograd's gradient alike.
 
-    `x - relu(x)` would be NaN at +inf, and `clamp(max=0)` has gradient 1 at x = 0, where −σ(−x) has 0: all of an image's
+    `x - relu(x)` would be NaN at +inf, and `clamp(max=0)` has gradient 1 at x = 0, where −σ(−x) has 0: an image's
     black background sits there in a fresh network whose biases are zero.
     """
     return F.hardtanh(x, float("-inf"), 0.0)

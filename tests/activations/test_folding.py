@@ -1,0 +1,164 @@
+"""Folding whole networks: same function, blocks gone, the original untouched, train mode refused."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import timm.utils.model
+import torch
+from torch import Tensor, nn
+
+from reborn_nas.activations import build_activation, fold
+from reborn_nas.activations.reborn import Reborn
+from reborn_nas.activations.split import SplitReborn
+from reborn_nas.errors import ConversionError
+
+
+class Net(nn.Module):
+    """Two stages; one block is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.act = build_activation("reborn", 8)
+        self.stage = nn.Sequential(
+            nn.Conv2d(8, 8, 3, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            build_activation("reborn", 8, compression="3x3", kernel_size=5),
+            nn.Conv2d(8, 8, 1),
+            nn.SiLU(),
+        )
+        self.again = self.act
+        self.frelu = build_activation("frelu", 8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.again(self.stage(self.act(self.conv(x))))
+        return self.head(self.frelu(x).mean((2, 3)))
+
+
+def settled(model: nn.Module) -> nn.Module:
+    """In eval mode after some training forwards, so that every running statistic is its own."""
+    generator = torch.Generator().manual_seed(0)
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.weight.data.copy_(torch.randn(part.weight.shape, generator=generator))
+            part.bias.data.copy_(torch.randn(part.bias.shape, generator=generator))
+            part.running_mean.copy_(torch.randn(part.bias.shape, generator=generator))
+            part.running_var.copy_(torch.rand(part.bias.shape, generator=generator) * 2 + 0.2)
+    return model.eval()
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return settled(Net().double())
+
+
+def images(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def test_a_network_folds(net: nn.Module) -> None:
+    x = images(4, 3, 9, 9)
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+    expected = net(x)
+    folded = fold(net)
+    torch.testing.assert_close(folded(x), expected, rtol=0, atol=1e-10)
+    assert not any(isinstance(part, Reborn) for part in folded.modules())
+    assert sum(isinstance(part, SplitReborn) for part in folded.modules()) == 2
+    assert folded.act is folded.again
+    assert torch.equal(net(x), expected)
+    assert all(torch.equal(state[key], value) for key, value in net.state_dict().items())
+    assert not folded.training
+    assert sum(p.numel() for p in folded.parameters()) < sum(p.numel() for p in net.parameters())
+
+
+def test_a_network_folds_in_single_precision(net: nn.Module) -> None:
+    net = net.float()
+    x = images(4, 3, 9, 9).float()
+    expected = net(x).detach()
+    assert float((fold(net)(x).detach() - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
+
+
+def test_a_folded_network_copies_pickles_and_folds_again(net: nn.Module) -> None:
+    x = images(2, 3, 5, 5)
+    folded = fold(net)
+    for form in (copy.deepcopy(folded), pickle.loads(pickle.dumps(folded)), fold(folded)):
+        assert torch.equal(form(x), folded(x))
+
+
+@pytest.mark.parametrize("part", ["", "act", "act.norm", "stage.1", "frelu"])
+def test_train_mode_is_refused_by_name(net: nn.Module, part: str) -> None:
+    net.get_submodule(part).train()
+    with pytest.raises(ConversionError, match=r"train mode.*call model.eval\(\)") as caught:
+        fold(net)
+    assert part in str(caught.value)
+    net.eval()
+    fold(net)
+
+
+@pytest.mark.parametrize(
+    "label", ["reborn", "reborn(compression=3x3)", "positive_twin(compression=none)", "frelu"]
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_timm_reparameterizes_blocks_at_their_running_statistics(label: str, training: bool) -> None:
+    model = settled(nn.Sequential(build_activation(label, 6), nn.ReLU()).double())
+    x = images(2, 6, 5, 5)
+    expected = model(x)
+    fused = timm.utils.model.reparameterize_model(model.train(training))
+    assert fused[0].training == training
+    torch.testing.assert_close(fused.eval()(x), expected, rtol=0, atol=1e-10)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in fused.modules())
+    assert isinstance(model[0], type(build_activation(label, 6)))
+
+
+def test_the_split_form_holds_what_is_exact_to_fold() -> None:
+    def form(**options: object) -> SplitReborn:
+        return fold(build_activation("reborn", 6, **options).eval())
+
+    dense, wide = form(kernel_size=5), form(compression="3x3")
+    depthwise, none = form(deconv="depthwise"), form(compression="none")
+    assert dense.merge is None
+    assert tuple(dense.reborn.weight.shape) == (6, 6, 5, 5)
+    assert tuple(dense.direct.weight.shape) == (6, 6, 1, 1)
+    assert tuple(wide.merge.weight.shape) == tuple(wide.direct.weight.shape) == (6, 6, 3, 3)
+    assert depthwise.reborn.groups == 6
+    assert tuple(depthwise.merge.weight.shape) == (6, 6, 1, 1)
+    assert none.direct is None
+    assert none.merge is None
+    assert none.out_channels == 12
+
+
+def test_folding_draws_no_random_numbers_and_keeps_the_dtype(net: nn.Module) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    folded = fold(net.half())
+    assert torch.equal(torch.rand(3), expected)
+    assert {p.dtype for p in folded.parameters()} == {torch.float16}
+
+
+def test_another_ones_fuse_is_left_alone() -> None:
+    class Foreign(nn.Module):
+        def fuse(self) -> nn.Module:
+            raise AssertionError("not ours to call")
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    folded = fold(nn.Sequential(Foreign(), build_activation("reborn", 2)).eval())
+    assert isinstance(folded[0], Foreign)
+    assert isinstance(folded[1], SplitReborn)
+
+
+def test_an_originals_own_path_survives_folding() -> None:
+    block = build_activation("reborn", 4, positive="original", original=nn.Hardswish(inplace=True)).double()
+    x = images(2, 4, 6, 6)
+    before = x.clone()
+    folded = fold(settled(block))
+    torch.testing.assert_close(folded(x), block(x), rtol=0, atol=1e-12)
+    assert torch.equal(x, before)
+    assert isinstance(folded.positive, nn.Hardswish)

@@ -15,6 +15,7 @@ from reborn_nas.records import TrialRecord
 from reborn_nas.seeds import derive_seed
 from reborn_nas.study import designs
 from reborn_nas.study.decide import Candidate, decide_candidate, top_factors
+from reborn_nas.study.journal import together
 from reborn_nas.study.lease import BEAT
 from reborn_nas.study.objective import Stopped
 from reborn_nas.study.phases import ORDER, Phase
@@ -209,12 +210,13 @@ class Engine:
 
         study = self._store.study("search")
         known = {trial.user_attrs.get("copy_of") for trial in study.get_trials(deepcopy=False)}
+        copies = []
         spaces = {name: CategoricalDistribution(labels) for name, labels in self._bench.parameters.items()}
         for key, record in self.queue.finished("screen").items():
             parameters = self._as_sampled(record)
             if key in known or parameters is None or record.accuracy is None:
                 continue
-            study.add_trial(
+            copies.append(
                 create_trial(
                     state=TrialState.COMPLETE,
                     value=record.accuracy,
@@ -228,6 +230,8 @@ class Engine:
                     },
                 )
             )
+        with together(self._store.storage):
+            study.add_trials(copies)
 
     def _as_sampled(self, record: TrialRecord) -> dict[str, str] | None:
         """The screen's parameters in the words of the search space; None where it cannot say them."""
@@ -257,7 +261,9 @@ class Engine:
         learns_pruned = True
         began = time.perf_counter()
         try:
-            architecture, sampler = self._architecture(claim)
+            with together(self._store.storage):
+                self.queue.beat(claim, 0)
+                architecture, sampler = self._architecture(claim)
             learns_pruned = sampler is None or learns_from_pruned(sampler)
             with self._beating(claim), self._stopper.training():
                 asked = time.perf_counter()

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.records import TrialRecord
+from reborn_nas.study.journal import together
 from reborn_nas.study.lease import LeaseWatch, identity
 
 if TYPE_CHECKING:
+    from optuna.study import Study
     from optuna.trial import FrozenTrial
 
     from reborn_nas.study.storage import RunStore
@@ -120,7 +122,7 @@ class RunQueue:
         """Put every run in that has neither a result nor a live attempt; returns how many those are."""
         from optuna.trial import TrialState, create_trial
 
-        added = 0
+        new: dict[Study, list[FrozenTrial]] = {}
         views: dict[str, dict[str, list[FrozenTrial]]] = {}
         for run in runs:
             study = self._store.study(run.phase)
@@ -140,22 +142,25 @@ class RunQueue:
             else:
                 template.params = parameters
                 template.distributions = self._distributions(run.phase, parameters)
-            study.add_trial(template)
-            added += 1
-        return added
+            new.setdefault(study, []).append(template)
+        for study, templates in new.items():
+            with together(self._store.storage):
+                study.add_trials(templates)
+        return sum(len(templates) for templates in new.values())
 
     def claim(self, phases: Sequence[str]) -> Claim | None:
-        """The next waiting run of `phases`, now held by this process; None where none waits."""
+        """The next waiting run of `phases`, now held by this process; None where none waits.
+
+        The caller then writes the first sign of life, together with what it knows of the run.
+        """
         from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
         storage = self._store.storage
         for study in dict.fromkeys(self._store.study(phase) for phase in phases):
-            for trial in storage.get_all_trials(
-                study._study_id, deepcopy=False, states=(TrialState.WAITING,)
-            ):
-                if trial.user_attrs.get("phase") not in phases:
-                    continue
+            waiting = storage.get_all_trials(study._study_id, deepcopy=False, states=(TrialState.WAITING,))
+            known = [trial for trial in waiting if trial.user_attrs.get("phase") in phases]
+            for trial in sorted(known, key=lambda trial: _place(trial, phases)):
                 try:
                     if not storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                         continue
@@ -167,7 +172,6 @@ class RunQueue:
                     self._end(claim.trial_id, "a second attempt at a run that is held or done")
                     continue
                 self._held.add(claim.trial_id)
-                self.beat(claim, 0)
                 return claim
         return None
 
@@ -188,12 +192,14 @@ class RunQueue:
         storage = self._store.storage
         try:
             # first the record, then the state: a trial that dies in between is finished by the reaper from its record
-            for key, value in (
-                *told.attributes.items(),
-                ("record", {**record.to_dict(), "told": told.to_dict()}),
-            ):
-                storage.set_trial_user_attr(claim.trial_id, key, value)
-            return self._tell(claim.trial_id, told)
+            with together(storage):
+                for key, value in told.attributes.items():
+                    storage.set_trial_user_attr(claim.trial_id, key, value)
+                storage.set_trial_user_attr(
+                    claim.trial_id, "record", {**record.to_dict(), "told": told.to_dict()}
+                )
+                self._tell(claim.trial_id, told)
+            return True
         except UpdateFinishedTrialError:
             claim.lost = True
             return False
@@ -223,6 +229,7 @@ class RunQueue:
                 record = trial.user_attrs.get("record")
                 try:
                     if record is not None:
+                        # its worker died between the record and the state
                         self._tell(trial._trial_id, Told.from_dict(record["told"]))
                     else:
                         self._end(trial._trial_id, "lost: its worker is gone")
@@ -275,22 +282,22 @@ class RunQueue:
 
         return {name: CategoricalDistribution(tuple(self._labels[phase][name])) for name in parameters}
 
-    def _tell(self, trial_id: int, told: Told) -> bool:
+    def _tell(self, trial_id: int, told: Told) -> None:
         from optuna.trial import TrialState
 
         for key, value in told.constraints.items():
             self._store.storage.set_trial_system_attr(trial_id, f"constraints:{key}", value)
         values = None if told.value is None else [told.value]
         self._store.storage.set_trial_state_values(trial_id, TrialState[told.state], values)
-        return True
 
     def _end(self, trial_id: int, reason: str) -> None:
         from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
         try:
-            self._store.storage.set_trial_user_attr(trial_id, "ended", reason)
-            self._store.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            with together(self._store.storage):
+                self._store.storage.set_trial_user_attr(trial_id, "ended", reason)
+                self._store.storage.set_trial_state_values(trial_id, TrialState.FAIL)
         except UpdateFinishedTrialError:
             return
 
@@ -346,6 +353,12 @@ class Told:
     def from_dict(cls, data: Mapping[str, Any]) -> Told:
         """The inverse of `to_dict`."""
         return cls(data["state"], data.get("value"), data.get("constraints", {}))
+
+
+def _place(trial: FrozenTrial, phases: Sequence[str]) -> tuple[int, int, int]:
+    """Where a waiting trial stands: by phase, then in the plan's order, a second attempt in the first one's place."""
+    last = trial.user_attrs["key"].rpartition("/")[2]
+    return phases.index(trial.user_attrs["phase"]), int(last) if last.isdigit() else 0, trial.number
 
 
 def _live(trial: FrozenTrial) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["RunStore", "connect", "journal_path", "mask_url", "open_run", "run_url"]
 
 JOURNAL = "study.journal"
-LOCK_GRACE = 10
-"""Seconds after which the journal's lock is taken from a writer that died holding it; a write takes milliseconds."""
-
 STUDIES = {
     "baseline": "/design",
     "screen": "/design",
@@ -66,7 +62,9 @@ def connect(url: str) -> BaseStorage:
     scheme = url.split("://", 1)[0]
     try:
         if scheme == "journal":
-            return _journal(Path(url.removeprefix("journal://")))
+            from reborn_nas.study.journal import open_journal
+
+            return open_journal(Path(url.removeprefix("journal://")).absolute())
         if scheme == "grpc":
             parts = urlsplit(url)
             proxy = optuna.storages.GrpcStorageProxy(
@@ -86,50 +84,6 @@ def connect(url: str) -> BaseStorage:
         raise StudyError(
             f"storage {mask_url(url)} cannot be opened: {text or type(error).__name__}"
         ) from None
-
-
-def _journal(path: Path) -> BaseStorage:
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-
-    if not path.parent.is_dir():
-        raise StudyError(f"storage journal://{path}: the folder {path.parent} does not exist")
-    lock = JournalFileSymlinkLock(str(path), grace_period=LOCK_GRACE)
-    if path.is_file():
-        _drop_torn_line(path, lock)
-    try:
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-    except (ValueError, KeyError, TypeError, AssertionError, AttributeError) as error:
-        raise StudyError(f"{path} is no Optuna journal, or it is damaged: {error!r}") from error
-
-
-def _drop_torn_line(path: Path, lock: Any) -> None:
-    """Cut off a last line without its line end, left by a power cut: nothing that was told is in it."""
-    with open(path, "rb") as stream:
-        if _last_byte(stream) in (b"", b"\n"):
-            return
-    lock.acquire()
-    try:
-        with open(path, "r+b") as stream:
-            if _last_byte(stream) in (b"", b"\n"):
-                return
-            content = path.read_bytes()
-            keep = content.rfind(b"\n") + 1
-            if keep == 0 and not content.startswith(b'{"op_code"'):
-                raise StudyError(f"{path} is no Optuna journal")
-            stream.truncate(keep)
-            stream.flush()
-            os.fsync(stream.fileno())
-    finally:
-        lock.release()
-
-
-def _last_byte(stream: Any) -> bytes:
-    size = stream.seek(0, os.SEEK_END)
-    if size == 0:
-        return b""
-    stream.seek(-1, os.SEEK_END)
-    return bytes(stream.read(1))
 
 
 def _without_secrets(text: str, url: str) -> str:

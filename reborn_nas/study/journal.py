@@ -1,0 +1,149 @@
+"""Optuna's journal file, with two things added: many changes in one write, and no torn line after a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+from reborn_nas.errors import StudyError
+
+__all__ = ["open_journal", "together"]
+
+LOCK_GRACE = 10
+"""Seconds after which the lock is taken from a writer that died holding it; a write takes milliseconds."""
+
+
+def open_journal(path: Path) -> JournalStorage:
+    """The journal at the absolute `path` (Optuna's lock spins on a relative one), created where there is none.
+
+    Raises:
+        StudyError: the file is no journal.
+    """
+    if not path.parent.is_dir():
+        raise StudyError(f"storage journal://{path}: the folder {path.parent} does not exist")
+    if path.is_file():
+        with open(path, "rb") as stream:
+            if stream.read(1) not in (b"", b"{"):
+                raise StudyError(f"{path} is no Optuna journal")
+    try:
+        return GatheringJournal(WholeLines(str(path)))
+    except (ValueError, KeyError, TypeError, AssertionError, AttributeError) as error:
+        raise StudyError(f"{path} is no Optuna journal, or it is damaged: {error!r}") from error
+
+
+@contextmanager
+def together(storage: BaseStorage) -> Iterator[None]:
+    """Changes made inside reach a journal in one write at the end, all or none; other storages get them one by one.
+
+    Inside, the storage does not show them yet. Raises UpdateFinishedTrialError at the end where one of them
+    changes a trial that somebody has finished.
+    """
+    if isinstance(storage, GatheringJournal):
+        with storage.gathering():
+            yield
+    else:
+        yield
+
+
+class WholeLines(JournalFileBackend):
+    """A journal file to which lines are added whole or not at all."""
+
+    def __init__(self, path: str) -> None:
+        self._own_lock = JournalFileSymlinkLock(path, grace_period=LOCK_GRACE)
+        self._own_path = path
+        super().__init__(path, lock_obj=self._own_lock)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add `logs`, durable when it returns. A torn last line that a crash left is cut off first."""
+        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        self._own_lock.acquire()
+        try:
+            with open(self._own_path, "r+b", buffering=0) as stream:
+                end = _whole_end(stream)
+                stream.truncate(end)
+                stream.seek(end)
+                try:
+                    _write_all(stream, text)
+                    os.fsync(stream.fileno())
+                except BaseException:  # a full disk, say: nothing of it stays
+                    stream.truncate(end)
+                    raise
+        finally:
+            self._own_lock.release()
+
+
+class GatheringJournal(JournalStorage):
+    """A journal storage that can hold changes back and write them at once: one fsync instead of many."""
+
+    def __init__(self, backend: WholeLines) -> None:
+        self._own_backend = backend
+        self._gathered = threading.local()
+        super().__init__(backend)
+        self._replay_result._last_created_trial_id_by_this_process = -1
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """See `together`."""
+        if getattr(self._gathered, "logs", None) is not None:
+            yield
+            return
+        self._gathered.logs = []
+        try:
+            yield
+            logs = self._gathered.logs
+        finally:
+            self._gathered.logs = None
+        if logs:
+            with self._thread_lock:
+                self._own_backend.append_logs(logs)
+                self._replay()
+
+    def _write_log(self, op_code: int, extra_fields: Mapping[str, Any]) -> None:
+        logs = getattr(self._gathered, "logs", None)
+        if logs is None:
+            super()._write_log(op_code, dict(extra_fields))
+        else:
+            logs.append({"op_code": op_code, "worker_id": self._replay_result.worker_id, **extra_fields})
+
+    def _replay(self) -> None:
+        """Read what was written. A change that came too late raises once, after the others are read too."""
+        late: UpdateFinishedTrialError | None = None
+        while True:
+            try:
+                self._sync_with_backend()
+            except UpdateFinishedTrialError as error:
+                late = error
+                continue
+            break
+        if late is not None:
+            raise late
+
+
+def _whole_end(stream: IO[bytes]) -> int:
+    """Where the last whole line ends."""
+    size = stream.seek(0, os.SEEK_END)
+    end = size
+    while end > 0:
+        start = max(0, end - 65536)
+        stream.seek(start)
+        chunk = stream.read(end - start)
+        cut = chunk.rfind(b"\n")
+        if cut >= 0:
+            return start + cut + 1
+        end = start
+    return 0
+
+
+def _write_all(stream: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[stream.write(view) :]

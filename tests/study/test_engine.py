@@ -1,0 +1,240 @@
+"""Runs are done exactly once, in any order of workers, interruptions and resumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from reborn_nas.analysis import screen_sizes
+from reborn_nas.architecture import Architecture
+from reborn_nas.records import TrialRecord
+from reborn_nas.study.engine import Engine, told
+from reborn_nas.study.phases import Phase, plan_phases
+from reborn_nas.study.progress import SilentProgress
+from reborn_nas.study.queue import Run
+from reborn_nas.study.reading import read_records
+from reborn_nas.study.stopping import Stopper
+from reborn_nas.study.storage import RunStore, connect, open_run, run_url
+from reborn_nas.study.workbench import Workbench
+from tests.study.conftest import FakeObjective, fake_record, make_bench
+
+
+def plan(bench: Workbench, total: int, earlier: tuple[Phase, ...] = (), **counts: int) -> tuple[Phase, ...]:
+    n = len(bench.contrast.factors)
+    return plan_phases(total, n, sizes=screen_sizes(n, total), counts=counts, earlier=earlier)
+
+
+def store_of(bench: Workbench) -> RunStore:
+    return open_run(connect(run_url(bench.config.folder, None)), "toy", create=True)
+
+
+def run(bench: Workbench, phases: tuple[Phase, ...], objective: Any, lead: bool = True) -> bool:
+    with Stopper() as stopper:
+        engine = Engine(bench, store_of(bench), phases, objective, SilentProgress(), stopper)
+        return engine.work(lead=lead)
+
+
+def told_once(bench: Workbench) -> dict[str, float | None]:
+    """Key → accuracy over all trials that hold a record; fails where a key has two."""
+    found: dict[str, float | None] = {}
+    for study in store_of(bench).studies():
+        for trial in study.get_trials():
+            record = trial.user_attrs.get("record")
+            if record is not None:
+                assert record["key"] not in found
+                found[record["key"]] = record["accuracy"]
+    return found
+
+
+def test_each_run_once_and_a_second_call_does_nothing(folder: Path) -> None:
+    bench = make_bench(folder)
+    phases = plan(bench, 64)
+    objective = FakeObjective()
+    assert run(bench, phases, objective)
+    assert set(objective.calls.values()) == {1}
+    assert len(told_once(bench)) == 64
+    again = FakeObjective()
+    assert run(bench, phases, again)
+    assert again.calls == {}
+
+
+def test_the_screen_is_balanced_and_its_runs_are_what_their_levels_say(folder: Path) -> None:
+    bench = make_bench(folder, space="paper")
+    assert run(bench, plan(bench, 64), FakeObjective())
+    screen = [record for record in read_records(store_of(bench)) if record.phase == "screen"]
+    for site in bench.contrast.factors:
+        assert sum(record.levels[site] for record in screen) == 16
+    for record in screen:
+        architecture = Architecture.from_dict(record.architecture)
+        for site, level in record.levels.items():
+            assert architecture.choice(site).name == ("reborn" if level else "original")
+            assert record.parameters[site] == architecture.choice(site).label
+    kernels = [str(label) for record in screen for label in record.parameters.values() if "reborn" in label]
+    assert {label.split("kernel_size=")[1][0] for label in kernels} == {"1", "3", "5"}
+
+
+def test_the_candidate_has_level_one_where_the_screen_saw_a_gain(folder: Path) -> None:
+    bench = make_bench(folder)
+    assert run(bench, plan(bench, 64), FakeObjective())
+    arms = {record.arm: record for record in read_records(store_of(bench)) if record.phase == "candidate"}
+    chosen = Architecture.from_dict(arms["candidate"].architecture)
+    assert set(chosen.choices) == {"layer0.act", "layer1.act"}  # where the formula has a gain
+    assert arms["parent"].architecture["choices"] == {}
+    assert arms["candidate"].accuracy_part == "test"
+
+
+def test_a_larger_total_adds_whole_blocks_and_repeats_nothing(folder: Path) -> None:
+    bench = make_bench(folder)
+    first = plan(bench, 64)
+    run(bench, first, FakeObjective())
+    before = told_once(bench)
+    grown = plan(bench, 160, earlier=first)
+    objective = FakeObjective()
+    assert run(bench, grown, objective)
+    after = told_once(bench)
+    assert len(after) == 160
+    assert {key: after[key] for key in before} == before
+    assert not set(objective.calls) & set(before)
+    screen = [record for record in read_records(store_of(bench)) if record.phase == "screen"]
+    assert len(screen) == 80
+    assert len({record.block for record in screen[:32]} & {record.block for record in screen[32:]}) == 0
+
+
+def test_an_interrupted_study_ends_as_an_undisturbed_one(folder: Path, tmp_path: Path) -> None:
+    undisturbed = make_bench(tmp_path / "other")
+    (tmp_path / "other").mkdir()
+    run(undisturbed, plan(undisturbed, 64), FakeObjective())
+
+    bench = make_bench(folder)
+    phases = plan(bench, 64)
+
+    def stop_sometimes(run: Run, number: int) -> None:
+        if number == 6:
+            raise KeyboardInterrupt
+
+    for _ in range(30):
+        stopper = Stopper()
+        objective = FakeObjective(before=stop_sometimes)
+        engine = Engine(bench, store_of(bench), phases, _stops(objective, stopper), SilentProgress(), stopper)
+        if engine.work(lead=True):
+            break
+    else:
+        pytest.fail("the study never ended")
+    assert told_once(bench) == told_once(undisturbed)
+
+
+def _stops(objective: FakeObjective, stopper: Stopper) -> Any:
+    def execute(*args: Any, **kwargs: Any) -> TrialRecord:
+        try:
+            return objective(*args, **kwargs)
+        except KeyboardInterrupt:
+            stopper.interrupted = True
+            raise
+
+    return execute
+
+
+def test_failures_are_kept_with_their_reason_and_do_not_end_the_study(folder: Path) -> None:
+    bench = make_bench(folder)
+    states = {"screen/3": "failed", "screen/4": "diverged", "search/1": "diverged", "search/2": "failed"}
+    assert run(bench, plan(bench, 64), FakeObjective(state=lambda run: states.get(run.key, "complete")))
+    records = {record.key: record for record in read_records(store_of(bench))}
+    assert len(records) == 64
+    assert {key: records[key].state for key in states} == states
+    search = store_of(bench).study("search")
+    bad = [trial for trial in search.get_trials() if trial.user_attrs.get("key") in ("search/1", "search/2")]
+    assert [trial.state.name for trial in bad] == ["PRUNED", "PRUNED"]
+    assert all(max(trial.constraints.values()) > 0 for trial in bad)
+
+
+def test_the_sampler_starts_from_the_screen(folder: Path) -> None:
+    bench = make_bench(folder, space="paper")  # it names relu, not the original
+    run(bench, plan(bench, 64), FakeObjective())
+    search = store_of(bench).study("search")
+    copies = [trial for trial in search.get_trials() if "copy_of" in trial.user_attrs]
+    assert len({trial.user_attrs["copy_of"] for trial in copies}) == len(copies) == 32
+    for trial in copies:
+        assert set(trial.params) == set(bench.parameters)
+        assert all(value in bench.parameters[name] for name, value in trial.params.items())
+    assert {value for trial in copies for value in trial.params.values() if "reborn" not in value} == {"relu"}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "gp"])
+def test_every_sampler_proposes_from_the_space_and_hears_of_failures(folder: Path, sampler: str) -> None:
+    bench = make_bench(folder, sampler=sampler)
+    phases = plan(bench, 8, baseline=0, screen=0, candidate=0)
+    assert run(
+        bench, phases, FakeObjective(state=lambda run: "diverged" if run.key == "search/0" else "complete")
+    )
+    trials = [trial for trial in store_of(bench).study("search").get_trials() if "record" in trial.user_attrs]
+    assert len(trials) == 8
+    failed = next(trial for trial in trials if trial.user_attrs["key"] == "search/0")
+    if sampler in ("nsga2", "gp"):  # these read COMPLETE trials only
+        assert (failed.state.name, failed.value) == ("COMPLETE", 0.0)
+    else:
+        assert failed.state.name == "PRUNED"
+    assert max(failed.constraints.values()) > 0
+
+
+def test_attributes_that_people_look_for_in_the_dashboard(folder: Path) -> None:
+    bench = make_bench(folder)
+    run(bench, plan(bench, 64), FakeObjective())
+    for study in store_of(bench).studies():
+        for trial in study.get_trials():
+            if "record" in trial.user_attrs:
+                assert {"seed", "phase", "params", "macs", "seconds", "digest"} <= set(trial.user_attrs)
+                assert set(trial.params) == set(bench.parameters)
+        assert study.metric_names == ["accuracy"]
+
+
+def test_a_designed_run_that_diverged_keeps_its_accuracy() -> None:
+    run = Run("screen/0", "screen", "design", 1)
+    record = fake_record(run, Architecture("toy", {}), "diverged")
+    result = told(record, learns_pruned=True)
+    assert (result.state, result.value) == ("COMPLETE", record.accuracy)
+
+
+def test_confirmation_and_control(folder: Path) -> None:
+    bench = make_bench(folder, sites=7)
+    assert run(bench, plan(bench, 200, confirm=32, control=48), FakeObjective())
+    records = read_records(store_of(bench))
+    confirm = [record for record in records if record.phase == "confirm"]
+    control = [record for record in records if record.phase == "control"]
+    assert (len(confirm), len(control)) == (32, 48)
+    top = set(confirm[0].levels)
+    assert len(top) == 5
+    assert {"layer0.act", "layer1.act"} <= top
+    for record in control:
+        architecture = Architecture.from_dict(record.architecture)
+        assert {architecture.choice(site).name for site in record.levels} <= {"reborn", "positive_twin"}
+        for site, level in record.levels.items():
+            assert (architecture.choice(site).name == "reborn") == bool(level)
+    for record in [*confirm, *control]:
+        assert record.accuracy_part == "reserve"
+    for site in top:
+        assert sum(record.levels[site] for record in confirm) == 16
+        assert sum(record.levels[site] for record in control) == 24
+
+
+def test_other_contrasts(folder: Path) -> None:
+    bench = make_bench(folder, contrast="reborn:silu", space="full")
+    assert bench.contrast.low.choice.name == "reborn"
+    assert run(bench, plan(bench, 64), FakeObjective())
+    for record in read_records(store_of(bench)):
+        if record.phase == "screen":
+            architecture = Architecture.from_dict(record.architecture)
+            assert {(level, architecture.choice(site).name) for site, level in record.levels.items()} <= {
+                (0, "reborn"),
+                (1, "silu"),
+            }
+
+
+def test_optuna_is_quiet_about_it(folder: Path, recwarn: pytest.WarningsRecorder) -> None:
+    bench = make_bench(folder)
+    run(bench, plan(bench, 4), FakeObjective())
+    assert not [
+        w for w in recwarn if issubclass(w.category, FutureWarning | optuna.exceptions.ExperimentalWarning)
+    ]

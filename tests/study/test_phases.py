@@ -1,0 +1,90 @@
+"""How a total is spent: the documented examples, and what holds for every total."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reborn_nas.analysis import screen_sizes
+from reborn_nas.errors import ConfigError
+from reborn_nas.study.phases import ORDER, Phase, plan_phases
+
+SIZES = {5: (16, 32, 48, 64, 80, 96), 33: (72, 80, 96, 144)}
+
+
+def counts(phases: tuple[Phase, ...]) -> dict[str, int]:
+    return {phase.name: phase.count for phase in phases if phase.count}
+
+
+def test_newcomers_study_is_spent_as_documented() -> None:
+    phases = plan_phases(64, 5, sizes=SIZES[5])
+    assert counts(phases) == {"baseline": 8, "screen": 32, "search": 8, "candidate": 16}
+    left_out = {phase.name: phase.reason for phase in phases if not phase.count}
+    assert left_out.keys() == {"confirm", "control"}
+    assert "needs 32 trainings, 8 of 64 are left" in left_out["confirm"]
+
+
+def test_four_trainings_are_all_search_and_the_rest_is_named() -> None:
+    phases = plan_phases(4, 5, sizes=())
+    assert counts(phases) == {"search": 4}
+    assert [phase.name for phase in phases] == list(ORDER)
+    assert all(phase.reason for phase in phases if phase.name != "search")
+
+
+def test_confirmation_and_control_come_where_they_fit() -> None:
+    assert counts(plan_phases(160, 33, sizes=(72,))) == {
+        "baseline": 16, "screen": 72, "search": 24, "candidate": 16, "confirm": 32,
+    }  # fmt: skip
+    assert counts(plan_phases(300, 33, sizes=(72, 80, 96, 144))) == {
+        "baseline": 16, "screen": 144, "search": 44, "candidate": 16, "confirm": 32, "control": 48,
+    }  # fmt: skip
+
+
+def test_a_count_that_is_asked_for_is_rounded_to_a_whole_design_and_said() -> None:
+    phases = {
+        phase.name: phase
+        for phase in plan_phases(200, 33, sizes=SIZES[33], counts={"screen": 90, "confirm": 20})
+    }
+    assert phases["screen"].count == 80
+    assert "rounded" in phases["screen"].reason
+    assert phases["confirm"].count == 32
+    assert "rounded" in phases["confirm"].reason
+
+
+def test_asking_for_more_than_the_total_is_refused() -> None:
+    with pytest.raises(ConfigError, match="need 108 trainings, but the total is 100"):
+        plan_phases(100, 5, sizes=SIZES[5], counts={"search": 60, "control": 48})
+
+
+def test_phases_asked_to_be_none_are_none() -> None:
+    none = dict.fromkeys(("baseline", "screen", "candidate"), 0)
+    assert counts(plan_phases(10, 5, sizes=SIZES[5], counts=none)) == {"search": 10}
+
+
+@given(st.integers(1, 600), st.integers(2, 40), st.integers(0, 400))
+def test_every_plan_spends_its_total_and_a_larger_one_only_adds(
+    total: int, n_factors: int, more: int
+) -> None:
+    first = plan_phases(total, n_factors, sizes=screen_sizes(n_factors, total))
+    assert sum(phase.count for phase in first) == total
+    for phase in first:
+        assert phase.count > 0 or phase.name == "search" or phase.reason
+        assert phase.name != "screen" or sum(phase.batches) == phase.count <= total // 2
+    grown = plan_phases(total + more, n_factors, sizes=screen_sizes(n_factors, total + more), earlier=first)
+    assert sum(phase.count for phase in grown) == total + more
+    for before, after in zip(first, grown, strict=True):
+        assert after.count >= before.count
+        assert after.batches[: len(before.batches)] == before.batches
+
+
+def test_a_smaller_total_takes_nothing_away() -> None:
+    first = plan_phases(64, 5, sizes=SIZES[5])
+    again = plan_phases(20, 5, sizes=(), earlier=first)
+    assert counts(again) == counts(first)
+
+
+def test_without_factors_there_is_only_search() -> None:
+    phases = plan_phases(30, 0, sizes=())
+    assert counts(phases) == {"search": 30}
+    assert "contrast" in phases[0].reason

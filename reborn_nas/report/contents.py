@@ -146,8 +146,20 @@ def _network(view: RunView, findings: Findings) -> Section | None:
         f"{view.arms[0]} against {view.arms[1]} in percentage points, averaged over networks in which the other sites "
         f"are {view.arms[0]} half of the time; the bar below is its 95 % interval around 0."
     )
-    section.figure(lambda width: network.network_figure(effects, width, view.arms))
+    frame = _all_sites(view, effects)
+    section.figure(lambda width: network.network_figure(frame, width, view.arms))
     return section
+
+
+def _all_sites(view: RunView, effects: pd.DataFrame) -> pd.DataFrame:
+    """The effects, with a row without numbers for each site that was not varied."""
+    if not set(effects["site"]) <= set(view.site_names) or len(effects) == len(view.sites):
+        return effects
+    about = view.sites.rename(columns={"name": "site"})
+    numbers = effects.drop(columns=[name for name in about.columns if name != "site" and name in effects])
+    frame = about.merge(numbers, on="site", how="left")
+    frame["verdict"] = frame["verdict"].fillna("not varied")
+    return frame
 
 
 def _effects(view: RunView, findings: Findings) -> Section | None:

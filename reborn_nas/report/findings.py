@@ -78,7 +78,10 @@ def study_findings(view: RunView) -> Findings:
     return Findings(
         sentences=answer(view, effects, difference, controlled),
         cautions=cautions(view, screen, effects, summary),
-        method=method(view, screen, summary),
+        method=[
+            *method(view, screen, summary),
+            *fresh.baseline_lines(view, screen, summary.get("sigma", math.nan)),
+        ],
         summary=summary,
         effects=effects,
         stages=stages,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
 from reborn_nas.report.screen import Designed, designed, unique_runs
 from reborn_nas.report.view import RunView
+from reborn_nas.report.words import interval, signed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,14 +81,30 @@ def _estimated(estimate: Any, runs: Designed | None) -> pd.DataFrame | None:
     return table
 
 
-def other_arms(view: RunView) -> Mapping[str, list[float]]:
-    """Accuracies of the control phase's whole-network arms (extended_conv, norm_relu, …), by arm."""
-    arms: dict[str, list[float]] = {}
-    for record in unique_runs(view.phase("control")):
-        if (
-            record.arm != "design"
-            and record.accuracy is not None
-            and record.state in ("complete", "diverged")
-        ):
-            arms.setdefault(record.arm, []).append(record.accuracy)
-    return arms
+def baseline_lines(view: RunView, screen: Designed | None, sigma: float) -> list[str]:
+    """The baseline in words: everything reborn against the parent, and whether effects add up."""
+    from reborn_nas.analysis.compare import candidate_against_parent, curvature
+
+    runs = [r for r in unique_runs(view.phase("baseline")) if r.state in ("complete", "diverged")]
+    arms = {
+        arm: [record.accuracy for record in runs if record.arm == arm and record.accuracy is not None]
+        for arm in ("parent", "reborn")
+    }
+    if min(map(len, arms.values())) < 2:
+        return []
+    found = candidate_against_parent(arms["reborn"], arms["parent"])
+    said = [
+        f"Baseline: {view.arms[0]} at every site against the parent, {signed(found.effect)} percentage points "
+        f"{interval(found.ci_low, found.ci_high)} ({found.n_first} against {found.n_second} trainings, "
+        f"{runs[0].accuracy_part} images)."
+    ]
+    if screen is not None and math.isfinite(sigma):
+        bend = curvature(arms["parent"], arms["reborn"], screen.accuracy, sigma=sigma)
+        verdict = (
+            "effects do not simply add up" if bend.p_value < 0.05 else "no sign that effects do not add up"
+        )
+        said.append(
+            f"Curvature: the baseline's two ends lie {signed(bend.effect)} percentage points "
+            f"{interval(bend.ci_low, bend.ci_high)} from the screen's mean: {verdict}."
+        )
+    return said

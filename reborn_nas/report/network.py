@@ -291,7 +291,7 @@ def _short(row: Mapping[Any, Any]) -> str:
     name = str(row.get("site", row.get("name", "")))
     block = str(row.get("block", ""))
     inner = name[len(block) + 1 :] if block and name.startswith(block + ".") else name.rsplit(".", 1)[-1]
-    return inner or name
+    return name if ":" in name else inner or name
 
 
 def _choice_words(label: str, original: str) -> tuple[str, str]:

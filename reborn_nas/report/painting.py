@@ -44,18 +44,18 @@ def _paint_shape(axes: Any, mark: Mark, order: int) -> None:
     stroke = TONES[mark.stroke][0] if mark.stroke else "none"
     at: Any = mark.at
     if mark.kind == "line":
-        axes.add_line(lines.Line2D(at[::2], at[1::2], color=stroke, **style))
+        axes.add_artist(lines.Line2D(at[::2], at[1::2], color=stroke, **style))
         return
     if mark.kind == "path" and not mark.closed:
-        axes.add_line(lines.Line2D(at[::2], at[1::2], color=stroke, **style))
+        axes.add_artist(lines.Line2D(at[::2], at[1::2], color=stroke, **style))
         return
     style |= {"facecolor": TONES[mark.fill][0] if mark.fill else "none", "edgecolor": stroke}
     if mark.kind == "circle":
-        axes.add_patch(patches.Circle(at[:2], at[2], **style))
+        axes.add_artist(patches.Circle(at[:2], at[2], **style))
     elif mark.kind == "path":
-        axes.add_patch(patches.Polygon(list(zip(at[::2], at[1::2])), closed=True, **style))
+        axes.add_artist(patches.Polygon(list(zip(at[::2], at[1::2])), closed=True, **style))
     else:
         x, y, w, h, corner = at
         radius = min(corner, w / 2, h / 2)
         box = f"round,pad=0,rounding_size={radius}" if radius > 0 else "square,pad=0"
-        axes.add_patch(patches.FancyBboxPatch((x, y), w, h, boxstyle=box, **style))
+        axes.add_artist(patches.FancyBboxPatch((x, y), w, h, boxstyle=box, **style))

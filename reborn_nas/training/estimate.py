@@ -20,6 +20,9 @@ from reborn_nas.training.recipe import Recipe
 from reborn_nas.training.schedule import batch_sizes
 from reborn_nas.training.step import TrainingStep
 
+PATIENCE = 10.0
+"""Seconds after which no further step is measured."""
+
 
 def estimate_seconds(
     model: nn.Module,
@@ -30,8 +33,9 @@ def estimate_seconds(
 ) -> float:
     """Seconds of one epoch, the validation included: the median of a few steps times their number.
 
-    A copy of the network is trained, after one step that is not counted; global generators are left as they are. On a
-    GPU the steps run eagerly, so the estimate is an upper one where a CUDA graph is used.
+    A copy of the network is trained, after one step that is not counted; where that step alone takes longer than
+    `PATIENCE`, it is what counts. Global generators are left as they are. On a GPU the steps run eagerly, so the
+    estimate is an upper one where a CUDA graph is used.
     """
     place = torch.device(device)
     training = len(images.pool) - images.validation_size
@@ -50,6 +54,8 @@ def estimate_seconds(
         seconds = []
         for pictures, labels in data.epoch(few, seed=0, epoch=0):
             seconds.append(_seconds(partial(step, pictures, labels), place))
+            if sum(seconds) > PATIENCE:
+                break
         tally = Tally(twin, precision, place)
         seen = images.pool[:BATCH]
         judged = Resident(images, seen, place, channels_last=last)

@@ -51,6 +51,7 @@ class TrainingStep:
             weight_decay=recipe.weight_decay,
             fused=device.type in ("cpu", "cuda"),
         )
+        self.momenta()
         # sums of 50,000 losses: float64 where the device has it
         kind = torch.float32 if device.type == "mps" else torch.float64
         self.loss_sum = torch.zeros((), device=device, dtype=kind)
@@ -78,15 +79,16 @@ class TrainingStep:
         self.loss_sum += loss.detach() * len(labels)
 
     def momenta(self) -> list[torch.Tensor]:
-        """The optimiser's momentum of each parameter, in the network's order; zeros before the first step."""
-        found = []
-        for parameter in self.parameters:
-            state = self.optimiser.state[parameter]
+        """The optimiser's momentum of each parameter, in the network's order; zeros before the first step.
+
+        They exist from the start: zero gives the same first step as none, a captured step needs their memory, and
+        the fused kernel takes all or none, also where a parameter gets its first gradient later than the others.
+        """
+        states = [self.optimiser.state[parameter] for parameter in self.parameters]
+        for state, parameter in zip(states, self.parameters, strict=True):
             if state.get("momentum_buffer") is None:
-                # a momentum of zero before the first step gives the same first step as none at all
-                state["momentum_buffer"] = torch.zeros_like(parameter)
-            found.append(state["momentum_buffer"])
-        return found
+                state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        return [state["momentum_buffer"] for state in states]
 
 
 def total_loss(outputs: Any, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:

@@ -23,7 +23,7 @@ def picture(path: Path, size: tuple[int, int] = (10, 8), mode: str = "RGB", seed
     shape = (size[1], size[0]) if mode == "L" else (size[1], size[0], len(mode))
     pixels = rng.integers(0, 256, shape, dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels, mode=mode).save(path)
+    Image.fromarray(pixels).save(path)
     return pixels
 
 

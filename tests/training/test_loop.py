@@ -261,6 +261,25 @@ def test_a_network_with_auxiliary_heads_trains() -> None:
     assert not torch.equal(model.aux.weight, before)
 
 
+def test_a_parameter_may_get_its_first_gradient_late() -> None:
+    class Late(nn.Module):
+        """Its second head joins at the third step."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.late, self.steps = small_net(classes=4), nn.Linear(64, 4), 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.steps += self.training
+            out: torch.Tensor = self.net(x)
+            return out + self.late(x.flatten(1)) if self.steps >= 3 else out
+
+    model = Late()
+    before = model.late.weight.detach().clone()
+    run(model, squares(), SHORT)
+    assert not torch.equal(model.late.weight, before)
+
+
 def test_bf16_trains_in_bf16_with_fp32_weights() -> None:
     seen = set()
     model = small_net(classes=4)

@@ -121,14 +121,13 @@ def pooled(scene: Scene) -> Outcome:
     value, wide = scene.subject()
     rank = len(scene.shape(value))
     name = scene.op.name
-    digits = [int(c) for c in name if c.isdigit()]
     if name == "pad":
         spatial = len(scene.arg(1, "pad")) // 2
         if any(scene.arg(1, "pad")[2 * (rank - 1 - wide.dim) : 2 * (rank - wide.dim)]):
             raise Blocked("padding of the channels")
         spatial = 0
     else:
-        spatial = digits[0] if digits else rank - 2
+        spatial = spatial_rank(scene.op) or rank - 2
     if wide.dim >= rank - spatial:
         raise Blocked("pooling over the channels")
     return scene.same(wide)
@@ -212,6 +211,11 @@ def _operation(name: str) -> str:
     )
 
 
+def spatial_rank(op: Op) -> int:
+    """The 2 of `conv2d`; 0 where the name has no such digit."""
+    return next((int(letter) for letter in op.name if letter.isdigit()), 0)
+
+
 def convolution(scene: Scene) -> Outcome:
     """A convolution reads the widened channels, grouped and depthwise ones too; a fixed blur passes them on."""
     value, wide = scene.subject()
@@ -222,7 +226,7 @@ def convolution(scene: Scene) -> Outcome:
         raise Blocked("a convolution without a weight")
     if wide.dim == rank - 1 and scene.op.name == "conv1d":
         return _along_line(scene, weight, wide)
-    if wide.dim != rank - int(scene.op.name[4]) - 1:
+    if wide.dim != rank - spatial_rank(scene.op) - 1:
         raise Blocked("a convolution over the channels")
     if layer_class(scene.op.span) == "BlurPool2d" and scene.shape(weight)[:2] == (groups, 1):
         return Outcome((wide,), (scene.step("filter", (weight,), 0, wide.channels, groups),))
@@ -248,7 +252,7 @@ def transposed_convolution(scene: Scene) -> Outcome:
     value, wide = scene.subject()
     if (
         int(scene.arg(6, "groups", 1)) != 1
-        or wide.dim != len(scene.shape(value)) - int(scene.op.name[-1]) - 1
+        or wide.dim != len(scene.shape(value)) - spatial_rank(scene.op) - 1
     ):
         raise Blocked("a grouped transposed convolution")
     return scene.narrow(scene.step("consume", (scene.tensor(1, "weight"),), 0, wide.channels))

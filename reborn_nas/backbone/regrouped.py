@@ -3,7 +3,7 @@
 They keep the class, the parameters and the state-dict keys of the convolution that they stand for.
 """
 
-from __future__ import annotations
+# no postponed annotations: TorchScript reads those of the classes as they are
 
 from bisect import bisect_right
 from itertools import accumulate
@@ -31,7 +31,7 @@ def regroup(x: Tensor, groups: int, copies: int, order: Tensor | None) -> Tensor
         return x.index_select(1, order)
     if groups == 1 or copies == 1:
         return x
-    y = x.reshape(x.shape[0], copies, groups, x.shape[1] // (copies * groups), *x.shape[2:])
+    y = torch.unflatten(x, 1, [copies, groups, x.shape[1] // (copies * groups)])
     return y.transpose(1, 2).flatten(1, 3)  # (B, groups · copies · C/groups, …)
 
 

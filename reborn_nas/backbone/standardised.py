@@ -5,7 +5,7 @@ the true channels are standardised among themselves, exactly as before, and thos
 weights: zero gives the original function, and a gradient of ordinary size.
 """
 
-from __future__ import annotations
+# no postponed annotations: TorchScript reads those of the classes as they are
 
 import torch
 import torch.nn.functional as F

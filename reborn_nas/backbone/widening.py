@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 
 from reborn_nas.backbone.channelmap import ChannelMap
-from reborn_nas.backbone.flow import Blocked, Scene, Wide
+from reborn_nas.backbone.flow import Blocked, Scene, Wide, elementwise, spatial_rank
 from reborn_nas.backbone.rules import BLOCKERS, RULES
 from reborn_nas.backbone.sites import Site, site_values
 from reborn_nas.backbone.steps import Refusal, Widening, WidenStep
@@ -91,7 +91,7 @@ class Walk:
                 return _refusal(op, str(block))
         for value in self.trace.outputs:
             if value in self.wide:
-                return Refusal("its channels are an output of the network", "output", "")
+                return Refusal("they are an output of the network", "output", "")
         return None
 
     def agree(self, steps: dict[tuple[str, str, int], WidenStep]) -> Refusal | None:
@@ -134,7 +134,10 @@ class Walk:
             raise Blocked(
                 BLOCKERS.get(op.name, f"{op.name!r}, of which no rule says that it keeps channels apart")
             )
-        outcome = rule(Scene(self.trace, op, self.wide))
+        try:
+            outcome = rule(Scene(self.trace, op, self.wide))
+        except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError) as error:
+            raise Blocked(f"{op.name!r}, called in a form that its rule does not know") from error
         if outcome.wanted:
             for value, wide in outcome.wanted:
                 self._want(op, value, wide)
@@ -205,7 +208,7 @@ class Walk:
         scene = Scene(self.trace, op, self.wide)
         groups = 1 if op.name == "linear" else int(scene.arg(6, "groups", 1))
         rank = len(self.trace.values[value].shape)
-        place = rank - 1 if op.name == "linear" else rank - 1 - int(op.name[4])
+        place = rank - 1 if op.name == "linear" else rank - 1 - spatial_rank(op)
         if groups != 1 or wide.dim != place:
             raise Blocked(f"a gate that a grouped {op.name} makes")
 
@@ -213,6 +216,14 @@ class Walk:
         """The inputs of `op` that must be widened so that its output is as `wide` says."""
         rule = RULES.get(op.name)
         found: list[tuple[int, Wide]] = []
+        if rule is elementwise:
+            rank = len(self.trace.values[value].shape)
+            for given in dict.fromkeys(op.inputs):
+                shape = self.trace.values[given].shape
+                dim = wide.dim - (rank - len(shape))
+                if given not in self.wide and dim >= 0 and shape[dim] == wide.channels.size:
+                    found.append((given, Wide(dim, wide.channels)))
+            rule = None
         for given in dict.fromkeys(op.inputs):
             if rule is None or given in self.wide or (op.name in ("cat", "stack", "batch_norm") and found):
                 continue
@@ -235,7 +246,7 @@ class Walk:
 def _refusal(op: Op, what: str) -> Refusal:
     place = f"'{op.module}'" if op.module else "the network's own forward"
     where = f" ({op.span.function}, {op.span.place})" if op.span else ""
-    return Refusal(f"the doubled channels meet {what}, in {place}{where}", op.name, op.module)
+    return Refusal(f"they meet {what}, in {place}{where}", op.name, op.module)
 
 
 def _shared(op: Op, step: WidenStep) -> Refusal:

@@ -79,8 +79,9 @@ def table_figure(
 ) -> Drawing:
     """Any table of `effect, ci_low, ci_high` as an interval chart, labelled by its column `label`."""
     rows = []
+    reach = max((abs(value) for column in ("ci_low", "ci_high") for value in frame[column]), default=1.0)
     for row in frame.to_dict("records"):
-        aside = effect_aside(row["effect"], row["ci_low"], row["ci_high"])
+        aside = effect_aside(row["effect"], row["ci_low"], row["ci_high"], 2 if reach >= 0.1 else 3)
         points = (
             Estimate(row["effect"], row["ci_low"], row["ci_high"], tone_of(row["ci_low"], row["ci_high"])),
         )

@@ -22,7 +22,7 @@ LINE = TILE_H + 2 * PAD + HEAD + 18
 BETWEEN, INPUT = 16.0, 60.0
 
 FAMILY_TONES = {
-    "original": "plus0", "reborn": "plus4", "crelu": "plus2", "positive_twin": "minus2", "extended_conv": "minus3",
+    "original": "plus0", "reborn": "plus3", "crelu": "plus2", "positive_twin": "minus2", "extended_conv": "minus3",
     "norm_relu": "minus1",
 }  # fmt: skip
 
@@ -70,7 +70,7 @@ def layout(sites: pd.DataFrame, width: float, top: float) -> tuple[list[Lane], f
     x, y = left, top
     for members in _stages(rows):
         above = narrow or inline
-        heading = (x if inline else 2.0, y)
+        heading = (x if inline else left if narrow else 2.0, y)
         y += 26 if above else 0
         boxes = []
         for label, chunk in _chunks(members, rows, per_line):

@@ -59,8 +59,7 @@ def energy_figure(sights: Sequence[Sight], width: float) -> Drawing:
                 share = getattr(sight, name)
                 if math.isfinite(share):
                     drawing.rect(scale(0), y + lane * 9, scale(share) - scale(0), 7, tone, radius=2)
-            if math.isfinite(sight.lost_energy):
-                drawing.text(width - 2, y + 8, percent(sight.lost_energy, 0), "muted", size=11, anchor="end")
+                    drawing.text(scale(share) + 5, y + lane * 9 + 7, percent(share, 0), "muted", size=9)
     drawing.height = bottom + 26
     drawing.alt = "; ".join(
         f"{s.site}: ReLU discards {percent(s.lost_energy, 0)} of the energy, {percent(s.dead_channels, 0)} of the "

@@ -1,14 +1,18 @@
 """The study: plan, storage, workers, samplers. The only room that knows Optuna."""
 
+from reborn_nas.study.additive_sampler import AdditiveSampler
 from reborn_nas.study.config import StudyConfig, load_config, shipped_studies
+from reborn_nas.study.dashboard import serve_dashboard
 from reborn_nas.study.phases import Phase, plan_phases
 from reborn_nas.study.planning import PlanView, plan_search
 from reborn_nas.study.progress import Progress, SilentProgress
 from reborn_nas.study.reading import RunInfo, RunStatus, load_records, load_run, status
 from reborn_nas.study.run import RunResult, run_search
 from reborn_nas.study.samplers import make_sampler, sampler_names
+from reborn_nas.study.workers import join
 
 __all__ = [
+    "AdditiveSampler",
     "Phase",
     "PlanView",
     "Progress",
@@ -17,6 +21,7 @@ __all__ = [
     "RunStatus",
     "SilentProgress",
     "StudyConfig",
+    "join",
     "load_config",
     "load_records",
     "load_run",
@@ -25,6 +30,7 @@ __all__ = [
     "plan_search",
     "run_search",
     "sampler_names",
+    "serve_dashboard",
     "shipped_studies",
     "status",
 ]

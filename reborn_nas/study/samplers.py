@@ -42,11 +42,18 @@ def _gp(seed: int) -> BaseSampler:
     return GPSampler(seed=seed)
 
 
+def _additive(seed: int) -> BaseSampler:
+    from reborn_nas.study.additive_sampler import AdditiveSampler
+
+    return AdditiveSampler(seed)
+
+
 _SHIPPED: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": _tpe,
     "random": _random,
     "nsga2": _nsga2,
     "gp": _gp,
+    "additive": _additive,
 }
 
 
@@ -84,7 +91,7 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
 
 
 def learns_from_pruned(sampler: BaseSampler) -> bool:
-    """Whether `sampler` learns from PRUNED trials with a violated constraint (TPE does).
+    """Whether `sampler` learns from PRUNED trials with a violated constraint.
 
     NSGA-II and GP read COMPLETE trials only: to them a failure is told as COMPLETE with the worst value.
     """

@@ -1,0 +1,136 @@
+"""The journal after crashes, full disks and strangers."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from reborn_nas.errors import StudyError
+from reborn_nas.study import journal
+from reborn_nas.study.journal import open_journal, together
+from reborn_nas.study.storage import connect, mask_url, open_run
+
+
+def values(path: Path) -> list[float | None]:
+    study = optuna.load_study(study_name="s", storage=open_journal(path))
+    return [trial.value for trial in study.get_trials()]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    found = tmp_path / "study.journal"
+    study = optuna.create_study(study_name="s", storage=open_journal(found))
+    for value in (1.0, 2.0):
+        study.tell(study.ask(), value)
+    return found
+
+
+@pytest.mark.parametrize("cut", [1, 7, 30])
+def test_a_torn_last_line_costs_nothing_that_was_told(path: Path, cut: int) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole.splitlines(keepends=True)[-1][:-cut])
+    assert values(path) == [1.0, 2.0]
+    study = optuna.load_study(study_name="s", storage=open_journal(path))
+    study.tell(study.ask(), 3.0)
+    assert values(path) == [1.0, 2.0, 3.0]
+    assert all(line.endswith(b"}") for line in path.read_bytes().splitlines())
+
+
+def test_a_worker_that_writes_after_another_died_writing_cuts_its_torn_line(path: Path) -> None:
+    alive = optuna.load_study(study_name="s", storage=open_journal(path))
+    with open(path, "ab") as stream:
+        stream.write(b'{"op_code":4,"study_')
+    alive.tell(alive.ask(), 3.0)
+    assert values(path) == [1.0, 2.0, 3.0]
+
+
+def test_a_full_disk_leaves_nothing_half_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = optuna.load_study(study_name="s", storage=open_journal(path))
+    before = path.read_bytes()
+
+    def full(stream: Any, data: bytes) -> None:
+        stream.write(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_write_all", full)
+        with pytest.raises(OSError, match="No space"):
+            study.ask()
+    assert path.read_bytes() == before
+    study.tell(study.ask(), 3.0)  # there is room again
+    assert values(path) == [1.0, 2.0, 3.0]
+
+
+def test_together_is_one_write_and_all_or_nothing(path: Path) -> None:
+    storage = open_journal(path)
+    study = optuna.load_study(study_name="s", storage=storage)
+    trial = study.ask()
+    before = path.read_bytes()
+    with pytest.raises(KeyError), together(storage):  # noqa: PT012
+        trial.set_user_attr("a", 1)
+        raise KeyError
+    assert path.read_bytes() == before
+    with together(storage):
+        trial.set_user_attr("a", 1)
+        trial.set_user_attr("b", 2)
+        assert path.read_bytes() == before
+    assert study.trials[-1].user_attrs == {"a": 1, "b": 2}
+
+
+def test_changes_that_come_too_late_are_refused_once_and_the_storage_goes_on(path: Path) -> None:
+    mine, theirs = (optuna.load_study(study_name="s", storage=open_journal(path)) for _ in range(2))
+    number = mine.ask().number
+    theirs.tell(number, state=optuna.trial.TrialState.FAIL)
+    storage = mine._storage
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):  # noqa: PT012
+        with together(storage):
+            storage.set_trial_user_attr(number, "a", 1)
+            storage.set_trial_user_attr(number, "b", 2)
+    assert mine.trials[-1].user_attrs == {}
+    mine.tell(mine.ask(), 3.0)
+    assert values(path) == [1.0, 2.0, None, 3.0]
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello\n", b"{}\n", b'{"op_code": 99, "worker_id": "x"}\n{\n', b"\x00\xff\n"]
+)
+def test_a_file_that_is_no_journal(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "study.journal").write_bytes(content)
+    with pytest.raises(StudyError, match="no Optuna journal"):
+        open_journal(tmp_path / "study.journal")
+    assert (tmp_path / "study.journal").read_bytes() == content
+
+
+def test_a_study_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    storage = connect(f"journal://{tmp_path}/study.journal")
+    study = optuna.create_study(study_name="theirs", storage=storage)
+    study.tell(study.ask(), 1.0)
+    with pytest.raises(StudyError, match="not made by reborn-nas"):
+        open_run(storage, "theirs", create=True)
+    with pytest.raises(StudyError, match=r"no study 'mine'.*theirs"):
+        open_run(storage, "mine")
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        ("postgresql://me:s3cret@host:5432/db", "postgresql://me:***@host:5432/db"),
+        ("postgresql+psycopg2://me:a/b@c@host/db", "postgresql+psycopg2://me:***@host/db"),
+        ("mysql://host/db?user=me&password=s3cret", "mysql://host/db?user=me&password=***"),
+        ("sqlite:///runs/study.db", "sqlite:///runs/study.db"),
+        ("postgresql://host/db", "postgresql://host/db"),
+    ],
+)
+def test_passwords_are_masked(url: str, masked: str) -> None:
+    assert mask_url(url) == masked
+
+
+def test_an_unreachable_database_is_an_error_without_its_password() -> None:
+    with pytest.raises(StudyError) as caught:
+        connect("postgresql://me:s3cret@127.0.0.1:1/db?connect_timeout=1")
+    assert "s3cret" not in str(caught.value)
+    assert "cannot be opened" in str(caught.value) or "driver is missing" in str(caught.value)

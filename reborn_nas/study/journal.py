@@ -18,8 +18,12 @@ from reborn_nas.errors import StudyError
 
 __all__ = ["open_journal", "together"]
 
-LOCK_GRACE = 10
-"""Seconds after which the lock is taken from a writer that died holding it; a write takes milliseconds."""
+LOCK_GRACE = 1
+"""Seconds after which Optuna's lock is taken from a writer that died holding it; a write takes milliseconds.
+
+Our own writers also hold the kernel's lock on the file, which dies with its holder, so that the other one can only be
+left over, or be held by a foreign Optuna process such as a dashboard that writes a note.
+"""
 
 
 def open_journal(path: Path) -> JournalStorage:
@@ -58,16 +62,18 @@ class WholeLines(JournalFileBackend):
     """A journal file to which lines are added whole or not at all."""
 
     def __init__(self, path: str) -> None:
-        self._own_lock = JournalFileSymlinkLock(path, grace_period=LOCK_GRACE)
+        self._own_lock = JournalFileSymlinkLock(path)
+        self._own_lock.grace_period = LOCK_GRACE
         self._own_path = path
         super().__init__(path, lock_obj=self._own_lock)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Add `logs`, durable when it returns. A torn last line that a crash left is cut off first."""
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
-        self._own_lock.acquire()
-        try:
-            with open(self._own_path, "r+b", buffering=0) as stream:
+        with open(self._own_path, "r+b", buffering=0) as stream:
+            _lock(stream)
+            self._own_lock.acquire()
+            try:
                 end = _whole_end(stream)
                 stream.truncate(end)
                 stream.seek(end)
@@ -77,8 +83,8 @@ class WholeLines(JournalFileBackend):
                 except BaseException:  # a full disk, say: nothing of it stays
                     stream.truncate(end)
                     raise
-        finally:
-            self._own_lock.release()
+            finally:
+                self._own_lock.release()
 
 
 class GatheringJournal(JournalStorage):
@@ -126,6 +132,15 @@ class GatheringJournal(JournalStorage):
             break
         if late is not None:
             raise late
+
+
+def _lock(stream: IO[bytes]) -> None:
+    """The kernel's lock on the open file, until it is closed or its holder dies; none on Windows."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(stream, fcntl.LOCK_EX)
 
 
 def _whole_end(stream: IO[bytes]) -> int:

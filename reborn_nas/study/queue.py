@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Claim", "Run", "RunQueue"]
 
-MOST_LOSSES = 3
+MOST_LOSSES = 5
 """A run whose holder vanished so often is told as failed: it takes its process down with it."""
 
 

@@ -34,7 +34,7 @@ GRACE = 4.0
 LEAD = 1.0
 """Seconds between two looks of the supervisor at the whole queue."""
 
-MOST_DEATHS = 5
+MOST_DEATHS = 15
 """Deaths in a row without a result between them after which the supervisor gives up."""
 
 

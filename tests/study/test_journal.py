@@ -86,10 +86,9 @@ def test_changes_that_come_too_late_are_refused_once_and_the_storage_goes_on(pat
     number = mine.ask().number
     theirs.tell(number, state=optuna.trial.TrialState.FAIL)
     storage = mine._storage
-    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):  # noqa: PT012
-        with together(storage):
-            storage.set_trial_user_attr(number, "a", 1)
-            storage.set_trial_user_attr(number, "b", 2)
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError), together(storage):  # noqa: PT012
+        storage.set_trial_user_attr(number, "a", 1)
+        storage.set_trial_user_attr(number, "b", 2)
     assert mine.trials[-1].user_attrs == {}
     mine.tell(mine.ask(), 3.0)
     assert values(path) == [1.0, 2.0, None, 3.0]

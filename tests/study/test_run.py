@@ -1,0 +1,218 @@
+"""Real searches on the digits, in one process: small ones, resumed, refused, stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reborn_nas.errors import ConfigError, RebornError, StudyError
+from reborn_nas.records import TrialRecord
+from reborn_nas.study import (
+    SilentProgress,
+    StudyConfig,
+    load_records,
+    load_run,
+    plan_search,
+    run_search,
+    status,
+)
+
+TINY: dict[str, Any] = {
+    "backbone": "convnet5",
+    "backbone_arguments": {"width": 0.125},
+    "epochs": 1,
+    "baseline": 2,
+    "screen": 0,
+    "candidate": 2,
+    "trials": 6,
+    "threads": 1,
+    "space": "two_level",
+}
+
+
+def tiny(folder: Path, **changes: Any) -> StudyConfig:
+    return StudyConfig(**{**TINY, "run": folder, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    result = run_search(tiny(folder))
+    assert result.complete
+    return folder
+
+
+def test_a_whole_run_and_what_it_leaves(finished: Path) -> None:
+    info = load_run(finished)
+    assert info.complete
+    assert {(r.phase, r.arm) for r in info.records} == {
+        ("baseline", "parent"), ("baseline", "reborn"), ("search", "sampled"),
+        ("candidate", "candidate"), ("candidate", "parent"),
+    }  # fmt: skip
+    for record in info.records:
+        assert record.state == "complete", record.reason
+        assert 0 <= (record.accuracy or -1) <= 1
+        assert record.accuracy_n == 360
+        assert record.params > 0
+        assert record.macs > 0
+        assert record.environment["torch"]
+        curve = info.curve(record)
+        assert curve is not None
+        assert len(curve) == record.epochs == 1
+        assert record.accuracy_part == ("test" if record.phase == "candidate" else "validation")
+        assert (record.test_accuracy is not None) == (record.phase == "candidate")
+    best = [record for record in info.records if info.checkpoint(record) is not None]
+    assert {record.arm for record in best} == {"sampled", "candidate", "parent"}
+    assert json.loads((finished / "plan.json").read_text())["total"] == 6
+    assert len(info.sites) == 5
+
+
+def test_the_framework_costs_little(finished: Path) -> None:
+    costs = sorted(record.overhead_seconds for record in load_records(finished))
+    assert costs[len(costs) // 2] < 0.3
+
+
+def test_a_second_call_trains_nothing(finished: Path) -> None:
+    class Refuses(SilentProgress):
+        def trial_started(self, key: str, phase: str, done: int, total: int) -> None:
+            raise AssertionError(key)
+
+    before = load_records(finished)
+    assert run_search(tiny(finished), progress=Refuses()).complete
+    assert load_records(finished) == before
+
+
+def test_the_same_seed_gives_the_same_numbers(finished: Path, tmp_path: Path) -> None:
+    run_search(tiny(tmp_path / "two"))
+    one, two = (
+        {r.key: (r.accuracy, r.train_loss_sum) for r in load_records(f)} for f in (finished, tmp_path / "two")
+    )
+    assert one == two
+
+
+def test_status(finished: Path) -> None:
+    state = status(finished)
+    assert (state.done, state.total, state.running, state.complete) == (6, 6, 0, True)
+    assert state.best is not None
+    assert {phase.name for phase in state.phases if phase.planned == 0} == {"screen", "confirm", "control"}
+
+
+def test_other_settings_are_refused_with_the_difference(finished: Path) -> None:
+    with pytest.raises(StudyError) as caught:
+        plan_search(tiny(finished, epochs=2, seed=3), measure=False)
+    assert "recipe.epochs: 1 in the study, 2 now" in str(caught.value)
+    assert "seed: 0 in the study, 3 now" in str(caught.value)
+    assert plan_search(tiny(finished, epochs=2, adopt=True), measure=False).resumed
+
+
+def test_planning_writes_nothing(tmp_path: Path) -> None:
+    view = plan_search(tiny(tmp_path / "new"))
+    assert view.seconds is not None
+    assert view.seconds > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+class Signals(SilentProgress):
+    """Sends this process a signal in the middle of the third training."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.finished: list[TrialRecord] = []
+
+    def epoch(self, key: str, epoch: int, epochs: int, metrics: Any) -> None:
+        if len(self.finished) == 2:
+            os.kill(os.getpid(), self.number)
+
+    def trial_finished(self, record: TrialRecord, done: int, total: int) -> None:
+        self.finished.append(record)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_is_finished_and_the_next_call_goes_on(
+    tmp_path: Path, finished: Path, number: signal.Signals
+) -> None:
+    config = tiny(tmp_path / "run")
+    result = run_search(config, progress=Signals(number))
+    assert result.interrupted
+    assert not result.complete
+    assert len(result.records) == 2
+    assert "--run" in result.resume_command
+    assert status(config.folder).running == 0
+    again = run_search(config)
+    assert again.complete
+    one, two = ({r.key: r.accuracy for r in load_records(f)} for f in (finished, config.folder))
+    assert one == two
+
+
+def test_a_time_limit(tmp_path: Path) -> None:
+    result = run_search(tiny(tmp_path / "run", timeout=0.001))
+    assert result.timed_out
+    assert not result.complete
+    assert run_search(tiny(tmp_path / "run")).complete
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"backbone": "resnet35"}, RebornError, "resnet34"),
+        ({"dataset": "digist"}, RebornError, "digits"),
+        ({"space": "two_levle"}, RebornError, "two_level"),
+        ({"batch_size": 10_000}, ConfigError, "717 training images"),
+        ({"search": 60}, ConfigError, "need 64 trainings"),
+        ({"device": "cuda:77"}, StudyError, "not there"),
+        ({"backbone_arguments": {"widht": 1}}, RebornError, "widht"),
+    ],
+)
+def test_bad_input_is_refused_and_writes_nothing(
+    tmp_path: Path, changes: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        run_search(tiny(tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_folders_that_are_no_run(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(StudyError, match="not empty"):
+        run_search(tiny(tmp_path))
+    with pytest.raises(StudyError, match="not a run folder"):
+        load_run(tmp_path)
+    with pytest.raises(StudyError, match="not a run folder"):
+        status(tmp_path / "nowhere")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(StudyError, match=r"config\.json"):
+        run_search(tiny(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "notes.txt"]
+
+
+@pytest.mark.slow
+def test_two_workers_and_one_of_them_killed(tmp_path: Path, finished: Path) -> None:
+    import multiprocessing
+
+    class Kills(SilentProgress):
+        killed = False
+
+        def epoch(self, key: str, epoch: int, epochs: int, metrics: Any) -> None:
+            if not self.killed:
+                self.killed = True
+                child = multiprocessing.active_children()[0]
+                assert child.pid is not None
+                os.kill(child.pid, signal.SIGKILL)
+
+    config = tiny(tmp_path / "run", workers=2, epochs=3)
+    progress = Kills()
+    result = run_search(config, progress=progress)
+    assert progress.killed
+    assert result.complete
+    assert len(result.records) == 6
+    one = tiny(tmp_path / "alone", epochs=3)
+    alone = run_search(one)
+    designed = ("baseline",)
+    assert {r.key: r.accuracy for r in result.records if r.phase in designed} == {
+        r.key: r.accuracy for r in alone.records if r.phase in designed
+    }

@@ -8,6 +8,7 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from reborn_nas.activations.norms import fold_norms
 from reborn_nas.errors import ConversionError
 
 M = TypeVar("M", bound=nn.Module)
@@ -17,8 +18,9 @@ def fold(model: M) -> M:
     """A copy of `model` in deployment form.
 
     Every activation block that can is replaced by what its `fuse()` returns (a reborn block by its split form,
-    see `reborn_nas.activations.split`); point-wise activations stay. In eval mode the copy computes what `model` does,
-    to rounding; it is not meant to be trained. State-dict keys change.
+    see `reborn_nas.activations.split`); point-wise activations stay. Then every BatchNorm moves into the convolution
+    before it where that is proved exact (`reborn_nas.activations.norms`). In eval mode the copy computes what
+    `model` does, to rounding; it is not meant to be trained. State-dict keys change.
 
     Raises:
         ConversionError: `model` or a part of it is in train mode, where BatchNorm's statistics still move.
@@ -31,6 +33,7 @@ def fold(model: M) -> M:
     if is_foldable(copy):
         return copy.fuse()  # type: ignore[operator,no-any-return]
     fold_blocks(copy)
+    fold_norms(copy)
     return copy
 
 

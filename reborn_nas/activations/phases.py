@@ -12,8 +12,8 @@ from reborn_nas.errors import SiteError
 def negative_part(x: Tensor) -> Tensor:
     """−σ(−x) = min(x, 0), values and autograd's gradient alike.
 
-    `x - relu(x)` would be NaN at +inf, and `clamp(max=0)` has gradient 1 at x = 0, where −σ(−x) has 0: an image's
-    black background sits there in a fresh network whose biases are zero.
+    `x - relu(x)` would be NaN at +inf. At x = 0 the gradient is 0, as that of −σ(−x): an image's black background sits
+    there in a fresh network whose biases are zero. `clamp(max=0)` has 1 there in torch 2.11 and 0 in 2.15.
     """
     return F.hardtanh(x, float("-inf"), 0.0)
 

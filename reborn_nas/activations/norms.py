@@ -1,0 +1,122 @@
+"""BatchNorm into the convolution before it, wherever a symbolic trace proves that nothing else reads its output."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+from reborn_nas.activations.split import affine
+
+
+@dataclass(frozen=True)
+class Pair:
+    """State-dict paths of a convolution and of the BatchNorm that alone reads its output."""
+
+    conv: str
+    norm: str
+
+
+def fold_norms(model: nn.Module) -> int:
+    """Fold, in place, every BatchNorm of `model` (in eval mode) that `find_pairs` proves foldable; returns how many.
+
+    The convolution takes over scale and shift (computed in float64) and gains a bias; a plain BatchNorm2d becomes
+    `nn.Identity`, timm's BatchNormAct2d the activation that it ends in.
+    """
+    pairs = find_pairs(model)
+    for pair in pairs:
+        conv, norm = model.get_submodule(pair.conv), model.get_submodule(pair.norm)
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
+        absorb(conv, norm)
+        parent, _, name = pair.norm.rpartition(".")
+        model.get_submodule(parent)._modules[name] = _rest(norm).eval()
+    return len(pairs)
+
+
+def find_pairs(model: nn.Module) -> list[Pair]:
+    """Every pair whose convolution runs once, feeds the BatchNorm and nothing else, and shares no weight.
+
+    Proved on a symbolic trace of `model`; of a part that cannot be traced (its forward branches on values), its
+    children are traced one by one.
+    """
+    paths = Counter(id(part) for _, part in model.named_modules(remove_duplicate=False))
+    owners = Counter(id(p) for part in model.modules() for p in part._parameters.values() if p is not None)
+    found = []
+    for pair in _pairs(deepcopy(model).to("meta"), ""):
+        conv, norm = model.get_submodule(pair.conv), model.get_submodule(pair.norm)
+        own = [*conv._parameters.values(), *norm._parameters.values()]
+        alone = paths[id(conv)] == paths[id(norm)] == 1 and all(
+            owners[id(p)] == 1 for p in own if p is not None
+        )
+        hooked = any((part._forward_hooks, part._forward_pre_hooks) != ({}, {}) for part in (conv, norm))
+        if alone and not hooked:
+            found.append(pair)
+    return found
+
+
+@torch.no_grad()
+def absorb(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Give `conv` the weight and bias with which it computes norm(conv(x)) in eval mode."""
+    scale, shift = affine(norm)
+    dtype = conv.weight.dtype
+    bias = shift if conv.bias is None else shift + conv.bias.double() * scale
+    weight = (conv.weight.double() * scale[:, None, None, None]).to(dtype)
+    conv.weight = nn.Parameter(weight, requires_grad=conv.weight.requires_grad)
+    conv.bias = nn.Parameter(bias.to(dtype), requires_grad=conv.weight.requires_grad)
+
+
+class _Tracer(fx.Tracer):
+    """Enters what holds a BatchNorm, so that forwards without one may do as they like."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, nn.modules.batchnorm._BatchNorm):
+            return True
+        return not any(isinstance(part, nn.BatchNorm2d) for part in m.modules())
+
+
+def _pairs(module: nn.Module, prefix: str) -> list[Pair]:
+    if not any(isinstance(part, nn.BatchNorm2d) for part in module.modules()) or isinstance(
+        module, nn.BatchNorm2d
+    ):
+        return []
+    try:
+        signature = inspect.signature(module.forward).parameters.values()
+        defaults = {p.name: p.default for p in signature if p.default is not inspect.Parameter.empty}
+        graph = _Tracer().trace(module, concrete_args=defaults or None)
+    except Exception:  # whatever a forward does with a proxy that it cannot be asked for
+        return [pair for name, child in module.named_children() for pair in _pairs(child, f"{prefix}{name}.")]
+    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    found = []
+    for node in graph.nodes:
+        before = node.args[0] if node.args else None
+        if node.op != "call_module" or not isinstance(before, fx.Node) or before.op != "call_module":
+            continue
+        names = (str(before.target), str(node.target))
+        conv, norm = module.get_submodule(names[0]), module.get_submodule(names[1])
+        if not (type(conv) is nn.Conv2d and _is_foldable(norm)) or len(before.users) != 1:
+            continue
+        if all(calls[name] == 1 and name not in read for name in names):
+            found.append(Pair(prefix + names[0], prefix + names[1]))
+    return found
+
+
+def _is_foldable(norm: nn.Module) -> bool:
+    plain = type(norm) is nn.BatchNorm2d or _has_act(norm)
+    return plain and not norm.training and norm.running_mean is not None and norm.running_var is not None
+
+
+def _rest(norm: nn.BatchNorm2d) -> nn.Module:
+    """What a norm does after scale and shift."""
+    if _has_act(norm):
+        return nn.Sequential(norm.get_submodule("drop"), norm.get_submodule("act"))
+    return nn.Identity()
+
+
+def _has_act(norm: nn.Module) -> bool:
+    return type(norm).__name__ == "BatchNormAct2d" and type(norm).__module__.startswith("timm.layers")

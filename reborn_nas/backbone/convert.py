@@ -11,13 +11,15 @@ import torch
 from torch import nn
 
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
+from reborn_nas.backbone.admission import everywhere
 from reborn_nas.backbone.channels import apply_widening
 from reborn_nas.backbone.placement import Placement
-from reborn_nas.backbone.plan import Plan, everywhere
+from reborn_nas.backbone.plan import Plan
 from reborn_nas.backbone.plan import plan as make_plan
-from reborn_nas.backbone.rewrite import rewritten
+from reborn_nas.backbone.rewrite import Rewrite, rewritten
 from reborn_nas.backbone.sites import discover
 from reborn_nas.backbone.source import build, resolve
+from reborn_nas.backbone.unroll import unrolled
 from reborn_nas.errors import ConversionError, SiteError
 from reborn_nas.seeds import derive_seed
 
@@ -114,7 +116,8 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, seed: int | No
             raise ConversionError(
                 f"the plan is for a {entry.cls} at {entry.owner!r}, the network has a {name} there"
             )
-        owner.__class__ = rewritten(type(owner), entry.rewrite)
+        change = entry.change if isinstance(entry.change, Rewrite) else unrolled(owner, entry.change)
+        owner.__class__ = rewritten(type(owner), change)
     return new
 
 

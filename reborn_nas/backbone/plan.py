@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from reborn_nas.activations import complete, get_family
-from reborn_nas.architecture import ORIGINAL, Architecture, Choice
-from reborn_nas.backbone.channels import Refusal, Widening, widening
-from reborn_nas.backbone.naming import attribute_of, join
+from reborn_nas.architecture import ORIGINAL, Architecture
+from reborn_nas.backbone.admission import admitted, widened
+from reborn_nas.backbone.channels import Widening
+from reborn_nas.backbone.means import OwnerRewrite, means_for
 from reborn_nas.backbone.original import functional_original
 from reborn_nas.backbone.placement import Placement
-from reborn_nas.backbone.rewrite import Edit, Rewrite, locate, rewrite_of
-from reborn_nas.backbone.sites import Discovery, Site, discover
-from reborn_nas.errors import ConversionError, RebornError, SiteError
+from reborn_nas.backbone.sites import Discovery, discover
+from reborn_nas.errors import ConversionError
 
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class OwnerRewrite:
-    """A module that gets a class with a rewritten forward.
-
-    Args:
-        owner: its path.
-        cls: its class, `module:qualname`.
-        rewrite: the calls that change, with the digest of the source.
-    """
-
-    owner: str
-    cls: str
-    rewrite: Rewrite
 
 
 @dataclass(frozen=True)
@@ -63,9 +46,7 @@ class Plan:
             "version": VERSION,
             "init": self.init,
             "placements": [asdict(placement) for placement in self.placements],
-            "rewrites": [
-                {"owner": r.owner, "cls": r.cls, "rewrite": r.rewrite.to_dict()} for r in self.rewrites
-            ],
+            "rewrites": [rewrite.to_dict() for rewrite in self.rewrites],
             "loops": [list(loop) for loop in self.loops],
             "widening": None if self.widening is None else self.widening.to_dict(),
         }
@@ -85,10 +66,7 @@ class Plan:
         try:
             return cls(
                 placements=tuple(Placement(**item) for item in data["placements"]),
-                rewrites=tuple(
-                    OwnerRewrite(item["owner"], item["cls"], Rewrite.from_dict(item["rewrite"]))
-                    for item in data["rewrites"]
-                ),
+                rewrites=tuple(OwnerRewrite.from_dict(item) for item in data["rewrites"]),
                 loops=tuple((str(path), int(length)) for path, length in data["loops"]),
                 widening=None if data["widening"] is None else Widening.from_dict(data["widening"]),
                 init=data["init"],
@@ -135,150 +113,33 @@ def plan(
         ConversionError: a forward that cannot be traced or rewritten.
     """
     found = discovery or discover(model, input_size, example_inputs=example_inputs)
-    chosen = _admitted(architecture, found.sites)
-    wide = _widened(found, chosen)
+    chosen = admitted(architecture, found)
+    wide = widened(found, chosen)
     widths = {} if wide is None else wide.channels
     modules = dict(model.named_modules(remove_duplicate=False))
+    owners = dict.fromkeys(s.owner for s in found.sites if s.name in chosen and s.kind != "module")
+    means = {owner: means_for(owner, modules[owner], found, chosen.keys()) for owner in owners}
     placements: list[Placement] = []
-    edits: dict[str, list[Edit]] = {}
-    loops: dict[str, int] = {}
     for site in found.sites:
         if site.kind == "module":
-            path = site.path
-            if site.name not in chosen:
-                continue
-        elif site.in_loop:
-            turns = [s for s in found.sites if s.in_loop and (s.owner, s.span) == (site.owner, site.span)]
-            if not any(s.name in chosen for s in turns):
-                continue
-            holder = attribute_of(turns[0].name, modules[site.owner], site.owner)
-            path = join(site.owner, f"{holder}.{site.iteration}")
-            loops[join(site.owner, holder)] = len(turns)
-            if site is turns[0]:
-                edits.setdefault(site.owner, []).append(_edit(modules, site, holder, len(turns)))
-        elif site.name in chosen:
-            attribute = attribute_of(site.name, modules[site.owner], site.owner)
-            path = join(site.owner, attribute)
-            edits.setdefault(site.owner, []).append(_edit(modules, site, attribute, 0))
+            path = site.path if site.name in chosen else None
         else:
-            continue
-        assert path is not None
-        placements.append(
-            Placement(
-                site=site.name,
-                choice=chosen.get(site.name, ORIGINAL).label,
-                path=path,
-                channels=widths.get(site.name, site.channels),
-                layout=site.layout,
-                replaces=site.path,
-                function=functional_original(found, site),
+            path = means[site.owner].paths.get(site.name) if site.owner in means else None
+        if path is not None:
+            placements.append(
+                Placement(
+                    site=site.name,
+                    choice=chosen.get(site.name, ORIGINAL).label,
+                    path=path,
+                    channels=widths.get(site.name, site.channels),
+                    layout=site.layout,
+                    replaces=site.path,
+                    function=functional_original(found, site),
+                )
             )
-        )
-    rewrites = []
-    for owner, changes in edits.items():
-        cls = type(modules[owner])
-        rewrites.append(OwnerRewrite(owner, f"{cls.__module__}:{cls.__qualname__}", rewrite_of(cls, changes)))
-    return Plan(tuple(placements), tuple(rewrites), tuple(loops.items()), wide, init)
-
-
-def everywhere(found: Discovery, choice: Choice | str) -> dict[str, Choice]:
-    """`choice` at every site that admits it, together.
-
-    Raises:
-        SiteError: when no site does.
-    """
-    wanted = complete(choice)
-    names = [site.name for site in found.sites if site.admits(wanted)]
-    if not names:
-        reasons = sorted({site.refusal(wanted) or "" for site in found.sites})[:3]
-        raise SiteError(
-            f"no activation site of this network admits {wanted.label}: {'; '.join(reasons) or 'it has no sites'}"
-        )
-    doubles = wanted != ORIGINAL and get_family(wanted.name).channel_factor(**wanted.options) > 1
-    if doubles and _joint_refusal(found, names) is not None:
-        kept: list[
-            str
-        ] = []  # each alone can be widened, all together cannot: take what fits, in execution order
-        for name in names:
-            if _joint_refusal(found, [*kept, name]) is None:
-                kept.append(name)
-        names = kept
-    return dict.fromkeys(names, wanted)
-
-
-def _admitted(architecture: Architecture, sites: Sequence[Site]) -> dict[str, Choice]:
-    """The complete choices by site, or every fault at once."""
-    known = {site.name: site for site in sites}
-    chosen: dict[str, Choice] = {}
-    faults: list[str] = []
-    for name, choice in architecture:
-        site = known.get(name)
-        if site is None:
-            close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-            hint = f"; did you mean {', '.join(close)}?" if close else f"; the network has {len(known)} sites"
-            faults.append(f"unknown site {name!r}{hint}")
-            continue
-        try:
-            whole = complete(choice)
-        except RebornError as error:
-            faults.append(f"site {name!r}: {error}")
-            continue
-        reason = site.refusal(whole)
-        if reason is not None:
-            faults.append(f"site {name!r}: {reason}; exclude the site or choose another form")
-        elif whole != ORIGINAL:
-            chosen[name] = whole
-    if faults:
-        raise SiteError(
-            faults[0]
-            if len(faults) == 1
-            else f"{len(faults)} sites cannot be as asked:" + "".join(f"\n  - {fault}" for fault in faults)
-        )
-    return chosen
-
-
-def _doubles(choice: Choice) -> bool:
-    return get_family(choice.name).channel_factor(**choice.options) > 1
-
-
-def _widened(found: Discovery, chosen: Mapping[str, Choice]) -> Widening | None:
-    doubled = [site for site in found.sites if site.name in chosen and _doubles(chosen[site.name])]
-    if not doubled:
-        return None
-    others = [site for site in found.sites if site.name in chosen and site not in doubled]
-    answer = widening(_runs(found), doubled, among=others)
-    if isinstance(answer, Refusal):
-        names = ", ".join(repr(site.name) for site in doubled[:5])
-        raise SiteError(
-            f"sites {names} cannot double their channels together: {answer.reason}; choose a compressed form for some"
-        )
-    return answer
-
-
-def _joint_refusal(found: Discovery, names: Sequence[str]) -> Refusal | None:
-    wanted = set(names)
-    answer = widening(_runs(found), [site for site in found.sites if site.name in wanted])
-    return answer if isinstance(answer, Refusal) else None
-
-
-def _runs(found: Discovery) -> list[Any]:
-    return [found.eval_trace, *([found.train_trace] if found.train_trace is not None else [])]
-
-
-def _edit(modules: Mapping[str, nn.Module], site: Site, attribute: str, loop: int) -> Edit:
-    owner = modules[site.owner]
-    if site.span is None:
-        raise ConversionError(
-            f"site {site.name!r}: the call's place in the source of {type(owner).__name__} is unknown; "
-            "define the class in a file and call the activation in its forward"
-        )
-    edit = locate(type(owner), site.span, attribute, loop=loop)
-    if edit.method in vars(owner):
-        raise ConversionError(
-            f"site {site.name!r}: {type(owner).__name__} at {site.owner!r} has a {edit.method} of its own "
-            "instance, which hides the class's; define it in the class"
-        )
-    return edit
+    loops = {path: length for each in means.values() for path, length in each.loops.items()}
+    rewrites = tuple(each.rewrite for each in means.values())
+    return Plan(tuple(placements), rewrites, tuple(loops.items()), wide, init)
 
 
 def with_init(plan: Plan, init: str) -> Plan:

@@ -19,7 +19,7 @@ import linecache
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -106,7 +106,18 @@ def rewrite_of(cls: type, edits: Iterable[Edit]) -> Rewrite:
     return Rewrite(ordered, hashlib.sha256("\n".join(text).encode()).hexdigest()[:16])
 
 
-def rewritten(cls: type, rewrite: Rewrite) -> type:
+class Change(Protocol):
+    """Another way to a new forward than `Rewrite`: hashable, picklable, gives the methods by name."""
+
+    def methods(self, base: type) -> dict[str, Any]:
+        """The methods that the subclass of `base` gets."""
+        ...
+
+
+Chain = tuple[Rewrite | Change, ...]
+
+
+def rewritten(cls: type, rewrite: Rewrite | Change) -> type:
     """The subclass of `cls` with the calls of `rewrite` replaced; the same one for the same arguments.
 
     Raises:
@@ -116,7 +127,7 @@ def rewritten(cls: type, rewrite: Rewrite) -> type:
     return _made(root, (*chain, rewrite))
 
 
-def _made(root: type, chain: tuple[Rewrite, ...]) -> type:
+def _made(root: type, chain: Chain) -> type:
     found = _CLASSES.get((root, chain))
     if found is None:
         base = root if len(chain) == 1 else _made(root, chain[:-1])
@@ -124,10 +135,25 @@ def _made(root: type, chain: tuple[Rewrite, ...]) -> type:
     return found
 
 
-_CLASSES: dict[tuple[type, tuple[Rewrite, ...]], type] = {}
+_CLASSES: dict[tuple[type, Chain], type] = {}
 
 
-def _subclass(base: type, rewrite: Rewrite, root: type, chain: tuple[Rewrite, ...]) -> type:
+def _subclass(base: type, change: Rewrite | Change, root: type, chain: Chain) -> type:
+    patched = _patches(base, change) if isinstance(change, Rewrite) else {base: change.methods(base)}
+    # a class between a base and its users: `super().forward(x)` then finds the edited method too
+    between = (
+        _class(holder, (holder,), patched[holder])
+        for holder in base.__mro__
+        if holder in patched and holder is not base
+    )
+    space = {**patched.get(base, {}), "__reduce_ex__": _reduce, "_reborn_recipe": (root, chain)}
+    made = _class(base, (base, *between), space)
+    _keep_whole_for_fx(base, made)
+    return made
+
+
+def _patches(base: type, rewrite: Rewrite) -> dict[type, dict[str, Any]]:
+    """Class → its edited methods."""
     now = rewrite_of(base, rewrite.edits).digest
     if now != rewrite.digest:
         raise ConversionError(
@@ -139,17 +165,7 @@ def _subclass(base: type, rewrite: Rewrite, root: type, chain: tuple[Rewrite, ..
         holder, function = _method(base, holder_name, method)
         edits = [edit for edit in rewrite.edits if (edit.holder, edit.method) == (holder_name, method)]
         patched.setdefault(holder, {})[method] = _edited(base, holder, method, function, edits)
-    # a class between a base and its users: `super().forward(x)` then finds the edited method too
-    between = (
-        _class(holder, (holder,), patched[holder])
-        for holder in base.__mro__
-        if holder in patched and holder is not base
-    )
-    bases = (base, *between)
-    space = {**patched.get(base, {}), "__reduce_ex__": _reduce, "_reborn_recipe": (root, chain)}
-    made = _class(base, bases, space)
-    _keep_whole_for_fx(base, made)
-    return made
+    return patched
 
 
 def _class(like: type, bases: tuple[type, ...], space: Mapping[str, Any]) -> type:
@@ -269,7 +285,7 @@ def _name_of(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def _recipe(cls: type) -> tuple[type, tuple[Rewrite, ...]]:
+def _recipe(cls: type) -> tuple[type, Chain]:
     recipe = vars(cls).get("_reborn_recipe")
     return recipe if recipe is not None else (cls, ())
 
@@ -279,7 +295,7 @@ def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
     return _blank, (root, chain), object.__getattribute__(self, "__getstate__")()
 
 
-def _blank(root: type, chain: tuple[Rewrite, ...]) -> Any:
+def _blank(root: type, chain: Chain) -> Any:
     cls = _made(root, chain)
     return object.__new__(cls)
 

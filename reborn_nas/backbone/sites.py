@@ -20,6 +20,7 @@ from reborn_nas.backbone.gates import gate_reason, live_values
 from reborn_nas.backbone.rewrite import locate
 from reborn_nas.backbone.spans import CallSpan
 from reborn_nas.backbone.trace import Trace, trace_modes
+from reborn_nas.backbone.unroll import unroll_fault
 from reborn_nas.errors import ConversionError, RebornError
 
 
@@ -305,11 +306,19 @@ def _width_fault(widths: set[int]) -> str | None:
 
 
 def _source_fault(place: Place, modules: Mapping[str, nn.Module]) -> str | None:
-    """Why the call of a shared or functional activation cannot be rewritten, or None where it can."""
+    """Why a shared or functional activation cannot get a call of its own, or None where it can."""
     if place.kind == "module":
         return None
-    owner, span = modules[place.first.owner], place.span
-    kind = type(owner).__name__
+    owner = modules[place.first.owner]
+    reason = _rewrite_fault(place, owner)
+    if reason is None:
+        return None
+    instead = unroll_fault(owner)
+    return None if instead is None else f"{reason} ({instead})"
+
+
+def _rewrite_fault(place: Place, owner: nn.Module) -> str | None:
+    kind, span = type(owner).__name__, place.span
     if span is None:
         return f"the call's place in the source of {kind} is unknown; define the class in a file"
     if span.helper is not None:

@@ -72,7 +72,7 @@ class TestResolve:
 
     def test_refuses_what_does_not_run_or_build(self) -> None:
         with pytest.raises(ConfigError, match=r"does not run on images of 3×8×8.*larger"):
-            resolve("torchvision:alexnet", input_size=(3, 8, 8))
+            resolve("torchvision:vgg11", input_size=(3, 8, 8))
         with pytest.raises(ConfigError, match="no_such_argument"):
             resolve("resnet18", arguments={"no_such_argument": 1})
         with pytest.raises(ConfigError, match="no strided one"):

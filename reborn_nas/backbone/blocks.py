@@ -38,7 +38,9 @@ class BlockFinder:
 
     def _is_stage(self, here: str, below: str, beyond: str) -> bool:
         module, child = self._modules.get(here), self._modules.get(below)
-        if type(module) in _CONTAINERS:
+        if type(module) in _CONTAINERS or (
+            isinstance(module, _CONTAINERS) and self._weighted.get(below, 0) >= 2
+        ):
             return True
         if module is None or child is None:
             return False

@@ -1,0 +1,87 @@
+"""A fixed sample of the coverage sweep: each network passes every check and keeps its counts."""
+
+from __future__ import annotations
+
+import csv
+from functools import lru_cache
+
+import pytest
+import torch
+from torch import nn
+
+from reborn_nas.backbone.sites import discover
+from tests import checks
+from tests.backbone import networks
+from tests.backbones import SAMPLE
+from tests.conformance import TABLE
+from tests.substitution import substituted
+
+
+@lru_cache
+def coverage() -> dict[str, dict[str, str]]:
+    with TABLE.open(encoding="utf-8") as file:
+        return {row["model"]: row for row in csv.DictReader(file)}
+
+
+@pytest.mark.parametrize("source", SAMPLE)
+def test_sample(source: str) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    report = checks.check(source)
+    torch.set_num_threads(threads)
+    assert not [line for line in report.why if line.startswith("FAILED")]
+    row = coverage()[source]
+    counts = {name: str(getattr(report, name)) for name in ("sites", "converted", "widenable", "refused")}
+    assert counts == {name: row[name] for name in counts}
+
+
+def test_coverage_is_what_is_promised() -> None:
+    rows = list(coverage().values())
+    assert not [row["model"] for row in rows if "FAILED" in row["why"]]
+    whole = [row for row in rows if row["sites"] == row["converted"]]
+    assert len(whole) >= 0.98 * len(rows)
+    for library, share in (("timm", 0.81), ("torchvision", 0.87)):
+        part = [row for row in rows if row["model"].startswith(library)]
+        assert sum(int(row["widenable"]) for row in part) >= share * sum(int(row["sites"]) for row in part)
+    assert all(row["why"] for row in rows if row["refused"] != "0" or row["sites"] == "0")
+
+
+class Wrong(nn.Module):
+    """Applies one factor too many; stands for a conversion gone wrong."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.model(x) * 1.0001
+        return result
+
+
+def test_the_checks_notice_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = networks.Functional(), torch.randn(2, 3, 16, 16)
+    found = discover(model, (3, 16, 16))
+    checks.randomise(model, inputs)
+    checks.identity(model, found, inputs)
+    checks.in_flight(model, found, inputs)
+    right = checks.apply
+    monkeypatch.setattr(checks, "apply", lambda *args, **kwargs: Wrong(right(*args, **kwargs)))
+    with pytest.raises(AssertionError, match="own activations"):
+        checks.identity(model, found, inputs)
+    with pytest.raises(AssertionError, match="in flight"):
+        checks.in_flight(model, found, inputs)
+    with pytest.raises(AssertionError, match="changes by"):
+        checks.widened(model, found, inputs)
+
+
+def test_substitution_in_flight_by_hand() -> None:
+    """Against the same network written out with other activations."""
+    model = networks.Shared()
+    found = discover(model, (3, 8, 8))
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad(), substituted(model, found, {"relu@0": torch.tanh, "relu@2": torch.neg}):
+        result = model(x)
+    with torch.no_grad():
+        out = model.conv1(x).tanh()
+        expected = -(model.conv2(out) + x).relu().flatten(1)
+    assert torch.equal(result, expected)

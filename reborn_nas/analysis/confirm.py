@@ -18,7 +18,7 @@ from reborn_nas.analysis.linear import Fit, as_accuracy, as_design, fit, site_na
 SATURATED_FROM = 32
 CAUSE_LEVEL = 0.002
 """BH level of "because of the negative phase": sites whose gain is capacity alone must never get it. At .05 one such
-study in forty would, at .002 one in a thousand, and adaptive as BH is, five real causes of .35 pp are found."""
+study in forty would, at .002 one in a thousand; five real causes of .35 pp are still found in three cases of four."""
 
 
 def confirmation_effects(

@@ -200,7 +200,6 @@ def test_claims_of_a_gaussian_hierarchy_fail() -> None:
         error = half / stats.t.ppf(0.975, table.attrs["df"])
         found.append(score(hierarchy(table["effect"].to_numpy(), error), study.truth.effects))
     mean = pd.DataFrame(found).mean()
-    print(mean)
     assert any("false_share" in fault for fault in faults(mean, row))
 
 

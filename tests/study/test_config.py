@@ -48,7 +48,7 @@ def test_faults_of_a_file_name_the_file_and_those_of_flags_do_not(tmp_path: Path
 def test_files_that_are_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="mine.yaml"):
+    with pytest.raises(ConfigError, match=r"mine\.yaml"):
         load_config(path)
 
 
@@ -70,7 +70,7 @@ def test_shipped_studies_are_valid(name: str) -> None:
         ({}, 64),
         ({"dataset": "mnist"}, 160),
         ({"trials": 7}, 7),
-        (dict(baseline=2, screen=16, search=3, candidate=2, confirm=0, control=0), 23),
+        ({"baseline": 2, "screen": 16, "search": 3, "candidate": 2, "confirm": 0, "control": 0}, 23),
     ],
 )
 def test_totals(settings: dict[str, Any], total: int) -> None:
@@ -98,14 +98,21 @@ def test_a_password_is_not_in_the_dict() -> None:
     assert "s3cret" not in str(config.to_dict())
 
 
-@given(st.dictionaries(st.sampled_from([*StudyConfig.model_fields, "other"]), st.from_type(type).flatmap(
-    lambda kind: st.one_of(st.none(), st.integers(), st.floats(), st.text(max_size=20), st.lists(st.integers()), st.booleans())
-), max_size=6))  # fmt: skip
+ANYTHING = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=20),
+    st.lists(st.integers(), max_size=3),
+)
+
+
+@given(st.dictionaries(st.sampled_from([*StudyConfig.model_fields, "other"]), ANYTHING, max_size=6))
 def test_anything_is_a_config_or_a_config_error(settings: dict[str, Any]) -> None:
     try:
         config = StudyConfig(**settings)
-    except ConfigError as error:
-        assert error.faults
+    except ConfigError:
         return
     assert config.total >= 0
     assert "/" not in config.study_name

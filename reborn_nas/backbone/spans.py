@@ -19,6 +19,7 @@ _PLUMBING = frozenset(
     _TORCH + os.path.join(*parts)
     for parts in (
         ("nn", "modules", "module.py"),
+        ("nn", "modules", "activation.py"),
         ("nn", "functional.py"),
         ("overrides.py",),
         ("_tensor.py",),
@@ -79,6 +80,8 @@ class SpanFinder:
                 if code.co_name in _INLINED:
                     inner = inner or frame
                 elif _is_method_of(frame, code, owner):
+                    if inner is not None and not _is_within(inner.f_code, code):
+                        inner, helper = None, inner.f_code.co_qualname  # a lambda from elsewhere
                     return self._span(inner or frame, code, helper)
                 else:
                     inner, helper = None, code.co_qualname
@@ -95,6 +98,11 @@ class SpanFinder:
             return None  # Python runs without column information (-X no_debug_ranges)
         place = (line, column, end_line, end_column, method.co_firstlineno, helper)
         return CallSpan(method.co_qualname, code.co_filename, *place)
+
+
+def _is_within(code: CodeType, method: CodeType) -> bool:
+    """Whether the code of a comprehension or lambda stands in the source of the method."""
+    return code.co_qualname.startswith(f"{method.co_qualname}.<locals>.")
 
 
 def _is_method_of(frame: FrameType, code: CodeType, owner: nn.Module) -> bool:

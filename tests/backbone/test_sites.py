@@ -264,8 +264,48 @@ def test_a_call_that_cannot_be_rewritten_is_refused_with_class_line_and_remedy()
     for word in ("Helped", "test_sites.py:", "clipped", "forward itself"):
         assert word in (site.refusal("silu") or "")
     namespace: dict[str, Any] = {"nn": nn, "F": F}
-    exec("class Typed(nn.Module):\n    def forward(self, x):\n        return F.relu(x)\n", namespace)
+    exec(
+        "class Typed(nn.Module):\n    def forward(self, x):\n        return F.relu(x if len(x) > 1 else -x)\n",
+        namespace,
+    )
     (site,) = find_sites(namespace["Typed"](), (3, 8, 8))
     assert site.name == "relu@0"
     assert "Typed" in (site.refusal("silu") or "")
     assert "define the class in a file" in (site.refusal("silu") or "")
+
+
+class Kept(nn.Module):
+    """Activations kept as a function, in a plain list and as a lambda, none of them registered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.function = F.gelu
+        self.plain = [nn.ReLU(), nn.SiLU()]
+        self.written = lambda x: F.elu(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.function(self.conv(x))
+        x = self.plain[0](self.conv(x))
+        x = self.plain[1](self.conv(x))
+        return self.written(self.conv(x))
+
+
+def test_activations_that_are_not_registered() -> None:
+    sites = find_sites(Kept(), (3, 8, 8))
+    assert names(sites) == ["gelu@0", "relu@0", "silu@0", "elu@0"]
+    assert [site.fault is None for site in sites] == [True, True, True, False]
+    assert "lambda" in (sites[3].fault or "")
+
+
+def test_a_lambda_or_comprehension_in_the_forward_itself_is_part_of_it() -> None:
+    class Inline(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            parts = [F.relu(part) for part in (x, -x)]
+            twice = lambda y: F.silu(y) * 2  # noqa: E731
+            return twice(torch.cat(parts, 1))
+
+    sites = find_sites(Inline(), (3, 8, 8))
+    assert [(site.name, site.in_loop) for site in sites] == [
+        *(("relu@0", True), ("relu@1", True), ("silu@0", False))
+    ]

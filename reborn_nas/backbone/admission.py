@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from reborn_nas.activations import complete, get_family
 from reborn_nas.architecture import ORIGINAL, Architecture, Choice
@@ -13,14 +14,14 @@ from reborn_nas.backbone.sites import Discovery
 from reborn_nas.errors import RebornError, SiteError
 
 
-def everywhere(found: Discovery, choice: Choice | str) -> dict[str, Choice]:
-    """`choice` at every site that admits it, together.
+def everywhere(found: Discovery, choice: Choice | str, excluded: Collection[str] = ()) -> dict[str, Choice]:
+    """`choice` at every site that admits it, together; not at those `excluded`.
 
     Raises:
         SiteError: when no site does.
     """
     wanted = complete(choice)
-    names = [site.name for site in found.sites if site.admits(wanted)]
+    names = [site.name for site in found.sites if site.name not in excluded and site.admits(wanted)]
     if not names:
         reasons = sorted({site.refusal(wanted) or "" for site in found.sites})[:3]
         raise SiteError(
@@ -35,8 +36,10 @@ def everywhere(found: Discovery, choice: Choice | str) -> dict[str, Choice]:
     return dict.fromkeys(names, wanted)
 
 
-def admitted(architecture: Architecture, found: Discovery) -> dict[str, Choice]:
-    """The complete choices by site. Raises SiteError with every fault."""
+def admitted(
+    architecture: Architecture, found: Discovery, reasons: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Choice]:
+    """The complete choices by site. Raises SiteError with every fault; `reasons` has more of them, by site."""
     known = {site.name: site for site in found.sites}
     chosen: dict[str, Choice] = {}
     faults: list[str] = []
@@ -52,7 +55,7 @@ def admitted(architecture: Architecture, found: Discovery) -> dict[str, Choice]:
         except RebornError as error:
             faults.append(f"site {name!r}: {error}")
             continue
-        reason = site.refusal(whole)
+        reason = site.refusal(whole) or (reasons.get(name) if whole != ORIGINAL else None)
         if reason is not None:
             faults.append(f"site {name!r}: {reason}; exclude the site or choose another form")
         elif whole != ORIGINAL:

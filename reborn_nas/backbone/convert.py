@@ -1,10 +1,8 @@
-"""Carry out a plan: a converted copy that keeps the network's class, API and state-dict keys."""
+"""From a network and an architecture to a converted copy that keeps its class, API and state-dict keys."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,16 +10,14 @@ from torch import nn
 
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.backbone.admission import everywhere
-from reborn_nas.backbone.channels import apply_widening
-from reborn_nas.backbone.placement import Placement
-from reborn_nas.backbone.plan import Plan
+from reborn_nas.backbone.apply import apply
+from reborn_nas.backbone.guard import guard
 from reborn_nas.backbone.plan import plan as make_plan
-from reborn_nas.backbone.rewrite import Rewrite, rewritten
 from reborn_nas.backbone.sites import discover
 from reborn_nas.backbone.source import build, resolve
-from reborn_nas.backbone.unroll import unrolled
-from reborn_nas.errors import ConversionError, SiteError
-from reborn_nas.seeds import derive_seed
+from reborn_nas.errors import SiteError
+
+__all__ = ["apply", "build_converted", "convert"]
 
 
 def convert(
@@ -52,7 +48,7 @@ def convert(
     """
     found = discover(model, input_size, example_inputs=example_inputs)
     if isinstance(architecture, Choice | str):
-        architecture = everywhere(found, architecture)
+        architecture = everywhere(found, architecture, guard(model, found))
     if isinstance(architecture, Mapping):
         architecture = Architecture(BackboneSpec("timm:unnamed"), architecture)
     if not isinstance(architecture, Architecture):
@@ -81,123 +77,3 @@ def build_converted(
     steps = make_plan(template, architecture, complete.input_size, init=init)
     model = build(complete, pretrained=pretrained, seed=seed)
     return apply(model, steps, inplace=True, seed=seed).to(device)
-
-
-def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, seed: int | None = None) -> nn.Module:
-    """A copy of `model`, converted as `plan` says. Nothing is traced.
-
-    Args:
-        inplace: change `model` itself.
-        seed: draw each site's new weights from this seed and the site's name; else from the global generator.
-
-    Raises:
-        ConversionError: the plan is for another network, or a source has changed since.
-    """
-    new = model if inplace else _copied(model)
-    if plan.widening is not None:
-        with _stream(seed, "widening"):
-            apply_widening(new, plan.widening, init="zero" if plan.init == "preserve" else "xavier")
-    originals = {p.replaces: _module_at(new, p.replaces) for p in plan.placements if p.replaces is not None}
-    for path, length in plan.loops:
-        _put(new, path, nn.ModuleList(nn.Identity() for _ in range(length)))
-    replaced: dict[int, nn.Module] = {}
-    for placement in plan.placements:
-        original = originals[placement.replaces] if placement.replaces is not None else None
-        with _stream(seed, placement.site):
-            made = _made(new, placement, original, plan.init)
-        if placement.path == placement.replaces and original is not None:
-            replaced[id(original)] = made
-        _put(new, placement.path, made)
-    _replace_references(new, replaced)
-    for entry in plan.rewrites:
-        owner = _module_at(new, entry.owner)
-        name = f"{type(owner).__module__}:{type(owner).__qualname__}"
-        if name != entry.cls:
-            raise ConversionError(
-                f"the plan is for a {entry.cls} at {entry.owner!r}, the network has a {name} there"
-            )
-        change = entry.change if isinstance(entry.change, Rewrite) else unrolled(owner, entry.change)
-        owner.__class__ = rewritten(type(owner), change)
-    return new
-
-
-def _made(model: nn.Module, placement: Placement, original: nn.Module | None, init: str) -> nn.Module:
-    """The activation of one placement, where and as the network's other tensors are."""
-    parent = _module_at(model, placement.path.rpartition(".")[0])
-    device, dtype = _where(parent, model)
-    with torch.device("meta") if device.type == "meta" else nullcontext():
-        made = placement.make(original, init)
-    if made is original:
-        return made
-    made.to(device=device, dtype=dtype)
-    return made.train(model.training if original is None else original.training)
-
-
-def _where(parent: nn.Module, model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    for module in (parent, model):
-        for tensor in module.parameters():
-            if tensor.is_floating_point():
-                return tensor.device, tensor.dtype
-    return torch.device("cpu"), torch.get_default_dtype()
-
-
-def _stream(seed: int | None, name: str) -> Any:
-    """The random numbers of one site: they do not depend on what stands elsewhere."""
-    return nullcontext() if seed is None else _Seeded(derive_seed(seed, "activation", name))
-
-
-class _Seeded:
-    def __init__(self, seed: int) -> None:
-        self._seed, self._fork = seed, torch.random.fork_rng(devices=[])
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.manual_seed(self._seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self._fork.__exit__(*error)
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise ConversionError(
-            f"{type(model).__name__} cannot be copied: {error}; a network to convert must support copy.deepcopy"
-        ) from error
-
-
-def _module_at(model: nn.Module, path: str) -> nn.Module:
-    try:
-        return model.get_submodule(path)
-    except AttributeError as error:
-        raise ConversionError(
-            f"the network has no module {path!r}, which the plan names; plan again for this network"
-        ) from error
-
-
-def _put(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    holder = _module_at(model, parent)
-    if name in holder._modules:
-        holder._modules[name] = module
-    else:
-        holder.add_module(name, module)
-
-
-def _replace_references(model: nn.Module, replaced: Mapping[int, nn.Module]) -> None:
-    """Modules may be held in plain lists, tuples and dicts too; these follow."""
-    for module in model.modules():
-        for name, value in vars(module).items():
-            if name not in ("_modules", "_parameters", "_buffers") and isinstance(value, list | tuple | dict):
-                vars(module)[name] = _swapped(value, replaced)
-
-
-def _swapped(value: Any, replaced: Mapping[int, nn.Module]) -> Any:
-    if isinstance(value, nn.Module):
-        return replaced.get(id(value), value)
-    if type(value) is dict and any(isinstance(item, nn.Module | list | tuple) for item in value.values()):
-        return {key: _swapped(item, replaced) for key, item in value.items()}
-    if type(value) in (list, tuple) and any(isinstance(item, nn.Module | list | tuple) for item in value):
-        return type(value)(_swapped(item, replaced) for item in value)
-    return value

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from reborn_nas.architecture import ORIGINAL, Architecture
-from reborn_nas.backbone.convert import apply
+from reborn_nas.backbone.apply import apply
 from reborn_nas.backbone.placement import Placement
 from reborn_nas.backbone.plan import plan
 from reborn_nas.backbone.replica import replicate
@@ -90,7 +90,7 @@ def predict(
     steps = plan(model, architecture, discovery=found)
     if steps.widening is not None:
         new = apply(replicate(model, "meta"), steps, inplace=True)
-        return count(new, example_inputs=_same_inputs(found))
+        return count(new, example_inputs=found.inputs)
     sites = {site.name: site for site in found.sites}
     total = _base(model, found)
     for placement in steps.placements:
@@ -194,8 +194,3 @@ def _einsum(op: Op, shapes: list[tuple[int, ...]]) -> int:
             return 0
         sizes.update(zip(term, shape))
     return math.prod(sizes.values())
-
-
-def _same_inputs(found: Discovery) -> tuple[torch.Tensor, ...]:
-    run = found.eval_trace
-    return tuple(torch.empty(run.values[value].shape, device="meta") for value in run.inputs)

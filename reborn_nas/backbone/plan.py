@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from reborn_nas.architecture import ORIGINAL, Architecture
+from reborn_nas.architecture import ORIGINAL, Architecture, Choice
 from reborn_nas.backbone.admission import admitted, widened
 from reborn_nas.backbone.channels import Widening
 from reborn_nas.backbone.means import OwnerRewrite, means_for
@@ -112,9 +112,25 @@ def plan(
         SiteError: unknown sites and choices that a site does not admit, all of them in one message.
         ConversionError: a forward that cannot be traced or rewritten.
     """
+    from reborn_nas.backbone.guard import guard  # it draws and applies plans itself
+
     found = discovery or discover(model, input_size, example_inputs=example_inputs)
-    chosen = admitted(architecture, found)
-    wide = widened(found, chosen)
+    chosen = admitted(architecture, found, guard(model, found))
+    return draw(model, found, chosen, widened(found, chosen), init)
+
+
+def draw(
+    model: nn.Module,
+    found: Discovery,
+    chosen: Mapping[str, Choice],
+    wide: Widening | None = None,
+    init: str = "xavier",
+) -> Plan:
+    """The plan for choices that are known to be admissible.
+
+    Raises:
+        ConversionError: a forward that cannot be rewritten.
+    """
     widths = {} if wide is None else wide.channels
     modules = dict(model.named_modules(remove_duplicate=False))
     owners = dict.fromkeys(s.owner for s in found.sites if s.name in chosen and s.kind != "module")

@@ -19,6 +19,7 @@ import linecache
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 from torch import nn
@@ -68,6 +69,7 @@ class Rewrite:
         return cls(tuple(Edit(**edit) for edit in data["edits"]), data["digest"])
 
 
+@lru_cache(maxsize=4096)
 def locate(cls: type, span: CallSpan, attribute: str, *, loop: int = 0) -> Edit:
     """The edit that replaces the call at `span`, made by an instance of `cls`.
 
@@ -96,9 +98,12 @@ def locate(cls: type, span: CallSpan, attribute: str, *, loop: int = 0) -> Edit:
 
 def rewrite_of(cls: type, edits: Iterable[Edit]) -> Rewrite:
     """`edits` in canonical order, with the digest of the methods that they change."""
-    ordered = tuple(
-        sorted(set(edits), key=lambda e: (e.holder, e.method, e.line, e.column, e.attribute, e.loop))
-    )
+    return _rewrite_of(cls, frozenset(edits))
+
+
+@lru_cache(maxsize=4096)
+def _rewrite_of(cls: type, edits: frozenset[Edit]) -> Rewrite:
+    ordered = tuple(sorted(edits, key=lambda e: (e.holder, e.method, e.line, e.column, e.attribute, e.loop)))
     text = []
     for holder, method in sorted({(edit.holder, edit.method) for edit in ordered}):
         lines, _ = _source(cls, _method(cls, holder, method)[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -17,6 +17,7 @@ from reborn_nas.backbone.axes import channel_axes, layout_name
 from reborn_nas.backbone.blocks import BlockFinder
 from reborn_nas.backbone.discovery import Place, find_places
 from reborn_nas.backbone.gates import gate_reason, live_values
+from reborn_nas.backbone.replica import replace_tensors
 from reborn_nas.backbone.rewrite import locate
 from reborn_nas.backbone.spans import CallSpan
 from reborn_nas.backbone.trace import Trace, trace_modes
@@ -138,12 +139,13 @@ class NonSite:
 
 @dataclass(frozen=True)
 class Discovery:
-    """All that discovery learns of a network: its sites, what is none, and the runs themselves."""
+    """All that discovery learns of a network: its sites, what is none, the runs themselves and what was put in."""
 
     sites: tuple[Site, ...]
     others: tuple[NonSite, ...]
     eval_trace: Trace
     train_trace: Trace | None
+    inputs: Any = field(default=None, repr=False, compare=False)
 
 
 def find_sites(model: nn.Module, input_size: Any = None, *, example_inputs: Any = None) -> tuple[Site, ...]:
@@ -172,7 +174,8 @@ def non_sites(model: nn.Module, input_size: Any = None, *, example_inputs: Any =
 def discover(model: nn.Module, input_size: Any = None, *, example_inputs: Any = None) -> Discovery:
     """Trace `model` in both modes and read its sites off the data flow."""
     inputs = example_inputs if example_inputs is not None else _inputs(model, input_size)
-    return _discover(model, *trace_modes(model, inputs))
+    found = _discover(model, *trace_modes(model, inputs))
+    return replace(found, inputs=replace_tensors(inputs, lambda tensor: tensor.detach().to("meta")))
 
 
 def _discover(model: nn.Module, eval_trace: Trace, train_trace: Trace | None) -> Discovery:

@@ -37,6 +37,13 @@ def trace(model: nn.Module, inputs: Any, *, training: bool) -> Trace:
     return _trace(_Replicas(model), inputs, training)
 
 
+def trace_double(double: nn.Module, inputs: Any, *, training: bool) -> Trace:
+    """`trace` of a meta-device model that is a copy itself: it is run as it is, and left in the mode asked for."""
+    replicas = _Replicas(double)
+    replicas["meta"] = double
+    return _trace(replicas, inputs, training)
+
+
 def trace_modes(model: nn.Module, inputs: Any) -> tuple[Trace, Trace | None]:
     """`trace` in eval mode and in train mode, with one copy of the model.
 

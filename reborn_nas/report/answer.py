@@ -26,9 +26,7 @@ def answer(
     """Two plain sentences; a third where sites are harmed, a fourth where the control allows one."""
     rows: list[dict[Any, Any]] = [] if effects is None else effects.to_dict("records")
     said = [_where(view, rows)]
-    harms = [str(row["site"]) for row in rows if row["verdict"] == "harmful"]
-    if harms:
-        said[0] += f" It does harm at {_some(harms)}."
+    said[0] += _harm(rows)
     if candidate:
         said.append(_candidate(candidate))
     claims = [] if control is None else [str(r["site"]) for r in control.to_dict("records") if r.get("claim")]
@@ -36,6 +34,19 @@ def answer(
         said.append(
             f"At {_some(claims)} the gain is because of the negative phase and beyond the block's parameters: "
             f"there, {view.arms[0]} beats its positive twin."
+        )
+    return said
+
+
+def _harm(rows: Sequence[Mapping[Any, Any]]) -> str:
+    """Where it harms: on average, or on the incumbent against a screen that points the other way."""
+    harms = [row for row in rows if row["verdict"] == "harmful"]
+    average = [str(row["site"]) for row in harms if row["effect"] < 0]
+    incumbent = [str(row["site"]) for row in harms if row["effect"] >= 0]
+    said = f" It does harm at {_some(average)}." if average else ""
+    if incumbent:
+        said += (
+            f" At {_some(incumbent)} it does harm on the incumbent, although the average effect is above 0."
         )
     return said
 

@@ -205,6 +205,7 @@ def axes(
     y_title: str,
     *,
     counts: bool = False,
+    whole: bool = False,
     top: float = 30,
 ) -> Frame:
     """Draw light grid lines, tick labels and axis titles; return the scales."""
@@ -216,8 +217,8 @@ def axes(
         drawing.line(46, y, drawing.width - 16, y, "rule")
         drawing.text(40, y + 4, tick_text(value, y_marks), "muted", size=11.5, anchor="end")
     x_marks = ticks(*x_limits, 3 if narrow and counts else 4 if narrow else 7)
-    for value in x_marks:
-        text = (count_text if counts else tick_text)(value, x_marks)
+    for value in (mark for mark in x_marks if not whole or mark == round(mark)):
+        text = f"{value:.0f}" if whole else (count_text if counts else tick_text)(value, x_marks)
         drawing.text(frame.x(value), drawing.height - 28, text, "muted", size=11.5, anchor="middle")
     drawing.line(46, frame.y.start, drawing.width - 16, frame.y.start, "faint")
     drawing.text(drawing.width - 16, drawing.height - 8, x_title, "muted", size=11.5, anchor="end")

@@ -51,7 +51,7 @@ PHASE_TABLE = (
     ("phase", "phase", None), ("planned", "planned", count), ("complete", "done", count),
     ("diverged", "diverged", count), ("failed", "failed", count), ("rejected", "over budget", count),
     ("pruned", "pruned", count), ("running", "running", count), ("mean_seconds", "mean time", duration),
-    ("total_seconds", "total time", duration), ("note", "note", None),
+    ("total_seconds", "total time", lambda v: duration(v or math.nan)), ("note", "note", None),
 )  # fmt: skip
 MAY_NOT = (
     "importance or effects read off the sampler's own trials: they enter no estimate here",
@@ -228,7 +228,8 @@ def _confirmation(findings: Findings) -> Section | None:
     frame = findings.confirmation
     section.figure(lambda width: estimates.paired_figure(
         frame, width, name="confirmation", title="Screen and confirmation",
-        series=[("screen", "screen", "flat", "ring"), ("effect", "confirmation", "gain", "circle")]))  # fmt: skip
+        series=[("screen", "screen", "flat", "ring"), ("effect", "confirmation", "gain", "circle")]),
+        "The numbers at the end of each line are the confirmation's.")  # fmt: skip
     return section
 
 

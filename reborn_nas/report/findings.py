@@ -74,14 +74,12 @@ def study_findings(view: RunView) -> Findings:
         effects.attrs = attrs
     difference = fresh.candidate_difference(view)
     summary = _summary(screen, effects)
+    ends, bent = fresh.baseline(view, screen, summary.get("sigma", math.nan))
     stages, slope = _depth(view, screen, covariates, effects)
     return Findings(
         sentences=answer(view, effects, difference, controlled),
-        cautions=cautions(view, screen, effects, summary),
-        method=[
-            *method(view, screen, summary),
-            *fresh.baseline_lines(view, screen, summary.get("sigma", math.nan)),
-        ],
+        cautions=[*cautions(view, screen, effects, summary), *bent],
+        method=[*method(view, screen, summary), *ends],
         summary=summary,
         effects=effects,
         stages=stages,

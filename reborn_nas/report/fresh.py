@@ -81,8 +81,8 @@ def _estimated(estimate: Any, runs: Designed | None) -> pd.DataFrame | None:
     return table
 
 
-def baseline_lines(view: RunView, screen: Designed | None, sigma: float) -> list[str]:
-    """The baseline in words: everything reborn against the parent, and whether effects add up."""
+def baseline(view: RunView, screen: Designed | None, sigma: float) -> tuple[list[str], list[str]]:
+    """The baseline in words, everything reborn against the parent; and a caution where effects do not add up."""
     from reborn_nas.analysis.compare import candidate_against_parent, curvature
 
     runs = [r for r in unique_runs(view.phase("baseline")) if r.state in ("complete", "diverged")]
@@ -91,20 +91,21 @@ def baseline_lines(view: RunView, screen: Designed | None, sigma: float) -> list
         for arm in ("parent", "reborn")
     }
     if min(map(len, arms.values())) < 2:
-        return []
+        return [], []
     found = candidate_against_parent(arms["reborn"], arms["parent"])
     said = [
         f"Baseline: {view.arms[0]} at every site against the parent, {signed(found.effect)} percentage points "
         f"{interval(found.ci_low, found.ci_high)} ({found.n_first} against {found.n_second} trainings, "
         f"{runs[0].accuracy_part} images)."
     ]
-    if screen is not None and math.isfinite(sigma):
-        bend = curvature(arms["parent"], arms["reborn"], screen.accuracy, sigma=sigma)
-        verdict = (
-            "effects do not simply add up" if bend.p_value < 0.05 else "no sign that effects do not add up"
-        )
-        said.append(
-            f"Curvature: the baseline's two ends lie {signed(bend.effect)} percentage points "
-            f"{interval(bend.ci_low, bend.ci_high)} from the screen's mean: {verdict}."
-        )
-    return said
+    if screen is None or not math.isfinite(sigma):
+        return said, []
+    bend = curvature(arms["parent"], arms["reborn"], screen.accuracy, sigma=sigma)
+    size = f"{signed(bend.effect)} percentage points {interval(bend.ci_low, bend.ci_high)}"
+    said.append(f"Curvature: the mean of the baseline's two ends lies {size} from the screen's mean.")
+    if bend.p_value >= 0.05:
+        return said, []
+    return said, [
+        f"Effects do not simply add up here (curvature {size}): what a site adds depends on the other sites, so an "
+        "average over half-reborn networks need not hold on another network."
+    ]

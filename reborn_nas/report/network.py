@@ -116,6 +116,7 @@ def _chunks(members: list[int], rows: list[dict[Any, Any]], size: int) -> list[t
     chunks: list[tuple[str, list[int]]] = []
     for row in members:
         label = str(rows[row]["block"])
+        label = "" if label == str(rows[row].get("site", rows[row].get("name"))) else label
         joins = chunks and chunks[-1][0] == label and rows[chunks[-1][1][0]]["stage"] == rows[row]["stage"]
         if joins and label and len(chunks[-1][1]) < size:
             chunks[-1][1].append(row)
@@ -288,10 +289,13 @@ def _lane_heading(drawing: Drawing, lane: Lane) -> None:
 
 
 def _short(row: Mapping[Any, Any]) -> str:
+    """A site's name within its block; two parts of it where the last is only a number."""
     name = str(row.get("site", row.get("name", "")))
     block = str(row.get("block", ""))
     inner = name[len(block) + 1 :] if block and name.startswith(block + ".") else name.rsplit(".", 1)[-1]
-    return name if ":" in name else inner or name
+    if ":" in name or not inner:
+        return name
+    return ".".join(name.split(".")[-2:]) if inner.split("@")[0].isdigit() else inner
 
 
 def _choice_words(label: str, original: str) -> tuple[str, str]:

@@ -120,7 +120,7 @@ def curve_figure(
     low, high = min(epochs), max(epochs)
     frame = axes(
         drawing, (low, high if high > low else low + 1), limits(values), "epoch",
-        words + (", %" if scale == 100.0 else ""), top=top,
+        words + (", %" if scale == 100.0 else ""), top=top, whole=True,
     )  # fmt: skip
     for phase, curve in curves:
         points = [

@@ -99,11 +99,12 @@ def records(count: int = 5, *, replicates: int = 2, search: int = 16, seed: int 
         )  # fmt: skip
 
     none, every = np.zeros(count), np.ones(count)
-    for _ in range(8):
-        add("baseline", "parent", none)
-        add("baseline", "reborn", every)
-    design, blocks = foldover(count, replicates, rng)
     shifts = rng.normal(0, 0.004, replicates)
+    for index in range(8):
+        block = index % replicates
+        add("baseline", "parent", none, block=block, mean=shifts[block])
+        add("baseline", "reborn", every, block=block, mean=shifts[block])
+    design, blocks = foldover(count, replicates, rng)
     for on, block in zip(design, blocks):
         forms = [f"reborn(compression=1x1,kernel_size={k})" for k in rng.choice([1, 3, 5], count)]
         add(

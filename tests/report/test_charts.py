@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from reborn_nas.report.charts import Scale, count_text, limits, tick_text, ticks
-from reborn_nas.report.network import TILE_H, TILE_W, layout
+from reborn_nas.report.network import TILE_H, TILE_W, _short, layout
 from reborn_nas.report.trials import pareto
 from reborn_nas.report.view import RunView
 from tests.report import fabricate
@@ -60,3 +60,15 @@ def test_a_block_never_spans_two_stages_even_where_names_agree() -> None:
     rows = [{"name": f"a{k}", "stage": k, "block": "body"} for k in range(3)]
     lanes, _ = layout(RunView("t", (), sites=rows).sites, 824, 0)
     assert [[len(box.tiles) for box in lane.boxes] for lane in lanes] == [[1], [1], [1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "shown"),
+    [
+        ("layer1.0.act1", "layer1.0", "act1"), ("conv1.2", "conv1.2", "conv1.2"),
+        ("features.denseblock1.7", "features", "denseblock1.7"),
+        ("stage:0", "", "stage:0"), ("block:layer1.0", "", "block:layer1.0"), ("relu@1", "", "relu@1"),
+    ],
+)  # fmt: skip
+def test_tile_names_are_short_and_say_something(name: str, block: str, shown: str) -> None:
+    assert _short({"site": name, "block": block}) == shown

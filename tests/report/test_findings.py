@@ -97,7 +97,7 @@ def test_only_the_control_lets_the_negative_phase_be_named() -> None:
 
 def test_nothing_planted_claims_nothing() -> None:
     rng = np.random.default_rng(3)
-    made = [replace(r, accuracy=0.8 + rng.normal(0, 0.003), test_accuracy=None) for r in _plain()]
+    made = [replace(r, accuracy=0.8 + rng.normal(0, 0.003), test_accuracy=None) for r in _plain(confirm=False)]
     findings = study_findings(_view(made))
     assert findings.effects is not None
     assert set(findings.effects["verdict"]) == {"unresolved"}
@@ -107,6 +107,30 @@ def test_nothing_planted_claims_nothing() -> None:
         findings.sentences[1],
     ]
     assert "is unresolved" in findings.sentences[1]
+
+
+def test_harm_on_the_incumbent_alone_is_told_apart_from_harm_on_average() -> None:
+    made = [
+        replace(r, accuracy=(r.accuracy or 0) - 0.03 * r.levels["act1"]) if r.phase == "confirm" else r
+        for r in _plain(replicates=8)
+    ]
+    findings = study_findings(_view(made))
+    assert findings.effects is not None
+    assert list(findings.effects["verdict"])[::4] == ["harmful", "harmful"]
+    assert "It does harm at act5. At act1 it does harm on the incumbent" in findings.sentences[0]
+
+
+def test_effects_that_do_not_add_up_are_a_caution() -> None:
+    made = _plain()
+    assert not any("do not simply add up" in line for line in study_findings(_view(made)).cautions)
+    bent = [replace(r, accuracy=(r.accuracy or 0) - 0.1) if r.phase == "baseline" else r for r in made]
+    findings = study_findings(_view(bent))
+    ends = [
+        np.mean([r.accuracy for r in bent if r.phase == "baseline" and r.arm == a])
+        for a in ("parent", "reborn")
+    ]
+    away = 100 * (np.mean(ends) - np.mean([r.accuracy for r in bent if r.phase == "screen"]))
+    assert any(f"curvature −{-away:.2f} percentage points" in line for line in findings.cautions)
 
 
 def test_too_few_runs_give_numbers_a_warning_and_no_verdict() -> None:

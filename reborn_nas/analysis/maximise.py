@@ -150,11 +150,11 @@ def _refuse(space: Space, budgets: Sequence[Budget], tables: Sequence[FloatArray
         least = budget.base + float(np.where(space.allowed, table, np.inf).min(axis=1).sum())
         if least > budget.limit:
             faults.append(
-                f"{budget.name}: the cheapest needs {least:g}, {least - budget.limit:g} above {budget.limit:g}"
+                f"{budget.name}: the cheapest needs {least:g}, {least - budget.limit:g} above the limit {budget.limit:g}"
             )
         else:
             faults.append(
-                f"{budget.name}: the cheapest needs {least:g} of {budget.limit:g}, but not together with the rest"
+                f"{budget.name}: {least:g} of {budget.limit:g} would do, but not within the other limits too"
             )
     raise ConfigError("no architecture fits the budgets; raise a limit or offer cheaper choices", faults)
 

@@ -56,8 +56,12 @@ def faults(found: pd.Series, row: tuple[str, int]) -> list[str]:
     """The limits of the table's row that the measures break."""
     least = {"coverage": COVERAGE[0], **LEAST[row]}
     most = {"coverage": COVERAGE[1], **MOST[row]}
-    told = [f"{name} {found[name]:.3f} < {limit}" for name, limit in least.items() if found[name] < limit - 1e-12]
-    return told + [f"{name} {found[name]:.3f} > {limit}" for name, limit in most.items() if found[name] > limit]
+    told = [
+        f"{name} {found[name]:.3f} < {limit}" for name, limit in least.items() if found[name] < limit - 1e-12
+    ]
+    return told + [
+        f"{name} {found[name]:.3f} > {limit}" for name, limit in most.items() if found[name] > limit
+    ]
 
 
 @pytest.mark.slow
@@ -146,7 +150,9 @@ def tpe_trials(truth: Truth, n_runs: int, seed: int) -> tuple[np.ndarray, np.nda
     rows, values = [], []
     for number in range(n_runs):
         trial = study.ask()
-        row = np.array([trial.suggest_categorical(f"site{i}", [0, 1]) for i in range(truth.n_sites)], dtype=bool)
+        row = np.array(
+            [trial.suggest_categorical(f"site{i}", [0, 1]) for i in range(truth.n_sites)], dtype=bool
+        )
         value = float(truth.run(row[None], seed=1000 * seed + number)[0])
         study.tell(trial, value)
         rows.append(row)
@@ -177,7 +183,11 @@ def hierarchy(effect: np.ndarray, error: np.ndarray) -> pd.DataFrame:
     stages = np.eye(4)[np.arange(n) * 4 // n]
 
     def prior(scales: np.ndarray) -> np.ndarray:
-        return 10 * fixed @ fixed.T + np.exp(2 * scales[0]) * np.eye(n) + np.exp(2 * scales[1]) * stages @ stages.T
+        return (
+            10 * fixed @ fixed.T
+            + np.exp(2 * scales[0]) * np.eye(n)
+            + np.exp(2 * scales[1]) * stages @ stages.T
+        )
 
     def loss(scales: np.ndarray) -> float:
         return -float(stats.multivariate_normal.logpdf(effect, cov=prior(scales) + np.diag(error**2)))
@@ -186,7 +196,9 @@ def hierarchy(effect: np.ndarray, error: np.ndarray) -> pd.DataFrame:
     gain = cov @ np.linalg.inv(cov + np.diag(error**2))
     mean, sd = gain @ effect, np.sqrt(np.diag(cov - gain @ cov))
     claims = 2 * stats.norm.sf(np.abs(mean) / sd)
-    return pd.DataFrame({"effect": mean, "ci_low": mean - 1.96 * sd, "ci_high": mean + 1.96 * sd, "q_value": claims})
+    return pd.DataFrame(
+        {"effect": mean, "ci_low": mean - 1.96 * sd, "ci_high": mean + 1.96 * sd, "q_value": claims}
+    )
 
 
 @pytest.mark.slow

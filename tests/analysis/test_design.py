@@ -143,7 +143,9 @@ def test_impossible_screens_are_refused(n_sites: int, n_runs: int) -> None:
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=25, deadline=None)
-def test_options_are_balanced_inside_each_site(n_sites: int, kernels: int, compressions: int, seed: int) -> None:
+def test_options_are_balanced_inside_each_site(
+    n_sites: int, kernels: int, compressions: int, seed: int
+) -> None:
     ks, cs = tuple(range(1, 2 * kernels, 2)), ("1x1", "3x3", "none")[:compressions]
     plan = plan_screen(n_sites, 2 * smallest_screen(n_sites), seed, kernels=ks, compressions=cs)
     for chosen, levels, nothing in ((plan.kernel, ks, 0), (plan.compression, cs, "")):

@@ -39,7 +39,9 @@ def planted(n_runs: int = 72, seed: int = 0) -> tuple[object, np.ndarray, pd.Dat
 def test_estimates_equal_those_of_statsmodels() -> None:
     plan, accuracy, counts = planted()
     table = site_effects(plan.design, accuracy, block=plan.block, covariates=counts)
-    matrix = np.column_stack([np.where(plan.design, 0.5, -0.5), counts, pd.get_dummies(plan.block).astype(float)])
+    matrix = np.column_stack(
+        [np.where(plan.design, 0.5, -0.5), counts, pd.get_dummies(plan.block).astype(float)]
+    )
     truth = sm.OLS(accuracy * 100, matrix).fit()
     assert np.allclose(table["effect"], truth.params[:33])
     assert np.allclose(table[["ci_low", "ci_high"]], truth.conf_int()[:33])
@@ -71,7 +73,9 @@ def test_effects_are_the_difference_of_means_in_percentage_points() -> None:
 
 def test_verdicts_of_the_screen_alone() -> None:
     design = screen_design(7, 64, seed=1)
-    pp = np.where(design, 0.5, -0.5) @ [3.0, -3.0, 0, 0, 0, 0, 0] + np.random.default_rng(5).normal(0, 0.3, 64)
+    pp = np.where(design, 0.5, -0.5) @ [3.0, -3.0, 0, 0, 0, 0, 0] + np.random.default_rng(5).normal(
+        0, 0.3, 64
+    )
     table = site_effects(design, 0.7 + pp / 100)
     assert list(table["verdict"]) == ["suggestive", "harmful"] + ["unresolved"] * 5
     assert table["p_top5"].between(0, 1).all()
@@ -91,7 +95,9 @@ def test_fewer_runs_than_one_foldover_give_no_verdict() -> None:
 
 def test_missing_runs_keep_a_verdict_only_where_both_bounds_agree() -> None:
     design = screen_design(7, 64, seed=1)
-    pp = np.where(design, 0.5, -0.5) @ [3.0, -3.0, 0, 0, 0, 0, 0] + np.random.default_rng(5).normal(0, 0.3, 64)
+    pp = np.where(design, 0.5, -0.5) @ [3.0, -3.0, 0, 0, 0, 0, 0] + np.random.default_rng(5).normal(
+        0, 0.3, 64
+    )
     accuracy = 0.7 + pp / 100
     accuracy[int(np.flatnonzero(design[:, 0])[0])] = np.nan
     with pytest.warns(UserWarning, match="1 of 64 designed runs are missing"):
@@ -169,7 +175,9 @@ def test_shrunk_intervals_are_quantiles_of_the_mixture() -> None:
         weight = posterior.weights * stats.norm.pdf(effect[i], 0, np.sqrt(se[i] ** 2 + grid**2))
         factor = grid**2 / (grid**2 + se[i] ** 2)
         component = rng.choice(len(grid), size=200_000, p=weight / weight.sum())
-        draws = factor[component] * effect[i] + np.sqrt(factor[component]) * se[i] * rng.standard_normal(200_000)
+        draws = factor[component] * effect[i] + np.sqrt(factor[component]) * se[i] * rng.standard_normal(
+            200_000
+        )
         assert posterior.mean[i] == pytest.approx(draws.mean(), abs=2e-3)
         assert posterior.low[i] == pytest.approx(np.quantile(draws, 0.025), abs=6e-3)
         assert posterior.high[i] == pytest.approx(np.quantile(draws, 0.975), abs=6e-3)

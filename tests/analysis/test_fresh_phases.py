@@ -99,7 +99,10 @@ def test_curvature_is_the_sum_of_interactions() -> None:
 
     def mean(levels: np.ndarray) -> np.ndarray:
         x = np.where(levels, 0.5, -0.5)
-        return 0.7 + (x @ [0.3, 0.2, 0, 0, 0.1, 0] + sum(g * x[:, i] * x[:, j] for (i, j), g in gamma.items())) / 100
+        return (
+            0.7
+            + (x @ [0.3, 0.2, 0, 0, 0.1, 0] + sum(g * x[:, i] * x[:, j] for (i, j), g in gamma.items())) / 100
+        )
 
     low, high = np.repeat(mean(np.zeros((1, 6), bool)), 8), np.repeat(mean(np.ones((1, 6), bool)), 8)
     found = curvature(low, high, mean(design))
@@ -189,7 +192,9 @@ def test_pooled_effects_without_options_are_empty() -> None:
     assert pooled_effects(design, np.full(16, 0.5), kernel=None).empty
     wide = plan_screen(5, 16, compressions=("1x1", "3x3"))
     with pytest.raises(ConfigError, match="cannot estimate pooled effects"):
-        pooled_effects(wide.design[:8], np.full(8, 0.5), kernel=wide.kernel[:8], compression=wide.compression[:8])
+        pooled_effects(
+            wide.design[:8], np.full(8, 0.5), kernel=wide.kernel[:8], compression=wide.compression[:8]
+        )
 
 
 def test_verdicts_combine_screen_and_confirmation() -> None:

@@ -24,7 +24,7 @@ def where_it_helps(effects: pd.DataFrame, *, tested: str = "reborn") -> str:
         tested: what level 1 of the contrast is called.
     """
     _needs(effects, "site", "effect", "ci_low", "ci_high", "verdict", "rank_low", "rank_high")
-    top = effects.loc[effects["effect"].idxmax()]
+    top = effects.iloc[int(effects["effect"].to_numpy().argmax())]
     if (effects["verdict"] == NO_VERDICT).all():
         return f"No verdict: the runs cannot carry one; the largest estimate is {_adds(top, tested)}."
     helps = effects[effects["verdict"].isin((CONFIRMED, SUGGESTIVE)) & (effects["effect"] > 0)]
@@ -36,7 +36,7 @@ def where_it_helps(effects: pd.DataFrame, *, tested: str = "reborn") -> str:
         return f"No site resolved; effects above {largest_plausible(effects):.2f} pp are unlikely."
     confirmed = helps[helps["verdict"] == CONFIRMED]
     firm = confirmed if len(confirmed) else helps
-    lead = firm.loc[firm["effect"].idxmax()]
+    lead = firm.iloc[int(firm["effect"].to_numpy().argmax())]
     rivals = firm[(firm["rank_low"] <= lead["rank_high"]) & (firm["site"] != lead["site"])]
     word = "confirmed on the incumbent" if len(confirmed) else "suggested by this study, not confirmed"
     if len(firm) == 1:
@@ -106,9 +106,11 @@ def pooled_sentence(pooled: pd.DataFrame, *, units: Mapping[str, str] | None = N
     _needs(pooled, "option", "level", "effect", "ci_low", "ci_high", "best")
     parts = []
     for option, rows in pooled.groupby("option", sort=False):
-        best = rows.loc[rows["effect"].idxmax()]
+        best = rows.iloc[int(rows["effect"].to_numpy().argmax())]
         name = (units or {}).get(str(option), str(option))
-        size = f"{best['effect']:+.2f} pp [{best['ci_low']:+.2f}, {best['ci_high']:+.2f}] against the mean of the levels"
+        size = (
+            f"{best['effect']:+.2f} pp [{best['ci_low']:+.2f}, {best['ci_high']:+.2f}] over the levels' mean"
+        )
         resolved = "adds" if best["ci_low"] > 0 else "has the largest estimate, not resolved:"
         parts.append(f"{name} {best['level']} {resolved} {size}")
     return "Pooled over the sites, " + "; ".join(parts) + "."

@@ -149,9 +149,8 @@ def _refuse(space: Space, budgets: Sequence[Budget], tables: Sequence[FloatArray
     for budget, table in zip(budgets, tables, strict=True):
         least = budget.base + float(np.where(space.allowed, table, np.inf).min(axis=1).sum())
         if least > budget.limit:
-            faults.append(
-                f"{budget.name}: the cheapest needs {least:g}, {least - budget.limit:g} above the limit {budget.limit:g}"
-            )
+            above = f"{least - budget.limit:g} above the limit {budget.limit:g}"
+            faults.append(f"{budget.name}: the cheapest needs {least:g}, {above}")
         else:
             faults.append(
                 f"{budget.name}: {least:g} of {budget.limit:g} would do, but not within the other limits too"

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import optimize, stats
 
-from reborn_nas.analysis import control_design, control_effects, screen_design, site_effects
+from reborn_nas.analysis import control_design, control_effects, site_effects
 from reborn_nas.analysis.scores import score
 from reborn_nas.analysis.simulate import Truth, plant, simulate_study
 

@@ -104,7 +104,7 @@ def test_missing_runs_keep_a_verdict_only_where_both_bounds_agree() -> None:
         far = site_effects(design, accuracy)  # the lost run at 0: the screen could say anything
     assert far["verdict"][0] == "no verdict"
     assert far["effect"][0] == pytest.approx(3.0, abs=0.2)
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="missing"):
         near = site_effects(design, accuracy, chance=0.68)
     assert near["verdict"][0] == "suggestive"
     assert near.attrs["missing"] == 1

@@ -15,7 +15,7 @@ from reborn_nas.analysis.recommend import choices_of, recommend
 from reborn_nas.analysis.surrogate import UNIT, Surrogate, plant_problem
 from reborn_nas.errors import ConfigError, UnknownNameError
 
-ABC = {name: ("x", "y", "z") for name in ("a", "b", "c", "d")}
+ABC = dict.fromkeys(("a", "b", "c", "d"), ("x", "y", "z"))
 
 
 def random_trials(problem: Surrogate, count: int, seed: int) -> tuple[list[dict[str, str]], list[float]]:

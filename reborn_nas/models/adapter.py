@@ -1,7 +1,6 @@
 """Networks that are not timm's, with the part of timm's interface that users rely on."""
 
-from __future__ import annotations
-
+# no postponed annotations here: torch.fx writes a root module's annotations into the code that it generates
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +34,7 @@ class TimmAdapter(nn.Module):
         self.head_hidden_size = fc.in_features
         self.num_classes = fc.out_features
         first = next((m for m in body.modules() if isinstance(m, nn.Conv2d)), None)
-        self.in_chans = first.in_channels * 1 if first is not None else 3
+        self.in_chans = first.in_channels if first is not None else 3
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:

@@ -40,9 +40,16 @@ def build_network(
         arguments: more arguments of the backbone's constructor.
     """
     spec = architecture.backbone
+    device, dtype = arguments.pop("device", None), arguments.pop("dtype", None)
     if arguments:
         spec = replace(spec, arguments={**spec.arguments, **arguments})
-    model = build(spec)
+    on_meta = device is not None and torch.device(device).type == "meta"
+    try:
+        model = build(spec, device="meta" if on_meta else "cpu").to(device=device, dtype=dtype)
+    except ConfigError as error:
+        if isinstance(error.__cause__, TypeError):  # timm's rule: an unknown argument is a TypeError
+            raise error.__cause__ from None
+        raise
     if plan is None:
         plan = make_plan(model, architecture, spec.input_size)
     model = apply(model, plan)

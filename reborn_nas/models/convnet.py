@@ -4,8 +4,7 @@ The paper fixes the number of convolutions and of their kernels, batch norm (Con
 where it is silent the choice made here is named in the docstring of each model and is an argument.
 """
 
-from __future__ import annotations
-
+# no postponed annotations here: torch.fx writes a root module's annotations into the code that it generates
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -24,11 +23,17 @@ class ConvAct(nn.Module):
     """3×3 convolution, batch norm where asked for, activation: (B, C, H, W) → (B, width, H/stride, W/stride)."""
 
     def __init__(
-        self, in_chans: int, width: int, stride: int, norm: bool, act_layer: type[nn.Module]
+        self,
+        in_chans: int,
+        width: int,
+        stride: int,
+        norm: bool,
+        act_layer: type[nn.Module],
+        **factory: Any,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_chans, width, 3, stride=stride, padding=1, bias=not norm)
-        self.norm = nn.BatchNorm2d(width) if norm else nn.Identity()
+        self.conv = nn.Conv2d(in_chans, width, 3, stride=stride, padding=1, bias=not norm, **factory)
+        self.norm = nn.BatchNorm2d(width, **factory) if norm else nn.Identity()
         self.act = act_layer()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,6 +52,7 @@ class ConvNetHead(nn.Module):
         pool_type: str,
         drop_rate: float,
         act_layer: type[nn.Module],
+        **factory: Any,
     ) -> None:
         super().__init__()
         self.in_features = in_features
@@ -55,13 +61,13 @@ class ConvNetHead(nn.Module):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         width = in_features * pool_size**2
         for index, size in enumerate(hidden, start=1):
-            layers[f"fc{index}"] = nn.Linear(width, size)
+            layers[f"fc{index}"] = nn.Linear(width, size, **factory)
             layers[f"act{index}"] = act_layer()
             width = size
         self.hidden = nn.Sequential(layers)
         self.num_features = width
         self.drop = nn.Dropout(drop_rate)
-        self.fc: nn.Module = nn.Linear(width, num_classes) if num_classes > 0 else nn.Identity()
+        self.fc: nn.Module = nn.Linear(width, num_classes, **factory) if num_classes > 0 else nn.Identity()
 
     def reset(self, num_classes: int, pool_type: str | None = None) -> None:
         """A fresh classifier with `num_classes` outputs (0: none); `pool_type` "" keeps the feature map."""
@@ -111,10 +117,13 @@ class ConvNet(nn.Module):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         act_layer: type[nn.Module] = nn.ReLU,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if len(widths) != len(strides):
             raise ValueError(f"ConvNet: {len(widths)} widths but {len(strides)} strides")
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
@@ -124,7 +133,7 @@ class ConvNet(nn.Module):
         channels, reduction = in_chans, 1
         for index, (size, stride) in enumerate(zip(widths, strides, strict=True), start=1):
             out = max(1, round(size * width))
-            layers[f"conv{index}"] = ConvAct(channels, out, stride, norm, act_layer)
+            layers[f"conv{index}"] = ConvAct(channels, out, stride, norm, act_layer, **factory)
             channels, reduction = out, reduction * stride
             info = {"num_chs": out, "reduction": reduction, "module": f"features.conv{index}"}
             if self.feature_info and self.feature_info[-1]["reduction"] == reduction:
@@ -133,7 +142,9 @@ class ConvNet(nn.Module):
                 self.feature_info.append(info)
         self.features = nn.Sequential(layers)
         self.num_features = channels
-        self.head = ConvNetHead(channels, num_classes, hidden, pool_size, global_pool, drop_rate, act_layer)
+        self.head = ConvNetHead(
+            channels, num_classes, hidden, pool_size, global_pool, drop_rate, act_layer, **factory
+        )
         self.head_hidden_size = self.head.num_features
         if not global_pool:
             self.reset_classifier(num_classes, global_pool)

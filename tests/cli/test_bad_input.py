@@ -133,7 +133,7 @@ def test_dry_run_writes_nothing_and_prints_json(capsys: pytest.CaptureFixture[st
 def test_a_long_run_is_not_started_unasked(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", open("/dev/null"))  # noqa: SIM115, PTH123
+    monkeypatch.setattr("sys.stdin", open("/dev/null"))  # noqa: SIM115
     said = refused(capsys, "search", "--epochs", "1000000")
     assert "--yes" in said
     assert "--epochs" in said

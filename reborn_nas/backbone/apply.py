@@ -45,6 +45,9 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, seed: int | No
             replaced[id(original)] = made
         _put(new, placement.path, made)
     _replace_references(new, replaced)
+    for path, factor in plan.gains:
+        conv: Any = _module_at(new, path)
+        conv.scale *= factor
     for entry in plan.rewrites:
         owner = _module_at(new, entry.owner)
         name = f"{type(owner).__module__}:{type(owner).__qualname__}"

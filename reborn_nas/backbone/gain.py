@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 
 import torch
+from timm.layers.std_conv import ScaledStdConv2d
 from timm.models.nfnet import GammaAct, _nonlin_gamma
 from torch import Tensor, nn
 
+from reborn_nas.activations import build_activation
 from reborn_nas.architecture import Choice
+from reborn_nas.backbone.events import Trace
+from reborn_nas.backbone.sites import Discovery, site_values
 
 
 class Gained(nn.Module):
@@ -54,6 +59,40 @@ def gain_of(choice: Choice, built: nn.Module) -> float | None:
     if any(True for _ in built.parameters()) or choice.name == "rrelu":
         return None
     return _measured(built)
+
+
+def conv_gains(
+    model: nn.Module, found: Discovery, chosen: Mapping[str, Choice]
+) -> tuple[tuple[str, float], ...]:
+    """(path of a weight-standardised convolution, factor of its scale), where it holds its input activation's gain."""
+    convs = {path: conv for path, conv in model.named_modules() if isinstance(conv, ScaledStdConv2d)}
+    if not convs:
+        return ()
+    gains: dict[str, float] = {}
+    for site in found.sites:
+        if site.name not in chosen:
+            continue
+        gain = gain_of(
+            chosen[site.name], build_activation(chosen[site.name], site.channels, layout=site.layout)
+        )
+        for _, value in site_values(found.eval_trace, site):
+            for path in _reading_convs(found.eval_trace, value):
+                if gain is not None and path in convs:
+                    own = convs[path].scale * convs[path].weight[0].numel() ** 0.5
+                    if abs(own - 1.0) > 1e-6 and abs(gain - own) > 1e-6:
+                        gains[path] = gain / own
+    return tuple(gains.items())
+
+
+def _reading_convs(run: Trace, value: int) -> list[str]:
+    """Modules whose convolution reads the value, directly or through pools and multiplications by a number."""
+    found: list[str] = []
+    for op in run.consumers(value):
+        if op.name == "conv2d" and op.inputs[0] == value:
+            found.append(op.module)
+        elif "pool" in op.name or op.name == "dropout" or (op.name == "mul" and len(op.inputs) == 1):
+            found += _reading_convs(run, op.outputs[0])
+    return found
 
 
 def _measured(module: nn.Module) -> float:

@@ -31,7 +31,8 @@ def guard(model: nn.Module, found: Discovery) -> Mapping[str, str]:
     if kept is None:
         kept = _guard(model, found)
         object.__setattr__(found, "_guard", kept)
-    return kept  # type: ignore[no-any-return]
+    reasons: Mapping[str, str] = kept
+    return reasons
 
 
 def _guard(model: nn.Module, found: Discovery) -> dict[str, str]:

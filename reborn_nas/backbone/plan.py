@@ -13,6 +13,7 @@ from torch import nn
 from reborn_nas.architecture import ORIGINAL, Architecture, Choice
 from reborn_nas.backbone.admission import admitted, widened
 from reborn_nas.backbone.channels import Widening
+from reborn_nas.backbone.gain import conv_gains
 from reborn_nas.backbone.means import OwnerRewrite, means_for
 from reborn_nas.backbone.original import functional_original
 from reborn_nas.backbone.placement import Placement
@@ -32,6 +33,7 @@ class Plan:
         loops: path of a `ModuleList` → its length, for calls that a loop runs.
         widening: what grows behind doubled channels, or None.
         init: "xavier", or "preserve" for the function that the network had.
+        gains: weight-standardised convolutions that hold the gain of the activation before them, and its change.
     """
 
     placements: tuple[Placement, ...]
@@ -39,6 +41,7 @@ class Plan:
     loops: tuple[tuple[str, int], ...] = ()
     widening: Widening | None = None
     init: str = "xavier"
+    gains: tuple[tuple[str, float], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only, with a format version."""
@@ -48,6 +51,7 @@ class Plan:
             "placements": [asdict(placement) for placement in self.placements],
             "rewrites": [rewrite.to_dict() for rewrite in self.rewrites],
             "loops": [list(loop) for loop in self.loops],
+            "gains": [list(gain) for gain in self.gains],
             "widening": None if self.widening is None else self.widening.to_dict(),
         }
 
@@ -70,6 +74,7 @@ class Plan:
                 loops=tuple((str(path), int(length)) for path, length in data["loops"]),
                 widening=None if data["widening"] is None else Widening.from_dict(data["widening"]),
                 init=data["init"],
+                gains=tuple((str(path), float(factor)) for path, factor in data.get("gains", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ConversionError(f"this is no conversion plan: {type(error).__name__}: {error}") from error
@@ -155,7 +160,8 @@ def draw(
             )
     loops = {path: length for each in means.values() for path, length in each.loops.items()}
     rewrites = tuple(each.rewrite for each in means.values())
-    return Plan(tuple(placements), rewrites, tuple(loops.items()), wide, init)
+    gains = () if init == "preserve" else conv_gains(model, found, chosen)
+    return Plan(tuple(placements), rewrites, tuple(loops.items()), wide, init, gains)
 
 
 def with_init(plan: Plan, init: str) -> Plan:

@@ -69,13 +69,17 @@ class Rewrite:
         return cls(tuple(Edit(**edit) for edit in data["edits"]), data["digest"])
 
 
-@lru_cache(maxsize=4096)
 def locate(cls: type, span: CallSpan, attribute: str, *, loop: int = 0) -> Edit:
     """The edit that replaces the call at `span`, made by an instance of `cls`.
 
     Raises:
         ConversionError: the source of the class is not there, or the call cannot be rewritten.
     """
+    return _locate(cls, span, attribute, loop)
+
+
+@lru_cache(maxsize=4096)
+def _locate(cls: type, span: CallSpan, attribute: str, loop: int) -> Edit:
     for holder, name, function in _functions(cls):
         code = function.__code__
         if code.co_filename != span.filename or not _holds(code, span):

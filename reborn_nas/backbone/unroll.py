@@ -125,7 +125,10 @@ def _graph(owner: nn.Module) -> fx.Graph:
         graphs = []
         for training in (True, False):
             owner.training = training  # its children are leaves, their modes do not matter
-            graphs.append(_Tracer().trace(owner))
+            graph = _Tracer().trace(owner)
+            for node in graph.nodes:
+                node.type = None  # annotations may name what cannot be imported
+            graphs.append(graph)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConversionError(f"torch.fx cannot follow its forward either: {reason}") from error

@@ -1,0 +1,279 @@
+"""Rewritten forwards: the text that comes out, what keeps working, what is refused; unrolling and the guard."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import sys
+import traceback
+import types
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from reborn_nas.architecture import Architecture
+from reborn_nas.backbone import Plan, apply, convert, discover, plan
+from reborn_nas.backbone.factory import load_file
+from reborn_nas.backbone.guard import guard
+from reborn_nas.backbone.means import OwnerRewrite
+from reborn_nas.backbone.rewrite import Rewrite
+from reborn_nas.errors import ConversionError, SiteError
+from tests.backbone import zoo
+from tests.backbone.substitution import slopes_of, substituted
+
+SIZE = (3, 16, 16)
+
+
+def forward_of(model: nn.Module, method: str = "forward") -> str:
+    return inspect.getsource(getattr(type(model), method))
+
+
+class TestText:
+    def test_only_the_calls_change(self) -> None:
+        new = convert(zoo.Helper(), "relu", SIZE)
+        expected = '''    def _features(self, x: Tensor) -> Tensor:
+        """Both convolutions."""
+        x = self.leaky_relu_at0(self.conv1(x))
+        return self.elu_at0(
+            self.conv2(x)
+
+        )
+'''
+        found = forward_of(new, "_features")
+        assert "".join(found.split()) == "".join(expected.split())
+        assert found.count("\n") == inspect.getsource(zoo.Helper._features).count("\n")
+        assert type(new).forward is zoo.Helper.forward
+
+    def test_one_site_alone(self) -> None:
+        text = forward_of(convert(zoo.OneRelu(), {"relu@1": "gelu"}, SIZE))
+        assert text.count("self.relu(") == 2
+        assert "y = self.relu_at1(self.bn2(self.conv2(x)))" in text
+
+    def test_loops_walk_a_list(self) -> None:
+        text = forward_of(convert(zoo.Loop(), "gelu", SIZE))
+        assert "for (conv), act_at0 in zip(self.convs, self.act_at0):" in text
+        assert "x = x + act_at0(conv(x))" in text
+        text = forward_of(convert(zoo.UnevenLoop(), "gelu", SIZE))
+        assert "act_at0 = iter(self.act_at0)" in text
+        assert "x = next(act_at0)(x)" in text
+
+    def test_a_loop_keeps_the_original_in_its_other_turns(self) -> None:
+        new = convert(zoo.Loop(), {"act@1": "gelu"}, SIZE)
+        assert [type(m).__name__ for m in new.act_at0] == ["ReLU", "GELU", "ReLU"]
+
+    def test_tracebacks_show_the_edited_line(self) -> None:
+        new = convert(zoo.Functional(), "gelu", SIZE)
+        try:
+            new(torch.zeros(1, 4, 16, 16))
+        except RuntimeError:
+            text = traceback.format_exc()
+        line = inspect.getsourcelines(zoo.Functional.forward)[1] + 1
+        assert f"line {line}, in forward" in text
+        assert "x = self.relu_at0(self.bn1(self.conv1(x)))" in text
+
+    def test_classes_are_made_once(self) -> None:
+        first, second = (convert(zoo.Functional(), "gelu", SIZE) for _ in range(2))
+        assert type(first) is type(second)
+        assert type(first) is not type(convert(zoo.Functional(), {"relu@0": "gelu"}, SIZE))
+        assert isinstance(first, zoo.Functional)
+        assert type(first).__name__ == "Functional"
+        assert type(first).__module__ == zoo.__name__
+
+    def test_globals_of_the_module_stay_live(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        new = convert(zoo.Methods(), {"silu@0": "gelu"}, SIZE)
+        monkeypatch.setattr(zoo, "bare_relu", lambda x: x * 0)
+        new.eval()
+        assert torch.equal(new(torch.randn(1, *SIZE)), new(torch.randn(1, *SIZE)))
+
+    def test_attributes_avoid_what_is_there(self) -> None:
+        model = zoo.Functional()
+        model.relu_at0 = nn.Identity()
+        new = convert(model, "gelu", SIZE)
+        assert isinstance(new.relu_at0, nn.Identity)
+        assert isinstance(new.relu_at0_, nn.Module)
+
+
+class TestRefusals:
+    def changed(self, steps: Plan, **changes: Any) -> Plan:
+        (entry,) = steps.rewrites
+        change = entry.change
+        assert isinstance(change, Rewrite)
+        return replace(steps, rewrites=(OwnerRewrite(entry.owner, entry.cls, replace(change, **changes)),))
+
+    def test_a_source_that_changed(self) -> None:
+        steps = plan(zoo.Functional(), Architecture("x", {"relu@0": "gelu"}), SIZE)
+        with pytest.raises(ConversionError, match="source has changed"):
+            apply(zoo.Functional(), self.changed(steps, digest="0" * 16))
+
+    def test_another_class(self) -> None:
+        steps = plan(zoo.Functional(), Architecture("x", {"relu@0": "gelu"}), SIZE)
+        with pytest.raises(ConversionError, match=r"Functional.*Residual"):
+            apply(zoo.Residual(), steps)
+
+    def test_a_file_that_changed_between_plan_and_apply(self, tmp_path: Path) -> None:
+        text = (
+            "import torch.nn.functional as F\nfrom torch import nn\n\n\nclass Net(nn.Module):\n"
+            "    def __init__(self):\n        super().__init__()\n        self.conv = nn.Conv2d(3, 4, 1)\n\n"
+            "    def forward(self, x):\n        return F.relu(self.conv(x))\n"
+        )
+        path = tmp_path / "net.py"
+        path.write_text(text)
+        steps = plan(load_file(path).Net(), Architecture("x", {"relu@0": "gelu"}), SIZE)
+        moved = tmp_path / "moved.py"
+        moved.write_text("# a line that moves the class\n" + text)
+        other = load_file(moved).Net()
+        entry = steps.rewrites[0]
+        name = f"{type(other).__module__}:Net"
+        assert isinstance(entry.change, Rewrite)
+        edits = tuple(replace(edit, holder=name) for edit in entry.change.edits)
+        with pytest.raises(ConversionError, match="source has changed"):  # the digest holds the class's home
+            apply(other, self.changed(replace(steps, rewrites=(replace(entry, cls=name),)), edits=edits))
+
+    def test_a_forward_of_the_instance(self) -> None:
+        model = zoo.Functional()
+        model.forward = types.MethodType(zoo.Functional.forward, model)  # type: ignore[method-assign]
+        with pytest.raises((ConversionError, SiteError)):
+            convert(model, {"relu@0": "gelu"}, SIZE)
+
+
+SOURCE = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tests.backbone.zoo import Base
+
+class Straight(Base):
+    def forward(self, x):
+        x = F.relu(self.conv1(x), inplace=True)
+        y = torch.relu(self.conv2(x) - 0.1).relu_()
+        for _ in range(2):
+            y = F.leaky_relu(self.conv2(y), 0.2)
+        return self.pool(y + x)
+
+class Modal(Base):
+    def forward(self, x):
+        if self.training:
+            x = x + 1
+        return self.pool(F.relu(self.conv1(x)))
+
+class Numeric(Base):
+    def forward(self, x):
+        if x.sum() > 0:
+            x = x + 1
+        return self.pool(F.relu(self.conv1(x)))
+"""
+
+
+class Stepwise(zoo.Base):
+    """One line that runs twice, without a loop around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.SiLU()
+
+    def step(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.conv2(x))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.pool(self.step(self.step(self.conv1(x))))
+
+
+class TestUnroll:
+    @pytest.fixture
+    def typed(self) -> Iterator[types.ModuleType]:
+        """Classes without a source, as typed into a plain interpreter."""
+        module = types.ModuleType("typed_in")
+        sys.modules["typed_in"] = module
+        exec(compile(SOURCE, "<stdin>", "exec"), module.__dict__)
+        yield module
+        del sys.modules["typed_in"]
+
+    def check(self, model: nn.Module, count: int) -> nn.Module:
+        found = discover(model, SIZE)
+        assert len(found.sites) == count
+        choices = {site: f"leaky_relu(negative_slope={slope})" for site, slope in slopes_of(found).items()}
+        steps = plan(model, Architecture("x", choices), SIZE)
+        assert Plan.from_json(steps.to_json()) == steps
+        new = apply(model, steps).eval()
+        x = torch.randn(2, *SIZE)
+        assert torch.equal(new(x), substituted(model.eval(), found, (x,)))
+        assert isinstance(new, type(model))
+        assert torch.equal(copy.deepcopy(new)(x), new(x))
+        assert torch.equal(pickle.loads(pickle.dumps(new))(x), new(x))
+        assert set(new.state_dict()) == set(model.state_dict())
+        assert "self.leaky_relu_at1(" in forward_of(new) or "self.act_at1(" in forward_of(new)
+        return new
+
+    def test_a_class_without_source(self, typed: types.ModuleType) -> None:
+        self.check(typed.Straight(), 5)
+
+    def test_a_line_that_runs_twice(self) -> None:
+        self.check(Stepwise(), 2)
+
+    def test_refuses_what_it_would_freeze(self, typed: types.ModuleType) -> None:
+        with pytest.raises(
+            SiteError, match=r"typed_in:Modal.*define the class in a file.*train and eval mode"
+        ):
+            convert(typed.Modal(), {"relu@0": "gelu"}, SIZE)
+        with pytest.raises(SiteError, match=r"typed_in:Numeric.*torch.fx cannot follow"):
+            convert(typed.Numeric(), {"relu@0": "gelu"}, SIZE)
+
+    def test_refuses_another_forward(self) -> None:
+        steps = plan(Stepwise(), Architecture("x", {"act@0": "gelu"}), SIZE)
+        (entry,) = steps.rewrites
+        wrong = replace(entry, change=replace(entry.change, digest="0" * 16))
+        with pytest.raises(ConversionError, match="not the one that the plan was made with"):
+            apply(Stepwise(), replace(steps, rewrites=(wrong,)))
+
+
+class Dropped(zoo.Base):
+    """An in-place module whose result nobody takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU(inplace=True)
+        self.other = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv1(x)
+        self.act(x)
+        return self.pool(self.other(self.conv2(x)))
+
+
+class Renamed(zoo.Base):
+    """The input of an in-place activation is read again under another name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv1(x)
+        kept = y
+        y = self.conv2(self.act(y))
+        return self.pool(y + kept)
+
+
+class TestGuard:
+    @pytest.mark.parametrize(("make", "site"), [(Dropped, "act"), (Renamed, "act")])
+    def test_refuses_what_needs_the_original_in_place(self, make: Any, site: str) -> None:
+        model = make()
+        assert set(guard(model, discover(model, SIZE))) == {site}
+        with pytest.raises(SiteError, match=r"works in place.*write x = activation\(x\)"):
+            convert(model, {site: "relu"}, SIZE)
+
+    def test_everywhere_leaves_it_out(self) -> None:
+        new = convert(Dropped(), "gelu", SIZE)
+        assert isinstance(new.act, nn.ReLU)
+        assert not isinstance(new.other, nn.ReLU)
+
+    def test_is_silent_on_sound_networks(self) -> None:
+        for make, _ in zoo.SITES.values():
+            model = make()
+            assert guard(model, discover(model, SIZE)) == {}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from reborn_nas.architecture import Architecture
-from reborn_nas.errors import DivergedError
+from reborn_nas.errors import DivergedError, TrainingError
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.queue import Run
@@ -51,38 +51,60 @@ class Objective:
         self._costs: dict[str, Cost] = {}
         self._splits: dict[int, Any] = {}
         self._environment = environment(bench.device)
+        self._in_training = 0.0
 
     def __call__(self, run: Run, architecture: Architecture, on_epoch: OnEpoch | None = None) -> TrialRecord:
         """Train `architecture` as `run` says. Raises only `Stopped` and KeyboardInterrupt."""
         started = time.perf_counter()
+        self._in_training = 0.0
         record = self._blank(run, architecture)
-        model: nn.Module | None = None
-        in_training = 0.0
-        try:
-            model = self._build(architecture, run.seed)
-            cost = self._cost(model, architecture)
-            record = replace(record, params=cost.params, macs=cost.macs)
-            before = time.perf_counter()
+        repeated = sparing = False
+        while True:
             try:
-                result = self._train(model, run, on_epoch)
-            finally:
-                in_training = time.perf_counter() - before
-            record = self._complete(record, run, model, result)
-        except DivergedError as error:
-            record = self._diverged(record, error)
-        except (Stopped, KeyboardInterrupt):
-            raise
-        except (
-            Exception
-        ) as error:  # a stranger's activation or backbone may raise anything; the study goes on
-            record = replace(record, state="failed", reason=_one_line(error))
-        total = time.perf_counter() - started
+                record = self._attempt(record, run, architecture, on_epoch, sparing)
+            except (Stopped, KeyboardInterrupt):
+                raise
+            except DivergedError as error:
+                if not repeated and self._bench.device != "cpu":  # the same seed once more tells a glitch
+                    repeated = True
+                    continue
+                record = self._diverged(record, error)
+            except torch.OutOfMemoryError as error:
+                if not sparing:  # recomputing changes no result; a smaller batch would change batch norm
+                    sparing = True
+                    torch.cuda.empty_cache()
+                    continue
+                record = replace(record, state="failed", reason=_one_line(error))
+            except Exception as error:  # a stranger's code may raise anything; the study goes on
+                record = replace(record, state="failed", reason=_one_line(error))
+            break
         return replace(
             record,
-            seconds=in_training,
-            overhead_seconds=total - in_training,
+            seconds=self._in_training,
+            overhead_seconds=time.perf_counter() - started - self._in_training,
             finished=_now(),
         )
+
+    def _attempt(
+        self,
+        record: TrialRecord,
+        run: Run,
+        architecture: Architecture,
+        on_epoch: OnEpoch | None,
+        sparing: bool,
+    ) -> TrialRecord:
+        model = self._build(architecture, run.seed)
+        cost = self._cost(architecture)
+        record = replace(record, params=cost.params, macs=cost.macs)
+        if sparing:
+            _recompute_activations(model)
+            record = replace(record, extra={"activation_checkpointing": 1.0})
+        began = time.perf_counter()
+        try:
+            result = self._train(model, run, on_epoch)
+        finally:
+            self._in_training += time.perf_counter() - began
+        return self._complete(record, run, model, result)
 
     def _blank(self, run: Run, architecture: Architecture) -> TrialRecord:
         return TrialRecord(
@@ -119,12 +141,12 @@ class Objective:
                 self._plans[key] = plan(self._bench.template, architecture, discovery=self._bench.discovery)
             return apply(model, self._plans[key], inplace=True, seed=seed)
 
-    def _cost(self, model: nn.Module, architecture: Architecture) -> Cost:
-        from reborn_nas.backbone.cost import count
+    def _cost(self, architecture: Architecture) -> Cost:
+        from reborn_nas.backbone.cost import predict
 
         key = architecture.digest
         if key not in self._costs:
-            self._costs[key] = count(model, self._bench.spec.input_size)
+            self._costs[key] = predict(self._bench.template, architecture, discovery=self._bench.discovery)
         return self._costs[key]
 
     def _split(self, block: int) -> Any:
@@ -173,7 +195,7 @@ class Objective:
             test_n=test_n,
             train_loss_sum=result.train_loss_sum,
             epochs=result.epochs,
-            extra={"validation_accuracy": validation},
+            extra={**record.extra, "validation_accuracy": validation},
             environment={**self._environment, "precision": result.precision, "form": result.form},
         )
         record = replace(record, curve=self._save_curve(record.key, result.curve))
@@ -251,6 +273,16 @@ def save_example(model: nn.Module, images: ImageSet, path: Path, count: int = 8)
     with torch.no_grad():
         logits = network(batch)
     write_atomic(path, save({"input": batch.contiguous(), "logits": logits.float().contiguous()}))
+
+
+def _recompute_activations(model: nn.Module) -> None:
+    """Trade time for memory with the model's own switch. Raises TrainingError where it has none."""
+    switch = getattr(model, "set_grad_checkpointing", None)
+    if switch is None:
+        raise TrainingError(
+            "out of memory, and the network has no activation checkpointing to try again with"
+        )
+    switch(True)
 
 
 def _rank(path: Path) -> float:

@@ -183,21 +183,29 @@ def _detectable(view: PlanView) -> tuple[float | None, float | None]:
     return float(effect), spread
 
 
+PROBE_MACS = 2e10
+"""Multiply-accumulates that one probing step may take on a CPU: a second or so."""
+
+
 def _with_seconds(view: PlanView) -> PlanView:
-    """Time of each phase from a few steps of the parent and of the network with level 1 everywhere."""
-    from reborn_nas.backbone import build, convert
+    """Time of each phase from a few steps of the parent, and from how much more the network of level 1 computes."""
+    from reborn_nas.backbone import build
+    from reborn_nas.backbone.cost import predict
     from reborn_nas.training import estimate_seconds
 
     bench = view.bench
     contrast = bench.contrast
     full = contrast.architecture(bench.spec, dict.fromkeys(contrast.factors, contrast.high.default))
-    epoch = []
-    for architecture in (Architecture(bench.spec, {}), full):
-        model = build(bench.spec, device="cpu")
-        if architecture.choices:
-            model = convert(model, architecture, bench.spec.input_size)
-        epoch.append(estimate_seconds(model, bench.images, bench.recipe, bench.device))
-    training = bench.recipe.epochs * sum(epoch) / len(epoch)
+    parent, reborn = (
+        predict(bench.template, architecture, discovery=bench.discovery).macs
+        for architecture in (Architecture(bench.spec, {}), full)
+    )
+    recipe = bench.recipe
+    if bench.device == "cpu":  # there the time is in proportion to the images, so a few do
+        few = max(8, int(PROBE_MACS / (3 * max(1, parent))))
+        recipe = replace(recipe, batch_size=min(recipe.batch_size, few))
+    epoch = estimate_seconds(build(bench.spec, device="cpu"), bench.images, recipe, bench.device, steps=2)
+    training = recipe.epochs * epoch * (1 + reborn / max(1, parent)) / 2
     slots = max(1, bench.config.workers)
     phases = tuple(replace(phase, seconds=phase.count * training / slots) for phase in view.phases)
     left = max(0, view.total - view.done)

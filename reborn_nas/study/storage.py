@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from reborn_nas.errors import RebornError, StudyError
+from reborn_nas.study.patience import be_patient
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -64,15 +65,15 @@ def connect(url: str) -> BaseStorage:
         if scheme == "journal":
             from reborn_nas.study.journal import open_journal
 
-            return open_journal(Path(url.removeprefix("journal://")).absolute())
+            return be_patient(open_journal(Path(url.removeprefix("journal://")).absolute()))
         if scheme == "grpc":
             parts = urlsplit(url)
             proxy = optuna.storages.GrpcStorageProxy(
                 host=parts.hostname or "localhost", port=parts.port or 13000
             )
             proxy.wait_server_ready(timeout=60)
-            return proxy
-        return optuna.storages.get_storage(url)
+            return be_patient(proxy)
+        return be_patient(_database(url))
     except RebornError:
         raise
     except ImportError as error:
@@ -84,6 +85,14 @@ def connect(url: str) -> BaseStorage:
         raise StudyError(
             f"storage {mask_url(url)} cannot be opened: {text or type(error).__name__}"
         ) from None
+
+
+def _database(url: str) -> BaseStorage:
+    """An SQL database; connections that died while idle are noticed before they are used."""
+    import optuna
+
+    options: dict[str, Any] = {} if url.startswith("sqlite") else {"pool_pre_ping": True, "pool_size": 2}
+    return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=options))
 
 
 def _without_secrets(text: str, url: str) -> str:

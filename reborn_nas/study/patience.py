@@ -1,0 +1,112 @@
+"""A storage that is away for a while: calls wait and try again, so that no worker dies of it and no result is lost."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import inspect
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from reborn_nas.errors import StudyError
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+__all__ = ["be_patient"]
+
+PATIENCE = 600.0
+"""Seconds that a call waits for its storage to come back."""
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0
+
+_PASSING = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.ESTALE,
+    errno.EAGAIN,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+}
+_BY_NAME = {"OperationalError", "InterfaceError", "StorageInternalError", "_InactiveRpcError"}
+    "OperationalError",
+    "InterfaceError",
+    "StorageInternalError",
+    "_InactiveRpcError",
+    "_MultiThreadedRendezvous",
+)
+
+_log = logging.getLogger("reborn_nas.study")
+
+
+def be_patient(
+    storage: BaseStorage,
+    *,
+    patience: float = PATIENCE,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> BaseStorage:
+    """Make every call of `storage` try again, with growing pauses, while it is unreachable or its disk is full.
+
+    A call that took effect although it seemed to fail does no harm when it is repeated: an attempt that nobody
+    knows to hold is reaped, a second one of the same run ends itself, and a result is told once only.
+    """
+    from optuna.storages import BaseStorage as Base
+
+    for name, _ in inspect.getmembers(Base, inspect.isfunction):
+        if not name.startswith("_") and name != "remove_session":
+            setattr(storage, name, _patient(getattr(storage, name), storage, patience, sleep, clock))
+    return storage
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the storage may come back by itself."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ConnectionError | TimeoutError) or type(seen).__name__ in _BY_NAME:
+            return True
+        if isinstance(seen, OSError) and seen.errno in _PASSING:
+            return True
+        seen = seen.__cause__
+    return False
+
+
+def _patient(
+    call: Callable[..., Any],
+    storage: BaseStorage,
+    patience: float,
+    sleep: Callable[[float], None],
+    clock: Callable[[], float],
+) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def patient(*args: Any, **kwargs: Any) -> Any:
+        began, wait = clock(), FIRST_WAIT
+        while True:
+            try:
+                return call(*args, **kwargs)
+            except Exception as error:
+                if not is_passing(error):
+                    raise
+                if clock() - began + wait > patience:
+                    raise StudyError(
+                        f"the storage has been away for {patience:.0f} s ({type(error).__name__}); what is told is "
+                        "kept. Run the same command when it is back"
+                    ) from None
+                _log.warning(
+                    "the storage does not answer (%s); trying again in %.1f s", type(error).__name__, wait
+                )
+                _forget_connection(storage)
+            sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+
+    return patient
+
+
+def _forget_connection(storage: BaseStorage) -> None:
+    try:
+        storage.remove_session()
+    except Exception:  # the connection is broken anyway
+        return

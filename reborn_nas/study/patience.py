@@ -32,12 +32,6 @@ _PASSING = {
     errno.ENOTCONN,
 }
 _BY_NAME = {"OperationalError", "InterfaceError", "StorageInternalError", "_InactiveRpcError"}
-    "OperationalError",
-    "InterfaceError",
-    "StorageInternalError",
-    "_InactiveRpcError",
-    "_MultiThreadedRendezvous",
-)
 
 _log = logging.getLogger("reborn_nas.study")
 

@@ -45,7 +45,7 @@ def test_shares_by_hand() -> None:
 
 def test_a_channel_that_fires_in_any_batch_is_alive() -> None:
     images = torch.full((3, 1, 2, 2), -1.0)
-    images[2, 0, 0, 0] = 1.0
+    images[1, 0, 0, 0] = 1.0
     (sight,) = see(_parent(), None, images, [At("act", "0")], batch_size=1)
     assert sight.dead_channels == 0.0
     assert len(sight.panels) == 2

@@ -50,7 +50,7 @@ class TimmAdapter(nn.Module):
         self.num_classes = num_classes
         reference = next(self.parameters())
         fc = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
-        self.fc = fc.to(reference.device, reference.dtype)
+        self.fc = fc.to(reference.device, reference.dtype).train(self.training)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """What the classifier reads, (B, num_features)."""

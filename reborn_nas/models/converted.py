@@ -69,23 +69,21 @@ def _network(architecture: Architecture, plan: Plan | None, kwargs: dict[str, An
     spec = architecture.backbone
     channels = kwargs.pop("in_chans", None)
     classes = kwargs.pop("num_classes", None)
-    pool = kwargs.get("global_pool")
+    pool = kwargs.pop("global_pool", None)
     size = spec.input_size or (3, 224, 224)
     changed = replace(
         spec,
         input_size=(channels or size[0], *size[1:]),
         num_classes=spec.num_classes if classes is None else classes,
     )
-    if spec.library != "timm":
-        kwargs.pop("global_pool", None)
-    elif pool is not None:
-        kwargs["global_pool"] = pool
     wanted = changed.num_classes
     if spec.library != "timm" and not wanted:
         changed = replace(changed, num_classes=spec.num_classes or 1)
     model = build_network(architecture.with_backbone(changed), plan, **kwargs)
     if spec.library != "timm" and not wanted:
         model.reset_classifier(0)  # type: ignore[operator]
+    if pool not in (None, "avg"):  # behind the surgery: a head without pooling may lack some of the sites
+        model.reset_classifier(wanted, pool)  # type: ignore[operator]
     return model
 
 
@@ -152,7 +150,7 @@ def _cfg(**changes: Any) -> dict[str, Any]:
 
 
 _PLAIN = {
-    "num_classes": 10, "input_size": (3, 32, 32), "pool_size": None, "crop_pct": 1.0, "interpolation": "bilinear",
+    "num_classes": 10, "input_size": (3, 32, 32), "pool_size": (8, 8), "crop_pct": 1.0, "interpolation": "bilinear",
     "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "first_conv": "features.conv1.conv", "classifier": "head.fc",
 }  # fmt: skip
 
@@ -162,8 +160,8 @@ default_cfgs = generate_default_cfgs(
         "reborn_resnet34": _cfg(),
         "reborn_resnet50": _cfg(),
         "reborn_convnet5": _cfg(**_PLAIN),
-        "reborn_convnet8": _cfg(**_PLAIN),
-        "reborn_convnet13": _cfg(**_PLAIN),
+        "reborn_convnet8": _cfg(**_PLAIN | {"pool_size": (2, 2)}),
+        "reborn_convnet13": _cfg(**_PLAIN | {"pool_size": (1, 1)}),
         "reborn_model": _cfg(**_PLAIN),
     }
 )

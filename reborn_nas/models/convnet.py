@@ -69,7 +69,7 @@ class ConvNetHead(nn.Module):
         self.drop = nn.Dropout(drop_rate)
         self.fc: nn.Module = nn.Linear(width, num_classes, **factory) if num_classes > 0 else nn.Identity()
 
-    def reset(self, num_classes: int, pool_type: str | None = None) -> None:
+    def reset(self, num_classes: int, pool_type: str | None = None, **factory: Any) -> None:
         """A fresh classifier with `num_classes` outputs (0: none); `pool_type` "" keeps the feature map."""
         if pool_type is not None:
             if pool_type and pool_type != "avg":
@@ -77,11 +77,9 @@ class ConvNetHead(nn.Module):
             self.pool_type = pool_type
             if not pool_type:
                 self.hidden = nn.Sequential()
-        reference = next(self.parameters(), None)
         width = self.num_features
-        self.fc = nn.Linear(width, num_classes) if num_classes > 0 else nn.Identity()
-        if reference is not None:
-            self.fc.to(reference.device, reference.dtype)
+        self.fc = nn.Linear(width, num_classes, **factory) if num_classes > 0 else nn.Identity()
+        self.train(self.training)  # the fresh layers are in the mode of the others
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         if self.pool_type:
@@ -169,7 +167,8 @@ class ConvNet(nn.Module):
         if global_pool == "":
             self.head.num_features = self.num_features
         self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool)
+        reference = next(self.features.parameters())
+        self.head.reset(num_classes, global_pool, device=reference.device, dtype=reference.dtype)
         self.head_hidden_size = self.head.num_features
 
     def forward_intermediates(
@@ -244,7 +243,8 @@ def _cfg(**changes: Any) -> dict[str, Any]:
     }
 
 
-default_cfgs = generate_default_cfgs({name: _cfg() for name in ("convnet5", "convnet8", "convnet13")})
+_LAST_MAP = {"convnet5": (8, 8), "convnet8": (2, 2), "convnet13": (1, 1)}  # at 32×32
+default_cfgs = generate_default_cfgs({name: _cfg(pool_size=size) for name, size in _LAST_MAP.items()})
 
 
 def _build(variant: str, pretrained: bool, defaults: dict[str, Any], kwargs: dict[str, Any]) -> ConvNet:

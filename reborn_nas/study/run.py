@@ -54,11 +54,11 @@ class RunResult:
     resume_command: str
 
 
-def find_store(config: StudyConfig) -> RunStore | None:
-    """The run's store where it exists, else None."""
+def find_store(config: StudyConfig, *, patience: float = 0.0) -> RunStore | None:
+    """The run's store where it exists, else None; `patience` as in `connect`."""
     if config.storage is None and not journal_path(config.folder).is_file():
         return None
-    storage = connect(run_url(config.folder, config.storage))
+    storage = connect(run_url(config.folder, config.storage), patience=patience)
     if config.study_name not in {summary.study_name for summary in storage.get_all_studies()}:
         return None
     return open_run(storage, config.study_name, create=True)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from reborn_nas.errors import RebornError, StudyError
-from reborn_nas.study.patience import be_patient
+from reborn_nas.study.patience import be_patient, is_passing
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["RunStore", "connect", "journal_path", "mask_url", "open_run", "run_url"]
 
 JOURNAL = "study.journal"
+SCHEMA_RACES = 20
+"""Times that workers who open an empty database at once may get into each other's way."""
+
 STUDIES = {
     "baseline": "/design",
     "screen": "/design",
@@ -48,10 +53,13 @@ def run_url(folder: Path, storage: str | None) -> str:
     return storage if storage is not None else f"journal://{journal_path(folder)}"
 
 
-def connect(url: str) -> BaseStorage:
+def connect(url: str, *, patience: float = 0.0) -> BaseStorage:
     """Open (and where it does not exist yet, create) the storage at `url`.
 
     `journal:///path`, `sqlite:///path`, `postgresql://…`, `mysql://…` or `grpc://host:port`.
+
+    Args:
+        patience: seconds to wait for a database that does not answer.
 
     Raises:
         StudyError: it cannot be opened; the message holds no credentials.
@@ -73,7 +81,7 @@ def connect(url: str) -> BaseStorage:
             )
             proxy.wait_server_ready(timeout=60)
             return be_patient(proxy)
-        return be_patient(_database(url))
+        return be_patient(_database(url, patience))
     except RebornError:
         raise
     except ImportError as error:
@@ -87,12 +95,24 @@ def connect(url: str) -> BaseStorage:
         ) from None
 
 
-def _database(url: str) -> BaseStorage:
+def _database(url: str, patience: float) -> BaseStorage:
     """An SQL database; connections that died while idle are noticed before they are used."""
     import optuna
 
+    if url.startswith("postgresql://"):  # the driver that is there: SQLAlchemy's own choice changed in 2.1
+        found = next((name for name in ("psycopg2", "psycopg") if find_spec(name)), "psycopg2")
+        url = url.replace("postgresql://", f"postgresql+{found}://", 1)
     options: dict[str, Any] = {} if url.startswith("sqlite") else {"pool_pre_ping": True, "pool_size": 2}
-    return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=options))
+    began, races = time.monotonic(), 0
+    while True:
+        try:
+            return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=options))
+        except Exception as error:
+            if "already exists" in str(error) and races < SCHEMA_RACES:
+                races += 1  # another worker makes the same tables at this moment
+            elif not is_passing(error) or time.monotonic() - began > patience:
+                raise
+        time.sleep(0.5)
 
 
 def _without_secrets(text: str, url: str) -> str:

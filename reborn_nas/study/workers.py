@@ -243,7 +243,7 @@ def _run_worker(
 
     torch.set_num_threads(config.threads or 1)
     bench = make_workbench(config, device)
-    store = find_store(config)
+    store = find_store(config, patience=300)
     if store is None:
         raise StudyError(f"there is no study {config.study_name!r} to join; `reborn-nas search` begins it")
     check_same(store, bench)

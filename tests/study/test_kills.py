@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from reborn_nas.study.progress import SilentProgress
 from reborn_nas.study.queue import Run
 from reborn_nas.study.stopping import Stopper
 from reborn_nas.study.storage import RunStore, connect, open_run, run_url
+from tests.study import postgresql
 from tests.study.conftest import FakeObjective, make_bench
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -31,7 +33,7 @@ def phases() -> tuple[Phase, ...]:
 
 
 def store_of(folder: Path, storage: str | None) -> RunStore:
-    return open_run(connect(run_url(folder, storage)), "toy", create=True)
+    return open_run(connect(run_url(folder, storage), patience=60), "toy", create=True)
 
 
 def slow(run: Run, number: int) -> None:
@@ -113,3 +115,44 @@ def test_many_kills(folder: Path, undisturbed: dict[str, float], seed: int) -> N
 def test_order_and_number_of_workers_change_nothing(folder: Path, undisturbed: dict[str, float]) -> None:
     disturb(folder, None, kills=0, workers=5)
     assert results(folder, None) == undisturbed
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgresql.Server]:
+    pytest.importorskip("psycopg2")
+    programs = postgresql.programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL server is installed")
+    with postgresql.running(programs) as found:
+        yield found
+
+
+@pytest.mark.slow
+def test_kills_of_workers_on_postgresql(
+    folder: Path, undisturbed: dict[str, float], server: postgresql.Server
+) -> None:
+    disturb(folder, server.url, kills=10)
+    assert results(folder, server.url) == undisturbed
+
+
+@pytest.mark.slow
+def test_kills_of_the_database(
+    tmp_path: Path, undisturbed: dict[str, float], server: postgresql.Server
+) -> None:
+    import psycopg2
+
+    connection = psycopg2.connect(server.url)
+    connection.autocommit = True
+    connection.cursor().execute("CREATE DATABASE other")
+    connection.close()
+    url = server.url.replace("/postgres", "/other")
+    processes = [start(tmp_path, url) for _ in range(2)]
+    for _ in range(4):
+        time.sleep(1.5)
+        server.kill()
+        time.sleep(0.5)
+        server.start()
+    for process in processes:
+        process.join(200)
+        assert process.exitcode == 0
+    assert results(tmp_path, url) == undisturbed

@@ -29,7 +29,10 @@ def where_it_helps(effects: pd.DataFrame, *, tested: str = "reborn") -> str:
         return f"No verdict: the runs cannot carry one; the largest estimate is {_adds(top, tested)}."
     helps = effects[effects["verdict"].isin((CONFIRMED, SUGGESTIVE)) & (effects["effect"] > 0)]
     harms = effects[effects["verdict"] == HARMFUL]
-    worse = f" It does harm at {_names(harms)}." if len(harms) else ""
+    average, incumbent = harms[harms["effect"] < 0], harms[harms["effect"] >= 0]
+    worse = f" It does harm at {_names(average)}." if len(average) else ""
+    if len(incumbent):
+        worse += f" At {_names(incumbent)} it does harm on the incumbent, although the average effect is above 0."
     if not len(helps):
         if len(harms):
             return f"{tested.capitalize()} helps at no site that this study could resolve.{worse}"
@@ -118,7 +121,8 @@ def pooled_sentence(pooled: pd.DataFrame, *, units: Mapping[str, str] | None = N
 
 def _adds(row: pd.Series, tested: str) -> str:
     return (
-        f"averaged over half-{tested} backgrounds, {row['site']} adds {row['effect']:+.2f} pp "
+        f"averaged over networks whose other sites are {tested} half of the time, {row['site']} adds "
+        f"{row['effect']:+.2f} pp "
         f"[{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]"
     )
 

@@ -92,11 +92,11 @@ def _facts(view: RunView) -> list[str]:
 
 def _tiles(view: RunView, findings: Findings) -> list[Mapping[str, str]]:
     tiles: list[Mapping[str, str]] = []
-    if findings.candidate:
-        c = findings.candidate
+    c = findings.candidate
+    if c is not None:
         tiles.append({
-            "words": "Candidate − parent", "value": f"{signed(c['effect'])} pp",
-            "note": interval(c["ci_low"], c["ci_high"]) + f", {c['part']}",
+            "words": "Candidate − parent", "value": f"{signed(c.effect)} pp",
+            "note": interval(c.ci_low, c.ci_high) + f", {findings.candidate_part}",
         })  # fmt: skip
     s = findings.summary
     if "runs" in s:
@@ -119,18 +119,17 @@ def _tiles(view: RunView, findings: Findings) -> list[Mapping[str, str]]:
 
 
 def _candidate(findings: Findings) -> Section | None:
-    if not findings.candidate:
+    c = findings.candidate
+    if c is None:
         return None
     section = Section("candidate", "Is the candidate better than its parent?")
-    c = findings.candidate
     section.intro.append(
-        f"The candidate differs from the parent by {signed(c['effect'])} percentage points "
-        f"{interval(c['ci_low'], c['ci_high'])} ({c['part']} accuracy, {c['n_candidate']:.0f} against "
-        f"{c['n_parent']:.0f} trainings with fresh seeds)."
+        f"The candidate differs from the parent by {signed(c.effect)} percentage points "
+        f"{interval(c.ci_low, c.ci_high)} ({findings.candidate_part} accuracy, {c.n_first} against {c.n_second} "
+        "trainings with fresh seeds)."
     )
-    arms = findings.candidate_arms
-    part, images = str(c["part"]), int(c["images"])
-    notes = "".join(f" {note[:1].upper()}{note[1:]}." for note in c["notes"])
+    arms, part, images = findings.candidate_arms, findings.candidate_part, findings.candidate_images
+    notes = "".join(f" {note[:1].upper()}{note[1:]}." for note in c.notes)
     caption = f"Each point is one training; the stroke is the mean.{notes}"
     section.figure(lambda width: trials.strip_figure(arms, width, part, images), caption)
     return section

@@ -20,6 +20,8 @@ from reborn_nas.report.words import interval, signed
 if TYPE_CHECKING:
     import pandas as pd
 
+    from reborn_nas.analysis import Comparison
+
 NO_VERDICT = "no verdict"
 LOST = (
     "{} screen runs were lost or diverged in a way that goes with the level: both bounds stand in the table."
@@ -38,8 +40,9 @@ class Findings:
         effects: one row a site, the report's columns; None without a screen.
         stages, pooled: tables with `label, effect, ci_low, ci_high`.
         slope_words: a sentence.
-        candidate: effect, ci_low, ci_high, part, images, n_candidate, n_parent.
+        candidate: candidate against parent, or None.
         candidate_arms: accuracies by arm.
+        candidate_part, candidate_images: what they were measured on.
         confirmation, control: tables with `site, effect, ci_low, ci_high`.
     """
 
@@ -51,8 +54,10 @@ class Findings:
     stages: pd.DataFrame | None = None
     slope_words: str = ""
     pooled: pd.DataFrame | None = None
-    candidate: Mapping[str, Any] = field(default_factory=dict)
+    candidate: Comparison | None = None
     candidate_arms: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    candidate_part: str = ""
+    candidate_images: int = 0
     confirmation: pd.DataFrame | None = None
     control: pd.DataFrame | None = None
 
@@ -72,12 +77,13 @@ def study_findings(view: RunView) -> Findings:
         for prefix, table in (("confirmed", confirmed), ("control", controlled)):
             _join(effects, prefix, table)
         effects.attrs = attrs
-    difference = fresh.candidate_difference(view)
+    compared = fresh.compared(view)
+    arms, part, images = fresh.candidate_arms(view)
     summary = _summary(screen, effects)
     ends, bent = fresh.baseline(view, screen, summary.get("sigma", math.nan))
     stages, slope = _depth(view, screen, covariates, effects)
     return Findings(
-        sentences=answer(view, effects, difference, controlled),
+        sentences=answer(view, effects, compared, controlled),
         cautions=[*cautions(view, screen, effects, summary), *bent],
         method=[*method(view, screen, summary), *ends],
         summary=summary,
@@ -85,8 +91,10 @@ def study_findings(view: RunView) -> Findings:
         stages=stages,
         slope_words=slope,
         pooled=_pooled(screen) if effects is not None else None,
-        candidate=difference,
-        candidate_arms=fresh.candidate_arms(view)[0],
+        candidate=compared,
+        candidate_arms=arms,
+        candidate_part=part,
+        candidate_images=images,
         confirmation=_beside_screen(confirmed, effects),
         control=controlled,
     )

@@ -15,6 +15,8 @@ from reborn_nas.report.words import interval, signed
 if TYPE_CHECKING:
     import pandas as pd
 
+    from reborn_nas.analysis import Comparison
+
 
 def candidate_arms(view: RunView) -> tuple[dict[str, list[float]], str, int]:
     """Accuracies of parent and candidate, the part they were measured on, and its images.
@@ -34,19 +36,14 @@ def candidate_arms(view: RunView) -> tuple[dict[str, list[float]], str, int]:
     return {arm: values for arm, values in arms.items() if values}, part, images
 
 
-def candidate_difference(view: RunView) -> dict[str, Any]:
-    """Candidate − parent with its interval, in pp; empty where an arm has fewer than two trainings."""
+def compared(view: RunView) -> Comparison | None:
+    """Candidate − parent with its interval, in pp; None where an arm has fewer than two trainings."""
     from reborn_nas.analysis.compare import candidate_against_parent
 
-    arms, part, images = candidate_arms(view)
-    if min((len(arms.get(arm, ())) for arm in ("parent", "candidate")), default=0) < 2:
-        return {}
-    found = candidate_against_parent(arms["candidate"], arms["parent"], n_images=images or None)
-    return {
-        "effect": found.effect, "ci_low": found.ci_low, "ci_high": found.ci_high, "p_value": found.p_value,
-        "part": part, "images": images, "n_candidate": found.n_first, "n_parent": found.n_second,
-        "notes": found.notes,
-    }  # fmt: skip
+    arms, _, images = candidate_arms(view)
+    if min(len(arms.get(arm, ())) for arm in ("parent", "candidate")) < 2:
+        return None
+    return candidate_against_parent(arms["candidate"], arms["parent"], n_images=images or None)
 
 
 def confirmation(view: RunView, chance: float) -> pd.DataFrame | None:

@@ -35,6 +35,11 @@ def csv_cell(value: object) -> object:
     return text
 
 
+def true_minus(text: str) -> str:
+    """`text` with a minus sign in place of the hyphen before a number."""
+    return re.sub(r"(?<![\w.\-])-(?=\d)", MINUS, text)
+
+
 def signed(value: float | None, digits: int = 2) -> str:
     """`+0.25`, `−0.10`, `0.00`; a dash where there is none."""
     if value is None or not math.isfinite(value):
@@ -100,8 +105,3 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
-
-
-def joined(names: list[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1] if names else ""

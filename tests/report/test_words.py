@@ -14,10 +14,10 @@ from reborn_nas.report.words import (
     duration,
     escape,
     interval,
-    joined,
     p_value,
     signed,
-)
+    true_minus,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -57,4 +57,6 @@ def test_numbers_read_as_people_write_them() -> None:
     assert [added(v) for v in (0, 1200, -1200)] == ["0", "+1.2 k", "−1.2 k"]
     assert [p_value(v) for v in (0.0004, 0.03)] == ["< 0.001", "0.030"]
     assert [duration(v) for v in (4.23, 200, 7500, 59.9)] == ["4.2 s", "3 min 20 s", "2 h 05 min", "60 s"]
-    assert [joined(v) for v in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+    assert (
+        true_minus("-0.10 pp [-0.3, +0.1] at conv-1 and a.-2") == "−0.10 pp [−0.3, +0.1] at conv-1 and a.-2"
+    )

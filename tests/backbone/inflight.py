@@ -5,15 +5,17 @@ Nothing of conversion is used, so that widened consumers can be judged by their 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from reborn_nas.backbone.sites import Discovery, Site, site_values
-from reborn_nas.backbone.steps import Widening
+from reborn_nas.backbone.channels import Widening, apply_widening, widening
+from reborn_nas.backbone.sites import Discovery, Site, discover, site_values
 from reborn_nas.backbone.trace import Trace
 
 NAMES = frozenset(
@@ -58,7 +60,7 @@ class Doubling(TorchFunctionMode):
         return torch.cat(halves, self.places[self.calls - 1])
 
 
-def places_of(run: Trace, sites: list[Site]) -> dict[int, int]:
+def places_of(run: Trace, sites: Sequence[Site]) -> dict[int, int]:
     """Which activation calls of the run the sites are, with the dimension of their channels."""
     acts = [op for op in run.ops if op.name in NAMES]
     number = {value: n for n, op in enumerate(acts) for value in op.outputs}
@@ -115,3 +117,33 @@ def share_with_copies(wide: nn.Module, plain: nn.Module, widening: Widening, par
                         group * len(old.weight) // step.groups, (group + 1) * len(old.weight) // step.groups
                     )
                     new.weight[rows, column] = share * old.weight[rows, channel % in_group]
+
+
+def found_in(model: nn.Module) -> Discovery:
+    """The sites of a small network on images of 12×10 pixels."""
+    return discover(model, (3, 12, 10))
+
+
+def error_of(model: nn.Module, wanted: Tensor, x: Tensor, mode: Doubling) -> float:
+    """The relative error of `model` against `wanted`, with doubling in flight."""
+    with torch.no_grad(), mode:
+        got = model(x)
+    return float((got - wanted).norm() / wanted.norm())
+
+
+def check(
+    model: nn.Module, found: Discovery, sites: Sequence[Site], x: Tensor, *, in_training: bool = False
+) -> None:
+    """Zero weights keep the function; new weights read the channel beside which they stand."""
+    made = widening(runs(found), sites)
+    assert isinstance(made, Widening), made
+    made = Widening.from_dict(json.loads(json.dumps(made.to_dict())))
+    places = places_of(found.train_trace if in_training else found.eval_trace, sites)
+    wide = apply_widening(copy.deepcopy(model), made)
+    assert list(wide.state_dict()) == list(model.state_dict())
+    with torch.no_grad():
+        wanted = model(x)
+    assert error_of(wide, wanted, x, Doubling(places)) <= 1e-5
+    share_with_copies(wide, model, made)
+    if not any(step.action == "standardised" for step in made.steps):
+        assert error_of(wide, wanted, x, Doubling(places, other=torch.clone)) <= 1e-5

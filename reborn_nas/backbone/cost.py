@@ -97,7 +97,7 @@ def predict(
         if placement.choice != ORIGINAL.label:
             site = sites[placement.site]
             original = None if placement.replaces is None else model.get_submodule(placement.replaces)
-            total = total + _placed(placement, site, original) - _removed(found, site, original)
+            total = total + _placed(placement, found, site, original) - _removed(found, site, original)
     return total
 
 
@@ -113,14 +113,25 @@ def _base(model: nn.Module, found: Discovery) -> Cost:
     return kept[1]
 
 
-def _placed(placement: Placement, site: Site, original: nn.Module | None) -> Cost:
-    key = (placement.choice, placement.channels, site.shape, site.layout, repr(original), placement.function)
+def _placed(placement: Placement, found: Discovery, site: Site, original: nn.Module | None) -> Cost:
+    """What comes: its parameters once, its work as often as one forward runs it."""
+    run = found.eval_trace
+    shapes = [run.values[given].shape[1:] for given, _ in site_values(run, site)]
+    costs = [_block(placement, shape, original) for shape in shapes] or [
+        _block(placement, site.shape, original)
+    ]
+    work = Cost(0, sum(cost.macs for cost in costs), sum(cost.activation_bytes for cost in costs))
+    return Cost(costs[0].params, 0, 0) + (work if shapes else ZERO)
+
+
+def _block(placement: Placement, shape: tuple[int, ...], original: nn.Module | None) -> Cost:
+    key = (placement.choice, placement.channels, shape, placement.layout, repr(original), placement.function)
     cost = _BLOCKS.get(key)
     if cost is None:
         with torch.device("meta"):
             block = placement.make(original, "xavier")
-        cost = _BLOCKS[key] = count(block, example_inputs=torch.empty(2, *site.shape, device="meta"))
-    return Cost(cost.params, 0, 0) if site.train_only else cost
+        cost = _BLOCKS[key] = count(block, example_inputs=torch.empty(2, *shape, device="meta"))
+    return cost
 
 
 def _removed(found: Discovery, site: Site, original: nn.Module | None) -> Cost:

@@ -179,8 +179,10 @@ def _first_that_runs(spec: BackboneSpec) -> tuple[BackboneSpec, _Probe]:
                 f"backbone {spec.source!r}: its stem is no strided one, so there is no stem='small'; leave stem away"
             )
         if wanted and probe.edit is not None:
-            trial = replace(trial, stem="small")
-            probe = _probe(trial)
+            small_trial = replace(trial, stem="small")
+            finer = _probe(small_trial)
+            if finer.failure is None or spec.stem == "small":  # else its maps no longer meet: the stem stays
+                trial, probe = small_trial, finer
         if probe.failure is None:
             return trial, probe
         first = first or probe.failure

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import Cost, apply, build, build_converted, count, discover, plan, predict, resolve
 from reborn_nas.backbone.admission import everywhere
+from tests.backbone.zoo import Twice
 
 CHOICES = [
     "relu",
@@ -115,3 +116,13 @@ def test_predicts_resnet34_in_a_tenth_of_a_second() -> None:
         predict(template, architecture, discovery=found)
         seconds.append(time.process_time() - begin)
     assert min(seconds) <= 0.1
+
+
+def test_a_block_that_runs_twice_works_twice() -> None:
+    model = Twice()
+    architecture = Architecture("x", {"block.1": "reborn"})
+    new = apply(model, plan(model, architecture, (3, 16, 16)))
+    predicted = predict(model, architecture, (3, 16, 16))
+    assert predicted == count(new, (3, 16, 16))
+    deconv_and_compression = 16 * 16 * (8 * 8 * 9 + 16 * 8)
+    assert predicted.macs - count(model, (3, 16, 16)).macs == 2 * deconv_and_compression

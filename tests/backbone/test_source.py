@@ -122,6 +122,13 @@ class TestStem:
             output = build(spec, device="meta")(torch.empty(2, 3, 32, 32))
         assert output.shape == (2, 5)
 
+    def test_a_stem_that_branches_keeps_its_own(self) -> None:
+        # a pool whose output is joined with that of a strided convolution cannot go; at 96×96 the network runs
+        spec = resolve("inception_v4", input_size=(3, 96, 96), num_classes=5)
+        assert spec.stem == "original"
+        with pytest.raises(ConfigError, match="must match"):
+            resolve("inception_v4", input_size=(3, 96, 96), num_classes=5, stem="small")
+
     def test_the_user_decides(self) -> None:
         original = resolve("resnet18", input_size=(3, 32, 32), stem="original")
         assert build(original).conv1.kernel_size == (7, 7)
@@ -134,7 +141,9 @@ class TestStem:
         small = build(resolve("resnet18", input_size=(3, 32, 32)), seed=0).conv1(x)
         old = build(resolve("resnet18", input_size=(3, 32, 32), stem="original"), seed=0).conv1(x)
         assert small.shape[-2:] == (32, 32)
-        assert float(small[..., 1:-1, 1:-1].var()) == pytest.approx(float(old[..., 2:-2, 2:-2].var()), rel=0.15)
+        assert float(small[..., 1:-1, 1:-1].var()) == pytest.approx(
+            float(old[..., 2:-2, 2:-2].var()), rel=0.15
+        )
 
     def test_timms_table_of_features_follows(self) -> None:
         model = build(resolve("resnet18", input_size=(3, 32, 32)))

@@ -248,11 +248,11 @@ def test_torchvision_counts(name: str, size: int, in_all: int, in_eval: int) -> 
 
 
 def clipped(x: Tensor) -> Tensor:
-    return F.relu(x) + x.mean()
+    return F.relu(x if len(x) > 1 else -x) + 1
 
 
 class Helped(nn.Module):
-    """Its activation runs inside a free function that does more."""
+    """Its activation runs inside a free function that does more, and that fx cannot follow."""
 
     def forward(self, x: Tensor) -> Tensor:
         return clipped(x)

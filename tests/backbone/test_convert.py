@@ -93,6 +93,25 @@ class TestWaysOfWriting:
         torch.testing.assert_close(torch.export.export(new, (x,)).module()(x), expected, **close)
         torch.testing.assert_close(torch.jit.trace(new, x)(x), expected, **close)
 
+    @pytest.mark.parametrize(
+        "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SITES]
+    )
+    def test_scripts_where_the_original_could(self, name: str) -> None:
+        model = SITES[name][0]().eval()
+        x = torch.randn(2, *SIZE)
+        try:
+            right = torch.allclose(torch.jit.script(model)(x), model(x))  # TorchScript overlooks decorators
+        except Exception:
+            right = False
+        if not right:
+            pytest.skip("the original does not script either")
+        if name == "uneven loop":
+            pytest.skip(
+                "its turns differ: the list of activations is walked by an iterator, which TorchScript lacks"
+            )
+        new = convert(model, "reborn", SIZE).eval()
+        torch.testing.assert_close(torch.jit.script(new)(x), new(x), rtol=1e-4, atol=1e-5)
+
     def test_trains_every_parameter(self, network: nn.Module) -> None:
         new = convert(network, "reborn", SIZE).train()
         output = new(torch.randn(4, *SIZE))
@@ -200,6 +219,24 @@ class TestNothingElseBreaks:
         checkpoint(block, features, use_reentrant=False).square().sum().backward()
         for name, parameter in block.named_parameters():
             torch.testing.assert_close(parameter.grad, plain[name])
+
+    @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+    def test_checkpointing_inside_changes_no_gradient(self, name: str) -> None:
+        spec = resolve(name, input_size=(3, 32, 32), num_classes=5)
+        model = convert(build(spec, seed=0), "reborn(deconv=depthwise)", (3, 32, 32), init="preserve").eval()
+        x = torch.randn(2, 3, 32, 32)
+        model(x).square().sum().backward()
+        plain = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad()
+        for module in model.modules():
+            for flag in ("grad_checkpointing", "memory_efficient"):
+                if hasattr(module, flag):
+                    setattr(module, flag, True)
+        model(x).square().sum().backward()
+        assert {n for n, p in model.named_parameters() if p.grad is not None} == set(plain)
+        for n, parameter in model.named_parameters():
+            if n in plain:
+                torch.testing.assert_close(parameter.grad, plain[n])
 
     def test_functional_call_autocast_channels_last_and_hooks(self, model: nn.Module) -> None:
         x = torch.randn(2, 3, 32, 32)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from reborn_nas.export import Card
     from reborn_nas.records import TrialRecord
     from reborn_nas.report import RunView
+    from reborn_nas.report.features import Sight
     from reborn_nas.study import Progress, RunInfo, RunResult, StudyConfig
 
 __all__ = ["export", "recommend", "report", "run_view", "search"]
@@ -79,6 +80,7 @@ def run_view(study_or_path: RunResult | Run) -> RunView:
         curves=info.curve,
         notes=list(info.plan.get("notes", ())),
         command=_command(info),
+        sights=_sights(info),
         arms=(high or "reborn", low),
         finished=info.complete,
     )
@@ -170,6 +172,18 @@ def _with_costs(info: RunInfo) -> list[dict[str, Any]]:
             )
         rows.append(row)
     return rows
+
+
+def _sights(info: RunInfo) -> tuple[Sight, ...]:
+    """What the sites of parent and candidate see, where both networks' weights were kept."""
+    from reborn_nas.errors import RebornError
+    from reborn_nas.report.watching import watch
+
+    data = info.plan.get("data", {})
+    kept = {r.arm: (r, path) for r in info.records if r.phase == "candidate" and (path := info.checkpoint(r))}
+    with suppress(RebornError, KeyError):
+        return watch(kept["parent"], kept["candidate"], data.get("mean", ()), data.get("std", ()))
+    return ()
 
 
 def _command(info: RunInfo) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ def answer(
     if comparison is not None:
         said.append(candidate_sentence(comparison))
     cause = cause_sentence(control, effects) if view.finished else ""
-    return [true_minus(sentence) for sentence in [*said, cause] if sentence]
+    return [re.sub(r" pp\b", " percentage points", true_minus(line)) for line in [*said, cause] if line]
 
 
 def cautions(

@@ -266,7 +266,8 @@ def _sights(view: RunView) -> Section | None:
     section = Section("sights", "What the sites see")
     section.intro.append(
         "A ReLU sets the negative phase of its input to zero. How much of the signal's energy that is, how many "
-        "channels never fire, and how much of a trained block's output comes from its negative path:"
+        "channels never fire, and how much of a trained block's output comes from its negative path, in the trained "
+        f"parent and the trained candidate over {view.sights[0].images} images:"
     )
     shown = list(view.sights)
     section.figure(lambda width: sights.energy_figure(shown, width))

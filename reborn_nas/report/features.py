@@ -71,6 +71,7 @@ class Sight:
         dead_channels: share of channels that are ≤ 0 at every place of every image.
         negative_share: Σ n² / (Σ p² + Σ n²), p and n the parts of the trained block's output that come from its
             positive and its negative path; NaN where no reborn block stands.
+        images: over how many images.
         panels: maps of chosen images.
     """
 
@@ -78,6 +79,7 @@ class Sight:
     lost_energy: float
     dead_channels: float
     negative_share: float = math.nan
+    images: int = 0
     panels: tuple[Panel, ...] = ()
 
 
@@ -133,6 +135,7 @@ def see(
             lost_energy=seen.lost / seen.total if seen.total > 0 else math.nan,
             dead_channels=math.nan if seen.alive is None else float((~seen.alive).double().mean()),
             negative_share=_share(after.get(site)),
+            images=len(images),
             panels=_panels(seen, after.get(site), channels, thumbnails),
         )
         for site, seen in before.items()

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def sight_table(sights: Sequence[Sight]) -> pd.DataFrame:
-    """site, lost_energy, dead_channels, negative_share: one row a site."""
+    """site, lost_energy, dead_channels, negative_share, images: one row a site."""
     import pandas as pd
 
-    names = ("site", "lost_energy", "dead_channels", "negative_share")
+    names = ("site", "lost_energy", "dead_channels", "negative_share", "images")
     return pd.DataFrame(
         [{name: getattr(sight, name) for name in names} for sight in sights], columns=list(names)
     )

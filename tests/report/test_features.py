@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from torch.nn import functional as F
 
 from reborn_nas.activations import build_activation
 from reborn_nas.activations.reborn import Reborn
-from reborn_nas.errors import SiteError
+from reborn_nas.errors import SiteError, StudyError
+from reborn_nas.records import TrialRecord
 from reborn_nas.report import RunView, build_report
 from reborn_nas.report.features import At, paths, probed, see
+from reborn_nas.report.watching import pictures, watch
 from tests.report import fabricate
 
 
@@ -120,7 +123,7 @@ def test_a_probe_that_misses_is_named() -> None:
         see(_parent(), None, torch.zeros(1, 1, 2, 2), [At("act", "7")])
 
 
-def test_the_report_shows_them(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_the_report_shows_them(tmp_path: Path) -> None:
     images = torch.randn(4, 3, 6, 6)
     block = nn.Sequential(build_activation("reborn", 3))
     sights = see(_parent(), block, images, [At("act1", "0")], [At("act1", "0")])
@@ -132,6 +135,49 @@ def test_the_report_shows_them(tmp_path) -> None:  # type: ignore[no-untyped-def
     assert (
         (tmp_path / "sights.csv")
         .read_text()
-        .startswith("site,lost_energy,dead_channels,negative_share\nact1,")
+        .startswith("site,lost_energy,dead_channels,negative_share,images\nact1,")
     )
     assert (tmp_path / "figures" / "maps_0.png").is_file()
+
+
+def test_a_run_s_kept_weights_are_enough(tmp_path: Path) -> None:
+    """Parent and candidate of a real backbone, from their files alone."""
+    from safetensors.torch import save_file
+
+    from reborn_nas.architecture import Architecture, BackboneSpec
+    from reborn_nas.backbone import build, convert
+
+    spec = BackboneSpec("timm:test_resnet", {}, (3, 32, 32), 10, "small")
+    torch.manual_seed(0)
+    parent = build(spec)
+    images = torch.randn(4, 3, 32, 32)
+    kept = {}
+    for arm, choices in (("parent", {}), ("candidate", {"layer1.0.act1": "reborn(kernel_size=3)"})):
+        arch = Architecture(spec, choices)
+        model = convert(parent, arch, (3, 32, 32)) if choices else parent
+        path = tmp_path / f"{arm}.safetensors"
+        save_file(model.state_dict(), path)
+        save_file({"input": images}, path.with_suffix(".example"))
+        kept[arm] = (TrialRecord(arm, "candidate", arm, 0, "complete", arch.to_dict()), path)
+    sights = {sight.site: sight for sight in watch(kept["parent"], kept["candidate"], [0.5] * 3, [0.2] * 3)}
+    assert len(sights) == 12
+    seen = {}
+    handle = parent.layer1[0].act1.register_forward_pre_hook(lambda m, x: seen.update(x=x[0].clone()))
+    with torch.no_grad():
+        parent.eval()(images)
+    handle.remove()
+    lost = float(seen["x"].clamp(max=0).square().sum() / seen["x"].square().sum())
+    assert sights["layer1.0.act1"].lost_energy == pytest.approx(lost, rel=1e-4)
+    assert sights["layer1.0.act1"].images == 4
+    assert [site for site, sight in sights.items() if sight.panels] == ["layer1.0.act1"]
+    assert [site for site, sight in sights.items() if sight.negative_share > 0] == ["layer1.0.act1"]
+    (tmp_path / "candidate.safetensors").write_bytes(b"broken")
+    with pytest.raises(StudyError, match="cannot be looked into"):
+        watch(kept["parent"], kept["candidate"])
+
+
+def test_images_become_pictures_again() -> None:
+    images = torch.tensor([[[[-1.0, 1.0]]]])
+    assert pictures(images, [0.5], [0.5]).flatten().tolist() == [0, 255]  # type: ignore[union-attr]
+    assert pictures(images, [], []).flatten().tolist() == [0, 255]  # type: ignore[union-attr]
+    assert pictures(torch.zeros(1, 5, 2, 2), [], []) is None

@@ -69,7 +69,7 @@ def test_the_answer_names_the_largest_estimate_the_harm_and_the_candidate() -> N
     assert effects is not None
     top = max(effects.to_dict("records"), key=lambda row: row["effect"])
     assert (top["site"], top["verdict"]) == ("act1", "confirmed")
-    size = f"act1 adds +{top['effect']:.2f} pp [+{top['ci_low']:.2f}, +{top['ci_high']:.2f}]"
+    size = f"act1 adds +{top['effect']:.2f} percentage points [+{top['ci_low']:.2f}, +{top['ci_high']:.2f}]"
     assert (
         f"averaged over networks whose other sites are reborn half of the time, {size}"
         in findings.sentences[0]

@@ -6,6 +6,7 @@ import errno
 import functools
 import inspect
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -93,10 +94,29 @@ def _patient(
                     "the storage does not answer (%s); trying again in %.1f s", type(error).__name__, wait
                 )
                 _forget_connection(storage)
-            sleep(wait)
+            _rest(wait, sleep)
             wait = min(2 * wait, LONGEST_WAIT)
 
     return patient
+
+
+_resting = threading.Event()
+
+
+def is_waiting() -> bool:
+    """Whether this process waits for its storage, when a signal may end it at once: nothing is being written."""
+    return _resting.is_set()
+
+
+def _rest(seconds: float, sleep: Callable[[float], None]) -> None:
+    main = threading.current_thread() is threading.main_thread()
+    if main:
+        _resting.set()
+    try:
+        sleep(seconds)
+    finally:
+        if main:
+            _resting.clear()
 
 
 def _forget_connection(storage: BaseStorage) -> None:

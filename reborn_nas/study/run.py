@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +87,7 @@ def run_search(
     view = plan if plan is not None else plan_search(config)
     store = prepare_run(view)
     watcher.plan(view)
-    with Stopper(config.timeout) as stopper:
+    with Stopper(config.timeout) as stopper, _said(config):
         if config.workers > 1:
             from reborn_nas.study.workers import supervise
 
@@ -95,6 +97,17 @@ def run_search(
             objective = Objective(view.bench, config.folder)
             complete = Engine(view.bench, store, view.phases, objective, watcher, stopper).work(lead=True)
     return _result(view, store, stopper, complete, time.monotonic() - began)
+
+
+@contextmanager
+def _said(config: StudyConfig) -> Iterator[None]:
+    """An interrupt outside of a training says how to go on; one inside is the engine's."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StudyError(
+            f"interrupted while the storage was away; what is finished is kept. To go on: {resume_command(config)}"
+        ) from None
 
 
 def prepare_run(view: PlanView) -> RunStore:

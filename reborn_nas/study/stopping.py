@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from reborn_nas.study.patience import is_waiting
+
 __all__ = ["Stopper"]
 
 
@@ -64,6 +66,6 @@ class Stopper:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         again = self.interrupted
         self.interrupted = True
-        if self._in_training or again:
+        if self._in_training or again or is_waiting():
             self._in_training = False
             raise KeyboardInterrupt

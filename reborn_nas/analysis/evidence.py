@@ -37,6 +37,7 @@ class Mixture:
         shares: (K,) weights of the draws.
         scales: (K, 5) prior scales of the families.
         noise: (K,) noise standard deviations, in the values' unit.
+        codes: (N, S) the trials.
         x: (N, p) features of the trials, times `stretch`.
         stretch: (p,) the sites' relevance.
         roots: (K, N, N) Cholesky factors of the trials' covariance.
@@ -49,6 +50,7 @@ class Mixture:
     shares: FloatArray
     scales: FloatArray
     noise: FloatArray
+    codes: IntArray
     x: FloatArray
     stretch: FloatArray
     roots: tuple[FloatArray, ...]
@@ -85,14 +87,21 @@ def integrate(
     space: Space, trials: Sequence[Mapping[str, Any]], values: Sequence[float] | FloatArray, *, seed: int = 0
 ) -> Mixture:
     """The posterior given finished trials; arguments as in `fit_additive`."""
+    return integrate_codes(space, space.encode(trials), values, seed=seed)
+
+
+def integrate_codes(
+    space: Space, codes: IntArray, values: Sequence[float] | FloatArray, *, seed: int = 0
+) -> Mixture:
+    """`integrate` for trials that are encoded already."""
     outcome = np.asarray(values, dtype=np.float64)
     keep = np.isfinite(outcome)
-    if outcome.shape != (len(trials),) or not keep.any():
+    if outcome.shape != (len(codes),) or not keep.any():
         raise ConfigError(
-            f"values: one number for each of the {len(trials)} trials, at least one of them finite"
+            f"values: one number for each of the {len(codes)} trials, at least one of them finite"
         )
-    outcome = outcome[keep]
-    raw = space.features(space.encode(trials)[keep])
+    outcome, codes = outcome[keep], codes[keep]
+    raw = space.features(codes)
     centre = float(outcome.mean())
     unit = float(outcome.std()) or 1.0
     y = (outcome - centre) / unit
@@ -126,6 +135,7 @@ def integrate(
         shares,
         np.array(scales),
         np.array(noise),
+        codes,
         x,
         stretch,
         tuple(roots),

@@ -174,13 +174,12 @@ def test_option_counts_are_nearly_uncorrelated_with_the_sites() -> None:
 
 
 def test_confirmation_has_resolution_five() -> None:
-    design = confirmation_design(5, 32, seed=1)
-    x = signs(design)
-    assert x.shape == (32, 5)
-    columns = [x[:, i] for i in range(5)]
-    columns += [x[:, i] * x[:, j] for i, j in itertools.combinations(range(5), 2)]
-    matrix = np.column_stack(columns)
-    assert np.array_equal(matrix.T @ matrix, 32 * np.eye(15, dtype=int))
+    for n_runs in (16, 32, 48):
+        x = signs(confirmation_design(5, n_runs, seed=1))
+        assert x.shape == (n_runs, 5)
+        pairs = [x[:, i] * x[:, j] for i, j in itertools.combinations(range(5), 2)]
+        matrix = np.column_stack([x, *pairs])
+        assert np.array_equal(matrix.T @ matrix, n_runs * np.eye(15, dtype=int))
     with pytest.warns(UserWarning, match="17 became 32"):
         assert len(confirmation_design(5, 17)) == 32
     assert (confirmation_design(3, 16).sum(axis=0) == 8).all()

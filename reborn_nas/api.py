@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reborn_nas.architecture import Architecture, BackboneSpec
 from reborn_nas.errors import ExportError
 
 if TYPE_CHECKING:
-    from reborn_nas.analysis import Recommendation
     from reborn_nas.export import Card
     from reborn_nas.records import TrialRecord
     from reborn_nas.report import RunView
     from reborn_nas.report.features import Sight
     from reborn_nas.study import Progress, RunInfo, RunResult, StudyConfig
 
-__all__ = ["export", "recommend", "report", "run_view", "search"]
+__all__ = ["Recommended", "export", "recommend", "report", "run_view", "search"]
 
 Run = str | os.PathLike[str]
 
@@ -44,7 +46,7 @@ def search(
     if isinstance(config, StudyConfig):
         settled = config.replace(**settings) if settings else config
     else:
-        settled = load_config(config, **settings)
+        settled = load_config(None if config is None else Path(config), **settings)
     return run_search(settled, progress=progress)
 
 
@@ -104,7 +106,6 @@ def export(study_or_arch: RunResult | Run, out: Run, *, trial: str = "auto", for
     """
     from safetensors.torch import load_file
 
-    from reborn_nas.architecture import Architecture
     from reborn_nas.backbone import build, plan
     from reborn_nas.export import check_target, export_trained
 
@@ -125,12 +126,33 @@ def export(study_or_arch: RunResult | Run, out: Run, *, trial: str = "auto", for
     )
 
 
-def recommend(study: RunResult | Run) -> Recommendation:
+@dataclass(frozen=True)
+class Recommended:
+    """The architecture that a run recommends.
+
+    Args:
+        architecture: site → choice.
+        predicted: expected validation accuracy in [0, 1]: the posterior mean, less what a maximiser promises too much.
+        ci_low, ci_high: its 95 % interval, of the expectation and not of one training.
+        n_trials: trainings behind it.
+    """
+
+    architecture: Architecture
+    predicted: float
+    ci_low: float
+    ci_high: float
+    n_trials: int
+
+
+def recommend(study: RunResult | Run) -> Recommended:
     """The architecture with the largest posterior mean accuracy in an additive model of a run's trainings.
 
-    Never the best observed trial, whose accuracy is partly luck. `predicted`, `ci_low` and `ci_high` are in [0, 1].
+    Never the best observed trial, whose accuracy is partly luck.
+
+    Raises:
+        ConfigError: the run has too few finished trainings for that.
     """
-    from reborn_nas.analysis import recommend as recommended
+    from reborn_nas.analysis.recommend import recommend as recommended
 
     info = _info(study)
     trained = [
@@ -139,10 +161,42 @@ def recommend(study: RunResult | Run) -> Recommendation:
         if record.phase in ("screen", "search")
         and record.state in ("complete", "diverged")
         and record.parameters
+        and record.accuracy is not None
     ]
-    return recommended(
-        [dict(record.parameters) for record in trained], [float(record.accuracy or 0.0) for record in trained]
+    words = _labels(info)
+    found = recommended(
+        [
+            {name: words.get((name, label), label) for name, label in record.parameters.items()}
+            for record in trained
+        ],
+        [float(record.accuracy or 0.0) for record in trained],
+        stages=_stages(info),
     )
+    members: Mapping[str, Sequence[str]] = info.plan.get("factors", {})
+    choices = {site: label for name, label in found.choices.items() for site in members.get(name, (name,))}
+    architecture = Architecture(BackboneSpec.from_dict(_spec(info)), choices)
+    return Recommended(architecture, found.predicted, found.ci_low, found.ci_high, found.n_trials)
+
+
+def _labels(info: RunInfo) -> dict[tuple[str, str], str]:
+    """A screen's "original" in the words of a space that names the parent's own activation instead."""
+    own = {str(site["name"]): str(site["activation"]) for site in info.sites}
+    words = {}
+    for name, labels in info.plan.get("parameters", {}).items():
+        acts = {own.get(site, "") for site in info.plan.get("factors", {}).get(name, ())}
+        if "original" not in labels and len(acts) == 1 and (act := acts.pop()) in labels:
+            words[name, "original"] = act
+    return words
+
+
+def _stages(info: RunInfo) -> dict[str, int]:
+    stages = {str(site["name"]): int(site["stage"]) for site in info.sites}
+    factors = info.plan.get("factors", {})
+    return {name: stages[sites[0]] for name, sites in factors.items() if sites and sites[0] in stages}
+
+
+def _spec(info: RunInfo) -> dict[str, Any]:
+    return {key: value for key, value in info.settings["backbone"].items() if key != "pretrained"}
 
 
 def _folder(study_or_path: RunResult | Run) -> Path:

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+
+# timings say nothing on a busy machine: no deadline, and slow generation is no failure
+settings.register_profile("reborn", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("reborn")
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ def add(verbs: Subparsers) -> None:
     study = parser.add_argument_group("the study")
     study.add_argument("--trials", type=int, metavar="N", help="trainings in all, finished ones included")
     for phase in PHASES:
-        study.add_argument(f"--{phase}", type=int, metavar="N", help=argparse.SUPPRESS)
+        study.add_argument(f"--{phase}", type=int, metavar="N", help=f"trainings of the {phase} phase")
     study.add_argument(
         "--sampler", metavar="NAME", help="of the search phase: tpe (default), nsga2, gp, random"
     )
@@ -72,7 +72,6 @@ def add(verbs: Subparsers) -> None:
     study.add_argument("--dry-run", action="store_true", help="stop after the plan")
     study.add_argument("--yes", action="store_true", help="do not ask before a long run")
     study.add_argument("--json", action="store_true", help="print the plan or the result as JSON")
-    study.epilog = "each phase's count can be set with --" + ", --".join(PHASES)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -212,7 +212,7 @@ class ConvNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last feature map, (B, num_features, H', W')."""
-        if self.grad_checkpointing and not torch.jit.is_scripting():
+        if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
             features: Tensor = checkpoint_seq(self.features, x)
             return features
         return self.features(x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +118,7 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
     from reborn_nas.backbone import notes as spec_notes
     from reborn_nas.data import load_dataset
     from reborn_nas.space import load_space
-    from reborn_nas.training import get_recipe
+    from reborn_nas.training import get_recipe, resolve_precision
 
     chosen = pick_device(device or (config.devices[0] if config.devices else config.device))
     recipe = get_recipe(config.recipe, dataset=config.dataset, **config.recipe_overrides)
@@ -139,6 +139,8 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
         arguments=config.backbone_arguments or None,
     )
     template = build(spec, device="meta")
+    # settled once, by the parent: no training of a study may differ from another in its arithmetic
+    recipe = replace(recipe, precision=resolve_precision(recipe.precision, chosen, template))
     discovery = discover(template, spec.input_size)
     sites = discovery.sites
     space.check(sites)

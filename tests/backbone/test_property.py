@@ -21,6 +21,9 @@ from reborn_nas.errors import SiteError
 from tests.backbone.substitution import slopes_of, substituted
 
 SIZE = (3, 12, 10)
+FOLDER = (
+    tempfile.TemporaryDirectory()
+)  # removed when the tests are over; the classes need their source until then
 BLOCKS = ("plain", "residual", "concat", "gate", "grouped", "loop", "pool", "twice")
 STYLES = (
     "F.relu({})",
@@ -129,9 +132,7 @@ def networks(draw: Any) -> nn.Module:
         writer.block(kind, draw(st.sampled_from((8, 12))))
     writer.block("plain", 8)
     source = writer.source()
-    folder = Path(tempfile.gettempdir()) / "reborn_nas_property"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"net_{hashlib.sha256(source.encode()).hexdigest()[:16]}.py"
+    path = Path(FOLDER.name) / f"net_{hashlib.sha256(source.encode()).hexdigest()[:16]}.py"
     path.write_text(source)
     torch.manual_seed(draw(st.integers(0, 99)))
     model: nn.Module = load_file(path).Net()

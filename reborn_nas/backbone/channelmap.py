@@ -106,10 +106,11 @@ class ChannelMap:
                 places[channel] = place
         return places
 
-    def grouped(self, groups: int) -> list[list[int]] | None:
+    def grouped(self, groups: int) -> list[list[int]]:
         """For each of `groups` equal groups of original channels, the places of its channels in the widened value.
 
-        None where the groups would differ in width, which no grouped convolution can take.
+        All are equally long, as a grouped convolution wants them: a group with fewer channels than another reads
+        its first one again.
         """
         per_group = self.size // groups
         if all(run[:2] == (0, self.size) for run in self.runs):
@@ -119,12 +120,8 @@ class ChannelMap:
         places: list[list[int]] = [[] for _ in range(groups)]
         for place, channel in enumerate(self.sources()):
             places[channel // per_group].append(place)
-        return places if len({len(part) for part in places}) == 1 else None
-
-    def divides(self, groups: int) -> bool:
-        """Whether all of `groups` groups are equally wide."""
-        whole = all(run[:2] == (0, self.size) for run in self.runs)
-        return groups == 1 or whole or self.grouped(groups) is not None
+        widest = max(len(group) for group in places)
+        return [group + group[:1] * (widest - len(group)) for group in places]
 
     def to_list(self) -> list[list[int]]:
         """JSON values; `from_list` restores the map."""

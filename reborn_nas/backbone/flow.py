@@ -12,7 +12,7 @@ from math import prod
 from typing import Any
 
 from reborn_nas.backbone.channelmap import ChannelMap
-from reborn_nas.backbone.known_layers import layer_class, repeats_alike, standardised_weight
+from reborn_nas.backbone.known_layers import layer_class, regroups, repeats_alike, standardised_weight
 from reborn_nas.backbone.steps import Action, WidenStep
 from reborn_nas.backbone.trace import Op, Trace, ValueRef
 
@@ -37,11 +37,13 @@ class Outcome:
         outputs: for each output of the operation, how it is widened.
         steps: tensors that must be widened for it.
         wanted: values that must be widened as well, with how.
+        beyond: values behind several operations that one known function makes together, with how.
     """
 
     outputs: tuple[Wide | None, ...]
     steps: tuple[WidenStep, ...] = ()
     wanted: tuple[tuple[int, Wide], ...] = ()
+    beyond: tuple[tuple[int, Wide], ...] = ()
 
 
 @dataclass
@@ -230,13 +232,14 @@ def convolution(scene: Scene) -> Outcome:
         raise Blocked("a convolution over the channels")
     if layer_class(scene.op.span) == "BlurPool2d" and scene.shape(weight)[:2] == (groups, 1):
         return Outcome((wide,), (scene.step("filter", (weight,), 0, wide.channels, groups),))
-    if not wide.channels.divides(groups):
-        raise Blocked(f"a convolution in {groups} groups that would differ in width")
     stored = standardised_weight(scene.trace, scene.op, weight)
     if stored is not None and (groups == 1 or repeats_alike(wide.channels, groups)):
         owner, _, tensor = stored.rpartition(".")
         return scene.narrow(WidenStep("standardised", owner, (tensor,), 1, groups, wide.channels))
-    return scene.narrow(scene.step("consume", (weight,), 1, wide.channels, groups))
+    step = scene.step("consume", (weight,), 1, wide.channels, groups)
+    if groups > 1 and not regroups(scene.op.span):
+        raise Blocked(f"a convolution in {groups} groups whose forward is not PyTorch's own")
+    return scene.narrow(step)
 
 
 def _along_line(scene: Scene, weight: int, wide: Wide) -> Outcome:

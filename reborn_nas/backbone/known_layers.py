@@ -1,7 +1,7 @@
 """Layers that no general rule can pass, but whose source is known: widened channels pass them by name.
 
-timm's weight-standardised convolutions, `MixedConv2d` and `GhostModule`, recognised by the forward that runs the
-operation (`CallSpan.function`), never by a module's path.
+timm's weight-standardised convolutions, `MixedConv2d` and `GhostModule`, torchvision's ShuffleNet block: each is
+recognised by the forward that runs the operation (`CallSpan.function`), never by a module's path.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ def layer_class(span: CallSpan | None) -> str:
     return span.function.split(".")[0] if span is not None and "timm" in span.filename else ""
 
 
+def regroups(span: CallSpan | None) -> bool:
+    """Whether the convolution that runs can be told to bring the channels of its groups together."""
+    return span is None or span.function.split(".")[0] in ("Conv1d", "Conv2d", "Conv2dSame")
+
+
 def standardised_weight(trace: Trace, op: Op, weight: int) -> str | None:
     """The stored parameter of a weight-standardised convolution whose computed weight is `weight`."""
     if layer_class(op.span) not in STANDARDISED:
@@ -35,11 +40,8 @@ def standardised_weight(trace: Trace, op: Op, weight: int) -> str | None:
 
 def repeats_alike(channels: ChannelMap, groups: int) -> bool:
     """Whether the true channels stand at the same places in every group."""
-    places = channels.grouped(groups)
-    if places is None:
-        return False
     entries = channels.entries()
-    return len({tuple(entries[p][1] for p in group) for group in places}) == 1
+    return len({tuple(entries[p][1] for p in group) for group in channels.grouped(groups)}) == 1
 
 
 def mixed_split(op: Op, channels: ChannelMap) -> tuple[tuple[ChannelMap, ...], WidenStep] | None:
@@ -59,3 +61,62 @@ def whole_cut(op: Op, cut: object, channels: ChannelMap) -> WidenStep | None:
     if attribute is None or not whole or not isinstance(cut, slice) or cut.stop != channels.size:
         return None
     return WidenStep("width", op.module, (attribute,), 0, 1, channels)
+
+
+def shuffled(trace: Trace, op: Op, channels: ChannelMap) -> tuple[int, ChannelMap, WidenStep] | None:
+    """The result of ShuffleNet's channel shuffle that begins with `op`, its map, and the step that lets it."""
+    if (
+        not _in_shufflenet(op.span)
+        or getattr(op.span, "helper", None) != "channel_shuffle"
+        or op.name != "view"
+    ):
+        return None
+    shape = trace.values[op.inputs[0]].shape
+    for later in trace.ops[op.index + 1 : op.index + 5]:
+        if (
+            later.span == op.span
+            and later.module == op.module
+            and trace.values[later.outputs[0]].shape == shape
+        ):
+            if later.name == "view":
+                step = WidenStep("shuffle", op.module, ("order",), 1, 2, channels)
+                return later.outputs[0], shuffle_order(channels, 2)[1], step
+        elif later.module != op.module:
+            break
+    return None
+
+
+def shuffle_order(channels: ChannelMap, groups: int) -> tuple[list[int], ChannelMap]:
+    """Where each channel behind a shuffle stands before it, and the map behind it.
+
+    The shuffle moves channel i·(C/g) + j to j·g + i. Extra channels stay in the half of their true one, behind it,
+    so that the next block's split finds each half whole.
+    """
+    per_group, half = channels.size // groups, channels.size // 2
+    entries = [
+        ((channel % per_group) * groups + channel // per_group, extra)
+        for channel, extra in channels.entries()
+    ]
+    order = sorted(range(len(entries)), key=lambda p: (entries[p][0] // half, entries[p][1], entries[p][0]))
+    runs = [(entries[place][0], 1, entries[place][1]) for place in order]
+    return order, ChannelMap.of(channels.size, runs)
+
+
+def halved(op: Op, channels: ChannelMap) -> tuple[tuple[ChannelMap, ...], WidenStep] | None:
+    """The maps of the halves into which ShuffleNet's block splits its channels, where each lies together."""
+    if not _in_shufflenet(op.span) or op.name != "chunk" or op.args[1:2] != (2,):
+        return None
+    half = channels.size // 2
+    sides = [channel >= half for channel in channels.sources()]
+    if sides != sorted(sides):
+        return None
+    parts = (channels.part(0, half), channels.part(half, half))
+    return parts, WidenStep("halve", op.module, ("sizes",), 1, 1, channels)
+
+
+def _in_shufflenet(span: CallSpan | None) -> bool:
+    return (
+        span is not None
+        and span.function == "InvertedResidual.forward"
+        and span.filename.replace("\\", "/").endswith("torchvision/models/shufflenetv2.py")
+    )

@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from reborn_nas.backbone.flow import Blocked, Outcome, Scene, Wide
-from reborn_nas.backbone.known_layers import mixed_split, whole_cut
+from reborn_nas.backbone.known_layers import halved, mixed_split, shuffled, whole_cut
 from reborn_nas.backbone.spans import CallSpan
 from reborn_nas.backbone.trace import ValueRef
 
@@ -16,6 +16,10 @@ from reborn_nas.backbone.trace import ValueRef
 def viewed(scene: Scene) -> Outcome:
     """view, reshape, flatten: the channels keep a dimension of their own or merge with what lies behind them."""
     value, wide = scene.subject("self" if scene.op.name != "flatten" else "input")
+    whole = shuffled(scene.trace, scene.op, wide.channels) if wide.dim == 1 else None
+    if whole is not None:
+        result, channels, step = whole
+        return Outcome((None,), (step,), beyond=((result, Wide(1, channels)),))
     old, new = scene.shape(value), scene.shape(scene.op.outputs[0])
     outcome = regrouped(old, new, wide)
     if scene.op.name in ("view", "reshape"):
@@ -172,7 +176,7 @@ def divided(scene: Scene) -> Outcome:
     place, default = (1, 0) if scene.op.name in ("unbind", "select", "narrow", "index_select") else (2, 0)
     dim = int(scene.arg(place, "dim", default)) % rank
     if dim == wide.dim:
-        mixed = mixed_split(scene.op, wide.channels)
+        mixed = mixed_split(scene.op, wide.channels) or halved(scene.op, wide.channels)
         if mixed is None:
             raise Blocked(f"a {scene.op.name} of the channels")
         return Outcome(tuple(Wide(dim, part) for part in mixed[0]), (mixed[1],))

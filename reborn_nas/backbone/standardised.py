@@ -111,9 +111,8 @@ def make_partly_standardised(conv: nn.Module, groups: int, channels: ChannelMap,
         ConversionError: for a class that is none of timm's.
     """
     wide = regrouping(conv, groups, channels, where, _WIDE)
-    places, entries = channels.grouped(groups), channels.entries()
-    first = places[0] if places else []
-    true = [column for column, place in enumerate(first) if not entries[place][1]]
+    entries = channels.entries()
+    true = [column for column, place in enumerate(channels.grouped(groups)[0]) if not entries[place][1]]
     wide.size = len(true)
     regular = true == list(range(len(true)))
     index = None if regular else torch.tensor(true, device=wide.weight.device)

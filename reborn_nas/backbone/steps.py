@@ -9,7 +9,19 @@ from typing import Any, Literal, get_args
 from reborn_nas.backbone.channelmap import ChannelMap
 from reborn_nas.errors import ConversionError
 
-Action = Literal["consume", "repeat", "norm", "copy", "filter", "line", "standardised", "split", "width"]
+Action = Literal[
+    "consume",
+    "repeat",
+    "norm",
+    "copy",
+    "filter",
+    "line",
+    "standardised",
+    "split",
+    "width",
+    "shuffle",
+    "halve",
+]
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,7 @@ class WidenStep:
             repeated.
             `standardised`: a weight-standardised convolution reads more; it standardises the old weights alone.
             `split`: a `MixedConv2d` splits the widened channels as it split the original ones.
+            `shuffle`, `halve`: ShuffleNet's block shuffles and splits the widened channels as the original ones.
             `width`: a layer holds its width in an attribute, which `tensors` names.
         module: path of the module that holds the tensors.
         tensors: their names in the module.

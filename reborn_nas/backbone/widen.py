@@ -26,6 +26,8 @@ _WIDTHS = {
     "line": (),
     "standardised": ("in_channels",),
     "split": (),
+    "shuffle": (),
+    "halve": (),
     "width": (),
 }
 _CONSUMING = ("consume", "standardised")
@@ -61,7 +63,7 @@ def apply_widening(
         for name in step.tensors:
             if step.action == "width":
                 setattr(module, name, step.channels.width)
-            elif step.action not in ("line", "split"):
+            elif step.action not in ("line", "split", "shuffle", "halve"):
                 _grow(module, name, step, init, generator, holders)
         for width in _WIDTHS[step.action]:
             if isinstance(getattr(module, width, None), int):
@@ -70,6 +72,13 @@ def apply_widening(
             make_line(module, step.channels, step.module)
         elif step.action == "split":
             make_mixed(module, step.channels, step.module)
+        elif step.action in ("shuffle", "halve"):
+            from reborn_nas.backbone.shuffled import (
+                make_halved,
+                make_shuffled,
+            )  # torchvision is slow to import
+
+            (make_shuffled if step.action == "shuffle" else make_halved)(module, step.channels, step.module)
         elif step.action == "standardised":
             make_partly_standardised(module, step.groups, step.channels, step.module)
         elif step.groups > 1 and step.action == "consume":
@@ -128,15 +137,16 @@ def _consuming(
     generator: torch.Generator | None,
 ) -> Tensor:
     """The weight with columns for the extra channels; those of the true channels keep their numbers."""
-    places = channels.grouped(groups)
-    if places is None:
-        raise ConversionError(f"{groups} groups would differ in width")
-    entries, per_group = channels.entries(), channels.size // groups
+    places, entries, per_group = channels.grouped(groups), channels.entries(), channels.size // groups
     # column -> the old column that it copies, or `per_group`, which stands for a new one
-    columns = torch.tensor(
-        [[per_group if entries[p][1] else entries[p][0] % per_group for p in group] for group in places],
-        device=old.device,
-    )  # (groups, widened columns)
+    copied = [
+        [
+            per_group if entries[place][1] or place in group[:column] else entries[place][0] % per_group
+            for column, place in enumerate(group)
+        ]
+        for group in places
+    ]
+    columns = torch.tensor(copied, device=old.device)  # (groups, widened columns)
     moved = old.movedim(dim, 1)
     rows = moved.reshape(groups, -1, *moved.shape[1:])  # (groups, out, in, …)
     padded = torch.cat([rows, _new_columns(rows, init, len(places[0]), generator)], dim=2)

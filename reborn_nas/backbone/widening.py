@@ -113,12 +113,14 @@ class Walk:
         """The operations that use the step's tensors, or its layer, besides those for which they are widened."""
         if min(indices) < 0:
             return  # a parameter: the walk has followed its value to every operation
-        if step.action in ("standardised", "split", "width"):
+        if step.action in ("standardised", "split", "width", "halve"):
             name = self.trace.ops[min(indices)].name
             for op in self.trace.ops:
                 if op.module == step.module and op.name == name and op.index not in indices:
                     yield op
             return
+        if step.action == "shuffle":
+            return  # the block's split or its convolutions tell another use
         names = {f"{step.module}.{tensor}".lstrip(".") for tensor in step.tensors}
         for value in self.trace.ops[min(indices)].inputs:
             if self.trace.values[value].param in names:
@@ -145,7 +147,7 @@ class Walk:
             return
         if outcome.steps:
             self.steps[op.index] = (*self._repeats(op), *outcome.steps)
-        for value, made in zip(op.outputs, outcome.outputs):
+        for value, made in (*zip(op.outputs, outcome.outputs), *outcome.beyond):
             self._set(value, made)
 
     def _repeats(self, op: Op) -> tuple[WidenStep, ...]:

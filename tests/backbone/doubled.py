@@ -105,6 +105,7 @@ WIDENABLE: dict[str, Callable[[], nn.Module]] = {
     "depthwise": lambda: seq(nn.Conv2d(8, 8, 3, groups=8, bias=False)),
     "depthwise multiplier, same padding": lambda: seq(Conv2dSame(8, 16, 3, stride=2, groups=8)),
     "dilated transposed": lambda: seq(nn.ConvTranspose2d(8, 6, 2, stride=2), nn.ConvTranspose2d(6, 4, 3)),
+    "grouped subclass": lambda: seq(NamedConv(8, 12, 3, groups=4)),
     "squeeze-excite": lambda: seq(SEModule(8, rd_channels=4), nn.Conv2d(8, 6, 1)),
     "effective squeeze-excite": lambda: seq(EffectiveSEModule(8), nn.Conv2d(8, 6, 1)),
     "efficient channel attention": lambda: seq(EcaModule(8), nn.Conv2d(8, 6, 1)),
@@ -146,6 +147,17 @@ class Attention(nn.Module):
         return (q @ q.transpose(1, 2)).mean(1)
 
 
+class OwnConv(nn.Conv2d):
+    """A grouped convolution with a forward of its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.conv2d(input, self.weight, self.bias, groups=self.groups)
+
+
+class NamedConv(nn.Conv2d):
+    """A convolution with another name and nothing else."""
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "residual": (lambda: Over(lambda n, x: x + n.conv(x), conv=nn.Conv2d(8, 8, 1)), "add", ""),
     "product": (lambda: Over(lambda n, x: x * n.conv(x), conv=nn.Conv2d(8, 8, 1)), "mul", ""),
@@ -159,6 +171,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "channel mean": (lambda: Over(lambda n, x: x - x.mean(1, keepdim=True)), "mean", ""),
     "attention": (lambda: Over(lambda n, x: n.attn(x), attn=Attention()), "matmul", "attn"),
     "output": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), "output", ""),
+    "own grouped convolution": (lambda: seq(OwnConv(8, 8, 1, groups=2)), "conv2d", "2"),
     "fixed view": (lambda: Over(lambda n, x: n.fc(x.view(-1, 8 * 120)), fc=nn.Linear(960, 5)), "view", ""),
     "weights used twice": (
         lambda: Over(

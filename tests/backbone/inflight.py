@@ -79,7 +79,11 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     with torch.no_grad():
         for module in model.modules():
             for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
-                if tensor is None or not tensor.is_floating_point() or tensor.ndim > 1:
+                if (
+                    tensor is None
+                    or not tensor.is_floating_point()
+                    or tensor.numel() != max(tensor.shape, default=1)
+                ):
                     continue
                 if name in ("running_var", "weight", "gamma", "scale"):
                     tensor.uniform_(0.7, 1.3, generator=generator)

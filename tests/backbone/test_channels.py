@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models import ShuffleNetV2
 
 from reborn_nas.backbone.channels import Refusal, Widening, widening
 from reborn_nas.backbone.sites import discover
@@ -40,16 +41,15 @@ def test_refused(name: str) -> None:
         assert "they meet" in answer.reason
 
 
-def test_unequal_groups_are_refused() -> None:
-    """A concatenation of a doubled and a plain value cannot feed two groups."""
+@pytest.mark.parametrize("groups", [2, 4, 16])
+def test_groups_that_grow_unequally(groups: int) -> None:
+    """Behind a concatenation of a doubled and a plain value some groups have nothing new to read."""
     net = Over(
         lambda n, x: n.grouped(torch.cat([x, n.conv(x)], 1)),
         conv=nn.Conv2d(8, 8, 1),
-        grouped=nn.Conv2d(16, 8, 1, groups=2),
+        grouped=nn.Conv2d(16, 16, 1, groups=groups),
     )
-    answer = widening(runs(found_in(net)), found_in(net).sites[0])
-    assert isinstance(answer, Refusal)
-    assert "2 groups" in answer.reason
+    check(net, found_in(net), found_in(net).sites, torch.randn(2, 3, 12, 10))
 
 
 class Joint(nn.Module):
@@ -108,6 +108,16 @@ def test_consumers_of_train_mode_are_widened_too() -> None:
     assert isinstance(made, Widening)
     assert {step.module for step in made.steps} == {"head", "aux"}
     check(model, found, list(found.sites), torch.randn(2, 3, 12, 10), in_training=True)
+
+
+def test_shufflenet_shuffles_and_halves_widened_channels() -> None:
+    torch.manual_seed(0)
+    model = randomise(ShuffleNetV2([2, 4, 3], [8, 16, 32, 48, 24], num_classes=5)).eval()
+    found, x = discover(model, (3, 64, 64)), torch.randn(2, 3, 64, 64)
+    for site in found.sites:
+        check(model, found, [site], x)
+    check(model, found, found.sites[1::2], x)
+    check(model, found, found.sites, x)
 
 
 def test_all_sites_of_a_resnet34_take_few_milliseconds() -> None:

@@ -213,16 +213,19 @@ def _info(study_or_path: RunResult | Run) -> RunInfo:
 
 def _with_costs(info: RunInfo) -> list[dict[str, Any]]:
     """The sites with what a reborn block of the default form costs there."""
-    from reborn_nas.activations import extra_cost
     from reborn_nas.architecture import Choice
+    from reborn_nas.backbone.cost import added
     from reborn_nas.errors import RebornError
 
     rows = []
     for site in info.sites:
         row = dict(site)
         with suppress(RebornError):  # a site that takes no reborn block
-            row["added_params"], row["added_macs"] = extra_cost(
-                Choice("reborn", kernel_size=3, compression="1x1"), row["channels"], tuple(row["shape"])
+            row["added_params"], row["added_macs"] = added(
+                Choice("reborn", kernel_size=3, compression="1x1"),
+                row["channels"],
+                tuple(row["shape"]),
+                row.get("layout", "nchw"),
             )
         rows.append(row)
     return rows

@@ -20,7 +20,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from reborn_nas.architecture import ORIGINAL, Architecture
+from reborn_nas.activations import extra_cost
+from reborn_nas.architecture import ORIGINAL, Architecture, Choice
 from reborn_nas.backbone.apply import apply
 from reborn_nas.backbone.placement import Placement
 from reborn_nas.backbone.plan import plan
@@ -99,6 +100,12 @@ def predict(
             original = None if placement.replaces is None else model.get_submodule(placement.replaces)
             total = total + _placed(placement, found, site, original) - _removed(found, site, original)
     return total
+
+
+def added(choice: Choice | str, channels: int, shape: tuple[int, ...], layout: str) -> tuple[int, int]:
+    """(parameters, MACs of one image) of `choice` at a site of this shape, as the tensor is laid out."""
+    size = shape[:-1] if layout in ("nhwc", "nlc") else shape[1:]
+    return extra_cost(choice, channels, (channels, *size))
 
 
 _BASES: WeakKeyDictionary[nn.Module, tuple[int, Cost]] = WeakKeyDictionary()

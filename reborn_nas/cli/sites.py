@@ -57,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
 
 def site_row(site: Any) -> dict[str, Any]:
     """One site as JSON values; added parameters and MACs are those of a reborn block, kernel 3, compressed by 1×1."""
-    from reborn_nas.activations import extra_cost
     from reborn_nas.architecture import Choice
+    from reborn_nas.backbone.cost import added as added_cost
 
     choice = Choice("reborn", kernel_size=3, compression="1x1")
-    added = extra_cost(choice, site.channels, site.shape) if site.admits(choice) else None
+    added = added_cost(choice, site.channels, site.shape, site.layout) if site.admits(choice) else None
     return {
         "name": site.name,
         "stage": site.stage,

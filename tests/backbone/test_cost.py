@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import Cost, apply, build, build_converted, count, discover, plan, predict, resolve
 from reborn_nas.backbone.admission import everywhere
+from reborn_nas.backbone.cost import added
 from tests.backbone.zoo import Twice
 
 CHOICES = [
@@ -126,3 +127,9 @@ def test_a_block_that_runs_twice_works_twice() -> None:
     assert predicted == count(new, (3, 16, 16))
     deconv_and_compression = 16 * 16 * (8 * 8 * 9 + 16 * 8)
     assert predicted.macs - count(model, (3, 16, 16)).macs == 2 * deconv_and_compression
+
+
+def test_channels_last_sites_cost_what_the_same_map_costs() -> None:
+    assert added("reborn", 6, (5, 4, 6), "nhwc") == added("reborn", 6, (6, 5, 4), "nchw")
+    assert added("reborn(kernel_size=1)", 6, (6, 5, 4), "nchw") == (36 + 12 + 72, 20 * (36 + 72))
+    assert added("reborn", 6, (6,), "nc")[1] == added("reborn", 6, (6, 1, 1), "nchw")[1]

@@ -45,7 +45,7 @@ class AdditiveSampler(BaseSampler):
         n_startup_trials: int = 8,
         stages: Mapping[str, Any] | None = None,
         neighbours: bool = True,
-        spread: float = 0.7,
+        spread: float = 0.5,
         independent_sampler: BaseSampler | None = None,
     ) -> None:
         self._rng = np.random.default_rng(seed)

@@ -30,10 +30,8 @@ def test_one_site_is_named_with_its_interval() -> None:
     said = where_it_helps(table)
     low, high = table["ci_low"][0], table["ci_high"][0]
     assert "helps at layer0.act (suggested by this study, not confirmed)" in said
-    assert (
-        f"averaged over networks whose other sites are reborn half of the time, layer0.act adds {table['effect'][0]:+.2f} pp"
-        in said
-    )
+    adds = f"layer0.act adds {table['effect'][0]:+.2f} pp"
+    assert f"averaged over networks whose other sites are reborn half of the time, {adds}" in said
     assert f"[{low:+.2f}, {high:+.2f}]" in said
     table["verdict"] = ["confirmed"] + ["unresolved"] * 4
     assert "confirmed on the incumbent" in where_it_helps(table)

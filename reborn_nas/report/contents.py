@@ -141,12 +141,14 @@ def _network(view: RunView, findings: Findings) -> Section | None:
         return None
     section = Section("network", "Where in the network")
     section.intro.append(
-        f"From input to output, in execution order. A tile is a site: its colour and number are the effect of "
-        f"{view.arms[0]} against {view.arms[1]} in percentage points, averaged over networks in which the other sites "
-        f"are {view.arms[0]} half of the time; the bar below is its 95 % interval around 0."
+        f"From input to output, in execution order. A tile is a site, its number the effect of {view.arms[0]} against "
+        f"{view.arms[1]} in percentage points, averaged over networks whose other sites are {view.arms[0]} half of the "
+        "time. The bar below is its 95 % interval around 0; the colour is the effect shrunk towards 0, so that what is "
+        "uncertain stays pale."
     )
     frame = _all_sites(view, effects)
-    section.figure(lambda width: network.network_figure(frame, width, view.arms))
+    detectable = findings.summary.get("detectable", 0.0)
+    section.figure(lambda width: network.network_figure(frame, width, view.arms, detectable))
     return section
 
 

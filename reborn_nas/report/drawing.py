@@ -155,11 +155,16 @@ def text_width(text: str, size: float = 12.0) -> float:
 
 
 def shorten(text: object, room: float, size: float = 12.0) -> str:
-    """`text` cut at its start, where names differ least, so that it fits into `room` pixels."""
+    """`text` cut at its start, where names differ least, so that it fits into `room` pixels; at a dot if one serves."""
     cleaned = clean(text)
     if text_width(cleaned, size) <= room:
         return cleaned
     cleaned = cleaned[-200:]
+    parts = cleaned.split(".")
+    for first in range(1, len(parts)):
+        tail = "…" + ".".join(parts[first:])
+        if text_width(tail, size) <= room and len(tail) > 2:
+            return tail
     while cleaned and text_width("…" + cleaned, size) > room:
         cleaned = cleaned[1:]
     return "…" + cleaned

@@ -125,16 +125,21 @@ def _chunks(members: list[int], rows: list[dict[Any, Any]], size: int) -> list[t
     return chunks
 
 
-def network_figure(effects: pd.DataFrame, width: float, arms: tuple[str, str]) -> Drawing:
-    """Each site coloured by its effect, its interval drawn inside, its verdict as a sign."""
-    finite = [abs(v) for v in effects["effect"] if math.isfinite(v)]
-    scale = max([*finite, 0.05])
-    reach = max([*[abs(v) for c in ("ci_low", "ci_high") for v in effects[c] if math.isfinite(v)], scale])
+def network_figure(
+    effects: pd.DataFrame, width: float, arms: tuple[str, str], detectable: float = 0.0
+) -> Drawing:
+    """Each site with its effect, coloured by the shrunk one, its interval drawn inside, its verdict as a sign.
+
+    Full colour needs an effect of at least `detectable`, so that noise stays pale.
+    """
+    settled = effects["shrunk"]
+    scale = max([*(abs(v) for v in settled if math.isfinite(v)), detectable, 0.05])
+    reach = max([*[abs(v) for c in ("ci_low", "ci_high") for v in effects[c] if math.isfinite(v)], 0.05])
     rows = effects.to_dict("records")
 
     def paint(drawing: Drawing, tile: Tile) -> None:
         row = rows[tile.row]
-        tone = effect_tone(row["effect"], scale)
+        tone = effect_tone(row["shrunk"], scale)
         ink = on_tone(tone)
         with drawing.hover(_details(row, arms)):
             drawing.rect(tile.x, tile.y, TILE_W, TILE_H, tone, radius=6)

@@ -55,6 +55,8 @@ def test_shorten_keeps_the_end_and_the_room() -> None:
     assert name.endswith(short[1:])
     assert text_width(short, 12) <= 120
     assert shorten("act1", 120, 12) == "act1"
+    assert shorten("features.conv1", 60, 10) == "…conv1"
+    assert shorten("averyveryverylongname", 60, 10).startswith("…")
 
 
 def _luminance(colour: str) -> float:

@@ -1,0 +1,54 @@
+"""Budgets learned from what the trials cost: parameters and MACs add up over the sites, so few trials tell them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reborn_nas.analysis.additive import Space, fit_codes
+from reborn_nas.analysis.maximise import Budget
+
+FloatArray = npt.NDArray[np.float64]
+
+LEAST_TRIALS = 8
+
+
+def learned_budgets(
+    space: Space,
+    trials: Sequence[Mapping[str, Any]],
+    excess: Sequence[Sequence[float]] | FloatArray,
+    *,
+    margin: float = 1.0,
+) -> tuple[Budget, ...]:
+    """One `Budget` for each constraint, from an additive model of the trials' excess.
+
+    Args:
+        space: the parameters.
+        trials: assignments, rejected ones too: they were costed although never trained.
+        excess: (N, k) by how much each trial exceeds each limit, ≤ 0 where it fits (Optuna's constraints).
+        margin: the limits are tightened by so many posterior standard deviations of a trial that nearly fits.
+
+    Returns:
+        k budgets; none with fewer than 8 trials. A constraint that no trial broke is left out.
+    """
+    table = np.asarray(excess, dtype=np.float64).reshape(len(trials), -1)
+    plain = Space(space.choices, space.stages, neighbours=False)
+    codes = plain.encode(trials)
+    budgets = []
+    for column in table.T if len(trials) >= LEAST_TRIALS else ():
+        known = np.isfinite(column)
+        if known.sum() < LEAST_TRIALS or not (column[known] > 0).any():
+            continue
+        posterior = fit_codes(plain, codes[known], column[known])
+        near = np.argsort(np.abs(column[known]))[: max(4, int(known.sum()) // 5)]
+        slack = margin * float(posterior.predict_codes(codes[known][near])[1].mean())
+        utility, _ = plain.utilities(posterior.mean)
+        costs = {
+            name: {label: float(utility[row, plain.labels.index(label)]) for label in plain.choices[name]}
+            for row, name in enumerate(plain.names)
+        }
+        budgets.append(Budget(costs, limit=-slack, base=float(posterior.mean[0]), name="constraint"))
+    return tuple(budgets)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
 import os
 import socket
-import threading
-import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +15,7 @@ import numpy as np
 import torch
 
 from reborn_nas.data.class_names import CIFAR10, CIFAR100, DIGITS, FASHION_MNIST, KMNIST
+from reborn_nas.data.idx import read_idx
 from reborn_nas.data.images import (
     NO_AUGMENTATION,
     PAPER_AUGMENTATION,
@@ -27,11 +24,9 @@ from reborn_nas.data.images import (
     assemble,
     resize,
 )
+from reborn_nas.data.network import reachable
 from reborn_nas.data.split import plan_parts
 from reborn_nas.errors import DataError
-
-PROBE_SECONDS = 2.5
-"""How long the host of a download may take to answer before we say that there is no network."""
 
 Arrays = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
 """uint8 images (N, H, W) or (N, H, W, C), and labels (N,)."""
@@ -164,44 +159,9 @@ def _download(source: Source, root: Path) -> None:
         socket.setdefaulttimeout(before)
 
 
-def reachable(url: str, seconds: float = PROBE_SECONDS) -> bool:
-    """Whether the host of `url`, or the proxy on the way to it, accepts a connection within `seconds`.
-
-    In a thread, because looking a name up knows no timeout.
-    """
-    address = urllib.parse.urlsplit(url)
-    proxy = urllib.request.getproxies().get(address.scheme)
-    if proxy and not urllib.request.proxy_bypass(address.hostname or ""):
-        address = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    port = address.port or (443 if address.scheme == "https" else 80)
-    answered = threading.Event()
-
-    def knock() -> None:
-        with contextlib.suppress(OSError), socket.create_connection((address.hostname or "", port), seconds):
-            answered.set()
-
-    thread = threading.Thread(target=knock, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return answered.is_set()
-
-
 def _channels_first(images: torch.Tensor) -> torch.Tensor:
     """(N, H, W) or (N, H, W, C) → (N, C, H, W)."""
     return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
-
-
-def _read_idx(path: Path) -> np.ndarray[Any, Any]:
-    """An IDX file of unsigned bytes (http://yann.lecun.com/exdb/mnist), plain or gzipped."""
-    packed = path.with_name(path.name + ".gz")
-    data = path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
-    if len(data) < 4 or data[:3] != b"\x00\x00\x08":
-        raise DataError(f"{path} is no IDX file of bytes; delete it and let it be downloaded again")
-    shape = [int.from_bytes(data[4 + 4 * k : 8 + 4 * k], "big") for k in range(data[3])]
-    body = data[4 + 4 * data[3] :]
-    if int(np.prod(shape)) != len(body):
-        raise DataError(f"{path} is cut short: {len(body)} bytes for the shape {shape}; download it again")
-    return np.frombuffer(body, dtype=np.uint8).reshape(shape)
 
 
 def _idx_files(folder: str) -> tuple[str, ...]:
@@ -215,7 +175,7 @@ def _idx_files(folder: str) -> tuple[str, ...]:
 def _idx_reader(folder: str) -> Callable[[Path, bool], Arrays]:
     def read(root: Path, train: bool) -> Arrays:
         images, labels = (root / file for file in _idx_files(folder)[0 if train else 2 :][:2])
-        pictures, names = _read_idx(images), _read_idx(labels)
+        pictures, names = read_idx(images), read_idx(labels)
         if pictures.ndim != 3 or names.shape != pictures.shape[:1]:
             raise DataError(
                 f"{images} holds {pictures.shape}, {labels} {names.shape}: they do not belong together"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import reborn_nas.data.network as network
 import reborn_nas.data.standard as standard
 from reborn_nas.data import Augmentation, dataset_names, load_dataset, resize
 from reborn_nas.errors import DataError, UnknownNameError
@@ -293,10 +294,10 @@ def test_a_host_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         gone.wait(20)
         raise OSError
 
-    monkeypatch.setattr(standard.socket, "create_connection", never)
-    monkeypatch.setattr(standard.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(network.socket, "create_connection", never)
+    monkeypatch.setattr(network.urllib.request, "getproxies", dict)
     start = time.perf_counter()
-    assert not standard.reachable("https://example.org/x", seconds=0.2)
+    assert not network.reachable("https://example.org/x", seconds=0.2)
     assert time.perf_counter() - start < 2
     gone.set()
 
@@ -306,13 +307,13 @@ def test_an_open_port_is_reachable_directly_or_as_the_proxy(monkeypatch: pytest.
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        monkeypatch.setattr(standard.urllib.request, "getproxies", dict)
-        assert standard.reachable(f"http://127.0.0.1:{port}/file")
+        monkeypatch.setattr(network.urllib.request, "getproxies", dict)
+        assert network.reachable(f"http://127.0.0.1:{port}/file")
         monkeypatch.setattr(
-            standard.urllib.request, "getproxies", lambda: {"https": f"http://127.0.0.1:{port}"}
+            network.urllib.request, "getproxies", lambda: {"https": f"http://127.0.0.1:{port}"}
         )
-        monkeypatch.setattr(standard.urllib.request, "proxy_bypass", lambda host: False)
-        assert standard.reachable("https://no-such-host.invalid/file")
+        monkeypatch.setattr(network.urllib.request, "proxy_bypass", lambda host: False)
+        assert network.reachable("https://no-such-host.invalid/file")
 
 
 def test_a_failed_download_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,34 @@ from reborn_nas.activations.layout import from_nchw, to_nchw
 from reborn_nas.activations.phases import negative_part
 
 
+@torch.fx.wrap  # a leaf of symbolic tracing, so that device and size may decide
+def add_pointwise(base: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """base + conv2d(x, weight) for a 1×1 convolution without a bias; on the CPU a large map as one matrix product.
+
+    Args:
+        base: (B, C', H, W).
+        x: (B, C, H, W).
+        weight: (C', C, 1, 1).
+    """
+    if not torch.jit.is_scripting() and _as_product(base, x):  # type: ignore[attr-defined]
+        mixing = weight.flatten(1).expand(x.shape[0], -1, -1)  # (B, C', C)
+        return torch.baddbmm(base.flatten(2), mixing, x.flatten(2)).view(base.shape)
+    return base + F.conv2d(x, weight)
+
+
+@torch.jit.unused
+def _as_product(base: Tensor, x: Tensor) -> bool:
+    """Whether the matrix product, which adds in passing and needs no blocked layout, is the faster form.
+
+    A fixed rule from timings on one thread: up to 8 % of a block at 32×32 and 16×16, nothing from 8×8 on.
+    """
+    tracing = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined,no-untyped-call]
+    plain = x.device.type == "cpu" and not tracing
+    if not plain or torch.is_autocast_enabled("cpu"):
+        return False
+    return x.is_contiguous() and base.is_contiguous() and x.shape[2] * x.shape[3] >= 256
+
+
 class SplitReborn(nn.Module):
     """direct(σ(x)) + merge(reborn(min(x, 0))): what a reborn block computes in eval mode, in two or three convolutions.
 
@@ -40,6 +68,7 @@ class SplitReborn(nn.Module):
         self.reborn = reborn
         self.direct = direct
         self.merge = merge
+        self.pointwise = direct is not None and direct.kernel_size == (1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, out_channels, H, W), or the layout it was built for."""
@@ -50,6 +79,8 @@ class SplitReborn(nn.Module):
             reborn = self.merge(reborn)
         if self.direct is None:
             return from_nchw(torch.cat([positive, reborn], dim=1), self.layout)  # (B, 2C, H, W)
+        if self.pointwise:
+            return from_nchw(add_pointwise(reborn, positive, self.direct.weight), self.layout)
         return from_nchw(self.direct(positive) + reborn, self.layout)
 
 

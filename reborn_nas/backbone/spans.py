@@ -81,7 +81,8 @@ class SpanFinder:
                     inner = inner or frame
                 elif _is_method_of(frame, code, owner):
                     if inner is not None and not _is_within(inner.f_code, code):
-                        inner, helper = None, inner.f_code.co_qualname  # a lambda from elsewhere
+                        helper = inner.f_code.co_qualname  # a lambda from elsewhere
+                        inner = None
                     return self._span(inner or frame, code, helper)
                 else:
                     inner, helper = None, code.co_qualname

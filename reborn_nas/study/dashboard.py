@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 from reborn_nas.errors import StudyError
 from reborn_nas.study.reading import RunStatus, open_store, status
@@ -34,7 +34,7 @@ def serve_dashboard(run: str | Path, *, host: str = "127.0.0.1", port: int = 808
 
     app = wsgi(store.storage, artifact_store=FileSystemArtifactStore(folder))
     try:
-        server = make_server(host, port, app, server_class=_threaded(WSGIServer), handler_class=_quiet())
+        server: Any = make_server(host, port, app, server_class=_threaded(WSGIServer), handler_class=_quiet())
     except OSError as error:
         raise StudyError(
             f"dashboard: {host}:{port} cannot be served ({error}); choose another --port"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reborn_nas.errors import StudyError
 from reborn_nas.study.reading import RunStatus, open_store, status

@@ -144,8 +144,18 @@ class ConvNet(nn.Module):
             channels, num_classes, hidden, pool_size, global_pool, drop_rate, act_layer, **factory
         )
         self.head_hidden_size = self.head.num_features
+        if not norm:
+            self._draw_xavier()
         if not global_pool:
             self.reset_classifier(num_classes, global_pool)
+
+    def _draw_xavier(self) -> None:
+        """Xavier's start, the paper's (Sec. 4.3): with torch's own the signal dies out where no norm revives it."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

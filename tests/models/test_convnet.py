@@ -90,3 +90,11 @@ def test_an_architecture_argument_as_json_dict_and_label() -> None:
         assert type(model.features.conv1.act) is nn.ReLU
     every = timm.create_model("reborn_convnet5", architecture="silu")
     assert all(type(layer.act).__name__ == "SiLU" for layer in every.features)
+
+
+def test_without_norm_it_starts_by_xavier() -> None:
+    """ConvNet-8 (paper, Sec. 4.3): |w| ≤ √(6/(fan in + fan out)), nearly reached; biases 0."""
+    convolution = timm.create_model("convnet8").features.conv2.conv  # (32, 32, 3, 3)
+    bound = (6 / (9 * (32 + 32))) ** 0.5
+    assert 0.98 * bound < float(convolution.weight.detach().abs().max()) <= bound
+    assert not convolution.bias.detach().any()

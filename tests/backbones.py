@@ -194,7 +194,6 @@ TIMM = [
     "tiny_vit_5m_224",
 ]
 
-# what trains a step in the sweep although the model itself is too large: a smaller member of the same family
 TORCHVISION_FAMILIES_LEFT_OUT = ("vit_", "swin", "maxvit")
 
 SAMPLE = [

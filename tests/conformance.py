@@ -1,7 +1,8 @@
-"""The coverage sweep: `python -m tests.conformance [--workers N] [SOURCE …]`.
+"""The coverage sweep: `python -m tests.conformance [--workers N] [--missing | SOURCE …]`.
 
 Every CNN of torchvision and each CNN family of timm goes through `tests.checks`; the table goes to
-`tests/golden/coverage.csv`. With sources named, only these are checked and no table is written.
+`tests/golden/coverage.csv`. With sources named, only their rows are written anew; with `--missing`, those of
+networks that the table does not hold yet, so that a sweep that was broken off goes on.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import resource
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
+from reborn_nas.files import write_atomic
 from tests.backbones import sweep_names
 from tests.checks import Report, check
 
@@ -33,14 +35,27 @@ def run(source: str) -> tuple[Report, int]:
     return check(source), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def table(reports: Sequence[Report]) -> str:
-    """The coverage table as CSV text."""
+def read_table() -> dict[str, dict[str, str]]:
+    """The rows of the coverage table by model."""
+    if not TABLE.exists():
+        return {}
+    with TABLE.open(encoding="utf-8") as file:
+        return {row["model"]: row for row in csv.DictReader(file)}
+
+
+def table(rows: Mapping[str, Mapping[str, object]]) -> str:
+    """The coverage table as CSV text, in the order of the list."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for report in reports:
-        writer.writerow([*(getattr(report, column) for column in COLUMNS[:-1]), "; ".join(report.why)])
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows[name] for name in sweep_names() if name in rows)
     return text.getvalue()
+
+
+def row_of(report: Report) -> dict[str, object]:
+    """One network's row."""
+    row: dict[str, object] = {column: getattr(report, column) for column in COLUMNS}
+    return {**row, "why": "; ".join(report.why)}
 
 
 def summary(reports: Sequence[Report]) -> list[str]:
@@ -69,27 +84,32 @@ def summary(reports: Sequence[Report]) -> list[str]:
 
 
 def main() -> None:
-    """Check, print, and write the table where the whole list was checked."""
+    """Check, print, and write each row as it is known."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sources", nargs="*", help="such as timm:resnet18; all of the list by default")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--missing", action="store_true", help="only what the table does not hold yet")
     args = parser.parse_args()
-    names = args.sources or sweep_names()
+    rows: dict[str, Mapping[str, object]] = dict(read_table()) if args.sources or args.missing else {}
+    names = args.sources or [name for name in sweep_names() if name not in rows]
+    if not names:
+        print(f"{TABLE} holds every network of the list")
+        return
     begin = time.monotonic()
     reports: list[Report] = []
     memory: dict[int, int] = {}
     with multiprocessing.get_context("spawn").Pool(args.workers, maxtasksperchild=16) as pool:
         for report, peak in pool.imap(run, names):
             reports.append(report)
+            rows[report.model] = row_of(report)
+            write_atomic(TABLE, table(rows))
             memory[len(reports)] = peak
             counts = f"{report.converted}/{report.sites} converted, {report.widenable} widenable"
             print(f"{len(reports)}/{len(names)} {report.model}: {counts} {'; '.join(report.why)}", flush=True)
     print("\n".join(summary(reports)))
     peak = max(memory.values()) * args.workers / 2**20
     print(f"{(time.monotonic() - begin) / 60:.1f} minutes, at most {peak:.1f} GiB in {args.workers} workers")
-    if not args.sources:
-        TABLE.write_text(table(reports), encoding="utf-8")
-        print(TABLE)
+    print(TABLE)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-from functools import lru_cache
-
 import pytest
 import torch
 from torch import nn
@@ -12,15 +9,9 @@ from torch import nn
 from reborn_nas.backbone.sites import discover
 from tests import checks
 from tests.backbone import networks
-from tests.backbones import SAMPLE
-from tests.conformance import TABLE
+from tests.backbones import SAMPLE, sweep_names
+from tests.conformance import read_table
 from tests.substitution import substituted
-
-
-@lru_cache
-def coverage() -> dict[str, dict[str, str]]:
-    with TABLE.open(encoding="utf-8") as file:
-        return {row["model"]: row for row in csv.DictReader(file)}
 
 
 @pytest.mark.parametrize("source", SAMPLE)
@@ -30,20 +21,22 @@ def test_sample(source: str) -> None:
     report = checks.check(source)
     torch.set_num_threads(threads)
     assert not [line for line in report.why if line.startswith("FAILED")]
-    row = coverage()[source]
+    row = read_table()[source]
     counts = {name: str(getattr(report, name)) for name in ("sites", "converted", "widenable", "refused")}
     assert counts == {name: row[name] for name in counts}
 
 
 def test_coverage_is_what_is_promised() -> None:
-    rows = list(coverage().values())
+    rows = list(read_table().values())
     assert not [row["model"] for row in rows if "FAILED" in row["why"]]
     whole = [row for row in rows if row["sites"] == row["converted"]]
     assert len(whole) >= 0.98 * len(rows)
+    assert all(row["why"] for row in rows if row["refused"] != "0" or row["sites"] == "0")
+    if len(rows) < len(sweep_names()):
+        return  # `python -m tests.conformance --missing` goes on; the shares are those of the whole list
     for library, share in (("timm", 0.81), ("torchvision", 0.87)):
         part = [row for row in rows if row["model"].startswith(library)]
         assert sum(int(row["widenable"]) for row in part) >= share * sum(int(row["sites"]) for row in part)
-    assert all(row["why"] for row in rows if row["refused"] != "0" or row["sites"] == "0")
 
 
 class Wrong(nn.Module):

@@ -29,11 +29,11 @@ def test_sample(source: str) -> None:
 def test_coverage_is_what_is_promised() -> None:
     rows = list(read_table().values())
     assert not [row["model"] for row in rows if "FAILED" in row["why"]]
-    whole = [row for row in rows if row["sites"] == row["converted"]]
-    assert len(whole) >= 0.98 * len(rows)
     assert all(row["why"] for row in rows if row["refused"] != "0" or row["sites"] == "0")
     if len(rows) < len(sweep_names()):
         return  # `python -m tests.conformance --missing` goes on; the shares are those of the whole list
+    whole = [row for row in rows if row["sites"] == row["converted"]]
+    assert len(whole) >= 0.98 * len(rows)
     for library, share in (("timm", 0.81), ("torchvision", 0.87)):
         part = [row for row in rows if row["model"].startswith(library)]
         assert sum(int(row["widenable"]) for row in part) >= share * sum(int(row["sites"]) for row in part)

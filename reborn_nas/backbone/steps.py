@@ -101,9 +101,16 @@ class Widening:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Widening:
-        """The inverse of `to_dict`."""
-        steps = tuple(WidenStep.from_dict(step) for step in data["steps"])
-        return cls(steps, {str(site): int(n) for site, n in data["channels"].items()})
+        """The inverse of `to_dict`. Raises ConversionError for anything else."""
+        try:
+            steps = tuple(WidenStep.from_dict(step) for step in data["steps"])
+            return cls(steps, {str(site): int(n) for site, n in data["channels"].items()})
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ConversionError):
+                raise
+            raise ConversionError(
+                f"a plan's widening is damaged ({type(error).__name__}: {error}); make the plan anew"
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,8 @@ def apply_widening(
             raise ConversionError(f"the network has no module '{step.module}', which a plan wants to widen")
         for name in step.tensors:
             if step.action == "width":
+                if not isinstance(getattr(module, name, None), int):
+                    raise ConversionError(f"'{step.module}' holds no width in {name!r}, as the plan has it")
                 setattr(module, name, step.channels.width)
             elif step.action not in ("line", "split", "shuffle", "halve"):
                 _grow(module, name, step, init, generator, holders)

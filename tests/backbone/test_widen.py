@@ -130,6 +130,30 @@ def test_the_wrong_network_is_refused() -> None:
         apply_widening(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(4, 6, 3)), made)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {},
+        {"steps": 3, "channels": {}},
+        {"steps": [{}], "channels": {}},
+        {"steps": [], "channels": {"a": "b"}},
+    ],
+)
+def test_a_damaged_widening_is_refused(damage: dict[str, object]) -> None:
+    with pytest.raises(ConversionError, match="damaged"):
+        Widening.from_dict(damage)
+
+
+def test_an_unknown_action_is_refused() -> None:
+    model = seq(nn.Conv2d(8, 6, 3))
+    made = widening(runs(found_in(model)), found_in(model).sites[0])
+    assert isinstance(made, Widening)
+    data = made.to_dict()
+    data["steps"][0]["action"] = "melt"
+    with pytest.raises(ConversionError, match="melt"):
+        Widening.from_dict(data)
+
+
 def test_regrouped_convolutions_copy_pickle_script_and_export() -> None:
     model = seq(nn.Conv2d(8, 8, 3, groups=8), EcaModule(8)).eval()
     found = found_in(model)

@@ -162,3 +162,34 @@ def test_an_originals_own_path_survives_folding() -> None:
     torch.testing.assert_close(folded(x), block(x), rtol=0, atol=1e-12)
     assert torch.equal(x, before)
     assert isinstance(folded.positive, nn.Hardswish)
+
+
+@pytest.mark.parametrize("deconv", ["dense", "depthwise"])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("size", [(16, 16), (15, 17), (20, 13), (40, 3)])
+def test_large_maps_whose_compression_is_a_matrix_product(
+    deconv: str, channels_last: bool, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    block = settled(build_activation("reborn", 6, deconv=deconv).double())
+    x = images(2, 6, *size)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    expected, folded = block(x).detach(), fold(block)
+    products = []
+    product = torch.baddbmm
+    monkeypatch.setattr(torch, "baddbmm", lambda *a, **k: products.append(1) or product(*a, **k))
+    torch.testing.assert_close(folded(x).detach(), expected, rtol=0, atol=1e-10)
+    assert len(products) == (not channels_last and size[0] * size[1] >= 256)
+    wanted = torch.autograd.grad(block(x.requires_grad_()).square().sum(), x)
+    torch.testing.assert_close(torch.autograd.grad(folded(x).square().sum(), x), wanted, rtol=0, atol=1e-8)
+    for form in (
+        torch.jit.script(folded),
+        torch.fx.symbolic_trace(folded),
+        torch.jit.trace(folded, x.detach()),
+    ):
+        torch.testing.assert_close(form(x).detach(), expected, rtol=0, atol=1e-10)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert float((folded.float()(x.float()) - expected).detach().abs().max()) < 0.1 * float(
+            expected.abs().max()
+        )

@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.folding [--repeats 9] [--batch 32] [--json FILE]
 
-Rivals alternate within one run; a figure is the median of the repeats, its spread the quartiles. The arithmetic:
+Rivals alternate within one run; a figure is the median of the repeats in CPU time (on one thread that is the time of
+an idle machine, and others on a busy one disturb it less), its spread the quartiles. The arithmetic:
 at C = 64, k = 3 the block takes (9 + 2)·C² MACs a pixel unfolded and (9 + 1)·C² folded, so that only 1.1× of what is
 won is fewer MACs; the rest is memory traffic (BatchNorm, one 1×1 convolution, the temporaries between them).
 Goals: folded block ≥ 1.5× unfolded; folded network ≥ 1.15× unfolded and ≤ 2.6× the time of the ReLU network (its MACs
@@ -45,16 +46,16 @@ def processor() -> str:
 
 
 def alternate(rivals: dict[str, Callable[[], object]], repeats: int, warmup: int = 2) -> dict[str, Timing]:
-    """Milliseconds of each rival: median and quartiles over `repeats` rounds in which each runs once."""
+    """CPU milliseconds of each rival: median and quartiles over `repeats` rounds in which each runs once."""
     for _ in range(warmup):
         for run in rivals.values():
             run()
     taken: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(repeats):
         for name, run in rivals.items():
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            taken[name].append(1e3 * (time.perf_counter() - start))
+            taken[name].append(1e3 * (time.process_time() - start))
     found = {}
     for name, values in taken.items():
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -104,15 +105,27 @@ def network_rivals(batch: int) -> dict[str, Callable[[], object]]:
 
 
 def measure(batch: int, repeats: int) -> dict[str, dict[str, Timing]]:
-    """All tables: name → rival → timing."""
+    """All tables: name → rival → timing; each is printed as soon as it is there."""
     tables = {}
     with torch.inference_mode():
         for kernel_size in (1, 3, 5):
             for channels_last in (False, True):
                 name = f"block k={kernel_size}" + (", channels_last" if channels_last else "")
-                tables[name] = alternate(block_rivals(kernel_size, batch, channels_last), repeats)
-        tables["resnet18"] = alternate(network_rivals(batch), repeats)
+                tables[name] = show(name, alternate(block_rivals(kernel_size, batch, channels_last), repeats))
+        tables["resnet18"] = show("resnet18", alternate(network_rivals(batch), repeats))
     return tables
+
+
+def show(name: str, table: dict[str, Timing]) -> dict[str, Timing]:
+    """Print one table and hand it on."""
+    for rival, timing in table.items():
+        ratio = table["unfolded"]["median_ms"] / timing["median_ms"]
+        spread = f"{timing['low_ms']:.1f}–{timing['high_ms']:.1f}"
+        print(
+            f"{name:24} {rival:15} {timing['median_ms']:8.1f} ms  ({spread:>13})  {ratio:5.2f}× unfolded",
+            flush=True,
+        )
+    return table
 
 
 def verdicts(tables: dict[str, dict[str, Timing]]) -> list[dict[str, object]]:
@@ -135,7 +148,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    tables = measure(arguments.batch, max(arguments.repeats, 5))
     hardware = {
         "cpu": processor(),
         "threads": 1,
@@ -146,13 +158,7 @@ def main() -> None:
         " · ".join(f"{key} {value}" for key, value in hardware.items()),
         f"· batch {arguments.batch}, 32×32, float32",
     )
-    for name, table in tables.items():
-        for rival, timing in table.items():
-            ratio = table["unfolded"]["median_ms"] / timing["median_ms"]
-            spread = f"{timing['low_ms']:.1f}–{timing['high_ms']:.1f}"
-            print(
-                f"{name:28} {rival:16} {timing['median_ms']:8.1f} ms  ({spread:>13})  {ratio:5.2f}× unfolded"
-            )
+    tables = measure(arguments.batch, max(arguments.repeats, 5))
     goals = verdicts(tables)
     for row in goals:
         print(f"{row['goal']}: measured {row['measured']}, {'met' if row['met'] else 'not met'}")

@@ -20,7 +20,7 @@ from reborn_nas.backbone import Plan
 from reborn_nas.errors import ExportError
 from reborn_nas.export.card import Card, render_card
 from reborn_nas.files import write_atomic
-from reborn_nas.models.adapter import TimmAdapter
+from reborn_nas.models.adapter import TimmAdapter, final_linear
 from reborn_nas.models.converted import build_network
 
 __all__ = ["check_target", "export_trained"]
@@ -87,16 +87,9 @@ def _served(network: nn.Module, architecture: Architecture) -> nn.Module:
     """The network as timm users will have it."""
     if architecture.backbone.library == "timm":
         return network.eval()
-    from reborn_nas.models.adapter import final_linear
-
-    size = architecture.backbone.input_size
-    path = final_linear(network, size) if size is not None else None
-    if path is None:
-        raise ExportError(
-            f"{architecture.backbone.source}: its output is not that of a linear layer, "
-            "so timm's interface (reset_classifier, forward_features) cannot be given"
-        )
-    return TimmAdapter(network, path).eval()
+    spec = architecture.backbone
+    assert spec.input_size is not None
+    return TimmAdapter(network, final_linear(network, spec.input_size), spec.num_classes or 0).eval()
 
 
 def _check(model: nn.Module, example: Mapping[str, Tensor]) -> None:

@@ -13,26 +13,31 @@ __all__ = ["TimmAdapter", "final_linear"]
 
 
 class TimmAdapter(nn.Module):
-    """A network whose last layer is a linear classifier, split into `body` and `fc`.
+    """A network that is not timm's, split into `body` and the linear classifier `fc`.
 
-    `forward_features` gives what the classifier reads, (B, num_features); auxiliary outputs are dropped.
+    `forward_features` gives what the classifier reads, (B, num_features); auxiliary outputs are dropped. A network
+    that does not end in a linear layer keeps all of itself as the body: then its outputs are the features.
 
     Args:
         body: the network; its classifier is taken out (the module is edited in place).
-        classifier: path of the classifier in `body`, as `final_linear` finds it.
+        classifier: path of the classifier in `body`, as `final_linear` finds it, or None.
+        outputs: number of outputs of the network.
     """
 
-    def __init__(self, body: nn.Module, classifier: str) -> None:
+    def __init__(self, body: nn.Module, classifier: str | None, outputs: int) -> None:
         super().__init__()
-        fc = body.get_submodule(classifier)
-        if not isinstance(fc, nn.Linear):
-            raise ConversionError(f"classifier {classifier!r} is a {type(fc).__name__}, not nn.Linear")
-        body.set_submodule(classifier, nn.Identity())
+        self.fc: nn.Module = nn.Identity()
+        self.num_features = outputs
+        if classifier is not None:
+            fc = body.get_submodule(classifier)
+            if not isinstance(fc, nn.Linear):
+                raise ConversionError(f"classifier {classifier!r} is a {type(fc).__name__}, not nn.Linear")
+            body.set_submodule(classifier, nn.Identity())
+            self.fc = fc
+            self.num_features = fc.in_features
         self.body = body
-        self.fc: nn.Module = fc
-        self.num_features = fc.in_features
-        self.head_hidden_size = fc.in_features
-        self.num_classes = fc.out_features
+        self.head_hidden_size = self.num_features
+        self.num_classes = outputs
         first = next((m for m in body.modules() if isinstance(m, nn.Conv2d)), None)
         self.in_chans = first.in_channels if first is not None else 3
 

@@ -55,12 +55,7 @@ def build_network(
     model = apply(model, plan)
     if timm_api and spec.library != "timm":
         assert spec.input_size is not None
-        path = final_linear(model, spec.input_size)
-        if path is None:
-            raise ConfigError(
-                f"{spec.source}: its output is not that of a linear layer, so timm's interface cannot be given"
-            )
-        return TimmAdapter(model, path)
+        return TimmAdapter(model, final_linear(model, spec.input_size), spec.num_classes or 0)
     return model
 
 

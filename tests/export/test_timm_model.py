@@ -84,6 +84,7 @@ def fresh(folder: Path, extra: str = "") -> str:
     [
         ("convnet5", {"features.conv2.act": "reborn", "features.conv4.act": "crelu"}),
         ("resnet18", {"layer1.0.act1": "reborn(compression=none)", "layer2.0.act2": "reborn(kernel_size=1)"}),
+        ("torchvision:squeezenet1_1", {"features.3.squeeze_activation": "reborn(kernel_size=1)"}),
         ("torchvision:resnet18", {"layer1.0.relu@0": "reborn(kernel_size=1)", "layer4.1.relu@1": "silu"}),
     ],
 )

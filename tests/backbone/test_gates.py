@@ -74,6 +74,10 @@ class Case(nn.Module):
         gate = self.act(x.mean((2, 3), keepdim=True))
         return torch.cat([(x * gate).flatten(1), gate.flatten(1)], 1)
 
+    def squashed_twice(self, x: Tensor) -> Tensor:
+        y = self.act(x)
+        return self.fc(y).tanh() * self.narrow(y).sigmoid()  # each operand descends from it
+
     def pointwise_use(self, x: Tensor) -> Tensor:
         return self.act(x) * 2 + 1
 
@@ -81,7 +85,7 @@ class Case(nn.Module):
 GATES = ["squeeze", "squeeze_unsquashed", "squeeze_added", "squeeze_expanded", "handmade_hardsigmoid"]
 GATES += ["full_attention", "spatial", "softmax_weights"]
 SITES = ["plain", "residual", "gated_by_itself", "gated_by_another", "star", "concatenated", "head"]
-SITES += ["gate_and_output", "pointwise_use"]
+SITES += ["gate_and_output", "pointwise_use", "squashed_twice"]
 
 
 @pytest.mark.parametrize("flow", GATES)

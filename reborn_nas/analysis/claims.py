@@ -32,7 +32,9 @@ def where_it_helps(effects: pd.DataFrame, *, tested: str = "reborn") -> str:
     average, incumbent = harms[harms["effect"] < 0], harms[harms["effect"] >= 0]
     worse = f" It does harm at {_names(average)}." if len(average) else ""
     if len(incumbent):
-        worse += f" At {_names(incumbent)} it does harm on the incumbent, although the average effect is above 0."
+        worse += (
+            f" At {_names(incumbent)} it does harm on the incumbent, although the average effect is above 0."
+        )
     if not len(helps):
         if len(harms):
             return f"{tested.capitalize()} helps at no site that this study could resolve.{worse}"

@@ -32,15 +32,20 @@ def learned_budgets(
         margin: the limits are tightened by so many posterior standard deviations of a trial that nearly fits.
 
     Returns:
-        k budgets; none with fewer than 8 trials. A constraint that no trial broke is left out.
+        k budgets; none with fewer than 8 trials. A constraint that no trial broke, or none
+        kept, is left out: it tells no amount.
     """
-    table = np.asarray(excess, dtype=np.float64).reshape(len(trials), -1)
+    table = (
+        np.asarray(excess, dtype=np.float64).reshape(len(trials), -1)
+        if np.size(excess)
+        else np.zeros((len(trials), 0))
+    )
     plain = Space(space.choices, space.stages, neighbours=False)
     codes = plain.encode(trials)
     budgets = []
     for column in table.T if len(trials) >= LEAST_TRIALS else ():
         known = np.isfinite(column)
-        if known.sum() < LEAST_TRIALS or not (column[known] > 0).any():
+        if known.sum() < LEAST_TRIALS or not (column[known] > 0).any() or not (column[known] <= 0).any():
             continue
         posterior = fit_codes(plain, codes[known], column[known])
         near = np.argsort(np.abs(column[known]))[: max(4, int(known.sum()) // 5)]

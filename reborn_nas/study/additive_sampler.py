@@ -13,7 +13,9 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from reborn_nas.analysis.additive import Space, fit_additive
-from reborn_nas.analysis.maximise import best_assignment
+from reborn_nas.analysis.constraints import learned_budgets
+from reborn_nas.analysis.maximise import Budget, best_assignment
+from reborn_nas.errors import ConfigError
 
 __all__ = ["AdditiveSampler"]
 
@@ -24,7 +26,8 @@ class AdditiveSampler(BaseSampler):
     The model: each choice at each site adds its part, choices and stages lend to their sites, neighbours interact,
     the noise is estimated (`analysis.additive`). It is an ordinary Optuna sampler: parameters that are not
     categorical, or that no trial has had yet, are sampled independently; conditional parameters count where they
-    were present; pruned and infeasible trials count as bad. Several objectives are weighed at random.
+    were present; pruned trials count at their last value. Constraints are learned too, as sums over the sites, and
+    kept. Several objectives are weighed at random.
 
     Args:
         seed: of the draws.
@@ -90,8 +93,12 @@ class AdditiveSampler(BaseSampler):
             self._stages,
             self._neighbours,
         )
-        values = self._values(study, finished)
         rows = [_labels(past, choices) for past in finished]
+        excess = _excess(finished)
+        budgets = learned_budgets(space, rows, excess)
+        values = self._values(study, finished)
+        if budgets:  # they keep clear of what is infeasible, so that it need not pass for bad
+            values[(excess > 0).any(axis=1)] = np.nan
         pending = [
             row
             for past in _trials(study, (TrialState.RUNNING,))
@@ -99,7 +106,7 @@ class AdditiveSampler(BaseSampler):
         ]
         posterior = fit_additive(space, rows, values, pending=pending)
         draw = posterior.sample(self._rng, self._spread)
-        chosen = space.decode(best_assignment(space, *space.utilities(draw)))
+        chosen = space.decode(_best(space, draw, budgets))
         return {
             name: next(value for value in choices[name] if _label(value) == label)
             for name, label in chosen.items()
@@ -145,6 +152,23 @@ def _labels(trial: FrozenTrial, choices: Mapping[str, Any]) -> dict[str, str]:
 
 def _label(value: Any) -> str:
     return value if isinstance(value, str) else f"{type(value).__name__}:{value!r}"
+
+
+def _best(space: Space, draw: np.ndarray[Any, Any], budgets: Sequence[Budget]) -> np.ndarray[Any, Any]:
+    """The maximiser of a draw within the budgets, or without them where they are learned to be impossible."""
+    try:
+        return best_assignment(space, *space.utilities(draw), budgets)
+    except ConfigError:
+        return best_assignment(space, *space.utilities(draw))
+
+
+def _excess(trials: Sequence[FrozenTrial]) -> np.ndarray[Any, Any]:
+    """(N, k) amounts above the limits, NaN where unknown; a mere flag of failure (never ≤ 0) is no amount."""
+    names = sorted({name for past in trials for name in past.constraints})
+    table = np.array(
+        [[past.constraints.get(name, math.nan) for name in names] for past in trials], dtype=np.float64
+    )
+    return table[:, (table <= 0).any(axis=0)] if names else np.zeros((len(trials), 0))
 
 
 def _is_feasible(trial: FrozenTrial) -> bool:

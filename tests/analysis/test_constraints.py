@@ -39,3 +39,5 @@ def test_constraints_that_nobody_broke_and_few_trials_make_no_budget() -> None:
     trials = [problem.space.decode(row) for row in codes]
     assert learned_budgets(problem.space, trials, np.full((20, 1), -1.0)) == ()
     assert learned_budgets(problem.space, trials[:5], np.ones((5, 1))) == ()
+    assert learned_budgets(problem.space, trials, np.ones((20, 1))) == ()
+    assert learned_budgets(problem.space, trials, np.zeros((20, 0))) == ()

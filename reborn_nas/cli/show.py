@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "count_text",
+    "estimates",
+    "print_estimates",
     "print_plan",
     "print_result",
     "print_status",
@@ -178,3 +180,42 @@ def status_json(state: RunStatus) -> dict[str, Any]:
         "best": None if best is None else {"key": best.key, "accuracy": best.accuracy, "n": best.accuracy_n},
         "candidate": None if state.candidate is None else state.candidate.to_dict(),
     }
+
+
+def estimates(view: RunView) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Each site's estimate as it stands, in percentage points, and the numbers behind; empty without a screen."""
+    from reborn_nas.report import study_findings
+
+    found = study_findings(view)
+    if found.effects is None:
+        return [], {}
+    columns = ["site", "effect", "ci_low", "ci_high", "verdict"]
+    rows = [
+        {str(key): value for key, value in row.items()} for row in found.effects[columns].to_dict("records")
+    ]
+    return rows, {name: float(value) for name, value in found.summary.items()}
+
+
+def print_estimates(rows: Sequence[dict[str, Any]], summary: dict[str, float], complete: bool) -> None:
+    """The estimates so far; without verdicts while trainings are still to come."""
+    if not rows:
+        return
+    runs, sigma = summary.get("runs", 0.0), summary.get("sigma", float("nan"))
+    print(
+        f"\nestimates of {runs:.0f} screen runs, reborn against original (noise of one training {sigma:.2f} pp):"
+    )
+    print_table(
+        ("site", "effect, pp", "95 % interval", "verdict"),
+        [
+            (
+                str(row["site"]),
+                f"{row['effect']:+.2f}",
+                f"[{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]",
+                str(row["verdict"]) if complete else "–",
+            )
+            for row in rows
+        ],
+        right=(1,),
+    )
+    if not complete:
+        print("Descriptive until the study ends: intervals shrink, and there is no verdict yet.")

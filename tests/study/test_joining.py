@@ -1,0 +1,45 @@
+"""A worker from elsewhere joins a study by its storage alone; the dashboard's notes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reborn_nas.errors import StudyError
+from reborn_nas.study import join, load_records, run_search, status
+from reborn_nas.study.dashboard import describe_studies
+from reborn_nas.study.reading import open_store
+from tests.study.test_run import tiny
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "begun"
+    assert run_search(tiny(folder, name="shared", timeout=0.001)).timed_out
+    return folder
+
+
+def test_the_notes_say_how_far_it_is(begun: Path) -> None:
+    store = open_store(begun)
+    describe_studies(store, status(begun))
+    notes = [
+        str(value)
+        for summary in store.storage.get_all_studies()
+        for key, value in summary.system_attrs.items()
+        if "note" in key
+    ]
+    assert sum("| candidate | 0 | 2 |" in note for note in notes) == 3
+
+
+def test_a_worker_that_knows_the_storage_finishes_the_study(begun: Path, tmp_path: Path) -> None:
+    assert join(
+        f"journal://{begun.resolve()}/study.journal", "shared", device="cpu", run=tmp_path / "elsewhere"
+    )
+    assert status(begun).complete
+    assert len(load_records(begun)) == 6
+
+
+def test_there_is_no_such_study(begun: Path) -> None:
+    with pytest.raises(StudyError, match="no study 'other'"):
+        join(f"journal://{begun.resolve()}/study.journal", "other")

@@ -69,9 +69,9 @@ def test_posterior_is_that_of_the_normal_equations() -> None:
 
 def test_noise_is_estimated() -> None:
     for noise in (0.3, 0.8):
-        problem = plant_problem("additive", noise=noise, seed=2)
-        found = fit_additive(problem.space, *random_trials(problem, 600, 1))
-        assert found.sigma / UNIT == pytest.approx(noise, rel=0.25)
+        problem = plant_problem("additive", noise=noise, interactions=0.0, seed=2)
+        found = fit_additive(problem.space, *random_trials(problem, 300, 1))  # fewer trials than weights
+        assert found.sigma / UNIT == pytest.approx(noise, rel=0.15)
 
 
 def test_pending_trials_narrow_the_posterior_without_moving_it() -> None:

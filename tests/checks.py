@@ -22,7 +22,7 @@ from reborn_nas.backbone.sites import Discovery, Site, discover
 from reborn_nas.backbone.trace import trace
 from reborn_nas.errors import RebornError
 from tests.backbones import make, size_of
-from tests.substitution import substituted
+from tests.substitution import Function, substituted
 
 LARGEST = 60_000_000  # parameters of a converted network that is trained a step
 LARGEST_OWN = 140_000_000  # parameters that a network may bring along for that; VGG has no small member
@@ -236,13 +236,27 @@ def in_flight(model: nn.Module, found: Discovery, inputs: Tensor) -> None:
     """Each site with a Leaky ReLU of another slope: the same numbers as substituting them in the untouched model."""
     chosen = {name: slope for name, slope in slopes(found).items() if _site(found, name).admits("leaky_relu")}
     choices = {name: Choice("leaky_relu", negative_slope=slope) for name, slope in chosen.items()}
-    new = apply(model, plan(model, architecture(choices), discovery=found))
-    functions = {name: (lambda x, s=slope: F.leaky_relu(x, s)) for name, slope in chosen.items()}
+    # a fresh start would also set the gains of networks without normalisation anew
+    new = apply(model, plan(model, architecture(choices), discovery=found, init="preserve"))
+    functions = {name: _leaky(slope, _gain(model, _site(found, name))) for name, slope in chosen.items()}
     with substituted(model.eval(), found, functions):
         expected = outputs(model, inputs)
     assert same(expected, outputs(new, inputs)), "it differs from a substitution in flight"
     if chosen:
         assert not same(expected, outputs(model, inputs)), "the substitution changes nothing"
+
+
+def _leaky(slope: float, gain: float | None) -> Function:
+    """A Leaky ReLU, with the gain that the site's module keeps behind its activation."""
+    if gain is None:
+        return lambda x: F.leaky_relu(x, slope)
+    return lambda x: F.leaky_relu(x, slope).mul(gain)
+
+
+def _gain(model: nn.Module, site: Site) -> float | None:
+    if site.activation != "other:GammaAct" or site.path is None:
+        return None
+    return float(model.get_submodule(site.path).gamma)
 
 
 def _site(found: Discovery, name: str) -> Site:

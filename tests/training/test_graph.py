@@ -38,6 +38,12 @@ class Refusing(StandIn):
         )
 
 
+class Breaking(StandIn):
+    def warm_up(self, work: Callable[[], Any]) -> None:
+        work()
+        raise RuntimeError("out of memory while warming up")
+
+
 RECIPE = Recipe(epochs=3, batch_size=40, learning_rate=0.05)
 
 
@@ -87,6 +93,13 @@ def test_a_refused_capture_falls_back_says_so_and_changes_nothing(monkeypatch: p
     _, expected = run(None, monkeypatch)
     result, got = run(Refusing(), monkeypatch)
     assert result.form == "eager (no CUDA graph: operation not permitted when stream is capturing)"
+    assert torch.equal(got, expected)
+
+
+def test_a_warm_up_that_breaks_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, expected = run(None, monkeypatch)
+    result, got = run(Breaking(), monkeypatch)
+    assert "out of memory while warming up" in result.form
     assert torch.equal(got, expected)
 
 

@@ -309,6 +309,12 @@ def test_xavier_draws_all_weights_by_name() -> None:
     assert torch.equal(wide[0].weight, one[0].weight)
 
 
+def test_equal_layers_do_not_start_equal() -> None:
+    twins = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    draw_xavier(twins, 3)
+    assert not torch.equal(twins[0].weight, twins[1].weight)
+
+
 def test_the_xavier_recipe_starts_there() -> None:
     model, drawn = small_net(classes=4), small_net(classes=4)
     draw_xavier(drawn, 8)
@@ -386,9 +392,10 @@ def test_a_checkpoint_may_be_written_less_often(tmp_path: Path) -> None:
 
 def test_an_estimate_is_about_right_and_touches_nothing() -> None:
     images, model = squares(), small_net(classes=4)
-    before, state = weights(model).clone(), torch.get_rng_state()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
     seconds = estimate_seconds(model, images, SHORT)
-    assert torch.equal(weights(model), before)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     took = run(model, images, Recipe(epochs=6, batch_size=32)).curve
     typical = sorted(row["seconds"] for row in took)[3]

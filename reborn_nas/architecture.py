@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -263,11 +263,6 @@ class Architecture:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Architecture.from_dict, (self.to_dict(),))
-
-
-def complete_spec(spec: BackboneSpec, **changes: Any) -> BackboneSpec:
-    """`spec` with those `changes` that it leaves open (None) filled in."""
-    return replace(spec, **{key: value for key, value in changes.items() if getattr(spec, key) is None})
 
 
 def _show(value: Scalar) -> str:

@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
         )
         return 0
     print(f"{space.name}: {space.description}")
-    print(f"one choice a {space.granularity}; a choice that a site cannot take is {space.inadmissible}d\n"
-          .replace("skipd", "skipped"))  # fmt: skip
+    fate = {"refuse": "refused", "skip": "skipped"}[space.inadmissible]
+    print(f"one choice a {space.granularity}; a choice that a site cannot take is {fate}\n")
     rows = []
     for choice in space.choices:
         what = "as the backbone has it" if choice.name == "original" else get_family(choice.name).summary

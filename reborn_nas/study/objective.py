@@ -17,6 +17,7 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.errors import DivergedError, TrainingError
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.records import TrialRecord
+from reborn_nas.study.example import save_example
 from reborn_nas.study.queue import Run
 from reborn_nas.study.workbench import Workbench, environment
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from reborn_nas.backbone.cost import Cost
-    from reborn_nas.data import ImageSet
     from reborn_nas.training import TrainingResult
 
 __all__ = ["Objective", "Stopped"]
@@ -254,25 +254,6 @@ class Objective:
                 path.unlink(missing_ok=True)
                 path.with_suffix(".example").unlink(missing_ok=True)
         return f"checkpoints/{folder.name}/{name}"
-
-
-def save_example(model: nn.Module, images: ImageSet, path: Path, count: int = 8) -> None:
-    """A batch of normalised images and the trained network's own logits, on the CPU in float32 and eval mode.
-
-    An export carries them, and whoever loads it can see that it is the network that was trained.
-    """
-    import copy
-
-    from safetensors.torch import save
-
-    chosen = images.images[images.reserve[:count] if len(images.reserve) else images.pool[:count]]
-    mean = torch.tensor(images.mean).view(1, -1, 1, 1)
-    std = torch.tensor(images.std).view(1, -1, 1, 1)
-    batch = (chosen.float() / 255 - mean) / std
-    network = copy.deepcopy(model).to("cpu", torch.float32).to(memory_format=torch.contiguous_format).eval()
-    with torch.no_grad():
-        logits = network(batch)
-    write_atomic(path, save({"input": batch.contiguous(), "logits": logits.float().contiguous()}))
 
 
 def _recompute_activations(model: nn.Module) -> None:

@@ -38,7 +38,7 @@ def save_example(model: nn.Module, images: ImageSet, path: Path) -> None:
         logits, steady = _logits(network, batch)
         if steady:
             break
-    write_atomic(path, save({"input": batch.contiguous(), "logits": logits.float().contiguous()}))
+    write_atomic(path, save({"input": batch.contiguous(), "logits": logits.float().clone()}))
 
 
 def _batch(images: ImageSet, count: int) -> torch.Tensor:

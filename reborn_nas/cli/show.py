@@ -22,6 +22,7 @@ __all__ = [
     "print_status",
     "print_table",
     "result_json",
+    "say",
     "status_json",
 ]
 
@@ -47,6 +48,15 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequ
         print("  ".join([*cells, wrapped[0]]).rstrip())
         for line in wrapped[1:]:
             print(" " * before + line)
+
+
+def say(text: str, indent: str = "") -> None:
+    """One paragraph, wrapped between words on a terminal and left whole for a pipe."""
+    import shutil
+    import textwrap
+
+    room = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 100_000
+    print(textwrap.fill(text, room, initial_indent=indent, subsequent_indent=indent + "  "))
 
 
 def count_text(number: int | None) -> str:
@@ -78,7 +88,7 @@ def print_plan(plan: PlanView) -> None:
     left_out = {f"{phase.name}: {phase.reason}" for phase in plan.phases if phase.reason}
     for note in plan.notes:
         if note not in left_out:
-            print(f"  {note}")
+            say(note, "  ")
     rows = []
     for phase in plan.phases:
         time = duration_text(phase.seconds) if phase.seconds and phase.count else ""
@@ -94,7 +104,7 @@ def print_plan(plan: PlanView) -> None:
         rows.append((phase.name, str(phase.count) if phase.count else "–", time, remark))
     print_table(("phase", "trainings", "time", "what for"), rows, right=(1, 2))
     if plan.detectable_effect is not None:
-        print(
+        say(
             f"The screen detects effects from {plan.detectable_effect:.2f} pp a site (80 % power) if runs spread by "
             f"{plan.spread_pp:.2f} pp; the baseline measures the spread."
         )
@@ -113,7 +123,7 @@ def print_result(result: RunResult, view: RunView, page: Path) -> None:
 
     print()
     for sentence in study_findings(view).sentences:
-        print(sentence)
+        say(sentence)
     if result.candidate is not None:
         print("\ncandidate architecture:")
         for site, choice in result.candidate:

@@ -258,12 +258,14 @@ default_cfgs = generate_default_cfgs({name: _cfg(pool_size=size) for name, size 
 
 
 def _build(variant: str, pretrained: bool, defaults: dict[str, Any], kwargs: dict[str, Any]) -> ConvNet:
+    arguments = {**defaults, **kwargs}
+    stages = 1 + sum(stride > 1 for stride in arguments["strides"][1:])
     model: ConvNet = build_model_with_cfg(
         ConvNet,
         variant,
         pretrained,
-        feature_cfg={"flatten_sequential": True, "out_indices": tuple(range(defaults.pop("stages")))},
-        **{**defaults, **kwargs},
+        feature_cfg={"flatten_sequential": True, "out_indices": tuple(range(stages))},
+        **arguments,
     )
     return model
 
@@ -275,7 +277,7 @@ def convnet5(pretrained: bool = False, **kwargs: Any) -> ConvNet:
     The paper is silent on strides, norm and head: here the second and the fourth convolution have stride 2,
     batch norm follows each (`norm=False` removes it), and the head is global average pooling and one linear layer.
     """
-    defaults = {"widths": (32, 64, 128, 256, 512), "strides": (1, 2, 1, 2, 1), "norm": True, "stages": 3}
+    defaults = {"widths": (32, 64, 128, 256, 512), "strides": (1, 2, 1, 2, 1), "norm": True}
     return _build("convnet5", pretrained, defaults, kwargs)
 
 
@@ -293,7 +295,6 @@ def convnet8(pretrained: bool = False, **kwargs: Any) -> ConvNet:
         "strides": (1, 2, 1, 2, 1, 2, 1, 2),
         "hidden": (512, 256),
         "pool_size": 2,
-        "stages": 5,
     }
     return _build("convnet8", pretrained, defaults, kwargs)
 
@@ -308,6 +309,5 @@ def convnet13(pretrained: bool = False, **kwargs: Any) -> ConvNet:
         "widths": (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512),
         "strides": (1, 2, 1, 2, 1, 1, 2, 1, 1, 2, 1, 1, 2),
         "norm": True,
-        "stages": 6,
     }
     return _build("convnet13", pretrained, defaults, kwargs)

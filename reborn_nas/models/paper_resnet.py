@@ -1,0 +1,103 @@
+"""ResNet-34 in the paper's form (Sec. 4.2): strides and no pooling, for images of 32×32 and 28×28 pixels."""
+
+# no postponed annotations here: torch.fx writes a root module's annotations into the code that it generates
+from collections.abc import Sequence
+from typing import Any
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.resnet import BasicBlock, ResNet
+from torch import nn
+
+__all__ = ["PaperResNet", "paper_resnet34"]
+
+STEMS = ("small", "imagenet")
+CHANNELS = (64, 128, 256, 512)
+
+
+class PaperResNet(ResNet):  # type: ignore[misc]  # timm has no types
+    """timm's ResNet of basic blocks, without any pooling but the last, global one.
+
+    Args:
+        layers: blocks of each stage.
+        width: factor on every convolution's channels; 0.5 is the paper's "Half" (Table 3).
+        stem: "small": one 3×3 convolution of stride 1. "imagenet": He et al.'s 7×7 convolution of stride 2, and
+            a 3×3 convolution of stride 2 (batch norm and activation behind it) where their max-pool stands.
+        zero_init_last: start each block's last batch norm at 0, as timm's own ResNets do.
+        kwargs: timm's.
+
+    Raises:
+        ValueError: an unknown stem, or a width that leaves less than two channels.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int] = (3, 4, 6, 3),
+        *,
+        width: float = 1.0,
+        stem: str = "small",
+        num_classes: int = 10,
+        in_chans: int = 3,
+        zero_init_last: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if stem not in STEMS:
+            raise ValueError(f"stem is one of {', '.join(STEMS)}, not {stem!r}")
+        channels = tuple(2 * round(size * width / 2) for size in CHANNELS)  # timm doubles its deep stem's width
+        if channels[0] < 2:
+            raise ValueError(f"width is a factor that leaves at least 2 of {CHANNELS[0]} channels, not {width!r}")
+        super().__init__(
+            BasicBlock,
+            tuple(layers),
+            num_classes=num_classes,
+            in_chans=in_chans,
+            stem_type="deep",
+            stem_width=channels[0] // 2,
+            replace_stem_pool=stem == "imagenet",
+            channels=channels,
+            zero_init_last=zero_init_last,
+            **kwargs,
+        )
+        kernel, stride = (3, 1) if stem == "small" else (7, 2)
+        factory = {key: kwargs[key] for key in ("device", "dtype") if key in kwargs}
+        conv = nn.Conv2d(in_chans, channels[0], kernel, stride, kernel // 2, bias=False, **factory)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        self.conv1 = conv
+        if stem == "small":
+            self.maxpool = nn.Identity()
+            for row in self.feature_info:
+                row["reduction"] = max(1, row["reduction"] // 4)
+
+
+def _cfg(**changes: Any) -> dict[str, Any]:
+    return {
+        "url": "",
+        "num_classes": 10,
+        "input_size": (3, 32, 32),
+        "pool_size": (4, 4),
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.25, 0.25, 0.25),
+        "first_conv": "conv1",
+        "classifier": "fc",
+        "license": "mit",
+        **changes,
+    }
+
+
+default_cfgs = generate_default_cfgs({"paper_resnet34": _cfg()})
+
+
+@register_model
+def paper_resnet34(pretrained: bool = False, **kwargs: Any) -> PaperResNet:
+    """ResNet-34 (Sec. 4.2): "exactly the same architecture as stated in [5] … and employs step-size convolution
+    instead of pooling".
+
+    He et al.'s network is drawn for 224×224 pixels; the paper does not say how its first layers take 32×32. Here
+    they are one 3×3 convolution of stride 1, and all down-sampling is done by the strides of the stages: 32, 16, 8 and
+    4 pixels (`stem="imagenet"` keeps the 7×7 of stride 2, with a strided convolution for the max-pool, and
+    leaves 8, 4, 2 and 1). The shortcuts that change the size are 1×1 projections (He et al.'s option B), the
+    activation after the sum is a site like any other, so that a reborn block stands after the residual sum.
+    """
+    model: PaperResNet = build_model_with_cfg(PaperResNet, "paper_resnet34", pretrained, **kwargs)
+    return model

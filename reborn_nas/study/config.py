@@ -81,7 +81,12 @@ class StudyConfig(BaseModel):
         threads: CPU threads of each worker; None leaves torch's default in one process, 1 with several.
         storage: Optuna storage URL; None is a journal file in the run folder.
         run: the run folder; None is `runs/<name>`.
+        artifacts: folder that all workers share, for the states of interrupted trainings; None is the run folder.
         timeout: stop after so many seconds (`2h`), finished trainings kept.
+        gpu_hours: stop when the study's trainings have taken so many hours of their devices, resumed runs included.
+        hang_after: give a training up that finishes no epoch for so long; None is 30 times the longest epoch, at
+            least a quarter of an hour.
+        deterministic: on a GPU, kernels that give the same numbers each time; slower. A CPU does so anyway.
         adopt: continue a study although settings differ.
     """
 
@@ -122,7 +127,11 @@ class StudyConfig(BaseModel):
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     storage: str | None = None
     run: Path | None = None
+    artifacts: Path | None = None
     timeout: Duration | None = None
+    gpu_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    hang_after: Duration | None = None
+    deterministic: bool = False
     adopt: bool = False
 
     _given: frozenset[str] = PrivateAttr(default=frozenset())
@@ -310,11 +319,20 @@ def split_contrast(text: str) -> tuple[Choice, Choice]:
     return Choice.parse(match.group(1)), Choice.parse(match.group(2))
 
 
-def shipped_studies() -> dict[str, Path]:
-    """Name → file of the ready-made studies."""
+def studies_folder() -> Path:
+    """Where the ready-made studies and replications lie: in the package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
-    folder = package / "studies" if (package / "studies").is_dir() else package.parent / "studies"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return package / "studies" if (package / "studies").is_dir() else package.parent / "studies"
+
+
+def shipped_studies() -> dict[str, Path]:
+    """Name → file of the ready-made studies; the paper's tables are `replicate.shipped_replications`."""
+    files = sorted(studies_folder().glob("*.yaml"))
+    return {
+        path.stem: path
+        for path in files
+        if not path.read_text(encoding="utf-8").startswith("kind: replication")
+    }
 
 
 def _find(path: str | Path) -> Path:
@@ -338,6 +356,10 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
         raise ConfigError(f"study file {path} is a mapping of settings, not {type(data).__name__}")
+    if data.get("kind") == "replication":
+        raise ConfigError(
+            f"study file {path} is a table of a paper, not a search; run it with: reborn-nas replicate {path}"
+        )
     return {str(key): value for key, value in data.items() if key != "description"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import time
 from collections.abc import Callable, Mapping
@@ -15,10 +16,11 @@ import torch
 
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import DivergedError, TrainingError
-from reborn_nas.files import safe_join, write_atomic
+from reborn_nas.files import replace_durably, safe_join, write_atomic
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.example import save_example
 from reborn_nas.study.queue import Run
+from reborn_nas.study.resuming import STATES, SavedState
 from reborn_nas.study.workbench import Workbench, environment
 
 if TYPE_CHECKING:
@@ -42,11 +44,14 @@ class Objective:
     Args:
         bench: what all trainings share.
         folder: the run folder, for curves and checkpoints.
+        stopping: whether a training shall end after its epoch; then its state is kept for the next attempt.
     """
 
-    def __init__(self, bench: Workbench, folder: Path) -> None:
+    def __init__(self, bench: Workbench, folder: Path, stopping: Callable[[], bool] = lambda: False) -> None:
         self._bench = bench
         self._folder = folder
+        self._stopping = stopping
+        self._state: SavedState | None = None
         self._plans: dict[str, Any] = {}
         self._costs: dict[str, Cost] = {}
         self._splits: dict[int, Any] = {}
@@ -58,6 +63,7 @@ class Objective:
         started = time.perf_counter()
         self._in_training = 0.0
         record = self._blank(run, architecture)
+        self._state = self._saved_state(run, architecture)
         repeated = sparing = False
         while True:
             try:
@@ -67,12 +73,12 @@ class Objective:
             except DivergedError as error:
                 if not repeated and self._bench.device != "cpu":  # the same seed once more tells a glitch
                     repeated = True
+                    self.forget()
                     continue
                 record = self._diverged(record, error)
             except torch.OutOfMemoryError as error:
                 if not sparing:  # recomputing changes no result; a smaller batch would change batch norm
                     sparing = True
-                    torch.cuda.empty_cache()
                     continue
                 record = replace(record, state="failed", reason=_one_line(error))
             except Exception as error:  # a stranger's code may raise anything; the study goes on
@@ -93,6 +99,9 @@ class Objective:
         on_epoch: OnEpoch | None,
         sparing: bool,
     ) -> TrialRecord:
+        if sparing:  # here the failed attempt's tensors are gone
+            gc.collect()
+            torch.cuda.empty_cache()
         model = self._build(architecture, run.seed)
         cost = self._cost(architecture)
         record = replace(record, params=cost.params, macs=cost.macs)
@@ -169,7 +178,21 @@ class Objective:
             seed=run.seed,
             device=self._bench.device,
             on_epoch=on_epoch,
+            checkpoint=self._state,
         )
+
+    def forget(self) -> None:
+        """The last training's result is told: its state is of no use."""
+        if self._state is not None:
+            self._state.discard()
+
+    def _saved_state(self, run: Run, architecture: Architecture) -> SavedState:
+        """One file for this run, this architecture and these settings: another one's state is never taken up."""
+        config = self._bench.config
+        home = self._folder if config.artifacts is None else safe_join(config.artifacts, config.study_name)
+        mark = f"{architecture.digest[:12]}-{self._bench.digest}"
+        path = safe_join(home, STATES, f"{_file_name(run.key)}~{mark}.safetensors")
+        return SavedState(path, self._stopping)
 
     def _complete(
         self, record: TrialRecord, run: Run, model: nn.Module, result: TrainingResult
@@ -195,11 +218,16 @@ class Objective:
             test_n=test_n,
             train_loss_sum=result.train_loss_sum,
             epochs=result.epochs,
-            extra={**record.extra, "validation_accuracy": validation},
+            extra={**record.extra, "validation_accuracy": validation, **self._resumed()},
             environment={**self._environment, "precision": result.precision, "form": result.form},
         )
         record = replace(record, curve=self._save_curve(record.key, result.curve))
         return replace(record, checkpoint=self._save_weights(record, model, validation))
+
+    def _resumed(self) -> dict[str, float]:
+        """Epochs that an earlier attempt at the run had done, where there was one."""
+        epochs = 0 if self._state is None else self._state.resumed
+        return {"resumed_epochs": float(epochs)} if epochs else {}
 
     def _diverged(self, record: TrialRecord, error: DivergedError) -> TrialRecord:
         """The last validation accuracy, or chance; a training that went astray stays in the analysis."""
@@ -248,7 +276,7 @@ class Objective:
         state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
         save_file(state, partial, metadata={"format": "pt", "digest": record.digest, "key": record.key})
         save_example(model, self._bench.images, (folder / name).with_suffix(".example"))
-        partial.replace(folder / name)
+        replace_durably(partial, folder / name)
         for path, rank in kept.items():
             if rank < validation:
                 path.unlink(missing_ok=True)

@@ -116,10 +116,12 @@ def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
         RebornError: every fault that can be seen before training.
     """
     check_run_folder(config.folder)
-    bench = make_workbench(config)
     from reborn_nas.study.run import find_store
 
     store = find_store(config) if config.storage or is_run_folder(config.folder) else None
+    if store is not None:
+        config = settled(config, store)
+    bench = make_workbench(config)
     earlier: Sequence[Phase] = ()
     done = 0
     if store is not None:
@@ -139,6 +141,12 @@ def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
     effect, spread = _detectable(view)
     view = replace(view, detectable_effect=effect, spread_pp=spread)
     return _with_seconds(view) if measure and done < view.total else view
+
+
+def settled(config: StudyConfig, store: RunStore) -> StudyConfig:
+    """`config` with what the study has settled where nobody says otherwise: the number of threads."""
+    threads = (store.attribute("settings") or {}).get("threads")
+    return config if config.threads is not None or threads is None else config.replace(threads=threads)
 
 
 def check_same(store: RunStore, bench: Workbench) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reborn_nas.architecture import ORIGINAL, BackboneSpec
+from reborn_nas.architecture import ORIGINAL, BackboneSpec, Choice
 from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.study.config import StudyConfig, split_contrast
 from reborn_nas.study.contrast import Contrast, make_contrast
@@ -78,9 +78,18 @@ class Workbench:
             "sampler": config.sampler,
             "seed": config.seed,
             "device": self.device.split(":")[0],
-            "threads": config.threads,
+            "threads": config.threads or _threads(config, self.device),
             "torch": ".".join(torch.__version__.split("+")[0].split(".")[:2]),
+            **_versions(self.spec.library, self._words()),
+            **({"deterministic": True} if config.deterministic else {}),
         }
+
+    def _words(self) -> set[str]:
+        """Names that a plug-in may stand behind."""
+        labels = {label for labels in self.parameters.values() for label in labels}
+        choices = {Choice.parse(label).name for label in labels}
+        low, high = split_contrast(self.config.contrast)
+        return {*choices, low.name, high.name, self.config.sampler}
 
     @property
     def digest(self) -> str:
@@ -169,6 +178,32 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
     )
 
 
+def _threads(config: StudyConfig, device: str) -> int | None:
+    """CPU threads of a training that nobody chose; sums depend on them. On other devices they change nothing."""
+    if device != "cpu":
+        return None
+    import torch
+
+    return 1 if config.workers > 1 else torch.get_num_threads()
+
+
+def _versions(library: str, words: set[str]) -> dict[str, Any]:
+    """What builds the networks, beside torch: the library with its version, and the plug-ins that are used."""
+    from importlib.metadata import entry_points, version
+
+    found: dict[str, Any] = {library: version(library)} if library in ("timm", "torchvision") else {}
+    points = [
+        *entry_points(group="reborn_nas.activations"),
+        *entry_points(group="reborn_nas.samplers"),
+    ]
+    plug_ins = {
+        point.dist.name: point.dist.version
+        for point in points
+        if point.name in words and point.dist is not None
+    }
+    return {**found, "plug_ins": plug_ins} if plug_ins else found
+
+
 def _check_batch(config: StudyConfig, images: ImageSet) -> None:
     """Refuse a batch that was asked for and is larger than the set; a recipe's own is made smaller instead."""
     size = len(images.pool) - images.validation_size
@@ -216,18 +251,31 @@ def environment(device: str) -> dict[str, str]:
     if device.startswith("cuda"):
         found["device"] = f"{device} ({torch.cuda.get_device_name(device)})"
         found["cuda"] = str(torch.version.cuda)
+        found["driver"] = _after(Path("/proc/driver/nvidia/version"), "Kernel Module").split(" ")[0]
+    elif device == "cpu":
+        found["device"] = f"cpu ({_after(Path('/proc/cpuinfo'), 'model name') or platform.machine()})"
+        found["driver"] = f"{platform.system()} {platform.release()}"
     commit = _commit()
     return {**found, "commit": commit} if commit else found
 
 
+def _after(path: Path, word: str) -> str:
+    """The rest of the first line of `path` that holds `word`; "" where there is none."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(word)[2].strip(" \t:") for line in lines if word in line), "")
+
+
 def _commit() -> str:
-    """The checkout's commit, or "" for an installed package."""
+    """The checkout's commit, marked `-dirty` where files differ from it; "" for an installed package."""
     folder = Path(__file__).parents[2]
     if not (folder / ".git").exists():
         return ""
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"],
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
             capture_output=True,
             text=True,
             timeout=5,

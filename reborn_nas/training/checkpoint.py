@@ -38,6 +38,9 @@ class TrainingState:
 class Checkpoint(Protocol):
     """Where a training keeps its state."""
 
+    def due(self) -> bool:
+        """Whether the state after this epoch is wanted; copying it from the device takes time."""
+
     def load(self) -> TrainingState | None:
         """The last state saved, or None."""
 
@@ -56,6 +59,10 @@ class FileCheckpoint:
     def __init__(self, path: str | os.PathLike[str], every: int = 1) -> None:
         self.path = Path(path)
         self.every = every
+
+    def due(self) -> bool:
+        """Always."""
+        return True
 
     def load(self) -> TrainingState | None:
         """The state in the file; None where there is none.

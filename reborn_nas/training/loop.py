@@ -74,7 +74,7 @@ def train(
         run.capture(recorder or (CudaRecorder(place) if graph and place.type == "cuda" else None))
         while run.epoch < recipe.epochs:
             metrics = run.one_epoch()
-            if checkpoint is not None:
+            if checkpoint is not None and checkpoint.due():
                 checkpoint.save(run.state())
             if on_epoch is not None:
                 on_epoch(run.epoch, metrics)
@@ -258,9 +258,14 @@ def _own_randomness(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _kernels(device: torch.device) -> Iterator[None]:
-    """cuDNN tries its kernels on the first batch, which pays as all batches have one shape."""
+    """cuDNN tries its kernels on the first batch, which pays as all batches have one shape.
+
+    Not where the process asks for deterministic algorithms: which kernel wins the trial may differ the next time.
+    """
     before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = device.type == "cuda"
+    torch.backends.cudnn.benchmark = (
+        device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
+    )
     try:
         yield
     finally:

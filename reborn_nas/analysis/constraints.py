@@ -32,8 +32,8 @@ def learned_budgets(
         margin: the limits are tightened by so many posterior standard deviations of a trial that nearly fits.
 
     Returns:
-        k budgets; none with fewer than 8 trials. A constraint that no trial broke, or none
-        kept, is left out: it tells no amount.
+        At most k budgets; none with fewer than 8 trials. A constraint that no trial broke is left out, and one
+        that never varies: a mere flag, not an amount.
     """
     table = (
         np.asarray(excess, dtype=np.float64).reshape(len(trials), -1)
@@ -45,7 +45,7 @@ def learned_budgets(
     budgets = []
     for column in table.T if len(trials) >= LEAST_TRIALS else ():
         known = np.isfinite(column)
-        if known.sum() < LEAST_TRIALS or not (column[known] > 0).any() or not (column[known] <= 0).any():
+        if known.sum() < LEAST_TRIALS or not (column[known] > 0).any() or np.ptp(column[known]) == 0:
             continue
         posterior = fit_codes(plain, codes[known], column[known])
         near = np.argsort(np.abs(column[known]))[: max(4, int(known.sum()) // 5)]

@@ -55,17 +55,26 @@ def best_assignment(
     free = _chain(utility, pairs)
     if not budgets:
         return free
-    tables = [budget.table(space) for budget in budgets]
-    room = np.array([budget.limit - budget.base for budget in budgets])
-    scale = np.array([max(float(np.ptp(table)), 1e-12) for table in tables])
-    costs = np.stack(tables) / scale[:, None, None]  # (B, S, L)
-    room = room / scale
+    costs, room = _scaled(space, budgets)
     if _fits(costs, room, free):
         return free
     found = _priced(space, utility, pairs, costs, room)
     if found is None:
-        _refuse(space, budgets, tables)
+        _refuse(space, budgets)
     return _polish(utility, pairs, costs, room, found if found is not None else free)
+
+
+def cheapest_assignment(space: Space, budgets: Sequence[Budget]) -> IntArray:
+    """Codes (S,) that exceed the budgets least: what is left where nothing is believed to fit."""
+    return _cheapest(space, *_scaled(space, budgets))
+
+
+def _scaled(space: Space, budgets: Sequence[Budget]) -> tuple[FloatArray, FloatArray]:
+    """Costs (B, S, L) and room (B,), each budget in units of its own largest difference."""
+    tables = [budget.table(space) for budget in budgets]
+    room = np.array([budget.limit - budget.base for budget in budgets])
+    scale = np.array([max(float(np.ptp(table)), 1e-12) for table in tables])
+    return np.stack(tables) / scale[:, None, None], room / scale
 
 
 def _chain(utility: FloatArray, pairs: FloatArray | None) -> IntArray:
@@ -144,10 +153,10 @@ def _cheapest(space: Space, costs: FloatArray, room: FloatArray) -> IntArray:
     return best
 
 
-def _refuse(space: Space, budgets: Sequence[Budget], tables: Sequence[FloatArray]) -> None:
+def _refuse(space: Space, budgets: Sequence[Budget]) -> None:
     faults = []
-    for budget, table in zip(budgets, tables, strict=True):
-        least = budget.base + float(np.where(space.allowed, table, np.inf).min(axis=1).sum())
+    for budget in budgets:
+        least = budget.base + float(np.where(space.allowed, budget.table(space), np.inf).min(axis=1).sum())
         if least > budget.limit:
             above = f"{least - budget.limit:g} above the limit {budget.limit:g}"
             faults.append(f"{budget.name}: the cheapest needs {least:g}, {above}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,11 @@ from reborn_nas.analysis.maximise import Budget, best_assignment
 from reborn_nas.errors import ConfigError
 
 REPEATS = 8
+MOST_STEPS = 20
 _MANY_TRIALS = 100
 """From here on the bootstrap takes the quicker posterior."""
+
+Excess = Callable[[Mapping[str, str]], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ def recommend(
     choices: Mapping[str, Sequence[str]] | None = None,
     stages: Mapping[str, Any] | None = None,
     budgets: Sequence[Budget] = (),
+    excess: Excess | None = None,
     neighbours: bool = True,
 ) -> Recommendation:
     """The assignment with the largest expected accuracy under an additive model of the trials.
@@ -59,6 +63,8 @@ def recommend(
         choices: what each site may take; what the trials took, without.
         stages: site → stage, so that sites of a stage lend to each other.
         budgets: limits on costs that add up over the sites.
+        excess: an assignment → by what share it exceeds each budget, by name, where the costs do not quite add up: the
+            budgets are tightened until the recommended assignment exceeds none.
         neighbours: whether neighbouring choices interact.
 
     Raises:
@@ -72,7 +78,33 @@ def recommend(
             f"{finished} of {len(trials)}"
         )
     space = Space(choices_of(trials) if choices is None else choices, stages, neighbours)
-    return recommend_from(integrate(space, trials, values), trials, values, budgets=budgets)
+    posterior = integrate(space, trials, values)
+    if excess is not None:
+        budgets = tightened(posterior, budgets, excess)
+    return recommend_from(posterior, trials, values, budgets=budgets)
+
+
+def tightened(posterior: Mixture, budgets: Sequence[Budget], excess: Excess) -> tuple[Budget, ...]:
+    """`budgets` with limits so low that the maximiser of the posterior mean exceeds none by its true cost.
+
+    Raises:
+        ConfigError: it takes more than 20 steps.
+    """
+    space, kept = posterior.space, tuple(budgets)
+    utilities = space.utilities(posterior.mean)
+    for _ in range(MOST_STEPS):
+        over = excess(space.decode(best_assignment(space, *utilities, kept)))
+        if all(share <= 0 for share in over.values()):
+            return kept
+        kept = tuple(
+            replace(budget, limit=budget.limit * (1 - max(0.0, over.get(budget.name, 0.0)) - 1e-4))
+            if over.get(budget.name, 0.0) > 0
+            else budget
+            for budget in kept
+        )
+    raise ConfigError(
+        "no recommendation within the limits: what the choices cost does not add up; raise a limit"
+    )
 
 
 def recommend_from(

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from reborn_nas.analysis.additive import Space, fit_additive
 from reborn_nas.analysis.constraints import learned_budgets
-from reborn_nas.analysis.maximise import Budget, best_assignment
+from reborn_nas.analysis.maximise import Budget, best_assignment, cheapest_assignment
 from reborn_nas.errors import ConfigError
 
 __all__ = ["AdditiveSampler"]
@@ -26,8 +26,8 @@ class AdditiveSampler(BaseSampler):
     The model: each choice at each site adds its part, choices and stages lend to their sites, neighbours interact,
     the noise is estimated (`analysis.additive`). It is an ordinary Optuna sampler: parameters that are not
     categorical, or that no trial has had yet, are sampled independently; conditional parameters count where they
-    were present; pruned trials count at their last value. Constraints are learned too, as sums over the sites, and
-    kept. Several objectives are weighed at random.
+    were present; pruned trials count at their last value and what finished ones gained after it. Constraints are
+    learned too, as sums over the sites, and kept. Several objectives are weighed at random.
 
     Args:
         seed: of the draws.
@@ -122,6 +122,7 @@ class AdditiveSampler(BaseSampler):
         """(N,) one number a trial, larger is better; failures take the worst value that was seen."""
         signs = np.array([1.0 if way == StudyDirection.MAXIMIZE else -1.0 for way in study.directions])
         table = np.full((len(trials), len(signs)), np.nan)
+        grown = _growth(trials) if len(signs) == 1 else {}
         for row, past in enumerate(trials):
             if past.state == TrialState.COMPLETE and _is_feasible(past) and past.values is not None:
                 table[row] = signs * np.array(past.values)
@@ -131,7 +132,7 @@ class AdditiveSampler(BaseSampler):
                     if past.last_step is not None
                     else math.nan
                 )
-                table[row] = signs * last
+                table[row] = signs * (last + grown.get(past.last_step, 0.0))
         table[~np.isfinite(table)] = np.nan
         if len(signs) > 1:
             low, high = np.nanmin(table, axis=0), np.nanmax(table, axis=0)
@@ -140,6 +141,16 @@ class AdditiveSampler(BaseSampler):
         values = table @ weights
         seen = values[np.isfinite(values)]
         return np.where(np.isfinite(values), values, seen.min() if len(seen) else 0.0)
+
+
+def _growth(trials: Sequence[FrozenTrial]) -> dict[int | None, float]:
+    """Step → median of what finished trials still gained after it: a value at a rung is no final value."""
+    left: dict[int | None, list[float]] = {}
+    for past in trials:
+        if past.state == TrialState.COMPLETE and past.values and math.isfinite(past.values[0]):
+            for step, value in past.intermediate_values.items():
+                left.setdefault(step, []).append(past.values[0] - value)
+    return {step: float(np.nanmedian(gains)) for step, gains in left.items() if np.isfinite(gains).any()}
 
 
 def _trials(study: Study, states: tuple[TrialState, ...]) -> list[FrozenTrial]:
@@ -155,20 +166,23 @@ def _label(value: Any) -> str:
 
 
 def _best(space: Space, draw: np.ndarray[Any, Any], budgets: Sequence[Budget]) -> np.ndarray[Any, Any]:
-    """The maximiser of a draw within the budgets, or without them where they are learned to be impossible."""
+    """The maximiser of a draw within the budgets, or what exceeds them least where nothing seems to fit."""
     try:
         return best_assignment(space, *space.utilities(draw), budgets)
     except ConfigError:
-        return best_assignment(space, *space.utilities(draw))
+        return cheapest_assignment(space, budgets)
 
 
 def _excess(trials: Sequence[FrozenTrial]) -> np.ndarray[Any, Any]:
-    """(N, k) amounts above the limits, NaN where unknown; a mere flag of failure (never ≤ 0) is no amount."""
+    """(N, k) amounts above the limits, NaN where unknown; a mere flag of failure (always the same) is no amount."""
     names = sorted({name for past in trials for name in past.constraints})
     table = np.array(
         [[past.constraints.get(name, math.nan) for name in names] for past in trials], dtype=np.float64
     )
-    return table[:, (table <= 0).any(axis=0)] if names else np.zeros((len(trials), 0))
+    if not names:
+        return np.zeros((len(trials), 0))
+    varies = np.fmax.reduce(table, axis=0) > np.fmin.reduce(table, axis=0)
+    return np.asarray(table[:, varies | (table <= 0).any(axis=0)])
 
 
 def _is_feasible(trial: FrozenTrial) -> bool:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -15,14 +13,16 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from reborn_nas.architecture import Choice
 from reborn_nas.errors import ConfigError, unknown_name
+from reborn_nas.study.limits import LIMITS, read_limit
 
-__all__ = ["StudyConfig", "load_config", "read_duration"]
+__all__ = ["StudyConfig", "read_duration", "split_contrast"]
 
 PHASE_FIELDS = ("baseline", "screen", "search", "candidate", "confirm", "control")
 RECIPE_FIELDS = (
@@ -35,6 +35,9 @@ RECIPE_FIELDS = (
     "precision",
     "init",
 )
+STARTS = ("scratch", "parent")
+"""Where the search's trainings start: fresh weights, or a trained parent's."""
+
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -74,6 +77,12 @@ class StudyConfig(BaseModel):
         trials: total number of trainings over all phases, resumed runs included.
         baseline, screen, search, candidate, confirm, control: trainings of each phase.
         sampler: what proposes in the search phase.
+        objectives: of the search phase: accuracy, and what it is weighed against (params, macs, latency, memory).
+        max_params, max_macs, max_latency, max_memory: what an architecture of the search, the recommendation and the
+            candidate may have at most: `1.2x` of the parent's, or `12M`, `1.5G`, `5ms`, `2GB`.
+        pruner: stops hopeless trainings of the search phase: none, halving, hyperband or median.
+        parent: a trained parent for `init="parent"`: a safetensors file, or the folder of an export.
+        warm_epochs: epochs of a search training that starts from the parent; None takes the recipe's.
         seed: of everything random.
         device: "auto", "cpu", "cuda", "cuda:1", …
         devices: one worker slot a device; overrides `device`.
@@ -120,6 +129,14 @@ class StudyConfig(BaseModel):
     confirm: Count | None = None
     control: Count | None = None
     sampler: str = "tpe"
+    objectives: tuple[str, ...] = ("accuracy",)
+    max_params: str | None = None
+    max_macs: str | None = None
+    max_latency: str | None = None
+    max_memory: str | None = None
+    pruner: str = "none"
+    parent: Path | None = None
+    warm_epochs: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: str = "auto"
     devices: tuple[str, ...] = ()
@@ -148,11 +165,15 @@ class StudyConfig(BaseModel):
     def _small_defaults(cls, data: Any) -> Any:
         """What nobody chose is small: a quarter of the default network's width; on digits 10 epochs, one thread.
 
-        One thread: at 8×8 pixels a second one gains nothing, and the numbers do not depend on the machine's cores.
+        There is a worker a device. One thread: at 8×8 pixels a second one gains nothing, and the numbers do not
+        depend on the machine's cores.
         """
         if not isinstance(data, dict):
             return data
         data = dict(data)
+        if data.get("workers") is None:  # one a device
+            devices = data.get("devices") or ()
+            data["workers"] = max(1, len(devices.split(",") if isinstance(devices, str) else devices))
         if "backbone" not in data:
             data.setdefault("backbone_arguments", {"width": 0.25})
         if data.get("dataset", "digits") == "digits":
@@ -215,6 +236,41 @@ class StudyConfig(BaseModel):
 
         return _known("sampler", value, sampler_names())
 
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _check_objectives(cls, value: Any) -> Any:
+        from reborn_nas.study.objectives import check_objectives
+
+        parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        return check_objectives(parts) if isinstance(parts, list | tuple) else value
+
+    @field_validator(*LIMITS, mode="before")
+    @classmethod
+    def _check_limit(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None or isinstance(value, bool):
+            return value
+        read_limit(LIMITS[str(info.field_name)], value)
+        return str(value)
+
+    @field_validator("pruner")
+    @classmethod
+    def _check_pruner(cls, value: str) -> str:
+        from reborn_nas.study.pruning import PRUNERS
+
+        return _known("pruner", value, PRUNERS)
+
+    @model_validator(mode="after")
+    def _check_search(self) -> StudyConfig:
+        if self.pruner != "none" and len(self.objectives) > 1:
+            raise ValueError(
+                f"pruner: {self.pruner} compares trainings by one number; with the objectives "
+                f"{', '.join(self.objectives)} there is none: take --pruner none, or limits in place of objectives"
+            )
+        if self.init != "parent" and (self.parent is not None or self.warm_epochs is not None):
+            name = "parent" if self.parent is not None else "warm_epochs"
+            raise ValueError(f"{name}: is for trainings that start from a trained parent; set init to parent")
+        return self
+
     @field_validator("recipe")
     @classmethod
     def _check_recipe_name(cls, value: str) -> str:
@@ -263,7 +319,20 @@ class StudyConfig(BaseModel):
     @property
     def recipe_overrides(self) -> dict[str, Any]:
         """Settings that replace the recipe's."""
-        return {name: getattr(self, name) for name in RECIPE_FIELDS if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in RECIPE_FIELDS if getattr(self, name) is not None}
+        if given.get("init") in STARTS:  # where trainings start from, not how weights are drawn
+            del given["init"]
+        return given
+
+    @property
+    def search_settings(self) -> dict[str, Any]:
+        """What was asked of the search phase beyond the sampler, where it differs from the defaults."""
+        found: dict[str, Any] = {name: getattr(self, name) for name in (*LIMITS, "warm_epochs")}
+        found["objectives"] = list(self.objectives) if len(self.objectives) > 1 else None
+        found["pruner"] = None if self.pruner == "none" else self.pruner
+        found["init"] = "parent" if self.init == "parent" else None
+        found["parent"] = None if self.parent is None else str(self.parent)
+        return {name: value for name, value in found.items() if value is not None}
 
     def replace(self, **changes: Any) -> StudyConfig:
         """A validated copy with `changes`; what was left to a rule is decided by it anew."""
@@ -287,30 +356,6 @@ class StudyConfig(BaseModel):
         return {**data, "name": self.study_name, "trials": self.total}
 
 
-def load_config(path: str | Path | None = None, **overrides: Any) -> StudyConfig:
-    """The configuration in the YAML file `path`, with `overrides` that are not None in place of its values.
-
-    `path` may also be the name of a shipped study (`studies/<name>.yaml`). Raises ConfigError, every fault
-    with its place.
-    """
-    settings: dict[str, Any] = {}
-    place = ""
-    if path is not None:
-        found = _find(path)
-        place = f"{found}: "
-        settings = _read(found)
-    settings.update({key: value for key, value in overrides.items() if value is not None})
-    try:
-        return StudyConfig(**settings)
-    except ConfigError as error:
-        given = {key for key, value in overrides.items() if value is not None}
-        faults = [
-            fault if fault.split(":", 1)[0].split("[")[0] in given else place + fault
-            for fault in error.faults
-        ]
-        raise ConfigError("the study's configuration has faults:", faults) from None
-
-
 def split_contrast(text: str) -> tuple[Choice, Choice]:
     """`original:reborn(kernel_size=3)` → its two choices. Raises ConfigError."""
     match = re.fullmatch(r"([^:()]+(?:\([^()]*\))?):([^:()]+(?:\([^()]*\))?)", text)
@@ -323,44 +368,6 @@ def studies_folder() -> Path:
     """Where the ready-made studies and replications lie: in the package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     return package / "studies" if (package / "studies").is_dir() else package.parent / "studies"
-
-
-def shipped_studies() -> dict[str, Path]:
-    """Name → file of the ready-made studies; the paper's tables are `replicate.shipped_replications`."""
-    files = sorted(studies_folder().glob("*.yaml"))
-    return {
-        path.stem: path
-        for path in files
-        if not path.read_text(encoding="utf-8").startswith("kind: replication")
-    }
-
-
-def _find(path: str | Path) -> Path:
-    shipped = shipped_studies()
-    if str(path) in shipped:
-        return shipped[str(path)]
-    found = Path(path)
-    if not found.is_file():
-        if found.suffix in (".yaml", ".yml"):
-            raise ConfigError(f"study file {found} does not exist; shipped studies: {', '.join(shipped)}")
-        raise unknown_name("study", str(path), shipped, "or give the path of a YAML file")
-    return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"study file {path} cannot be read: {' '.join(str(error).split())}") from error
-    if data is None:
-        return {}
-    if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
-        raise ConfigError(f"study file {path} is a mapping of settings, not {type(data).__name__}")
-    if data.get("kind") == "replication":
-        raise ConfigError(
-            f"study file {path} is a table of a paper, not a search; run it with: reborn-nas replicate {path}"
-        )
-    return {str(key): value for key, value in data.items() if key != "description"}
 
 
 def _faults(error: ValidationError) -> list[str]:

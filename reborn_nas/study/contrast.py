@@ -11,7 +11,7 @@ from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice
 from reborn_nas.backbone import Site
 from reborn_nas.space import SearchSpace
 
-__all__ = ["Contrast", "Side", "make_contrast"]
+__all__ = ["Contrast", "Side", "make_contrast", "members_of"]
 
 DEFAULT_VARIANT = ("kernel_size", "compression")
 
@@ -93,7 +93,7 @@ def make_contrast(
     factor admits are its variants (kernel size and compression are then balanced inside the screen).
     """
     by_name = {site.name: site for site in sites}
-    groups = _members(space, sites, spec)
+    groups = members_of(space, sites, spec)
     labels = space.parameters(sites)
     factors: dict[str, tuple[str, ...]] = {}
     left_out: dict[str, str] = {}
@@ -117,7 +117,7 @@ def make_contrast(
     )
 
 
-def _members(space: SearchSpace, sites: Sequence[Site], spec: BackboneSpec) -> dict[str, tuple[str, ...]]:
+def members_of(space: SearchSpace, sites: Sequence[Site], spec: BackboneSpec) -> dict[str, tuple[str, ...]]:
     """Parameter → its sites: those whose choice changes with it."""
     members = {}
     for name, labels in space.parameters(sites).items():

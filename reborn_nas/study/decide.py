@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
+from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.contrast import Contrast, Side
+
+if TYPE_CHECKING:
+    from reborn_nas.study.costs import CostBook
 
 __all__ = ["Candidate", "decide_candidate", "top_factors", "twin"]
 
@@ -21,7 +25,7 @@ class Candidate:
 
     Args:
         architecture: the network.
-        source: "screen", "search" or "rule": what it was decided from.
+        source: "screen", "recommended", "best" or "rule": what it was decided from.
         reason: one sentence for people.
     """
 
@@ -40,26 +44,95 @@ class Candidate:
 
 
 def decide_candidate(
-    screen: Sequence[TrialRecord], search: Sequence[TrialRecord], contrast: Contrast, spec: BackboneSpec
+    screen: Sequence[TrialRecord],
+    search: Sequence[TrialRecord],
+    contrast: Contrast,
+    spec: BackboneSpec,
+    *,
+    recommended: Callable[[], Architecture | None] = lambda: None,
+    costs: CostBook | None = None,
 ) -> Candidate:
-    """Level 1 where the screen's estimate is positive, in the pooled best form; without a screen the search's best."""
+    """Level 1 where the screen's estimate is positive, in the pooled best form; without a screen what is recommended.
+
+    Args:
+        recommended: the recommender's architecture; None where there are too few trainings for it.
+        costs: holds the limits that the candidate keeps.
+    """
     usable = [record for record in screen if record.accuracy is not None and record.levels]
     if usable and contrast.factors:
-        effects = _effects(usable, contrast)
-        form, told = _best_form(usable, contrast)
-        chosen = {name: form if effects[name] > 0 else contrast.low.default for name in contrast.factors}
-        many = sum(effect > 0 for effect in effects.values())
-        reason = (
-            f"{contrast.high.choice} at the {many} of {len(effects)} factors whose estimate is above 0{told}"
-        )
-        return Candidate(contrast.architecture(spec, chosen), "screen", reason)
+        found = _from_screen(usable, contrast, spec, costs)
+        if found is not None:
+            return found
+    architecture = recommended()
     done = [record for record in search if record.state == "complete" and record.accuracy is not None]
+    if architecture is not None:
+        reason = f"the largest expected accuracy by {len(done) + len(usable)} trainings"
+        return Candidate(architecture, "recommended", reason)
     if done:
         best = max(done, key=lambda record: (record.accuracy or 0.0, -record.params, record.key))
-        architecture = Architecture.from_dict(best.architecture)
-        return Candidate(architecture, "search", f"the best of {len(done)} search trials ({best.key})")
-    chosen = dict.fromkeys(contrast.factors, contrast.high.default)
-    return Candidate(contrast.architecture(spec, chosen), "rule", f"{contrast.high.choice} at every factor")
+        reason = f"the best of {len(done)} search trials ({best.key}): too few for a recommendation"
+        return Candidate(Architecture.from_dict(best.architecture), "best", reason)
+    everywhere = dict.fromkeys(contrast.factors, contrast.high.default)
+    chosen = _within(contrast, everywhere, dict.fromkeys(contrast.factors, 1.0), spec, costs) or {}
+    where = "at every factor" if chosen == everywhere else "where the limits allow it"
+    return Candidate(contrast.architecture(spec, chosen), "rule", f"{contrast.high.choice} {where}")
+
+
+def _from_screen(
+    usable: Sequence[TrialRecord], contrast: Contrast, spec: BackboneSpec, costs: CostBook | None
+) -> Candidate | None:
+    effects = _effects(usable, contrast)
+    form, told = _best_form(usable, contrast)
+    wanted = {name: form if effects[name] > 0 else contrast.low.default for name in contrast.factors}
+    chosen = _within(contrast, wanted, effects, spec, costs)
+    if chosen is None:
+        return None
+    many = sum(effect > 0 for effect in effects.values())
+    reason = f"{contrast.high.choice} at the {many} of {len(effects)} factors whose estimate is above 0{told}"
+    if chosen != wanted:
+        kept = sum(choice == form for choice in chosen.values())
+        reason += f"; at {kept} of these, to keep the limits"
+    return Candidate(contrast.architecture(spec, chosen), "screen", reason)
+
+
+def _within(
+    contrast: Contrast,
+    wanted: Mapping[str, Choice],
+    effects: Mapping[str, float],
+    spec: BackboneSpec,
+    costs: CostBook | None,
+) -> dict[str, Choice] | None:
+    """`wanted`, with level 0 in place of the factors that the limits leave no room for; None where nothing fits."""
+    if costs is None or not costs.limits or costs.fits(contrast.architecture(spec, wanted)):
+        return dict(wanted)
+    import numpy as np
+
+    from reborn_nas.analysis.additive import Space
+    from reborn_nas.analysis.maximise import best_assignment
+
+    low = contrast.low.default
+    levels = {name: ("0", "1") if choice != low else ("0",) for name, choice in wanted.items()}
+
+    def build(chosen: Mapping[str, str]) -> dict[str, Choice]:
+        return {name: wanted[name] if chosen.get(name, "0") == "1" else low for name in wanted}
+
+    space = Space(levels, neighbours=False)
+    gains = np.array([[0.0, max(effects[name], 1e-9)] for name in space.names])[:, : len(space.labels)]
+    utility = np.where(space.allowed, gains, -np.inf)
+    factor: dict[str, float] = {}
+    for _ in range(20):
+        budgets = costs.budgets(levels, lambda c: contrast.architecture(spec, build(c)), tightened=factor)
+        try:
+            chosen = build(space.decode(best_assignment(space, utility, None, budgets)))
+        except ConfigError:
+            return None
+        over = costs.excess(contrast.architecture(spec, chosen))
+        if all(share <= 0 for share in over.values()):
+            return chosen
+        factor |= {
+            name: factor.get(name, 1.0) * (0.9999 - share) for name, share in over.items() if share > 0
+        }
+    return None
 
 
 def top_factors(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from reborn_nas.space import SearchSpace
     from reborn_nas.training import Recipe
 
-__all__ = ["Workbench", "environment", "make_workbench", "pick_device"]
+__all__ = ["Workbench", "environment", "make_workbench", "pick_device", "settle_numerics"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Workbench:
             "threads": config.threads or _threads(config, self.device),
             "torch": ".".join(torch.__version__.split("+")[0].split(".")[:2]),
             **_versions(self.spec.library, self._words()),
+            **({"search": config.search_settings} if config.search_settings else {}),
             **({"deterministic": True} if config.deterministic else {}),
         }
 
@@ -212,6 +214,18 @@ def _check_batch(config: StudyConfig, images: ImageSet) -> None:
             f"batch_size: {config.batch_size} images a step, but {images.name!r} has {size} training images; "
             f"take at most {size}"
         )
+
+
+def settle_numerics(*, deterministic: bool) -> None:
+    """Make this process take only kernels that give the same numbers each time, where it is asked to.
+
+    An operation that has no such kernel warns and goes on: the paper's transposed convolution has one.
+    """
+    import torch
+
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def pick_device(name: str) -> str:

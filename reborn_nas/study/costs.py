@@ -1,0 +1,158 @@
+"""What an architecture costs in a study: counted on the meta device, latency measured, each once; and its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from reborn_nas.architecture import Architecture
+from reborn_nas.study.limits import LIMITS, Limit, read_limit, refuse_impossible
+
+if TYPE_CHECKING:
+    from reborn_nas.analysis.maximise import Budget
+    from reborn_nas.backbone.cost import Cost
+    from reborn_nas.study.workbench import Workbench
+
+__all__ = ["CostBook", "limits_of"]
+
+STATE_BYTES = 12
+"""A parameter's own four bytes, its gradient's and its momentum's."""
+
+TOLERANCE = 1e-9
+
+Build = Callable[[Mapping[str, str]], Architecture]
+
+
+def limits_of(settings: Mapping[str, str | None]) -> tuple[Limit, ...]:
+    """The limits among `max_params`, `max_macs`, `max_latency` and `max_memory`. Raises ValueError."""
+    return tuple(
+        read_limit(quantity, text)
+        for name, quantity in LIMITS.items()
+        if (text := settings.get(name)) is not None
+    )
+
+
+class CostBook:
+    """Costs of a study's architectures, kept by digest.
+
+    *memory* is the bytes of one training step at the recipe's batch size, estimated: the results of all operations
+    on feature maps, in the study's precision, and parameters with their gradients and momenta.
+
+    Args:
+        bench: what all trainings share.
+    """
+
+    def __init__(self, bench: Workbench) -> None:
+        self._bench = bench
+        config = bench.config
+        self.limits = limits_of({name: getattr(config, name) for name in LIMITS})
+        self._costs: dict[str, Cost] = {}
+        self._latencies: dict[str, float] = {}
+        self._parent: dict[str, float] = {}
+
+    def cost(self, architecture: Architecture) -> Cost:
+        """Parameters, MACs and bytes of activations of one image, on the meta device."""
+        from reborn_nas.backbone.cost import predict
+
+        key = architecture.digest
+        if key not in self._costs:
+            self._costs[key] = predict(self._bench.template, architecture, discovery=self._bench.discovery)
+        return self._costs[key]
+
+    def value(self, architecture: Architecture, quantity: str) -> float:
+        """One of `limits.QUANTITIES`, in its unit."""
+        if quantity == "latency":
+            return self._latency(architecture)
+        cost = self.cost(architecture)
+        if quantity == "memory":
+            images = min(self._bench.recipe.batch_size, max(1, len(self._bench.images.pool)))
+            share = 0.5 if self._bench.recipe.precision == "bf16" else 1.0
+            return images * share * cost.activation_bytes + STATE_BYTES * cost.params
+        return float(cost.params if quantity == "params" else cost.macs)
+
+    def parent(self, quantity: str) -> float:
+        """What the all-original architecture has."""
+        if quantity not in self._parent:
+            self._parent[quantity] = self.value(Architecture(self._bench.spec, {}), quantity)
+        return self._parent[quantity]
+
+    def excess(self, architecture: Architecture) -> dict[str, float]:
+        """Quantity → by what share of its limit the architecture is above it; 0 or less where it fits."""
+        found = {}
+        for limit in self.limits:
+            most = limit.absolute(self.parent(limit.quantity))
+            over = self.value(architecture, limit.quantity) / most - 1
+            found[limit.quantity] = 0.0 if 0 < over <= TOLERANCE else over
+        return found
+
+    def fits(self, architecture: Architecture) -> bool:
+        """Whether the architecture keeps every limit."""
+        return all(over <= 0 for over in self.excess(architecture).values())
+
+    def budgets(
+        self,
+        choices: Mapping[str, Sequence[str]],
+        build: Build,
+        *,
+        tightened: Mapping[str, float] | None = None,
+    ) -> tuple[Budget, ...]:
+        """The limits as sums over the parameters: what each label adds where nothing else is changed.
+
+        Args:
+            choices: parameter → its labels.
+            build: parameter → label to the architecture; what is not named is as it is without any.
+            tightened: quantity → factor on its limit.
+        """
+        from reborn_nas.analysis.maximise import Budget
+
+        budgets = []
+        for limit in self.limits:
+            name, most = limit.quantity, limit.absolute(self.parent(limit.quantity))
+            if (
+                name == "latency"
+            ):  # to measure each choice at each site takes too long: its MACs share the time out
+                share = self.parent(name) / max(1.0, self.parent("macs"))
+                base, costs = self._added(choices, build, "macs", share)
+            else:
+                base, costs = self._added(choices, build, name, 1.0)
+            budgets.append(Budget(costs, (tightened or {}).get(name, 1.0) * most, base, name))
+        return tuple(budgets)
+
+    def refuse_impossible(self, choices: Mapping[str, Sequence[str]], build: Build) -> None:
+        """Raise ConfigError where no architecture keeps a limit that is counted; latency is not foretold."""
+        least = {
+            budget.name: budget.base + sum(min(costs.values()) for costs in budget.costs.values())
+            for budget in self.budgets(choices, build)
+            if budget.name != "latency"
+        }
+        refuse_impossible(
+            self.limits, {limit.quantity: self.parent(limit.quantity) for limit in self.limits}, least
+        )
+
+    def _added(
+        self, choices: Mapping[str, Sequence[str]], build: Build, quantity: str, share: float
+    ) -> tuple[float, dict[str, dict[str, float]]]:
+        base = self.value(build({}), quantity)
+        costs = {
+            name: {label: share * (self.value(build({name: label}), quantity) - base) for label in labels}
+            for name, labels in choices.items()
+        }
+        return share * base, costs
+
+    def _latency(self, architecture: Architecture) -> float:
+        from reborn_nas.backbone import apply, build, plan
+        from reborn_nas.training.latency import measure_latency
+
+        key = architecture.digest
+        if key not in self._latencies:
+            bench = self._bench
+            model = build(bench.spec, device="cpu")
+            if architecture.choices:
+                model = apply(
+                    model, plan(bench.template, architecture, discovery=bench.discovery), inplace=True
+                )
+            found = measure_latency(
+                model, bench.spec.input_size, device=bench.device, precision=bench.recipe.precision
+            )
+            self._latencies[key] = found.seconds
+        return self._latencies[key]

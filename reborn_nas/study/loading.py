@@ -1,0 +1,76 @@
+"""A study's configuration from a YAML file, a shipped one or the caller's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reborn_nas.errors import ConfigError, unknown_name
+from reborn_nas.study.config import StudyConfig, studies_folder
+
+__all__ = ["load_config", "shipped_studies"]
+
+
+def load_config(path: str | Path | None = None, **overrides: Any) -> StudyConfig:
+    """The configuration in the YAML file `path`, with `overrides` that are not None in place of its values.
+
+    `path` may also be the name of a shipped study (`studies/<name>.yaml`). Raises ConfigError, every fault
+    with its place.
+    """
+    settings: dict[str, Any] = {}
+    place = ""
+    if path is not None:
+        found = _find(path)
+        place = f"{found}: "
+        settings = _read(found)
+    settings.update({key: value for key, value in overrides.items() if value is not None})
+    try:
+        return StudyConfig(**settings)
+    except ConfigError as error:
+        given = {key for key, value in overrides.items() if value is not None}
+        faults = [
+            fault if fault.split(":", 1)[0].split("[")[0] in given else place + fault
+            for fault in error.faults
+        ]
+        raise ConfigError("the study's configuration has faults:", faults) from None
+
+
+def shipped_studies() -> dict[str, Path]:
+    """Name → file of the ready-made studies; the paper's tables are `replicate.shipped_replications`."""
+    files = sorted(studies_folder().glob("*.yaml"))
+    return {
+        path.stem: path
+        for path in files
+        if not path.read_text(encoding="utf-8").startswith("kind: replication")
+    }
+
+
+def _find(path: str | Path) -> Path:
+    shipped = shipped_studies()
+    if str(path) in shipped:
+        return shipped[str(path)]
+    found = Path(path)
+    if not found.is_file():
+        if found.suffix in (".yaml", ".yml"):
+            raise ConfigError(f"study file {found} does not exist; shipped studies: {', '.join(shipped)}")
+        raise unknown_name("study", str(path), shipped, "or give the path of a YAML file")
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"study file {path} cannot be read: {' '.join(str(error).split())}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
+        raise ConfigError(f"study file {path} is a mapping of settings, not {type(data).__name__}")
+    if data.get("kind") == "replication":
+        raise ConfigError(
+            f"study file {path} is a table of a paper, not a search; run it with: reborn-nas replicate {path}"
+        )
+    return {str(key): value for key, value in data.items() if key != "description"}

@@ -220,7 +220,8 @@ def _architecture(view: RunView) -> Section | None:
         return None
     choices, words = found
     section = Section("architecture", "The best architecture", [words])
-    section.figure(lambda width: network.architecture_figure(view.sites, choices, width))
+    rows = view.sites.to_dict("records")
+    section.figure(lambda width: network.architecture_figure(rows, choices, width))
     return section
 
 

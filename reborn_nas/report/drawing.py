@@ -115,8 +115,11 @@ class Drawing:
         yield
         self.marks.append(Mark("close"))
 
-    def svg(self, *, literal: bool = False) -> str:
-        """The drawing as an `<svg>` element; `literal` puts colours in place of CSS variables."""
+    def svg(self, *, literal: bool = False, hover: bool = True) -> str:
+        """The drawing as an `<svg>` element; `literal` puts colours in place of CSS variables.
+
+        Without `hover`, what is seen on hover alone is left out.
+        """
         w, h = _n(self.width), _n(self.height)
         head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img"'
         head += f' aria-label="{escape(self.title + ". " + self.alt)}" font-family="{escape(FONT)}">'
@@ -124,7 +127,8 @@ class Drawing:
         if literal:
             parts.append(f"<title>{escape(self.title)}</title><desc>{escape(self.alt)}</desc>")
             parts.append(f'<rect width="{w}" height="{h}" fill="{TONES["panel"][0]}"/>')
-        parts += [_svg_mark(mark, literal) for mark in self.marks]
+        kept = self.marks if hover else [mark for mark in self.marks if mark.kind not in ("open", "close")]
+        parts += [_svg_mark(mark, literal) for mark in kept]
         return "".join(parts) + "</svg>"
 
     def png(self, dpi: int = 160) -> bytes:

@@ -21,6 +21,9 @@ TILE_W, TILE_H, GAP, PAD, HEAD = 62.0, 54.0, 6.0, 7.0, 16.0
 LINE = TILE_H + 2 * PAD + HEAD + 18
 BETWEEN, INPUT = 16.0, 60.0
 
+Rows = Sequence[Mapping[Any, Any]]
+"""One mapping a site in execution order: `name` or `site`, `stage`, `block`, `shape`, `activation`, …"""
+
 FAMILY_TONES = {
     "original": "plus0", "reborn": "plus3", "crelu": "plus2", "positive_twin": "minus2", "extended_conv": "minus3",
     "norm_relu": "minus1",
@@ -59,10 +62,9 @@ class Lane:
     boxes: tuple[Box, ...]
 
 
-def layout(sites: pd.DataFrame, width: float, top: float) -> tuple[list[Lane], float]:
+def layout(rows: Rows, width: float, top: float) -> tuple[list[Lane], float]:
     """Place all sites, a stage a lane, wrapped at `width`; all in one line where they fit. Returns the lowest y too."""
     narrow = width < NARROW
-    rows = list(sites.to_dict("records"))
     inline = not narrow and _breadth(rows, list(range(len(rows)))) <= width - INPUT
     left = 16.0 if narrow else INPUT if inline else 132.0
     per_line = max(1, int((width - left - 2 * PAD - 12 + GAP) // (TILE_W + GAP)))
@@ -91,7 +93,7 @@ def layout(sites: pd.DataFrame, width: float, top: float) -> tuple[list[Lane], f
     return lanes, y + (26 + LINE + 8 if inline else 0)
 
 
-def _stages(rows: Sequence[Mapping[Any, Any]]) -> list[list[int]]:
+def _stages(rows: Rows) -> list[list[int]]:
     """Consecutive sites of one stage."""
     stages: list[list[int]] = []
     for position, row in enumerate(rows):
@@ -106,12 +108,12 @@ def _width(tiles: int) -> float:
     return tiles * (TILE_W + GAP) - GAP + 2 * PAD
 
 
-def _breadth(rows: list[dict[Any, Any]], members: list[int]) -> float:
+def _breadth(rows: Rows, members: list[int]) -> float:
     """Pixels that all boxes take in one line."""
     return sum(_width(len(chunk)) + BETWEEN for _, chunk in _chunks(members, rows, len(rows) or 1))
 
 
-def _chunks(members: list[int], rows: list[dict[Any, Any]], size: int) -> list[tuple[str, list[int]]]:
+def _chunks(members: list[int], rows: Rows, size: int) -> list[tuple[str, list[int]]]:
     """Consecutive sites of one block, at most `size` together."""
     chunks: list[tuple[str, list[int]]] = []
     for row in members:
@@ -171,14 +173,13 @@ def network_figure(
     alt = f"The network's {len(effects)} activation sites from input to output, coloured by effect."
     if best is not None:
         alt += f" Largest estimate: {best['site']}, {effect_aside(best['effect'], best['ci_low'], best['ci_high'])} pp."
-    return _network("network", "The network, site by site", alt, effects, width, paint, entries)
+    return _network("network", "The network, site by site", alt, rows, width, paint, entries)
 
 
 def architecture_figure(
-    sites: pd.DataFrame, choices: Mapping[str, str], width: float, title: str = "The best architecture"
+    rows: Rows, choices: Mapping[str, str], width: float, title: str = "The best architecture"
 ) -> Drawing:
-    """What stands at each site of one architecture; `choices` maps a site to its label."""
-    rows = sites.to_dict("records")
+    """What stands at each site of one architecture; `choices` maps a site to its label, `rows` are the sites."""
     used: dict[str, str] = {"original": "plus0"}
 
     def paint(drawing: Drawing, tile: Tile) -> None:
@@ -208,21 +209,21 @@ def architecture_figure(
     for position in range(len(rows)):  # the legend needs the families that occur
         paint(probe, Tile(position, 0, 0))
     entries = [("swatch", tone, family) for family, tone in used.items()]
-    return _network("architecture", title, alt, sites, width, paint, entries)
+    return _network("architecture", title, alt, rows, width, paint, entries)
 
 
 def _network(
     name: str,
     title: str,
     alt: str,
-    sites: pd.DataFrame,
+    rows: Rows,
     width: float,
     paint: Callable[[Drawing, Tile], None],
     entries: Sequence[tuple[str, str, str]],
 ) -> Drawing:
     drawing = Drawing(name, title, alt, width, 10)
     y = legend(drawing, entries, 2, 16) + 20
-    lanes, bottom = layout(sites, width, y + 22)
+    lanes, bottom = layout(rows, width, y + 22)
     boxes = [box for lane in lanes for box in lane.boxes]
     for before, box in zip([None, *boxes], boxes):
         _connect(drawing, before, box, y)

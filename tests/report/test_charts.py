@@ -46,7 +46,7 @@ def test_pareto_front_by_hand() -> None:
 @pytest.mark.parametrize("width", [350.0, 824.0])
 def test_every_site_has_one_tile_inside_the_drawing_and_none_overlap(count: int, width: float) -> None:
     sites = RunView("t", (), sites=fabricate.sites(count)).sites
-    lanes, bottom = layout(sites, width, 20)
+    lanes, bottom = layout(sites.to_dict("records"), width, 20)
     tiles = [tile for lane in lanes for box in lane.boxes for tile in box.tiles]
     assert [tile.row for tile in tiles] == list(range(count))
     for tile in tiles:
@@ -57,8 +57,8 @@ def test_every_site_has_one_tile_inside_the_drawing_and_none_overlap(count: int,
 
 
 def test_a_block_never_spans_two_stages_even_where_names_agree() -> None:
-    rows = [{"name": f"a{k}", "stage": k, "block": "body"} for k in range(3)]
-    lanes, _ = layout(RunView("t", (), sites=rows).sites, 824, 0)
+    rows = [{"name": f"a{k}", "stage": k, "block": "body", "shape": ""} for k in range(3)]
+    lanes, _ = layout(rows, 824, 0)
     assert [[len(box.tiles) for box in lane.boxes] for lane in lanes] == [[1], [1], [1]]
 
 

@@ -13,25 +13,33 @@ from reborn_nas.architecture import Architecture, BackboneSpec
 from reborn_nas.errors import ExportError
 
 if TYPE_CHECKING:
-    from reborn_nas.export import Card
+    from torch import nn
+
+    from reborn_nas.export import Card, Trained
     from reborn_nas.records import TrialRecord
     from reborn_nas.report import RunView
     from reborn_nas.report.features import Sight
-    from reborn_nas.study import Progress, RunInfo, RunResult, StudyConfig
+    from reborn_nas.study import PlanView, Progress, RunInfo, RunResult, StudyConfig
+    from reborn_nas.study.dashboard import Shown
 
-__all__ = ["Recommended", "export", "recommend", "report", "run_view", "search"]
+__all__ = ["Recommended", "dashboard", "export", "recommend", "report", "run_view", "search"]
 
 Run = str | os.PathLike[str]
 
 
 def search(
-    config: StudyConfig | Run | None = None, *, progress: Progress | None = None, **settings: Any
+    config: StudyConfig | Run | None = None,
+    *,
+    progress: Progress | None = None,
+    plan: PlanView | None = None,
+    **settings: Any,
 ) -> RunResult:
     """Plan and run a study, or resume it: the same settings continue where the run folder stands.
 
     Args:
         config: a `StudyConfig`, the path of a study YAML, or None for `settings` alone.
         progress: told of every phase, trial and epoch; None is silent.
+        plan: what `plan_search` gave for the same settings, to spare making it again.
         settings: fields of `StudyConfig`, such as `backbone="resnet18", dataset="cifar10"`; they override `config`.
 
     Returns:
@@ -41,13 +49,19 @@ def search(
         ConfigError: listing every fault of the settings.
         StudyError: where the run folder holds a study with other settings.
     """
-    from reborn_nas.study import StudyConfig, load_config, run_search
+    from reborn_nas.report import trial_pictures
+    from reborn_nas.study import SilentProgress, StudyConfig, load_config, run_search
+    from reborn_nas.study.progress import AfterPhase
 
     if isinstance(config, StudyConfig):
         settled = config.replace(**settings) if settings else config
     else:
         settled = load_config(None if config is None else Path(config), **settings)
-    return run_search(settled, progress=progress)
+    watcher = AfterPhase(progress or SilentProgress(), lambda: _describe(settled.folder))
+    result = run_search(settled, progress=watcher, plan=plan, illustrate=trial_pictures)
+    with suppress(Exception):  # the dashboard's notes: nothing that a finished run should fail of
+        _describe(result.folder)
+    return result
 
 
 def report(study_or_path: RunResult | Run, out: Run | None = None) -> Path:
@@ -66,8 +80,44 @@ def report(study_or_path: RunResult | Run, out: Run | None = None) -> Path:
     return build_report(view, Path(out) if out is not None else _folder(study_or_path) / "report")
 
 
-def run_view(study_or_path: RunResult | Run) -> RunView:
-    """A run as the plain data that a report is made from."""
+def dashboard(study_or_path: RunResult | Run, *, host: str = "127.0.0.1", port: int = 8080) -> None:
+    """Serve optuna-dashboard for a run until interrupted; see `reborn_nas.study.serve_dashboard`."""
+    from reborn_nas.study import serve_dashboard
+
+    folder = _folder(study_or_path)
+    serve_dashboard(folder, host=host, port=port, show=lambda: _shown(folder))
+
+
+def _shown(folder: Path) -> Shown:
+    """The answer so far, its graphs and the report, for optuna-dashboard."""
+    from reborn_nas.report import study_findings
+    from reborn_nas.report.live import answer_note, graphs
+    from reborn_nas.study.dashboard import Shown
+
+    view = run_view(folder, look=False)
+    page = folder / "report" / "index.html"
+    if not view.records:
+        return Shown()
+    findings = study_findings(view)
+    return Shown(answer_note(view, findings), graphs(view, findings), page if page.is_file() else None)
+
+
+def _describe(folder: Path) -> None:
+    """Bring the notes and graphs of a run's studies up to date."""
+    from reborn_nas.study import status
+    from reborn_nas.study.artifacts import ARTIFACTS
+    from reborn_nas.study.dashboard import describe_studies
+    from reborn_nas.study.reading import open_store
+
+    describe_studies(open_store(folder), status(folder), _shown(folder), folder / ARTIFACTS)
+
+
+def run_view(study_or_path: RunResult | Run, *, look: bool = True) -> RunView:
+    """A run as the plain data that a report is made from.
+
+    Args:
+        look: also look at what the sites see, which runs the kept networks.
+    """
     from reborn_nas.report import RunView
 
     info = _info(study_or_path)
@@ -82,47 +132,93 @@ def run_view(study_or_path: RunResult | Run) -> RunView:
         curves=info.curve,
         notes=list(info.plan.get("notes", ())),
         command=_command(info),
-        sights=_sights(info),
+        sights=_sights(info) if look else (),
         arms=(high or "reborn", low),
         finished=info.complete,
     )
 
 
-def export(study_or_arch: RunResult | Run, out: Run, *, trial: str = "auto", force: bool = False,
-           name: str | None = None) -> Path:  # fmt: skip
-    """Write a trained network of a run as a timm `local-dir`.
+def export(
+    study_or_arch: RunResult | Run | Architecture,
+    out: Run,
+    *,
+    trial: str = "auto",
+    fold: bool = False,
+    forms: Sequence[str] = (),
+    force: bool = False,
+    name: str | None = None,
+    model: nn.Module | None = None,
+    **about: Any,
+) -> Path:
+    """Write a trained network as a timm `local-dir`.
 
     Args:
-        study_or_arch: what `search` returned, or a run folder.
+        study_or_arch: what `search` returned, or a run folder; or an architecture, with the network in `model`.
         out: the folder to write.
-        trial: "confirmed": the candidate, trained afresh and compared with its parent on the test set; "best": the
-            search's best by validation accuracy; a trial's key, where its weights were kept; "auto": confirmed where
-            there is one, else best.
+        trial: of a run. "confirmed": the candidate, trained afresh and compared with its parent on the test set;
+            "best": the search's best by validation accuracy; "pareto": the search's front of accuracy and MACs, a
+            sub-folder each; a number of the search or a trial's key, where its weights were kept; "auto": confirmed
+            where there is one, else best.
+        fold: in deployment form, for inference only.
+        forms: further files: "onnx", "torch-export", "jit-trace".
         force: replace a folder that is not empty.
         name: of the model in its card.
+        model: the network of an architecture, as `convert` made it and somebody trained it; without it the
+            exported weights are random.
+        about: with an architecture: `input_size`, `classes`, `mean`, `std` and `accuracies`, as far as neither its
+            backbone spec nor the model say them; see `reborn_nas.export.bare_network`.
 
     Raises:
-        ExportError: no such trial, its weights were not kept, or the folder is not empty.
+        ExportError: no such trial, its weights were not kept, they do not fit, or the folder is not empty.
     """
+    from reborn_nas.export import (
+        bare_network,
+        card_of,
+        check_target,
+        choose,
+        export_trained,
+        export_trained_many,
+        front,
+        front_readme,
+    )
+
+    check_target(out, force)
+    written: dict[str, Any] = {"force": force, "fold": fold, "forms": forms}
+    if isinstance(study_or_arch, Architecture):
+        return export_trained(bare_network(study_or_arch, model, name=name, **about), out, **written)
+    if model is not None or about:
+        raise ExportError(
+            "a run brings its own networks; model and what describes it go with an Architecture"
+        )
+    info = _info(study_or_arch)
+    run = str(info.folder or info.name)
+    kept = [(record, path) for record in info.records if (path := info.checkpoint(record)) is not None]
+    chosen = choose(kept, info.records, trial, run)
+
+    def trained(record: TrialRecord, weights: Path) -> Trained:
+        return _trained(record, weights, card_of(record, info.records, info.name, info.plan["data"], name))
+
+    if trial != "pareto":
+        return export_trained(trained(*chosen[0]), out, **written)
+    folders = {record.key.replace("/", "-"): (record, path) for record, path in chosen}
+    records = {folder: record for folder, (record, _) in folders.items()}
+    readme = front_readme(info.name, records, front(info.records), run)
+    several = {folder: trained(*pair) for folder, pair in folders.items()}
+    return export_trained_many(several, out, readme, **written)
+
+
+def _trained(record: TrialRecord, weights: Path, card: Card) -> Trained:
+    """A recorded training as an export takes it."""
     from safetensors.torch import load_file
 
     from reborn_nas.backbone import build, plan
-    from reborn_nas.export import check_target, export_trained
+    from reborn_nas.export import Trained
 
-    check_target(out, force)
-    info = _info(study_or_arch)
-    record, weights = _trained(info, trial)
     architecture = Architecture.from_dict(record.architecture)
     template = build(architecture.backbone, device="meta")
     conversion = plan(template, architecture, architecture.backbone.input_size)
-    return export_trained(
-        load_file(weights),
-        architecture,
-        load_file(weights.with_suffix(".example")),
-        _card(info, record, name),
-        out,
-        plan=conversion,
-        force=force,
+    return Trained(
+        load_file(weights), architecture, load_file(weights.with_suffix(".example")), card, conversion
     )
 
 
@@ -251,78 +347,3 @@ def _command(info: RunInfo) -> str:
     return resume_command(
         StudyConfig(**{k: v for k, v in info.config.items() if k in known and v is not None})
     )
-
-
-def _trained(info: RunInfo, trial: str) -> tuple[TrialRecord, Path]:
-    """The record that `trial` names, with its weights."""
-    kept = [(record, path) for record in info.records if (path := info.checkpoint(record)) is not None]
-    if not kept:
-        raise ExportError(
-            f"{info.folder} holds no trained weights yet; they are kept from the search phase on: finish the run"
-        )
-    candidates = [pair for pair in kept if pair[0].arm == "candidate"]
-    others = [pair for pair in kept if pair[0].phase == "search"]
-    if trial == "confirmed" and not candidates:
-        raise ExportError(
-            "no candidate has been trained against its parent yet; finish the run, or take --trial best"
-        )
-    if trial == "best" and not others:
-        raise ExportError("the run has no finished search trial; take --trial confirmed")
-    if trial in ("auto", "confirmed", "best"):
-        chosen = others if trial == "best" else (candidates or others or kept)
-        return max(chosen, key=lambda pair: pair[0].extra.get("validation_accuracy", pair[0].accuracy or 0.0))
-    for record, path in kept:
-        if record.key == trial:
-            return record, path
-    keys = ", ".join(record.key for record, _ in kept)
-    raise ExportError(f"the weights of trial {trial!r} were not kept; there are those of {keys}")
-
-
-def _card(info: RunInfo, record: TrialRecord, name: str | None) -> Card:
-    from reborn_nas.export import Accuracy, Card
-
-    accuracies = []
-    if record.accuracy is not None and record.accuracy_n:
-        chosen = record.phase == "search"
-        accuracies.append(
-            Accuracy(
-                record.accuracy_part,
-                round(record.accuracy * record.accuracy_n),
-                record.accuracy_n,
-                "chosen by these images: optimistic" if chosen else "this training; read once",
-            )
-        )
-    arm = [r.accuracy for r in info.records if r.phase == record.phase == "candidate" and r.arm == record.arm]
-    details = {
-        "data set": info.settings["data"]["name"],
-        "study": info.name,
-        "trial": record.key,
-        "seed": str(record.seed),
-        "epochs": str(record.epochs),
-        "parameters": f"{record.params:,}",
-        "MACs an image": f"{record.macs:,}",
-    }
-    shares = [value for value in arm if value is not None]
-    if len(shares) > 1:
-        details["accuracy over seeds"] = _mean_interval(shares)
-    data = info.plan["data"]
-    return Card(
-        name=name or f"{info.name}-{record.digest}",
-        dataset=data["name"],
-        classes=data["classes"],
-        mean=data["mean"],
-        std=data["std"],
-        accuracies=accuracies,
-        details=details,
-    )
-
-
-def _mean_interval(shares: list[float]) -> str:
-    """Mean over seeds with its 95 % t-interval."""
-    import numpy as np
-    from scipy import stats
-
-    values = np.asarray(shares)
-    half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    mean = float(values.mean())
-    return f"{mean:.2%} [{mean - half:.2%}, {mean + half:.2%}], {len(values)} trainings"

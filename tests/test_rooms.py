@@ -12,8 +12,9 @@ ROWS = (
     ("backbone", "data"),
     ("models", "space", "training", "analysis"),
     ("study", "report", "export"),
+    ("replicate",),
     ("api",),
-    ("cli",),
+    ("cli", "run"),
 )
 ROW = {room: number for number, rooms in enumerate(ROWS) for room in rooms}
 

@@ -15,7 +15,8 @@ from reborn_nas.activations.build import build_activation, extra_cost
 from reborn_nas.activations.catalogue import registry_rows
 from reborn_nas.activations.controls import ExtendedConv, NormReLU
 from reborn_nas.activations.crelu import CReLU
-from reborn_nas.activations.folding import fold
+from reborn_nas.activations.folding import fold, fold_in_place
+from reborn_nas.activations.norms import Pair
 from reborn_nas.activations.pointwise import ChannelPReLU, FReLU
 from reborn_nas.activations.reborn import Reborn
 
@@ -30,12 +31,14 @@ __all__ = [
     "FReLU",
     "NormReLU",
     "Option",
+    "Pair",
     "Reborn",
     "build_activation",
     "complete",
     "extra_cost",
     "family_names",
     "fold",
+    "fold_in_place",
     "get_family",
     "register",
     "registry_rows",

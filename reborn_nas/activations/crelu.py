@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from reborn_nas.activations.base import Option
 from reborn_nas.activations.layout import MAPS, from_nchw, to_nchw
 from reborn_nas.activations.phases import compression as make_compression
-from reborn_nas.activations.phases import merge
+from reborn_nas.activations.phases import both_phases, fused_phases, merge
+from reborn_nas.activations.sparing import Remade
 
 
 class CReLU(nn.Module):
@@ -26,15 +27,38 @@ class CReLU(nn.Module):
         self.channels = channels
         self.out_channels = channels * (2 if compression == "none" else 1)
         self.layout = layout
+        self.sparing = False  # see `spare_memory`
         self.compress = make_compression(channels, compression, init)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, out_channels, H, W), or the layout it was built for."""
         x = to_nchw(x, self.layout)
-        positive, negative = F.relu(x), F.relu(-x)
+        if self.sparing and self._can_spare(x):
+            return from_nchw(self._spared(x), self.layout)
+        phases = both_phases(x, True)
+        positive, negative = phases[0], phases[1]
         if self.compress is None:
             return from_nchw(torch.cat([positive, negative], dim=1), self.layout)  # (B, 2C, H, W)
         return from_nchw(merge(positive, negative, self.compress.weight), self.layout)
+
+    @torch.jit.unused
+    def _can_spare(self, x: Tensor) -> bool:
+        """Only what is trained eagerly, and mixed by a convolution, keeps its phases for a backward pass."""
+        compiler: Any = torch.compiler
+        watched = torch.jit.is_tracing() or compiler.is_compiling()  # type: ignore[no-untyped-call]
+        plain = isinstance(x, Tensor) and not watched and self.compress is not None
+        return plain and self.training and torch.is_grad_enabled()
+
+    @torch.jit.unused
+    def _spared(self, x: Tensor) -> Tensor:
+        """`forward`, of whose maps autograd keeps x alone."""
+        assert self.compress is not None
+        remade, source = Remade(x), x.detach()
+        with remade.instead():
+            positive, negative = fused_phases(x, True)
+            remade.put(positive, lambda: F.relu(source))
+            remade.put(negative, lambda: F.relu(-source))
+            return merge(positive, negative, self.compress.weight)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import TypeVar
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from reborn_nas.activations.norms import fold_norms
+from reborn_nas.activations.norms import Pair, fold_norms
 from reborn_nas.errors import ConversionError
 
 M = TypeVar("M", bound=nn.Module)
@@ -32,9 +33,18 @@ def fold(model: M) -> M:
     copy = deepcopy(model)
     if is_foldable(copy):
         return copy.fuse()  # type: ignore[operator,no-any-return]
-    fold_blocks(copy)
-    fold_norms(copy)
+    fold_in_place(copy)
     return copy
+
+
+def fold_in_place(model: nn.Module, pairs: Sequence[Pair] | None = None) -> tuple[Pair, ...]:
+    """Fold the blocks inside `model`, then the BatchNorms of `pairs`, or of those found foldable; returns the pairs.
+
+    With the pairs that a network's folding returned, a fresh network of the same architecture gets the same
+    state-dict keys, whatever a later version finds foldable.
+    """
+    fold_blocks(model)
+    return fold_norms(model, pairs)
 
 
 def is_foldable(module: nn.Module) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import torch
 from torch import fx, nn
 
 from reborn_nas.activations.split import affine
+from reborn_nas.errors import ConversionError
 
 
 @dataclass(frozen=True)
@@ -21,21 +23,31 @@ class Pair:
     norm: str
 
 
-def fold_norms(model: nn.Module) -> int:
-    """Fold, in place, every BatchNorm of `model` (in eval mode) that `find_pairs` proves foldable; returns how many.
+def fold_norms(model: nn.Module, pairs: Sequence[Pair] | None = None) -> tuple[Pair, ...]:
+    """Fold, in place, every BatchNorm of `model` (in eval mode) that `find_pairs` proves foldable; returns the pairs.
 
     The convolution takes over scale and shift (computed in float64) and gains a bias; a plain BatchNorm2d becomes
     `nn.Identity`, timm's BatchNormAct2d the activation that it ends in.
+
+    Args:
+        pairs: fold these, which an earlier call on the same network returned; nothing is traced then.
+
+    Raises:
+        ConversionError: `pairs` are of another network.
     """
-    pairs = find_pairs(model)
-    for pair in pairs:
-        conv, norm = model.get_submodule(pair.conv), model.get_submodule(pair.norm)
-        assert isinstance(conv, nn.Conv2d)
-        assert isinstance(norm, nn.BatchNorm2d)
+    chosen = tuple(find_pairs(model) if pairs is None else pairs)
+    modules = dict(model.named_modules())
+    for pair in chosen:
+        conv, norm = modules.get(pair.conv), modules.get(pair.norm)
+        if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+            raise ConversionError(
+                f"the network has no convolution {pair.conv!r} with a BatchNorm {pair.norm!r} to fold into it; "
+                "the list of folded pairs is another network's"
+            )
         absorb(conv, norm)
         parent, _, name = pair.norm.rpartition(".")
         model.get_submodule(parent)._modules[name] = _rest(norm).eval()
-    return len(pairs)
+    return chosen
 
 
 def find_pairs(model: nn.Module) -> list[Pair]:

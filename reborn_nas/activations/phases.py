@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import warnings
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from reborn_nas.errors import SiteError
+
+KINDS = (torch.float32, torch.bfloat16, torch.float16)
+"""Types that the kernels take."""
 
 
 def negative_part(x: Tensor) -> Tensor:
@@ -16,6 +25,99 @@ def negative_part(x: Tensor) -> Tensor:
     there in a fresh network whose biases are zero. `clamp(max=0)` has 1 there in torch 2.11 and 0 in 2.15.
     """
     return F.hardtanh(x, float("-inf"), 0.0)
+
+
+@torch.fx.wrap  # a leaf of symbolic tracing, so that the device may decide
+def both_phases(x: Tensor, mirrored: bool) -> tuple[Tensor, Tensor]:
+    """relu(x) and min(x, 0), or relu(−x) in its place where `mirrored`.
+
+    The rule is fixed: on an NVIDIA GPU with Triton one kernel each way, which moves 7 maps' worth of bytes where
+    point-wise operations move 13; elsewhere, and where a compiler looks on, the point-wise operations.
+    """
+    if not torch.jit.is_scripting() and _fusible(x):  # type: ignore[attr-defined]
+        return fused_phases(x, mirrored)
+    return F.relu(x), F.relu(-x) if mirrored else negative_part(x)
+
+
+@torch.jit.unused
+def fused_phases(x: Tensor, mirrored: bool) -> tuple[Tensor, Tensor]:
+    """`both_phases` as one step of autograd, which saves x and nothing else."""
+    found: tuple[Tensor, Tensor] = _Phases.apply(x, mirrored)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Phases(torch.autograd.Function):
+    """By kernels where x allows it, by the point-wise operations elsewhere."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mirrored: bool) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x)
+        ctx.mirrored = mirrored
+        if _fusible(x):
+            from reborn_nas.activations import kernels
+
+            return kernels.split(x, mirrored)
+        return F.relu(x), F.relu(-x) if mirrored else negative_part(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, positive: Tensor, negative: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        if _fusible(x):
+            from reborn_nas.activations import kernels
+
+            return kernels.join(x, positive, negative, ctx.mirrored), None
+        aten: Any = torch.ops.aten
+        kept = aten.threshold_backward(positive, x, 0)
+        other = aten.hardtanh_backward(negative, x, float("-inf"), 0.0)
+        return (kept - other if ctx.mirrored else kept + other), None
+
+
+@torch.jit.unused
+def _fusible(x: Tensor) -> bool:
+    """Whether the kernels may and can take x: a plain dense CUDA tensor, nobody tracing, Triton at work there."""
+    if x.device.type != "cuda" or type(x) not in (Tensor, nn.Parameter) or x.dtype not in KINDS:
+        return False
+    compiler: Any = torch.compiler
+    functorch: Any = torch._C._functorch
+    if torch.jit.is_tracing() or compiler.is_compiling() or functorch.is_functorch_wrapped_tensor(x):  # type: ignore[no-untyped-call]
+        return False
+    return is_dense(x) and kernels_work(str(x.device))
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether the elements of x fill its memory without gaps or overlaps, in whatever order."""
+    expected = 1
+    for stride, size in sorted(zip(x.stride(), x.shape)):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+@functools.cache
+def kernels_work(device: str) -> bool:
+    """Whether Triton compiles and runs the kernels on `device`, tried once on a small map.
+
+    Where it does not, the point-wise operations serve: slower, the same numbers. A warning says why.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return False
+    try:
+        from reborn_nas.activations import kernels
+
+        x = torch.linspace(-1, 1, 2049, device=device)
+        positive, negative = kernels.split(x, False)
+        good = torch.equal(positive + negative, x) and torch.equal(kernels.join(x, x, -x, False), x.abs())
+        fault = "" if good else "a wrong result"
+    except Exception as error:  # no C compiler, an unknown GPU, another Triton: whatever it is, there is another way
+        fault = f"{type(error).__name__}: {error}"
+    if fault:
+        warnings.warn(
+            f"the Triton kernels do not work on {device} ({fault}); plain operations take their place, slower",
+            stacklevel=2,
+        )
+    return not fault
 
 
 def merge(positive: Tensor, negative: Tensor, weight: Tensor) -> Tensor:

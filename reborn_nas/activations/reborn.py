@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from reborn_nas.activations.base import Option
 from reborn_nas.activations.layout import MAPS, from_nchw, out_of_place, to_nchw
 from reborn_nas.activations.phases import compression as make_compression
-from reborn_nas.activations.phases import merge, negative_part
+from reborn_nas.activations.phases import both_phases, fused_phases, merge, negative_part
+from reborn_nas.activations.sparing import Once, Remade, cheap_to_redo
 from reborn_nas.activations.split import split_form
 from reborn_nas.errors import SiteError
 
@@ -86,7 +87,9 @@ class Reborn(nn.Module):
         self.groups = channels if deconv == "depthwise" else 1
         self.negative = negative
         self.layout = layout
+        self.sparing = False  # see `spare_memory`
         self.positive = out_of_place(nn.ReLU() if positive is None else positive)
+        self.rectifies = type(self.positive) is nn.ReLU
         self.deconv = nn.ConvTranspose2d(
             channels, channels, kernel_size, padding=kernel_size // 2, groups=self.groups, bias=False
         )
@@ -96,12 +99,59 @@ class Reborn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, out_channels, H, W), or the layout it was built for."""
-        positive = to_nchw(self.positive(x), self.layout)
-        phase = negative_part(x) if self.negative else F.relu(x)
+        if self.sparing and self._can_spare(x):
+            return self._spared(x)
+        if self.rectifies and self.negative:
+            phases = both_phases(x, False)
+            positive, phase = phases[0], phases[1]
+        else:
+            positive = self.positive(x)
+            phase = negative_part(x) if self.negative else F.relu(x)
+        positive = to_nchw(positive, self.layout)
         reborn = self.norm(deconvolve(to_nchw(phase, self.layout), self.deconv.weight, self.groups))
         if self.compress is None:
             return from_nchw(torch.cat([positive, reborn], dim=1), self.layout)  # (B, 2C, H, W)
         return from_nchw(merge(positive, reborn, self.compress.weight), self.layout)
+
+    @torch.jit.unused
+    def _can_spare(self, x: Tensor) -> bool:
+        """Only what is trained eagerly keeps anything for a backward pass."""
+        compiler: Any = torch.compiler
+        watched = torch.jit.is_tracing() or compiler.is_compiling()  # type: ignore[no-untyped-call]
+        plain = isinstance(x, Tensor) and not watched and type(self.norm) is nn.BatchNorm2d
+        return plain and self.training and torch.is_grad_enabled()
+
+    @torch.jit.unused
+    def _spared(self, x: Tensor) -> Tensor:
+        """`forward`, of whose maps autograd keeps x, and Φ(·) where that is dear to make again."""
+        remade, source, layout = Remade(x), x.detach(), self.layout
+        weight, groups, norm = self.deconv.weight, self.groups, self.norm
+
+        def phase_again() -> Tensor:
+            return to_nchw(negative_part(source) if self.negative else F.relu(source), layout)
+
+        def normalised_again() -> Tensor:
+            again = deconvolved.first() if redo else kept
+            return F.batch_norm(again, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
+
+        with remade.instead():
+            if self.rectifies and self.negative:
+                positive, phase = fused_phases(x, False)
+            else:
+                positive, phase = self.positive(x), negative_part(x) if self.negative else F.relu(x)
+            positive, phase = to_nchw(positive, layout), remade.put(to_nchw(phase, layout), phase_again)
+            if self.rectifies:
+                remade.put(positive, lambda: to_nchw(F.relu(source), layout))
+            mapped = deconvolve(phase, weight, groups)
+            kept, redo = mapped.detach(), cheap_to_redo(weight)
+            deconvolved = Once(lambda: deconvolve(phase_again(), weight, groups))
+            if redo:
+                remade.put(mapped, deconvolved.second)
+                del kept
+            reborn = remade.put(norm(mapped), normalised_again)
+            if self.compress is None:
+                return from_nchw(torch.cat([positive, reborn], dim=1), layout)  # (B, 2C, H, W)
+            return from_nchw(merge(positive, reborn, self.compress.weight), layout)
 
     @torch.jit.unused
     def fuse(self) -> nn.Module:

@@ -7,7 +7,9 @@ import argparse
 from reborn_nas.cli.arguments import Subparsers, verb
 
 EXAMPLES = """  reborn-nas export runs/convnet5-digits --out my-model
-  reborn-nas export runs/convnet5-digits --trial search/12 --out my-model --force
+  reborn-nas export runs/convnet5-digits --trial 12 --out my-model --force
+  reborn-nas export runs/convnet5-digits --trial pareto --out front
+  reborn-nas export runs/convnet5-digits --out fast-model --fold --onnx
 """
 
 
@@ -20,17 +22,43 @@ def add(verbs: Subparsers) -> None:
         "--trial",
         default="auto",
         metavar="WHICH",
-        help="confirmed (the candidate, default where there is one), best, or a trial's key as in the report",
+        help="confirmed (the candidate, default where there is one), best, pareto (a folder for each network of the "
+        "front of accuracy and MACs), a number of the search, or a trial's key as in the report",
     )
+    add_forms(parser)
     parser.add_argument("--force", action="store_true", help="replace DIR if it is not empty")
     parser.add_argument("--name", help="the model's name in its card")
+
+
+def add_forms(parser: argparse.ArgumentParser) -> None:
+    """In which forms the network is written."""
+    parser.add_argument(
+        "--fold", action="store_true", help="deployment form: batch norm and compression folded"
+    )
+    for form, what in (
+        ("onnx", "model.onnx, checked in onnxruntime"),
+        ("torch-export", "model.pt2"),
+        ("jit-trace", "model.torchscript"),
+    ):
+        parser.add_argument(
+            f"--{form}", dest="forms", action="append_const", const=form, help=f"also write {what}"
+        )
 
 
 def run(args: argparse.Namespace) -> int:
     """Write it and print how to load it."""
     from reborn_nas.api import export
 
-    out = export(args.run_path, args.out, trial=args.trial, force=args.force, name=args.name)
+    out = export(
+        args.run_path,
+        args.out,
+        trial=args.trial,
+        fold=args.fold,
+        forms=args.forms or (),
+        force=args.force,
+        name=args.name,
+    )
     print(out)
-    print(f'load it: import reborn_nas, timm; timm.create_model("local-dir:{out}", pretrained=True)')
+    which = f"{out}/FOLDER" if args.trial == "pareto" else str(out)
+    print(f'load it: import reborn_nas, timm; timm.create_model("local-dir:{which}", pretrained=True)')
     return 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from reborn_nas.architecture import Architecture
 
-__all__ = ["Accuracy", "Card", "render_card", "wilson"]
+__all__ = ["Accuracy", "Card", "plain", "render_card", "wilson"]
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,60 @@ def wilson(correct: int, n: int, z: float = 1.959963984540054) -> tuple[float, f
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def render_card(card: Card, architecture: Architecture, folder: str, own_source: bool) -> str:
-    """The card as Markdown."""
-    spec = architecture.backbone
-    trust = ", trust_source=True" if own_source else ""
+def render_card(
+    card: Card,
+    architecture: Architecture,
+    folder: str,
+    own_source: bool,
+    folded: bool = False,
+    forms: Mapping[str, float] | None = None,
+) -> str:
+    """The card as Markdown.
+
+    Args:
+        folder: what the loading command names.
+        own_source: the network's own source file lies beside the card.
+        folded: the network is in deployment form.
+        forms: further files with the network → their deviation from it, relative to the largest logit.
+    """
     lines = [
         "---",
         "tags: [image-classification, timm, reborn-nas]",
         "library_name: timm",
         "license: other  # the weights are yours: put your licence here",
         "---",
-        f"# {_text(card.name)}",
+        f"# {plain(card.name)}",
         "",
-        f"`{spec.source}` for {len(card.classes)} classes, trained on {_text(card.dataset)}; "
+        f"`{architecture.backbone.source}` for {len(card.classes)} classes, trained on {plain(card.dataset)}; "
         f"{len(architecture.choices)} of its activation sites differ from the backbone's own.",
         "",
+        *_loading(folder, own_source, folded),
+        *(_FILES[file].format(error) for file, error in (forms or {}).items()),
+        "",
+        *_accuracy(card.accuracies),
+        "## Architecture",
+        "",
+        "| site | activation |",
+        "|---|---|",
+        *(f"| `{site}` | `{choice}` |" for site, choice in architecture),
+        "| every other site | the backbone's own |",
+        "",
+        *_details(card, architecture),
+    ]
+    return "\n".join(lines)
+
+
+_FILES = {
+    "model.onnx": "- `model.onnx`: input `input` (batch, C, H, W), batch free, output `logits`; "
+    "in onnxruntime they deviate by {:.1e} of the largest logit.",
+    "model.pt2": "- `model.pt2`: `torch.export.load(…).module()`, batch free; deviates by {:.1e}.",
+    "model.torchscript": "- `model.torchscript`: `torch.jit.load(…)`, needs neither timm nor us; deviates by {:.1e}.",
+}
+
+
+def _loading(folder: str, own_source: bool, folded: bool) -> list[str]:
+    trust = ", trust_source=True" if own_source else ""
+    lines = [
         "## Load it",
         "",
         "```python",
@@ -77,31 +116,41 @@ def render_card(card: Card, architecture: Architecture, folder: str, own_source:
         "```",
         "",
         "- `import reborn_nas` (`pip install reborn-nas`) registers the architecture; without it timm knows no such",
-        "  model and says `Unknown model (reborn_model)`.",
+        "  model and says `Unknown model (reborn_model.needs_import_reborn_nas)`. timm's `train.py` takes",
+        "  `--device-modules reborn_nas`; other scripts run as `python -m reborn_nas.run SCRIPT …`.",
         "- **Without `pretrained=True` timm builds the network with random weights**; that is timm's rule.",
         "- `example.safetensors` holds a batch (`input`) and the logits of the trained network itself (`logits`);",
-        "  a loaded model in eval mode reproduces them.",
     ]
+    if folded:
+        lines += [
+            "  a loaded model in eval mode reproduces them to rounding, and `folded_logits` bit for bit.",
+            "- Folded: batch norm and compression are part of the convolutions. The same function in eval mode;",
+            "  to train further, export without `--fold`.",
+        ]
+    else:
+        lines.append("  a loaded model in eval mode reproduces them.")
     if own_source:
         lines.append("- The network's own source file lies beside this card; read it before you trust it.")
-    lines += ["", "## Accuracy", "", "| images | n | accuracy | 95 % interval | |", "|---|---|---|---|---|"]
-    for item in card.accuracies:
+    return lines
+
+
+def _accuracy(accuracies: Sequence[Accuracy]) -> list[str]:
+    if not accuracies:
+        return ["## Accuracy", "", "Not measured.", ""]
+    lines = ["## Accuracy", "", "| images | n | accuracy | 95 % interval | |", "|---|---|---|---|---|"]
+    for item in accuracies:
         low, high = wilson(item.correct, item.n)
         share = item.correct / max(1, item.n)
         lines.append(
-            f"| {item.part} | {item.n:,} | {share:.2%} | {low:.2%} – {high:.2%} | {_text(item.remark)} |"
+            f"| {item.part} | {item.n:,} | {share:.2%} | {low:.2%} – {high:.2%} | {plain(item.remark)} |"
         )
-    lines += [
-        "",
-        "The interval is Wilson's, over images; another training of the same network differs by more than that.",
-        "",
-        "## Architecture",
-        "",
-        "| site | activation |",
-        "|---|---|",
-        *(f"| `{site}` | `{choice}` |" for site, choice in architecture),
-        "| every other site | the backbone's own |",
-        "",
+    told = "The interval is Wilson's, over images; another training of the same network differs by more than that."
+    return [*lines, "", told, ""]
+
+
+def _details(card: Card, architecture: Architecture) -> list[str]:
+    spec = architecture.backbone
+    return [
         "## Details",
         "",
         "| | |",
@@ -109,17 +158,16 @@ def render_card(card: Card, architecture: Architecture, folder: str, own_source:
         f"| input size | {' × '.join(map(str, spec.input_size or ()))} |",
         f"| mean, std | {_numbers(card.mean)}; {_numbers(card.std)} |",
         f"| stem | {spec.stem} |",
-        *(f"| argument `{_text(name)}` | {_text(str(value))} |" for name, value in spec.arguments.items()),
-        *(f"| {_text(name)} | {_text(value)} |" for name, value in card.details.items()),
+        *(f"| argument `{plain(name)}` | {plain(str(value))} |" for name, value in spec.arguments.items()),
+        *(f"| {plain(name)} | {plain(value)} |" for name, value in card.details.items()),
         "",
     ]
-    return "\n".join(lines)
 
 
 def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4f}" for value in values)
 
 
-def _text(text: str) -> str:
-    """User's text for Markdown: one line, nothing that opens a table cell, a tag or a link."""
+def plain(text: str) -> str:
+    """A user's text for Markdown: one line, nothing that opens a table cell, a tag or a link."""
     return re.sub(r"[\\|<>\[\]`*#]", lambda mark: f"&#{ord(mark.group())};", " ".join(str(text).split()))

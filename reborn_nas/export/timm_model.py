@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,26 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from reborn_nas.activations import Pair, fold_in_place
 from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import Plan
 from reborn_nas.errors import ExportError
 from reborn_nas.export.card import Card, render_card
+from reborn_nas.export.forms import check_forms, write_forms
+from reborn_nas.export.target import check_target, new_folder
 from reborn_nas.files import write_atomic
 from reborn_nas.models.adapter import TimmAdapter, final_linear
 from reborn_nas.models.converted import build_network
+from reborn_nas.models.exported import CONFIG, CONFIG_VERSION, ENTRY, WEIGHTS
 
-__all__ = ["check_target", "export_trained"]
+__all__ = ["Trained", "export_trained", "export_trained_many"]
 
-CONFIG_VERSION = 1
+TOLERANCE = 1e-4  # relative to the largest logit
 
 
-def export_trained(
-    weights: Mapping[str, Tensor],
-    architecture: Architecture,
-    example: Mapping[str, Tensor],
-    card: Card,
-    out: str | os.PathLike[str],
-    *,
-    plan: Plan | None = None,
-    force: bool = False,
-) -> Path:
-    """Write the folder `out` from a trained network's weights.
+@dataclass(frozen=True)
+class Trained:
+    """A trained network as an export takes it.
 
     Args:
         weights: state dict of the trained network (not of a timm wrapper around it).
@@ -47,86 +42,128 @@ def export_trained(
             in eval mode on the CPU.
         card: what is said about it.
         plan: the conversion; made anew where None.
+    """
+
+    weights: Mapping[str, Tensor]
+    architecture: Architecture
+    example: Mapping[str, Tensor]
+    card: Card
+    plan: Plan | None = None
+
+
+def export_trained(
+    trained: Trained,
+    out: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    fold: bool = False,
+    forms: Sequence[str] = (),
+) -> Path:
+    """Write the folder `out` from a trained network.
+
+    Args:
         force: replace a folder that is not empty.
+        fold: in deployment form: batch norm and compression folded, other state-dict keys, not for training.
+        forms: more files beside timm's, of `reborn_nas.export.forms.FORMS`: "onnx", "torch-export", "jit-trace".
 
     Raises:
-        ExportError: the folder is not empty, the weights do not fit the architecture, or the rebuilt network does not
-            reproduce the example.
+        ExportError: the folder is not empty, the weights do not fit the architecture, the rebuilt network does not
+            reproduce the example, or a form cannot be written.
     """
     target = check_target(out, force)
-    network = build_network(architecture, plan, timm_api=False)
+    check_forms(forms)
+    with new_folder(target) as work:
+        _write(work, trained, target.name, fold, forms)
+    return target
+
+
+def export_trained_many(
+    trained: Mapping[str, Trained],
+    out: str | os.PathLike[str],
+    readme: str,
+    *,
+    force: bool = False,
+    fold: bool = False,
+    forms: Sequence[str] = (),
+) -> Path:
+    """Write several exports as sub-folders of `out`, name → network, and `readme` beside them; all or nothing."""
+    target = check_target(out, force)
+    check_forms(forms)
+    with new_folder(target) as work:
+        for name, one in trained.items():
+            folder = work / name
+            folder.mkdir()
+            _write(folder, one, f"{target.name}/{name}", fold, forms)
+        write_atomic(work / "README.md", readme)
+    return target
+
+
+def _write(folder: Path, trained: Trained, name: str, fold: bool, forms: Sequence[str]) -> None:
+    """Everything that an export holds."""
+    architecture, card = trained.architecture, trained.card
+    model = _rebuilt(trained)
+    example = {key: value.contiguous() for key, value in trained.example.items()}
+    _compare(model, example)
+    pairs: tuple[Pair, ...] | None = None
+    if fold:
+        pairs = fold_in_place(model)
+        _compare(model, example)
+        with torch.no_grad():
+            example["folded_logits"] = model(example["input"]).contiguous()
+    if architecture.backbone.library == "file":
+        architecture = _with_source(folder, architecture)
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+    write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    write_atomic(folder / "example.safetensors", save(example))
+    config = _config(model, architecture, trained.plan, card, pairs)
+    write_atomic(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    written = write_forms(folder, model, example["input"], forms)
+    own = architecture.backbone.library == "file"
+    write_atomic(folder / "README.md", render_card(card, architecture, name, own, fold, written))
+
+
+def _rebuilt(trained: Trained) -> nn.Module:
+    """The network as timm users will have it, with the trained weights, in eval mode."""
+    spec = trained.architecture.backbone
+    network = build_network(trained.architecture, trained.plan, timm_api=False)
     try:
-        network.load_state_dict(dict(weights), strict=True)
+        network.load_state_dict(dict(trained.weights), strict=True)
     except RuntimeError as error:
         raise ExportError(
-            f"the weights do not fit the architecture {architecture.digest}: {error}"
+            f"the weights do not fit the architecture {trained.architecture.digest}: {error}"
         ) from error
-    model = _served(network, architecture)
-    _check(model, example)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        _write(work, model, architecture, plan, example, card, target.name)
-        _swap(work, target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return target
+    if spec.library != "timm":
+        assert spec.input_size is not None
+        network = TimmAdapter(network, final_linear(network, spec.input_size), spec.num_classes or 0)
+    return network.eval()
 
 
-def check_target(out: str | os.PathLike[str], force: bool) -> Path:
-    """The folder to write; refused where something is in the way."""
-    target = Path(out)
-    if target.exists() and not target.is_dir():
-        raise ExportError(f"{target} is a file; give a folder")
-    if target.is_dir() and any(target.iterdir()) and not force:
-        raise ExportError(f"{target} is not empty; give another folder, or --force to replace it")
-    return target
-
-
-def _served(network: nn.Module, architecture: Architecture) -> nn.Module:
-    """The network as timm users will have it."""
-    if architecture.backbone.library == "timm":
-        return network.eval()
-    spec = architecture.backbone
-    assert spec.input_size is not None
-    return TimmAdapter(network, final_linear(network, spec.input_size), spec.num_classes or 0).eval()
-
-
-def _check(model: nn.Module, example: Mapping[str, Tensor]) -> None:
+def _compare(model: nn.Module, example: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         logits = model(example["input"])
     error = float((logits - example["logits"]).abs().max() / example["logits"].abs().max().clamp(min=1e-12))
-    if not error <= 1e-4:
+    if not error <= TOLERANCE:
         raise ExportError(
             f"the rebuilt network differs from the trained one (relative error {error:.1e}); "
             "was the checkpoint written by other code?"
         )
 
 
-def _write(
-    folder: Path,
+def _with_source(folder: Path, architecture: Architecture) -> Architecture:
+    """Copy the network's own source file beside the weights; the architecture then names it there."""
+    spec = architecture.backbone
+    file, factory = spec.source.rsplit(":", 1)
+    shutil.copyfile(file, folder / Path(file).name)
+    return architecture.with_backbone(replace(spec, source=f"{Path(file).name}:{factory}"))
+
+
+def _config(
     model: nn.Module,
     architecture: Architecture,
     plan: Plan | None,
-    example: Mapping[str, Tensor],
     card: Card,
-    name: str,
-) -> None:
-    spec = architecture.backbone
-    own = spec.library == "file"
-    if own:
-        file, factory = spec.source.rsplit(":", 1)
-        shutil.copyfile(file, folder / Path(file).name)
-        architecture = architecture.with_backbone(replace(spec, source=f"{Path(file).name}:{factory}"))
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-    write_atomic(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
-    write_atomic(folder / "example.safetensors", save({k: v.contiguous() for k, v in example.items()}))
-    config = _config(model, architecture, plan, card)
-    write_atomic(folder / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    write_atomic(folder / "README.md", render_card(card, architecture, name, own))
-
-
-def _config(model: nn.Module, architecture: Architecture, plan: Plan | None, card: Card) -> dict[str, Any]:
+    folded: Sequence[Pair] | None,
+) -> dict[str, Any]:
     """timm's config.json."""
     spec = architecture.backbone
     base = getattr(model, "pretrained_cfg", None) or {}
@@ -134,8 +171,10 @@ def _config(model: nn.Module, architecture: Architecture, plan: Plan | None, car
     arguments: dict[str, Any] = {"architecture": architecture.to_dict(), "in_chans": spec.input_size[0]}
     if plan is not None:
         arguments["plan"] = plan.to_dict()
+    if folded is not None:
+        arguments["folded"] = [[pair.conv, pair.norm] for pair in folded]
     return {
-        "architecture": "reborn_model",
+        "architecture": ENTRY,
         "num_classes": spec.num_classes,
         "num_features": getattr(model, "num_features", None),
         "label_names": list(card.classes),
@@ -161,20 +200,3 @@ def _config(model: nn.Module, architecture: Architecture, plan: Plan | None, car
 
 def _first_conv(model: nn.Module) -> str | None:
     return next((path for path, module in model.named_modules() if isinstance(module, nn.Conv2d)), None)
-
-
-def _swap(work: Path, target: Path) -> None:
-    """Put `work` where `target` is; the old folder goes only when the new one stands."""
-    work.chmod(0o755)
-    if not target.exists():
-        os.replace(work, target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    os.replace(target, old / "old")
-    try:
-        os.replace(work, target)
-    except OSError:
-        os.replace(old / "old", target)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)

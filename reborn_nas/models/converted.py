@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -17,11 +16,13 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._features import FeatureGetterNet, FeatureHookNet
 from torch import nn
 
+from reborn_nas.activations import fold_in_place
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.backbone import Plan, apply, build, find_sites
 from reborn_nas.backbone import plan as make_plan
 from reborn_nas.errors import ConfigError
 from reborn_nas.models.adapter import TimmAdapter, final_linear
+from reborn_nas.models.exported import folded_pairs, located, stored_plan, vet_folder
 
 __all__ = ["build_network", "reborn_model", "reborn_resnet18", "reborn_resnet34", "reborn_resnet50"]
 
@@ -72,11 +73,14 @@ def _network(architecture: Architecture, plan: Plan | None, kwargs: dict[str, An
         num_classes=spec.num_classes if classes is None else classes,
     )
     wanted = changed.num_classes
+    folded = kwargs.pop("folded", None)
     if spec.library != "timm" and not wanted:
         changed = replace(changed, num_classes=spec.num_classes or 1)
     model = build_network(architecture.with_backbone(changed), plan, **kwargs)
     if spec.library != "timm" and not wanted:
         model.reset_classifier(0)  # type: ignore[operator]
+    if folded is not None:
+        fold_in_place(model, folded_pairs(folded))
     if pool not in (None, "avg"):  # behind the surgery: a head without pooling may lack some of the sites
         model.reset_classifier(wanted, pool)  # type: ignore[operator]
     return model
@@ -157,6 +161,9 @@ default_cfgs = generate_default_cfgs(
         "reborn_convnet5": _cfg(**_PLAIN),
         "reborn_convnet8": _cfg(**_PLAIN | {"pool_size": (2, 2)}),
         "reborn_convnet13": _cfg(**_PLAIN | {"pool_size": (1, 1)}),
+        "reborn_paper_resnet34": _cfg(
+            **_PLAIN | {"pool_size": (4, 4), "first_conv": "conv1", "classifier": "fc"}
+        ),
         "reborn_model": _cfg(**_PLAIN),
     }
 )
@@ -229,35 +236,27 @@ def reborn_convnet13(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 
 @register_model
+def reborn_paper_resnet34(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """`paper_resnet34` with a reborn block at every site, or as `architecture=` says."""
+    return _of("reborn_paper_resnet34", "timm:paper_resnet34", pretrained, kwargs)
+
+
+@register_model
 def reborn_model(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Any backbone with any architecture: the entry point of every export.
 
     Args:
         pretrained: load the weights that lie beside the export's config.json.
-        kwargs: `architecture` (an `Architecture` or its JSON) and `plan` (its conversion, as JSON), then timm's own.
+        kwargs: `architecture` (an `Architecture` or its JSON), `plan` (its conversion, as JSON), `folded` (the
+            convolutions and norms that a folded export joined), `trust_source` (run the source file that an export
+            of somebody's own network carries), then timm's own.
             Without an architecture, the five-layer network with reborn blocks.
     """
     if kwargs.get("architecture") is None:
         return _of("reborn_model", "timm:convnet5", pretrained, kwargs)
+    source = kwargs.get("pretrained_cfg")
+    folder = vet_folder(source, pretrained)
     architecture = as_architecture(kwargs.pop("architecture"), BackboneSpec("timm:convnet5"))
-    stored = kwargs.pop("plan", None)
-    plan = None if stored is None else Plan.from_dict(stored)
-    architecture = _located(architecture, kwargs.get("pretrained_cfg"), kwargs.pop("trust_source", False))
+    plan = stored_plan(kwargs.pop("plan", None))
+    architecture = located(architecture, source, folder, kwargs.pop("trust_source", False) is True)
     return _build("reborn_model", pretrained, architecture, plan, kwargs)
-
-
-def _located(architecture: Architecture, pretrained_cfg: Any, trusted: bool) -> Architecture:
-    """An export's own source file, found beside its config.json; running it needs the caller's trust."""
-    spec = architecture.backbone
-    if spec.library != "file":
-        return architecture
-    config = pretrained_cfg if isinstance(pretrained_cfg, Mapping) else {}
-    file, factory = spec.source.rsplit(":", 1)
-    if config.get("source") == "local-dir":
-        if not trusted:
-            raise ConfigError(
-                f"this export runs its own source file {Path(file).name!r}; read it, then load with "
-                "timm.create_model(..., trust_source=True)"
-            )
-        file = str(Path(config["file"]) / Path(file).name)
-    return architecture.with_backbone(replace(spec, source=f"{file}:{factory}"))

@@ -1,0 +1,111 @@
+"""What a card says of a training that a run recorded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reborn_nas.export.card import Accuracy, Card, plain
+from reborn_nas.export.choosing import judged
+from reborn_nas.records import TrialRecord
+
+__all__ = ["card_of", "front_readme", "mean_interval"]
+
+
+def card_of(
+    record: TrialRecord,
+    records: Sequence[TrialRecord],
+    study: str,
+    data: Mapping[str, Any],
+    name: str | None = None,
+) -> Card:
+    """The card of one trained network of a run.
+
+    Args:
+        records: all of the run, for the other seeds of a candidate.
+        study: the study's name.
+        data: of the plan: `name`, `classes`, `mean`, `std`.
+        name: of the model; study and digest where None.
+    """
+    accuracies = []
+    if record.accuracy is not None and record.accuracy_n:
+        chosen = record.phase == "search"
+        accuracies.append(
+            Accuracy(
+                record.accuracy_part,
+                round(record.accuracy * record.accuracy_n),
+                record.accuracy_n,
+                "chosen by these images: optimistic" if chosen else "this training; read once",
+            )
+        )
+    details = {
+        "data set": str(data["name"]),
+        "study": study,
+        "trial": record.key,
+        "seed": str(record.seed),
+        "epochs": str(record.epochs),
+        "parameters": f"{record.params:,}",
+        "MACs an image": f"{record.macs:,}",
+    }
+    shares = [
+        one.accuracy
+        for one in records
+        if one.phase == record.phase == "candidate" and one.arm == record.arm and one.accuracy is not None
+    ]
+    if len(shares) > 1:
+        details["accuracy over seeds"] = mean_interval(shares)
+    return Card(
+        name=name or f"{study}-{record.digest}",
+        dataset=str(data["name"]),
+        classes=data["classes"],
+        mean=data["mean"],
+        std=data["std"],
+        accuracies=accuracies,
+        details=details,
+    )
+
+
+def front_readme(
+    study: str, chosen: Mapping[str, TrialRecord], all_of_it: Sequence[TrialRecord], run: str
+) -> str:
+    """The table over the sub-folders of a Pareto export.
+
+    Args:
+        chosen: sub-folder → its record.
+        all_of_it: the whole front, those without kept weights too.
+    """
+    there = {record.key: folder for folder, record in chosen.items()}
+    lines = [
+        f"# {plain(study)}: accuracy against cost",
+        "",
+        "The search's trainings that no other one beats in both validation accuracy and MACs. The accuracies chose "
+        "them, so they are optimistic; only `--trial confirmed` has been judged on images of its own.",
+        "",
+        "| folder | trial | MACs an image | parameters | validation accuracy | n |",
+        "|---|---|---|---|---|---|",
+    ]
+    lost = []
+    for record in all_of_it:
+        folder = there.get(record.key)
+        if folder is None:
+            lost.append(record.key)
+        lines.append(
+            f"| {folder or '–'} | {plain(record.key)} | {record.macs:,} | {record.params:,} | "
+            f"{judged(record):.2%} | {record.accuracy_n:,} |"
+        )
+    if lost:
+        lines += ["", "Without a folder: the weights were not kept. To train one again:", ""]
+        lines += [f"    reborn-nas train --architecture {run} --trial {key}" for key in lost]
+    return "\n".join([*lines, ""])
+
+
+def mean_interval(shares: Sequence[float]) -> str:
+    """Mean over trainings with its 95 % t-interval."""
+    from scipy import stats
+
+    n = len(shares)
+    mean = math.fsum(shares) / n
+    deviation = math.sqrt(math.fsum((share - mean) ** 2 for share in shares) / (n - 1))
+    half = float(stats.t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
+    return f"{mean:.2%} [{mean - half:.2%}, {mean + half:.2%}], {n} trainings"

@@ -1,0 +1,61 @@
+"""The folder that an export goes to: refused where something is in the way, replaced whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from reborn_nas.errors import ExportError
+
+__all__ = ["check_target", "new_folder"]
+
+
+def check_target(out: str | os.PathLike[str], force: bool) -> Path:
+    """The folder to write.
+
+    Raises:
+        ExportError: it is a file, or it is not empty and `force` is not set.
+    """
+    target = Path(out)
+    if target.exists() and not target.is_dir():
+        raise ExportError(f"{target} is a file; give a folder")
+    if target.is_dir() and any(target.iterdir()) and not force:
+        raise ExportError(f"{target} is not empty; give another folder, or --force to replace it")
+    return target
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target` that takes its place when the block ends well, and is removed when it does not."""
+    target = target.absolute()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise ExportError(f"{target} cannot be written: {error}") from error
+    try:
+        yield work
+        _swap(work, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _swap(work: Path, target: Path) -> None:
+    """Put `work` where `target` is; the old folder goes only when the new one stands."""
+    work.chmod(0o755)
+    if not target.exists():
+        os.replace(work, target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    os.replace(target, old / "old")
+    try:
+        os.replace(work, target)
+    except OSError:
+        os.replace(old / "old", target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

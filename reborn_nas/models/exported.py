@@ -1,0 +1,156 @@
+"""What is read of an export's folder before timm does: its version, its weights' length, and whose code would run."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from reborn_nas.activations import Pair
+from reborn_nas.architecture import Architecture
+from reborn_nas.backbone import Plan
+from reborn_nas.errors import ConfigError, ExportError
+
+__all__ = ["CONFIG_VERSION", "CONFIG", "ENTRY", "WEIGHTS", "folded_pairs", "located", "stored_plan", "vet_folder"]
+
+CONFIG_VERSION = 1
+"""Of the format of an export's folder; raised when an older reborn-nas could not read it."""
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+ENTRY = "reborn_model.needs_import_reborn_nas"
+"""What config.json calls the model. timm ignores what stands behind the dot, but without our import its error shows it:
+`Unknown model (reborn_model.needs_import_reborn_nas)`."""
+
+_NEVER_STORED = ("trust_source", "checkpoint_path", "pretrained", "pretrained_cfg", "cache_dir")
+
+
+def vet_folder(pretrained_cfg: Any, pretrained: bool) -> Path | None:
+    """The folder that timm is about to load, checked; None where it is none.
+
+    Raises:
+        ExportError: the folder is damaged or was written by a newer version.
+        ConfigError: its config.json asks for what only the caller may grant.
+    """
+    given = pretrained_cfg if isinstance(pretrained_cfg, Mapping) else {}
+    if given.get("source") != "local-dir" or not given.get("file"):
+        return None
+    folder = Path(given["file"])
+    config = _read(folder / CONFIG)
+    about = config.get("reborn_nas")
+    version = about.get("version", 1) if isinstance(about, Mapping) else 1
+    if type(version) is not int or version > CONFIG_VERSION:
+        raise ExportError(
+            f"{folder / CONFIG} has format {version!r}, but this reborn-nas reads up to {CONFIG_VERSION}; upgrade it "
+            "(pip install -U reborn-nas)"
+        )
+    stored = config.get("model_args")
+    asked = [key for key in _NEVER_STORED if isinstance(stored, Mapping) and key in stored]
+    if asked:
+        raise ConfigError(
+            f"{folder / CONFIG} sets {', '.join(asked)} in its model_args, which only the caller may; "
+            "reborn-nas never writes that: do not trust this folder"
+        )
+    if pretrained and (folder / WEIGHTS).is_file():
+        _check_length(folder / WEIGHTS)
+    return folder
+
+
+def located(
+    architecture: Architecture, pretrained_cfg: Any, folder: Path | None, trusted: bool
+) -> Architecture:
+    """The architecture with its own source file found beside config.json; running that needs the caller's trust.
+
+    Raises:
+        ConfigError: the source is not trusted, or the export came from a place that holds no files.
+    """
+    spec = architecture.backbone
+    reserved = sorted(set(spec.arguments) & set(_NEVER_STORED))
+    if reserved:
+        raise ConfigError(f"the backbone's arguments may not hold {', '.join(reserved)}")
+    if spec.library != "file":
+        return architecture
+    file, factory = spec.source.rsplit(":", 1)
+    if folder is not None:
+        if not trusted:
+            raise ConfigError(
+                f"this export runs its own source file {Path(file).name!r}; read it, then load with "
+                "timm.create_model(..., trust_source=True)"
+            )
+        file = str(folder / Path(file).name)
+    elif isinstance(pretrained_cfg, Mapping) and pretrained_cfg.get("source") == "hf-hub":
+        raise ConfigError(
+            f"this model runs a source file {Path(file).name!r}, which timm does not fetch from a hub; download the "
+            'whole repository, read the file, then load "local-dir:FOLDER" with trust_source=True'
+        )
+    return architecture.with_backbone(replace(spec, source=f"{file}:{factory}"))
+
+
+def stored_plan(data: Any) -> Plan | None:
+    """The conversion that a config.json holds, refused where applying it could run what is no activation.
+
+    A plan names the attributes that a rewritten forward calls; they become part of a source text.
+    """
+    if data is None:
+        return None
+    plan = Plan.from_dict(data)
+    for owner in plan.rewrites:
+        edits = getattr(owner.change, "edits", None)
+        pairs = [edit.attribute for edit in edits] if edits is not None else [
+            attribute for _, attribute in getattr(owner.change, "swaps", ())
+        ]  # fmt: skip
+        faults = [name for name in pairs if not isinstance(name, str) or not name.isidentifier()]
+        if faults:
+            raise ConfigError(f"the stored plan calls {faults[0]!r}, which is no attribute's name")
+    for item in plan.placements:
+        kind = None if item.function is None else item.function.partition("(")[0].strip()
+        known = (
+            kind is None
+            or getattr(getattr(nn, kind, None), "__module__", "") == "torch.nn.modules.activation"
+        )
+        if not known:
+            raise ConfigError(f"the stored plan builds {kind!r}, which is no activation of torch.nn")
+    return plan
+
+
+def folded_pairs(data: Any) -> list[Pair]:
+    """The convolutions and norms that a folded export joined. Raises ConfigError where `data` is no such list."""
+    try:
+        return [Pair(str(conv), str(norm)) for conv, norm in data]
+    except (TypeError, ValueError):
+        raise ConfigError(f"folded is a list of [convolution, norm] paths, not {data!r}") from None
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ExportError(f"{path} cannot be read: {error}; export the model again") from error
+    if not isinstance(config, Mapping):
+        raise ExportError(f"{path} is no model's configuration; export the model again")
+    return config
+
+
+def _check_length(path: Path) -> None:
+    """Compare a safetensors file's length with what its header announces."""
+    found = path.stat().st_size
+    try:
+        with path.open("rb") as stream:
+            (size,) = struct.unpack("<Q", stream.read(8))
+            if size > found:
+                raise ValueError(f"its header alone would have {size} bytes")
+            header = json.loads(stream.read(size))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        announced = 8 + size + max(ends, default=0)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, struct.error) as error:
+        raise ExportError(
+            f"{path} is damaged ({error}); it has {found} bytes: copy or export it again"
+        ) from error
+    if found != announced:
+        raise ExportError(
+            f"{path} is damaged: it has {found} bytes, its header announces {announced}; copy or export it again"
+        )

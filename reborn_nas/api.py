@@ -156,9 +156,9 @@ def export(
         study_or_arch: what `search` returned, or a run folder; or an architecture, with the network in `model`.
         out: the folder to write.
         trial: of a run. "confirmed": the candidate, trained afresh and compared with its parent on the test set;
-            "best": the search's best by validation accuracy; "pareto": the search's front of accuracy and MACs, a
-            sub-folder each; a number of the search or a trial's key, where its weights were kept; "auto": confirmed
-            where there is one, else best.
+            "best": the search's best by validation accuracy; "pareto": the front of the search's objectives
+            (accuracy and MACs where it had one), a sub-folder each; a number of the search or a trial's key, where
+            its weights were kept; "auto": confirmed where there is one, else best.
         fold: in deployment form, for inference only.
         forms: further files: "onnx", "torch-export", "jit-trace".
         force: replace a folder that is not empty.
@@ -178,7 +178,6 @@ def export(
         choose,
         export_trained,
         export_trained_many,
-        front,
         front_readme,
     )
 
@@ -190,10 +189,15 @@ def export(
         raise ExportError(
             "a run brings its own networks; model and what describes it go with an Architecture"
         )
+    from reborn_nas.study.objectives import pareto_records
+
     info = _info(study_or_arch)
     run = str(info.folder or info.name)
     kept = [(record, path) for record in info.records if (path := info.checkpoint(record)) is not None]
-    chosen = choose(kept, info.records, trial, run)
+    objectives = tuple(info.config.get("objectives") or ())
+    objectives = objectives if len(objectives) > 1 else ("accuracy", "macs")
+    front = pareto_records(info.records, objectives)
+    chosen = choose(kept, info.records, trial, run, front)
 
     def trained(record: TrialRecord, weights: Path) -> Trained:
         return _trained(record, weights, card_of(record, info.records, info.name, info.plan["data"], name))
@@ -202,7 +206,7 @@ def export(
         return export_trained(trained(*chosen[0]), out, **written)
     folders = {record.key.replace("/", "-"): (record, path) for record, path in chosen}
     records = {folder: record for folder, (record, _) in folders.items()}
-    readme = front_readme(info.name, records, front(info.records), run)
+    readme = front_readme(info.name, records, front, objectives, run)
     several = {folder: trained(*pair) for folder, pair in folders.items()}
     return export_trained_many(several, out, readme, **written)
 

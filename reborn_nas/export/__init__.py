@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reborn_nas.export.bare import bare_network
     from reborn_nas.export.card import Accuracy, Card
-    from reborn_nas.export.choosing import choose, front
+    from reborn_nas.export.choosing import choose
     from reborn_nas.export.record_card import card_of, front_readme
     from reborn_nas.export.target import check_target
     from reborn_nas.export.timm_model import Trained, export_trained, export_trained_many
@@ -23,7 +23,6 @@ _LAZY = {  # importing the package must not pay for exports
     "choose": "choosing",
     "export_trained": "timm_model",
     "export_trained_many": "timm_model",
-    "front": "choosing",
     "front_readme": "record_card",
 }
 
@@ -37,7 +36,6 @@ __all__ = [
     "choose",
     "export_trained",
     "export_trained_many",
-    "front",
     "front_readme",
 ]
 

@@ -8,13 +8,19 @@ from pathlib import Path
 from reborn_nas.errors import ExportError
 from reborn_nas.records import TrialRecord
 
-__all__ = ["CHOICES", "Kept", "choose", "front", "judged"]
+__all__ = ["CHOICES", "Kept", "choose", "judged"]
 
 Kept = tuple[TrialRecord, Path]
 """A record with the file of its trained weights."""
 
 
-def choose(kept: Sequence[Kept], records: Sequence[TrialRecord], which: str, run: str) -> list[Kept]:
+def choose(
+    kept: Sequence[Kept],
+    records: Sequence[TrialRecord],
+    which: str,
+    run: str,
+    front: Sequence[TrialRecord] = (),
+) -> list[Kept]:
     """The trained networks that `which` names; several for "pareto".
 
     Args:
@@ -22,6 +28,7 @@ def choose(kept: Sequence[Kept], records: Sequence[TrialRecord], which: str, run
         records: all records of the run.
         which: a word of `CHOICES`, a number of the search as the dashboard shows it, or a record's key.
         run: the run's folder, for messages.
+        front: of the search's trainings, those that no other one beats in all objectives.
 
     Raises:
         ExportError: there is none, or its weights were not kept.
@@ -33,7 +40,7 @@ def choose(kept: Sequence[Kept], records: Sequence[TrialRecord], which: str, run
         )
         raise ExportError(f"{run}: {what}; weights are kept from the search phase on: finish the run")
     if which in CHOICES:
-        return CHOICES[which](kept, records, run)
+        return CHOICES[which](kept, front, run)
     for record, path in kept:
         if record.key == which or _is_number(record, which):
             return [(record, path)]
@@ -49,29 +56,19 @@ def choose(kept: Sequence[Kept], records: Sequence[TrialRecord], which: str, run
     )
 
 
-def front(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The search's finished trainings that no other beats in both validation accuracy and MACs, cheapest first."""
-    done = [r for r in records if r.phase == "search" and r.state == "complete" and r.accuracy is not None]
-    best: list[TrialRecord] = []
-    for record in sorted(done, key=lambda one: (one.macs, -judged(one), one.number)):
-        if not best or judged(record) > judged(best[-1]):
-            best.append(record)
-    return best
-
-
 def judged(record: TrialRecord) -> float:
     """The validation accuracy, in [0, 1], also of a training whose record holds its test accuracy."""
     return float(record.extra.get("validation_accuracy", record.accuracy or 0.0))
 
 
-def _auto(kept: Sequence[Kept], records: Sequence[TrialRecord], run: str) -> list[Kept]:
+def _auto(kept: Sequence[Kept], front: Sequence[TrialRecord], run: str) -> list[Kept]:
     """The candidate where there is one, else the search's best, else what there is."""
     candidates = [pair for pair in kept if pair[0].arm == "candidate"]
     others = [pair for pair in kept if pair[0].phase == "search"]
     return [_best(candidates or others or kept)]
 
 
-def _confirmed(kept: Sequence[Kept], records: Sequence[TrialRecord], run: str) -> list[Kept]:
+def _confirmed(kept: Sequence[Kept], front: Sequence[TrialRecord], run: str) -> list[Kept]:
     """The candidate, trained afresh and compared with its parent on the test set."""
     candidates = [pair for pair in kept if pair[0].arm == "candidate"]
     if not candidates:
@@ -81,7 +78,7 @@ def _confirmed(kept: Sequence[Kept], records: Sequence[TrialRecord], run: str) -
     return [_best(candidates)]
 
 
-def _best_of_search(kept: Sequence[Kept], records: Sequence[TrialRecord], run: str) -> list[Kept]:
+def _best_of_search(kept: Sequence[Kept], front: Sequence[TrialRecord], run: str) -> list[Kept]:
     """The search's best by validation accuracy."""
     others = [pair for pair in kept if pair[0].phase == "search"]
     if not others:
@@ -89,13 +86,13 @@ def _best_of_search(kept: Sequence[Kept], records: Sequence[TrialRecord], run: s
     return [_best(others)]
 
 
-def _pareto(kept: Sequence[Kept], records: Sequence[TrialRecord], run: str) -> list[Kept]:
-    """The search's front of validation accuracy and MACs, as far as weights were kept, cheapest first."""
-    keys = [record.key for record in front(records)]
-    found = {record.key: (record, path) for record, path in kept if record.key in keys}
+def _pareto(kept: Sequence[Kept], front: Sequence[TrialRecord], run: str) -> list[Kept]:
+    """The search's front, as far as weights were kept."""
+    weights = {record.key: path for record, path in kept}
+    found = [(record, weights[record.key]) for record in front if record.key in weights]
     if not found:
         raise ExportError(f"{run}: the search has no finished trial; take --trial confirmed")
-    return [found[key] for key in keys if key in found]
+    return found
 
 
 CHOICES: Mapping[str, Callable[[Sequence[Kept], Sequence[TrialRecord], str], list[Kept]]] = {

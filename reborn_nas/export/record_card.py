@@ -67,20 +67,26 @@ def card_of(
 
 
 def front_readme(
-    study: str, chosen: Mapping[str, TrialRecord], all_of_it: Sequence[TrialRecord], run: str
+    study: str,
+    chosen: Mapping[str, TrialRecord],
+    all_of_it: Sequence[TrialRecord],
+    objectives: Sequence[str],
+    run: str,
 ) -> str:
     """The table over the sub-folders of a Pareto export.
 
     Args:
         chosen: sub-folder → its record.
         all_of_it: the whole front, those without kept weights too.
+        objectives: what they were compared in.
+        run: the run's folder, for the command that trains the others again.
     """
     there = {record.key: folder for folder, record in chosen.items()}
     lines = [
         f"# {plain(study)}: accuracy against cost",
         "",
-        "The search's trainings that no other one beats in both validation accuracy and MACs. The accuracies chose "
-        "them, so they are optimistic; only `--trial confirmed` has been judged on images of its own.",
+        f"The search's trainings that no other one beats in all of {', '.join(objectives)}. The validation accuracies "
+        "chose them, so they are optimistic; only `--trial confirmed` has been judged on images of its own.",
         "",
         "| folder | trial | MACs an image | parameters | validation accuracy | n |",
         "|---|---|---|---|---|---|",

@@ -1,0 +1,74 @@
+"""A trained network's own answer to a few images, by which whoever loads its export can check it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from reborn_nas.files import write_atomic
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from reborn_nas.data import ImageSet
+
+__all__ = ["example_of", "save_example"]
+
+COUNTS = (8, 16, 4, 2, 1)
+THREADS = (1, 2, 4, 8)
+
+
+def save_example(model: nn.Module, images: ImageSet, path: Path) -> None:
+    """Write what `example_of` gives as a safetensors file."""
+    from safetensors.torch import save
+
+    write_atomic(path, save(example_of(model, images)))
+
+
+def example_of(model: nn.Module, images: ImageSet) -> dict[str, torch.Tensor]:
+    """A batch of normalised images (`input`) and the network's `logits`, on the CPU in float32 and eval mode.
+
+    CPU kernels share the work out by the number of threads, and for some batch sizes the order of a sum changes with
+    it. The batch is the first of `COUNTS` whose logits are the same bits with each of `THREADS`, so that the export
+    can be checked for equality on a machine with other cores; a single image where none is.
+    """
+    network = copy.deepcopy(model).to("cpu", torch.float32).to(memory_format=torch.contiguous_format).eval()
+    for count in COUNTS:
+        batch = _batch(images, count)
+        logits, steady = _logits(network, batch)
+        if steady:
+            break
+    return {"input": batch.contiguous(), "logits": logits.float().clone()}
+
+
+def _batch(images: ImageSet, count: int) -> torch.Tensor:
+    indices = images.reserve if len(images.reserve) else images.pool
+    mean = torch.tensor(images.mean).view(1, -1, 1, 1)
+    std = torch.tensor(images.std).view(1, -1, 1, 1)
+    return (images.images[indices[:count]].float() / 255 - mean) / std  # (count, C, H, W)
+
+
+@torch.no_grad()
+def _logits(network: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    """The logits (B, classes) with the threads at hand, and whether they are the same with any number."""
+    logits = network(batch)
+    for threads in THREADS:
+        with _threads(threads):
+            if not torch.equal(network(batch), logits):
+                return logits, False
+    return logits, True
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

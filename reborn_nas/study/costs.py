@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from reborn_nas.backbone.cost import Cost
     from reborn_nas.study.workbench import Workbench
 
-__all__ = ["CostBook", "limits_of"]
+__all__ = ["EXCESS", "CostBook", "limits_of"]
 
 STATE_BYTES = 12
 """A parameter's own four bytes, its gradient's and its momentum's."""
 
 TOLERANCE = 1e-9
+
+EXCESS = "excess:"
+"""`TrialRecord.extra` holds by what share an architecture is above each limit, under this and the quantity."""
 
 Build = Callable[[Mapping[str, str]], Architecture]
 

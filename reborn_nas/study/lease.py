@@ -47,28 +47,37 @@ def identity() -> dict[str, Any]:
     return {"host": _host(), "pid": pid, "started": _started(pid)}
 
 
+def is_here(lease: Mapping[str, Any] | None) -> bool:
+    """Whether the holder is, or was, a process that this one could see."""
+    return bool(lease) and lease is not None and lease.get("host") == _host()
+
+
 class LeaseWatch:
     """Tells which leases have ended, from what it sees itself.
 
     On the holder's own host the process is looked up. Elsewhere a lease has ended when its beat has not changed
-    for `lease` seconds of this process's monotonic clock.
+    for `lease` seconds of this process's monotonic clock, throughout which this process has looked: while nobody
+    could reach the storage, nobody's lease ends.
     """
 
     def __init__(self, lease: float = LEASE, clock: Callable[[], float] = time.monotonic) -> None:
         self._lease = lease
         self._clock = clock
         self._seen: dict[int, tuple[Any, float]] = {}
+        self._looked: dict[int, float] = {}
 
     def ended(self, trial_id: int, lease: Mapping[str, Any] | None) -> bool:
         """Whether the holder of the running trial is gone. `lease` is what it last wrote, None for nothing."""
-        if lease and lease.get("host") == _host():
+        if lease and is_here(lease):
             pid = lease.get("pid")
             if isinstance(pid, int) and lease.get("started"):
                 return _started(pid) != str(lease["started"])
         beat = None if lease is None else (lease.get("pid"), lease.get("beat"))
         now = self._clock()
         seen = self._seen.get(trial_id)
-        if seen is None or seen[0] != beat:
+        looked = self._looked.get(trial_id, now)
+        self._looked[trial_id] = now
+        if seen is None or seen[0] != beat or now - looked > self._lease / 2:
             self._seen[trial_id] = (beat, now)
             return False
         return now - seen[1] > self._lease

@@ -16,26 +16,31 @@ import torch
 
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import DivergedError, TrainingError
-from reborn_nas.files import replace_durably, safe_join, write_atomic
+from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.records import TrialRecord
-from reborn_nas.study.example import save_example
+from reborn_nas.study.costs import EXCESS, CostBook
 from reborn_nas.study.queue import Run
 from reborn_nas.study.resuming import STATES, SavedState
+from reborn_nas.study.warm import ParentWeights, is_warm_study, search_recipe
+from reborn_nas.study.weights import keep_weights
 from reborn_nas.study.workbench import Workbench, environment
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from reborn_nas.backbone.cost import Cost
     from reborn_nas.training import TrainingResult
 
-__all__ = ["Objective", "Stopped"]
+__all__ = ["Objective", "Pruned", "Stopped"]
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 
 
 class Stopped(Exception):
     """Raised out of a training that shall not go on: the run has been taken away, or the study ends."""
+
+
+class Pruned(Exception):
+    """Raised out of a search training that its rung says is hopeless."""
 
 
 class Objective:
@@ -53,7 +58,9 @@ class Objective:
         self._stopping = stopping
         self._state: SavedState | None = None
         self._plans: dict[str, Any] = {}
-        self._costs: dict[str, Cost] = {}
+        self._costs = CostBook(bench)
+        self._parent = ParentWeights(bench, folder)
+        self._curve: list[dict[str, float]] = []
         self._splits: dict[int, Any] = {}
         self._environment = environment(bench.device)
         self._in_training = 0.0
@@ -67,7 +74,12 @@ class Objective:
         repeated = sparing = False
         while True:
             try:
+                record = self._priced(record, architecture)
+                if record.state == "rejected":
+                    break
                 record = self._attempt(record, run, architecture, on_epoch, sparing)
+            except Pruned:
+                record = self._pruned(record)
             except (Stopped, KeyboardInterrupt):
                 raise
             except DivergedError as error:
@@ -102,12 +114,10 @@ class Objective:
         if sparing:  # here the failed attempt's tensors are gone
             gc.collect()
             torch.cuda.empty_cache()
-        model = self._build(architecture, run.seed)
-        cost = self._cost(architecture)
-        record = replace(record, params=cost.params, macs=cost.macs)
+        model = self._build(architecture, run)
         if sparing:
             _recompute_activations(model)
-            record = replace(record, extra={"activation_checkpointing": 1.0})
+            record = replace(record, extra={**record.extra, "activation_checkpointing": 1.0})
         began = time.perf_counter()
         try:
             result = self._train(model, run, on_epoch)
@@ -134,29 +144,47 @@ class Objective:
             environment=self._environment,
         )
 
-    def _build(self, architecture: Architecture, seed: int) -> nn.Module:
+    def _priced(self, record: TrialRecord, architecture: Architecture) -> TrialRecord:
+        """What the architecture costs; a proposal of the search above a limit is rejected, before any training."""
+        cost = self._costs.cost(architecture)
+        record = replace(record, params=cost.params, macs=cost.macs)
+        if record.phase != "search":
+            return record
+        over = self._costs.excess(architecture)
+        weighed = {*over, *self._bench.config.objectives} & {"latency", "memory"}
+        extra = {f"{EXCESS}{name}": share for name, share in over.items()}
+        extra |= {name: self._costs.value(architecture, name) for name in sorted(weighed)}
+        extra |= {"warm": 1.0} if self._is_warm(record.phase) else {}
+        record = replace(record, extra=extra)
+        broken = [f"{name} {share:.1%} above the limit" for name, share in over.items() if share > 0]
+        return replace(record, state="rejected", reason=", ".join(broken)) if broken else record
+
+    def _is_warm(self, phase: str) -> bool:
+        return phase == "search" and is_warm_study(self._bench)
+
+    def _build(self, architecture: Architecture, run: Run) -> nn.Module:
         from reborn_nas.backbone import apply, build, plan
 
         spec = self._bench.spec
+        warm = self._is_warm(run.phase)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = build(spec, device="cpu", pretrained=self._bench.config.pretrained)
+            torch.manual_seed(run.seed)
+            model = build(spec, device="cpu", pretrained=self._bench.config.pretrained and not warm)
+            if warm:
+                self._parent.load_into(model)
             if not architecture.choices:
                 return model
-            key = architecture.digest
+            key = f"{architecture.digest} {warm}"
             if key not in self._plans:
                 if len(self._plans) > 64:
                     self._plans.clear()
-                self._plans[key] = plan(self._bench.template, architecture, discovery=self._bench.discovery)
-            return apply(model, self._plans[key], inplace=True, seed=seed)
-
-    def _cost(self, architecture: Architecture) -> Cost:
-        from reborn_nas.backbone.cost import predict
-
-        key = architecture.digest
-        if key not in self._costs:
-            self._costs[key] = predict(self._bench.template, architecture, discovery=self._bench.discovery)
-        return self._costs[key]
+                self._plans[key] = plan(
+                    self._bench.template,
+                    architecture,
+                    discovery=self._bench.discovery,
+                    init="preserve" if warm else "xavier",
+                )
+            return apply(model, self._plans[key], inplace=True, seed=run.seed)
 
     def _split(self, block: int) -> Any:
         from reborn_nas.data import split
@@ -169,15 +197,22 @@ class Objective:
         from reborn_nas.training import train
 
         parts = self._split(run.block)
+        self._curve = []
+
+        def listen(epoch: int, metrics: Mapping[str, float]) -> None:
+            self._curve.append(dict(metrics))
+            if on_epoch is not None:
+                on_epoch(epoch, metrics)
+
         return train(
             model,
             self._bench.images,
             train_indices=parts.train,
             evaluate={"validation": parts.validation},
-            recipe=self._bench.recipe,
+            recipe=search_recipe(self._bench) if run.phase == "search" else self._bench.recipe,
             seed=run.seed,
             device=self._bench.device,
-            on_epoch=on_epoch,
+            on_epoch=listen,
             checkpoint=self._state,
         )
 
@@ -222,12 +257,29 @@ class Objective:
             environment={**self._environment, "precision": result.precision, "form": result.form},
         )
         record = replace(record, curve=self._save_curve(record.key, result.curve))
-        return replace(record, checkpoint=self._save_weights(record, model, validation))
+        kept = keep_weights(self._folder, record, model, images, validation, self._bench.config.objectives)
+        return replace(record, checkpoint=kept)
 
     def _resumed(self) -> dict[str, float]:
         """Epochs that an earlier attempt at the run had done, where there was one."""
         epochs = 0 if self._state is None else self._state.resumed
         return {"resumed_epochs": float(epochs)} if epochs else {}
+
+    def _pruned(self, record: TrialRecord) -> TrialRecord:
+        """What there is at the rung that stopped the training."""
+        last = self._curve[-1]
+        epoch, accuracy = int(last["epoch"]), float(last["validation_accuracy"])
+        return replace(
+            record,
+            state="pruned",
+            accuracy=accuracy,
+            accuracy_n=len(self._split(record.block).validation),
+            train_loss_sum=sum(row["train_loss"] for row in self._curve),
+            epochs=epoch,
+            extra={**record.extra, "rung": float(epoch)},
+            curve=self._save_curve(record.key, self._curve),
+            reason=f"stopped by the pruner after epoch {epoch} at {accuracy:.2%}",
+        )
 
     def _diverged(self, record: TrialRecord, error: DivergedError) -> TrialRecord:
         """The last validation accuracy, or chance; a training that went astray stays in the analysis."""
@@ -260,29 +312,6 @@ class Objective:
         write_atomic(safe_join(self._folder, path), text.getvalue())
         return path
 
-    def _save_weights(self, record: TrialRecord, model: nn.Module, validation: float) -> str:
-        """Keep the weights if no kept training of the same arm has a better validation accuracy; drop the others'."""
-        if record.phase not in ("search", "candidate"):
-            return ""
-        from safetensors.torch import save_file
-
-        folder = safe_join(self._folder, "checkpoints", f"{record.phase}-{record.arm}")
-        kept = {path: _rank(path) for path in folder.glob("*.safetensors")} if folder.is_dir() else {}
-        if any(rank >= validation for rank in kept.values()):
-            return ""
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"{_file_name(record.key)}~{validation:.6f}.safetensors"
-        partial = folder / f".{name}.tmp"
-        state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-        save_file(state, partial, metadata={"format": "pt", "digest": record.digest, "key": record.key})
-        save_example(model, self._bench.images, (folder / name).with_suffix(".example"))
-        replace_durably(partial, folder / name)
-        for path, rank in kept.items():
-            if rank < validation:
-                path.unlink(missing_ok=True)
-                path.with_suffix(".example").unlink(missing_ok=True)
-        return f"checkpoints/{folder.name}/{name}"
-
 
 def _recompute_activations(model: nn.Module) -> None:
     """Trade time for memory with the model's own switch. Raises TrainingError where it has none."""
@@ -292,13 +321,6 @@ def _recompute_activations(model: nn.Module) -> None:
             "out of memory, and the network has no activation checkpointing to try again with"
         )
     switch(True)
-
-
-def _rank(path: Path) -> float:
-    try:
-        return float(path.name.removesuffix(".safetensors").rpartition("~")[2])
-    except ValueError:
-        return -1.0
 
 
 def _file_name(key: str) -> str:

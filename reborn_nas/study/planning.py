@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import Architecture, BackboneSpec
 from reborn_nas.errors import StudyError
 from reborn_nas.study.config import StudyConfig
+from reborn_nas.study.contrast import members_of
+from reborn_nas.study.costs import CostBook
 from reborn_nas.study.folder import check_run_folder, is_run_folder
 from reborn_nas.study.phases import Phase, plan_phases
 from reborn_nas.study.settings import difference
+from reborn_nas.study.warm import read_parent
 from reborn_nas.study.workbench import Workbench, make_workbench
 
 if TYPE_CHECKING:
+    from reborn_nas.analysis.maximise import Budget
     from reborn_nas.backbone import Site
     from reborn_nas.study.storage import RunStore
 
@@ -34,6 +38,7 @@ class PlanView:
         seconds: estimated time of what is left on this machine with the workers asked for; None if not measured.
         detectable_effect: effect of one site in percentage points that the screen would see with 80 % power at a
             spread of `spread_pp` between runs; None without a screen.
+        budgets: the limits as sums over the search's parameters.
         spread_pp: the spread assumed, in percentage points: the sampling of the validation images alone, at 75 %.
     """
 
@@ -45,6 +50,7 @@ class PlanView:
     seconds: float | None = None
     detectable_effect: float | None = None
     spread_pp: float | None = None
+    budgets: tuple[Budget, ...] = ()
 
     @property
     def config(self) -> StudyConfig:
@@ -78,6 +84,8 @@ class PlanView:
 
     def to_dict(self) -> dict[str, Any]:
         """What plan.json and the storage keep."""
+        bench = self.bench
+        members = members_of(bench.space, bench.sites, bench.spec)
         return {
             "total": self.total,
             "phases": [phase.to_dict() for phase in self.phases],
@@ -93,6 +101,14 @@ class PlanView:
             "notes": list(self.notes),
             "seconds": self.seconds,
             "detectable_effect": self.detectable_effect,
+            "objectives": list(self.config.objectives),
+            "members": {name: list(sites) for name, sites in members.items()},
+            "fixed": {
+                site: choice.label
+                for site, choice in bench.space.architecture({}, bench.sites, bench.spec)
+                if site not in {one for sites in members.values() for one in sites}
+            },
+            "budgets": [asdict(budget) for budget in self.budgets],
         }
 
 
@@ -122,6 +138,7 @@ def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
     if store is not None:
         config = settled(config, store)
     bench = make_workbench(config)
+    budgets = check_search(bench)
     earlier: Sequence[Phase] = ()
     done = 0
     if store is not None:
@@ -137,10 +154,26 @@ def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
             f"the study has {before} trainings planned already; a total of {config.total} takes none away"
         )
     notes += [f"{phase.name}: {phase.reason}" for phase in phases if phase.reason]
-    view = PlanView(bench, phases, tuple(notes), done=done, resumed=bool(earlier))
+    view = PlanView(bench, phases, tuple(notes), done=done, resumed=bool(earlier), budgets=budgets)
     effect, spread = _detectable(view)
     view = replace(view, detectable_effect=effect, spread_pp=spread)
     return _with_seconds(view) if measure and done < view.total else view
+
+
+def check_search(bench: Workbench) -> tuple[Budget, ...]:
+    """The limits as budgets. Raises ConfigError where nothing fits them, or the parent's weights fit no backbone."""
+    config = bench.config
+    if config.parent is not None:
+        read_parent(config.parent, bench.template)
+    costs = CostBook(bench)
+    if not costs.limits:
+        return ()
+
+    def build(chosen: Mapping[str, str]) -> Architecture:
+        return bench.space.architecture(chosen, bench.sites, bench.spec)
+
+    costs.refuse_impossible(bench.parameters, build)
+    return costs.budgets(bench.parameters, build)
 
 
 def settled(config: StudyConfig, store: RunStore) -> StudyConfig:
@@ -172,8 +205,9 @@ def _phases(bench: Workbench, earlier: Sequence[Phase]) -> tuple[Phase, ...]:
 
 
 def _count_done(store: RunStore) -> int:
+    void = store.void()
     return sum(
-        "record" in trial.user_attrs and trial.state.is_finished()
+        "record" in trial.user_attrs and trial.state.is_finished() and trial._trial_id not in void
         for study in store.studies()
         for trial in study.get_trials(deepcopy=False)
     )

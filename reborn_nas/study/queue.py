@@ -7,13 +7,24 @@ comes back finds its trial finished, and its result is dropped. The run then has
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.records import TrialRecord
+from reborn_nas.study.attempts import (
+    REJECTED,
+    Attempts,
+    Census,
+    count_losses,
+    is_final,
+    is_live,
+    is_rejected,
+)
 from reborn_nas.study.journal import together
-from reborn_nas.study.lease import LeaseWatch, identity
+from reborn_nas.study.lease import LeaseWatch, identity, is_here
+from reborn_nas.study.telling import Told
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -24,7 +35,10 @@ if TYPE_CHECKING:
 __all__ = ["Claim", "Run", "RunQueue"]
 
 MOST_LOSSES = 5
-"""A run whose holder vanished so often is told as failed: it takes its process down with it."""
+"""A run whose worker died so often is told as failed: it takes its process down with it."""
+
+DIED, SILENT = "lost: its worker died", "silent: nothing was heard of its worker's machine"
+"""Why an attempt was taken from its holder. A machine falls silent for reasons of its own: four times count once."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,25 @@ class Run:
     architecture: Mapping[str, Any] | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
     levels: Mapping[str, int] = field(default_factory=dict)
+
+    def failure(
+        self, number: int, reason: str, architecture: Mapping[str, Any], parameters: Mapping[str, str]
+    ) -> TrialRecord:
+        """The record of a run that nobody could finish."""
+        return TrialRecord(
+            key=self.key,
+            phase=self.phase,
+            arm=self.arm,
+            number=number,
+            state="failed",
+            architecture=architecture,
+            parameters=dict(parameters),
+            levels=dict(self.levels),
+            block=self.block,
+            seed=self.seed,
+            accuracy_part=self.part,
+            reason=reason,
+        )
 
     def to_attributes(self) -> dict[str, Any]:
         """User attributes of the trial: everything but the parameters."""
@@ -96,6 +129,8 @@ class Claim:
     attempt: int
     lost: bool = False
     """Set when the storage says that the trial is no longer ours."""
+    rejections: int = 0
+    """Earlier proposals for this run that were over budget."""
 
 
 class RunQueue:
@@ -105,6 +140,7 @@ class RunQueue:
         store: the run's studies.
         labels: phase → parameter name → all labels it may ever have there (Optuna's choice lists never change).
         watch: tells which leases have ended.
+        tell: how the failure of a run that takes its workers down is told.
     """
 
     def __init__(
@@ -112,29 +148,41 @@ class RunQueue:
         store: RunStore,
         labels: Mapping[str, Mapping[str, Sequence[str]]],
         watch: LeaseWatch | None = None,
+        tell: Callable[[TrialRecord], Told] | None = None,
     ) -> None:
         self._store = store
         self._labels = labels
-        self._watch = watch or LeaseWatch()
+        self.watch = watch or LeaseWatch()
+        self._tell_failure = tell or (lambda record: Told("FAIL"))
         self._held: set[int] = set()
+        self._indices: dict[str, Attempts] = {}
 
-    def enqueue(self, runs: Iterable[Run]) -> int:
-        """Put every run in that has neither a result nor a live attempt; returns how many those are."""
+    def enqueue(self, runs: Iterable[Run], most: int | None = None) -> int:
+        """Put the first runs in, at most `most`, that have neither a result nor a live attempt; returns their number.
+
+        A long plan is put in by and by: a database sends every waiting trial to every worker at every look.
+        """
         from optuna.trial import TrialState, create_trial
 
         new: dict[Study, list[FrozenTrial]] = {}
-        views: dict[str, dict[str, list[FrozenTrial]]] = {}
+        views: dict[str, Attempts] = {}
+        left = most if most is not None else -1
         for run in runs:
+            if left == 0:
+                break
             study = self._store.study(run.phase)
-            attempts = views.setdefault(study.study_name, self._attempts(run.phase)).get(run.key, [])
-            if any(_live(trial) or _final(trial) for trial in attempts):
+            if study.study_name not in views:
+                views[study.study_name] = self._index(run.phase)
+            attempts = views[study.study_name].attempts(run.key)
+            if any(is_live(trial) or is_final(trial) for trial in attempts):
                 continue
-            losses = sum("lost" in trial.user_attrs.get("ended", "") for trial in attempts)
+            left -= 1
+            losses = count_losses(attempts)
             attributes = {**run.to_attributes(), "attempt": len(attempts)}
             if losses >= MOST_LOSSES:
                 self._give_up(run, attempts[-1], attributes)
                 continue
-            known = next((trial.params for trial in reversed(attempts) if trial.params), None)
+            known = next((t.params for t in reversed(attempts) if t.params and not is_rejected(t)), None)
             parameters = dict(known or run.parameters)
             template = create_trial(state=TrialState.WAITING, user_attrs=attributes)
             if run.architecture is None:  # the sampler's study: `suggest` must find them fixed, not there
@@ -172,6 +220,7 @@ class RunQueue:
                     self._end(claim.trial_id, "a second attempt at a run that is held or done")
                     continue
                 self._held.add(claim.trial_id)
+                claim.rejections = sum(map(is_rejected, self._index(run.phase).attempts(run.key)))
                 return claim
         return None
 
@@ -185,14 +234,26 @@ class RunQueue:
             claim.lost = True
         return not claim.lost
 
-    def finish(self, claim: Claim, record: TrialRecord, told: Told) -> bool:
-        """Tell the result, once. False where somebody else has ended the trial: then the result is dropped."""
+    def finish(
+        self,
+        claim: Claim,
+        record: TrialRecord,
+        told: Told,
+        artifacts: Mapping[str, str] = MappingProxyType({}),
+    ) -> bool:
+        """Tell the result, once. False where somebody else has ended the trial: then the result is dropped.
+
+        Args:
+            artifacts: system attributes that name the trial's artifacts.
+        """
         from optuna.exceptions import UpdateFinishedTrialError
 
         storage = self._store.storage
         try:
             # first the record, then the state: a trial that dies in between is finished by the reaper from its record
             with together(storage):
+                for key, value in artifacts.items():
+                    storage.set_trial_system_attr(claim.trial_id, key, value)
                 for key, value in told.attributes.items():
                     storage.set_trial_user_attr(claim.trial_id, key, value)
                 storage.set_trial_user_attr(
@@ -206,10 +267,39 @@ class RunQueue:
         finally:
             self._held.discard(claim.trial_id)
 
+    def reject(self, claim: Claim, told: Told, reason: str) -> None:
+        """End an attempt whose proposal was refused before any training; the run gets another proposal at once."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        storage = self._store.storage
+        self._held.discard(claim.trial_id)
+        try:
+            with together(storage):
+                for key, value in told.attributes.items():
+                    storage.set_trial_user_attr(claim.trial_id, key, value)
+                storage.set_trial_user_attr(claim.trial_id, "ended", f"{REJECTED}: {reason}")
+                self._tell(claim.trial_id, told)
+        except UpdateFinishedTrialError:
+            claim.lost = True
+            return
+        self.enqueue([replace(claim.run, parameters={})])
+
     def give_back(self, claim: Claim, reason: str = "interrupted") -> None:
         """End an attempt without a result; the run will have another one."""
         self._held.discard(claim.trial_id)
         self._end(claim.trial_id, reason)
+
+    def census(self) -> Census:
+        """How many attempts wait, run and have ended."""
+        from optuna.trial import TrialState
+
+        counts = dict.fromkeys(TrialState, 0)
+        for study in self._store.studies():
+            for trial in self._store.storage.get_all_trials(study._study_id, deepcopy=False):
+                if "key" in trial.user_attrs:
+                    counts[trial.state] += 1
+        waiting, running = counts[TrialState.WAITING], counts[TrialState.RUNNING]
+        return Census(waiting, running, sum(counts.values()) - waiting - running)
 
     def reap(self) -> int:
         """End the attempts whose holders are gone; returns their number. `enqueue` then adds new attempts."""
@@ -224,7 +314,8 @@ class RunQueue:
             for trial in running:
                 if trial._trial_id in self._held or "key" not in trial.user_attrs:
                     continue
-                if not self._watch.ended(trial._trial_id, trial.user_attrs.get("lease")):
+                lease = trial.user_attrs.get("lease")
+                if not self.watch.ended(trial._trial_id, lease):
                     continue
                 record = trial.user_attrs.get("record")
                 try:
@@ -232,7 +323,7 @@ class RunQueue:
                         # its worker died between the record and the state
                         self._tell(trial._trial_id, Told.from_dict(record["told"]))
                     else:
-                        self._end(trial._trial_id, "lost: its worker is gone")
+                        self._end(trial._trial_id, DIED if is_here(lease) else SILENT)
                 except UpdateFinishedTrialError:
                     continue
                 reaped += 1
@@ -240,13 +331,12 @@ class RunQueue:
 
     def finished(self, phase: str) -> dict[str, TrialRecord]:
         """Key → record of the runs of `phase` that have a result; of two the first."""
-        found: dict[str, TrialRecord] = {}
-        for key, attempts in self._attempts(phase).items():
-            for trial in attempts:
-                if _final(trial) and trial.user_attrs.get("phase") == phase:
-                    found[key] = TrialRecord.from_dict({**trial.user_attrs["record"], "number": trial.number})
-                    break
-        return found
+        index = self._index(phase)
+        return {key: index.record(trial) for key, trial in index.finished(phase)}
+
+    def done(self, phase: str) -> set[str]:
+        """Keys of the runs of `phase` that have a result."""
+        return {key for key, _ in self._index(phase).finished(phase)}
 
     def running(self) -> int:
         """Attempts that somebody holds, this process included."""
@@ -261,20 +351,19 @@ class RunQueue:
             for study in self._store.studies()
         )
 
-    def _attempts(self, phase: str) -> dict[str, list[FrozenTrial]]:
+    def _index(self, phase: str) -> Attempts:
+        """The attempts in the study of `phase` as they are now."""
         study = self._store.study(phase)
-        found: dict[str, list[FrozenTrial]] = {}
-        for trial in self._store.storage.get_all_trials(study._study_id, deepcopy=False):
-            if "key" in trial.user_attrs:
-                found.setdefault(trial.user_attrs["key"], []).append(trial)
-        return found
+        index = self._indices.setdefault(study.study_name, Attempts(self._store.void()))
+        index.renew(self._store.storage.get_all_trials(study._study_id, deepcopy=False))
+        return index
 
     def _is_double(self, claim: Claim) -> bool:
         """Whether another attempt at the same run has a result, or is live and came first."""
         return any(
             trial._trial_id != claim.trial_id
-            and (_final(trial) or (_live(trial) and trial.number < claim.number))
-            for trial in self._attempts(claim.run.phase).get(claim.run.key, [])
+            and (is_final(trial) or (is_live(trial) and trial.number < claim.number))
+            for trial in self._index(claim.run.phase).attempts(claim.run.key)
         )
 
     def _distributions(self, phase: str, parameters: Mapping[str, str]) -> dict[str, Any]:
@@ -287,8 +376,7 @@ class RunQueue:
 
         for key, value in told.constraints.items():
             self._store.storage.set_trial_system_attr(trial_id, f"constraints:{key}", value)
-        values = None if told.value is None else [told.value]
-        self._store.storage.set_trial_state_values(trial_id, TrialState[told.state], values)
+        self._store.storage.set_trial_state_values(trial_id, TrialState[told.state], told.values)
 
     def _end(self, trial_id: int, reason: str) -> None:
         from optuna.exceptions import UpdateFinishedTrialError
@@ -302,68 +390,26 @@ class RunQueue:
             return
 
     def _give_up(self, run: Run, last: FrozenTrial, attributes: Mapping[str, Any]) -> None:
-        """A run that took its worker down `MOST_LOSSES` times gets its record: failed."""
+        """A run that took its workers down gets its record, failed, told so that the sampler learns from it."""
         from optuna.trial import TrialState, create_trial
 
+        parameters = dict(last.params or run.parameters)
         reason = f"its worker died {MOST_LOSSES} times while training it"
-        record = TrialRecord(
-            key=run.key,
-            phase=run.phase,
-            arm=run.arm,
-            number=last.number,
-            state="failed",
-            architecture=run.architecture or {},
-            parameters=dict(last.params or run.parameters),
-            levels=dict(run.levels),
-            block=run.block,
-            seed=run.seed,
-            accuracy_part=run.part,
-            reason=reason,
-        )
-        told = Told("FAIL")
+        record = run.failure(last.number, reason, run.architecture or {}, parameters)
+        told = self._tell_failure(record)
         self._store.study(run.phase).add_trial(
             create_trial(
-                state=TrialState.FAIL,
+                state=TrialState[told.state],
+                values=told.values,
+                params=last.params,
+                distributions=last.distributions,
                 user_attrs={**attributes, "record": {**record.to_dict(), "told": told.to_dict()}},
+                system_attrs={f"constraints:{name}": value for name, value in told.constraints.items()},
             )
         )
-
-
-@dataclass(frozen=True)
-class Told:
-    """How a result is told to Optuna: so that the sampler at hand learns from it.
-
-    Args:
-        state: COMPLETE, PRUNED or FAIL.
-        value: the objective's value where the state is COMPLETE.
-        constraints: name → violation, above 0 where infeasible.
-        attributes: further user attributes, small.
-    """
-
-    state: str
-    value: float | None = None
-    constraints: Mapping[str, float] = field(default_factory=dict)
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """What a reaper needs to tell it in the worker's place."""
-        return {"state": self.state, "value": self.value, "constraints": dict(self.constraints)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Told:
-        """The inverse of `to_dict`."""
-        return cls(data["state"], data.get("value"), data.get("constraints", {}))
 
 
 def _place(trial: FrozenTrial, phases: Sequence[str]) -> tuple[int, int, int]:
     """Where a waiting trial stands: by phase, then in the plan's order, a second attempt in the first one's place."""
     last = trial.user_attrs["key"].rpartition("/")[2]
     return phases.index(trial.user_attrs["phase"]), int(last) if last.isdigit() else 0, trial.number
-
-
-def _live(trial: FrozenTrial) -> bool:
-    return not trial.state.is_finished()
-
-
-def _final(trial: FrozenTrial) -> bool:
-    return trial.state.is_finished() and "record" in trial.user_attrs

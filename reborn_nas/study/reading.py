@@ -67,10 +67,11 @@ def _is_part(name: str) -> bool:
 def read_records(store: RunStore) -> list[TrialRecord]:
     """The records of all runs with a result, in the order of phases, then of trials; one a run."""
     records: dict[str, TrialRecord] = {}
+    void = store.void()
     for study in store.studies():
         for trial in study.get_trials(deepcopy=False):
             data = trial.user_attrs.get("record")
-            if data is None or not trial.state.is_finished():
+            if data is None or not trial.state.is_finished() or trial._trial_id in void:
                 continue
             try:
                 record = TrialRecord.from_dict({**data, "number": trial.number})

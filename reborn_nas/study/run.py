@@ -12,15 +12,19 @@ from pathlib import Path
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import StudyError
 from reborn_nas.records import TrialRecord
+from reborn_nas.study.artifacts import Illustrate
 from reborn_nas.study.config import StudyConfig
 from reborn_nas.study.decide import Candidate
 from reborn_nas.study.engine import Engine
 from reborn_nas.study.folder import write_json
+from reborn_nas.study.leading import begin_anew
 from reborn_nas.study.objective import Objective
 from reborn_nas.study.planning import PlanView, plan_search, require_device_free
 from reborn_nas.study.progress import Progress, SilentProgress
 from reborn_nas.study.stopping import Stopper
 from reborn_nas.study.storage import RunStore, connect, journal_path, mask_url, open_run, run_url
+from reborn_nas.study.warm import ParentWeights, is_warm_study
+from reborn_nas.study.workbench import settle_numerics
 
 __all__ = ["RunResult", "find_store", "run_search"]
 
@@ -38,6 +42,7 @@ class RunResult:
         reason: how the candidate was decided.
         interrupted: a signal ended the search.
         timed_out: the time limit ended it.
+        spent: the device hours ended it.
         complete: every planned training has a result.
         seconds: wall seconds of this call.
         resume_command: the command that continues the run.
@@ -51,6 +56,7 @@ class RunResult:
     reason: str
     interrupted: bool
     timed_out: bool
+    spent: bool
     complete: bool
     seconds: float
     resume_command: str
@@ -63,11 +69,15 @@ def find_store(config: StudyConfig, *, patience: float = 0.0) -> RunStore | None
     storage = connect(run_url(config.folder, config.storage), patience=patience)
     if config.study_name not in {summary.study_name for summary in storage.get_all_studies()}:
         return None
-    return open_run(storage, config.study_name, create=True)
+    return open_run(storage, config.study_name, create=True, objectives=config.objectives)
 
 
 def run_search(
-    config: StudyConfig, *, progress: Progress | None = None, plan: PlanView | None = None
+    config: StudyConfig,
+    *,
+    progress: Progress | None = None,
+    plan: PlanView | None = None,
+    illustrate: Illustrate | None = None,
 ) -> RunResult:
     """Run the search that `config` describes, or what is left of it.
 
@@ -77,6 +87,7 @@ def run_search(
     Args:
         progress: is told what happens.
         plan: what `plan_search(config)` gave, to spare making it again.
+        illustrate: draws each finished training for optuna-dashboard, see `study.artifacts`.
 
     Raises:
         RebornError: what is wrong with the configuration, the data or the storage.
@@ -87,15 +98,28 @@ def run_search(
     view = plan if plan is not None else plan_search(config)
     store = prepare_run(view)
     watcher.plan(view)
+    if config.workers > 1 and is_warm_study(view.bench) and view.done < view.total:
+        ParentWeights(view.bench, config.folder).ensure()  # once, before the workers start
     with Stopper(config.timeout) as stopper, _said(config):
         if config.workers > 1:
             from reborn_nas.study.workers import supervise
 
-            complete = supervise(view, store, watcher, stopper)
+            complete = supervise(view, store, watcher, stopper, illustrate)
         else:
-            _set_threads(config)
-            objective = Objective(view.bench, config.folder)
-            complete = Engine(view.bench, store, view.phases, objective, watcher, stopper).work(lead=True)
+            _set_threads(view.config)
+            settle_numerics(deterministic=config.deterministic)
+            objective = Objective(view.bench, config.folder, stopping=lambda: stopper.wanted)
+            engine = Engine(
+                view.bench,
+                store,
+                view.phases,
+                objective,
+                watcher,
+                stopper,
+                settled=objective.forget,
+                illustrate=illustrate,
+            )
+            complete = engine.work(lead=True)
     return _result(view, store, stopper, complete, time.monotonic() - began)
 
 
@@ -118,7 +142,9 @@ def prepare_run(view: PlanView) -> RunStore:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(f"run folder {folder} cannot be made: {error}; choose another with --run") from error
-    store = open_run(connect(run_url(folder, config.storage)), config.study_name, create=True)
+    store = open_run(
+        connect(run_url(folder, config.storage)), config.study_name, create=True, objectives=config.objectives
+    )
     described = {"study": config.study_name, "digest": view.bench.digest, **_portable(config)}
     if store.attribute("digest") != view.bench.digest:
         store.keep("settings", view.bench.settings)
@@ -126,6 +152,7 @@ def prepare_run(view: PlanView) -> RunStore:
     store.keep("config", described)
     if (store.attribute("plan") or {}).get("phases") != view.to_dict()["phases"]:
         store.keep("plan", view.to_dict())
+    begin_anew(store, next((phase.count for phase in view.phases if phase.name == "baseline"), 0))
     write_json(folder / "config.json", {**described, "settings": view.bench.settings})
     write_json(folder / "plan.json", view.to_dict())
     return store
@@ -157,6 +184,7 @@ def _result(view: PlanView, store: RunStore, stopper: Stopper, complete: bool, s
         reason=candidate.reason if candidate else "",
         interrupted=stopper.interrupted,
         timed_out=not complete and stopper.timed_out,
+        spent=not complete and stopper.spent,
         complete=complete,
         seconds=seconds,
         resume_command=resume_command(config),

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import re
 import time
+import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from reborn_nas.errors import RebornError, StudyError
+from reborn_nas.study.lease import LeaseWatch, identity
+from reborn_nas.study.objectives import directions
 from reborn_nas.study.patience import be_patient, is_passing
 
 if TYPE_CHECKING:
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["RunStore", "connect", "journal_path", "mask_url", "open_run", "run_url"]
 
 JOURNAL = "study.journal"
+LEADER = -1
+"""Where a watch expects a trial's id: the leader's place."""
+
 SCHEMA_RACES = 20
 """Times that workers who open an empty database at once may get into each other's way."""
 
@@ -145,6 +152,28 @@ class RunStore:
         """All three: the search's, the designed runs', the confirming runs'."""
         return tuple(self._studies.values())
 
+    def void(self) -> frozenset[int]:
+        """Ids of finished trials whose results do not count: a baseline that failed altogether and was begun anew."""
+        return frozenset(self.attribute("void", ()))
+
+    @contextmanager
+    def alone(self, watch: LeaseWatch) -> Iterator[bool]:
+        """True for the one process that is inside, False for the others; who dies in there is replaced.
+
+        Two that come within the same millisecond may both be let in, which the queue can bear.
+        """
+        mark = {**identity(), "beat": uuid.uuid4().hex}
+        held = self.attribute("leading")
+        own = held is not None and all(held[key] == mark[key] for key in ("host", "pid", "started"))
+        if held is not None and not own and not watch.ended(LEADER, held):
+            yield False
+            return
+        self.keep("leading", mark)
+        try:
+            yield self.attribute("leading") == mark
+        finally:
+            self.keep("leading", None)
+
     def attribute(self, key: str, default: Any = None) -> Any:
         """What the run keeps under `key`."""
         return self._studies[""].user_attrs.get(f"reborn_nas:{key}", default)
@@ -155,8 +184,14 @@ class RunStore:
         self._studies[""].set_user_attr(f"reborn_nas:{key}", value)
 
 
-def open_run(storage: BaseStorage, name: str, *, create: bool = False) -> RunStore:
+def open_run(
+    storage: BaseStorage, name: str, *, create: bool = False, objectives: Sequence[str] = ("accuracy",)
+) -> RunStore:
     """The run `name` in `storage`.
+
+    Args:
+        create: make it where it is not there.
+        objectives: of the search, see `objectives.OBJECTIVES`; an existing run keeps its own.
 
     Raises:
         StudyError: it is not there (and `create` is False), or it is a study of somebody else.
@@ -174,7 +209,7 @@ def open_run(storage: BaseStorage, name: str, *, create: bool = False) -> RunSto
         studies[suffix] = optuna.create_study(
             storage=storage,
             study_name=name + suffix,
-            direction="maximize",
+            directions=directions(objectives) if suffix == "" else ("maximize",),
             sampler=optuna.samplers.RandomSampler(seed=0),
             load_if_exists=True,
         )
@@ -185,7 +220,7 @@ def open_run(storage: BaseStorage, name: str, *, create: bool = False) -> RunSto
             f"study {name!r} was not made by reborn-nas: it lacks its attributes; choose another name"
         )
     if create and store.attribute("format") is None:
-        for study in studies.values():
-            study.set_metric_names(["accuracy"])
+        for suffix, study in studies.items():
+            study.set_metric_names(list(objectives) if suffix == "" else ["accuracy"])
         store.keep("format", 1)
     return store

@@ -6,30 +6,36 @@ What a worker says over its pipe is for the progress display only: nothing is lo
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from reborn_nas.errors import RebornError, StudyError
 from reborn_nas.records import TrialRecord
+from reborn_nas.study.artifacts import Illustrate
 from reborn_nas.study.config import StudyConfig
 from reborn_nas.study.engine import Engine
 from reborn_nas.study.progress import Progress, SilentProgress
-from reborn_nas.study.stopping import Stopper
+from reborn_nas.study.stopping import NOTICE, Stopper
 
 if TYPE_CHECKING:
     from reborn_nas.study.planning import PlanView
     from reborn_nas.study.storage import RunStore
 
-__all__ = ["join", "supervise"]
+__all__ = ["run_worker", "supervise"]
 
 GRACE = 4.0
-"""Seconds that workers have to give back what they hold before they are killed."""
+"""Seconds that workers have to give back what they hold, when there is nothing to wait for, before they are killed."""
+
+REAP = 5.0
+"""Seconds between two looks of the supervisor at the leases."""
 
 LEAD = 1.0
 """Seconds between two looks of the supervisor at the whole queue."""
@@ -67,18 +73,32 @@ class PipeProgress(SilentProgress):
             return
 
 
-def supervise(view: PlanView, store: RunStore, progress: Progress, stopper: Stopper) -> bool:
+def supervise(
+    view: PlanView,
+    store: RunStore,
+    progress: Progress,
+    stopper: Stopper,
+    illustrate: Illustrate | None = None,
+) -> bool:
     """Run the plan with `config.workers` processes; whether it is complete.
 
     Raises:
         StudyError: workers cannot start, or die again and again.
     """
-    return _Supervisor(view, store, progress, stopper).run()
+    return _Supervisor(view, store, progress, stopper, illustrate).run()
 
 
 class _Supervisor:
-    def __init__(self, view: PlanView, store: RunStore, progress: Progress, stopper: Stopper) -> None:
+    def __init__(
+        self,
+        view: PlanView,
+        store: RunStore,
+        progress: Progress,
+        stopper: Stopper,
+        illustrate: Illustrate | None,
+    ) -> None:
         self._config = view.config
+        self._illustrate = illustrate
         self._progress = progress
         self._stopper = stopper
         self._engine = Engine(view.bench, store, view.phases, _never, progress, stopper)
@@ -98,17 +118,23 @@ class _Supervisor:
             for slot in range(self._config.workers):
                 self._start(slot)
             return self._watch()
+        except KeyboardInterrupt:
+            return False
         finally:
             self._stop_all()
             self._engine.queue.reap()  # what killed workers held is free for the next call at once
 
     def _watch(self) -> bool:
-        looked = time.monotonic()
+        looked = reaped = time.monotonic()
         while not self._stopper.wanted:
             for pipe in wait([pipe for _, pipe in self._slots.values()], timeout=0.2):
                 self._receive(next(slot for slot, pair in self._slots.items() if pair[1] is pipe))
             if self._error:
                 raise StudyError(self._error)
+            if time.monotonic() - reaped >= REAP:
+                self._engine.queue.reap()
+                self._stopper.spent = self._engine.spent()
+                reaped = time.monotonic()
             if time.monotonic() - looked >= LEAD:
                 began = time.monotonic()
                 while self._engine.lead():
@@ -122,14 +148,21 @@ class _Supervisor:
     def _start(self, slot: int) -> None:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
-        devices = self._config.devices or (self._config.device,)
+        devices = _devices(self._config)
         process = context.Process(
             target=_work,
-            args=(self._config.as_given(), devices[slot % len(devices)], theirs, os.getpid()),
+            args=(
+                self._config.as_given(),
+                devices[slot % len(devices)],
+                theirs,
+                os.getpid(),
+                self._illustrate,
+            ),
             name=f"worker {slot}",
             daemon=True,
         )
-        process.start()
+        with _without_keyboard():
+            process.start()
         theirs.close()
         self._slots[slot] = (process, ours)
 
@@ -172,7 +205,7 @@ class _Supervisor:
         process, pipe = self._slots.pop(slot)
         pipe.close()
         process.join(timeout=GRACE)
-        if self._engine.complete() or self._stopper.wanted:
+        if self._engine.complete() or self._stopper.wanted or self._engine.spent():
             return
         self._deaths += 1
         if self._deaths >= MOST_DEATHS:
@@ -188,39 +221,86 @@ class _Supervisor:
         self._start(slot)
 
     def _stop_all(self) -> None:
+        """Ask the workers to stop, wait for what they are allowed to finish, and kill who is left."""
         for process, _ in self._slots.values():
             if process.is_alive():
                 process.terminate()
+        stopper = self._stopper
+        patient = stopper.wanted and not self._error
+        until = time.monotonic() + (NOTICE if stopper.terminated else math.inf if patient else GRACE)
+        try:
+            while self._alive() and time.monotonic() < until and not stopper.at_once:
+                self._drain()
+        except KeyboardInterrupt:
+            pass
+        for process in self._alive():
+            process.terminate()  # for the second time: at once
         until = time.monotonic() + GRACE
-        for process, pipe in self._slots.values():
-            # a worker that is sending must not block on a full pipe
-            while process.is_alive() and time.monotonic() < until:
-                try:
-                    while pipe.poll():
-                        pipe.recv()
-                except (EOFError, OSError):
-                    break
-                process.join(timeout=0.05)
-            process.join(timeout=max(0.0, until - time.monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join()
+        while self._alive() and time.monotonic() < until:
+            self._drain()
+        for process in self._alive():
+            process.kill()
+            process.join()
+
+    def _alive(self) -> list[BaseProcess]:
+        return [process for process, _ in self._slots.values() if process.is_alive()]
+
+    def _drain(self) -> None:
+        """Read on for a moment, since a worker that is sending must not block on a full pipe."""
+        pipes = [pipe for process, pipe in self._slots.values() if process.is_alive()]
+        for pipe in wait(pipes, timeout=0.05):
+            with suppress(EOFError, OSError):
+                message = cast("Connection", pipe).recv()
+                if message[0] == "finished":
+                    self._finished(message[1])
+        time.sleep(0.02)
 
     def _recount(self) -> None:
         self._done = {name: len(self._engine.queue.finished(name)) for name in self._planned}
+
+
+def _devices(config: StudyConfig) -> tuple[str, ...]:
+    """One device a slot, in turn: those that were named, else all GPUs of this machine, else the CPU."""
+    if config.devices:
+        return config.devices
+    if config.device in ("auto", "cuda"):
+        import torch
+
+        if torch.cuda.device_count() > 1:
+            return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+    return (config.device,)
+
+
+@contextmanager
+def _without_keyboard() -> Iterator[None]:
+    """A child that starts inside never sees Ctrl-C, which a terminal sends to all: the supervisor tells it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _never(*_: Any, **__: Any) -> TrialRecord:
     raise StudyError("a supervisor trains nothing")
 
 
-def _work(settings: Mapping[str, Any], device: str, pipe: Connection, supervisor: int) -> None:
+def _work(
+    settings: Mapping[str, Any],
+    device: str,
+    pipe: Connection,
+    supervisor: int,
+    illustrate: Illustrate | None = None,
+) -> None:
     """A worker process: prepare once, then claim and train until nothing is left or the supervisor is gone."""
     progress = PipeProgress(pipe)
     try:
         config = StudyConfig(**settings)
         with Stopper(parent=supervisor) as stopper:
-            _run_worker(config, device, progress, stopper, lead=False)
+            run_worker(config, device, progress, stopper, illustrate, lead=False, expendable=True)
     except RebornError as error:
         pipe.send(("error", str(error)))
     except KeyboardInterrupt:
@@ -230,18 +310,31 @@ def _work(settings: Mapping[str, Any], device: str, pipe: Connection, supervisor
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _run_worker(
-    config: StudyConfig, device: str, progress: Progress, stopper: Stopper, *, lead: bool
+def run_worker(
+    config: StudyConfig,
+    device: str,
+    progress: Progress,
+    stopper: Stopper,
+    illustrate: Illustrate | None = None,
+    *,
+    lead: bool,
+    expendable: bool = False,
 ) -> bool:
+    """Train in this process what the study's queue holds; whether the study is complete.
+
+    Raises:
+        StudyError: no such study, or it differs from what this process would train.
+    """
     import torch
 
     from reborn_nas.study.objective import Objective
     from reborn_nas.study.phases import Phase
     from reborn_nas.study.planning import check_same
     from reborn_nas.study.run import find_store
-    from reborn_nas.study.workbench import make_workbench
+    from reborn_nas.study.workbench import make_workbench, settle_numerics
 
     torch.set_num_threads(config.threads or 1)
+    settle_numerics(deterministic=config.deterministic)
     bench = make_workbench(config, device)
     store = find_store(config, patience=300)
     if store is None:
@@ -251,42 +344,16 @@ def _run_worker(
     if plan is None:
         raise StudyError(f"study {config.study_name!r} has no plan yet; `reborn-nas search` makes it")
     phases = [Phase.from_dict(row) for row in plan["phases"]]
-    engine = Engine(bench, store, phases, Objective(bench, config.folder), progress, stopper)
-    return engine.work(lead=lead)
-
-
-def join(
-    storage: str,
-    study: str,
-    *,
-    device: str = "auto",
-    progress: Progress | None = None,
-    timeout: float | None = None,
-    **overrides: Any,
-) -> bool:
-    """Join a study from any machine that reaches its storage and has its data; whether the study is complete.
-
-    Args:
-        storage: the storage's URL.
-        study: the study's name.
-        device: where to train.
-        timeout: leave after so many seconds.
-        overrides: settings of this machine alone: `data_dir`, `run` (folder for curves and weights), `threads`.
-
-    Raises:
-        StudyError: no such study, or it differs from what this machine would train.
-    """
-    from reborn_nas.study.reading import open_store
-
-    store = open_store(storage, study)
-    kept = store.attribute("config", {})
-    known = {
-        key: value for key, value in kept.items() if key in StudyConfig.model_fields and value is not None
-    }
-    changes = {key: value for key, value in overrides.items() if value is not None}
-    config = StudyConfig(
-        **{**known, **changes, "storage": storage, "workers": 1, "devices": (), "device": device}
+    objective = Objective(bench, config.folder, stopping=lambda: stopper.wanted)
+    engine = Engine(
+        bench,
+        store,
+        phases,
+        objective,
+        progress,
+        stopper,
+        settled=objective.forget,
+        expendable=expendable,
+        illustrate=illustrate,
     )
-    config.folder.mkdir(parents=True, exist_ok=True)
-    with Stopper(timeout) as stopper:
-        return _run_worker(config, device, progress or SilentProgress(), stopper, lead=True)
+    return engine.work(lead=lead)

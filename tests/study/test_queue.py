@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import optuna
 import pytest
 
 from reborn_nas.architecture import Architecture
+from reborn_nas.study.attempts import Attempts, Census
 from reborn_nas.study.engine import told
-from reborn_nas.study.lease import LeaseWatch, identity
-from reborn_nas.study.queue import Claim, Run, RunQueue
+from reborn_nas.study.lease import LeaseWatch, _started, identity
+from reborn_nas.study.queue import DIED, SILENT, Claim, Run, RunQueue
 from reborn_nas.study.reading import read_records
 from reborn_nas.study.storage import RunStore, connect, open_run
 from tests.study.conftest import fake_record
 
 SITES = ("layer0.act",)
-LABELS = {"screen": {"layer0.act": ("original", "relu")}, "search": {}}
+LABELS = {"screen": {"layer0.act": ("original", "relu")}, "search": {"layer0.act": ("original", "relu")}}
 PHASES = ("screen", "search")
 
 
@@ -59,6 +61,15 @@ def finish(queue: RunQueue, claim: Claim) -> bool:
     return queue.finish(claim, record, told(record, learns_pruned=True))
 
 
+def later(queue: RunQueue, clock: Clock, seconds: int) -> int:
+    """What the queue reaps in so many seconds, looking every few seconds as workers do."""
+    reaped = queue.reap()
+    for _ in range(0, seconds, 2):
+        clock.now += 2
+        reaped += queue.reap()
+    return reaped
+
+
 def elsewhere(store: RunStore, claim: Claim, beat: int = 0) -> None:
     """Make the claim's lease that of a process on another host."""
     store.storage.set_trial_user_attr(
@@ -87,7 +98,7 @@ def test_two_workers_that_enqueue_at_once_do_not_train_twice(store: RunStore) ->
     one.enqueue(runs(2))
     # what a second leader adds that looked before the first one wrote
     blind = RunQueue(store, LABELS)
-    blind._attempts = lambda phase: {}  # type: ignore[method-assign]
+    blind._index = lambda phase: Attempts(())  # type: ignore[method-assign]
     assert blind.enqueue(runs(2)) == 2
     done = []
     while (claim := two.claim(PHASES)) is not None:
@@ -104,9 +115,8 @@ def test_the_result_of_a_worker_that_was_cut_off_is_dropped(store: RunStore) -> 
     claim = slow.claim(PHASES)
     assert claim is not None
     elsewhere(store, claim)
-    assert other.reap() == 0  # seen for the first time
-    clock.now = 46
-    assert other.reap() == 1
+    assert later(other, clock, 40) == 0
+    assert later(other, clock, 6) == 1
     other.enqueue(runs(1))
     second = other.claim(PHASES)
     assert second is not None
@@ -127,9 +137,23 @@ def test_a_beat_keeps_the_lease_and_a_clock_ahead_does_not_end_it(store: RunStor
     assert claim is not None
     for beat in range(5):
         elsewhere(store, claim, beat)
-        assert other.reap() == 0
-        clock.now += 44
+        assert later(other, clock, 40) == 0
     assert finish(holder, claim)
+
+
+def test_while_nobody_can_look_no_lease_ends(store: RunStore) -> None:
+    clock = Clock()
+    holder, other = RunQueue(store, LABELS), RunQueue(store, LABELS, LeaseWatch(45, clock))
+    holder.enqueue(runs(1))
+    claim = holder.claim(PHASES)
+    assert claim is not None
+    elsewhere(store, claim)
+    assert other.reap() == 0
+    clock.now += 300  # the database was away: the holder could not beat, and nobody could see it
+    assert other.reap() == 0
+    elsewhere(store, claim, beat=1)
+    assert later(other, clock, 40) == 0
+    assert later(other, clock, 46) == 1  # now it is gone indeed
 
 
 def test_a_dead_process_of_this_host_is_seen_at_once(store: RunStore) -> None:
@@ -156,8 +180,7 @@ def test_a_record_without_its_state_is_told_by_the_reaper(store: RunStore) -> No
         claim.trial_id, "record", {**record.to_dict(), "told": result.to_dict()}
     )
     other.reap()
-    clock.now = 46
-    assert other.reap() == 1
+    assert later(other, clock, 46) == 1
     assert other.enqueue(runs(1)) == 0  # not trained again
     trial = store.study("screen").get_trials()[0]
     assert (trial.state.name, trial.value) == ("COMPLETE", record.accuracy)
@@ -169,11 +192,64 @@ def test_a_run_that_kills_its_workers_is_told_as_failed(store: RunStore) -> None
         assert queue.enqueue(runs(1)) == 1
         claim = queue.claim(PHASES)
         assert claim is not None
-        queue.give_back(claim, "lost: its worker is gone")
+        queue.give_back(claim, DIED)
     assert queue.enqueue(runs(1)) == 0
     (record,) = read_records(store)
     assert record.state == "failed"
     assert "died 5 times" in record.reason
+
+
+def test_the_sampler_learns_of_a_run_that_kills_its_workers(store: RunStore) -> None:
+    queue = RunQueue(store, LABELS, tell=lambda record: told(record, learns_pruned=True))
+    slot = Run("search/0", "search", "sampled", seed=1)
+    for _ in range(5):
+        assert queue.enqueue([slot]) == 1
+        claim = queue.claim(["search"])
+        assert claim is not None
+        trial = optuna.trial.Trial(store.study("search"), claim.trial_id)
+        trial.suggest_categorical("layer0.act", LABELS["search"]["layer0.act"])
+        queue.give_back(claim, DIED)
+    assert queue.enqueue([slot]) == 0
+    last = store.study("search").get_trials()[-1]
+    assert last.state.name == "PRUNED"
+    assert set(last.params) == {"layer0.act"}
+    assert last.system_attrs["constraints:failed"] == 1.0
+
+
+def test_a_machine_that_falls_silent_says_little_about_the_run(store: RunStore) -> None:
+    queue = RunQueue(store, LABELS)
+    for attempt in range(21):
+        assert queue.enqueue(runs(1)) == (attempt < 20)
+        claim = queue.claim(PHASES)
+        if claim is not None:
+            queue.give_back(claim, SILENT)
+    (record,) = read_records(store)
+    assert record.state == "failed"
+
+
+def test_a_long_plan_is_put_in_by_and_by(store: RunStore) -> None:
+    queue = RunQueue(store, LABELS)
+    assert queue.enqueue(runs(6), most=4) == 4
+    assert queue.enqueue(runs(6), most=4) == 2
+    claim = queue.claim(PHASES)
+    assert claim is not None
+    assert claim.run.key == "screen/0"
+    assert finish(queue, claim)
+    assert queue.census() == Census(waiting=5, running=0, ended=1)
+
+
+def test_one_leads_at_a_time_and_who_dies_leading_is_replaced(store: RunStore) -> None:
+    watch = LeaseWatch()
+    with store.alone(watch) as mine:
+        assert mine
+        mark = store.attribute("leading")
+        store.keep("leading", {**mark, "pid": 1, "started": _started(1), "beat": "x"})  # a process that lives
+        with store.alone(watch) as second:
+            assert not second
+        store.keep("leading", {**mark, "started": "1", "beat": "x"})  # one that does not
+        with store.alone(watch) as third:
+            assert third
+    assert store.attribute("leading") is None
 
 
 def test_interruptions_are_no_losses(store: RunStore) -> None:

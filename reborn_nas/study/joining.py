@@ -1,0 +1,105 @@
+"""A worker from elsewhere: it knows a study's storage and has its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reborn_nas.errors import StudyError
+from reborn_nas.study.config import StudyConfig
+from reborn_nas.study.phases import Phase
+from reborn_nas.study.progress import Progress, SilentProgress
+from reborn_nas.study.stopping import Stopper
+from reborn_nas.study.storage import JOURNAL, RunStore, connect, mask_url, open_run
+from reborn_nas.study.workers import run_worker, supervise
+
+if TYPE_CHECKING:
+    from reborn_nas.study.artifacts import Illustrate
+
+__all__ = ["join"]
+
+PATIENCE = 300.0
+"""Seconds that a worker waits for a database that does not answer when it comes."""
+
+
+def join(
+    storage: str,
+    study: str,
+    *,
+    device: str = "auto",
+    devices: tuple[str, ...] | str = (),
+    workers: int | None = None,
+    progress: Progress | None = None,
+    timeout: float | None = None,
+    illustrate: Illustrate | None = None,
+    stopper: Stopper | None = None,
+    expendable: bool = False,
+    **overrides: Any,
+) -> bool:
+    """Join a study from any machine that reaches its storage and has its data; whether the study is complete.
+
+    Args:
+        storage: the storage's URL.
+        study: the study's name.
+        device: where to train.
+        devices: one process each under a supervisor, which starts them again when they die.
+        workers: processes of that kind; one trains in this process.
+        timeout: leave after so many seconds.
+        illustrate: as in `run_search`.
+        stopper: says when to leave, in place of `timeout`.
+        expendable: whether this process may end itself over a training that hangs.
+        overrides: settings of this machine alone: `data_dir`, `dataset`, `run` (folder for curves and weights),
+            `artifacts`, `threads`; and `adopt`.
+
+    Raises:
+        StudyError: no such study, or it differs from what this machine would train.
+    """
+    store = open_run(connect(storage, patience=PATIENCE), study)
+    changes = {key: value for key, value in overrides.items() if value is not None}
+    place = {"storage": storage, "device": device, "devices": devices}
+    config = StudyConfig(**{**_settled(store, storage), **changes, **place, "workers": workers})
+    config.folder.mkdir(parents=True, exist_ok=True)
+    watcher = progress or SilentProgress()
+    with stopper or Stopper(timeout) as stop:
+        if config.workers > 1:
+            return _several(config, store, watcher, stop, illustrate)
+        single = config.devices[0] if config.devices else device
+        return run_worker(config, single, watcher, stop, illustrate, lead=True, expendable=expendable)
+
+
+def _settled(store: RunStore, storage: str) -> dict[str, Any]:
+    """The study's settings, as far as they hold on this machine too."""
+    kept: Mapping[str, Any] = store.attribute("config", {})
+    known = {
+        key: value
+        for key, value in kept.items()
+        if key in StudyConfig.model_fields and value is not None and key not in ("timeout", "workers")
+    }
+    for key in ("data_dir", "artifacts"):
+        if key in known and not Path(known[key]).is_dir():
+            del known[key]
+    threads = (store.attribute("settings") or {}).get("threads")
+    if threads is not None:  # sums depend on them
+        known["threads"] = threads
+    known["run"] = Path("runs") / store.name
+    if storage.startswith("journal://") and Path(storage).name == JOURNAL:
+        known["run"] = Path(storage.removeprefix("journal://")).absolute().parent
+    return known
+
+
+def _several(
+    config: StudyConfig, store: RunStore, progress: Progress, stopper: Stopper, illustrate: Illustrate | None
+) -> bool:
+    from reborn_nas.study.planning import PlanView, check_same
+    from reborn_nas.study.workbench import make_workbench
+
+    bench = make_workbench(config)
+    check_same(store, bench)
+    plan = store.attribute("plan")
+    if plan is None:
+        raise StudyError(
+            f"study {store.name!r} in {mask_url(config.storage or '')} has no plan yet; `reborn-nas search` makes it"
+        )
+    phases = tuple(Phase.from_dict(row) for row in plan["phases"])
+    return supervise(PlanView(bench, phases, ()), store, progress, stopper, illustrate)

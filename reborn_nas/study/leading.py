@@ -1,0 +1,268 @@
+"""The steps from phase to phase: what may be trained now is put into the queue, what was lost is put in again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from reborn_nas.architecture import Architecture
+from reborn_nas.errors import ConfigError, StudyError
+from reborn_nas.records import TrialRecord
+from reborn_nas.study import designs
+from reborn_nas.study.artifacts import artifacts_of
+from reborn_nas.study.attempts import is_final
+from reborn_nas.study.costs import CostBook
+from reborn_nas.study.decide import Candidate, decide_candidate, top_factors
+from reborn_nas.study.journal import together
+from reborn_nas.study.objectives import objective_values
+from reborn_nas.study.phases import Phase
+from reborn_nas.study.progress import Progress
+from reborn_nas.study.queue import Run, RunQueue
+from reborn_nas.study.recommending import recommend_run
+from reborn_nas.study.warm import is_warm_study
+
+if TYPE_CHECKING:
+    from reborn_nas.study.attempts import Census
+    from reborn_nas.study.storage import RunStore
+    from reborn_nas.study.workbench import Workbench
+
+__all__ = ["Leader", "begin_anew", "hopeless"]
+
+WINDOW = 64
+"""Runs that wait for a worker at most, or sixteen a worker where that is more."""
+
+
+class Leader:
+    """Fills one run's queue. Any worker may lead; one at a time does.
+
+    Args:
+        bench: what all trainings share.
+        store: the run's studies.
+        phases: the plan, by name.
+        queue: where runs are put.
+        progress: is told the decisions.
+    """
+
+    def __init__(
+        self,
+        bench: Workbench,
+        store: RunStore,
+        phases: Mapping[str, Phase],
+        queue: RunQueue,
+        progress: Progress,
+    ) -> None:
+        self._bench, self._store, self._phases, self._queue = bench, store, phases, queue
+        self._progress = progress
+        seed = bench.config.seed
+        self._window = max(WINDOW, 16 * bench.config.workers)
+        self._screen = designs.screen_runs(phases["screen"], bench.contrast, bench.spec, seed)
+        blocks = max([1, *(run.block + 1 for run in self._screen)])
+        self._baseline = designs.baseline_runs(
+            phases["baseline"].count, bench.contrast, bench.spec, seed, blocks
+        )
+        warm = is_warm_study(bench)  # then the parent has seen the other splits' validation images
+        self._slots = designs.search_runs(phases["search"].count, seed, 1 if warm else blocks)
+        self._costs = CostBook(bench)
+        self._seen: Census | None = None
+        self._taught = False
+
+    def lead(self) -> bool:
+        """Take up lost runs and enqueue what can be run now; whether anything was enqueued.
+
+        Raises:
+            StudyError: every training of the baseline failed in the same way.
+        """
+        queue = self._queue
+        ended = queue.reap()
+        census = queue.census()
+        if not ended and (census == self._seen or census.waiting > self._window // 2):
+            return False
+        self.check_hope()
+        with self._store.alone(queue.watch) as mine:
+            if not mine:
+                return False
+            census = queue.census()  # another leader may have been in here meanwhile
+            added = census.waiting <= self._window // 2 and self._advance(self._window - census.waiting)
+        self._seen = queue.census()
+        return added
+
+    def check_hope(self) -> None:
+        """Raise StudyError where every training of the baseline failed in the same way: so would all others."""
+        count = self._phases["baseline"].count
+        records = list(self._queue.finished("baseline").values()) if count else []
+        reason = hopeless(records) if count and len(records) >= count else None
+        if reason is not None:
+            raise StudyError(
+                f"all {count} trainings of the baseline ended in the same way, and nothing else was trained: {reason}\n"
+                "Mend the cause and run the same command: it begins the baseline anew"
+            )
+
+    def candidate(self) -> Candidate:
+        """The candidate: as decided before if its runs are under way, else from what there is now."""
+        kept = self._store.attribute("candidate")
+        if kept is not None and kept.get("fixed"):
+            return Candidate.from_dict(kept)
+        finished = self._queue.finished
+        decided = decide_candidate(
+            list(finished("screen").values()),
+            list(finished("search").values()),
+            self._bench.contrast,
+            self._bench.spec,
+            recommended=self._recommended,
+            costs=self._costs,
+        )
+        fixed = any(self._phases[name].count for name in ("candidate", "confirm", "control"))
+        self._store.keep("candidate", {**decided.to_dict(), "fixed": fixed})
+        self._progress.note(f"candidate: {decided.reason}")
+        return decided
+
+    def _recommended(self) -> Architecture | None:
+        """What the recommender says of screen and search; None where there are too few trainings, or nothing fits."""
+        bench = self._bench
+        screened = [
+            replace(record, parameters=parameters)
+            for record in self._queue.finished("screen").values()
+            if (parameters := self._as_sampled(record)) is not None
+        ]
+
+        def build(chosen: Mapping[str, str]) -> Architecture:
+            return bench.space.architecture(chosen, bench.sites, bench.spec)
+
+        stage = {site.name: site.stage for site in bench.sites}
+        factors = bench.contrast.factors
+        try:
+            found = recommend_run(
+                [*screened, *self._queue.finished("search").values()],
+                words={},
+                stages={name: stage[sites[0]] for name, sites in factors.items() if sites},
+                budgets=self._costs.budgets(bench.parameters, build),
+                excess=lambda chosen: self._costs.excess(build(chosen)),
+            )
+        except ConfigError:
+            return None
+        return build(found.choices)
+
+    def _advance(self, most: int) -> bool:
+        opened = [*self._baseline, *self._screen]
+        if self._queue.enqueue(opened, most):
+            return True
+        if not self._all_done(opened):
+            return False
+        self._teach_sampler()
+        if self._queue.enqueue(self._slots, most):
+            return True
+        if not self._all_done(self._slots):
+            return False
+        last = self._later_runs(self.candidate())
+        if self._queue.enqueue(last, most):
+            return True
+        if self._all_done(last):
+            self._store.keep("finished", sum(phase.count for phase in self._phases.values()))
+        return False
+
+    def _later_runs(self, candidate: Candidate) -> list[Run]:
+        contrast, incumbent = self._bench.contrast, candidate.architecture
+        seed = self._bench.config.seed
+        runs = designs.candidate_runs(self._phases["candidate"].count, incumbent, contrast, seed)
+        confirm, control = self._phases["confirm"].count, self._phases["control"].count
+        if not confirm and not control:
+            return runs
+        top = self._store.attribute("top")
+        if top is None:
+            screen = list(self._queue.finished("screen").values())
+            top = top_factors(screen, contrast, seed=seed % 2**32)
+            self._store.keep("top", top)
+        if confirm:
+            runs += designs.confirm_runs(confirm, incumbent, top, contrast, seed)
+        if control:
+            runs += designs.control_runs(control, incumbent, top, contrast, seed)
+        return runs
+
+    def _all_done(self, runs: Sequence[Run]) -> bool:
+        have: dict[str, set[str]] = {}
+        for run in runs:
+            if run.phase not in have:
+                have[run.phase] = self._queue.done(run.phase)
+            if run.key not in have[run.phase]:
+                return False
+        return True
+
+    def _teach_sampler(self) -> None:
+        """Add the screen's runs to the search's study, so that the sampler starts from them."""
+        from optuna.distributions import CategoricalDistribution
+        from optuna.trial import TrialState, create_trial
+
+        if self._taught:
+            return
+        study = self._store.study("search")
+        known = {trial.user_attrs.get("copy_of") for trial in study.get_trials(deepcopy=False)}
+        copies = []
+        objectives = self._bench.config.objectives
+        spaces = {name: CategoricalDistribution(labels) for name, labels in self._bench.parameters.items()}
+        screened = self._store.study("screen").get_trials(deepcopy=False)
+        pictures = {t.user_attrs["key"]: artifacts_of(t) for t in screened if "record" in t.user_attrs}
+        for key, record in self._queue.finished("screen").items():
+            parameters = self._as_sampled(record)
+            if key in known or parameters is None or record.accuracy is None:
+                continue
+            architecture = Architecture.from_dict(record.architecture)
+            values = objective_values(
+                record, objectives, lambda name, of=architecture: self._costs.value(of, name)
+            )
+            copies.append(
+                create_trial(
+                    state=TrialState.COMPLETE,
+                    values=values,
+                    constraints=self._costs.excess(architecture) or None,
+                    params=parameters,
+                    distributions={name: spaces[name] for name in parameters},
+                    user_attrs={
+                        "copy_of": key,
+                        "phase": "screen",
+                        "seed": record.seed,
+                        "digest": record.digest,
+                    },
+                    system_attrs=pictures.get(key),
+                )
+            )
+        with together(self._store.storage):
+            study.add_trials(copies)
+        self._taught = True
+
+    def _as_sampled(self, record: TrialRecord) -> dict[str, str] | None:
+        """The screen's parameters in the words of the search space; None where it cannot say them."""
+        activation = {site.name: site.activation for site in self._bench.sites}
+        found = {}
+        for name, labels in self._bench.parameters.items():
+            members = self._bench.contrast.factors.get(name, ())
+            own = {activation[member] for member in members}
+            label = record.parameters.get(name, "original")
+            # a space that names the parent's own activation has no "original"
+            words = [label, *(word for word in labels if label == "original" and own == {word})]
+            fitting = [word for word in words if word in labels]
+            if not fitting:
+                return None
+            found[name] = fitting[0]
+        return found
+
+
+def begin_anew(store: RunStore, count: int) -> None:
+    """Where a baseline of `count` trainings failed altogether, let its results count no longer."""
+    void = store.void()
+    failed = {
+        trial._trial_id: TrialRecord.from_dict(trial.user_attrs["record"])
+        for trial in store.study("baseline").get_trials(deepcopy=False)
+        if is_final(trial) and trial.user_attrs.get("phase") == "baseline" and trial._trial_id not in void
+    }
+    if count and len(failed) >= count and hopeless(list(failed.values())) is not None:
+        store.keep("void", sorted({*void, *failed}))
+
+
+def hopeless(records: Sequence[TrialRecord]) -> str | None:
+    """The reason of all `records`, where not one is complete and all have the same, numbers in it aside."""
+    if not records or any(record.state not in ("failed", "diverged") for record in records):
+        return None
+    reasons = {re.sub(r"[\d.]+", "…", record.reason) for record in records}
+    return records[0].reason if len(reasons) == 1 else None

@@ -1,0 +1,100 @@
+"""The sampler's side of a search training: what it proposes, when it is pruned, how its result is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from reborn_nas.architecture import Architecture
+from reborn_nas.errors import StudyError
+from reborn_nas.records import TrialRecord
+from reborn_nas.seeds import derive_seed
+from reborn_nas.study.pruning import make_pruner, rungs
+from reborn_nas.study.queue import Claim
+from reborn_nas.study.samplers import learns_from_pruned, make_sampler
+from reborn_nas.study.telling import Told, told
+from reborn_nas.study.warm import search_epochs
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+    from optuna.study import Study
+
+    from reborn_nas.study.storage import RunStore
+    from reborn_nas.study.workbench import Workbench
+
+__all__ = ["MOST_REJECTIONS", "Proposer"]
+
+MOST_REJECTIONS = 50
+"""Proposals over budget after which a search training is given up: by then a sampler has learned what fits."""
+
+
+class Proposer:
+    """Asks a fresh sampler for each search training, and the pruner at each rung.
+
+    Args:
+        bench: what all trainings share.
+        store: the run's studies.
+    """
+
+    def __init__(self, bench: Workbench, store: RunStore) -> None:
+        self._bench, self._store = bench, store
+        config = bench.config
+        self.learns_pruned = learns_from_pruned(make_sampler(config.sampler, 0))
+        epochs = search_epochs(bench)
+        self._pruner = make_pruner(config.pruner, epochs)
+        self._rungs = frozenset(rungs(config.pruner, epochs))
+        self._sampler: BaseSampler | None = None
+
+    def tell(self, record: TrialRecord) -> Told:
+        """See `told`."""
+        return told(record, self.learns_pruned, self._bench.config.objectives)
+
+    def propose(self, claim: Claim) -> Architecture:
+        """The designed architecture, or what the sampler proposes for this slot."""
+        self._sampler = None
+        if claim.run.architecture is not None:
+            return Architecture.from_dict(claim.run.architecture)
+        import optuna
+
+        config = self._bench.config
+        words = (claim.run.key, str(claim.rejections)) if claim.rejections else (claim.run.key,)
+        sampler = make_sampler(config.sampler, derive_seed(config.seed, "sampler", *words))
+        try:
+            trial = optuna.trial.Trial(self._study(sampler), claim.trial_id)
+            architecture = self._bench.space.suggest(trial, self._bench.sites, self._bench.spec)
+        except Exception as error:
+            raise StudyError(
+                f"sampler {config.sampler!r} failed to propose an architecture: {error!r}"
+            ) from error
+        claim.run = replace(claim.run, parameters=trial.params)
+        self._sampler = sampler
+        return architecture
+
+    def after_trial(self, claim: Claim, result: Told) -> None:
+        """Let the sampler that proposed have its look at the result."""
+        if self._sampler is None:
+            return
+        from optuna.trial import TrialState
+
+        frozen = self._store.storage.get_trial(claim.trial_id)
+        state = TrialState[result.state]
+        self._sampler.after_trial(self._store.study("search"), frozen, state, result.values)
+
+    def is_hopeless(self, claim: Claim, epoch: int, metrics: Mapping[str, float]) -> bool:
+        """Whether the pruner stops this search training after `epoch`. At a rung, its accuracy is stored."""
+        if self._pruner is None or claim.run.phase != "search" or epoch not in self._rungs:
+            return False
+        storage = self._store.storage
+        storage.set_trial_intermediate_value(claim.trial_id, epoch, float(metrics["validation_accuracy"]))
+        return bool(self._pruner.prune(self._study(), storage.get_trial(claim.trial_id)))
+
+    def _study(self, sampler: BaseSampler | None = None) -> Study:
+        import optuna
+
+        return optuna.load_study(
+            study_name=self._store.study("search").study_name,
+            storage=self._store.storage,
+            sampler=sampler or optuna.samplers.RandomSampler(seed=0),
+            pruner=self._pruner,
+        )

@@ -1,0 +1,137 @@
+"""Warm starts: search trainings that begin at a trained parent, whose function the conversion preserves.
+
+Such a training tells how well a ReLU optimum is repaired, not what the architecture is worth from scratch: it proposes
+and never enters a claim. Its record carries `extra["warm"]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reborn_nas.errors import ConfigError
+from reborn_nas.files import replace_durably
+from reborn_nas.seeds import derive_seed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from reborn_nas.study.workbench import Workbench
+    from reborn_nas.training import Recipe
+
+__all__ = ["ParentWeights", "is_warm_study", "read_parent", "search_epochs", "search_recipe"]
+
+SPLIT = 0
+"""The split whose training images the parent sees; the search is judged by that split's validation images."""
+
+
+def is_warm_study(bench: Workbench) -> bool:
+    """Whether the search's trainings start from a trained parent."""
+    return bench.config.init == "parent"
+
+
+def search_recipe(bench: Workbench) -> Recipe:
+    """The recipe of a search training."""
+    if not is_warm_study(bench):
+        return bench.recipe
+    epochs = bench.config.warm_epochs or bench.recipe.epochs
+    return replace(bench.recipe, epochs=epochs, init="default")
+
+
+def search_epochs(bench: Workbench) -> int:
+    """Epochs of a search training."""
+    return bench.config.warm_epochs or int(getattr(bench.recipe, "epochs", 1))
+
+
+class ParentWeights:
+    """The trained parent of a study: given by the user, else trained once and kept in the run folder.
+
+    Args:
+        bench: what all trainings share.
+        folder: the run folder.
+    """
+
+    def __init__(self, bench: Workbench, folder: Path) -> None:
+        self._bench = bench
+        self._given = bench.config.parent
+        self._path = Path(self._given) if self._given else folder / "checkpoints" / "parent.safetensors"
+        self._state: dict[str, torch.Tensor] | None = None
+
+    def ensure(self) -> None:
+        """Train the parent unless it is there."""
+        if not self._given and not self._path.is_file():
+            self._train()
+
+    def load_into(self, model: nn.Module) -> None:
+        """Give `model`, the unconverted backbone, the parent's weights. Raises ConfigError where they do not fit."""
+        if self._state is None:
+            self.ensure()
+            self._state = read_parent(self._path, self._bench.template)
+        model.load_state_dict(self._state)
+
+    def _train(self) -> None:
+        import torch
+        from safetensors.torch import save_file
+
+        from reborn_nas.backbone import build
+        from reborn_nas.data import split
+        from reborn_nas.training import train
+
+        bench = self._bench
+        seed = derive_seed(bench.config.seed, "warm", "parent")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build(bench.spec, device="cpu", pretrained=bench.config.pretrained)
+        parts = split(bench.images, block=SPLIT, seed=bench.config.seed)
+        train(
+            model,
+            bench.images,
+            train_indices=parts.train,
+            evaluate={},
+            every_epoch=(),
+            recipe=bench.recipe,
+            seed=seed,
+            device=bench.device,
+        )
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_name(f".{self._path.name}.tmp")
+        state = {
+            name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()
+        }
+        save_file(state, partial, metadata={"format": "pt"})
+        replace_durably(partial, self._path)
+
+
+def read_parent(path: str | Path, template: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights in a safetensors file, or in the folder of an export, for `template`.
+
+    Raises:
+        ConfigError: the file cannot be read, or is of another network; the message says where they differ.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    found = Path(path)
+    found = found / "model.safetensors" if found.is_dir() else found
+    try:
+        state: dict[str, torch.Tensor] = load_file(found)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            f"parent: {found} cannot be read ({error}); give a safetensors file, or the folder of an export"
+        ) from error
+    wanted = template.state_dict()
+    faults = [f"it lacks {name}" for name in wanted if name not in state]
+    faults += [f"it has {name}, which the backbone does not have" for name in state if name not in wanted]
+    faults += [
+        f"{name} has the shape {tuple(state[name].shape)}, in the backbone {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    if faults:
+        more = [f"and {len(faults) - 5} more"] if len(faults) > 5 else []
+        raise ConfigError(
+            f"parent: {found} is not the backbone with its original activations:", [*faults[:5], *more]
+        )
+    return state

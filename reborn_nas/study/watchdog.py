@@ -1,0 +1,139 @@
+"""Ends a training that does not move: a loop without end in a stranger's code, a device that does not answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from reborn_nas.errors import TrainingError
+
+if TYPE_CHECKING:
+    from reborn_nas.study.config import StudyConfig
+    from reborn_nas.study.phases import Phase
+
+__all__ = ["HungError", "Pace", "Watchdog"]
+
+SHORTEST, TIMES = 900.0, 30.0
+"""A training hangs that finishes no epoch for so many seconds, or for so many times the longest epoch."""
+
+GRACE = 20.0
+"""Seconds that a training has to end after it was interrupted, before its process ends."""
+
+EXIT_CODE = 75
+"""Of a process that could not be interrupted: sysexits.h's "temporary failure"; whoever supervises starts another."""
+
+
+class HungError(TrainingError):
+    """No epoch ended for too long."""
+
+
+class Pace:
+    """How long an epoch may take in this process before the training counts as hanging.
+
+    Args:
+        config: `hang_after` where it was given.
+        phases: the plan, with its estimated seconds.
+        epochs: of a training.
+    """
+
+    def __init__(self, config: StudyConfig, phases: Sequence[Phase], epochs: int) -> None:
+        self._given = config.hang_after
+        estimates = [phase.seconds / phase.count for phase in phases if phase.seconds and phase.count]
+        self._longest = max(estimates, default=0.0) * config.workers / max(1, epochs)
+
+    def epoch(self, seconds: float) -> None:
+        """An epoch took so long."""
+        self._longest = max(self._longest, seconds)
+
+    def limit(self) -> float | None:
+        """Seconds; None while nothing is known."""
+        if self._given is not None:
+            return self._given
+        return max(SHORTEST, TIMES * self._longest) if self._longest else None
+
+
+class Watchdog:
+    """Watches one training from a thread of its own.
+
+    A training that finished no epoch for `limit` seconds is interrupted by a signal, which ends whatever runs
+    Python. One that is still there `grace` seconds later hangs in native code: then `last_words` is called and
+    the process ends, where it may.
+
+    Args:
+        limit: seconds without an epoch, asked anew at every look, or None for none.
+        last_words: tells the result before the process ends; None where the process is not to be ended.
+        grace: as `GRACE`.
+        leave: ends the process.
+    """
+
+    def __init__(
+        self,
+        limit: Callable[[], float | None],
+        last_words: Callable[[str], None] | None,
+        grace: float = GRACE,
+        leave: Callable[[int], Any] = os._exit,
+    ) -> None:
+        self._limit, self._last_words, self._grace, self._leave = limit, last_words, grace, leave
+        self._moved = time.monotonic()
+        self._over = threading.Event()
+        self._watching = False
+        self._reason = ""
+        self._before: Any = None
+
+    def moved(self) -> float:
+        """An epoch has ended; the seconds that it took."""
+        before, self._moved = self._moved, time.monotonic()
+        return self._moved - before
+
+    def __enter__(self) -> Watchdog:
+        self._watching = True
+        if _can_signal():
+            self._before = signal.signal(signal.SIGALRM, self._interrupt)
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._watching = False
+        self._over.set()
+        if self._before is not None:
+            self._thread.join(
+                timeout=1.0
+            )  # no signal may come after the handler is gone: its default ends the process
+            signal.signal(signal.SIGALRM, self._before)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._watching and self._reason:
+            self._watching = False
+            raise HungError(self._reason)
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._pause()):
+            limit = self._limit()
+            if limit is None or time.monotonic() - self._moved <= limit:
+                continue
+            self._reason = f"no epoch ended for {limit:.0f} s; --hang-after allows more"
+            if self._before is not None:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+            if self._over.wait(self._grace):
+                return
+            if self._last_words is not None:
+                try:
+                    self._last_words(self._reason + " (the process could not be interrupted and was ended)")
+                finally:
+                    self._leave(EXIT_CODE)
+            return
+
+    def _pause(self) -> float:
+        limit = self._limit()
+        return 5.0 if limit is None else min(5.0, max(0.05, limit / 10))
+
+
+def _can_signal() -> bool:
+    main = threading.current_thread() is threading.main_thread()
+    return main and hasattr(signal, "SIGALRM") and hasattr(signal, "pthread_kill")

@@ -22,11 +22,11 @@ def add(verbs: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
-    from reborn_nas.study import serve_dashboard
+    from reborn_nas.api import dashboard
 
     if args.host not in ("127.0.0.1", "localhost", "::1"):
         print(
             f"warning: optuna-dashboard has no login; {args.host} may be reachable by others", file=sys.stderr
         )
-    serve_dashboard(args.run_path, host=args.host, port=args.port)
+    dashboard(args.run_path, host=args.host, port=args.port)
     return 0

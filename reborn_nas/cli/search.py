@@ -19,7 +19,7 @@ ASK_ABOVE_SECONDS = 3600.0
 EXAMPLES = """  reborn-nas search
   reborn-nas search --backbone resnet34 --dataset cifar100 --data-dir ~/data --dry-run
   reborn-nas search --dataset folder:photos --backbone torchvision:resnet18 --trials 160 --yes
-  reborn-nas search --config studies/table2.yaml
+  reborn-nas search --config studies/mnist-convnet8.yaml
 """
 
 
@@ -63,9 +63,27 @@ def add(verbs: Subparsers) -> None:
         "--storage", metavar="URL", help="Optuna storage; default a journal file in the run's folder"
     )
     study.add_argument("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1")
+    study.add_argument("--devices", metavar="LIST", help="one worker each, such as 0,1,2 for three GPUs")
     study.add_argument("--workers", type=int, metavar="K", help="processes that train at the same time")
+    study.add_argument("--threads", type=int, metavar="N", help="CPU threads of each worker")
     study.add_argument(
-        "--timeout", type=duration, metavar="TIME", help="start no training after 90s, 15m, 2h"
+        "--artifacts", metavar="DIR", help="shared folder for the states of interrupted trainings"
+    )
+    study.add_argument(
+        "--timeout", type=duration, metavar="TIME", help="stop after 90s, 15m, 2h; the same command goes on"
+    )
+    study.add_argument("--gpu-hours", type=float, metavar="H", help="stop when all trainings took so long")
+    study.add_argument(
+        "--hang-after",
+        type=duration,
+        metavar="TIME",
+        help="give up a training that ends no epoch for so long",
+    )
+    study.add_argument(
+        "--deterministic",
+        action="store_true",
+        default=None,
+        help="on a GPU, the same numbers each time; slower",
     )
     study.add_argument("--config", metavar="FILE", help="a study YAML; flags override it")
     study.add_argument("--adopt", action="store_true", default=None, help="resume although settings differ")
@@ -76,10 +94,10 @@ def add(verbs: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, ask where it is long, run, report, print."""
-    from reborn_nas.api import report, run_view
+    from reborn_nas.api import report, run_view, search
     from reborn_nas.cli.progress import make_progress
     from reborn_nas.cli.show import print_plan, print_result, result_json
-    from reborn_nas.study import load_config, plan_search, run_search
+    from reborn_nas.study import load_config, plan_search
 
     config = load_config(args.config, **settings(args))
     plan = plan_search(config)
@@ -93,9 +111,11 @@ def run(args: argparse.Namespace) -> int:
     if not args.yes and not _agreed(plan):
         return 2
     with make_progress(quiet) as progress:
-        result = run_search(config, progress=progress, plan=plan)
-    if result.interrupted or result.timed_out:
-        what = "interrupted" if result.interrupted else "out of time"
+        result = search(config, progress=progress, plan=plan)
+    if result.interrupted or result.timed_out or result.spent:
+        what = "out of time" if result.timed_out else "interrupted"
+        if result.spent:
+            what = f"the {config.gpu_hours:g} device hours are spent; a larger --gpu-hours goes on"
         print(f"\n{what}; everything finished is kept. To go on: {result.resume_command}", file=sys.stderr)
         return 130 if result.interrupted else 0
     page = report(result)
@@ -112,7 +132,8 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     direct = (
         "backbone", "stem", "dataset", "data_dir", "image_size", "fraction", "space", "contrast", "recipe", "epochs",
         "batch_size", "learning_rate", "weight_decay", "precision", "trials", *PHASES, "sampler", "seed", "name",
-        "storage", "device", "workers", "timeout", "adopt",
+        "storage", "device", "devices", "workers", "threads", "artifacts", "timeout", "gpu_hours", "hang_after",
+        "deterministic", "adopt",
     )  # fmt: skip
     found = {name: getattr(args, name) for name in direct if getattr(args, name) is not None}
     if args.run_folder is not None:

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from reborn_nas.study import status
 
     state = status(args.run_path)
-    rows, summary = estimates(run_view(args.run_path))
+    rows, summary = estimates(run_view(args.run_path, look=False))
     if args.json:
         print(json.dumps({**status_json(state), "estimates": rows, "summary": summary}, indent=2))
         return 0

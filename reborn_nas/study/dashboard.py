@@ -1,32 +1,77 @@
-"""optuna-dashboard over a run, with a note on what it shows and the report and curves as artifacts."""
+"""optuna-dashboard over a run: notes with the answer so far, its graphs, the report and every training's pictures."""
 
 from __future__ import annotations
 
 import html
+import json
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.errors import StudyError
+from reborn_nas.files import write_atomic
+from reborn_nas.study.artifacts import ARTIFACTS, ATTRIBUTE
 from reborn_nas.study.reading import RunStatus, open_store, status
 
 if TYPE_CHECKING:
+    from optuna.study import Study
+
     from reborn_nas.study.storage import RunStore
 
-__all__ = ["describe_studies", "serve_dashboard"]
+__all__ = ["Shown", "describe_studies", "serve_dashboard"]
 
-ARTIFACTS = "artifacts"
+GRAPHS = {"": ("effects", "control"), "/design": ("effects",), "/confirm": ("confirmation", "control")}
+"""Suffix of a study's name → the graphs that it shows."""
+
+MEANING = {
+    "": "What the sampler ran, and the screen's runs that it started from. The best trial's accuracy is partly "
+    "luck, and importances here carry neither sign nor interval: the effects are in the report.",
+    "/design": "Baseline and balanced screen: what the effects are estimated from.",
+    "/confirm": "Candidate against parent on the test images, confirmation and control on the reserved images.",
+}
+
+FRESH = 60.0
+"""Seconds between two looks of a serving dashboard at whether the answer has changed."""
 
 
-def serve_dashboard(run: str | Path, *, host: str = "127.0.0.1", port: int = 8080) -> None:
+@dataclass(frozen=True)
+class Shown:
+    """What the dashboard shows of a run besides its trials.
+
+    Args:
+        note: the answer so far, Markdown.
+        graphs: name → Plotly figure as JSON values.
+        page: the report's `index.html` where there is one.
+    """
+
+    note: str = ""
+    graphs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    page: Path | None = None
+
+
+def serve_dashboard(
+    run: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    show: Callable[[], Shown] | None = None,
+) -> None:
     """Serve optuna-dashboard for a run folder until interrupted. It has no login: keep it on loopback.
+
+    Args:
+        show: says what to show besides the trials; asked again while the run goes on.
 
     Raises:
         StudyError: no such run, or the port is taken.
     """
     store = open_store(run)
-    describe_studies(store, status(run))
     folder = Path(run) / ARTIFACTS
     folder.mkdir(exist_ok=True)
+    describe_studies(store, status(run), show() if show else Shown(), folder)
     from wsgiref.simple_server import WSGIServer, make_server
 
     from optuna.artifacts import FileSystemArtifactStore
@@ -39,34 +84,92 @@ def serve_dashboard(run: str | Path, *, host: str = "127.0.0.1", port: int = 808
         raise StudyError(
             f"dashboard: {host}:{port} cannot be served ({error}); choose another --port"
         ) from error
+    over = threading.Event()
+    threading.Thread(target=_keep_fresh, args=(run, folder, show, over), daemon=True).start()
     print(f"optuna-dashboard on http://{host}:{port}/  (Ctrl-C ends it)", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
         return
     finally:
+        over.set()
         server.server_close()
 
 
-def describe_studies(store: RunStore, state: RunStatus) -> None:
-    """Write a note to each study: what it holds, how far the run is, and what may not be read off it."""
-    from optuna_dashboard import save_note
+def _keep_fresh(
+    run: str | Path, folder: Path, show: Callable[[], Shown] | None, over: threading.Event
+) -> None:
+    """Describe the run again whenever it is complete or has a tenth more results than when it was described last."""
+    seen = status(run).done
+    while not over.wait(FRESH):
+        with suppress(Exception):  # the dashboard serves on; the next look may succeed
+            state = status(run)
+            if state.done >= seen + max(1, state.total // 10) or (state.complete and state.done > seen):
+                seen = state.done
+                describe_studies(open_store(run), state, show() if show else Shown(), folder)
 
+
+def describe_studies(
+    store: RunStore, state: RunStatus, shown: Shown | None = None, artifacts: Path | None = None
+) -> None:
+    """Write to each study a note with the answer so far and what may not be read off it, and the graphs.
+
+    Args:
+        shown: what to show; without it the notes say how far the run is.
+        artifacts: the folder of the artifacts; with it the report goes there and the notes link to it.
+    """
+    from optuna_dashboard import save_note, save_plotly_graph_object
+    from plotly.graph_objects import Figure
+
+    shown = shown or Shown()
     rows = "\n".join(
         f"| {phase.name} | {phase.done} | {phase.planned} | {html.escape(phase.reason)} |"
         for phase in state.phases
     )
     progress = f"| phase | done | planned | |\n|---|---|---|---|\n{rows}\n"
     candidate = f"\nCandidate: {html.escape(state.reason)}.\n" if state.reason else ""
-    notes = {
-        "": "What the sampler ran, and the screen's runs that it started from. The best trial's accuracy is partly "
-        "luck, and importances here carry neither sign nor interval: the effects are in the report.",
-        "/design": "Baseline and balanced screen: what the effects are estimated from.",
-        "/confirm": "Candidate against parent on the test images, confirmation and control on the reserved images.",
-    }
     for study in store.studies():
         suffix = study.study_name.removeprefix(store.name)
-        save_note(study, f"{notes.get(suffix, '')}\n\n{progress}{candidate}")
+        links = _links(store, study, _keep_page(study, shown.page, artifacts))
+        parts = [shown.note, f"{links}\n\n*{MEANING.get(suffix, '')}*", progress + candidate]
+        _unless_same(study, "\n\n".join(part for part in parts if part), save_note)
+        for name in GRAPHS.get(suffix, ()):
+            if name in shown.graphs:
+                save_plotly_graph_object(study, Figure(shown.graphs[name]), graph_object_id=name)
+
+
+def _unless_same(study: Study, note: str, save: Callable[[Study, str], None]) -> None:
+    """Save `note` unless it stands there already: a journal keeps every version."""
+    from optuna_dashboard import get_note
+
+    if get_note(study) != note:
+        save(study, note)
+
+
+def _links(store: RunStore, study: Study, page: str) -> str:
+    words = {"": "search", "/design": "baseline and screen", "/confirm": "candidate, confirmation, control"}
+    others = [
+        f"[{words[one.study_name.removeprefix(store.name)]}](/dashboard/studies/{one._study_id})"
+        for one in store.studies()
+        if one.study_name != study.study_name
+    ]
+    return " · ".join([*([f"[**the report**]({page})"] if page else []), *others])
+
+
+def _keep_page(study: Study, page: Path | None, artifacts: Path | None) -> str:
+    """Make the report an artifact of `study`, in place of an earlier one; the dashboard's path to it, or ""."""
+    if page is None or artifacts is None or not page.is_file():
+        return ""
+    from optuna.artifacts import ArtifactMeta
+
+    key = str(uuid.uuid5(uuid.NAMESPACE_OID, study.study_name))
+    artifacts.mkdir(parents=True, exist_ok=True)
+    write_atomic(artifacts / key, page.read_bytes())
+    meta = ArtifactMeta(artifact_id=key, filename="report.html", mimetype="text/html", encoding=None)
+    known = study._storage.get_study_system_attrs(study._study_id)
+    if ATTRIBUTE + key not in known:
+        study._storage.set_study_system_attr(study._study_id, ATTRIBUTE + key, json.dumps(asdict(meta)))
+    return f"/artifacts/{study._study_id}/{key}"
 
 
 def _threaded(base: type) -> type:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from reborn_nas.records import TrialRecord
     from reborn_nas.study.planning import PlanView
 
-__all__ = ["Progress", "SilentProgress"]
+__all__ = ["AfterPhase", "Progress", "SilentProgress"]
 
 
 class Progress(Protocol):
@@ -60,3 +61,41 @@ class SilentProgress:
 
     def note(self, text: str) -> None:
         """See `Progress`."""
+
+
+class AfterPhase(SilentProgress):
+    """Passes all on to another watcher and calls `then` after each phase; a failure of that stops nothing."""
+
+    def __init__(self, watcher: Progress, then: Callable[[], None]) -> None:
+        self._watcher = watcher
+        self._then = then
+
+    def plan(self, view: PlanView) -> None:
+        """See `Progress`."""
+        self._watcher.plan(view)
+
+    def phase_started(self, name: str, count: int) -> None:
+        """See `Progress`."""
+        self._watcher.phase_started(name, count)
+
+    def trial_started(self, key: str, phase: str, done: int, total: int) -> None:
+        """See `Progress`."""
+        self._watcher.trial_started(key, phase, done, total)
+
+    def epoch(self, key: str, epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
+        """See `Progress`."""
+        self._watcher.epoch(key, epoch, epochs, metrics)
+
+    def trial_finished(self, record: TrialRecord, done: int, total: int) -> None:
+        """See `Progress`."""
+        self._watcher.trial_finished(record, done, total)
+
+    def phase_finished(self, name: str) -> None:
+        """See `Progress`."""
+        self._watcher.phase_finished(name)
+        with suppress(Exception):
+            self._then()
+
+    def note(self, text: str) -> None:
+        """See `Progress`."""
+        self._watcher.note(text)

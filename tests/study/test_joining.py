@@ -8,7 +8,7 @@ import pytest
 
 from reborn_nas.errors import StudyError
 from reborn_nas.study import join, load_records, run_search, status
-from reborn_nas.study.dashboard import describe_studies
+from reborn_nas.study.dashboard import Shown, describe_studies
 from reborn_nas.study.reading import open_store
 from tests.study.test_run import tiny
 
@@ -43,3 +43,29 @@ def test_a_worker_that_knows_the_storage_finishes_the_study(begun: Path, tmp_pat
 def test_there_is_no_such_study(begun: Path) -> None:
     with pytest.raises(StudyError, match="no study 'other'"):
         join(f"journal://{begun.resolve()}/study.journal", "other")
+
+
+def test_the_dashboard_gets_the_answer_the_graphs_and_the_report(begun: Path, tmp_path: Path) -> None:
+    from optuna.artifacts import get_all_artifact_meta
+    from optuna_dashboard import get_note
+
+    page = tmp_path / "index.html"
+    page.write_text("<p>one</p>")
+    graph = {"data": [{"type": "scatter", "x": [1.0]}], "layout": {}}
+    shown = Shown("the *answer*", {"effects": graph, "control": graph}, page)
+    for text in ("<p>one</p>", "<p>two</p>"):  # a second report takes the first one's place
+        page.write_text(text)
+        store = open_store(begun)
+        describe_studies(store, status(begun), shown, tmp_path / "artifacts")
+    drawn = {}
+    for study in open_store(begun).studies():
+        (meta,) = get_all_artifact_meta(study)
+        assert (tmp_path / "artifacts" / meta.artifact_id).read_text() == "<p>two</p>"
+        note = get_note(study)
+        assert note.startswith("the *answer*")
+        assert f"(/artifacts/{study._study_id}/{meta.artifact_id})" in note
+        attributes = study._storage.get_study_system_attrs(study._study_id)
+        drawn[study.study_name] = sorted(key.split(":")[2] for key in attributes if "plot_data" in key)
+    assert drawn == {
+        "shared": ["control", "effects"], "shared/design": ["effects"], "shared/confirm": ["control"],
+    }  # fmt: skip

@@ -1,0 +1,158 @@
+"""What optuna-dashboard shows of a run besides its trials: the answer so far as a note, the forest plot as a graph."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from reborn_nas.report.findings import Findings
+from reborn_nas.report.palette import TONES
+from reborn_nas.report.view import RunView
+from reborn_nas.report.words import clean, interval, number, signed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["answer_note", "forest_graph", "graphs"]
+
+MOST_ROWS = 12
+MOST_LABELS = 45
+"""With more sites, only some of the graph's rows are labelled."""
+HEIGHT = 470
+"""Pixels; the dashboard's card cuts off what is taller."""
+
+INK, GRID = TONES["flat"][0], "rgba(128,128,128,0.25)"
+"""Legible on the dashboard's light and on its dark ground."""
+
+
+def answer_note(view: RunView, findings: Findings) -> str:
+    """The answer so far in Markdown, with what it rests on."""
+    state = "The study is complete." if view.finished else (
+        "**So far**, descriptive: the study is running, intervals shrink, and there is no verdict yet."
+    )  # fmt: skip
+    lines = [f"## {_plain(view.title)}", "", state, ""]
+    lines += [f"- {_plain(sentence)}" for sentence in findings.sentences]
+    s = findings.summary
+    if math.isfinite(s.get("sigma", math.nan)):
+        detectable = s.get("detectable", math.nan)
+        seen = (
+            f"; an effect of {number(detectable)} pp would be seen with 80 % power"
+            if detectable == detectable
+            else ""
+        )
+        lines.append(
+            f"- Noise of one training σ̂ = {number(s['sigma'])} pp, {s['runs']:.0f} screen runs{seen}."
+        )
+    if findings.effects is not None:
+        lines += ["", *_table(findings.effects)]
+    return "\n".join(lines)
+
+
+def _table(effects: pd.DataFrame) -> list[str]:
+    """The largest estimates as a Markdown table."""
+    top = effects.sort_values("effect", ascending=False).head(MOST_ROWS)
+    told = "Largest estimates" if len(top) < len(effects) else "Estimates"
+    lines = [f"{told} (pp, 95 % interval; not corrected for the number of sites):", ""]
+    lines += ["| site | effect | interval | verdict |", "|---|---|---|---|"]
+    for row in top.to_dict("records"):
+        size = f"{signed(row['effect'])} | {interval(row['ci_low'], row['ci_high'])}"
+        lines.append(f"| {_plain(row['site'])} | {size} | {row['verdict'] or '–'} |")
+    return lines
+
+
+def _plain(text: object) -> str:
+    """`text` without what Markdown or HTML would read as markup."""
+    return re.sub(r"([\\`*_{}\[\]<>|#&])", r"\\\1", " ".join(clean(text).split()))
+
+
+def graphs(view: RunView, findings: Findings) -> dict[str, dict[str, Any]]:
+    """Graph's id → Plotly figure as JSON values: the forest plot, and where they ran, confirmation and control."""
+    tested, reference = view.arms
+    found = {}
+    if findings.effects is not None:
+        found["effects"] = forest_graph(
+            findings.effects, f"{_text(tested)} − {_text(reference)} at each site, in depth order"
+        )
+    for name, table, title in (
+        ("confirmation", findings.confirmation, "Confirmation on the incumbent"),
+        ("control", findings.control, f"{_text(tested)} − positive twin"),
+    ):
+        if table is not None:
+            found[name] = forest_graph(table, title)
+    return found
+
+
+def forest_graph(table: pd.DataFrame, title: str) -> dict[str, Any]:
+    """A Plotly figure of `site, effect, ci_low, ci_high`, one row a site, the first at the top."""
+    rows = table.to_dict("records")
+    colours = [TONES[_tone(row)][0] for row in rows]
+    sites = [_text(row["site"]) for row in rows]
+    hover = [
+        f"{site}: {signed(row['effect'])} {interval(row['ci_low'], row['ci_high'])} pp"
+        + (f", {row['verdict']}" if row.get("verdict") else "")
+        for site, row in zip(sites, rows)
+    ]
+    traces = []
+    for tone, words in (
+        ("gain", "interval above 0"),
+        ("harm", "interval below 0"),
+        ("flat", "interval holds 0"),
+    ):
+        kept = [k for k, colour in enumerate(colours) if colour == TONES[tone][0]]
+        if kept:
+            traces.append(_trace(rows, sites, hover, kept, TONES[tone][0], words))
+    axis = {
+        "title": {"text": "percentage points (95 % interval)"}, "zeroline": True, "zerolinewidth": 2,
+        "zerolinecolor": INK, "gridcolor": GRID, "rangemode": "tozero",
+    }  # fmt: skip
+    return {
+        "data": traces,
+        "layout": {
+            "title": {"text": title},
+            "height": HEIGHT,
+            "font": {"color": INK},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "modebar": {"bgcolor": "rgba(0,0,0,0)"},
+            "template": {"layout": {}},
+            "xaxis": axis,
+            "yaxis": {
+                "type": "category", "categoryorder": "array", "categoryarray": sites[::-1], "automargin": True,
+                "gridcolor": GRID,
+                "dtick": 1 if len(rows) <= MOST_LABELS else None,
+                "tickfont": {"size": min(12, max(7, 330 // max(1, len(rows))))},
+            },
+            "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom"},
+            "margin": {"l": 20, "r": 20, "t": 80, "b": 45},
+        },
+    }  # fmt: skip
+
+
+def _trace(
+    rows: list[dict[Any, Any]], sites: list[str], hover: list[str], kept: list[int], colour: str, words: str
+) -> dict[str, Any]:
+    def away(column: str, sign: int) -> list[float | None]:
+        """Distance from the estimate to one end of the interval; None where there is none."""
+        gaps = [sign * (float(rows[k][column]) - float(rows[k]["effect"])) for k in kept]
+        return [gap if math.isfinite(gap) else None for gap in gaps]
+
+    return {
+        "type": "scatter", "mode": "markers", "name": words, "marker": {"color": colour, "size": 9},
+        "x": [float(rows[k]["effect"]) for k in kept], "y": [sites[k] for k in kept],
+        "text": [hover[k] for k in kept], "hoverinfo": "text",
+        "error_x": {
+            "type": "data", "symmetric": False, "array": away("ci_high", 1), "arrayminus": away("ci_low", -1),
+            "color": colour, "thickness": 2, "width": 0,
+        },
+    }  # fmt: skip
+
+
+def _tone(row: Mapping[Any, Any]) -> str:
+    return "gain" if row["ci_low"] > 0 else "harm" if row["ci_high"] < 0 else "flat"
+
+
+def _text(text: object) -> str:
+    """`text` without the few tags that Plotly knows."""
+    return clean(text).replace("<", "‹").replace(">", "›")

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from reborn_nas.replicate import load_replication, shipped_replications
 from reborn_nas.space import list_spaces, load_space
-from reborn_nas.study import load_config
-from reborn_nas.study.config import shipped_studies
+from reborn_nas.study import load_config, shipped_studies
 
 ROOT = Path(__file__).parents[1]
 SPACES = sorted((ROOT / "search_spaces").rglob("*.yaml"))
-STUDIES = sorted((ROOT / "studies").rglob("*.yaml"))
+FILES = sorted((ROOT / "studies").rglob("*.yaml"))
+REPLICATIONS = [path for path in FILES if path.read_text(encoding="utf-8").startswith("kind: replication")]
+STUDIES = [path for path in FILES if path not in REPLICATIONS]
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
@@ -26,8 +28,15 @@ def test_study(path: Path) -> None:
     load_space(config.space)
 
 
+@pytest.mark.parametrize("path", REPLICATIONS, ids=lambda path: path.stem)
+def test_replication(path: Path) -> None:
+    assert load_replication(path).description
+
+
 def test_all_are_shipped() -> None:
     assert {path.stem for path in SPACES} == set(list_spaces())
     assert {path.stem for path in STUDIES} == set(shipped_studies())
+    assert {path.stem for path in REPLICATIONS} == set(shipped_replications())
+    assert {"table2", "table3", "table4", "section33", "figure4"} <= set(shipped_replications())
     assert len(SPACES) >= 5
     assert STUDIES

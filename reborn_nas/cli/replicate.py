@@ -1,0 +1,141 @@
+"""`reborn-nas replicate`: a table of the paper, measured again beside what was published."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reborn_nas.cli.arguments import Subparsers, duration, model_argument, verb
+from reborn_nas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from reborn_nas.replicate import Outcome, Plan, Settings
+
+ASK_ABOVE_SECONDS = 3600.0
+
+EXAMPLES = """  reborn-nas replicate studies/table2.yaml --dry-run
+  reborn-nas replicate table2 --only convnet8,mnist --seeds 3 --scale 0.1
+  reborn-nas replicate table4 --only resnet34,reborn,relu --data-dir ~/data --yes
+  reborn-nas replicate table2 --only cifar10 --replace cifar10=folder:photos
+  reborn-nas replicate figure4 --images ~/pictures
+"""
+
+
+def add(verbs: Subparsers) -> None:
+    """The verb's arguments."""
+    parser = verb(verbs, "replicate", "measure a table or figure of the paper again", EXAMPLES, run)
+    parser.add_argument(
+        "study", metavar="STUDY", help="table2, table3, table4, section33, figure4, or a YAML file"
+    )
+    what = parser.add_argument_group("what is measured")
+    what.add_argument("--only", metavar="WORDS", help="networks, data sets and rows, separated by commas")
+    what.add_argument("--seeds", type=int, default=5, metavar="N", help="trainings of each cell (default 5)")
+    what.add_argument(
+        "--scale", type=float, default=1.0, metavar="F", help="factor on epochs and on training images"
+    )
+    what.add_argument("--data-dir", type=Path, metavar="DIR", help="where data sets lie or are downloaded to")
+    what.add_argument(
+        "--replace",
+        action="append",
+        default=[],
+        type=model_argument,
+        metavar="NAME=DATA",
+        help="read DATA (a data set, or folder:PATH) where the table names NAME",
+    )
+    what.add_argument(
+        "--images", type=Path, metavar="DIR", help="figures: the images whose feature maps are drawn"
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("--recipe", metavar="NAME", help="in place of the paper's: fast")
+    how.add_argument("--learning-rate", type=float, metavar="X")
+    how.add_argument("--device", default="auto", metavar="NAME")
+    how.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    how.add_argument(
+        "--timeout", type=duration, metavar="T", help="stop after so long, such as 2h; the rest can follow"
+    )
+    how.add_argument(
+        "--out", type=Path, default=Path("runs/replicate"), metavar="DIR", help="(runs/replicate)"
+    )
+    how.add_argument("--dry-run", action="store_true", help="print the plan, train nothing")
+    how.add_argument("--yes", action="store_true", help="start long runs without asking")
+    how.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan, train what is left, write the tables. 1 where data sets were absent or trainings are missing."""
+    from reborn_nas.cli.progress import make_progress
+    from reborn_nas.cli.replicated import plan_json, print_outcome, print_plan
+    from reborn_nas.replicate import load_replication, plan_replication, run_replication, select
+    from reborn_nas.replicate.writing import write_tables
+
+    study = load_replication(args.study)
+    cells = select(study, args.only)
+    settings = _settings(args, study.datasets)
+    plan = plan_replication(study, cells, settings)
+    if args.json and args.dry_run:
+        print(json.dumps(plan_json(plan), indent=2))
+    elif not args.json:
+        print_plan(plan)
+    if args.dry_run:
+        return int(bool(plan.absent))
+    if not args.yes and not _agreed(plan):
+        return 2
+    with make_progress(args.json) as progress:
+        outcome = run_replication(plan, progress=progress)
+    paths = [*write_tables(outcome), *_figure(outcome, args.images)]
+    print_outcome(outcome, paths, as_json=args.json)
+    if outcome.interrupted:
+        return 130
+    return int(bool(plan.absent) or not outcome.complete)
+
+
+def _settings(args: argparse.Namespace, datasets: Sequence[str]) -> Settings:
+    from reborn_nas.errors import unknown_name
+    from reborn_nas.replicate import Settings
+
+    replaced = {name: str(value) for name, value in args.replace}
+    faults = [
+        f"--replace: {unknown_name('data set', name, datasets)}" for name in replaced if name not in datasets
+    ]
+    if faults:
+        raise ConfigError("the command has faults:", faults)
+    return Settings(
+        seeds=args.seeds,
+        scale=args.scale,
+        data_dir=args.data_dir,
+        out=args.out,
+        device=args.device,
+        threads=args.threads,
+        recipe=args.recipe,
+        training={} if args.learning_rate is None else {"learning_rate": args.learning_rate},
+        timeout=args.timeout,
+        replaced=replaced,
+    )
+
+
+def _figure(outcome: Outcome, images: Path | None) -> list[Path]:
+    from reborn_nas.replicate.figure import draw_figures
+
+    if outcome.plan.study.figure is None:
+        if images is not None:
+            raise ConfigError(f"--images: {outcome.plan.study.name} has no figure; take figure4")
+        return []
+    return draw_figures(outcome, images)
+
+
+def _agreed(plan: Plan) -> bool:
+    """True unless the run would be long on a CPU and nobody says yes."""
+    if plan.seconds is None or plan.seconds <= ASK_ABOVE_SECONDS or not plan.on_cpu:
+        return True
+    hours = plan.seconds / 3600
+    shorter = "--scale, --only or fewer --seeds make it short"
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            f"the run would take about {hours:.1f} h on this CPU; {shorter}, --yes runs it anyway"
+        )
+    print(f"This would take about {hours:.1f} h on this CPU ({shorter}).", file=sys.stderr)
+    return input("Start it? [y/N] ").strip().lower() in ("y", "yes")

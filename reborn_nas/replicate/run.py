@@ -1,0 +1,318 @@
+"""The plan of a replication and its run: each group of cells is a study of its own on the ordinary engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from reborn_nas.architecture import Architecture
+from reborn_nas.errors import DataError, StudyError
+from reborn_nas.records import TrialRecord
+from reborn_nas.replicate.cells import (
+    Cell,
+    Group,
+    Settings,
+    architecture_of,
+    groups_of,
+    runs_of,
+    thinned,
+    without,
+)
+from reborn_nas.replicate.published import Replication
+from reborn_nas.study.engine import Engine
+from reborn_nas.study.folder import check_run_folder
+from reborn_nas.study.objective import Objective
+from reborn_nas.study.phases import ORDER, Phase
+from reborn_nas.study.planning import PlanView, check_same
+from reborn_nas.study.progress import Progress, SilentProgress
+from reborn_nas.study.queue import Run
+from reborn_nas.study.reading import read_records
+from reborn_nas.study.run import find_store, prepare_run
+from reborn_nas.study.stopping import Stopper
+from reborn_nas.study.workbench import Workbench, make_workbench
+
+if TYPE_CHECKING:
+    from reborn_nas.study.storage import RunStore
+
+__all__ = ["GroupPlan", "Outcome", "Plan", "RowPlan", "plan_replication", "run_replication"]
+
+PROBE_MACS = 2e10
+"""Multiply-accumulates that one probing step may take on a CPU: a second or so."""
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """One row in one group: what it costs and how much of it is done.
+
+    Args:
+        row: its key in the replication.
+        params: trainable parameters.
+        macs: multiply-accumulates of one image's forward pass.
+        keys: of its trainings.
+        done: those that have a result.
+        seconds: estimated, of one training; None where not measured.
+    """
+
+    row: str
+    params: int
+    macs: int
+    keys: tuple[str, ...]
+    done: int
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """One study: a network at one width on one data set.
+
+    Args:
+        group: its cells.
+        rows: in the table's order.
+        epochs, images: of each training: epochs, and training images.
+        test_images: images that judge it.
+        device: where.
+        notes: what the user should be told.
+    """
+
+    group: Group
+    rows: tuple[RowPlan, ...]
+    epochs: int
+    images: int
+    test_images: int
+    device: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a replication will do.
+
+    Args:
+        study, settings: what was asked for.
+        cells: what will be measured.
+        groups: in order of execution.
+        absent: data set → why its cells are left out.
+    """
+
+    study: Replication
+    settings: Settings
+    cells: tuple[Cell, ...]
+    groups: tuple[GroupPlan, ...]
+    absent: Mapping[str, str]
+
+    @property
+    def total(self) -> int:
+        """Trainings."""
+        return sum(len(row.keys) for group in self.groups for row in group.rows)
+
+    @property
+    def done(self) -> int:
+        """Trainings that have a result."""
+        return sum(row.done for group in self.groups for row in group.rows)
+
+    @property
+    def seconds(self) -> float | None:
+        """Estimated time of what is left, on this machine; None where it was not measured."""
+        rows = [row for group in self.groups for row in group.rows if row.done < len(row.keys)]
+        if any(row.seconds is None for row in rows):
+            return None
+        return sum((row.seconds or 0.0) * (len(row.keys) - row.done) for row in rows)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it is trained on a CPU."""
+        return any(group.device == "cpu" for group in self.groups)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a replication left.
+
+    Args:
+        plan: what was planned.
+        records: key → finished training.
+        interrupted, timed_out: what ended it early.
+    """
+
+    plan: Plan
+    records: Mapping[str, TrialRecord]
+    interrupted: bool = False
+    timed_out: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned training has a result."""
+        return all(
+            key in self.records for group in self.plan.groups for row in group.rows for key in row.keys
+        )
+
+
+def plan_replication(
+    study: Replication, cells: Sequence[Cell], settings: Settings, *, measure: bool = True
+) -> Plan:
+    """The plan of measuring `cells`; what is done already is counted. Trains a few steps, writes nothing.
+
+    Args:
+        measure: estimate the time.
+
+    Raises:
+        RebornError: every fault that can be seen before training, and that no data set is there.
+    """
+    absent: dict[str, str] = {}
+    planned = []
+    for group in groups_of(study, cells, settings):
+        if group.dataset in absent:
+            continue
+        try:
+            bench = _bench(study, group, settings)
+        except DataError as error:
+            absent[group.dataset] = str(error)
+            continue
+        planned.append(_plan_group(study, group, bench, settings, measure))
+    if not planned:
+        raise DataError(
+            f"{study.name}: no data set is there:\n" + "\n".join(f"  - {text}" for text in absent.values())
+        )
+    return Plan(study, settings, without(cells, absent), tuple(planned), absent)
+
+
+def run_replication(plan: Plan, *, progress: Progress | None = None) -> Outcome:
+    """Train what the plan has left, group by group. The same call again goes on where this one ended.
+
+    Raises:
+        RebornError: a study's folder cannot be used.
+    """
+    watcher = progress or SilentProgress()
+    records: dict[str, TrialRecord] = {}
+    with Stopper(plan.settings.timeout) as stopper:
+        for planned in plan.groups:
+            if stopper.wanted:
+                break
+            if all(row.done == len(row.keys) for row in planned.rows):
+                continue
+            watcher.note(f"{planned.group.config.study_name}: {', '.join(row.row for row in planned.rows)}")
+            _run_group(plan, planned, watcher, stopper)
+    for planned in plan.groups:
+        records |= _finished(planned.group)
+    return Outcome(plan, records, stopper.interrupted, stopper.timed_out)
+
+
+class _Fixed(Engine):
+    """The engine on trainings that are known from the start. Each is enqueued when it is about to be trained."""
+
+    def __init__(
+        self, view: PlanView, store: RunStore, runs: Sequence[Run], watcher: Progress, stopper: Stopper
+    ):
+        objective = Objective(view.bench, view.config.folder)
+        super().__init__(view.bench, store, view.phases, objective, watcher, stopper)
+        self._runs = runs
+
+    def lead(self) -> bool:
+        """Take up lost trainings and enqueue the next one; whether there was one."""
+        self.queue.reap()
+        if any(self.queue.enqueue([run]) for run in self._open()):  # stops at the first one added
+            return True
+        if not self._open():
+            self._store.keep("finished", self.total)
+        return False
+
+    def complete(self) -> bool:
+        """Whether every training has a result."""
+        return not self._open()
+
+    def _open(self) -> list[Run]:
+        have = {key for phase in {run.phase for run in self._runs} for key in self.queue.finished(phase)}
+        return [run for run in self._runs if run.key not in have]
+
+
+def _bench(study: Replication, group: Group, settings: Settings) -> Workbench:
+    bench = make_workbench(group.config)
+    return replace(bench, images=thinned(bench.images, scale=settings.scale, validation=study.validation))
+
+
+def _architectures(study: Replication, group: Group, bench: Workbench) -> dict[str, Architecture]:
+    return {row: architecture_of(study.rows[row], bench.sites, bench.spec) for row in group.rows}
+
+
+def _kept(study: Replication) -> dict[str, str]:
+    """Rows whose trained weights the figure needs, and the arm they stand for in a report."""
+    figure = study.figure
+    return {} if figure is None else {figure.before: "parent", figure.after: "candidate"}
+
+
+def _plan_group(
+    study: Replication, group: Group, bench: Workbench, settings: Settings, measure: bool
+) -> GroupPlan:
+    from reborn_nas.backbone.cost import predict
+
+    check_run_folder(group.config.folder)
+    done = _finished(group)
+    architectures = _architectures(study, group, bench)
+    cost = {row: predict(bench.template, a, discovery=bench.discovery) for row, a in architectures.items()}
+    runs = runs_of(architectures, settings.seeds, keep=_kept(study))
+    digests = {row: architecture.digest for row, architecture in architectures.items()}
+    rows = []
+    for row in group.rows:
+        keys = tuple(run.key for run in runs if run.key.split("/")[1] == digests[row])
+        finished = sum(key in done for key in keys)
+        rows.append(RowPlan(row, cost[row].params, cost[row].macs, keys, finished))
+    if measure and any(row.done < len(row.keys) for row in rows):
+        parent = max(1, predict(bench.template, Architecture(bench.spec, {}), discovery=bench.discovery).macs)
+        each = _seconds(bench, parent)
+        rows = [replace(row, seconds=each * row.macs / parent) for row in rows]
+    held = bench.images.validation_size
+    return GroupPlan(
+        group, tuple(rows), bench.recipe.epochs, len(bench.images.pool) - held, len(bench.images.test),
+        bench.device, bench.notes,
+    )  # fmt: skip
+
+
+def _seconds(bench: Workbench, macs: int) -> float:
+    """Estimated seconds of one training of the network as it comes."""
+    from reborn_nas.backbone import build
+    from reborn_nas.training import estimate_seconds
+
+    recipe = bench.recipe
+    if bench.device == "cpu":  # there the time is in proportion to the images, so a few do
+        recipe = replace(recipe, batch_size=min(recipe.batch_size, max(8, int(PROBE_MACS / (3 * macs)))))
+    epoch = estimate_seconds(build(bench.spec, device="cpu"), bench.images, recipe, bench.device, steps=2)
+    seen = recipe.epochs * (len(bench.images.pool) - bench.images.validation_size)
+    test = len(bench.images.test) / (3 * max(1, seen))  # a forward pass is a third of a training step
+    return recipe.epochs * epoch * (1 + test)
+
+
+def _finished(group: Group) -> dict[str, TrialRecord]:
+    """Key → record of the group's trainings that have a result."""
+    store = find_store(group.config)
+    return {} if store is None else {record.key: record for record in read_records(store)}
+
+
+def _run_group(plan: Plan, planned: GroupPlan, watcher: Progress, stopper: Stopper) -> None:
+    group = planned.group
+    bench = _bench(plan.study, group, plan.settings)
+    runs = runs_of(_architectures(plan.study, group, bench), plan.settings.seeds, keep=_kept(plan.study))
+    earlier = _finished(group)
+    phases = []
+    for name in ORDER:
+        keys = {run.key for run in runs if run.phase == name} | {
+            k for k, r in earlier.items() if r.phase == name
+        }
+        phases.append(Phase(name, len(keys)))
+    view = PlanView(bench, tuple(phases), bench.notes, done=len(earlier), resumed=bool(earlier))
+    store = find_store(group.config)
+    if store is not None:
+        try:
+            check_same(store, bench)
+        except StudyError as error:
+            lines = "\n".join(line for line in str(error).splitlines()[1:])
+            raise StudyError(
+                f"{group.config.folder} holds trainings with other settings; choose another --out:\n{lines}"
+            ) from None
+    store = prepare_run(view)
+    watcher.plan(view)
+    if group.config.threads is not None:
+        import torch
+
+        torch.set_num_threads(group.config.threads)
+    _Fixed(view, store, runs, watcher, stopper).work(lead=True)

@@ -65,7 +65,7 @@ def test_the_dashboard_gets_the_answer_the_graphs_and_the_report(begun: Path, tm
         assert note.startswith("the *answer*")
         assert f"(/artifacts/{study._study_id}/{meta.artifact_id})" in note
         attributes = study._storage.get_study_system_attrs(study._study_id)
-        drawn[study.study_name] = sorted(key.split(":")[2] for key in attributes if "plot_data" in key)
+        drawn[study.study_name] = sorted({key.split(":")[2] for key in attributes if "plot_data" in key})
     assert drawn == {
         "shared": ["control", "effects"], "shared/design": ["effects"], "shared/confirm": ["control"],
     }  # fmt: skip

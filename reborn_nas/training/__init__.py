@@ -3,6 +3,7 @@
 from reborn_nas.training.checkpoint import Checkpoint, FileCheckpoint, TrainingState
 from reborn_nas.training.estimate import estimate_seconds
 from reborn_nas.training.evaluation import evaluate
+from reborn_nas.training.example import example_of, save_example
 from reborn_nas.training.initial import draw_xavier
 from reborn_nas.training.loop import train
 from reborn_nas.training.precision import cpu_has_bf16, parameter_count, resolve_precision
@@ -22,10 +23,12 @@ __all__ = [
     "draw_xavier",
     "estimate_seconds",
     "evaluate",
+    "example_of",
     "get_recipe",
     "learning_rates",
     "parameter_count",
     "recipe_names",
     "resolve_precision",
+    "save_example",
     "train",
 ]

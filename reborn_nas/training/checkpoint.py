@@ -22,7 +22,8 @@ class TrainingState:
 
     Args:
         epoch: epochs done.
-        tensors: parameters and buffers as `model/<name>`, momenta as `momentum/<number>`, on the CPU.
+        tensors: parameters and buffers as `model/<name>`, momenta as `momentum/<number>`, averaged weights as
+            `average/<name>`, on the CPU.
         curve: the learning curve so far.
         identity: what the training is of; another one's state is refused.
         seconds: wall seconds so far.

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from torch import nn
 from reborn_nas.data import ImageSet, Resident
 from reborn_nas.errors import DivergedError, TrainingError
 from reborn_nas.seeds import derive_seed
+from reborn_nas.training.average import Average, check_decay
 from reborn_nas.training.checkpoint import Checkpoint, TrainingState
 from reborn_nas.training.evaluation import BATCH, Tally
 from reborn_nas.training.graph import CudaRecorder, GraphStep, Recorder, Step
@@ -42,6 +43,8 @@ def train(
     every_epoch: Sequence[str] = ("validation",),
     graph: bool = True,
     recorder: Recorder | None = None,
+    average: float = 0.0,
+    undecayed: Collection[str] = (),
 ) -> TrainingResult:
     """Train `model` in place.
 
@@ -59,6 +62,9 @@ def train(
         every_epoch: parts judged after each epoch; the others are judged once, at the end.
         graph: on a GPU, replay the step as a CUDA graph where the network allows it.
         recorder: captures the step; CUDA's on a GPU.
+        average: decay of a moving average of the weights, in [0, 1); 0 is none. The network then ends with the
+            averaged weights, by which all parts are judged in the end; the curve is that of the weights as trained.
+        undecayed: names of parameters that weight decay leaves alone, such as those that start at an identity.
 
     Raises:
         DivergedError: the loss became infinite or no number; `.result` holds what there was until then.
@@ -68,7 +74,9 @@ def train(
     if len(train_indices) == 0:
         raise TrainingError("there are no training images")
     with _own_randomness(place), _kernels(place):
-        run = _Run(model, images, train_indices, evaluate, recipe, seed, place, every_epoch)
+        run = _Run(model, images, train_indices, evaluate, recipe, seed, place, every_epoch, undecayed)
+        if check_decay(average):
+            run.keep_average(average)
         if checkpoint is not None:
             run.restore(checkpoint.load())
         run.capture(recorder or (CudaRecorder(place) if graph and place.type == "cuda" else None))
@@ -94,6 +102,7 @@ class _Run:
         seed: int,
         device: torch.device,
         every_epoch: Sequence[str],
+        undecayed: Collection[str] = (),
     ) -> None:
         self.began = time.perf_counter()
         self.model, self.recipe, self.seed, self.device = model, recipe, seed, device
@@ -111,9 +120,9 @@ class _Run:
             part: Resident(images, indices, device, channels_last=last) for part, indices in evaluate.items()
         }
         self.every_epoch = [part for part in evaluate if part in every_epoch]
-        self.identity = _identity(images, recipe, self.precision, seed, train_indices)
+        self.identity = _identity(images, recipe, self.precision, seed, train_indices, undecayed)
         self.rates = learning_rates(recipe, len(self.sizes))
-        self.step = TrainingStep(model, recipe, self.precision, device)
+        self.step = TrainingStep(model, recipe, self.precision, device, undecayed=undecayed)
         self.run_step: Step = self.step
         self.tally = Tally(model, self.precision, device)
         self.form = "eager"
@@ -121,6 +130,12 @@ class _Run:
         self.curve: list[dict[str, float]] = []
         self.judged: dict[str, tuple[int, float]] = {}
         self.seconds_before = 0.0
+        self.average: Average | None = None
+
+    def keep_average(self, decay: float) -> None:
+        """Average the weights over the steps to come."""
+        self.average = Average(self.model, decay)
+        self.identity += f"-average-{decay:g}"
 
     def restore(self, state: TrainingState | None) -> None:
         """Go on from `state`, if there is one and it is this training's."""
@@ -137,6 +152,8 @@ class _Run:
             with torch.no_grad():
                 for k, momentum in enumerate(self.step.momenta()):
                     momentum.copy_(state.tensors[f"momentum/{k}"])
+            if self.average is not None:
+                self.average.restore(state.tensors)
         except (RuntimeError, KeyError) as error:
             raise TrainingError(f"the checkpoint does not fit this network ({error}); delete it") from error
         self.epoch, self.curve, self.seconds_before = state.epoch, list(state.curve), state.seconds
@@ -145,6 +162,8 @@ class _Run:
         """The state after this epoch, copied to the CPU."""
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"momentum/{k}": tensor for k, tensor in enumerate(self.step.momenta())}
+        if self.average is not None:
+            tensors |= self.average.state()
         copies = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
         return TrainingState(self.epoch, copies, list(self.curve), self.identity, self.seconds())
 
@@ -170,9 +189,13 @@ class _Run:
         self.model.train()
         self.step.loss_sum.zero_()
         batches = self.data.epoch(self.sizes, seed=self.seed, epoch=self.epoch)
-        for rate, (pictures, labels) in zip(self.step.on_device(rates), batches, strict=True):
+        for number, (rate, (pictures, labels)) in enumerate(
+            zip(self.step.on_device(rates), batches, strict=True), start=first
+        ):
             self.step.set_rate(rate)
             self.run_step(pictures, labels)
+            if self.average is not None:
+                self.average.update(number)
         sums = [self.step.loss_sum]
         for part in self.every_epoch:
             self.tally.run(self.parts[part], BATCH)
@@ -191,7 +214,10 @@ class _Run:
         return dict(metrics)
 
     def finish(self) -> TrainingResult:
-        """Judge the parts that are judged once."""
+        """Judge the parts that are judged once; with averaged weights all of them, by these."""
+        if self.average is not None:
+            self.average.into_model()
+            self.judged = {}
         for part, resident in self.parts.items():
             if part not in self.judged:
                 self.tally.run(resident, BATCH)
@@ -238,10 +264,16 @@ class _Run:
 
 
 def _identity(
-    images: ImageSet, recipe: Recipe, precision: str, seed: int, train_indices: torch.Tensor
+    images: ImageSet,
+    recipe: Recipe,
+    precision: str,
+    seed: int,
+    train_indices: torch.Tensor,
+    undecayed: Collection[str],
 ) -> str:
     """Sixteen hex digits for what determines a training beside its network."""
     words = [images.fingerprint, json.dumps(recipe.to_dict(), sort_keys=True), precision, str(seed)]
+    words += sorted(undecayed)
     digest = hashlib.sha256("|".join(words).encode())
     digest.update(train_indices.numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ class TrainingStep:
         model: already on its device, in train mode.
         tensor_rate: hold the learning rate in a tensor on the device, which a captured step reads anew each
             time; by default on a GPU.
+        undecayed: names of parameters that weight decay leaves alone.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class TrainingStep:
         device: torch.device,
         *,
         tensor_rate: bool | None = None,
+        undecayed: Collection[str] = (),
     ) -> None:
         self.model = model
         self.precision, self.device = precision, device
@@ -44,7 +46,7 @@ class TrainingStep:
         held = device.type == "cuda" if tensor_rate is None else tensor_rate
         self.rate = torch.zeros((), device=device) if held else None
         self.optimiser = torch.optim.SGD(
-            self.parameters,
+            _groups(model, undecayed),
             lr=0.0 if self.rate is None else self.rate,
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
@@ -89,6 +91,14 @@ class TrainingStep:
             if state.get("momentum_buffer") is None:
                 state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         return [state["momentum_buffer"] for state in states]
+
+
+def _groups(model: nn.Module, undecayed: Collection[str]) -> list[dict[str, Any]]:
+    """The optimiser's parameters: one group, and a second one without weight decay where it is asked for."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    spared = [parameter for name, parameter in named if name in undecayed]
+    groups: list[dict[str, Any]] = [{"params": [p for name, p in named if name not in undecayed]}]
+    return [*groups, {"params": spared, "weight_decay": 0.0}] if spared else groups
 
 
 def total_loss(outputs: Any, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:

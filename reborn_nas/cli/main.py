@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from reborn_nas import __version__
-from reborn_nas.cli import dashboard, export, replicate, report, search, sites, spaces, status
+from reborn_nas.cli import dashboard, export, replicate, report, search, sites, spaces, status, train, worker
 from reborn_nas.errors import RebornError
 
-VERBS = (search, status, sites, spaces, report, export, dashboard, replicate)
+VERBS = (search, worker, status, sites, spaces, report, train, export, dashboard, replicate)
 
 EPILOG = """examples:
   reborn-nas search                                        64 small trainings on scikit-learn's digits

@@ -11,6 +11,7 @@ from reborn_nas.study.progress import Progress, SilentProgress
 from reborn_nas.study.reading import RunInfo, RunStatus, load_records, load_run, status
 from reborn_nas.study.run import RunResult, run_search
 from reborn_nas.study.samplers import make_sampler, sampler_names
+from reborn_nas.study.stopping import Stopper
 
 __all__ = [
     "AdditiveSampler",
@@ -21,6 +22,7 @@ __all__ = [
     "RunResult",
     "RunStatus",
     "SilentProgress",
+    "Stopper",
     "StudyConfig",
     "join",
     "load_config",

@@ -173,7 +173,8 @@ class StudyConfig(BaseModel):
         data = dict(data)
         if data.get("workers") is None:  # one a device
             devices = data.get("devices") or ()
-            data["workers"] = max(1, len(devices.split(",") if isinstance(devices, str) else devices))
+            parts = devices.split(",") if isinstance(devices, str) else devices
+            data["workers"] = max(1, len(parts) if isinstance(parts, list | tuple) else 1)
         if "backbone" not in data:
             data.setdefault("backbone_arguments", {"width": 0.25})
         if data.get("dataset", "digits") == "digits":
@@ -212,7 +213,7 @@ class StudyConfig(BaseModel):
     @field_validator("devices", mode="before")
     @classmethod
     def _check_devices(cls, value: Any) -> Any:
-        parts = value.split(",") if isinstance(value, str) else value
+        parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         if not isinstance(parts, list | tuple):
             return value
         return tuple(

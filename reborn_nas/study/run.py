@@ -182,7 +182,7 @@ def _result(view: PlanView, store: RunStore, stopper: Stopper, complete: bool, s
         records=tuple(read_records(store)),
         candidate=candidate.architecture if candidate else None,
         reason=candidate.reason if candidate else "",
-        interrupted=stopper.interrupted,
+        interrupted=not complete and stopper.interrupted,
         timed_out=not complete and stopper.timed_out,
         spent=not complete and stopper.spent,
         complete=complete,

@@ -1,0 +1,75 @@
+"""`reborn-nas worker`: train for a study that another machine has begun."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from reborn_nas.cli.arguments import Subparsers, duration, verb
+from reborn_nas.errors import ConfigError
+
+VARIABLE = "REBORN_NAS_STORAGE"
+
+EXAMPLES = """  reborn-nas worker --storage postgresql://db.example.org/studies --study resnet34-cifar100
+  reborn-nas worker --storage journal:///shared/runs/mine/study.journal --study mine --devices 0,1
+  REBORN_NAS_STORAGE=postgresql://… reborn-nas worker --study mine     no password on the command line
+"""
+
+
+def add(verbs: Subparsers) -> None:
+    """The verb's arguments."""
+    parser = verb(verbs, "worker", "join a study from any machine that reaches its storage", EXAMPLES, run)
+    parser.add_argument("--storage", metavar="URL", help=f"of the study; default ${VARIABLE}")
+    parser.add_argument("--study", metavar="NAME", required=True, help="the study's name")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda, cuda:1")
+    parser.add_argument("--devices", default="", metavar="LIST", help="one process each, such as 0,1,2")
+    parser.add_argument("--workers", type=int, metavar="K", help="processes that train at the same time")
+    parser.add_argument("--data-dir", metavar="DIR", help="where data sets lie or are downloaded to")
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="where the study's folder:PATH lies on this machine"
+    )
+    parser.add_argument(
+        "--run",
+        dest="run_folder",
+        metavar="DIR",
+        help="folder for curves and weights; default runs/NAME, here",
+    )
+    parser.add_argument("--artifacts", metavar="DIR", help="shared folder for the states of trainings")
+    parser.add_argument("--timeout", type=duration, metavar="TIME", help="leave after 90s, 15m, 2h")
+    parser.add_argument("--adopt", action="store_true", default=None, help="join although settings differ")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Join, train, and say why it left."""
+    from reborn_nas.cli.progress import make_progress
+    from reborn_nas.report import trial_pictures
+    from reborn_nas.study import Stopper, join
+
+    storage = args.storage or os.environ.get(VARIABLE)
+    if not storage:
+        raise ConfigError(f"storage: give the study's storage with --storage, or in ${VARIABLE}")
+    stopper = Stopper(args.timeout)
+    with make_progress(quiet=False) as progress:
+        complete = join(
+            storage,
+            args.study,
+            device=args.device,
+            devices=args.devices,
+            workers=args.workers,
+            progress=progress,
+            stopper=stopper,
+            expendable=True,
+            illustrate=trial_pictures,
+            data_dir=args.data_dir,
+            dataset=args.dataset,
+            run=args.run_folder,
+            artifacts=args.artifacts,
+            adopt=args.adopt,
+        )
+    if complete:
+        print(f"study {args.study!r} is complete")
+        return 0
+    why = "interrupted" if stopper.interrupted else "out of time" if stopper.timed_out else "stopped"
+    print(f"{why}; what is finished is told, the study goes on with its other workers", file=sys.stderr)
+    return 130 if stopper.interrupted else 0

@@ -15,7 +15,7 @@ import resource
 import statistics
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -35,11 +35,11 @@ def run(source: str) -> tuple[Report, int]:
     return check(source), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def read_table() -> dict[str, dict[str, str]]:
+def read_table(path: Path = TABLE) -> dict[str, dict[str, str]]:
     """The rows of the coverage table by model."""
-    if not TABLE.exists():
+    if not path.exists():
         return {}
-    with TABLE.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8") as file:
         return {row["model"]: row for row in csv.DictReader(file)}
 
 
@@ -58,24 +58,30 @@ def row_of(report: Report) -> dict[str, object]:
     return {**row, "why": "; ".join(report.why)}
 
 
-def summary(reports: Sequence[Report]) -> list[str]:
-    """What the sweep found, in lines."""
-    lines = []
+def summary(rows: Iterable[Mapping[str, str]]) -> str:
+    """What the table says, in the sentence that stands in the README."""
+    kept = list(rows)
+    sites, converted = (sum(int(row[key]) for row in kept) for key in ("sites", "converted"))
+    whole = [row for row in kept if row["sites"] == row["converted"]]
+    bare = sum(row["sites"] == "0" for row in whole)
+    failed = sum("FAILED" in row["why"] for row in kept)
+    shares = []
     for library in ("timm", "torchvision"):
-        part = [report for report in reports if report.model.startswith(library)]
-        sites, converted = sum(r.sites for r in part), sum(r.converted for r in part)
-        wide, whole = sum(r.widenable for r in part), sum(r.sites == r.converted for r in part)
-        if part:
-            lines.append(
-                f"{library}: {len(part)} models, {sites} sites, "
-                f"{converted} converted ({converted / max(sites, 1):.1%}), "
-                f"{wide} can double their channels ({wide / max(sites, 1):.1%}); all sites of {whole} models"
-            )
-    failed = [report.model for report in reports if any(line.startswith("FAILED") for line in report.why)]
+        part = [row for row in kept if row["model"].startswith(library)]
+        wide, all_sites = (sum(int(row[key]) for row in part) for key in ("widenable", "sites"))
+        shares.append(f"{wide / max(all_sites, 1):.1%} of {library}'s {all_sites:,} sites")
+    return (
+        f"{converted:,} of {sites:,} sites of {len(kept)} networks take the reborn block, all sites of {len(whole)} "
+        f"networks ({len(whole) / max(len(kept), 1):.1%}; {bare} of them have none), {failed} networks fail; "
+        f"{' and '.join(shares)} can double their channels"
+    )
+
+
+def timing(reports: Sequence[Report]) -> list[str]:
+    """How long discovery and conversion took, in lines."""
     found = [report.discovery_seconds for report in reports]
+    lines = [f"discovery: median {statistics.median(found):.2f} s, worst {max(found):.2f} s of CPU time"]
     done = [report.conversion_seconds for report in reports if report.conversion_seconds]
-    lines.append(f"failed: {', '.join(failed) or 'none'}")
-    lines.append(f"discovery: median {statistics.median(found):.2f} s, worst {max(found):.2f} s of CPU time")
     if done:
         lines.append(
             f"conversion: median {statistics.median(done):.2f} s, worst {max(done):.2f} s of CPU time"
@@ -89,11 +95,14 @@ def main() -> None:
     parser.add_argument("sources", nargs="*", help="such as timm:resnet18; all of the list by default")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--missing", action="store_true", help="only what the table does not hold yet")
+    parser.add_argument("--table", type=Path, default=TABLE, help="where the rows go")
     args = parser.parse_args()
-    rows: dict[str, Mapping[str, object]] = dict(read_table()) if args.sources or args.missing else {}
+    rows: dict[str, Mapping[str, object]] = (
+        dict(read_table(args.table)) if args.sources or args.missing else {}
+    )
     names = args.sources or [name for name in sweep_names() if name not in rows]
     if not names:
-        print(f"{TABLE} holds every network of the list")
+        print(f"{args.table} holds every network of the list")
         return
     begin = time.monotonic()
     reports: list[Report] = []
@@ -102,14 +111,19 @@ def main() -> None:
         for report, peak in pool.imap(run, names):
             reports.append(report)
             rows[report.model] = row_of(report)
-            write_atomic(TABLE, table(rows))
+            write_atomic(args.table, table(rows))
             memory[len(reports)] = peak
             counts = f"{report.converted}/{report.sites} converted, {report.widenable} widenable"
             print(f"{len(reports)}/{len(names)} {report.model}: {counts} {'; '.join(report.why)}", flush=True)
-    print("\n".join(summary(reports)))
+    print("\n".join(timing(reports)))
     peak = max(memory.values()) * args.workers / 2**20
-    print(f"{(time.monotonic() - begin) / 60:.1f} minutes, at most {peak:.1f} GiB in {args.workers} workers")
-    print(TABLE)
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(
+        f"{(time.monotonic() - begin) / 60:.1f} minutes, {(spent.ru_utime + spent.ru_stime) / 60:.1f} of CPU time; "
+        f"at most {peak:.1f} GiB in {args.workers} workers"
+    )
+    print(summary(read_table(args.table).values()))
+    print(args.table)
 
 
 if __name__ == "__main__":

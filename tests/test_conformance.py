@@ -55,16 +55,17 @@ def test_the_checks_notice_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> Non
     model, inputs = networks.Functional(), torch.randn(2, 3, 16, 16)
     found = discover(model, (3, 16, 16))
     checks.randomise(model, inputs)
-    checks.identity(model, found, inputs)
-    checks.in_flight(model, found, inputs)
+    own = checks.outputs(model, inputs)
+    checks.identity(model, found, inputs, own)
+    checks.in_flight(model, found, inputs, own)
     right = checks.apply
     monkeypatch.setattr(checks, "apply", lambda *args, **kwargs: Wrong(right(*args, **kwargs)))
     with pytest.raises(AssertionError, match="own activations"):
-        checks.identity(model, found, inputs)
+        checks.identity(model, found, inputs, own)
     with pytest.raises(AssertionError, match="in flight"):
-        checks.in_flight(model, found, inputs)
+        checks.in_flight(model, found, inputs, own)
     with pytest.raises(AssertionError, match="changes by"):
-        checks.widened(model, found, inputs)
+        checks.widened(model, found, inputs, own)
 
 
 def test_substitution_in_flight_by_hand() -> None:

@@ -13,8 +13,8 @@ from torch import nn
 from reborn_nas.backbone.channels import apply_widening
 from reborn_nas.backbone.placement import Placement
 from reborn_nas.backbone.plan import Plan
-from reborn_nas.backbone.rewrite import Rewrite, rewritten
-from reborn_nas.backbone.unroll import unrolled
+from reborn_nas.backbone.rewrite import rewritten
+from reborn_nas.backbone.unroll import Unroll, unrolled
 from reborn_nas.errors import ConversionError
 from reborn_nas.seeds import derive_seed
 
@@ -55,7 +55,7 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, seed: int | No
             raise ConversionError(
                 f"the plan is for a {entry.cls} at {entry.owner!r}, the network has a {name} there"
             )
-        change = entry.change if isinstance(entry.change, Rewrite) else unrolled(owner, entry.change)
+        change = unrolled(owner, entry.change) if isinstance(entry.change, Unroll) else entry.change
         owner.__class__ = rewritten(type(owner), change)
     return new
 

@@ -11,6 +11,7 @@ from torch import nn
 from reborn_nas.backbone.naming import attribute_of, join
 from reborn_nas.backbone.rewrite import Edit, Rewrite, locate, rewrite_of
 from reborn_nas.backbone.sites import Discovery, Site
+from reborn_nas.backbone.taps import Taps, has_taps
 from reborn_nas.backbone.unroll import Unroll, unroll_of
 from reborn_nas.errors import ConversionError
 
@@ -22,24 +23,29 @@ class OwnerRewrite:
     Args:
         owner: its path.
         cls: its class, `module:qualname`.
-        change: the calls that change in its source, or in its forward as fx writes it.
+        change: the calls that change in its source, or in its forward as fx writes it, or in how it shows features.
     """
 
     owner: str
     cls: str
-    change: Rewrite | Unroll
+    change: Rewrite | Unroll | Taps
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only."""
+        data: dict[str, Any] = {"owner": self.owner, "cls": self.cls}
+        if isinstance(self.change, Taps):
+            return {**data, "taps": True}
         kind = "rewrite" if isinstance(self.change, Rewrite) else "unroll"
-        return {"owner": self.owner, "cls": self.cls, kind: self.change.to_dict()}
+        return {**data, kind: self.change.to_dict()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> OwnerRewrite:
         """The inverse of `to_dict`."""
-        change: Rewrite | Unroll
+        change: Rewrite | Unroll | Taps
         if "rewrite" in data:
             change = Rewrite.from_dict(data["rewrite"])
+        elif "taps" in data:
+            change = Taps()
         else:
             change = Unroll.from_dict(data["unroll"])
         return cls(str(data["owner"]), str(data["cls"]), change)
@@ -82,6 +88,13 @@ def means_for(owner: str, module: nn.Module, found: Discovery, chosen: Collectio
         raise ConversionError(f"{sentence} ({also})") from why
     paths = {site: join(owner, attribute) for site, attribute in attributes.items()}
     return Means(OwnerRewrite(owner, name, change), paths, {})
+
+
+def taps_for(model: nn.Module, paths: Collection[str | None]) -> tuple[OwnerRewrite, ...]:
+    """What changes where `model` shows features behind one of the modules at `paths`, which are replaced."""
+    if not has_taps(model, paths):
+        return ()
+    return (OwnerRewrite("", f"{type(model).__module__}:{type(model).__qualname__}", Taps()),)
 
 
 def _edited(

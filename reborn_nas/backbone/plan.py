@@ -14,7 +14,7 @@ from reborn_nas.architecture import ORIGINAL, Architecture, Choice
 from reborn_nas.backbone.admission import admitted, widened
 from reborn_nas.backbone.channels import Widening
 from reborn_nas.backbone.gain import conv_gains
-from reborn_nas.backbone.means import OwnerRewrite, means_for
+from reborn_nas.backbone.means import OwnerRewrite, means_for, taps_for
 from reborn_nas.backbone.original import functional_original
 from reborn_nas.backbone.placement import Placement
 from reborn_nas.backbone.sites import Discovery, discover
@@ -159,7 +159,8 @@ def draw(
                 )
             )
     loops = {path: length for each in means.values() for path, length in each.loops.items()}
-    rewrites = tuple(each.rewrite for each in means.values())
+    replaced = {placement.replaces for placement in placements}
+    rewrites = (*(each.rewrite for each in means.values()), *taps_for(model, replaced))
     gains = () if init == "preserve" else conv_gains(model, found, chosen)
     return Plan(tuple(placements), rewrites, tuple(loops.items()), wide, init, gains)
 

@@ -65,8 +65,12 @@ class Rewrite:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Rewrite:
-        """The inverse of `to_dict`."""
-        return cls(tuple(Edit(**edit) for edit in data["edits"]), data["digest"])
+        """The inverse of `to_dict`. Raises ValueError where an edit would write anything but a name."""
+        edits = tuple(Edit(**edit) for edit in data["edits"])
+        for edit in edits:
+            if not edit.attribute.isidentifier():
+                raise ValueError(f"{edit.attribute!r} is no attribute")
+        return cls(edits, data["digest"])
 
 
 def locate(cls: type, span: CallSpan, attribute: str, *, loop: int = 0) -> Edit:

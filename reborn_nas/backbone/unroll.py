@@ -1,9 +1,9 @@
 """The forward of one module written out by `torch.fx`, where its source cannot be edited.
 
 That is so for classes without source (typed into a plain interpreter) and for one call that runs several times without
-a loop around it. fx follows the forward once and writes straight-line code; in that code each activation is a call of
-its own. The class stays a subclass of the original, but a branch that depended on the input is frozen, so a forward
-that differs between train and eval mode is refused.
+a loop around it. fx follows the forward once in each mode and writes straight-line code; in that code each activation
+is a call of its own. Where the modes differ (`if self.training`), both are written, under that condition. The class
+stays a subclass of the original; a forward that branches on its input is refused.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from reborn_nas.errors import ConversionError
 
 if TYPE_CHECKING:
     from reborn_nas.backbone.sites import Discovery, Site
+    from reborn_nas.backbone.trace import Trace
+
+
+Swaps = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,13 @@ class Unroll:
 
     Args:
         swaps: (node of the graph, attribute that is called instead).
-        digest: of the code that fx wrote before.
+        digest: of the code that fx wrote before, of both modes.
+        train_swaps: those of train mode, where its forward differs; None where one serves both.
     """
 
-    swaps: tuple[tuple[str, str], ...]
+    swaps: Swaps
     digest: str
+    train_swaps: Swaps | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only."""
@@ -44,9 +50,15 @@ class Unroll:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Unroll:
         """The inverse of `to_dict`."""
-        return cls(
-            tuple((str(node), str(attribute)) for node, attribute in data["swaps"]), str(data["digest"])
-        )
+        train = data.get("train_swaps")
+        return cls(_swaps(data["swaps"]), str(data["digest"]), None if train is None else _swaps(train))
+
+
+def _swaps(items: Sequence[Sequence[str]]) -> Swaps:
+    for _, attribute in items:
+        if not str(attribute).isidentifier():
+            raise ValueError(f"{attribute!r} is no attribute")
+    return tuple((str(node), str(attribute)) for node, attribute in items)
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,8 @@ class _Tracer(fx.Tracer):
 def unroll_fault(owner: nn.Module) -> str | None:
     """Why the forward of `owner` cannot be unrolled, or None where it can."""
     try:
-        unrolled(owner, Unroll((), _digest(_graph(owner))))
+        graphs = _graphs(owner)
+        unrolled(owner, Unroll((), _digest(graphs), None if len(graphs) == 1 else ()))
     except ConversionError as error:
         return str(error)
     return None
@@ -85,12 +98,23 @@ def unroll_of(owner: nn.Module, found: Discovery, attributes: Mapping[str, str])
     """The swaps that give each site of `attributes` (site → attribute) its own call.
 
     Raises:
-        ConversionError: fx cannot follow the forward, or it differs between the modes.
+        ConversionError: fx cannot follow the forward.
     """
-    graph = _graph(owner)
+    graphs = _graphs(owner)
     sites = {site.name: site for site in found.sites}
-    swaps = [(_node(graph, found, sites[name]).name, attribute) for name, attribute in attributes.items()]
-    return Unroll(tuple(swaps), _digest(graph))
+    runs = [found.eval_trace, found.train_trace]
+    if len(graphs) == 1:
+        places = {name: _anywhere(graphs[0], runs, sites[name]) for name in attributes}
+        return Unroll(_of(places, attributes), _digest(graphs))
+    swaps = [
+        _of({name: _node(graph, run, sites[name]) for name in attributes}, attributes)
+        for graph, run in zip(graphs, runs)
+    ]
+    return Unroll(swaps[0], _digest(graphs), swaps[1])
+
+
+def _of(nodes: Mapping[str, fx.Node | None], attributes: Mapping[str, str]) -> Swaps:
+    return tuple((node.name, attributes[site]) for site, node in nodes.items() if node is not None)
 
 
 def unrolled(owner: nn.Module, unroll: Unroll) -> Unrolled:
@@ -99,13 +123,28 @@ def unrolled(owner: nn.Module, unroll: Unroll) -> Unrolled:
     Raises:
         ConversionError: the forward is not the one that was planned with.
     """
-    graph = _graph(owner)
-    if _digest(graph) != unroll.digest:
+    graphs = _graphs(owner)
+    modes = 1 if unroll.train_swaps is None else 2
+    if len(graphs) != modes or _digest(graphs) != unroll.digest:
         raise ConversionError(
             f"{type(owner).__name__}: its forward is not the one that the plan was made with; plan again"
         )
+    written = [
+        _written(graph, swaps) for graph, swaps in zip(graphs, (unroll.swaps, unroll.train_swaps or ()))
+    ]
+    texts, names = [text for text, _ in written], {}
+    for _, meanings in written:
+        for name, target in meanings.items():
+            if names.setdefault(name, target) != target:
+                raise ConversionError(f"torch.fx gave the name {name} to two things, one in each mode")
+    text = texts[0] if modes == 1 else _branched(texts[1], texts[0])
+    return Unrolled(text, tuple(sorted(names.items())))
+
+
+def _written(graph: fx.Graph, swaps: Swaps) -> tuple[str, dict[str, str]]:
+    """The code of a graph with the swaps made, and what its names mean."""
     nodes = {node.name: node for node in graph.nodes}
-    for name, attribute in unroll.swaps:
+    for name, attribute in swaps:
         node = nodes[name]
         given = node.all_input_nodes[0]
         with graph.inserting_before(node):
@@ -115,15 +154,32 @@ def unrolled(owner: nn.Module, unroll: Unroll) -> Unrolled:
     code = graph.python_code("self")
     text = code.src.strip() + "\n"
     used = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
-    names = tuple((name, _name_of(value)) for name, value in sorted(code.globals.items()) if name in used)
-    return Unrolled(text, names)
+    return text, {name: _name_of(value) for name, value in sorted(code.globals.items()) if name in used}
 
 
-def _graph(owner: nn.Module) -> fx.Graph:
+def _branched(train: str, evaluation: str) -> str:
+    """One forward that does what the first text says in train mode, else what the second does."""
+    first, second = (_only_function(text) for text in (train, evaluation))
+    if ast.dump(first.args) != ast.dump(second.args):
+        raise ConversionError("its forward takes other arguments in train mode than in eval mode")
+    training = ast.parse("self.training", mode="eval").body
+    second.body = [ast.If(training, first.body, []), *second.body]
+    return ast.unparse(ast.fix_missing_locations(second)) + "\n"
+
+
+def _only_function(text: str) -> ast.FunctionDef:
+    (function,) = ast.parse(text).body
+    if not isinstance(function, ast.FunctionDef):
+        raise ConversionError("torch.fx wrote something else than one function")
+    return function
+
+
+def _graphs(owner: nn.Module) -> tuple[fx.Graph, ...]:
+    """The forward in eval mode and in train mode; one graph where they are alike."""
     mode = owner.training
     try:
         graphs = []
-        for training in (True, False):
+        for training in (False, True):
             owner.training = training  # its children are leaves, their modes do not matter
             graph = _Tracer().trace(owner)
             for node in graph.nodes:
@@ -134,18 +190,31 @@ def _graph(owner: nn.Module) -> fx.Graph:
         raise ConversionError(f"torch.fx cannot follow its forward either: {reason}") from error
     finally:
         owner.training = mode
-    if _digest(graphs[0]) != _digest(graphs[1]):
-        raise ConversionError("its forward differs between train and eval mode, which torch.fx would freeze")
-    return graphs[1]
+    same = _source(graphs[0]) == _source(graphs[1])
+    return (graphs[0],) if same else tuple(graphs)
 
 
-def _digest(graph: fx.Graph) -> str:
-    return hashlib.sha256(graph.python_code("self").src.encode()).hexdigest()[:16]
+def _source(graph: fx.Graph) -> str:
+    return graph.python_code("self").src
 
 
-def _node(graph: fx.Graph, found: Discovery, site: Site) -> fx.Node:
-    """The node of the graph that is this site: the k-th of its kind in one run of the owner."""
-    run = found.eval_trace
+def _digest(graphs: Sequence[fx.Graph]) -> str:
+    return hashlib.sha256("".join(map(_source, graphs)).encode()).hexdigest()[:16]
+
+
+def _anywhere(graph: fx.Graph, runs: Sequence[Trace | None], site: Site) -> fx.Node | None:
+    """The node of a graph that serves both modes; the module may run in train mode alone."""
+    return next((node for run in runs if (node := _node(graph, run, site)) is not None), None)
+
+
+def _node(graph: fx.Graph, run: Trace | None, site: Site) -> fx.Node | None:
+    """The node of the graph that is this site: the k-th of its kind in one run of the owner. None where it never runs.
+
+    Raises:
+        ConversionError: fx sees other calls than ran.
+    """
+    if run is None:
+        return None
     nodes: Sequence[fx.Node]
     if site.path is not None:
         target = site.path[len(site.owner) + 1 :] if site.owner else site.path
@@ -159,9 +228,11 @@ def _node(graph: fx.Graph, found: Discovery, site: Site) -> fx.Node:
         places = [(op.span, op.call) for op in ops]
     places = [place for place in places if place[1] == places[0][1]]
     same = [index for index, (span, _) in enumerate(places) if span == site.span]
-    if len(nodes) != len(places) or site.iteration >= len(same):
+    if not same:
+        return None
+    if len(nodes) != len(places):
         raise ConversionError(f"torch.fx sees {len(nodes)} calls where {len(places)} ran")
-    return nodes[same[site.iteration]]
+    return nodes[same[site.iteration]] if site.iteration < len(same) else None
 
 
 def _function(node: fx.Node) -> str | None:

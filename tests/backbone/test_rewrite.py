@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -157,10 +158,33 @@ class Straight(Base):
         return self.pool(y + x)
 
 class Modal(Base):
+    def __init__(self):
+        super().__init__()
+        self.act = nn.ReLU(inplace=True)
+
     def forward(self, x):
+        x = self.act(self.conv1(x))
         if self.training:
-            x = x + 1
-        return self.pool(F.relu(self.conv1(x)))
+            aux = self.pool(F.relu(self.conv2(x)))
+            return self.pool(self.act(self.conv2(F.relu(x + 1)))), aux
+        return self.pool(self.act(self.conv2(x)))
+
+class TwoArguments(Base):
+    def forward(self, x, scale: float = 2.0, *, shift=0.5):
+        return self.pool(F.relu(self.conv1(x)) * scale + F.dropout(x, 0.5, self.training).sum() * 0 + shift)
+
+class Auxiliary(Base):
+    def forward(self, x):
+        return self.pool(F.relu(self.conv2(x)))
+
+class OnlyInTraining(Base):
+    def __init__(self):
+        super().__init__()
+        self.aux = Auxiliary()
+
+    def forward(self, x):
+        x = self.conv1(x)
+        return (self.pool(x), self.aux(x)) if self.training else self.pool(x)
 
 class Numeric(Base):
     def forward(self, x):
@@ -216,13 +240,64 @@ class TestUnroll:
     def test_a_line_that_runs_twice(self) -> None:
         self.check(Stepwise(), 2)
 
-    def test_refuses_what_it_would_freeze(self, typed: types.ModuleType) -> None:
+    def test_both_modes_keep_their_forward(self, typed: types.ModuleType) -> None:
+        model = typed.Modal()
+        found = discover(model, SIZE)
+        # the last call of act stands at one place in each mode
+        assert [(s.name, s.kind, s.train_only) for s in found.sites] == [
+            ("act@0", "shared", False),
+            ("relu@0", "functional", True),
+            ("relu@1", "functional", True),
+            ("act@1", "shared", True),
+            ("act@2", "shared", False),
+        ]
+        slopes = slopes_of(found)
+        choices = {site: f"leaky_relu(negative_slope={slope})" for site, slope in slopes.items()}
+        steps = Plan.from_json(plan(model, Architecture("x", choices), SIZE).to_json())
+        new = apply(model, steps)
+        x = torch.randn(2, *SIZE)
+        in_eval = substituted(model.eval(), found, (x,))
+        in_training = substituted(model.train(), found, (x,))
+        for twin in (new, pickle.loads(pickle.dumps(new)), copy.deepcopy(new)):
+            assert torch.equal(twin.eval()(x), in_eval)
+            assert all(torch.equal(a, b) for a, b in zip(twin.train()(x), in_training, strict=True))
+        torch._dynamo.reset()
+        compiled = torch.compile(new, fullgraph=True, backend="eager")
+        assert torch.allclose(compiled(x)[1], in_training[1])
+        assert torch.allclose(compiled.eval()(x), in_eval)
+
+    def test_arguments_keep_their_defaults(self, typed: types.ModuleType) -> None:
+        model = typed.TwoArguments()
+        new = convert(model, {"relu@0": "relu"}, SIZE)
+        x = torch.randn(2, *SIZE)
+        for training in (False, True):
+            new.train(training), model.train(training)
+            assert torch.equal(new(x), model(x))
+            assert torch.equal(new(x, 3.0, shift=1.0), model(x, 3.0, shift=1.0))
+
+    def test_a_head_that_only_train_mode_runs(self, typed: types.ModuleType) -> None:
+        model = typed.OnlyInTraining()
+        new = convert(model, {"aux.relu@0": "gelu"}, SIZE)
+        x = torch.randn(2, *SIZE)
+        assert torch.equal(new.eval()(x), model.eval()(x))
+        assert not torch.equal(new.train()(x)[1], model.train()(x)[1])
+
+    def test_refuses_what_it_cannot_follow(self, typed: types.ModuleType) -> None:
         with pytest.raises(
-            SiteError, match=r"typed_in:Modal.*define the class in a file.*train and eval mode"
+            SiteError, match=r"typed_in:Numeric.*define the class in a file.*torch.fx cannot follow"
         ):
-            convert(typed.Modal(), {"relu@0": "gelu"}, SIZE)
-        with pytest.raises(SiteError, match=r"typed_in:Numeric.*torch.fx cannot follow"):
             convert(typed.Numeric(), {"relu@0": "gelu"}, SIZE)
+
+    def test_refuses_a_damaged_plan(self) -> None:
+        for model, good, bad in (
+            (Stepwise(), '"act_at0"', '"act); import os; (x"'),
+            (zoo.Functional(), '"relu_at0"', '"relu(x); import os; self.relu"'),
+        ):
+            site = discover(model, SIZE).sites[0].name
+            text = plan(model, Architecture("x", {site: "gelu"}), SIZE).to_json()
+            assert good in text
+            with pytest.raises(ConversionError, match="no conversion plan"):
+                Plan.from_json(text.replace(good, bad))
 
     def test_refuses_another_forward(self) -> None:
         steps = plan(Stepwise(), Architecture("x", {"act@0": "gelu"}), SIZE)
@@ -230,6 +305,44 @@ class TestUnroll:
         wrong = replace(entry, change=replace(entry.change, digest="0" * 16))
         with pytest.raises(ConversionError, match="not the one that the plan was made with"):
             apply(Stepwise(), replace(steps, rewrites=(wrong,)))
+
+
+class TestFeatures:
+    """timm's networks that show features behind an activation written beside the forward."""
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "legacy_xception",
+            pytest.param("nasnetalarge", marks=pytest.mark.slow),
+            pytest.param("pnasnet5large", marks=pytest.mark.slow),
+        ],
+    )
+    def test_features_are_those_of_the_forward(self, name: str) -> None:
+        model = timm.create_model(name, num_classes=3).eval()
+        paths = [entry["module"] for entry in model.feature_info]
+        choices = {path: f"leaky_relu(negative_slope={0.1 + i / 10})" for i, path in enumerate(paths[1:])}
+        steps = plan(model, Architecture("x", choices), (3, 96, 96))
+        new = apply(model, Plan.from_json(steps.to_json()))
+        x, seen = torch.randn(1, 3, 96, 96), {}
+        for path in paths:
+            module = new.get_submodule(path)
+            module.register_forward_hook(lambda m, given, made, path=path: seen.__setitem__(path, made))
+        with torch.no_grad():
+            new(x)
+            expected = [seen[path].clone() for path in paths]
+            found = new.forward_intermediates(x, intermediates_only=True)
+            last, _ = new.forward_intermediates(x, indices=[2], stop_early=True)
+            before = model.forward_intermediates(x, intermediates_only=True)
+        assert [torch.equal(a, b) for a, b in zip(found, expected, strict=True)] == [True] * 5
+        assert torch.equal(last, expected[2])
+        assert bool((found[2] < 0).any())
+        assert not bool((before[2] < 0).any())
+        assert isinstance(new, type(model))
+
+    def test_others_keep_theirs(self) -> None:
+        model = timm.create_model("legacy_xception", num_classes=3)
+        assert plan(model, Architecture("x", {"act1": "gelu"}), (3, 96, 96)).rewrites == ()
 
 
 class Dropped(zoo.Base):

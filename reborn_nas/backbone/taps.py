@@ -1,0 +1,78 @@
+"""Networks that show features behind an activation of their own, written beside the one that acts in the forward.
+
+`forward_intermediates` of timm's nasnet, pnasnet and legacy xception ends each feature in an `F.relu` that repeats what
+the next cell does first. `feature_info` names the module that it stands for. After conversion these calls go through
+that module, so that the features are those which the network computes.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import linecache
+import textwrap
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_METHOD = "forward_intermediates"
+_NETWORKS = frozenset({"NASNetALarge", "PNASNet5Large", "Xception"})
+
+
+@dataclass(frozen=True)
+class Taps:
+    """The change of such a class. Pickled with its instances."""
+
+    def methods(self, base: type) -> dict[str, Any]:
+        """The method with each `F.relu(x)` in it replaced."""
+        function = getattr(base, _METHOD)
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        text = ast.unparse(ast.fix_missing_locations(_Through().visit(tree)))
+        filename = f"<reborn_nas {base.__module__}:{base.__qualname__}.{_METHOD}>"
+        linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+        space: dict[str, Any] = {**function.__globals__, _tapped.__name__: _tapped}
+        exec(compile(text, filename, "exec"), space)
+        return {_METHOD: space[_METHOD]}
+
+
+def has_taps(model: nn.Module, chosen: Collection[str | None]) -> bool:
+    """Whether `model` shows features behind one of the modules at the paths in `chosen`."""
+    kinds = {(cls.__module__, cls.__name__) for cls in type(model).__mro__}
+    known = any(module.startswith("timm.") and name in _NETWORKS for module, name in kinds)
+    return known and hasattr(model, _METHOD) and any(path in chosen for path in _paths(model))
+
+
+def _paths(model: Any) -> list[str]:
+    return [str(entry["module"]) for entry in model.feature_info]
+
+
+def _tapped(model: nn.Module, number: int, x: Tensor) -> Tensor:
+    """What the module that `feature_info` names makes of `x`; a pruned network has only the ReLU."""
+    module: nn.Module | None = model
+    for name in _paths(model)[number].split("."):
+        module = getattr(module, name, None)
+    result: Tensor = F.relu(x) if module is None else module(x)
+    return result
+
+
+class _Through(ast.NodeTransformer):
+    """`F.relu(x)` in the loop over features, and behind it, where the counter is one further."""
+
+    def __init__(self) -> None:
+        self.loops = 0
+
+    def visit_For(self, node: ast.For) -> ast.AST:
+        self.loops += 1
+        self.generic_visit(node)
+        self.loops -= 1
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if ast.unparse(node.func) != "F.relu":
+            return node
+        number = "feat_idx" if self.loops else "feat_idx - 1"
+        return ast.parse(f"{_tapped.__name__}(self, {number}, {ast.unparse(node.args[0])})", mode="eval").body

@@ -132,7 +132,7 @@ def unrolled(owner: nn.Module, unroll: Unroll) -> Unrolled:
     written = [
         _written(graph, swaps) for graph, swaps in zip(graphs, (unroll.swaps, unroll.train_swaps or ()))
     ]
-    texts, names = [text for text, _ in written], {}
+    texts, names = [text for text, _ in written], dict[str, str]()
     for _, meanings in written:
         for name, target in meanings.items():
             if names.setdefault(name, target) != target:

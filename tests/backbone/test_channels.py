@@ -120,17 +120,19 @@ def test_shufflenet_shuffles_and_halves_widened_channels() -> None:
     check(model, found, found.sites, x)
 
 
-def test_all_sites_of_a_resnet34_take_few_milliseconds() -> None:
+def test_all_sites_of_a_resnet34_take_a_fraction_of_its_discovery() -> None:
+    start = time.process_time()
     found = discover(timm.create_model("resnet34"), (3, 64, 64))
+    discovery = time.process_time() - start
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         answers = [widening(found.eval_trace, site) for site in found.sites]
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert (
         sum(isinstance(answer, Widening) for answer in answers) == 20
     )  # all but the 13 before an identity sum
-    assert min(times) < 0.05
+    assert min(times) < discovery / 4
 
 
 FEW = {"mobilenetv3_small_050": 24, "convnext_atto": 12}

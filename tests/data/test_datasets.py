@@ -276,7 +276,7 @@ def test_an_absent_set_without_a_network_is_told_quickly(
     start = time.perf_counter()
     with pytest.raises(DataError) as caught:
         load_dataset(name, data_dir=tmp_path / "none")
-    assert time.perf_counter() - start < 1
+    assert time.perf_counter() - start < 5
     text = str(caught.value)
     assert str(tmp_path / "none") in text
     assert "cannot be reached" in text

@@ -122,9 +122,9 @@ def test_a_proposal_is_quick_at_a_thousand_trials() -> None:
         study.add_trial(optuna.trial.create_trial(params=params, distributions=dict(space), value=value))
     times = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         trial = study.ask(space)
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
         study.tell(trial, 0.0)
     assert min(times) < 0.5  # the goal of 0.05 s is measured by the benchmark, on a quiet machine
 

@@ -75,10 +75,11 @@ class Watchdog:
         self,
         limit: Callable[[], float | None],
         last_words: Callable[[str], None] | None,
-        grace: float = GRACE,
+        grace: float | None = None,
         leave: Callable[[int], Any] = os._exit,
     ) -> None:
-        self._limit, self._last_words, self._grace, self._leave = limit, last_words, grace, leave
+        self._limit, self._last_words, self._leave = limit, last_words, leave
+        self._grace = GRACE if grace is None else grace
         self._moved = time.monotonic()
         self._over = threading.Event()
         self._watching = False

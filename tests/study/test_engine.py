@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 
 from reborn_nas.analysis import screen_sizes
 from reborn_nas.architecture import Architecture
+from reborn_nas.errors import StudyError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.engine import Engine, told
+from reborn_nas.study.leading import begin_anew
 from reborn_nas.study.phases import Phase, plan_phases
 from reborn_nas.study.progress import SilentProgress
 from reborn_nas.study.queue import Run
@@ -238,3 +241,47 @@ def test_optuna_is_quiet_about_it(folder: Path, recwarn: pytest.WarningsRecorder
     assert not [
         w for w in recwarn if issubclass(w.category, FutureWarning | optuna.exceptions.ExperimentalWarning)
     ]
+
+
+def test_a_baseline_that_fails_altogether_stops_the_study_and_is_begun_anew(folder: Path) -> None:
+    bench = make_bench(folder)
+    phases = plan(bench, 64)
+    objective = FakeObjective(state=lambda run: "failed")
+    with pytest.raises(
+        StudyError, match=r"all 8 trainings of the baseline ended in the same way.*made to fail"
+    ):
+        run(bench, phases, objective)
+    assert {key.partition("/")[0] for key in objective.calls} == {"baseline"}
+    with pytest.raises(StudyError, match="all 8 trainings"):  # a worker that comes later trains nothing
+        run(bench, phases, FakeObjective())
+    begin_anew(store_of(bench), 8)  # the same command, once more
+    assert run(bench, phases, FakeObjective())
+    assert len(read_records(store_of(bench))) == 64
+    assert {record.state for record in read_records(store_of(bench))} == {"complete"}
+
+
+@pytest.mark.parametrize("spared", ["parent", "reborn"])
+def test_a_baseline_of_which_one_arm_fails_goes_on(folder: Path, spared: str) -> None:
+    bench = make_bench(folder)
+    objective = FakeObjective(
+        state=lambda run: "failed" if run.phase == "baseline" and run.arm != spared else "complete"
+    )
+    assert run(bench, plan(bench, 64), objective)
+    begin_anew(store_of(bench), 8)
+    assert store_of(bench).void() == frozenset()
+
+
+def test_device_hours_end_it_and_more_of_them_go_on(folder: Path) -> None:
+    class HalfAnHour(FakeObjective):
+        def __call__(self, *args: Any) -> TrialRecord:
+            return replace(super().__call__(*args), seconds=1800.0)
+
+    bench = make_bench(folder, gpu_hours=2.0)
+    phases = plan(bench, 64)
+    objective = HalfAnHour()
+    with Stopper() as stopper:
+        engine = Engine(bench, store_of(bench), phases, objective, SilentProgress(), stopper)
+        assert not engine.work(lead=True)
+    assert stopper.spent
+    assert len(objective.calls) == 4
+    assert run(make_bench(folder, gpu_hours=100.0), phases, HalfAnHour())

@@ -1,0 +1,100 @@
+"""Trainings that hang are ended: in Python by an exception, in native code with their process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from reborn_nas.study import watchdog
+from reborn_nas.study.config import StudyConfig
+from reborn_nas.study.engine import Engine
+from reborn_nas.study.phases import Phase
+from reborn_nas.study.progress import SilentProgress
+from reborn_nas.study.queue import Run
+from reborn_nas.study.reading import read_records
+from reborn_nas.study.stopping import Stopper
+from reborn_nas.study.watchdog import EXIT_CODE, HungError, Pace, Watchdog
+from tests.study.conftest import FakeObjective, make_bench
+from tests.study.test_engine import plan, store_of
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs signals")
+
+
+def test_a_loop_without_end_is_interrupted() -> None:
+    began = time.monotonic()
+    with pytest.raises(HungError, match="no epoch ended for 0 s"), Watchdog(lambda: 0.2, None):  # noqa: PT012
+        while time.monotonic() < began + 10:
+            pass
+    assert time.monotonic() - began < 5
+
+
+def test_epochs_keep_it_quiet_and_without_a_limit_it_only_looks() -> None:
+    with Watchdog(lambda: 0.5, None) as dog:
+        for _ in range(8):
+            time.sleep(0.1)
+            assert 0.05 < dog.moved() < 0.5
+    with Watchdog(lambda: None, None):
+        time.sleep(0.1)
+
+
+def test_native_code_takes_its_process_along() -> None:
+    said: list[str] = []
+    left: list[int] = []
+    with Watchdog(lambda: 0.2, said.append, grace=0.2, leave=left.append):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})  # as deaf as a loop in C
+        time.sleep(1.0)
+        before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+        signal.signal(signal.SIGALRM, before)
+    assert left == [EXIT_CODE]
+    assert "could not be interrupted" in said[0]
+
+
+def test_the_limit_follows_the_longest_epoch() -> None:
+    phases = (Phase("baseline", 4, seconds=400.0), Phase("screen", 0))
+    pace = Pace(StudyConfig(workers=2), phases, epochs=10)
+    assert pace.limit() == 900.0  # 100 s a training, 2 workers: 20 s an epoch
+    pace.epoch(100.0)
+    assert pace.limit() == 3000.0
+    pace.epoch(1.0)
+    assert pace.limit() == 3000.0
+    assert Pace(StudyConfig(), (), 10).limit() is None
+    assert Pace(StudyConfig(hang_after="2m"), phases, 10).limit() == 120.0
+
+
+def deaf(run: Run, number: int) -> None:
+    if run.key == "baseline/reborn/0":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        time.sleep(60)
+
+
+def work(folder: Path) -> None:
+    watchdog.GRACE = 0.2
+    bench = make_bench(folder, sites=3, hang_after=0.5)
+    phases = plan(bench, 8, baseline=4, screen=0, candidate=0)
+    with Stopper() as stopper:
+        objective = FakeObjective(before=deaf)
+        engine = Engine(bench, store_of(bench), phases, objective, SilentProgress(), stopper, expendable=True)
+        os._exit(0 if engine.work(lead=True) else 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_run_that_hangs_is_told_as_failed_and_the_next_process_goes_on(folder: Path) -> None:
+    codes = []
+    for _ in range(2):
+        process = multiprocessing.get_context("fork").Process(target=work, args=(folder,))
+        process.start()
+        process.join(60)
+        codes.append(process.exitcode)
+    assert codes == [EXIT_CODE, 0]
+    records = {record.key: record for record in read_records(store_of(make_bench(folder, sites=3)))}
+    assert len(records) == 8
+    failed = [record for record in records.values() if record.state != "complete"]
+    assert [record.key for record in failed] == ["baseline/reborn/0"]
+    assert failed[0].reason.startswith("HungError: no epoch ended")
+    assert failed[0].architecture

@@ -8,12 +8,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.cli.arguments import Subparsers, add_backbone, duration, verb
+from reborn_nas.cli.searching import SEARCH_FLAGS, add_search_phase
 from reborn_nas.errors import ConfigError
 
 if TYPE_CHECKING:
     from reborn_nas.study import PlanView
 
-PHASES = ("baseline", "screen", "search", "candidate", "confirm", "control")
+PHASES = ("baseline", "screen", "search", "candidate", "confirm", "control", "checks")
 ASK_ABOVE_SECONDS = 3600.0
 
 EXAMPLES = """  reborn-nas search
@@ -49,13 +50,11 @@ def add(verbs: Subparsers) -> None:
     how.add_argument("--learning-rate", type=float, metavar="X")
     how.add_argument("--weight-decay", type=float, metavar="X")
     how.add_argument("--precision", choices=("auto", "fp32", "bf16"))
+    add_search_phase(parser)
     study = parser.add_argument_group("the study")
     study.add_argument("--trials", type=int, metavar="N", help="trainings in all, finished ones included")
     for phase in PHASES:
         study.add_argument(f"--{phase}", type=int, metavar="N", help=f"trainings of the {phase} phase")
-    study.add_argument(
-        "--sampler", metavar="NAME", help="of the search phase: tpe (default), nsga2, gp, random"
-    )
     study.add_argument("--seed", type=int, metavar="N")
     study.add_argument("--name", help="the study's name; default BACKBONE-DATASET")
     study.add_argument("--run", dest="run_folder", metavar="DIR", help="the run's folder; default runs/NAME")
@@ -131,7 +130,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     """The flags that were given, by the names of `StudyConfig`."""
     direct = (
         "backbone", "stem", "dataset", "data_dir", "image_size", "fraction", "space", "contrast", "recipe", "epochs",
-        "batch_size", "learning_rate", "weight_decay", "precision", "trials", *PHASES, "sampler", "seed", "name",
+        "batch_size", "learning_rate", "weight_decay", "precision", "trials", *PHASES, *SEARCH_FLAGS, "seed", "name",
         "storage", "device", "devices", "workers", "threads", "artifacts", "timeout", "gpu_hours", "hang_after",
         "deterministic", "adopt",
     )  # fmt: skip

@@ -13,7 +13,7 @@ ROWS = (
     ("models", "space", "training", "analysis"),
     ("study", "report", "export"),
     ("replicate",),
-    ("api",),
+    ("api", "retraining"),
     ("cli", "run"),
 )
 ROW = {room: number for number, rooms in enumerate(ROWS) for room in rooms}

@@ -9,34 +9,53 @@ if TYPE_CHECKING:
     from reborn_nas.export.bare import bare_network
     from reborn_nas.export.card import Accuracy, Card
     from reborn_nas.export.choosing import choose
+    from reborn_nas.export.forms import check_forms
+    from reborn_nas.export.parent import Parent
     from reborn_nas.export.record_card import card_of, front_readme
+    from reborn_nas.export.seeds import Retrained
+    from reborn_nas.export.settle import prepare, read_architecture
     from reborn_nas.export.target import check_target
     from reborn_nas.export.timm_model import Trained, export_trained, export_trained_many
+    from reborn_nas.export.trainings import claim_folder, retrain
 
 _LAZY = {  # importing the package must not pay for exports
     "Accuracy": "card",
     "Card": "card",
+    "Parent": "parent",
+    "Retrained": "seeds",
     "Trained": "timm_model",
     "bare_network": "bare",
     "card_of": "record_card",
+    "check_forms": "forms",
     "check_target": "target",
     "choose": "choosing",
+    "claim_folder": "trainings",
     "export_trained": "timm_model",
     "export_trained_many": "timm_model",
     "front_readme": "record_card",
+    "prepare": "settle",
+    "read_architecture": "settle",
+    "retrain": "trainings",
 }
 
 __all__ = [
     "Accuracy",
     "Card",
+    "Parent",
+    "Retrained",
     "Trained",
     "bare_network",
     "card_of",
+    "check_forms",
     "check_target",
     "choose",
+    "claim_folder",
     "export_trained",
     "export_trained_many",
     "front_readme",
+    "prepare",
+    "read_architecture",
+    "retrain",
 ]
 
 

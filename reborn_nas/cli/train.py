@@ -1,0 +1,120 @@
+"""`reborn-nas train --architecture FILE|RUN --out DIR`: one architecture with the full recipe and several seeds."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping
+
+from reborn_nas.cli.arguments import Subparsers, add_backbone, verb
+from reborn_nas.cli.export import add_forms
+
+EXAMPLES = """  reborn-nas train --architecture runs/resnet34-cifar100 --epochs 200 --seeds 5 --out my-model
+  reborn-nas train --architecture arch.json --dataset folder:photos --ema 0.999 --out my-model
+  reborn-nas train --architecture reborn --backbone resnet18 --checkpoint parent.safetensors --dataset cifar10 \\
+      --learning-rate 0.01 --out my-model
+"""
+
+EVERY_SECONDS = 30.0
+
+
+def add(verbs: Subparsers) -> None:
+    """The verb's arguments."""
+    parser = verb(verbs, "train", "train one architecture with several seeds and export it", EXAMPLES, run)
+    parser.add_argument(
+        "--architecture",
+        required=True,
+        metavar="WHAT",
+        help="an architecture's JSON file, an export's folder, a run's folder, or an activation for every site",
+    )
+    parser.add_argument(
+        "--trial", default="auto", metavar="WHICH", help="of a run: confirmed (default), best, number or key"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to export to")
+    add_backbone(parser)
+    data = parser.add_argument_group("data and recipe; those of the run by default")
+    data.add_argument("--dataset", metavar="NAME", help="as in `reborn-nas search`; digits by default")
+    data.add_argument("--data-dir", metavar="DIR")
+    data.add_argument("--image-size", type=int, metavar="N")
+    data.add_argument("--recipe", metavar="NAME", help="fast or paper")
+    for option, kind in (
+        ("epochs", int),
+        ("batch-size", int),
+        ("learning-rate", float),
+        ("weight-decay", float),
+    ):
+        data.add_argument(f"--{option}", type=kind, metavar="N" if kind is int else "X")
+    data.add_argument("--precision", choices=("auto", "fp32", "bf16"))
+    how = parser.add_argument_group("trainings")
+    how.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings (default 3)")
+    how.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="the first one's seed; its network is exported"
+    )
+    how.add_argument(
+        "--ema",
+        type=float,
+        default=0.0,
+        metavar="D",
+        help="average the weights over the steps, such as 0.999",
+    )
+    how.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda, cuda:1")
+    how.add_argument(
+        "--run", dest="run_folder", metavar="DIR", help="where trainings are kept; default runs/train-…"
+    )
+    start = parser.add_argument_group("start at a parent's weights")
+    start.add_argument("--pretrained", action="store_true", help="the backbone library's published weights")
+    start.add_argument(
+        "--checkpoint", metavar="FILE", help="safetensors of the unconverted backbone, or its folder"
+    )
+    start.add_argument(
+        "--init",
+        choices=("preserve", "xavier"),
+        help="of the new activations; preserve (default with a parent) computes what the parent does, and weight decay "
+        "leaves the compressions alone, which start at the identity",
+    )
+    add_forms(parser)
+    parser.add_argument("--force", action="store_true", help="replace DIR if it is not empty")
+    parser.add_argument("--name", help="the model's name in its card")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, export, print what the test images say."""
+    from reborn_nas.retraining import train
+
+    recipe = ("epochs", "batch_size", "learning_rate", "weight_decay", "precision")
+    direct = ("trial", "dataset", "data_dir", "image_size", "recipe", "seeds", "seed", "device", "pretrained",
+              "checkpoint", "fold", "force", "name", "backbone", "stem", "init")  # fmt: skip
+    outcome = train(
+        args.architecture,
+        args.out,
+        run=args.run_folder,
+        forms=args.forms or (),
+        average=args.ema,
+        arguments=dict(args.model_arg),
+        overrides={key: getattr(args, key) for key in recipe},
+        say=lambda note: print(note, file=sys.stderr),
+        on_epoch=_Lines(),
+        **{key: getattr(args, key) for key in direct},
+    )
+    for note in dict.fromkeys(note for one in outcome.results for note in one.notes):
+        print(note)
+    print(f"test accuracy {outcome.sentence}")
+    print(args.out)
+    print(f'load it: import reborn_nas, timm; timm.create_model("local-dir:{args.out}", pretrained=True)')
+    return 0
+
+
+class _Lines:
+    """A line on the first epoch of each seed, then one every half minute."""
+
+    def __init__(self) -> None:
+        self._said = 0.0
+        self._seed: int | None = None
+
+    def __call__(self, seed: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        if seed == self._seed and now - self._said < EVERY_SECONDS:
+            return
+        self._seed, self._said = seed, now
+        print(f"seed {seed}, epoch {epoch}: training loss {metrics['train_loss']:.4f}", file=sys.stderr)

@@ -1,0 +1,119 @@
+"""From what somebody says about a retraining to a settled one: nothing is trained here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from reborn_nas.architecture import Architecture, BackboneSpec
+from reborn_nas.backbone import build, discover, resolve
+from reborn_nas.backbone import notes as stem_notes
+from reborn_nas.data import ImageSet
+from reborn_nas.errors import ConfigError
+from reborn_nas.export.parent import Parent, on_own_path
+from reborn_nas.export.trainings import Retraining, folder_name
+from reborn_nas.models.converted import as_architecture
+from reborn_nas.training import Recipe, resolve_precision
+
+__all__ = ["prepare", "read_architecture"]
+
+INITS = ("preserve", "xavier")
+
+
+def read_architecture(given: str) -> Architecture | str:
+    """What `given` names: an architecture's JSON file, an export's folder, or an activation for every site.
+
+    Raises:
+        ConfigError: a file that holds no architecture.
+    """
+    path = Path(given)
+    if path.is_dir():
+        path = path / "config.json"
+    if not path.is_file():
+        if "/" in given or given.endswith(".json"):
+            raise ConfigError(
+                f"there is no architecture at {given!r}; give its JSON file, an export's folder, a run's folder, or "
+                "an activation such as reborn for every site"
+            )
+        return given
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
+    stored = data.get("model_args") if isinstance(data, Mapping) else None
+    if isinstance(stored, Mapping) and "architecture" in stored:
+        data = stored["architecture"]
+    try:
+        architecture = Architecture.from_dict(data)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    spec = architecture.backbone
+    if spec.library == "file" and path.name == "config.json":  # an export's own source lies beside it
+        file, factory = spec.source.rsplit(":", 1)
+        spec = replace(spec, source=f"{path.parent / Path(file).name}:{factory}")
+    return architecture.with_backbone(spec)
+
+
+def prepare(
+    architecture: Architecture | str,
+    images: ImageSet,
+    recipe: Recipe,
+    *,
+    seeds: Sequence[int],
+    device: str,
+    backbone: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    stem: str | None = None,
+    parent: Parent | None = None,
+    init: str | None = None,
+    average: float = 0.0,
+    folder: Path | None = None,
+) -> tuple[Retraining, tuple[str, ...]]:
+    """A settled retraining, and what the user should be told.
+
+    Args:
+        architecture: site → choice, or an activation for every site that admits it.
+        backbone: in place of the architecture's own; needed where `architecture` is an activation.
+        arguments, stem: of the backbone, in place of its own.
+        init: "preserve" where a parent is given, "xavier" elsewhere, by default.
+        folder: where what is done is kept; `runs/train-…` where None.
+
+    Raises:
+        RebornError: whatever does not fit together, before any training.
+    """
+    parent = parent or Parent()
+    if isinstance(architecture, str) and backbone is None:
+        raise ConfigError(f"{architecture!r} at every site of what? Name the network with --backbone")
+    base = BackboneSpec(backbone) if backbone is not None else architecture.backbone  # type: ignore[union-attr]
+    if stem is not None:
+        base = replace(base, stem=stem)
+    if arguments:
+        base = replace(base, arguments={**base.arguments, **arguments})
+    spec = resolve(base, input_size=images.input_size, num_classes=len(images.classes))
+    template = build(spec, device="meta")
+    found = discover(template, spec.input_size)
+    if isinstance(architecture, str):
+        chosen = as_architecture(architecture, spec)
+    else:
+        chosen = architecture.with_backbone(spec)
+    start = init or ("preserve" if parent.given else "xavier")
+    if start not in INITS:
+        raise ConfigError(f"init is one of {', '.join(INITS)}, not {start!r}")
+    said = [*stem_notes(spec), *images.notes]
+    if parent.given and start == "preserve":
+        chosen, changed = on_own_path(chosen, found)
+        if changed:
+            said.append(
+                f"{len(changed)} sites whose own activation is no ReLU keep it as the positive path "
+                f"(positive=original), such as {changed[0]}: only so the network starts at its parent's function"
+            )
+    if parent.given and recipe.init != "default":
+        recipe = replace(recipe, init="default")
+        said.append("the recipe's initial weights are not drawn: they would undo the parent's")
+    recipe = replace(recipe, precision=resolve_precision(recipe.precision, device, template))
+    where = folder or Path("runs") / folder_name(chosen, images.name)
+    job = Retraining(chosen, images, recipe, tuple(seeds), device, where, parent, start, average, found)
+    return job, tuple(said)

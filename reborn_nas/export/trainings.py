@@ -1,0 +1,244 @@
+"""One architecture trained with the full recipe on training plus validation images, several seeds, resumable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reborn_nas.architecture import Architecture
+from reborn_nas.backbone import Discovery
+from reborn_nas.data import ImageSet
+from reborn_nas.errors import TrainingError
+from reborn_nas.export.card import Accuracy, Card
+from reborn_nas.export.parent import Parent, Start, make_start
+from reborn_nas.export.seeds import Retrained, SeedResult, over_seeds
+from reborn_nas.export.timm_model import Trained
+from reborn_nas.files import sha256_of, write_atomic
+from reborn_nas.training import FileCheckpoint, Recipe, example_of, train
+
+__all__ = ["Retraining", "claim_folder", "folder_name", "retrain"]
+
+OnEpoch = Callable[[int, int, Mapping[str, float]], None]
+"""Called with the seed, the epoch (from 1) and its metrics."""
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """What is trained.
+
+    Args:
+        architecture: with a complete backbone spec.
+        images: trained on the pool, judged by the test images.
+        recipe: settled, its precision too.
+        seeds: one training each; the first one's network is exported, whatever the test images say.
+        device: where.
+        folder: what is done is kept here.
+        parent: whose weights the trainings start from.
+        init: "preserve" or "xavier".
+        average: decay of the moving average of the weights; 0 is none.
+        found: the backbone's sites, where they are known.
+    """
+
+    architecture: Architecture
+    images: ImageSet
+    recipe: Recipe
+    seeds: tuple[int, ...]
+    device: str
+    folder: Path
+    parent: Parent = field(default_factory=Parent)
+    init: str = "xavier"
+    average: float = 0.0
+    found: Discovery | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that changes results but the seeds, JSON values."""
+        file = self.parent.checkpoint
+        if file is not None and file.is_dir():
+            file = file / "model.safetensors"
+        return {
+            "architecture": self.architecture.to_dict(),
+            "data": {"name": self.images.name, "fingerprint": self.images.fingerprint},
+            "recipe": self.recipe.to_dict(),
+            "pretrained": self.parent.pretrained,
+            "checkpoint": None if file is None or not file.is_file() else sha256_of(file),
+            "init": self.init,
+            "average": self.average,
+            "device": self.device.split(":")[0],
+        }
+
+
+def retrain(job: Retraining, name: str | None = None, on_epoch: OnEpoch | None = None) -> Retrained:
+    """Train every seed that is not done yet; a broken-off one goes on from its last epoch.
+
+    Raises:
+        TrainingError: the folder holds a training with other settings, or this one cannot be done.
+        DivergedError: a training's loss became infinite or no number.
+    """
+    claim_folder(job)
+    results, first = [], None
+    for seed in job.seeds:
+        done = _read_result(job.folder / f"seed-{seed}.json")
+        if done is None or (seed == job.seeds[0] and not _weights(job, seed).is_file()):
+            done = _train_one(job, seed, on_epoch)
+        results.append(done)
+        first = first or done
+    assert first is not None
+    return Retrained(tuple(results), _trained(job, tuple(results), name))
+
+
+def claim_folder(job: Retraining) -> None:
+    """Write the settings, or compare them with those that are there.
+
+    Raises:
+        TrainingError: they differ; all differences are named.
+    """
+    path, settings = job.folder / "train.json", job.settings()
+    if not path.is_file():
+        if job.folder.is_dir() and any(job.folder.iterdir()):
+            raise TrainingError(
+                f"{job.folder} is not empty and no training's folder; give another one with --run"
+            )
+        write_atomic(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+        return
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{path} cannot be read ({error}); give another folder with --run") from error
+    old, new = _flat(there), _flat(settings)
+    differ = [
+        f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
+    ]
+    if differ:
+        lines = "".join(f"\n  - {line}" for line in differ)
+        raise TrainingError(
+            f"{job.folder} holds a training with other settings; repeat those, or give another --run:{lines}"
+        )
+
+
+def _train_one(job: Retraining, seed: int, on_epoch: OnEpoch | None) -> SeedResult:
+    from safetensors.torch import save
+
+    start = _start(job, seed)
+    keep = FileCheckpoint(job.folder / f"seed-{seed}.state")
+    result = train(
+        start.model,
+        job.images,
+        train_indices=job.images.pool,
+        evaluate={"test": job.images.test},
+        every_epoch=(),
+        recipe=job.recipe,
+        seed=seed,
+        device=job.device,
+        on_epoch=None if on_epoch is None else lambda epoch, metrics: on_epoch(seed, epoch, metrics),
+        checkpoint=keep,
+        average=job.average,
+        undecayed=start.undecayed,
+    )
+    if seed == job.seeds[0]:
+        weights = {k: v.detach().cpu().contiguous().clone() for k, v in start.model.state_dict().items()}
+        write_atomic(_weights(job, seed).with_suffix(".example"), save(example_of(start.model, job.images)))
+        write_atomic(_weights(job, seed), save(weights, metadata={"format": "pt"}))
+    done = SeedResult(
+        seed,
+        result.correct["test"],
+        result.n["test"],
+        result.epochs,
+        result.seconds,
+        result.precision,
+        start.notes,
+    )
+    write_atomic(
+        job.folder / f"seed-{seed}.json", json.dumps({**vars(done), "curve": result.curve}, indent=1) + "\n"
+    )
+    keep.discard()
+    return done
+
+
+def _start(job: Retraining, seed: int) -> Start:
+    return make_start(job.architecture, job.parent, init=job.init, seed=seed, found=job.found)
+
+
+def _weights(job: Retraining, seed: int) -> Path:
+    return job.folder / f"seed-{seed}.safetensors"
+
+
+def _read_result(path: Path) -> SeedResult | None:
+    if not path.is_file():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        data.pop("curve")
+        return SeedResult(**{**data, "notes": tuple(data["notes"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise TrainingError(f"{path} cannot be read ({error}); delete it to train this seed again") from error
+
+
+def _trained(job: Retraining, results: tuple[SeedResult, ...], name: str | None) -> Trained:
+    """The first seed's network with its card."""
+    from safetensors.torch import load_file
+
+    from reborn_nas.backbone import build, plan
+
+    spec, first = job.architecture.backbone, results[0]
+    conversion = plan(
+        build(spec, device="meta"), job.architecture, spec.input_size, init=job.init, discovery=job.found
+    )
+    file = _weights(job, first.seed)
+    card = Card(
+        name=name or f"{spec.name}-{job.architecture.digest}",
+        dataset=job.images.name,
+        classes=job.images.classes,
+        mean=job.images.mean,
+        std=job.images.std,
+        accuracies=[
+            Accuracy("test", first.correct, first.n, "this training; read once, after the last epoch")
+        ],
+        details=_details(job, results),
+    )
+    return Trained(
+        load_file(file), job.architecture, load_file(file.with_suffix(".example")), card, conversion
+    )
+
+
+def _details(job: Retraining, results: tuple[SeedResult, ...]) -> dict[str, str]:
+    recipe, first = job.recipe, results[0]
+    details = {
+        "test accuracy over seeds": over_seeds(results),
+        "trained on": f"{len(job.images.pool):,} images, training and validation",
+        "recipe": f"{recipe.name}: {recipe.epochs} epochs, batches of {recipe.batch_size}, learning rate "
+        f"{recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}, {first.precision}",
+        "seed": f"{first.seed}, the first of {len(results)}",
+        "start": _start_in_words(job),
+    }
+    if job.average:
+        details["weights"] = f"moving average over the steps, decay {job.average:g}"
+    return details
+
+
+def _start_in_words(job: Retraining) -> str:
+    if not job.parent.given:
+        return "random weights"
+    where = "the library's published weights" if job.parent.pretrained else "a parent's checkpoint"
+    if job.init != "preserve":
+        return f"{where}, new weights drawn at random"
+    return f"{where}, with the parent's function; no weight decay on the compressions, which start at the identity"
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not value:
+        return {path: value}
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found |= _flat(inner, f"{path}.{key}" if path else str(key))
+    return found
+
+
+def folder_name(architecture: Architecture, dataset: str) -> str:
+    """The default folder of a retraining."""
+    words = f"{architecture.backbone.name}-{Path(dataset.rsplit(':', 1)[-1]).name}"
+    return f"train-{words}-{architecture.digest[:6]}"

@@ -1,0 +1,124 @@
+"""`train`: one architecture with the full recipe and several seeds, put together for Python users and the CLI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reborn_nas.architecture import Architecture
+from reborn_nas.errors import ConfigError
+
+if TYPE_CHECKING:
+    from reborn_nas.export import Retrained
+    from reborn_nas.training import Recipe
+
+__all__ = ["train"]
+
+Run = str | os.PathLike[str]
+
+
+def train(
+    architecture: Architecture | Run,
+    out: Run,
+    *,
+    trial: str = "auto",
+    dataset: str | None = None,
+    data_dir: Run | None = None,
+    image_size: int | None = None,
+    recipe: str | None = None,
+    seeds: int = 3,
+    seed: int = 0,
+    device: str = "auto",
+    pretrained: bool = False,
+    checkpoint: Run | None = None,
+    run: Run | None = None,
+    fold: bool = False,
+    forms: Sequence[str] = (),
+    force: bool = False,
+    name: str | None = None,
+    say: Callable[[str], None] | None = None,
+    on_epoch: Callable[[int, int, Mapping[str, float]], None] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    **network: Any,
+) -> Retrained:
+    """Train one architecture with several seeds on training plus validation images, judge it by the test set, export.
+
+    Args:
+        architecture: an `Architecture`, its JSON file, an export's folder, a run (its candidate, or `trial`), or an
+            activation for every site, such as "reborn".
+        out: the folder to write, as `export` does; it holds the first seed's network, whatever the test images say.
+        dataset, data_dir, image_size, recipe: the run's own where None; else "digits" and "fast".
+        seeds: trainings, with the seeds `seed`, `seed` + 1, …; with more of them a finished folder goes on.
+        pretrained: start from the backbone library's published weights.
+        checkpoint: start from these weights of the unconverted backbone: safetensors, or a folder with
+            `model.safetensors`.
+        run: the folder in which finished and broken-off trainings are kept; `runs/train-…` where None.
+        say: told what the user should know. on_epoch: called with seed, epoch and metrics.
+        overrides: fields of `Recipe`.
+        network: of `reborn_nas.export.prepare`: `backbone`, `arguments`, `stem`, `init` and `average`.
+
+    Raises:
+        RebornError: whatever does not fit together, before any training; a training that cannot go on.
+    """
+    from reborn_nas.data import load_dataset
+    from reborn_nas.export import Parent, check_forms, check_target, export_trained, prepare, retrain
+    from reborn_nas.study.workbench import pick_device
+
+    if seeds < 1:
+        raise ConfigError(f"seeds: at least one training, not {seeds}")
+    check_target(out, force)
+    check_forms(forms)
+    chosen, known = _one_architecture(architecture, trial)
+    told = known.get("dataset") if dataset is None else None
+    images = load_dataset(
+        dataset or told or "digits",
+        data_dir=data_dir or known.get("data_dir"),
+        image_size=image_size or (known.get("image_size") if told else None),
+        seed=known.get("seed", 0),
+    )
+    job, notes = prepare(
+        chosen,
+        images,
+        _recipe(known, recipe, images.name, overrides or {}),
+        seeds=range(seed, seed + seeds),
+        device=pick_device(device),
+        parent=Parent(pretrained, None if checkpoint is None else Path(checkpoint)),
+        folder=None if run is None else Path(run),
+        **network,
+    )
+    for note in (*notes, f"trainings are kept in {job.folder}; the same command goes on where it stopped"):
+        if say is not None:
+            say(note)
+    outcome = retrain(job, name, on_epoch)
+    export_trained(outcome.trained, out, force=force, fold=fold, forms=forms)
+    return outcome
+
+
+def _one_architecture(given: Architecture | Run, trial: str) -> tuple[Architecture | str, Mapping[str, Any]]:
+    """What `given` names, with the configuration of the run that it comes from."""
+    from reborn_nas.export import choose, read_architecture
+    from reborn_nas.study import load_run
+
+    if isinstance(given, Architecture):
+        return given, {}
+    path = Path(given)
+    if not path.is_dir() or (path / "model.safetensors").is_file():
+        return read_architecture(str(given)), {}
+    info = load_run(path)
+    known = {**info.config, "recipe_settings": info.settings.get("recipe", {})}
+    if trial == "auto" and info.candidate is not None:
+        return info.candidate, known
+    done = [(record, path) for record in info.records if record.state == "complete"]
+    record, _ = choose(done, info.records, trial, str(path))[0]
+    return Architecture.from_dict(record.architecture), known
+
+
+def _recipe(known: Mapping[str, Any], name: str | None, dataset: str, overrides: Mapping[str, Any]) -> Recipe:
+    from reborn_nas.training import Recipe, get_recipe
+
+    changes = {key: value for key, value in overrides.items() if value is not None}
+    if name is None and known.get("recipe_settings"):
+        return Recipe.from_dict({**known["recipe_settings"], **changes})
+    return get_recipe(name or "fast", dataset=dataset, **changes)

@@ -1,0 +1,206 @@
+"""Retraining: several seeds, resumed to the same bits; a parent's weights and function as the start."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+import reborn_nas as rn
+from reborn_nas.backbone import build, discover, resolve
+from reborn_nas.cli.main import main
+from reborn_nas.errors import TrainingError
+from reborn_nas.export import Parent, export_trained, prepare, retrain
+from reborn_nas.export.parent import make_start
+from reborn_nas.training import Recipe
+from tests.training.toys import squares
+
+CHOICES = {"features.conv2.act": "reborn", "features.conv4.act": "crelu"}
+ARCHITECTURE = rn.Architecture(rn.BackboneSpec("convnet5", arguments={"width": 0.0625}), CHOICES)
+RECIPE = Recipe(epochs=2, batch_size=32, learning_rate=0.05)
+SILU = """
+from torch import nn
+
+def make(num_classes=4, in_channels=1):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 4, 3, padding=1), nn.BatchNorm2d(4), nn.SiLU(), nn.Conv2d(4, 4, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes),
+    )
+"""
+
+
+def settled(folder: Path, **more: object):  # type: ignore[no-untyped-def]
+    options = {"seeds": (3, 4), "device": "cpu", "folder": folder, **more}
+    return prepare(ARCHITECTURE, squares(), RECIPE, **options)[0]  # type: ignore[arg-type]
+
+
+def test_mean_and_deviation_are_those_of_the_seeds_and_the_first_is_exported(tmp_path: Path) -> None:
+    outcome = retrain(settled(tmp_path / "run"))
+    shares = [one.correct / one.n for one in outcome.results]
+    assert [one.seed for one in outcome.results] == [3, 4]
+    assert outcome.mean == pytest.approx(statistics.mean(shares))
+    assert outcome.deviation == pytest.approx(statistics.stdev(shares))
+    assert "mean ± sd of 2 trainings, seeds 3, 4" in outcome.sentence
+    folder = export_trained(outcome.trained, tmp_path / "out")
+    card = (folder / "README.md").read_text()
+    assert f"{shares[0]:.2%}" in card
+    assert outcome.sentence in card
+    weights = load_file(tmp_path / "run" / "seed-3.safetensors")
+    assert all(torch.equal(weights[k], v) for k, v in load_file(folder / "model.safetensors").items())
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "seed-3.example", "seed-3.json", "seed-3.safetensors", "seed-4.json", "train.json",
+    ]  # fmt: skip
+
+
+def test_it_trains_on_the_pool_and_looks_at_the_test_images_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import reborn_nas.training.loop as loop
+
+    read, judged = [], []
+    resident, judge = loop.Resident, loop.Tally.run
+
+    def reading(images: object, indices: torch.Tensor, *a: object, **k: object) -> object:
+        read.append(indices)
+        return resident(images, indices, *a, **k)
+
+    def judging(self: object, part: object, *a: object, **k: object) -> object:
+        judged.append(len(part))
+        return judge(self, part, *a, **k)
+
+    monkeypatch.setattr(loop, "Resident", reading)
+    monkeypatch.setattr(loop.Tally, "run", judging)
+    images = squares()
+    job, _ = prepare(ARCHITECTURE, images, RECIPE, seeds=[0], device="cpu", folder=tmp_path / "run")
+    retrain(job)
+    assert torch.equal(read[0], images.pool)
+    assert torch.equal(read[1], images.test)
+    assert judged == [len(images.test)]
+
+
+def test_a_broken_off_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    whole = retrain(settled(tmp_path / "whole", average=0.5))
+
+    def stop(seed: int, epoch: int, metrics: object) -> None:
+        if (seed, epoch) == (4, 1):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        retrain(settled(tmp_path / "broken", average=0.5), on_epoch=stop)
+    assert (tmp_path / "broken" / "seed-4.state").is_file()
+    epochs = []
+    again = retrain(settled(tmp_path / "broken", average=0.5), on_epoch=lambda *seen: epochs.append(seen[:2]))
+    assert epochs == [(4, 2)]
+    assert [(one.seed, one.correct) for one in again.results] == [
+        (one.seed, one.correct) for one in whole.results
+    ]
+    assert torch.equal(again.trained.example["logits"], whole.trained.example["logits"])
+    retrain(settled(tmp_path / "broken", average=0.5), on_epoch=lambda *seen: pytest.fail("trained again"))
+    with pytest.raises(TrainingError, match=r"average: 0\.5 there, 0\.0 now"):
+        retrain(settled(tmp_path / "broken"))
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_parents_function_is_where_it_starts(own: bool, tmp_path: Path) -> None:
+    images = squares()
+    if own:
+        (tmp_path / "net.py").write_text(SILU)
+        architecture = rn.Architecture(
+            f"{tmp_path / 'net.py'}:make", {"2": "reborn", "4": "reborn(compression=none)"}
+        )
+    else:
+        architecture = ARCHITECTURE
+    spec = resolve(architecture.backbone, input_size=(1, 8, 8), num_classes=4)
+    parent = build(spec, seed=9)
+    for _ in range(3):
+        parent(torch.randn(16, 1, 8, 8))
+    save_file(parent.state_dict(), tmp_path / "parent.safetensors")
+    given = Parent(checkpoint=tmp_path / "parent.safetensors")
+    if own:
+        names = [site.name for site in discover(build(spec, device="meta"), spec.input_size).sites]
+        architecture = rn.Architecture(
+            spec, dict(zip(names, ["reborn", "reborn(compression=none)"], strict=True))
+        )
+    job, notes = prepare(
+        architecture, images, RECIPE, seeds=[0], device="cpu", parent=given, folder=tmp_path / "run"
+    )
+    start = make_start(job.architecture, given, init=job.init, seed=0)
+    x = torch.randn(8, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(start.model.eval()(x), parent.eval()(x), rtol=0, atol=1e-6)
+    assert job.init == "preserve"
+    assert start.deviation is not None
+    assert start.deviation <= 1e-6
+    assert "computes what the parent does" in start.notes[0]
+    if own:
+        assert job.architecture.choice(names[0]).options["positive"] == "original"
+        assert any("positive=original" in note for note in notes)
+    else:
+        assert start.undecayed == ("features.conv2.act.compress.weight", "features.conv4.act.compress.weight")
+    assert retrain(job).results[0].notes == start.notes
+
+
+def test_a_choice_that_cannot_preserve_is_named(tmp_path: Path) -> None:
+    spec = resolve(ARCHITECTURE.backbone, input_size=(1, 8, 8), num_classes=4)
+    save_file(build(spec, seed=9).state_dict(), tmp_path / "model.safetensors")
+    start = make_start(
+        rn.Architecture(spec, {"features.conv2.act": "silu"}),
+        Parent(checkpoint=tmp_path),
+        init="preserve",
+        seed=0,
+    )
+    assert start.deviation > 1e-3
+    assert "features.conv2.act (relu → silu)" in " ".join(start.notes)
+
+
+def test_a_checkpoint_of_other_classes_or_of_another_network(tmp_path: Path) -> None:
+    spec = resolve(ARCHITECTURE.backbone, input_size=(1, 8, 8), num_classes=10)
+    parent = build(spec, seed=9)
+    save_file(parent.state_dict(), tmp_path / "model.safetensors")
+    four = ARCHITECTURE.with_backbone(resolve(ARCHITECTURE.backbone, input_size=(1, 8, 8), num_classes=4))
+    start = make_start(four, Parent(checkpoint=tmp_path), init="preserve", seed=0)
+    assert "head.fc.bias, head.fc.weight start afresh" in start.notes[0]
+    assert torch.equal(start.model.features.conv1.conv.weight, parent.features.conv1.conv.weight)
+    state = parent.state_dict()
+    for name, change, words in (
+        ("less", {k: v for k, v in state.items() if "conv3.conv" not in k}, r"lacks features\.conv3\.conv"),
+        ("more", {**state, "extra": torch.zeros(1)}, "has extra"),
+        ("other", {**state, "features.conv1.conv.weight": torch.zeros(1)}, r"is \(1,\)"),
+    ):
+        save_file(change, tmp_path / f"{name}.safetensors")
+        with pytest.raises(TrainingError, match=words):
+            make_start(four, Parent(checkpoint=tmp_path / f"{name}.safetensors"), init="preserve", seed=0)
+    (tmp_path / "pickle.pth").write_bytes(b"\x80\x04K\x01.")
+    with pytest.raises(TrainingError, match="may run code"):
+        make_start(four, Parent(checkpoint=tmp_path / "pickle.pth"), init="preserve", seed=0)
+
+
+def test_the_command_from_an_architectures_file_to_a_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "arch.json").write_text(ARCHITECTURE.to_json())
+    arguments = ["train", "--architecture", str(tmp_path / "arch.json"), "--epochs", "1", "--seeds", "1", "--run",
+                 str(tmp_path / "run"), "--out", str(tmp_path / "out")]  # fmt: skip
+    assert main(arguments) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
+    example = load_file(tmp_path / "out" / "example.safetensors")
+    with torch.no_grad():
+        assert torch.equal(model(example["input"]), example["logits"])
+    assert main(arguments) == 2, "the folder is not empty"
+    assert main([*arguments, "--force", "--ema", "0.5"]) == 2
+    assert "average: 0.0 there, 0.5 now" in capsys.readouterr().err
+    out = ["--out", str(tmp_path / "new")]
+    assert main(["train", "--architecture", "reborn", *out]) == 2
+    assert "--backbone" in capsys.readouterr().err
+    assert main(["train", "--architecture", str(tmp_path / "none.json"), *out]) == 2
+    assert main(["train", "--architecture", str(tmp_path / "out"), "--seeds", "0", *out]) == 2
+    (tmp_path / "bad.json").write_text(json.dumps({"version": 99}))
+    assert main(["train", "--architecture", str(tmp_path / "bad.json"), *out]) == 2
+    assert "99" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -109,9 +109,13 @@ class GatheringJournal(JournalStorage):
         finally:
             self._gathered.logs = None
         if logs:
-            with self._thread_lock:
-                self._own_backend.append_logs(logs)
-                self._replay()
+            self.append_together(logs)
+            self.replay()
+
+    def append_together(self, logs: list[dict[str, Any]]) -> None:
+        """Write `logs`, all or none; safe to be repeated when it fails."""
+        with self._thread_lock:
+            self._own_backend.append_logs(logs)
 
     def _write_log(self, op_code: int, extra_fields: Mapping[str, Any]) -> None:
         logs = getattr(self._gathered, "logs", None)
@@ -120,12 +124,13 @@ class GatheringJournal(JournalStorage):
         else:
             logs.append({"op_code": op_code, "worker_id": self._replay_result.worker_id, **extra_fields})
 
-    def _replay(self) -> None:
+    def replay(self) -> None:
         """Read what was written. A change that came too late raises once, after the others are read too."""
         late: UpdateFinishedTrialError | None = None
         while True:
             try:
-                self._sync_with_backend()
+                with self._thread_lock:
+                    self._sync_with_backend()
             except UpdateFinishedTrialError as error:
                 late = error
                 continue

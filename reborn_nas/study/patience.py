@@ -23,6 +23,9 @@ PATIENCE = 600.0
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0
 
+OURS = ("append_together", "replay")
+"""Calls of our own storages, beside Optuna's."""
+
 _PASSING = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -51,8 +54,9 @@ def be_patient(
     """
     from optuna.storages import BaseStorage as Base
 
-    for name, _ in inspect.getmembers(Base, inspect.isfunction):
-        if not name.startswith("_") and name != "remove_session":
+    names = [name for name, _ in inspect.getmembers(Base, inspect.isfunction)]
+    for name in (*names, *OURS):
+        if not name.startswith("_") and name != "remove_session" and hasattr(storage, name):
             setattr(storage, name, _patient(getattr(storage, name), storage, patience, sleep, clock))
     return storage
 

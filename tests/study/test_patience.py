@@ -75,3 +75,5 @@ def test_every_storage_that_we_open_is_patient(tmp_path: Path) -> None:
         storage = connect(url)
         assert hasattr(storage.set_trial_state_values, "__wrapped__")
         assert hasattr(storage.get_all_trials, "__wrapped__")
+        if url.startswith("journal"):
+            assert hasattr(storage.append_together, "__wrapped__")  # type: ignore[attr-defined]

@@ -1,0 +1,472 @@
+"""What the framework costs a trial at 1,000 and 10,000 trials, beside bare Optuna doing the same calls.
+
+Both go on with copies of one study that holds that many trials: `ours` is the engine with a training that takes no
+time; `bare` asks the next trial, suggests the same parameters with the same sampler, sets the same attributes and
+tells the value, on Optuna's own storage. They alternate. Run it with
+
+    python -m tests.benchmarks.scale --trials 1000 10000                # journal, and PostgreSQL where there is one
+    python -m tests.benchmarks.scale --part workers --workers 8         # what 8 workers lose on trials that sleep
+    python -m tests.benchmarks.scale --part page --trials 2000 10000    # the dashboard's study page
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import signal
+import statistics
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from reborn_nas.architecture import Architecture
+from reborn_nas.records import TrialRecord
+from reborn_nas.seeds import derive_seed
+from reborn_nas.study.designs import search_runs
+from reborn_nas.study.engine import Engine, told
+from reborn_nas.study.phases import Phase
+from reborn_nas.study.progress import SilentProgress
+from reborn_nas.study.queue import Run
+from reborn_nas.study.samplers import make_sampler
+from reborn_nas.study.stopping import Stopper
+from reborn_nas.study.storage import RunStore, connect, open_run
+from reborn_nas.study.workbench import Workbench
+from tests.study import postgresql
+from tests.study.conftest import fake_record, make_bench
+
+NAME = "scale"
+SITES = 33  # as many as ResNet-34 has
+
+
+def plan(search: int) -> tuple[Phase, ...]:
+    counts = {"baseline": 0, "screen": 0, "search": search, "candidate": 0, "confirm": 0, "control": 0}
+    return tuple(Phase(name, count) for name, count in counts.items())
+
+
+def instant(run: Run, architecture: Architecture, on_epoch: Any = None) -> TrialRecord:
+    """A training that takes no time, with a record as long as a real one's."""
+    environment = dict.fromkeys(("python", "torch", "torchvision", "timm", "optuna"), "1.23.4+cpu")
+    return replace(fake_record(run, architecture), environment=environment)
+
+
+class Asleep:
+    """A training that sleeps; `at` collects when each ended."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self, run: Run, architecture: Architecture, on_epoch: Any = None) -> TrialRecord:
+        time.sleep(self.seconds)
+        return instant(run, architecture)
+
+
+# -- a study that holds many trials, made in seconds ----------------------------------------------------------
+
+
+def fill(bench: Workbench, trials: int) -> list[FrozenTrial]:
+    """Finished trials of the search, parameters drawn at random, as the engine would have left them."""
+    import random
+
+    chance = random.Random(0)
+    spaces = {
+        name: optuna.distributions.CategoricalDistribution(labels)
+        for name, labels in bench.parameters.items()
+    }
+    found = []
+    for run in search_runs(trials, bench.config.seed, 1):
+        parameters = {name: chance.choice(space.choices) for name, space in spaces.items()}
+        fixed = optuna.trial.FixedTrial(parameters)
+        architecture = bench.space.suggest(fixed, bench.sites, bench.spec)
+        record = instant(replace(run, parameters=parameters), architecture)
+        result = told(record, learns_pruned=True)
+        found.append(
+            create_trial(
+                state=TrialState[result.state],
+                value=result.value,
+                params=parameters,
+                distributions=spaces,
+                user_attrs={
+                    **run.to_attributes(),
+                    "attempt": 0,
+                    "lease": {"host": "host/1/2", "pid": 1, "started": "1", "beat": 0},
+                    **result.attributes,
+                    "record": {**record.to_dict(), "told": result.to_dict()},
+                },
+            )
+        )
+    return found
+
+
+def put(storage: BaseStorage, trials: list[FrozenTrial]) -> None:
+    """Write `trials` into the run's main study, in bulk."""
+    from reborn_nas.study.journal import together
+
+    store = open_run(storage, NAME, create=True)
+    if not isinstance(storage, JournalStorage):
+        put_in_tables(storage, store, trials)
+        return
+    with together(storage):
+        store.study("search").add_trials(trials)
+
+
+def put_in_tables(storage: BaseStorage, store: RunStore, trials: list[FrozenTrial]) -> None:
+    """Optuna's own inserts take 50 ms a trial: these are the same rows in bulk."""
+    from optuna.storages._rdb import models
+
+    backend: Any = getattr(storage, "_backend", storage)
+    study_id = store.study("search")._study_id
+    session = backend.scoped_session()
+    session.bulk_insert_mappings(
+        models.TrialModel,
+        [
+            {"number": number, "study_id": study_id, "state": trial.state,
+             "datetime_start": trial.datetime_start, "datetime_complete": trial.datetime_complete}
+            for number, trial in enumerate(trials)
+        ],
+    )  # fmt: skip
+    session.flush()
+    ids = [row[0] for row in session.query(models.TrialModel.trial_id).order_by(models.TrialModel.number)]
+    kinds: dict[Any, list[dict[str, Any]]] = {
+        models.TrialValueModel: [],
+        models.TrialParamModel: [],
+        models.TrialUserAttributeModel: [],
+    }
+    for trial_id, trial in zip(ids, trials):
+        for name, value in trial.params.items():
+            space = trial.distributions[name]
+            kinds[models.TrialParamModel].append(
+                {"trial_id": trial_id, "param_name": name, "param_value": space.to_internal_repr(value),
+                 "distribution_json": optuna.distributions.distribution_to_json(space)}
+            )  # fmt: skip
+        for key, value in trial.user_attrs.items():
+            kinds[models.TrialUserAttributeModel].append(
+                {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+            )
+        kinds[models.TrialValueModel].append(
+            {"trial_id": trial_id, "objective": 0, "value": trial.value,
+             "value_type": models.TrialValueModel.TrialValueType.FINITE}
+        )  # fmt: skip
+    for model, rows in kinds.items():
+        session.bulk_insert_mappings(model, rows)
+    session.commit()
+
+
+# -- cost a trial ---------------------------------------------------------------------------------------------
+
+
+class Ours:
+    """Our engine on a storage that holds `done` trials."""
+
+    def __init__(self, bench: Workbench, url: str, done: int, more: int) -> None:
+        began = time.perf_counter()
+        self.times: list[float] = []
+        store = open_run(connect(url), NAME, create=True)
+        self.engine = Engine(bench, store, plan(done + more), instant, SilentProgress(), Stopper())
+        self.engine.lead()
+        self.resume = time.perf_counter() - began
+
+    def one(self) -> None:
+        """Claim, propose, tell one run."""
+        began = time.perf_counter()
+        assert self.engine.step(lead=True)
+        self.times.append(time.perf_counter() - began)
+
+
+class Bare:
+    """Optuna's own calls on a copy: ask a waiting trial, suggest, set the attributes, tell."""
+
+    def __init__(self, bench: Workbench, storage: Callable[[], BaseStorage], done: int, more: int) -> None:
+        began = time.perf_counter()
+        self.times: list[float] = []
+        self.bench = bench
+        self.number = done
+        self.study = optuna.load_study(study_name=NAME, storage=storage())
+        self.runs = {run.key: run for run in search_runs(done + more, bench.config.seed, 1)}
+        for run in list(self.runs.values())[done:]:
+            self.study.enqueue_trial({}, user_attrs=run.to_attributes())
+        self.resume = time.perf_counter() - began
+
+    def one(self) -> None:
+        """One trial."""
+        began = time.perf_counter()
+        run = self.runs[f"search/{self.number}"]
+        self.study.sampler = make_sampler(self.bench.config.sampler, derive_seed(0, "sampler", run.key))
+        trial = self.study.ask()
+        trial.set_user_attr("lease", {"host": "host/1/2", "pid": 1, "started": "1", "beat": 0})
+        architecture = self.bench.space.suggest(trial, self.bench.sites, self.bench.spec)
+        record = instant(replace(run, parameters=trial.params), architecture)
+        result = told(record, learns_pruned=True)
+        for key, value in result.attributes.items():
+            trial.set_user_attr(key, value)
+        trial.set_user_attr("record", {**record.to_dict(), "told": result.to_dict()})
+        self.study.tell(trial, result.value)
+        self.number += 1
+        self.times.append(time.perf_counter() - began)
+
+
+def measure(ours: Callable[[], Ours], bare: Callable[[], Bare], title: str, rounds: int) -> None:
+    rivals = {"ours": ours(), "bare": bare()}
+    for number in range(rounds + 1):
+        for rival in rivals.values():
+            rival.one()
+            if number == 0:
+                rival.times.clear()  # the first fills caches
+    line = f"{title:34}"
+    middle = {}
+    for name, rival in rivals.items():
+        middle[name] = statistics.median(rival.times)
+        spread = statistics.quantiles(rival.times, n=4)
+        line += (
+            f" | {name} {middle[name]:.3f} s [{spread[0]:.3f}, {spread[2]:.3f}], opening {rival.resume:.1f} s"
+        )
+    print(f"{line} | ours/bare {middle['ours'] / middle['bare']:.2f}", flush=True)
+
+
+def cost(trials: list[int], samplers: list[str], rounds: int, storages: list[str]) -> None:
+    for done in trials:
+        for sampler in samplers:
+            with tempfile.TemporaryDirectory() as name:
+                bench = make_bench(Path(name), sites=SITES, space="paper", sampler=sampler)
+                rows = fill(bench, done)
+                if "journal" in storages:
+                    cost_on_journal(bench, rows, Path(name), rounds)
+                if "postgresql" in storages:
+                    cost_on_postgresql(bench, rows, rounds)
+
+
+def cost_on_journal(bench: Workbench, rows: list[FrozenTrial], folder: Path, rounds: int) -> None:
+    put(connect(f"journal://{folder}/ours.journal"), rows)
+    shutil.copy(folder / "ours.journal", folder / "bare.journal")
+    size = (folder / "bare.journal").stat().st_size / 1e6
+    done, more = len(rows), rounds + 1
+    measure(
+        lambda: Ours(bench, f"journal://{folder}/ours.journal", done, more),
+        lambda: Bare(bench, lambda: JournalStorage(JournalFileBackend(f"{folder}/bare.journal")), done, more),
+        f"journal, {bench.config.sampler}, {done:,} trials ({size:.0f} MB)",
+        rounds,
+    )
+
+
+def cost_on_postgresql(bench: Workbench, rows: list[FrozenTrial], rounds: int) -> None:
+    with database() as server:
+        if server is None:
+            return
+        put(connect(server.url), rows)
+        other = copy_database(server)
+        done, more = len(rows), rounds + 1
+        measure(
+            lambda: Ours(bench, server.url, done, more),
+            lambda: Bare(bench, lambda: RDBStorage(driver(other)), done, more),
+            f"PostgreSQL, {bench.config.sampler}, {done:,} trials",
+            rounds,
+        )
+
+
+@contextmanager
+def database() -> Iterator[postgresql.Server | None]:
+    programs = postgresql.programs()
+    if programs is None:
+        print("PostgreSQL: no server is installed")
+    with nullcontext() if programs is None else postgresql.running(programs) as server:
+        yield server
+
+
+def driver(url: str) -> str:
+    return url.replace("postgresql://", "postgresql+psycopg2://")
+
+
+def copy_database(server: postgresql.Server) -> str:
+    """A copy of the server's database; its URL."""
+    import psycopg2
+
+    connection = psycopg2.connect(server.url.replace("/postgres", "/template1"))
+    connection.autocommit = True
+    cursor = connection.cursor()
+    cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'postgres'")
+    cursor.execute("CREATE DATABASE bare TEMPLATE postgres")
+    connection.close()
+    return server.url.replace("/postgres", "/bare")
+
+
+# -- resuming a killed study ----------------------------------------------------------------------------------
+
+
+def resume(trials: list[int], storages: list[str]) -> None:
+    """Seconds from opening the storage of a killed study to the first claim, in a fresh process each."""
+    for done in trials:
+        for kind in storages:
+            with (
+                tempfile.TemporaryDirectory() as name,
+                nullcontext() if kind == "journal" else database() as db,
+            ):
+                folder = Path(name)
+                if kind != "journal" and db is None:
+                    continue
+                url = f"journal://{folder}/study.journal" if db is None else db.url
+                bench = make_bench(folder, sites=SITES, space="paper")
+                put(connect(url), fill(bench, done - 10))
+                times = []
+                for _ in range(5):
+                    child = multiprocessing.get_context("fork").Process(
+                        target=killed, args=(folder, url, done)
+                    )
+                    child.start()
+                    child.join()
+                    times.append(float((folder / "seconds").read_text()))
+                print(
+                    f"resume of a killed study, {kind}, {done:,} trials: median {statistics.median(times):.2f} s "
+                    f"of {[round(one, 2) for one in times]}",
+                    flush=True,
+                )
+
+
+def killed(folder: Path, url: str, done: int) -> None:
+    """Open, lead, claim one run, say how long it took, and die holding it."""
+    bench = make_bench(folder, sites=SITES, space="paper")
+    began = time.perf_counter()
+    store = open_run(connect(url), NAME, create=True)
+    engine = Engine(bench, store, plan(done), instant, SilentProgress(), Stopper())
+    engine.lead()
+    claim = engine.queue.claim(["search"])
+    assert claim is not None
+    engine.queue.beat(claim, 0)
+    (folder / "seconds").write_text(str(time.perf_counter() - began))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# -- many workers ---------------------------------------------------------------------------------------------
+
+
+def one_worker(folder: Path, url: str, total: int, sleep: float, start: Any, ends: Any) -> None:
+    bench = make_bench(folder, sites=5, sampler="random")
+    store = open_run(connect(url), NAME, create=True)
+    engine = Engine(bench, store, plan(total), Asleep(sleep), SilentProgress(), Stopper())
+    start.wait()
+    began = time.perf_counter()
+    done = 0
+    while engine.step(lead=True):
+        done += 1
+    ends.put((done, time.perf_counter() - began))
+
+
+def workers(counts: list[int], each: int, sleep: float, storages: list[str]) -> None:
+    """Throughput of each of K workers over that of one, on trainings that sleep."""
+    for kind in storages:
+        alone = 0.0
+        for count in counts:
+            with (
+                tempfile.TemporaryDirectory() as name,
+                nullcontext() if kind == "journal" else database() as db,
+            ):
+                folder = Path(name)
+                if kind != "journal" and db is None:
+                    continue
+                url = f"journal://{folder}/study.journal" if db is None else db.url
+                context = multiprocessing.get_context("fork")
+                start, ends = context.Barrier(count), context.SimpleQueue()
+                total = each * count
+                open_run(connect(url), NAME, create=True)
+                children = [
+                    context.Process(target=one_worker, args=(folder, url, total, sleep, start, ends))
+                    for _ in range(count)
+                ]
+                for child in children:
+                    child.start()
+                rates = [done / seconds for done, seconds in (ends.get() for _ in children)]
+                for child in children:
+                    child.join()
+                rate = statistics.mean(rates)
+                alone = alone or rate
+                print(
+                    f"{kind}, {count} workers, {total} trials of {sleep:g} s: {rate:.4f} trials/s a worker, "
+                    f"{100 * (1 - rate / alone):.1f} % less than one alone "
+                    f"({100 * (1 - rate * sleep):.1f} % less than sleep alone)",
+                    flush=True,
+                )
+
+
+# -- the dashboard's study page -------------------------------------------------------------------------------
+
+
+def page(trials: list[int]) -> None:
+    """What the browser asks for when the study's page opens: the study's details with all its trials."""
+    from reborn_nas.study.dashboard import serve_dashboard
+
+    for done in trials:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            bench = make_bench(folder, sites=SITES, space="paper")
+            put(connect(f"journal://{folder}/study.journal"), fill(bench, done))
+            (folder / "config.json").write_text(json.dumps({"study": NAME}))
+            port = 18080
+            child = multiprocessing.get_context("fork").Process(
+                target=serve_dashboard, args=(folder,), kwargs={"port": port}, daemon=True
+            )
+            child.start()
+            base = f"http://127.0.0.1:{port}"
+            studies: Any = None
+            for _ in range(600):
+                try:
+                    studies = json.load(urllib.request.urlopen(f"{base}/api/studies"))
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            rows = studies["study_summaries"]
+            study = next(row["study_id"] for row in rows if row["study_name"] == NAME)
+            times, size = [], 0
+            for _ in range(5):
+                began = time.perf_counter()
+                size = len(urllib.request.urlopen(f"{base}/api/studies/{study}?after=0").read())
+                times.append(time.perf_counter() - began)
+            child.terminate()
+            child.join()
+            print(
+                f"dashboard's study page, {done:,} trials: first {times[0]:.2f} s, then median "
+                f"{statistics.median(times[1:]):.2f} s; {size / 1e6:.1f} MB",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--part", nargs="+", default=["cost", "resume", "workers", "page"])
+    parser.add_argument("--trials", nargs="+", type=int, default=[1000, 10000])
+    parser.add_argument("--samplers", nargs="+", default=["random", "tpe"])
+    parser.add_argument("--storages", nargs="+", default=["journal", "postgresql"])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--workers", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--sleep", type=float, default=2.0)
+    parser.add_argument("--each", type=int, default=15)
+    args = parser.parse_args()
+    load = os.getloadavg()[0]
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {load:.1f} at the start; "
+        f"optuna {optuna.__version__}, Python {platform.python_version()}"
+    )
+    if "cost" in args.part:
+        cost(args.trials, args.samplers, args.rounds, args.storages)
+    if "resume" in args.part:
+        resume(args.trials, args.storages)
+    if "workers" in args.part:
+        workers(args.workers, args.each, args.sleep, args.storages)
+    if "page" in args.part:
+        page([2000, 10000] if args.trials == [1000, 10000] else args.trials)
+    print(f"load {os.getloadavg()[0]:.1f} at the end")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""What befalls a study beside killed workers: full disks, cut networks, wrong clocks, power cuts."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import datetime as true_datetime
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reborn_nas.files import replace_durably, write_atomic
+from reborn_nas.records import TrialRecord
+from reborn_nas.study.engine import Engine
+from reborn_nas.study.progress import SilentProgress
+from reborn_nas.study.reading import read_records
+from reborn_nas.study.stopping import Stopper
+from tests.study import postgresql
+from tests.study.conftest import FakeObjective, make_bench
+from tests.study.proxy import Network
+from tests.study.test_kills import SITES, phases, results, start, store_of, work
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    process = start(folder, None)
+    process.join(240)
+    assert process.exitcode == 0
+    return results(folder, None)
+
+
+# -- clocks ---------------------------------------------------------------------------------------------------
+
+
+def work_with_clock(folder: Path, shift: float) -> None:
+    """A worker whose wall clock is off by `shift` seconds, wherever Optuna and we read it."""
+    import sys
+
+    class Wrong(true_datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return true_datetime.now(tz) + timedelta(seconds=shift)
+
+    clock = time.time
+    time.time = lambda: clock() + shift  # type: ignore[assignment]
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("optuna", "reborn_nas")) and getattr(module, "datetime", None) is true_datetime:
+            module.datetime = Wrong  # type: ignore[attr-defined]
+    work(folder, None)
+
+
+def test_clocks_that_are_days_apart_change_nothing(folder: Path, undisturbed: dict[str, float]) -> None:
+    context = multiprocessing.get_context("fork")
+    workers = [
+        context.Process(target=work_with_clock, args=(folder, days * 86400.0), daemon=True)
+        for days in (-2, 3, 40)
+    ]
+    for worker in workers:
+        worker.start()
+    time.sleep(0.5)
+    assert workers[2].pid is not None
+    os.kill(workers[2].pid, signal.SIGKILL)
+    for worker in workers[:2]:
+        worker.join(240)
+        assert worker.exitcode == 0
+    assert results(folder, None) == undisturbed
+
+
+# -- power cuts -----------------------------------------------------------------------------------------------
+
+
+class Disk:
+    """The order in which files are written, made durable and renamed."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.events: list[tuple[str, str]] = []
+        self.durable: dict[str, int] = {}
+        replace = os.replace
+
+        def fsync(handle: int) -> None:
+            path = os.readlink(f"/proc/self/fd/{handle}")
+            self.events.append(("fsync", path))
+            self.durable[path] = os.fstat(handle).st_size
+
+        def renamed(old: Any, new: Any) -> None:
+            self.events.append(("replace", str(new)))
+            self.durable[str(new)] = self.durable.get(str(old), 0)
+            replace(old, new)
+
+        patch.setattr("os.fsync", fsync)
+        patch.setattr("os.replace", renamed)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_files_are_on_the_disk_before_they_have_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    write_atomic(tmp_path / "one.json", "text")
+    temporary = tmp_path / ".two.tmp"
+    temporary.write_bytes(b"weights")
+    replace_durably(temporary, tmp_path / "two.safetensors")
+    for index, name in enumerate(("one.json", "two.safetensors")):
+        first, second, third = disk.events[3 * index : 3 * index + 3]
+        assert first[0] == "fsync"
+        assert second == ("replace", str(tmp_path / name))
+        assert third == ("fsync", str(tmp_path))
+        assert disk.durable[str(tmp_path / name)] == (tmp_path / name).stat().st_size > 0
+
+
+class PowerCuts(SilentProgress):
+    """After each told result: how much of the journal is sure to be on the disk, and what was told by then."""
+
+    def __init__(self, disk: Disk, journal: Path) -> None:
+        self.disk, self.journal = disk, journal
+        self.cuts: list[tuple[int, dict[str, float | None]]] = []
+        self.told: dict[str, float | None] = {}
+
+    def trial_finished(self, record: TrialRecord, done: int, total: int) -> None:
+        self.told[record.key] = record.accuracy
+        self.cuts.append((self.disk.durable.get(str(self.journal), 0), dict(self.told)))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_a_power_cut_takes_no_told_result(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, float]
+) -> None:
+    journal = folder / "study.journal"
+    disk = Disk(monkeypatch)
+    cuts = PowerCuts(disk, journal)
+    bench = make_bench(folder, sites=SITES)
+    with Stopper() as stopper:
+        engine = Engine(bench, store_of(folder, None), phases(), FakeObjective(), cuts, stopper)
+        assert engine.work(lead=True)
+    content = journal.read_bytes()
+    chance = random.Random(0)
+    assert len(cuts.cuts) == len(undisturbed)
+    for durable, told in cuts.cuts[::7]:
+        after = tmp_path / f"cut-{durable}"
+        after.mkdir()
+        torn = content[
+            durable : durable + chance.randrange(200)
+        ]  # what else reached the disk: any part of it
+        (after / "study.journal").write_bytes(content[:durable] + torn)
+        kept = {record.key: record.accuracy for record in read_records(store_of(after, None))}
+        assert {key: kept.get(key) for key in told} == told
+    with Stopper() as stopper:
+        again = Engine(
+            make_bench(after, sites=SITES), store_of(after, None), phases(), FakeObjective(), cuts, stopper
+        )
+        assert again.work(lead=True)
+    assert results(after, None) == undisturbed
+
+
+# -- full disks -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = shutil.which("mount")
+    done = mount and subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=1m", "none", place], capture_output=True
+    )
+    if not done or done.returncode:
+        pytest.skip("a small disk can be mounted by root only")
+    yield place
+    subprocess.run(["umount", "-l", place], check=False)
+
+
+def test_a_disk_that_fills_up_only_takes_time(small_disk: Path, undisturbed: dict[str, float]) -> None:
+    ballast = small_disk / "ballast"
+    store_of(small_disk, None)
+    processes = [start(small_disk, None) for _ in range(2)]
+    time.sleep(0.5)
+    with open(ballast, "wb", buffering=0) as stream, pytest.raises(OSError, match="No space"):  # noqa: PT012
+        while True:
+            stream.write(bytes(4096))
+    time.sleep(1.5)
+    journal = (small_disk / "study.journal").read_bytes()
+    assert any(process.is_alive() for process in processes), "the study ended before the disk was full"
+    assert journal.endswith(b"\n"), "a write that found no room must leave no part of a line"
+    ballast.unlink()
+    for process in processes:
+        process.join(240)
+        assert process.exitcode == 0
+    assert results(small_disk, None) == undisturbed
+
+
+# -- networks -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgresql.Server]:
+    pytest.importorskip("psycopg2")
+    programs = postgresql.programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL server is installed")
+    with postgresql.running(programs) as found:
+        yield found
+
+
+@pytest.mark.slow
+def test_a_database_that_cannot_be_reached_for_a_minute(
+    folder: Path, undisturbed: dict[str, float], server: postgresql.Server
+) -> None:
+    network = Network(server.port)
+    url = server.url.replace(f":{server.port}/", f":{network.port}/")
+    processes = [start(folder, url) for _ in range(2)]
+    time.sleep(4)
+    network.cut()  # connections break, and nobody answers the telephone
+    time.sleep(60)
+    assert all(process.is_alive() for process in processes)
+    network.mend()
+    time.sleep(3)
+    network.freeze()  # connections stand, and nothing comes back
+    time.sleep(10)
+    network.mend()
+    for process in processes:
+        process.join(180)
+        assert process.exitcode == 0
+    assert results(folder, server.url) == undisturbed

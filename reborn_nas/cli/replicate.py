@@ -49,9 +49,13 @@ def add(verbs: Subparsers) -> None:
     what.add_argument(
         "--images", type=Path, metavar="DIR", help="figures: the images whose feature maps are drawn"
     )
+    what.add_argument(
+        "--site", action="append", metavar="NAME", help="figures: whose feature maps; may be repeated"
+    )
     how = parser.add_argument_group("how")
     how.add_argument("--recipe", metavar="NAME", help="in place of the paper's: fast")
     how.add_argument("--learning-rate", type=float, metavar="X")
+    how.add_argument("--precision", choices=("auto", "fp32", "bf16"))
     how.add_argument("--device", default="auto", metavar="NAME")
     how.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     how.add_argument(
@@ -73,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     from reborn_nas.replicate.writing import write_tables
 
     study = load_replication(args.study)
+    if study.figure is None and (args.images or args.site):
+        raise ConfigError(f"--images and --site: {study.name} has no figure; take figure4")
     cells = select(study, args.only)
     settings = _settings(args, study.datasets)
     plan = plan_replication(study, cells, settings)
@@ -86,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         return 2
     with make_progress(args.json) as progress:
         outcome = run_replication(plan, progress=progress)
-    paths = [*write_tables(outcome), *_figure(outcome, args.images)]
+    paths = [*write_tables(outcome), *_figure(outcome, args)]
     print_outcome(outcome, paths, as_json=args.json)
     if outcome.interrupted:
         return 130
@@ -111,20 +117,20 @@ def _settings(args: argparse.Namespace, datasets: Sequence[str]) -> Settings:
         device=args.device,
         threads=args.threads,
         recipe=args.recipe,
-        training={} if args.learning_rate is None else {"learning_rate": args.learning_rate},
+        training={
+            name: getattr(args, name)
+            for name in ("learning_rate", "precision")
+            if getattr(args, name) is not None
+        },
         timeout=args.timeout,
         replaced=replaced,
     )
 
 
-def _figure(outcome: Outcome, images: Path | None) -> list[Path]:
+def _figure(outcome: Outcome, args: argparse.Namespace) -> list[Path]:
     from reborn_nas.replicate.figure import draw_figures
 
-    if outcome.plan.study.figure is None:
-        if images is not None:
-            raise ConfigError(f"--images: {outcome.plan.study.name} has no figure; take figure4")
-        return []
-    return draw_figures(outcome, images)
+    return draw_figures(outcome, args.images, args.site)
 
 
 def _agreed(plan: Plan) -> bool:

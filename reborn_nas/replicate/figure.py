@@ -1,12 +1,144 @@
-"""Figures 1 and 4: feature maps of two trained rows, side by side."""
+"""Figures 1 and 4: what a site sees in a trained network under two activations, beside the input."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import torch
+
+from reborn_nas.data.decode import decode
+from reborn_nas.data.folder import EXTENSIONS
+from reborn_nas.errors import DataError, StudyError
+from reborn_nas.files import write_atomic
 from reborn_nas.replicate.run import Outcome
+from reborn_nas.report.sights import maps_figure, sight_table
+from reborn_nas.report.watching import watch
+
+if TYPE_CHECKING:
+    from reborn_nas.report.features import Sight
+
+__all__ = ["draw_figures", "draw_run", "pictures_in"]
+
+WIDTH = 900.0
 
 
-def draw_figures(outcome: Outcome, images: Path | None = None) -> list[Path]:
-    """See the module."""
-    return []
+def draw_figures(
+    outcome: Outcome, images: Path | None = None, sites: Sequence[str] | None = None
+) -> list[Path]:
+    """The replication's figure for each of its networks: SVG, PNG and a CSV of every site; their paths.
+
+    Args:
+        images: a folder of images to look at; without it, images of the data set.
+        sites: in place of the figure's.
+
+    Raises:
+        DataError: the folder holds no images.
+        StudyError: a site that the network lacks.
+    """
+    figure = outcome.plan.study.figure
+    if figure is None:
+        return []
+    written: list[Path] = []
+    for planned in outcome.plan.groups:
+        if all(key in outcome.records for row in planned.rows for key in row.keys):
+            folder = planned.group.config.folder
+            written += draw_run(
+                folder, folder, images=images, sites=sites or (figure.site,),
+                shown=figure.images, channels=figure.channels,
+            )  # fmt: skip
+    return written
+
+
+def draw_run(
+    run: Path,
+    out: Path,
+    *,
+    images: Path | None = None,
+    sites: Sequence[str] | None = None,
+    shown: int = 4,
+    channels: int = 4,
+) -> list[Path]:
+    """Feature maps of any run that kept a trained parent and a trained candidate, a search's run folder too.
+
+    Args:
+        run: the run folder.
+        out: where `maps-<site>.svg`, `.png` and `sights.csv` are written.
+        images: a folder of images to look at; without it the batch kept beside the parent's weights.
+        sites: whose maps; the first reborn sites without them.
+        shown, channels: of how many images, and how many maps of each.
+
+    Raises:
+        StudyError: the run kept no weights, or the network has no such site.
+        DataError: `images` holds none.
+    """
+    from reborn_nas.study.reading import load_run
+
+    info = load_run(run)
+    kept = {r.arm: (r, path) for r in info.records if r.phase == "candidate" and (path := info.checkpoint(r))}
+    if not {"parent", "candidate"} <= set(kept):
+        raise StudyError(f"{run} kept no trained parent and candidate to look into; finish the run")
+    data: dict[str, Any] = info.plan.get("data", {})
+    mean, std = data.get("mean", ()), data.get("std", ())
+    batch = None
+    if images is not None:
+        size = info.settings["backbone"]["input_size"]
+        batch = pictures_in(images, tuple(size), mean, std)
+    sights = watch(
+        kept["parent"],
+        kept["candidate"],
+        mean,
+        std,
+        images=batch,
+        sites=sites,
+        shown=shown,
+        channels=channels,
+    )
+    return _write(sights, out)
+
+
+def pictures_in(
+    folder: Path, size: tuple[int, int, int], mean: Sequence[float], std: Sequence[float], most: int = 64
+) -> torch.Tensor:
+    """The first images under `folder`, by path, as the network reads them: (B, C, H, W), normalised.
+
+    Links and hidden files are passed over; images are scaled to cover `size` (C, H, W) and cut in the middle. Of colour
+    images a network of one channel sees the luma; a grey image fills all three channels of a network of three.
+
+    Raises:
+        DataError: no such folder, no images in it, or a broken one.
+    """
+    if not folder.is_dir():
+        raise DataError(f"--images: there is no folder {folder}")
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in EXTENSIONS
+        and path.is_file()
+        and not path.is_symlink()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ][:most]
+    if not files:
+        raise DataError(f"--images: {folder} holds no images ({', '.join(sorted(EXTENSIONS))})")
+    pixels = decode(files, str(folder), (size[1], size[2]), []).float() / 255
+    if pixels.shape[1] == 3 and size[0] == 1:
+        pixels = (pixels * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    elif pixels.shape[1] == 1 and size[0] > 1:
+        pixels = pixels.expand(-1, size[0], -1, -1)
+    shape = (1, size[0], 1, 1)
+    return (
+        (pixels - torch.tensor(list(mean)).view(shape)) / torch.tensor(list(std)).view(shape)
+    ).contiguous()
+
+
+def _write(sights: Sequence[Sight], out: Path) -> list[Path]:
+    written = []
+    for number, sight in enumerate(one for one in sights if one.panels):
+        drawing = maps_figure(sight, number, WIDTH)
+        stem = re.sub(r"[^A-Za-z0-9_.@-]", "_", sight.site)
+        written.append(write_atomic(out / f"maps-{stem}.svg", drawing.svg(literal=True)))
+        written.append(write_atomic(out / f"maps-{stem}.png", drawing.png()))
+    table = sight_table(sights).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    return [*written, write_atomic(out / "sights.csv", table)]

@@ -20,29 +20,47 @@ Kept = tuple[TrialRecord, Path]
 
 
 def watch(
-    parent: Kept, candidate: Kept, mean: Sequence[float] = (), std: Sequence[float] = ()
+    parent: Kept,
+    candidate: Kept,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    *,
+    images: Tensor | None = None,
+    sites: Sequence[str] | None = None,
+    shown: int = 2,
+    channels: int = 3,
 ) -> tuple[Sight, ...]:
     """What the sites of a trained parent and a trained candidate see, over the images kept beside the parent's weights.
 
-    Maps are kept of the first reborn sites. `mean` and `std` turn the images back into pictures.
+    Args:
+        mean, std: turn the images back into pictures.
+        images: in place of the kept ones, (B, C, H, W), normalised as for training.
+        sites: those whose maps are kept; without them the first reborn ones.
+        shown, channels: of how many images, and how many maps of each.
 
     Raises:
-        StudyError: weights or images that cannot be read, or do not fit the network.
+        StudyError: weights or images that cannot be read, or do not fit the network; sites that it lacks.
     """
     from safetensors.torch import load_file
 
     try:
-        images = load_file(parent[1].with_suffix(".example"))["input"]
+        if images is None:
+            images = load_file(parent[1].with_suffix(".example"))["input"]
         first, _ = _network(parent)
         second, placements = _network(candidate)
-        size = tuple(images.shape[1:])
-        watched, probes = probed(first, size)
+        watched, probes = probed(first, tuple(images.shape[1:]))
         reborn = [p for p in placements if getattr(p, "choice", "").startswith("reborn")]
-        shown = {probe.site for probe in probes}
-        chosen = [probe.site for probe in reborn if probe.site in shown][:MOST_SITES_WITH_MAPS]
+        known = [probe.site for probe in probes]
+        chosen = [probe.site for probe in reborn if probe.site in known][:MOST_SITES_WITH_MAPS]
+        if sites is not None:
+            absent = [site for site in sites if site not in known]
+            if absent:
+                raise StudyError(f"no site {', '.join(absent)}; it has {', '.join(known)}")
+            chosen = list(sites)
         return see(
-            watched, second, images, probes, reborn, panels_at=chosen, thumbnails=pictures(images, mean, std)
-        )
+            watched, second, images, probes, reborn, shown=shown, channels=channels, panels_at=chosen,
+            thumbnails=pictures(images, mean, std),
+        )  # fmt: skip
     except Exception as error:  # a broken file, or a network of somebody else that raises what it likes
         raise StudyError(
             f"the trained networks beside {parent[1]} and {candidate[1]} cannot be looked into: {error}"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-PHASES = ("baseline", "screen", "search", "candidate", "confirm", "control")
-"""In the order in which they run. "candidate" is candidate against parent."""
+PHASES = ("baseline", "screen", "search", "candidate", "confirm", "control", "checks")
+"""In the order in which they run. "candidate" is candidate against parent; "checks" follow the control."""
 
 STATES = ("complete", "diverged", "failed", "rejected", "pruned", "running")
 """complete: trained to the end. diverged: non-finite loss. failed: an error. rejected: over budget, never

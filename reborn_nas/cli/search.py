@@ -93,9 +93,10 @@ def add(verbs: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, ask where it is long, run, report, print."""
-    from reborn_nas.api import report, run_view, search
+    from reborn_nas.api import report, run_view, search, standing
     from reborn_nas.cli.progress import make_progress
     from reborn_nas.cli.show import print_plan, print_result, result_json
+    from reborn_nas.cli.words import print_standing, standing_json
     from reborn_nas.study import load_config, plan_search
 
     config = load_config(args.config, **settings(args))
@@ -118,11 +119,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"\n{what}; everything finished is kept. To go on: {result.resume_command}", file=sys.stderr)
         return 130 if result.interrupted else 0
     page = report(result)
-    view = run_view(result)
+    view, networks = run_view(result), standing(result)
     if quiet:
-        print(json.dumps(result_json(result, view, page), indent=2))
+        print(json.dumps({**result_json(result, view, page), **standing_json(networks)}, indent=2))
     else:
         print_result(result, view, page)
+        print_standing(networks)
     return 0
 
 

@@ -76,6 +76,7 @@ PURPOSE = {
     "candidate": "candidate against parent, fresh seeds, test set",
     "confirm": "the top sites again, on images unused so far",
     "control": "reborn against its positive twin: is it the negative phase?",
+    "checks": "top sites alone on the parent; extended conv, norm + ReLU; the top site at another learning rate",
 }
 
 

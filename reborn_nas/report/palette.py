@@ -40,6 +40,7 @@ PHASE_TONES = {
     "candidate": "harm",
     "confirm": "other",
     "control": "warn",
+    "checks": "ink",
 }
 PHASE_SHAPES = {
     "baseline": "square",
@@ -48,6 +49,7 @@ PHASE_SHAPES = {
     "candidate": "triangle",
     "confirm": "ring",
     "control": "cross",
+    "checks": "square",
 }
 VERDICT_SHAPES = {"confirmed": "circle", "suggestive": "ring", "harmful": "cross", "unresolved": "none"}
 

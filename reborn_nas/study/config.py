@@ -24,7 +24,7 @@ from reborn_nas.study.limits import LIMITS, read_limit
 
 __all__ = ["StudyConfig", "read_duration", "split_contrast"]
 
-PHASE_FIELDS = ("baseline", "screen", "search", "candidate", "confirm", "control")
+PHASE_FIELDS = ("baseline", "screen", "search", "candidate", "confirm", "control", "checks")
 RECIPE_FIELDS = (
     "epochs",
     "batch_size",
@@ -128,6 +128,7 @@ class StudyConfig(BaseModel):
     candidate: Count | None = None
     confirm: Count | None = None
     control: Count | None = None
+    checks: Count | None = None
     sampler: str = "tpe"
     objectives: tuple[str, ...] = ("accuracy",)
     max_params: str | None = None
@@ -307,7 +308,7 @@ class StudyConfig(BaseModel):
         """Trainings over all phases: as given; else the sum of all phases' counts where given; else a default."""
         if self.trials is not None:
             return self.trials
-        counts = [getattr(self, name) for name in PHASE_FIELDS]
+        counts = [getattr(self, name) for name in PHASE_FIELDS[:-1]] + [self.checks or 0]
         if all(count is not None for count in counts):
             return sum(counts)
         return 64 if self.dataset == "digits" else 160

@@ -14,7 +14,7 @@ from reborn_nas.study.contrast import Contrast, Side
 if TYPE_CHECKING:
     from reborn_nas.study.costs import CostBook
 
-__all__ = ["Candidate", "decide_candidate", "top_factors", "twin"]
+__all__ = ["Candidate", "decide_candidate", "leading_factors", "top_factors", "twin"]
 
 TOP = 5
 
@@ -150,6 +150,27 @@ def top_factors(
     ranked = table.sort_values(["p_top5", "effect"], ascending=False)["site"].head(count)
     top = set(ranked)
     return [name for name in names if name in top]
+
+
+def leading_factors(
+    screen: Sequence[TrialRecord], contrast: Contrast, count: int, seed: int = 0
+) -> list[str]:
+    """The `count` factors most probably among the five largest effects, the first one first.
+
+    In the contrast's order where the screen cannot tell.
+    """
+    from reborn_nas.analysis import site_effects
+
+    names = list(contrast.factors)
+    usable = [record for record in screen if record.accuracy is not None and record.levels]
+    if not usable:
+        return names[:count]
+    design, accuracy, block = _arrays(usable, names)
+    try:
+        table = site_effects(design, accuracy, names=names, block=block, seed=seed)
+    except ConfigError:
+        return names[:count]
+    return [str(name) for name in table.sort_values(["p_top5", "effect"], ascending=False)["site"].head(count)]
 
 
 def twin(choice: Choice) -> Choice:

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from reborn_nas.architecture import Architecture
+from reborn_nas.architecture import Architecture, Choice
 from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study import designs
 from reborn_nas.study.artifacts import artifacts_of
 from reborn_nas.study.attempts import is_final
+from reborn_nas.study.checks import TOP_ALONE, check_runs
 from reborn_nas.study.costs import CostBook
-from reborn_nas.study.decide import Candidate, decide_candidate, top_factors
+from reborn_nas.study.decide import Candidate, decide_candidate, leading_factors, top_factors
 from reborn_nas.study.journal import together
 from reborn_nas.study.objectives import objective_values
 from reborn_nas.study.phases import Phase
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from reborn_nas.study.workbench import Workbench
 
 __all__ = ["Leader", "begin_anew", "hopeless"]
+
+CONFIRMING = ("candidate", "confirm", "control", "checks")
+"""The phases that need the candidate."""
 
 WINDOW = 64
 """Runs that wait for a worker at most, or sixteen a worker where that is more."""
@@ -113,7 +117,7 @@ class Leader:
             recommended=self._recommended,
             costs=self._costs,
         )
-        fixed = any(self._phases[name].count for name in ("candidate", "confirm", "control"))
+        fixed = any(self._phases[name].count for name in CONFIRMING if name in self._phases)
         self._store.keep("candidate", {**decided.to_dict(), "fixed": fixed})
         self._progress.note(f"candidate: {decided.reason}")
         return decided
@@ -167,7 +171,8 @@ class Leader:
         seed = self._bench.config.seed
         runs = designs.candidate_runs(self._phases["candidate"].count, incumbent, contrast, seed)
         confirm, control = self._phases["confirm"].count, self._phases["control"].count
-        if not confirm and not control:
+        checks = self._phases["checks"].count if "checks" in self._phases else 0
+        if not confirm and not control and not checks:
             return runs
         top = self._store.attribute("top")
         if top is None:
@@ -178,7 +183,21 @@ class Leader:
             runs += designs.confirm_runs(confirm, incumbent, top, contrast, seed)
         if control:
             runs += designs.control_runs(control, incumbent, top, contrast, seed)
+        if checks:
+            runs += check_runs(checks, incumbent, top, self._leading(), contrast, seed, self._admits)
         return runs
+
+    def _leading(self) -> list[str]:
+        """The first factors of the screen, the most probable of the five best first."""
+        kept = self._store.attribute("top_ranked")
+        if kept is None:
+            screen = list(self._queue.finished("screen").values())
+            kept = leading_factors(screen, self._bench.contrast, TOP_ALONE, self._bench.config.seed % 2**32)
+            self._store.keep("top_ranked", kept)
+        return [str(name) for name in kept]
+
+    def _admits(self, site: str, choice: Choice) -> bool:
+        return next(one for one in self._bench.sites if one.name == site).refusal(choice) is None
 
     def _all_done(self, runs: Sequence[Run]) -> bool:
         have: dict[str, set[str]] = {}

@@ -28,7 +28,7 @@ from reborn_nas.study.workbench import Workbench, environment
 if TYPE_CHECKING:
     from torch import nn
 
-    from reborn_nas.training import TrainingResult
+    from reborn_nas.training import Recipe, TrainingResult
 
 __all__ = ["Objective", "Pruned", "Stopped"]
 
@@ -142,6 +142,7 @@ class Objective:
             digest=architecture.digest,
             started=_now(),
             environment=self._environment,
+            extra={} if run.rate == 1.0 else {"learning_rate": self._recipe(run).learning_rate},
         )
 
     def _priced(self, record: TrialRecord, architecture: Architecture) -> TrialRecord:
@@ -209,12 +210,18 @@ class Objective:
             self._bench.images,
             train_indices=parts.train,
             evaluate={"validation": parts.validation},
-            recipe=search_recipe(self._bench) if run.phase == "search" else self._bench.recipe,
+            recipe=self._recipe(run),
             seed=run.seed,
             device=self._bench.device,
             on_epoch=listen,
             checkpoint=self._state,
         )
+
+    def _recipe(self, run: Run) -> Recipe:
+        if run.phase == "search":
+            return search_recipe(self._bench)
+        recipe = self._bench.recipe
+        return recipe if run.rate == 1.0 else replace(recipe, learning_rate=recipe.learning_rate * run.rate)
 
     def forget(self) -> None:
         """The last training's result is told: its state is of no use."""

@@ -10,16 +10,22 @@ from reborn_nas.errors import ConfigError
 
 __all__ = ["Phase", "plan_phases"]
 
-ORDER = ("baseline", "screen", "search", "candidate", "confirm", "control")
+ORDER = ("baseline", "screen", "search", "candidate", "confirm", "control", "checks")
 """The order of execution. What a total is spent on first is `PRIORITY`."""
 
-PRIORITY = ("baseline", "screen", "candidate", "confirm", "control", "search")
+PRIORITY = ("baseline", "screen", "candidate", "confirm", "control", "checks", "search")
 SMALL_STUDY = 100
 """Below this total, baseline takes 4 seeds an arm instead of 8."""
 
 CONFIRM_RUNS = 32
 CONTROL_RUNS = 48
 CANDIDATE_SEEDS = 8
+TOP = 5
+"""Sites that the phases after the screen look at; where there are no more, no screen needs to tell them."""
+
+AFTER_SCREEN = ("confirm", "control", "checks")
+CHECKS = (16, 48, 64)
+"""Whole checks: the top sites alone; with the other controls; with the second learning rate. See `study.checks`."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +69,14 @@ def plan_phases(
     sizes: Sequence[int],
     counts: Mapping[str, int] | None = None,
     earlier: Sequence[Phase] = (),
+    no_control: str = "",
 ) -> tuple[Phase, ...]:
     """The phases of a study of `total` trainings, in execution order.
 
     By the rule: baseline 8 + 8 seeds (4 + 4 below a total of 100), the largest whole screen of at most half of
     the total, candidate against parent 8 + 8, confirm 32, control 48, each where it fits whole, in that order;
-    the remainder goes to the search.
+    the remainder goes to the search. After a control, 64 of a remainder of 128 and more go to the checks, a phase
+    that is listed only where it has trainings.
 
     Args:
         total: trainings over all phases.
@@ -76,6 +84,7 @@ def plan_phases(
         sizes: sizes of whole foldover screens for `n_factors`, ascending.
         counts: phases whose count was asked for; they come first and are rounded to whole designs.
         earlier: the plan that this one extends; no phase shrinks.
+        no_control: why the question has no control (and no checks), else "".
 
     Raises:
         ConfigError: what was asked for exceeds `total`, or is not whole.
@@ -88,7 +97,10 @@ def plan_phases(
     asked_first = sorted(PRIORITY, key=lambda name: name not in asked)
     for name in asked_first:
         old = before.get(name, Phase(name, 0))
-        phase = _phase(name, old, left, total, n_factors, sizes, asked.get(name), planned, before)
+        if no_control and name in ("control", "checks"):
+            phase = replace(old, reason=no_control)
+        else:
+            phase = _phase(name, old, left, total, n_factors, sizes, asked.get(name), planned, before)
         left -= phase.count - old.count
         planned[name] = phase
     if left < 0:
@@ -96,7 +108,13 @@ def plan_phases(
         raise ConfigError(
             f"trials: the phases asked for need {wanted} trainings, but the total is {total}; raise it or ask for less"
         )
-    return tuple(planned[name] for name in ORDER)
+    blind = [name for name in AFTER_SCREEN if planned[name].count]
+    if blind and n_factors > TOP and not planned["screen"].count:
+        raise ConfigError(
+            f"{blind[0]}: which {TOP} of {n_factors} sites it looks at is told by a screen, and there is none "
+            f"({planned['screen'].reason or 'not asked for'}); ask for a screen or leave {', '.join(blind)} out"
+        )
+    return tuple(planned[name] for name in ORDER if name != "checks" or planned[name].count)
 
 
 def _phase(
@@ -117,6 +135,8 @@ def _phase(
         return replace(old, reason="no site takes both sides of the contrast")
     if name == "screen":
         return _screen(old, left, total, n_factors, sizes, asked)
+    if name == "checks":
+        return _checks(old, left, asked, planned, before)
     want, unit = _wanted(name, total, asked, old)
     if asked is not None:
         whole = -(-want // unit) * unit
@@ -147,6 +167,19 @@ def _wanted(name: str, total: int, asked: int | None, old: Phase) -> tuple[int, 
         "control": CONTROL_RUNS,
     }
     return max(rule[name], old.count), unit
+
+
+def _checks(
+    old: Phase, left: int, asked: int | None, planned: Mapping[str, Phase], before: Mapping[str, Phase]
+) -> Phase:
+    if asked:
+        whole = next((size for size in CHECKS if size >= asked), CHECKS[-1])
+        reason = f"{asked} is rounded to {whole}, whole checks" if whole != asked else ""
+        return Phase("checks", max(old.count, whole), reason)
+    control = planned.get("control") or before.get("control")
+    if asked == 0 or old.count or control is None or not control.count or left < 2 * CHECKS[-1]:
+        return replace(old, reason="")
+    return Phase("checks", CHECKS[-1])
 
 
 def _screen(

@@ -201,7 +201,13 @@ def _phases(bench: Workbench, earlier: Sequence[Phase]) -> tuple[Phase, ...]:
     config = bench.config
     n_factors = len(bench.contrast.factors)
     sizes = screen_sizes(n_factors, max(config.total, 2)) if n_factors >= 2 else ()
-    return plan_phases(config.total, n_factors, sizes=sizes, counts=config.counts, earlier=earlier)
+    tested = bench.contrast.high.choice.name
+    no_control = (
+        "" if tested == "reborn" else f"only reborn has a positive twin to be compared with, not {tested}"
+    )
+    return plan_phases(
+        config.total, n_factors, sizes=sizes, counts=config.counts, earlier=earlier, no_control=no_control
+    )
 
 
 def _count_done(store: RunStore) -> int:

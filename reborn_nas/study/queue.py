@@ -55,6 +55,7 @@ class Run:
         architecture: `Architecture.to_dict()`; None where the sampler proposes.
         parameters: Optuna parameters, name → label.
         levels: two-level coding of a designed run, factor → 0 or 1.
+        rate: factor on the recipe's learning rate.
     """
 
     key: str
@@ -66,6 +67,7 @@ class Run:
     architecture: Mapping[str, Any] | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
     levels: Mapping[str, int] = field(default_factory=dict)
+    rate: float = 1.0
 
     def failure(
         self, number: int, reason: str, architecture: Mapping[str, Any], parameters: Mapping[str, str]
@@ -100,6 +102,8 @@ class Run:
             attributes["architecture"] = dict(self.architecture)
         if self.levels:
             attributes["levels"] = dict(self.levels)
+        if self.rate != 1.0:
+            attributes["rate"] = self.rate
         return attributes
 
     @classmethod
@@ -116,6 +120,7 @@ class Run:
             architecture=attributes.get("architecture"),
             parameters=dict(trial.params),
             levels=attributes.get("levels", {}),
+            rate=attributes.get("rate", 1.0),
         )
 
 

@@ -39,6 +39,7 @@ STUDIES = {
     "candidate": "/confirm",
     "confirm": "/confirm",
     "control": "/confirm",
+    "checks": "/confirm",
 }
 """Phase → suffix of the name of the study that holds its runs."""
 

@@ -100,13 +100,14 @@ class Workbench:
 
     def phase_labels(self) -> dict[str, dict[str, tuple[str, ...]]]:
         """Phase → parameter → every label it may have in that phase's study."""
+        from reborn_nas.study.checks import check_labels
         from reborn_nas.study.decide import twin
 
         contrast = self.contrast
         design = {name: contrast.labels() for name in contrast.factors}
         twins = tuple(twin(choice).label for choice in contrast.high.variants.values())
         confirm = {
-            name: tuple(dict.fromkeys((*design.get(name, ()), *twins, *labels, ORIGINAL.label)))
+            name: tuple(dict.fromkeys((*design.get(name, ()), *twins, *labels, ORIGINAL.label, *check_labels())))
             for name, labels in self.parameters.items()
         }
         return {
@@ -116,6 +117,7 @@ class Workbench:
             "candidate": confirm,
             "confirm": confirm,
             "control": confirm,
+            "checks": confirm,
         }
 
 

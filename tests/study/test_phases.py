@@ -28,7 +28,7 @@ def test_newcomers_study_is_spent_as_documented() -> None:
 def test_four_trainings_are_all_search_and_the_rest_is_named() -> None:
     phases = plan_phases(4, 5, sizes=())
     assert counts(phases) == {"search": 4}
-    assert [phase.name for phase in phases] == list(ORDER)
+    assert [phase.name for phase in phases] == [name for name in ORDER if name != "checks"]
     assert all(phase.reason for phase in phases if phase.name != "search")
 
 
@@ -52,6 +52,27 @@ def test_a_count_that_is_asked_for_is_rounded_to_a_whole_design_and_said() -> No
     assert "rounded" in phases["confirm"].reason
 
 
+def test_checks_come_where_the_search_keeps_as_much_or_where_they_are_asked_for() -> None:
+    assert "checks" not in counts(plan_phases(383, 33, sizes=(144,)))
+    assert counts(plan_phases(384, 33, sizes=(144,)))["checks"] == 64
+    assert counts(plan_phases(384, 33, sizes=(144,), counts={"checks": 0})).get("checks", 0) == 0
+    (asked,) = (p for p in plan_phases(300, 33, sizes=(72,), counts={"checks": 20}) if p.name == "checks")
+    assert asked.count == 48
+    assert "rounded" in asked.reason
+
+
+def test_without_a_positive_twin_there_is_neither_control_nor_checks() -> None:
+    phases = plan_phases(500, 33, sizes=(144,), no_control="no twin")
+    assert counts(phases).keys() == {"baseline", "screen", "search", "candidate", "confirm"}
+    assert [phase.reason for phase in phases if phase.name == "control"] == ["no twin"]
+
+
+def test_what_needs_the_top_sites_needs_a_screen() -> None:
+    with pytest.raises(ConfigError, match="confirm: which 5 of 33 sites"):
+        plan_phases(100, 33, sizes=(72,), counts={"screen": 0, "confirm": 32})
+    assert counts(plan_phases(100, 5, sizes=(16,), counts={"screen": 0, "confirm": 32}))["confirm"] == 32
+
+
 def test_asking_for_more_than_the_total_is_refused() -> None:
     with pytest.raises(ConfigError, match="need 108 trainings, but the total is 100"):
         plan_phases(100, 5, sizes=SIZES[5], counts={"search": 60, "control": 48})
@@ -73,7 +94,9 @@ def test_every_plan_spends_its_total_and_a_larger_one_only_adds(
         assert phase.name != "screen" or sum(phase.batches) == phase.count <= total // 2
     grown = plan_phases(total + more, n_factors, sizes=screen_sizes(n_factors, total + more), earlier=first)
     assert sum(phase.count for phase in grown) == total + more
-    for before, after in zip(first, grown, strict=True):
+    later = {phase.name: phase for phase in grown}
+    for before in first:
+        after = later[before.name]
         assert after.count >= before.count
         assert after.batches[: len(before.batches)] == before.batches
 

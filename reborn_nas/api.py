@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reborn_nas.architecture import Architecture, BackboneSpec
+from reborn_nas.architecture import Architecture
 from reborn_nas.errors import ExportError
 
 if TYPE_CHECKING:
@@ -21,8 +20,9 @@ if TYPE_CHECKING:
     from reborn_nas.report.features import Sight
     from reborn_nas.study import PlanView, Progress, RunInfo, RunResult, StudyConfig
     from reborn_nas.study.dashboard import Shown
+    from reborn_nas.study.standing import Recommended, Standing
 
-__all__ = ["Recommended", "dashboard", "export", "recommend", "report", "run_view", "search"]
+__all__ = ["dashboard", "export", "recommend", "report", "run_view", "search", "standing"]
 
 Run = str | os.PathLike[str]
 
@@ -135,7 +135,25 @@ def run_view(study_or_path: RunResult | Run, *, look: bool = True) -> RunView:
         sights=_sights(info) if look else (),
         arms=(high or "reborn", low),
         finished=info.complete,
+        recommendation=_recommendation(info),
     )
+
+
+def _recommendation(info: RunInfo) -> dict[str, Any] | None:
+    """The recommended network as the report reads it; None where there are too few trainings."""
+    from reborn_nas.errors import ConfigError
+    from reborn_nas.study.standing import recommend_info
+
+    try:
+        found = recommend_info(info)
+    except ConfigError:
+        return None
+    return {
+        "choices": {site: str(choice) for site, choice in found.architecture},
+        "predicted": found.predicted,
+        "ci_low": found.ci_low,
+        "ci_high": found.ci_high,
+    }
 
 
 def export(
@@ -156,9 +174,10 @@ def export(
         study_or_arch: what `search` returned, or a run folder; or an architecture, with the network in `model`.
         out: the folder to write.
         trial: of a run. "confirmed": the candidate, trained afresh and compared with its parent on the test set;
-            "best": the search's best by validation accuracy; "pareto": the front of the search's objectives
-            (accuracy and MACs where it had one), a sub-folder each; a number of the search or a trial's key, where
-            its weights were kept; "auto": confirmed where there is one, else best.
+            "recommended": the largest expected accuracy, see `recommend`, where it was trained; "best": the best of
+            the search by validation accuracy; "pareto": the front of the search's objectives (accuracy and MACs
+            where it had one), a sub-folder each; a number of the search or a trial's key, where its weights were
+            kept; "auto": confirmed where there is one, else best.
         fold: in deployment form, for inference only.
         forms: further files: "onnx", "torch-export", "jit-trace".
         force: replace a folder that is not empty.
@@ -197,7 +216,8 @@ def export(
     objectives = tuple(info.config.get("objectives") or ())
     objectives = objectives if len(objectives) > 1 else ("accuracy", "macs")
     front = pareto_records(info.records, objectives)
-    chosen = choose(kept, info.records, trial, run, front)
+    which = _recommended_key(info, kept) if trial == "recommended" else trial
+    chosen = choose(kept, info.records, which, run, front)
 
     def trained(record: TrialRecord, weights: Path) -> Trained:
         return _trained(record, weights, card_of(record, info.records, info.name, info.plan["data"], name))
@@ -209,6 +229,20 @@ def export(
     readme = front_readme(info.name, records, front, objectives, run)
     several = {folder: trained(*pair) for folder, pair in folders.items()}
     return export_trained_many(several, out, readme, **written)
+
+
+def _recommended_key(info: RunInfo, kept: Sequence[tuple[TrialRecord, Path]]) -> str:
+    """The key of a training of the recommended architecture whose weights were kept."""
+    from reborn_nas.study.standing import recommend_info
+
+    digest = recommend_info(info).architecture.digest
+    found = [record for record, _ in kept if record.digest == digest]
+    if not found:
+        raise ExportError(
+            f"{info.folder}: the recommended network was not trained, or its weights were not kept; take --trial "
+            f"confirmed or best, or train it: reborn-nas train --architecture {info.folder}"
+        )
+    return max(found, key=lambda record: record.extra.get("validation_accuracy", record.accuracy or 0.0)).key
 
 
 def _trained(record: TrialRecord, weights: Path, card: Card) -> Trained:
@@ -226,77 +260,24 @@ def _trained(record: TrialRecord, weights: Path, card: Card) -> Trained:
     )
 
 
-@dataclass(frozen=True)
-class Recommended:
-    """The architecture that a run recommends.
-
-    Args:
-        architecture: site → choice.
-        predicted: expected validation accuracy in [0, 1]: the posterior mean, less what a maximiser promises too much.
-        ci_low, ci_high: its 95 % interval, of the expectation and not of one training.
-        n_trials: trainings behind it.
-    """
-
-    architecture: Architecture
-    predicted: float
-    ci_low: float
-    ci_high: float
-    n_trials: int
-
-
 def recommend(study: RunResult | Run) -> Recommended:
     """The architecture with the largest posterior mean accuracy in an additive model of a run's trainings.
 
-    Never the best observed trial, whose accuracy is partly luck.
+    Within the run's limits, and never just the best observed trial, whose accuracy is partly luck.
 
     Raises:
         ConfigError: the run has too few finished trainings for that.
     """
-    from reborn_nas.analysis.recommend import recommend as recommended
+    from reborn_nas.study.standing import recommend_info
 
-    info = _info(study)
-    trained = [
-        record
-        for record in info.records
-        if record.phase in ("screen", "search")
-        and record.state in ("complete", "diverged")
-        and record.parameters
-        and record.accuracy is not None
-    ]
-    words = _labels(info)
-    found = recommended(
-        [
-            {name: words.get((name, label), label) for name, label in record.parameters.items()}
-            for record in trained
-        ],
-        [float(record.accuracy or 0.0) for record in trained],
-        stages=_stages(info),
-    )
-    members: Mapping[str, Sequence[str]] = info.plan.get("factors", {})
-    choices = {site: label for name, label in found.choices.items() for site in members.get(name, (name,))}
-    architecture = Architecture(BackboneSpec.from_dict(_spec(info)), choices)
-    return Recommended(architecture, found.predicted, found.ci_low, found.ci_high, found.n_trials)
+    return recommend_info(_info(study))
 
 
-def _labels(info: RunInfo) -> dict[tuple[str, str], str]:
-    """A screen's "original" in the words of a space that names the parent's own activation instead."""
-    own = {str(site["name"]): str(site["activation"]) for site in info.sites}
-    words = {}
-    for name, labels in info.plan.get("parameters", {}).items():
-        acts = {own.get(site, "") for site in info.plan.get("factors", {}).get(name, ())}
-        if "original" not in labels and len(acts) == 1 and (act := acts.pop()) in labels:
-            words[name, "original"] = act
-    return words
+def standing(study: RunResult | Run) -> Standing:
+    """The best observed, the recommended and the confirmed network of a run: three different things."""
+    from reborn_nas.study.standing import standing as stand
 
-
-def _stages(info: RunInfo) -> dict[str, int]:
-    stages = {str(site["name"]): int(site["stage"]) for site in info.sites}
-    factors = info.plan.get("factors", {})
-    return {name: stages[sites[0]] for name, sites in factors.items() if sites and sites[0] in stages}
-
-
-def _spec(info: RunInfo) -> dict[str, Any]:
-    return {key: value for key, value in info.settings["backbone"].items() if key != "pretrained"}
+    return stand(_info(study))
 
 
 def _folder(study_or_path: RunResult | Run) -> Path:

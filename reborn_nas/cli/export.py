@@ -22,8 +22,8 @@ def add(verbs: Subparsers) -> None:
         "--trial",
         default="auto",
         metavar="WHICH",
-        help="confirmed (the candidate, default where there is one), best, pareto (a folder for each network of the "
-        "front of accuracy and MACs), a number of the search, or a trial's key as in the report",
+        help="confirmed (the candidate, default where there is one), recommended, best, pareto (a folder for each "
+        "network of the front of accuracy and MACs), a number of the search, or a trial's key as in the report",
     )
     add_forms(parser)
     parser.add_argument("--force", action="store_true", help="replace DIR if it is not empty")

@@ -165,12 +165,6 @@ def print_status(state: RunStatus, run: str) -> None:
         for p in state.phases
     ]
     print_table(("phase", "planned", "done", "running", "failed", ""), rows, right=(1, 2, 3, 4))
-    best = state.best
-    if best is not None and best.accuracy is not None:
-        print(
-            f"best {best.accuracy_part} accuracy so far: {best.accuracy:.2%} ({best.key}, "
-            f"{best.accuracy_n:,} images; the best of many is an optimistic figure)"
-        )
     if state.reason:
         print(f"candidate: {state.reason}")
     print(f"report: reborn-nas report {run}" if state.complete else "to go on, repeat the search command")

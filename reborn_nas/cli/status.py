@@ -21,15 +21,23 @@ def add(verbs: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read the storage and print."""
-    from reborn_nas.api import run_view
+    from reborn_nas.api import run_view, standing
     from reborn_nas.cli.show import estimates, print_estimates, print_status, status_json
+    from reborn_nas.cli.words import print_standing, standing_json
     from reborn_nas.study import status
 
     state = status(args.run_path)
     rows, summary = estimates(run_view(args.run_path, look=False))
+    networks = standing(args.run_path)
     if args.json:
-        print(json.dumps({**status_json(state), "estimates": rows, "summary": summary}, indent=2))
+        print(
+            json.dumps(
+                {**status_json(state), **standing_json(networks), "estimates": rows, "summary": summary},
+                indent=2,
+            )
+        )
         return 0
     print_status(state, args.run_path)
+    print_standing(networks)
     print_estimates(rows, summary, state.complete)
     return 0

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 def best_choices(view: RunView) -> tuple[dict[str, str], str] | None:
     """The architecture to draw, site → label, and a sentence that says what it is."""
+    candidates = [r for r in view.phase("candidate") if r.arm == "candidate"]
+    if candidates:
+        return _choices(candidates[-1]), "The candidate that was compared with the parent."
     given = view.recommendation
     if given and isinstance(given.get("choices"), Mapping):
         words = "The architecture that the study recommends"
@@ -28,9 +31,6 @@ def best_choices(view: RunView) -> tuple[dict[str, str], str] | None:
                 else ""
             )
         return {str(k): str(v) for k, v in given["choices"].items()}, words + "."
-    candidates = [r for r in view.phase("candidate") if r.arm == "candidate"]
-    if candidates:
-        return _choices(candidates[-1]), "The candidate that was compared with the parent."
     done = [r for r in view.records if r.state == "complete" and r.accuracy is not None]
     if not done:
         return None

@@ -1,0 +1,101 @@
+"""Three words for three networks of a run: the best observed, the recommended, the confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from reborn_nas.architecture import Architecture, BackboneSpec
+from reborn_nas.errors import ConfigError
+from reborn_nas.records import TrialRecord
+from reborn_nas.study.recommending import own_words, recommend_run, usable_records
+
+if TYPE_CHECKING:
+    from reborn_nas.study.reading import RunInfo
+
+__all__ = ["Recommended", "Standing", "recommend_info", "standing"]
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """The architecture that a run recommends.
+
+    Args:
+        architecture: site → choice.
+        predicted: expected validation accuracy in [0, 1]: the posterior mean, less what a maximiser promises too much.
+        ci_low, ci_high: its 95 % interval, of the expectation and not of one training.
+        n_trials: trainings behind it.
+        observed: mean accuracy of the trainings that were exactly this, None where there is none.
+    """
+
+    architecture: Architecture
+    predicted: float
+    ci_low: float
+    ci_high: float
+    n_trials: int
+    observed: float | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a run has to show.
+
+    Args:
+        best: the search's best training by validation accuracy: an observation, partly luck.
+        recommended: the largest expected accuracy; None while there are too few trainings, see `reason`.
+        confirmed: the trainings of the candidate that was compared with its parent on the test set.
+        reason: why nothing is recommended.
+    """
+
+    best: TrialRecord | None
+    recommended: Recommended | None
+    confirmed: tuple[TrialRecord, ...]
+    reason: str = ""
+
+
+def standing(info: RunInfo) -> Standing:
+    """The three networks, as far as there are any."""
+    searched = [
+        one for one in usable_records(info.records) if one.phase == "search" and one.state == "complete"
+    ]
+    best = max(searched, key=lambda one: one.accuracy or 0.0, default=None)
+    confirmed = tuple(
+        one
+        for one in info.records
+        if one.phase == "candidate" and one.arm == "candidate" and one.test_accuracy is not None
+    )
+    try:
+        return Standing(best, recommend_info(info), confirmed)
+    except ConfigError as error:
+        return Standing(best, None, confirmed, " ".join(str(error).split()))
+
+
+def recommend_info(info: RunInfo) -> Recommended:
+    """The architecture with the largest posterior mean accuracy within the run's limits.
+
+    Raises:
+        ConfigError: too few finished trainings, or nothing fits the limits.
+    """
+    from reborn_nas.analysis.maximise import Budget
+
+    plan = info.plan
+    factors: Mapping[str, Any] = plan.get("factors", {})
+    members: Mapping[str, Any] = plan.get("members") or factors
+    activations = {str(site["name"]): str(site["activation"]) for site in info.sites}
+    stages = {str(site["name"]): int(site["stage"]) for site in info.sites}
+    found = recommend_run(
+        info.records,
+        words=own_words(plan.get("parameters", {}), members, activations),
+        stages={name: stages[sites[0]] for name, sites in members.items() if sites and sites[0] in stages},
+        budgets=tuple(Budget(**budget) for budget in plan.get("budgets", ())),
+    )
+    choices = dict(plan.get("fixed", {}))
+    choices.update(
+        {site: label for name, label in found.choices.items() for site in members.get(name, (name,))}
+    )
+    spec = {key: value for key, value in info.settings["backbone"].items() if key != "pretrained"}
+    architecture = Architecture(BackboneSpec.from_dict(spec), choices)
+    return Recommended(
+        architecture, found.predicted, found.ci_low, found.ci_high, found.n_trials, found.observed
+    )

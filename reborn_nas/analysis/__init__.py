@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reborn_nas.analysis.arms import arm_effects
 from reborn_nas.analysis.compare import (
     Comparison,
     Curvature,
@@ -32,6 +33,7 @@ __all__ = [
     "Curvature",
     "LossBounds",
     "ScreenPlan",
+    "arm_effects",
     "best_levels",
     "candidate_against_parent",
     "confirmation_design",

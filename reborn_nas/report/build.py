@@ -56,7 +56,8 @@ def csv_files(view: RunView, findings: Findings) -> dict[str, str]:
     """The tables that go beside the page, by file name."""
     frames = {
         "sites": findings.effects, "stages": findings.stages, "pooled": findings.pooled,
-        "confirmation": findings.confirmation, "control": findings.control,
+        "confirmation": findings.confirmation, "control": findings.control, "alone": findings.checks.alone,
+        "controls": findings.checks.controls, "rate": findings.checks.rate,
         "sights": sights.sight_table(view.sights) if view.sights else None,
         "phases": tables.phase_table(view), "trials": tables.trial_table(view),
     }  # fmt: skip

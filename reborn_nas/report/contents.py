@@ -180,9 +180,10 @@ def _depth(findings: Findings) -> Section | None:
 
 
 def _confirmation(findings: Findings) -> Section | None:
-    if findings.confirmation is None:
-        return None
     section = Section("confirmation", "Does it hold up?")
+    if findings.confirmation is None:
+        _more_confirmation(section, findings)
+        return section
     section.intro.append(
         "The sites most likely among the five best were tried again on the incumbent, with fresh seeds and judged on "
         "images that no earlier phase used. The two columns estimate different quantities, the average over "
@@ -193,13 +194,29 @@ def _confirmation(findings: Findings) -> Section | None:
         frame, width, name="confirmation", title="Screen and confirmation",
         series=[("screen", "screen", "flat", "ring"), ("effect", "confirmation", "gain", "circle")]),
         "The numbers at the end of each line are the confirmation's.")  # fmt: skip
+    _more_confirmation(section, findings)
     return section
 
 
+def _more_confirmation(section: Section, findings: Findings) -> None:
+    """The top sites alone on the parent, and the first of them at another learning rate."""
+    alone = findings.checks.alone
+    if alone is not None:
+        section.add("heading", "Each alone on the parent")
+        section.figure(lambda width: estimates.table_figure(
+            alone, width, name="alone", title="Top sites alone on the parent", label="site",
+            axis="site alone − parent, percentage points (95 % interval)"),
+            "A third background, with no other site changed.")  # fmt: skip
+    if findings.checks.rate is not None:
+        section.add("heading", "At another learning rate")
+        section.add("text", findings.checks.rate_words())
+
+
 def _controls(findings: Findings) -> Section | None:
-    if findings.control is None:
-        return None
     section = Section("control", "Is it the negative phase?")
+    if findings.control is None:
+        _more_controls(section, findings)
+        return section
     section.intro.append(
         "The positive twin is the same block fed with the positive phase: the same parameters, operations, batch norm "
         "and depth. Only this difference can say that a gain is due to the negative phase, or more than its "
@@ -209,7 +226,22 @@ def _controls(findings: Findings) -> Section | None:
     section.figure(lambda width: estimates.table_figure(
         frame, width, name="control", title="Reborn against its positive twin", label="site",
         axis="reborn − positive twin, percentage points (95 % interval)"))  # fmt: skip
+    _more_controls(section, findings)
     return section
+
+
+def _more_controls(section: Section, findings: Findings) -> None:
+    """Reborn against its twin, extended conv and norm + ReLU at all top sites at once."""
+    others = findings.checks.controls
+    if others is not None:
+        section.add("heading", "Against other things in its place")
+        section.add("text",
+            "Reborn at all of these sites of the incumbent at once, against something else at all of them. Extended "
+            "conv is the paper's comparison, without batch norm and with fewer weights, so it carries no claim; norm "
+            "+ ReLU shows what the block's batch norm alone does.")  # fmt: skip
+        section.figure(lambda width: estimates.table_figure(
+            others, width, name="controls", title="Reborn against other things in its place", label="label",
+            axis="reborn − the other, percentage points (95 % interval)"))  # fmt: skip
 
 
 def _architecture(view: RunView) -> Section | None:

@@ -13,6 +13,7 @@ import numpy as np
 from reborn_nas.errors import ConfigError
 from reborn_nas.report import fresh
 from reborn_nas.report.answer import answer, cautions, method
+from reborn_nas.report.checked import Checks, checks
 from reborn_nas.report.screen import Designed, designed
 from reborn_nas.report.view import RunView
 from reborn_nas.report.words import interval, signed
@@ -44,6 +45,7 @@ class Findings:
         candidate_arms: accuracies by arm.
         candidate_part, candidate_images: what they were measured on.
         confirmation, control: tables with `site, effect, ci_low, ci_high`.
+        checks: what came after the control.
     """
 
     sentences: Sequence[str] = ()
@@ -60,6 +62,7 @@ class Findings:
     candidate_images: int = 0
     confirmation: pd.DataFrame | None = None
     control: pd.DataFrame | None = None
+    checks: Checks = field(default_factory=Checks)
 
 
 def study_findings(view: RunView) -> Findings:
@@ -97,6 +100,7 @@ def study_findings(view: RunView) -> Findings:
         candidate_images=images,
         confirmation=_beside_screen(confirmed, effects),
         control=controlled,
+        checks=checks(view),
     )
 
 

@@ -159,7 +159,9 @@ def view(count: int = 5, *, title: str = "resnet34-cifar100", **options: object)
     table = sites(count)
     for row, name in zip(table, options.get("names") or []):  # type: ignore[call-overload]
         row["name"] = name
-    phases = [{"phase": name, "planned": sum(record.phase == name for record in made)} for name in PHASES]
+    phases = [
+        {"phase": name, "planned": sum(record.phase == name for record in made)} for name in PHASES[:-1]
+    ]
     return RunView(
         title=title, records=made, sites=table, phases=phases, curves=curves,
         config={"backbone": "timm:resnet34", "dataset": "cifar100", "recipe": "fast", "epochs": 30, "seed": 0},

@@ -1,0 +1,106 @@
+"""The checks after the control: top sites alone, the other controls, the second learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from reborn_nas.errors import ConfigError
+from reborn_nas.records import TrialRecord
+from reborn_nas.report.screen import unique_runs
+from reborn_nas.report.view import RunView
+from reborn_nas.report.words import interval, signed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Checks", "checks"]
+
+CONTROLS = "controls:"
+WORDS = {
+    "positive_twin": "positive twin: the same block, fed with the positive phase",
+    "extended_conv": "extended conv: ReLU and one more 3×3 convolution",
+    "norm_relu": "norm + ReLU: batch norm before the ReLU",
+}
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Tables with `effect, ci_low, ci_high` in percentage points; None where a check did not run.
+
+    Args:
+        alone: `site`, each top site alone on the parent − the parent.
+        controls: `label`, reborn − another thing at all top sites of the incumbent at once.
+        rate: `site`, one row: the top site on the incumbent at the second learning rate.
+        learning_rate: that rate.
+    """
+
+    alone: pd.DataFrame | None = None
+    controls: pd.DataFrame | None = None
+    rate: pd.DataFrame | None = None
+    learning_rate: float = float("nan")
+
+    def rate_words(self) -> str:
+        """What the second learning rate says of the top site, a sentence; "" where it was not tried."""
+        if self.rate is None:
+            return ""
+        row = self.rate.iloc[0]
+        size = f"{signed(row['effect'])} percentage points {interval(row['ci_low'], row['ci_high'])}"
+        held = (
+            "holds at another learning rate" if row["ci_low"] > 0
+            else "turns around at another learning rate" if row["ci_high"] < 0
+            else "is not resolved at another learning rate"
+        )  # fmt: skip
+        return (
+            f"The top site's effect {held}: {row['site']} adds {size} to the incumbent at "
+            f"{self.learning_rate:.3g} ({row['runs']:.0f} against {self.rate.attrs['reference_runs']} trainings)."
+        )
+
+
+def checks(view: RunView) -> Checks:
+    """What the check runs of `view` say."""
+    runs = [r for r in unique_runs(view.phase("checks")) if r.state in ("complete", "diverged")]
+    rate = [record for record in runs if record.arm == "rate"]
+    return Checks(
+        alone=_alone([record for record in runs if record.arm == "alone"]),
+        controls=_controls([record for record in runs if record.arm.startswith(CONTROLS)]),
+        rate=_alone(rate),
+        learning_rate=next(
+            (float(record.extra.get("learning_rate", "nan")) for record in rate), float("nan")
+        ),
+    )
+
+
+def _alone(runs: Sequence[TrialRecord]) -> pd.DataFrame | None:
+    """Runs with one factor on, or none: each factor against none."""
+    found = _compared(runs, lambda record: next((name for name, on in record.levels.items() if on), ""), "")
+    return None if found is None else found.rename(columns={"arm": "site"})
+
+
+def _controls(runs: Sequence[TrialRecord]) -> pd.DataFrame | None:
+    found = _compared(runs, lambda record: record.arm.removeprefix(CONTROLS), "reborn")
+    if found is None:
+        return None
+    turned = found.assign(
+        label=[WORDS.get(str(arm), str(arm)) for arm in found["arm"]],
+        effect=-found["effect"], ci_low=-found["ci_high"], ci_high=-found["ci_low"],
+    )  # fmt: skip
+    turned.attrs = found.attrs
+    return turned
+
+
+def _compared(
+    runs: Sequence[TrialRecord], arm: Callable[[TrialRecord], str], reference: str
+) -> pd.DataFrame | None:
+    from reborn_nas.analysis.arms import arm_effects
+
+    try:
+        return arm_effects(
+            [arm(record) for record in runs],
+            [float("nan") if record.accuracy is None else record.accuracy for record in runs],
+            reference=reference,
+            block=[record.block for record in runs],
+        )
+    except ConfigError:
+        return None

@@ -16,13 +16,14 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._features import FeatureGetterNet, FeatureHookNet
 from torch import nn
 
-from reborn_nas.activations import fold_in_place
-from reborn_nas.architecture import Architecture, BackboneSpec, Choice
+from reborn_nas.activations import fold_in_place, get_family
+from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice
 from reborn_nas.backbone import Plan, apply, build, find_sites
 from reborn_nas.backbone import plan as make_plan
 from reborn_nas.errors import ConfigError
 from reborn_nas.models.adapter import TimmAdapter, final_linear
 from reborn_nas.models.exported import folded_pairs, located, stored_plan, vet_folder
+from reborn_nas.models.heads import classifier_width, tell_width
 
 __all__ = ["build_network", "reborn_model", "reborn_resnet18", "reborn_resnet34", "reborn_resnet50"]
 
@@ -53,7 +54,9 @@ def build_network(
         raise
     if plan is None:
         plan = make_plan(model, architecture, spec.input_size)
+    width = classifier_width(model)
     model = apply(model, plan)
+    tell_width(model, width)
     if timm_api and spec.library != "timm":
         assert spec.input_size is not None
         return TimmAdapter(model, final_linear(model, spec.input_size), spec.num_classes or 0)
@@ -74,16 +77,26 @@ def _network(architecture: Architecture, plan: Plan | None, kwargs: dict[str, An
     )
     wanted = changed.num_classes
     folded = kwargs.pop("folded", None)
-    if spec.library != "timm" and not wanted:
+    # with a classifier at first: not every network can be built without, and a widening needs to see it
+    headless = not wanted and (spec.library != "timm" or _doubles(architecture))
+    if headless:
         changed = replace(changed, num_classes=spec.num_classes or 1)
     model = build_network(architecture.with_backbone(changed), plan, **kwargs)
-    if spec.library != "timm" and not wanted:
+    if headless:
         model.reset_classifier(0)  # type: ignore[operator]
     if folded is not None:
         fold_in_place(model, folded_pairs(folded))
     if pool not in (None, "avg"):  # behind the surgery: a head without pooling may lack some of the sites
         model.reset_classifier(wanted, pool)  # type: ignore[operator]
     return model
+
+
+def _doubles(architecture: Architecture) -> bool:
+    """Whether some choice hands on both phases uncompressed."""
+    return any(
+        choice.name != ORIGINAL.name and get_family(choice.name).channel_factor(**choice.options) > 1
+        for choice in architecture.choices.values()
+    )
 
 
 class _Capture(FeatureHookNet):

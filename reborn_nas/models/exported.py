@@ -16,7 +16,16 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import Plan
 from reborn_nas.errors import ConfigError, ExportError
 
-__all__ = ["CONFIG_VERSION", "CONFIG", "ENTRY", "WEIGHTS", "folded_pairs", "located", "stored_plan", "vet_folder"]
+__all__ = [
+    "CONFIG_VERSION",
+    "CONFIG",
+    "ENTRY",
+    "WEIGHTS",
+    "folded_pairs",
+    "located",
+    "stored_plan",
+    "vet_folder",
+]
 
 CONFIG_VERSION = 1
 """Of the format of an export's folder; raised when an older reborn-nas could not read it."""

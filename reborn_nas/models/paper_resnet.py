@@ -42,9 +42,13 @@ class PaperResNet(ResNet):  # type: ignore[misc]  # timm has no types
     ) -> None:
         if stem not in STEMS:
             raise ValueError(f"stem is one of {', '.join(STEMS)}, not {stem!r}")
-        channels = tuple(2 * round(size * width / 2) for size in CHANNELS)  # timm doubles its deep stem's width
+        channels = tuple(
+            2 * round(size * width / 2) for size in CHANNELS
+        )  # timm doubles its deep stem's width
         if channels[0] < 2:
-            raise ValueError(f"width is a factor that leaves at least 2 of {CHANNELS[0]} channels, not {width!r}")
+            raise ValueError(
+                f"width is a factor that leaves at least 2 of {CHANNELS[0]} channels, not {width!r}"
+            )
         super().__init__(
             BasicBlock,
             tuple(layers),

@@ -17,6 +17,7 @@ from reborn_nas.activations import family_names
 from reborn_nas.architecture import ORIGINAL, Architecture, Choice
 from reborn_nas.backbone.admission import everywhere
 from reborn_nas.backbone.convert import apply
+from reborn_nas.backbone.cost import predict
 from reborn_nas.backbone.plan import Plan, plan
 from reborn_nas.backbone.sites import Discovery, Site, discover
 from reborn_nas.backbone.trace import trace
@@ -105,8 +106,8 @@ def _on_cpu(
 ) -> int:
     """The checks with real numbers; how many sites can double."""
     torch.manual_seed(0)
-    model = make(source, "cpu", num_classes=10)
-    small, found = smallest(make(source, num_classes=10), size, whole)
+    model, template = make(source, "cpu", num_classes=10), make(source, num_classes=10)
+    small, found = smallest(template, size, whole)
     inputs = torch.randn(2, *small)
     begin = time.process_time()
     steps = plan(model, architecture(dict.fromkeys(names, form)), discovery=found)
@@ -118,7 +119,7 @@ def _on_cpu(
     own = outputs(model, one)
     identity(model, found, one, own)
     in_flight(model, found, one, own)
-    copies(model, steps, fresh, one)
+    copies(model, template, steps, fresh, one)
     return widened(model, found, one, own)
 
 
@@ -266,18 +267,27 @@ def _site(found: Discovery, name: str) -> Site:
     return next(site for site in found.sites if site.name == name)
 
 
-def copies(model: nn.Module, steps: Plan, other: nn.Module, inputs: Tensor) -> None:
-    """Keys are kept; a deep copy and a state-dict round trip, through `other` weights, compute the same."""
-    new = apply(model, Plan.from_json(steps.to_json()), seed=2)
+def copies(model: nn.Module, template: nn.Module, steps: Plan, new: nn.Module, inputs: Tensor) -> None:
+    """Of `new`, which `steps` made: keys are kept; deep copy and state-dict round trip compute the same.
+
+    Args:
+        template: the same network on the meta device; converted by the plan read from JSON it has the same tensors.
+    """
     replaced = {placement.replaces for placement in steps.placements}
     lost = {key for key in model.state_dict() if key.rpartition(".")[0] not in replaced} - set(
         new.state_dict()
     )
     assert not lost, f"the converted network lacks {', '.join(sorted(lost)[:3])}"
     expected = outputs(new, inputs)
-    assert same(expected, outputs(copy.deepcopy(new), inputs)), "its deep copy differs"
-    state, before = new.state_dict(), other.state_dict()
-    assert any(not torch.equal(state[key], before[key]) for key in state), "another seed, the same weights"
+    other, state = copy.deepcopy(new), new.state_dict()
+    assert same(expected, outputs(other, inputs)), "its deep copy differs"
+    twin = apply(template, Plan.from_json(steps.to_json())).state_dict()
+    assert [(key, value.shape) for key, value in state.items()] == [
+        (key, value.shape) for key, value in twin.items()
+    ], "built anew it has other tensors"
+    for tensor in other.state_dict().values():
+        tensor.zero_()
+    assert not torch.equal(next(iter(state.values())), next(iter(other.state_dict().values())))
     other.load_state_dict(state)
     assert same(expected, outputs(other, inputs)), "its state-dict round trip differs"
 
@@ -318,8 +328,7 @@ def _plan_everywhere(model: nn.Module, found: Discovery, choice: str) -> None:
 
 
 def _parameters(model: nn.Module, found: Discovery, form: str, names: list[str]) -> int:
-    steps = plan(model, architecture(dict.fromkeys(names, form)), discovery=found)
-    return sum(parameter.numel() for parameter in apply(model, steps).parameters())
+    return predict(model, architecture(dict.fromkeys(names, form)), discovery=found).params
 
 
 def _on_meta(model: nn.Module, found: Discovery, names: list[str], size: tuple[int, int, int]) -> None:

@@ -50,6 +50,11 @@ def convert(
     if isinstance(architecture, Choice | str):
         architecture = everywhere(found, architecture, guard(model, found))
     if isinstance(architecture, Mapping):
+        for name, choice in architecture.items():
+            if not isinstance(choice, Choice | str):
+                raise SiteError(
+                    f"site {name!r}: a choice is a Choice or its label such as 'reborn', not {choice!r}"
+                )
         architecture = Architecture(BackboneSpec("timm:unnamed"), architecture)
     if not isinstance(architecture, Architecture):
         raise SiteError(

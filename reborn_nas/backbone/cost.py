@@ -23,10 +23,11 @@ from torch import nn
 from reborn_nas.activations import extra_cost
 from reborn_nas.architecture import ORIGINAL, Architecture, Choice
 from reborn_nas.backbone.apply import apply
+from reborn_nas.backbone.inputs import inputs_of
 from reborn_nas.backbone.placement import Placement
 from reborn_nas.backbone.plan import plan
 from reborn_nas.backbone.replica import replicate
-from reborn_nas.backbone.sites import Discovery, Site, _inputs, discover, site_values
+from reborn_nas.backbone.sites import Discovery, Site, discover, site_values
 from reborn_nas.backbone.trace import Op, Trace, trace
 
 # fmt: off
@@ -69,7 +70,7 @@ def count(model: nn.Module, input_size: Any = None, *, example_inputs: Any = Non
         input_size: (C, H, W) of one image.
         example_inputs: what the forward takes, where that is not one image batch; its first dimension is images.
     """
-    inputs = example_inputs if example_inputs is not None else _inputs(model, input_size)
+    inputs = inputs_of(model, input_size, example_inputs)
     run = trace(model, inputs, training=False)
     return Cost(_params(model), *_tally(run, run.ops))
 

@@ -92,7 +92,10 @@ class ModuleCall:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one forward run did. `calls` stand in the order in which they began."""
+    """What one forward run did. `calls` stand in the order in which they began.
+
+    `shape_reads` holds (value, index of the module call) where a forward asked a value for its shape.
+    """
 
     ops: tuple[Op, ...]
     values: tuple[Value, ...]
@@ -100,6 +103,7 @@ class Trace:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     training: bool
+    shape_reads: frozenset[tuple[int, int]] = frozenset()
 
     @cached_property
     def _consumers(self) -> dict[int, tuple[Op, ...]]:
@@ -112,6 +116,18 @@ class Trace:
     @cached_property
     def _producers(self) -> dict[int, Op]:
         return {value: op for op in self.ops for value in op.outputs}
+
+    @cached_property
+    def _reshapes(self) -> dict[int, tuple[Op, ...]]:
+        found: dict[int, list[Op]] = {}
+        for op in self.ops:
+            if op.name in ("view", "reshape"):
+                found.setdefault(op.call, []).append(op)
+        return {call: tuple(ops) for call, ops in found.items()}
+
+    def reshapes(self, call: int) -> tuple[Op, ...]:
+        """The views and reshapes that the forward of this module call ran itself."""
+        return self._reshapes.get(call, ())
 
     def consumers(self, value: int) -> tuple[Op, ...]:
         """The operations that read the value with this id, in execution order."""

@@ -38,6 +38,7 @@ class Recorder(TorchFunctionMode):
         self._stack: list[str] = []
         self._open: list[tuple[int, int, str, CallSpan | None, tuple[int, ...]]] = []
         self._ordinals: dict[str, int] = {}
+        self._shape_reads: set[tuple[int, int]] = set()
         self._spans = SpanFinder()
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             self._new(tensor, name)
@@ -87,7 +88,9 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = _name(func)
-        if name is None:
+        if name is None or name == "size":
+            if args and (name or _asks_shape(func)):
+                self._shape_reads.add((self._value(args[0]), self._open[-1][0] if self._open else -1))
             return func(*args, **kwargs)
         tensors = list(tensors_in((args, kwargs)))
         inputs = tuple(self._value(tensor) for tensor in tensors)
@@ -130,7 +133,8 @@ class Recorder(TorchFunctionMode):
         """The finished record; `output` is what the model returned."""
         outputs = tuple(self._value(tensor) for tensor in tensors_in(output))
         calls = tuple(call for call in self.calls if call is not None)
-        return Trace(tuple(self.ops), tuple(self.values), calls, self.inputs, outputs, training)
+        reads = frozenset(self._shape_reads)
+        return Trace(tuple(self.ops), tuple(self.values), calls, self.inputs, outputs, training, reads)
 
     def where(self) -> str:
         """The module that runs now, for a message."""
@@ -165,6 +169,10 @@ def _name(func: Any) -> str | None:
     if name.startswith("__r") and name.strip("_")[1:] in ("add", "sub", "mul", "truediv", "div", "pow"):
         return name.strip("_")[1:]
     return name.strip("_") or None
+
+
+def _asks_shape(func: Any) -> bool:
+    return getattr(getattr(func, "__self__", None), "__name__", "") == "shape"
 
 
 def _writes(func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

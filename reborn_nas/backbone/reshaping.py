@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import linecache
 from math import prod
 from typing import Any
 
 from reborn_nas.backbone.flow import Blocked, Outcome, Scene, Wide
 from reborn_nas.backbone.known_layers import halved, mixed_split, shuffled, whole_cut
-from reborn_nas.backbone.spans import CallSpan
+from reborn_nas.backbone.sizes import fixes_size
 from reborn_nas.backbone.trace import ValueRef
 
 
@@ -77,32 +75,6 @@ def _sizes(scene: Scene) -> tuple[Any, ...] | None:
     if len(sizes) != len(scene.shape(scene.op.outputs[0])):
         return None
     return sizes if all(isinstance(size, int) for size in sizes) else None
-
-
-def fixes_size(span: CallSpan | None, dim: int) -> bool:
-    """Whether the source of a view gives the size of `dim` as a number or an attribute of self, not from a shape."""
-    if span is None:
-        return True
-    lines = [linecache.getline(span.filename, n) for n in range(span.line, span.end_line + 1)]
-    text = "".join(lines).encode()
-    tail = len(lines[-1].encode()) - span.end_column if lines else 0
-    try:
-        call = ast.parse(text[span.column : len(text) - tail].decode().strip(), mode="eval").body
-    except (SyntaxError, UnicodeDecodeError, IndexError):
-        return True
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute | ast.Name):
-        return True
-    name = call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id
-    if name not in ("view", "reshape"):
-        return True  # the view stands in a function that this method calls; its source is not looked for
-    given: list[ast.expr] = list(call.args)
-    if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name):
-        given = given[1:] if call.func.value.id in ("torch", "F") else given
-    if len(given) == 1 and isinstance(given[0], ast.Tuple | ast.List):
-        given = list(given[0].elts)
-    if dim >= len(given):
-        return False
-    return not any(isinstance(node, ast.Name) and node.id != "self" for node in ast.walk(given[dim]))
 
 
 def permuted(scene: Scene) -> Outcome:

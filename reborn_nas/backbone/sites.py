@@ -8,7 +8,6 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-import torch
 from torch import nn
 
 from reborn_nas.activations import complete, family_names, get_family
@@ -17,6 +16,7 @@ from reborn_nas.backbone.axes import channel_axes, layout_name
 from reborn_nas.backbone.blocks import BlockFinder
 from reborn_nas.backbone.discovery import Place, find_places
 from reborn_nas.backbone.gates import gate_reason, live_values
+from reborn_nas.backbone.inputs import inputs_of
 from reborn_nas.backbone.replica import replace_tensors
 from reborn_nas.backbone.rewrite import locate
 from reborn_nas.backbone.spans import CallSpan
@@ -173,7 +173,7 @@ def non_sites(model: nn.Module, input_size: Any = None, *, example_inputs: Any =
 
 def discover(model: nn.Module, input_size: Any = None, *, example_inputs: Any = None) -> Discovery:
     """Trace `model` in both modes and read its sites off the data flow."""
-    inputs = example_inputs if example_inputs is not None else _inputs(model, input_size)
+    inputs = inputs_of(model, input_size, example_inputs)
     found = _discover(model, *trace_modes(model, inputs))
     return replace(found, inputs=replace_tensors(inputs, lambda tensor: tensor.detach().to("meta")))
 
@@ -349,20 +349,6 @@ def _fused(modules: Mapping[str, nn.Module]) -> tuple[NonSite, ...]:
             continue
         found.append(NonSite(path, f"other:{kind}", (), reason))
     return tuple(found)
-
-
-def _inputs(model: nn.Module, input_size: Any) -> Any:
-    """Meta tensors of a batch of two images of that size."""
-    if input_size is None:
-        config = getattr(model, "default_cfg", None) or {}
-        input_size = config.get("input_size") if isinstance(config, Mapping) else None
-    if input_size is None:
-        first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-        input_size = (first.in_channels if first is not None else 3, 224, 224)
-    sizes = input_size if isinstance(input_size[0], tuple | list) else (input_size,)
-    dtypes = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-    dtype = next(dtypes, torch.float32)
-    return tuple(torch.empty((2, *size), dtype=dtype, device="meta") for size in sizes)
 
 
 def _forms(name: str) -> tuple[Choice, ...]:

@@ -13,6 +13,7 @@ from reborn_nas.backbone.channelmap import ChannelMap
 from reborn_nas.backbone.flow import Blocked, Scene, Wide, elementwise, spatial_rank
 from reborn_nas.backbone.rules import BLOCKERS, RULES
 from reborn_nas.backbone.sites import Site, site_values
+from reborn_nas.backbone.sizes import takes_size
 from reborn_nas.backbone.steps import Refusal, Widening, WidenStep
 from reborn_nas.backbone.trace import Op, Trace
 from reborn_nas.errors import SiteError
@@ -92,6 +93,18 @@ class Walk:
         for value in self.trace.outputs:
             if value in self.wide:
                 return Refusal("they are an output of the network", "output", "")
+        return self._counted()
+
+    def _counted(self) -> Refusal | None:
+        """What a forward reshapes to a number of channels that it read off a value which is widened now."""
+        for value, call in sorted(self.trace.shape_reads):
+            wide = self.wide.get(value)
+            if wide is None:
+                continue
+            size = self.trace.values[value].shape[wide.dim]
+            for op in self.trace.reshapes(call):
+                if not self.wide.keys() & set(op.inputs) and takes_size(op, size, wide.dim):
+                    return _refusal(op, f"a {op.name} of something else to their own number of channels")
         return None
 
     def agree(self, steps: dict[tuple[str, str, int], WidenStep]) -> Refusal | None:

@@ -86,7 +86,23 @@ def _context(net: Over, x: Tensor) -> Tensor:
     return net.conv(x + net.out(context))
 
 
+class Counted(nn.Module):
+    """A convolution whose result is reshaped by the channels of its input: `named` ones, or as many by number."""
+
+    def __init__(self, named: bool) -> None:
+        super().__init__()
+        self.conv, self.named = nn.Conv2d(8, 8, 1), named
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        y = self.conv(x).flatten(2)
+        if self.named:
+            return y.reshape(B, C, H, W)
+        return y.reshape(B, 8, H, W)
+
+
 WIDENABLE: dict[str, Callable[[], nn.Module]] = {
+    "a reshape by number": lambda: seq(Counted(False), nn.Conv2d(8, 4, 1)),
     "convolution": lambda: seq(nn.Conv2d(8, 6, 3)),
     "two consumers": lambda: Over(
         lambda n, x: n.a(x) + n.b(x), a=nn.Conv2d(8, 4, 1), b=nn.Conv2d(8, 4, 3, padding=1)
@@ -170,6 +186,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "softmax": (lambda: Over(lambda n, x: x.softmax(1)), "softmax", ""),
     "channel mean": (lambda: Over(lambda n, x: x - x.mean(1, keepdim=True)), "mean", ""),
     "attention": (lambda: Over(lambda n, x: n.attn(x), attn=Attention()), "matmul", "attn"),
+    "its own number": (lambda: seq(Counted(True), nn.Conv2d(8, 4, 1)), "reshape", "2"),
     "output": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), "output", ""),
     "own grouped convolution": (lambda: seq(OwnConv(8, 8, 1, groups=2)), "conv2d", "2"),
     "fixed view": (lambda: Over(lambda n, x: n.fc(x.view(-1, 8 * 120)), fc=nn.Linear(960, 5)), "view", ""),

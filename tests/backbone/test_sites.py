@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reborn_nas.architecture import Choice
+from reborn_nas.backbone.convert import convert
 from reborn_nas.backbone.sites import Site, discover, find_sites, non_sites, site_values
+from reborn_nas.errors import ConversionError, SiteError
 from tests.backbone import networks
 
 
@@ -309,3 +311,30 @@ def test_a_lambda_or_comprehension_in_the_forward_itself_is_part_of_it() -> None
     assert [(site.name, site.in_loop) for site in sites] == [
         *(("relu@0", True), ("relu@1", True), ("silu@0", False))
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"input_size": "3x8x8"}, "input_size is .*'3x8x8'"),
+        ({"input_size": 7}, "input_size is .*not 7"),
+        ({"input_size": ()}, "input_size is"),
+        ({"input_size": (3, -1, 5)}, "positive whole numbers"),
+        ({"input_size": (3, 2.5, 4)}, "positive whole numbers"),
+        ({"input_size": ((3, 8, 8), (1, 0, 8))}, "positive whole numbers"),
+        ({"input_size": (3, 8)}, r"\(2, 3, 8\).*give input_size or example_inputs"),
+        ({"example_inputs": "image"}, "example_inputs is .*'image'"),
+        ({"example_inputs": 3}, "example_inputs is .*not 3"),
+    ],
+)
+def test_inputs_that_are_none_are_refused_in_words(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConversionError, match=words):
+        find_sites(networks.Shared(), **arguments)
+
+
+def test_what_is_no_network_is_refused_in_words() -> None:
+    for given in ("resnet18", None, nn.Conv2d):
+        with pytest.raises(ConversionError, match=r"a network is an nn\.Module"):
+            find_sites(given, (3, 8, 8))  # type: ignore[arg-type]
+    with pytest.raises(SiteError, match="'relu@0': a choice is a Choice or its label"):
+        convert(networks.Shared(), {"relu@0": 7}, (3, 8, 8))  # type: ignore[dict-item]

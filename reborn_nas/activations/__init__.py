@@ -17,8 +17,10 @@ from reborn_nas.activations.controls import ExtendedConv, NormReLU
 from reborn_nas.activations.crelu import CReLU
 from reborn_nas.activations.folding import fold, fold_in_place
 from reborn_nas.activations.norms import Pair
+from reborn_nas.activations.phases import block_form
 from reborn_nas.activations.pointwise import ChannelPReLU, FReLU
 from reborn_nas.activations.reborn import Reborn
+from reborn_nas.activations.sparing import spare_memory
 
 __all__ = [
     "GROUP",
@@ -33,6 +35,7 @@ __all__ = [
     "Option",
     "Pair",
     "Reborn",
+    "block_form",
     "build_activation",
     "complete",
     "extra_cost",
@@ -42,4 +45,5 @@ __all__ = [
     "get_family",
     "register",
     "registry_rows",
+    "spare_memory",
 ]

@@ -12,9 +12,11 @@ from torch.nn import functional as F
 
 from reborn_nas.activations.base import Option
 from reborn_nas.activations.layout import MAPS, from_nchw, to_nchw
-from reborn_nas.activations.phases import compression as make_compression
 from reborn_nas.activations.phases import both_phases, fused_phases, merge
+from reborn_nas.activations.phases import compression as make_compression
 from reborn_nas.activations.sparing import Remade
+
+torch.fx.wrap("both_phases")  # a leaf of symbolic tracing here too
 
 
 class CReLU(nn.Module):
@@ -33,7 +35,7 @@ class CReLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, out_channels, H, W), or the layout it was built for."""
         x = to_nchw(x, self.layout)
-        if self.sparing and self._can_spare(x):
+        if self.sparing and not torch.jit.is_scripting() and self._can_spare(x):  # type: ignore[attr-defined]
             return from_nchw(self._spared(x), self.layout)
         phases = both_phases(x, True)
         positive, negative = phases[0], phases[1]
@@ -45,7 +47,8 @@ class CReLU(nn.Module):
     def _can_spare(self, x: Tensor) -> bool:
         """Only what is trained eagerly, and mixed by a convolution, keeps its phases for a backward pass."""
         compiler: Any = torch.compiler
-        watched = torch.jit.is_tracing() or compiler.is_compiling()  # type: ignore[no-untyped-call]
+        jit: Any = torch.jit
+        watched = jit.is_tracing() or compiler.is_compiling()
         plain = isinstance(x, Tensor) and not watched and self.compress is not None
         return plain and self.training and torch.is_grad_enabled()
 

@@ -27,30 +27,29 @@ BLOCK = 1024
 def _split(x_at, positive_at, negative_at, count, MIRRORED: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
-    x = tl.load(x_at + at, mask=inside)
-    sign = x.to(tl.float32)  # the interpreter compares bf16 by its bits
-    zero = tl.zeros_like(x)
+    x = tl.load(x_at + at, mask=inside).to(tl.float32)  # exact, and so is the way back
     # written so that a NaN stays one in both
-    tl.store(positive_at + at, tl.where(sign < 0, zero, x), mask=inside)
+    positive = tl.where(x < 0, 0.0, x)
+    negative = tl.where(x > 0, 0.0, x)
     if MIRRORED:
-        x = -x
-    tl.store(negative_at + at, tl.where(sign > 0, zero, x), mask=inside)
+        negative = -negative
+    tl.store(positive_at + at, positive.to(positive_at.dtype.element_ty), mask=inside)
+    tl.store(negative_at + at, negative.to(negative_at.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _join(x_at, positive_at, negative_at, out_at, count, MIRRORED: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
-    sign = tl.load(x_at + at, mask=inside).to(tl.float32)
-    positive = tl.load(positive_at + at, mask=inside)
-    negative = tl.load(negative_at + at, mask=inside)
+    x = tl.load(x_at + at, mask=inside).to(tl.float32)
+    positive = tl.load(positive_at + at, mask=inside).to(tl.float32)
+    negative = tl.load(negative_at + at, mask=inside).to(tl.float32)
     if MIRRORED:
         negative = -negative
-    zero = tl.zeros_like(positive)
-    # each gradient passes where its phase is not 0; at x = 0 neither does, at NaN both, as in the reference
-    either = tl.where(sign == 0, zero, positive + negative)
-    kept = tl.where(sign > 0, positive, tl.where(sign < 0, negative, either))
-    tl.store(out_at + at, kept, mask=inside)
+    # each gradient passes where its phase is not 0; at x = 0 neither does, at NaN both
+    either = tl.where(x == 0, 0.0, positive + negative)
+    kept = tl.where(x > 0, positive, tl.where(x < 0, negative, either))
+    tl.store(out_at + at, kept.to(out_at.dtype.element_ty), mask=inside)
 
 
 def split(x: Tensor, mirrored: bool) -> tuple[Tensor, Tensor]:

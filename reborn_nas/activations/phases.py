@@ -1,7 +1,7 @@
 """The two phases of a map, and how they come together again: what CReLU, reborn and its twin share."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: TorchScript cannot read annotations of functions that it leaves out as
+# strings.
 import functools
 import importlib.util
 import warnings
@@ -27,12 +27,12 @@ def negative_part(x: Tensor) -> Tensor:
     return F.hardtanh(x, float("-inf"), 0.0)
 
 
-@torch.fx.wrap  # a leaf of symbolic tracing, so that the device may decide
 def both_phases(x: Tensor, mirrored: bool) -> tuple[Tensor, Tensor]:
     """relu(x) and min(x, 0), or relu(−x) in its place where `mirrored`.
 
     The rule is fixed: on an NVIDIA GPU with Triton one kernel each way, which moves 7 maps' worth of bytes where
     point-wise operations move 13; elsewhere, and where a compiler looks on, the point-wise operations.
+    Modules that use this name it to `torch.fx.wrap`, so that a traced network decides by its device too.
     """
     if not torch.jit.is_scripting() and _fusible(x):  # type: ignore[attr-defined]
         return fused_phases(x, mirrored)
@@ -80,7 +80,8 @@ def _fusible(x: Tensor) -> bool:
         return False
     compiler: Any = torch.compiler
     functorch: Any = torch._C._functorch
-    if torch.jit.is_tracing() or compiler.is_compiling() or functorch.is_functorch_wrapped_tensor(x):  # type: ignore[no-untyped-call]
+    jit: Any = torch.jit
+    if jit.is_tracing() or compiler.is_compiling() or functorch.is_functorch_wrapped_tensor(x):
         return False
     return is_dense(x) and kernels_work(str(x.device))
 
@@ -93,6 +94,15 @@ def is_dense(x: Tensor) -> bool:
             return False
         expected *= size
     return True
+
+
+def block_form(device: str) -> str:
+    """How blocks are computed on a kind of device, in words: a study's settings keep it, as rounding depends on it."""
+    if device.startswith("cpu"):
+        return "transposed convolution, two compressions added"
+    if device.startswith("cuda"):
+        return "flipped convolution, two compressions added, fused phases"
+    return "flipped convolution, two compressions added"
 
 
 @functools.cache
@@ -110,7 +120,9 @@ def kernels_work(device: str) -> bool:
         positive, negative = kernels.split(x, False)
         good = torch.equal(positive + negative, x) and torch.equal(kernels.join(x, x, -x, False), x.abs())
         fault = "" if good else "a wrong result"
-    except Exception as error:  # no C compiler, an unknown GPU, another Triton: whatever it is, there is another way
+    except (
+        Exception
+    ) as error:  # no C compiler, an unknown GPU, another Triton: whatever it is, there is another way
         fault = f"{type(error).__name__}: {error}"
     if fault:
         warnings.warn(

@@ -12,11 +12,13 @@ from torch.nn import functional as F
 
 from reborn_nas.activations.base import Option
 from reborn_nas.activations.layout import MAPS, from_nchw, out_of_place, to_nchw
-from reborn_nas.activations.phases import compression as make_compression
 from reborn_nas.activations.phases import both_phases, fused_phases, merge, negative_part
+from reborn_nas.activations.phases import compression as make_compression
 from reborn_nas.activations.sparing import Once, Remade, cheap_to_redo
 from reborn_nas.activations.split import split_form
 from reborn_nas.errors import SiteError
+
+torch.fx.wrap("both_phases")  # a leaf of symbolic tracing here too
 
 
 def as_convolution(weight: Tensor, groups: int) -> Tensor:
@@ -99,11 +101,14 @@ class Reborn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, out_channels, H, W), or the layout it was built for."""
-        if self.sparing and self._can_spare(x):
+        if self.sparing and not torch.jit.is_scripting() and self._can_spare(x):  # type: ignore[attr-defined]
             return self._spared(x)
         if self.rectifies and self.negative:
             phases = both_phases(x, False)
             positive, phase = phases[0], phases[1]
+        elif self.rectifies:
+            positive = F.relu(x)
+            phase = positive
         else:
             positive = self.positive(x)
             phase = negative_part(x) if self.negative else F.relu(x)
@@ -117,7 +122,8 @@ class Reborn(nn.Module):
     def _can_spare(self, x: Tensor) -> bool:
         """Only what is trained eagerly keeps anything for a backward pass."""
         compiler: Any = torch.compiler
-        watched = torch.jit.is_tracing() or compiler.is_compiling()  # type: ignore[no-untyped-call]
+        jit: Any = torch.jit
+        watched = jit.is_tracing() or compiler.is_compiling()
         plain = isinstance(x, Tensor) and not watched and type(self.norm) is nn.BatchNorm2d
         return plain and self.training and torch.is_grad_enabled()
 
@@ -137,11 +143,15 @@ class Reborn(nn.Module):
         with remade.instead():
             if self.rectifies and self.negative:
                 positive, phase = fused_phases(x, False)
+            elif self.rectifies:
+                positive = phase = F.relu(x)
             else:
                 positive, phase = self.positive(x), negative_part(x) if self.negative else F.relu(x)
-            positive, phase = to_nchw(positive, layout), remade.put(to_nchw(phase, layout), phase_again)
-            if self.rectifies:
-                remade.put(positive, lambda: to_nchw(F.relu(source), layout))
+            positive, phase = to_nchw(positive, layout), to_nchw(phase, layout)
+            if self.negative:
+                remade.put(phase, phase_again)
+                if self.rectifies:
+                    remade.put(positive, lambda: to_nchw(F.relu(source), layout))
             mapped = deconvolve(phase, weight, groups)
             kept, redo = mapped.detach(), cheap_to_redo(weight)
             deconvolved = Once(lambda: deconvolve(phase_again(), weight, groups))

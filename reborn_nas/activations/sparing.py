@@ -2,8 +2,8 @@
 
 Both phases of x, the normalised map and, where that is cheap, the deconvolved map are functions of x. A block that
 computes them all keeps five maps (x, relu(x), min(x, 0), Φ(·), BN(Φ(·))); a sparing one keeps x, and Φ(·) unless
-`cheap_to_redo`. It costs one more pass of the kernels that made them, with the same operations, so that the gradients are
-the same to the bit. Source of the idea: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
+`cheap_to_redo`. It costs one more pass of the kernels that made them, with the same operations, so that the gradients
+are the same to the bit. Source of the idea: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def spare_memory(model: nn.Module, spare: bool = True) -> int:
 
     Results stay the same; a step takes longer. Nothing changes where gradients are off.
     """
-    blocks = [part for part in model.modules() if hasattr(part, "sparing")]
+    blocks: list[Any] = [part for part in model.modules() if hasattr(part, "sparing")]
     for block in blocks:
         block.sparing = spare
     return len(blocks)
@@ -73,12 +73,18 @@ class Remade:
     def _pack(self, tensor: Tensor) -> Any:
         make = self._makers.get(_place(tensor))
         if make is None or not any(_same(tensor, known) for known in self._known):
-            return tensor
+            return tensor.detach(), tensor._version  # torch checks no versions where hooks are at work
         return make
 
     def _unpack(self, kept: Any) -> Tensor:
-        if isinstance(kept, Tensor):
-            return kept
+        if isinstance(kept, tuple):
+            tensor, version = kept
+            if tensor._version != version:
+                raise RuntimeError(
+                    "one of the variables needed for gradient computation has been modified by an inplace operation: "
+                    f"a tensor of shape {tuple(tensor.shape)}, between the forward and the backward pass of a block"
+                )
+            return tensor
         with torch.no_grad(), torch.autocast(self._kind, self._dtype, self._autocast, cache_enabled=False):
             made: Tensor = kept()
         return made
@@ -107,7 +113,7 @@ def _place(tensor: Tensor) -> int:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    return (
+    return bool(
         _place(one) == _place(other)
         and one.shape == other.shape
         and one.stride() == other.stride()

@@ -64,6 +64,15 @@ def add(verbs: Subparsers) -> None:
     study.add_argument("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1")
     study.add_argument("--devices", metavar="LIST", help="one worker each, such as 0,1,2 for three GPUs")
     study.add_argument("--workers", type=int, metavar="K", help="processes that train at the same time")
+    study.add_argument(
+        "--slots-per-device", type=int, metavar="N", help="trainings at a time on each device, each a worker"
+    )
+    study.add_argument(
+        "--compile",
+        action="store_true",
+        default=None,
+        help="compile the networks' blocks in the longer trainings",
+    )
     study.add_argument("--threads", type=int, metavar="N", help="CPU threads of each worker")
     study.add_argument(
         "--artifacts", metavar="DIR", help="shared folder for the states of interrupted trainings"
@@ -133,8 +142,8 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     direct = (
         "backbone", "stem", "dataset", "data_dir", "image_size", "fraction", "space", "contrast", "recipe", "epochs",
         "batch_size", "learning_rate", "weight_decay", "precision", "trials", *PHASES, *SEARCH_FLAGS, "seed", "name",
-        "storage", "device", "devices", "workers", "threads", "artifacts", "timeout", "gpu_hours", "hang_after",
-        "deterministic", "adopt",
+        "storage", "device", "devices", "workers", "slots_per_device", "threads", "compile", "artifacts", "timeout",
+        "gpu_hours", "hang_after", "deterministic", "adopt",
     )  # fmt: skip
     found = {name: getattr(args, name) for name in direct if getattr(args, name) is not None}
     if args.run_folder is not None:

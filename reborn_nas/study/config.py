@@ -21,6 +21,7 @@ from pydantic import (
 from reborn_nas.architecture import Choice
 from reborn_nas.errors import ConfigError, unknown_name
 from reborn_nas.study.limits import LIMITS, read_limit
+from reborn_nas.study.sharing import slot_count
 
 __all__ = ["StudyConfig", "read_duration", "split_contrast"]
 
@@ -87,7 +88,9 @@ class StudyConfig(BaseModel):
         device: "auto", "cpu", "cuda", "cuda:1", …
         devices: one worker slot a device; overrides `device`.
         workers: processes; 1 runs in this process.
-        threads: CPU threads of each worker; None leaves torch's default in one process, 1 with several.
+        slots_per_device: trainings at a time on each device, every one a worker; None is one.
+        threads: CPU threads of each worker; None leaves torch's default to one process, divides the cores by several.
+        compile: compile the networks' blocks after a third of a training's epochs; what cannot be compiled fails.
         storage: Optuna storage URL; None is a journal file in the run folder.
         run: the run folder; None is `runs/<name>`.
         artifacts: folder that all workers share, for the states of interrupted trainings; None is the run folder.
@@ -142,7 +145,9 @@ class StudyConfig(BaseModel):
     device: str = "auto"
     devices: tuple[str, ...] = ()
     workers: Annotated[int, Field(ge=1, le=1024)] = 1
+    slots_per_device: Annotated[int, Field(ge=1, le=64)] | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    compile: bool = False
     storage: str | None = None
     run: Path | None = None
     artifacts: Path | None = None
@@ -166,16 +171,13 @@ class StudyConfig(BaseModel):
     def _small_defaults(cls, data: Any) -> Any:
         """What nobody chose is small: a quarter of the default network's width; on digits 10 epochs, one thread.
 
-        There is a worker a device. One thread: at 8×8 pixels a second one gains nothing, and the numbers do not
-        depend on the machine's cores.
+        A worker a slot. One thread: at 8×8 pixels a second gains nothing; the numbers do not depend on the cores.
         """
         if not isinstance(data, dict):
             return data
         data = dict(data)
-        if data.get("workers") is None:  # one a device
-            devices = data.get("devices") or ()
-            parts = devices.split(",") if isinstance(devices, str) else devices
-            data["workers"] = max(1, len(parts) if isinstance(parts, list | tuple) else 1)
+        if data.get("workers") is None:
+            data["workers"] = slot_count(data.get("devices"), data.get("slots_per_device"))
         if "backbone" not in data:
             data.setdefault("backbone_arguments", {"width": 0.25})
         if data.get("dataset", "digits") == "digits":

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["join"]
 
+OWN = ("timeout", "workers", "slots_per_device")
+"""Settings that each machine has for itself."""
+
 PATIENCE = 300.0
 """Seconds that a worker waits for a database that does not answer when it comes."""
 
@@ -74,7 +77,7 @@ def _settled(store: RunStore, storage: str) -> dict[str, Any]:
     known = {
         key: value
         for key, value in kept.items()
-        if key in StudyConfig.model_fields and value is not None and key not in ("timeout", "workers")
+        if key in StudyConfig.model_fields and value is not None and key not in OWN
     }
     for key in ("data_dir", "artifacts"):
         if key in known and not Path(known[key]).is_dir():

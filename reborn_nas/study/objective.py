@@ -195,9 +195,10 @@ class Objective:
         return self._splits[block]
 
     def _train(self, model: nn.Module, run: Run, on_epoch: OnEpoch | None) -> TrainingResult:
-        from reborn_nas.training import train
+        from reborn_nas.training import second_rung, train
 
         parts = self._split(run.block)
+        recipe = self._recipe(run)
         self._curve = []
 
         def listen(epoch: int, metrics: Mapping[str, float]) -> None:
@@ -210,11 +211,12 @@ class Objective:
             self._bench.images,
             train_indices=parts.train,
             evaluate={"validation": parts.validation},
-            recipe=self._recipe(run),
+            recipe=recipe,
             seed=run.seed,
             device=self._bench.device,
             on_epoch=listen,
             checkpoint=self._state,
+            compile_after=second_rung(recipe.epochs) if self._bench.config.compile else None,
         )
 
     def _recipe(self, run: Run) -> Recipe:
@@ -321,8 +323,13 @@ class Objective:
 
 
 def _recompute_activations(model: nn.Module) -> None:
-    """Trade time for memory with the model's own switch. Raises TrainingError where it has none."""
+    """Trade time for memory, by our blocks' way and the model's own. Raises TrainingError where it has neither."""
+    from reborn_nas.activations import spare_memory
+
+    blocks = spare_memory(model)
     switch = getattr(model, "set_grad_checkpointing", None)
+    if switch is None and blocks:
+        return
     if switch is None:
         raise TrainingError(
             "out of memory, and the network has no activation checkpointing to try again with"

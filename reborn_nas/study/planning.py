@@ -14,6 +14,7 @@ from reborn_nas.study.costs import CostBook
 from reborn_nas.study.folder import check_run_folder, is_run_folder
 from reborn_nas.study.phases import Phase, plan_phases
 from reborn_nas.study.settings import difference
+from reborn_nas.study.sharing import slots_note
 from reborn_nas.study.warm import read_parent
 from reborn_nas.study.workbench import Workbench, make_workbench
 
@@ -154,6 +155,7 @@ def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
             f"the study has {before} trainings planned already; a total of {config.total} takes none away"
         )
     notes += [f"{phase.name}: {phase.reason}" for phase in phases if phase.reason]
+    notes += [advice] if (advice := slots_note(bench)) else []
     view = PlanView(bench, phases, tuple(notes), done=done, resumed=bool(earlier), budgets=budgets)
     effect, spread = _detectable(view)
     view = replace(view, detectable_effect=effect, spread_pp=spread)
@@ -262,7 +264,18 @@ def _with_seconds(view: PlanView) -> PlanView:
 
 def require_device_free(config: StudyConfig) -> None:
     """Raise StudyError where more workers than devices would share an accelerator unasked."""
-    if config.workers > 1 and config.devices and len(config.devices) not in (1, config.workers):
+    slots = config.slots_per_device
+    if slots is not None and config.workers != slots * max(1, len(config.devices)):
+        raise StudyError(
+            f"workers: {slots} slots on {max(1, len(config.devices))} devices are not {config.workers} workers; leave "
+            "workers out"
+        )
+    if (
+        slots is None
+        and config.workers > 1
+        and config.devices
+        and len(config.devices) not in (1, config.workers)
+    ):
         raise StudyError(
             f"workers: {config.workers} workers on {len(config.devices)} devices; name one, or one a worker"
         )

@@ -61,6 +61,8 @@ class Workbench:
         """Everything that changes results; its digest tells one study from another."""
         import torch
 
+        from reborn_nas.activations import block_form
+
         config = self.config
         return {
             "backbone": {**self.spec.to_dict(), "pretrained": config.pretrained},
@@ -84,6 +86,8 @@ class Workbench:
             **_versions(self.spec.library, self._words()),
             **({"search": config.search_settings} if config.search_settings else {}),
             **({"deterministic": True} if config.deterministic else {}),
+            **({"compile": True} if config.compile else {}),
+            "form": block_form(self.device),
         }
 
     def _words(self) -> set[str]:
@@ -107,7 +111,9 @@ class Workbench:
         design = {name: contrast.labels() for name in contrast.factors}
         twins = tuple(twin(choice).label for choice in contrast.high.variants.values())
         confirm = {
-            name: tuple(dict.fromkeys((*design.get(name, ()), *twins, *labels, ORIGINAL.label, *check_labels())))
+            name: tuple(
+                dict.fromkeys((*design.get(name, ()), *twins, *labels, ORIGINAL.label, *check_labels()))
+            )
             for name, labels in self.parameters.items()
         }
         return {
@@ -188,7 +194,9 @@ def _threads(config: StudyConfig, device: str) -> int | None:
         return None
     import torch
 
-    return 1 if config.workers > 1 else torch.get_num_threads()
+    from reborn_nas.training import threads_each
+
+    return threads_each(config.workers) if config.workers > 1 else torch.get_num_threads()
 
 
 def _versions(library: str, words: set[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from reborn_nas.records import TrialRecord
 from reborn_nas.study.artifacts import Illustrate
 from reborn_nas.study.config import StudyConfig
 from reborn_nas.study.engine import Engine
+from reborn_nas.study.mps import service
 from reborn_nas.study.progress import Progress, SilentProgress
 from reborn_nas.study.stopping import NOTICE, Stopper
 
@@ -98,6 +99,7 @@ class _Supervisor:
         illustrate: Illustrate | None,
     ) -> None:
         self._config = view.config
+        self._device = view.bench.device
         self._illustrate = illustrate
         self._progress = progress
         self._stopper = stopper
@@ -115,9 +117,13 @@ class _Supervisor:
         if self._engine.complete():
             return True
         try:
-            for slot in range(self._config.workers):
-                self._start(slot)
-            return self._watch()
+            devices = self._config.devices or (self._device,)
+            with service(devices, self._config.workers) as said:
+                if said:
+                    self._progress.note(said)
+                for slot in range(self._config.workers):
+                    self._start(slot)
+                return self._watch()
         except KeyboardInterrupt:
             return False
         finally:
@@ -332,8 +338,9 @@ def run_worker(
     from reborn_nas.study.planning import check_same
     from reborn_nas.study.run import find_store
     from reborn_nas.study.workbench import make_workbench, settle_numerics
+    from reborn_nas.training import threads_each
 
-    torch.set_num_threads(config.threads or 1)
+    torch.set_num_threads(config.threads or threads_each(config.workers))
     settle_numerics(deterministic=config.deterministic)
     bench = make_workbench(config, device)
     store = find_store(config, patience=300)

@@ -1,6 +1,8 @@
 """Recipes and the training loop. It reports through a callback and knows nothing of who listens."""
 
 from reborn_nas.training.checkpoint import Checkpoint, FileCheckpoint, TrainingState
+from reborn_nas.training.compiled import second_rung
+from reborn_nas.training.cores import available_cores, threads_each
 from reborn_nas.training.estimate import estimate_seconds
 from reborn_nas.training.evaluation import evaluate
 from reborn_nas.training.example import example_of, save_example
@@ -10,25 +12,32 @@ from reborn_nas.training.precision import cpu_has_bf16, parameter_count, resolve
 from reborn_nas.training.recipe import Recipe, get_recipe, recipe_names
 from reborn_nas.training.result import Evaluation, TrainingResult
 from reborn_nas.training.schedule import batch_sizes, learning_rates
+from reborn_nas.training.slots import Gpu, filled, suggest_slots
 
 __all__ = [
     "Checkpoint",
     "Evaluation",
     "FileCheckpoint",
+    "Gpu",
     "Recipe",
     "TrainingResult",
     "TrainingState",
+    "available_cores",
     "batch_sizes",
     "cpu_has_bf16",
     "draw_xavier",
     "estimate_seconds",
     "evaluate",
     "example_of",
+    "filled",
     "get_recipe",
     "learning_rates",
     "parameter_count",
     "recipe_names",
     "resolve_precision",
     "save_example",
+    "second_rung",
+    "suggest_slots",
+    "threads_each",
     "train",
 ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from reborn_nas.data import ImageSet, Resident
+from reborn_nas.training.graph import Recorder, Replay
 from reborn_nas.training.precision import arithmetic, resolve_precision
 from reborn_nas.training.result import Evaluation
 from reborn_nas.training.step import logits_of
@@ -49,22 +53,46 @@ class Tally:
         self.model, self.precision, self.device = model, precision, device
         kind = torch.float32 if device.type == "mps" else torch.float64
         self.sums = torch.zeros(2, device=device, dtype=kind)  # right answers, losses
+        self._replay: Replay | None = None
+
+    def capture(self, recorder: Recorder, part: Resident, batch_size: int) -> None:
+        """Replay the judging of batches like those of `part` from now on.
+
+        Raises:
+            RuntimeError: the network cannot be captured; it is judged as before.
+        """
+        if len(part) < batch_size:
+            return
+        images, labels = next(part.ordered(batch_size))
+        with self._judging():
+            replay = Replay(self.step, images, labels)
+            replay.warm_up(recorder)
+            replay.record(recorder)
+        self._replay = replay
 
     def run(self, part: Resident, batch_size: int, *, keep_logits: bool = False) -> torch.Tensor | None:
         """Start from zero and go once through `part`; the network's mode is restored."""
         self.sums.zero_()
+        kept = []
+        with self._judging():
+            for images, labels in part.ordered(batch_size):
+                if keep_logits:
+                    kept.append(self.step(images, labels))
+                elif self._replay is not None:
+                    self._replay(images, labels)
+                else:
+                    self.step(images, labels)
+        return torch.cat(kept) if keep_logits else None
+
+    @contextlib.contextmanager
+    def _judging(self) -> Iterator[None]:
         training = self.model.training
         self.model.eval()
-        kept = []
         try:
             with torch.no_grad():
-                for images, labels in part.ordered(batch_size):
-                    logits = self.step(images, labels)
-                    if keep_logits:
-                        kept.append(logits)
+                yield
         finally:
             self.model.train(training)
-        return torch.cat(kept) if keep_logits else None
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Add one batch; its logits, float32."""

@@ -1,4 +1,4 @@
-"""The whole step as one CUDA graph: forward, backward and optimiser for one launch."""
+"""The whole step as one CUDA graph: learning rate, forward, backward and optimiser for one launch; judging likewise."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """`torch.cuda.CUDAGraph`."""
+    """`torch.cuda.CUDAGraph`. What it records shares one pool of memory, as no two graphs run at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self._pool: Any = None
 
     def warm_up(self, work: Callable[[], Any]) -> None:
         """On a side stream, as capturing demands."""
@@ -42,16 +43,56 @@ class CudaRecorder:
     def record(self, work: Callable[[], Any]) -> Callable[[], None]:
         """Other threads may use CUDA meanwhile ("thread_local")."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self.device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        mode = "thread_local"
+        with (
+            torch.cuda.device(self.device),
+            torch.cuda.graph(graph, pool=self._pool, capture_error_mode=mode),
+        ):
             work()
+        self._pool = graph.pool()  # type: ignore[no-untyped-call]
         return graph.replay
 
 
-class GraphStep:
-    """A training step that is replayed; batches of another size than the captured one run eagerly.
+class Replay:
+    """Work on a batch that is replayed; batches of another size than the captured one run eagerly.
 
-    The step reads the images and labels from buffers of its own and the learning rate from the step's tensor, so
-    that a replay needs two copies and nothing else.
+    The work reads the images and labels from buffers of its own, so that a replay needs two copies and nothing else.
+
+    Raises:
+        RuntimeError: the work cannot be captured.
+    """
+
+    def __init__(self, work: Step, images: torch.Tensor, labels: torch.Tensor) -> None:
+        self.work = work
+        self.images, self.labels = torch.empty_like(images), torch.empty_like(labels)
+        self.images.copy_(images)
+        self.labels.copy_(labels)
+        self.replay: Callable[[], None] | None = None
+
+    def warm_up(self, recorder: Recorder) -> None:
+        """Run the work a few times."""
+        recorder.warm_up(self._several)
+
+    def record(self, recorder: Recorder) -> None:
+        """Capture it."""
+        self.replay = recorder.record(lambda: self.work(self.images, self.labels))
+
+    def _several(self) -> None:
+        for _ in range(WARM_UP):
+            self.work(self.images, self.labels)
+
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """The work on one batch."""
+        if self.replay is None or images.shape != self.images.shape:
+            self.work(images, labels)
+            return
+        self.images.copy_(images)
+        self.labels.copy_(labels)
+        self.replay()
+
+
+class GraphStep(Replay):
+    """A training step that is replayed; it finds its learning rate on the device.
 
     Raises:
         RuntimeError: the network cannot be captured; its state is then as it was before.
@@ -60,42 +101,28 @@ class GraphStep:
     def __init__(
         self, step: TrainingStep, images: torch.Tensor, labels: torch.Tensor, recorder: Recorder
     ) -> None:
-        self.step = step
-        self.images, self.labels = torch.empty_like(images), torch.empty_like(labels)
-        self.images.copy_(images)
-        self.labels.copy_(labels)
-        before = _Snapshot(step)
+        super().__init__(step, images, labels)
+        before = Snapshot(step)
         try:
-            recorder.warm_up(self._several)
+            self.warm_up(recorder)
             before.restore()
             step.optimiser.zero_grad(set_to_none=True)
-            self.replay = recorder.record(lambda: step(self.images, self.labels))
+            self.record(recorder)
         finally:
             before.restore()
 
-    def _several(self) -> None:
-        for _ in range(WARM_UP):
-            self.step(self.images, self.labels)
 
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """Train on one batch."""
-        if images.shape != self.images.shape:
-            self.step(images, labels)
-            return
-        self.images.copy_(images)
-        self.labels.copy_(labels)
-        self.replay()
-
-
-class _Snapshot:
+class Snapshot:
     """All that a step changes, copied back into the same memory: a captured graph knows only addresses."""
 
     def __init__(self, step: TrainingStep) -> None:
-        self.step = step
-        self.live = [*step.parameters, *step.momenta(), *step.model.buffers(), step.loss_sum]
+        self.step, self.at = step, step.at
+        self.live = step.changed()
         self.saved = [tensor.detach().clone() for tensor in self.live]
 
     @torch.no_grad()
     def restore(self) -> None:
+        """Put everything back."""
+        self.step.at = self.at
         for live, saved in zip(self.live, self.saved, strict=True):
             live.copy_(saved)

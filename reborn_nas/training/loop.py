@@ -17,8 +17,9 @@ from reborn_nas.errors import DivergedError, TrainingError
 from reborn_nas.seeds import derive_seed
 from reborn_nas.training.average import Average, check_decay
 from reborn_nas.training.checkpoint import Checkpoint, TrainingState
+from reborn_nas.training.compiled import Compiled, eagerly
 from reborn_nas.training.evaluation import BATCH, Tally
-from reborn_nas.training.graph import CudaRecorder, GraphStep, Recorder, Step
+from reborn_nas.training.graph import CudaRecorder, GraphStep, Recorder, Snapshot, Step
 from reborn_nas.training.initial import draw_xavier
 from reborn_nas.training.precision import resolve_precision
 from reborn_nas.training.recipe import Recipe
@@ -45,6 +46,8 @@ def train(
     recorder: Recorder | None = None,
     average: float = 0.0,
     undecayed: Collection[str] = (),
+    compile_after: int | None = None,
+    compile_backend: str = "inductor",
 ) -> TrainingResult:
     """Train `model` in place.
 
@@ -65,6 +68,8 @@ def train(
         average: decay of a moving average of the weights, in [0, 1); 0 is none. The network then ends with the
             averaged weights, by which all parts are judged in the end; the curve is that of the weights as trained.
         undecayed: names of parameters that weight decay leaves alone, such as those that start at an identity.
+        compile_after: compile the network's blocks after so many epochs (`second_rung`); None never does.
+        compile_backend: of `torch.compile`.
 
     Raises:
         DivergedError: the loss became infinite or no number; `.result` holds what there was until then.
@@ -79,14 +84,23 @@ def train(
             run.keep_average(average)
         if checkpoint is not None:
             run.restore(checkpoint.load())
-        run.capture(recorder or (CudaRecorder(place) if graph and place.type == "cuda" else None))
-        while run.epoch < recipe.epochs:
-            metrics = run.one_epoch()
-            if checkpoint is not None and checkpoint.due():
-                checkpoint.save(run.state())
-            if on_epoch is not None:
-                on_epoch(run.epoch, metrics)
-        return run.finish()
+        run.step.follow(run.rates, at=run.epoch * len(run.sizes))
+        recorder = recorder or (CudaRecorder(place) if graph and place.type == "cuda" else None)
+        begins = recipe.epochs if compile_after is None else max(run.epoch, compile_after)
+        if run.epoch < begins:
+            run.capture(recorder)
+        try:
+            while run.epoch < recipe.epochs:
+                if run.epoch == begins:
+                    run.compile(recorder, compile_backend)
+                metrics = run.one_epoch()
+                if checkpoint is not None and checkpoint.due():
+                    checkpoint.save(run.state())
+                if on_epoch is not None:
+                    on_epoch(run.epoch, metrics)
+            return run.finish()
+        finally:
+            run.close()
 
 
 class _Run:
@@ -131,6 +145,7 @@ class _Run:
         self.judged: dict[str, tuple[int, float]] = {}
         self.seconds_before = 0.0
         self.average: Average | None = None
+        self.compiled: Compiled | None = None
 
     def keep_average(self, decay: float) -> None:
         """Average the weights over the steps to come."""
@@ -168,17 +183,42 @@ class _Run:
         return TrainingState(self.epoch, copies, list(self.curve), self.identity, self.seconds())
 
     def capture(self, recorder: Recorder | None) -> None:
-        """Capture the step, if there is a recorder and the network allows it; else say why not."""
+        """Capture the step and the judging, if there is a recorder and the network allows it; else say why not."""
         if recorder is None or self.epoch >= self.recipe.epochs:
             return
         self.model.train()
         pictures, labels = next(self.data.epoch(self.sizes, seed=self.seed, epoch=0))
+        how = ", compiled" if self.compiled else ""
         try:
             self.run_step = GraphStep(self.step, pictures, labels, recorder)
-            self.form = "cuda-graph"
+            self.form = "cuda-graph" + how
         except RuntimeError as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            self.form = f"eager (no CUDA graph: {lines[0][:200]})"
+            self.form = f"eager{how} (no CUDA graph: {_first_line(error)})"
+            return
+        try:
+            for part in self.every_epoch[:1]:  # the others have batches of the same size
+                with eagerly(self.compiled is not None):
+                    self.tally.capture(recorder, self.parts[part], BATCH)
+        except RuntimeError as error:
+            self.form += f" (judged eagerly: {_first_line(error)})"
+
+    def compile(self, recorder: Recorder | None, backend: str) -> None:
+        """Compile the blocks and capture the step anew; later trainings of this process find the compiled code."""
+        self.model.train()
+        self.compiled = Compiled(self.model, backend)
+        pictures, labels = next(self.data.epoch(self.sizes, seed=self.seed, epoch=0))
+        before = Snapshot(self.step)
+        try:
+            self.compiled.run(lambda: self.step(pictures, labels))
+        finally:
+            before.restore()
+        self.run_step, self.form = self.step, "eager, compiled"
+        self.capture(recorder)
+
+    def close(self) -> None:
+        """Leave the network without compiled blocks."""
+        if self.compiled is not None:
+            self.compiled.close()
 
     def one_epoch(self) -> dict[str, float]:
         """Train on every batch, judge the parts of every epoch, then read the device once."""
@@ -189,16 +229,14 @@ class _Run:
         self.model.train()
         self.step.loss_sum.zero_()
         batches = self.data.epoch(self.sizes, seed=self.seed, epoch=self.epoch)
-        for number, (rate, (pictures, labels)) in enumerate(
-            zip(self.step.on_device(rates), batches, strict=True), start=first
-        ):
-            self.step.set_rate(rate)
+        for number, (pictures, labels) in enumerate(batches, start=first):
             self.run_step(pictures, labels)
             if self.average is not None:
                 self.average.update(number)
         sums = [self.step.loss_sum]
         for part in self.every_epoch:
-            self.tally.run(self.parts[part], BATCH)
+            with eagerly(self.compiled is not None):
+                self.tally.run(self.parts[part], BATCH)
             sums += self.tally.sums.unbind()
         loss, *numbers = torch.stack([value.clone() for value in sums]).tolist()
         self.epoch += 1
@@ -261,6 +299,11 @@ class _Run:
     def seconds(self) -> float:
         """Wall seconds so far, those before a resume included."""
         return self.seconds_before + time.perf_counter() - self.began
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
 
 
 def _identity(

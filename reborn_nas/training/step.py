@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,10 +44,12 @@ class TrainingStep:
         if not self.parameters:
             raise TrainingError("the network has no trainable parameter; nothing can be trained")
         held = device.type == "cuda" if tensor_rate is None else tensor_rate
-        self.rate = torch.zeros((), device=device) if held else None
+        self.rate = torch.zeros(1, device=device) if held else None
+        self.rates: list[float] = []
+        self.at = 0
         self.optimiser = torch.optim.SGD(
             _groups(model, undecayed),
-            lr=0.0 if self.rate is None else self.rate,
+            lr=0.0 if self.rate is None else self.rate[0],  # a view: what is written there is read here
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
             weight_decay=recipe.weight_decay,
@@ -58,20 +60,37 @@ class TrainingStep:
         kind = torch.float32 if device.type == "mps" else torch.float64
         self.loss_sum = torch.zeros((), device=device, dtype=kind)
 
-    def on_device(self, rates: Sequence[float]) -> Iterable[float | torch.Tensor]:
-        """Learning rates in the form that `set_rate` takes without waiting for the device."""
-        return rates if self.rate is None else torch.tensor(rates, device=self.device)
+    def changed(self) -> list[torch.Tensor]:
+        """Every tensor that a step changes in place, gradients aside."""
+        found = [*self.parameters, *self.momenta(), *self.model.buffers(), self.loss_sum]
+        return found if self.rate is None or not self.rates else [*found, self.rate, self.place]
 
-    def set_rate(self, value: float | torch.Tensor) -> None:
-        """The learning rate of the steps to come."""
+    def follow(self, rates: Sequence[float], at: int = 0) -> None:
+        """Take the learning rate of each step to come from `rates`, beginning with the one at `at`.
+
+        On a GPU they lie there, with the place that the next step reads, so that a captured step has its own.
+        """
+        self.at = at
+        self.rates = list(rates)
         if self.rate is not None:
-            self.rate.copy_(torch.as_tensor(value))
-        else:
-            for group in self.optimiser.param_groups:
-                group["lr"] = float(value)
+            self.plan = torch.tensor(self.rates, device=self.device)
+            self.place = torch.full((1,), at, device=self.device)
+
+    def _next_rate(self) -> None:
+        if not self.rates:
+            return
+        if self.rate is not None:
+            # warm-up steps may go past the end; their state is put back
+            torch.index_select(self.plan, 0, self.place.clamp(max=len(self.rates) - 1), out=self.rate)
+            self.place += 1
+            return
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rates[min(self.at, len(self.rates) - 1)]
+        self.at += 1
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """Train on one batch, (B, C, H, W) and (B,)."""
+        """Train on one batch, (B, C, H, W) and (B,), with the next learning rate."""
+        self._next_rate()
         self.optimiser.zero_grad(set_to_none=True)
         with arithmetic(self.precision, self.device):
             outputs = self.model(images)

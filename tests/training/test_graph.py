@@ -70,8 +70,8 @@ def _rate(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     from reborn_nas.training import loop
     from reborn_nas.training.step import TrainingStep
 
-    def step(*arguments: Any) -> TrainingStep:
-        return TrainingStep(*arguments, tensor_rate=request.param)
+    def step(*arguments: Any, **named: Any) -> TrainingStep:
+        return TrainingStep(*arguments, tensor_rate=request.param, **named)
 
     monkeypatch.setattr(loop, "TrainingStep", step)
 

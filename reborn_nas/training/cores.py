@@ -1,0 +1,29 @@
+"""How many CPU cores there are for this process, and how workers share them."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+LIMIT = Path("/sys/fs/cgroup/cpu.max")
+"""A container's quota: microseconds of CPU time, or "max", and in how many microseconds."""
+
+
+def available_cores() -> int:
+    """Cores that this process may use: those it is bound to, and no more than its container's quota."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        cores = os.cpu_count() or 1
+    try:
+        quota, period = LIMIT.read_text().split()[:2]
+        cores = min(cores, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):  # no such file, or no limit
+        pass
+    return max(1, cores)
+
+
+def threads_each(workers: int) -> int:
+    """CPU threads of one of `workers` processes: an equal share of the cores, at least one."""
+    return max(1, available_cores() // max(1, workers))

@@ -17,13 +17,14 @@ def add_pointwise(base: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """base + conv2d(x, weight) for a 1×1 convolution without a bias; on the CPU a large map as one matrix product.
 
     Args:
-        base: (B, C', H, W).
+        base: (B, C', H, W), which may be overwritten.
         x: (B, C, H, W).
         weight: (C', C, 1, 1).
     """
     if not torch.jit.is_scripting() and _as_product(base, x):  # type: ignore[attr-defined]
         mixing = weight.flatten(1).expand(x.shape[0], -1, -1)  # (B, C', C)
-        return torch.baddbmm(base.flatten(2), mixing, x.flatten(2)).view(base.shape)
+        # in place: a fresh map of this size costs as much as the sum itself
+        return base.flatten(2).baddbmm_(mixing, x.flatten(2)).view(base.shape)
     return base + F.conv2d(x, weight)
 
 
@@ -43,6 +44,9 @@ def _as_product(base: Tensor, x: Tensor) -> bool:
 class SplitReborn(nn.Module):
     """direct(σ(x)) + merge(reborn(min(x, 0))): what a reborn block computes in eval mode, in two or three convolutions.
 
+    With a ReLU, a dense Φ and a 1×1 compression `direct` reads x itself: relu(x) = x − min(x, 0), and what that takes
+    too much of min(x, 0) is taken out of the centre of `reborn`. So relu(x) is never computed or stored.
+
     `reborn` is Φ as a plain convolution with κ in its weight and bias. With a dense Φ and a 1×1 compression it
     holds W⁻ as well and `merge` is absent. A 3×3 compression cannot join it exactly at the border, and joining
     a depthwise Φ would make that dense: there `merge` is W⁻. Without compression `direct` is absent too, and
@@ -58,8 +62,10 @@ class SplitReborn(nn.Module):
         *,
         negative: bool,
         layout: str,
+        whole: bool = False,
     ) -> None:
         super().__init__()
+        self.whole = whole
         self.channels = reborn.in_channels
         self.out_channels = self.channels * (2 if direct is None else 1)
         self.negative = negative
@@ -72,7 +78,7 @@ class SplitReborn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, out_channels, H, W), or the layout it was built for."""
-        positive = to_nchw(self.positive(x), self.layout)
+        positive = to_nchw(x if self.whole else self.positive(x), self.layout)
         phase = negative_part(x) if self.negative else F.relu(x)
         reborn = self.reborn(to_nchw(phase, self.layout))
         if self.merge is not None:
@@ -108,12 +114,17 @@ def split_form(
     scale, shift = affine(norm)
     folded, bias = weight.double() * scale[:, None, None, None], shift
     direct = merge = None
+    whole = False
     if compress is not None:
         kept, reborn = compress.double()[:, :channels], compress.double()[:, channels:]  # (C, C, k', k') each
         direct = convolution(kept, None, 1, dtype)
         if groups == 1 and compress.shape[-1] == 1:
             mix = reborn[:, :, 0, 0]  # (C, C)
             folded, bias = torch.einsum("om,mikl->oikl", mix, folded), mix @ shift
+            whole = negative and type(positive) is nn.ReLU
+            if whole:
+                middle = folded.shape[-1] // 2
+                folded[:, :, middle, middle] -= kept[:, :, 0, 0]
         else:
             merge = convolution(reborn, None, 1, dtype)
     deployed = SplitReborn(
@@ -123,6 +134,7 @@ def split_form(
         merge,
         negative=negative,
         layout=layout,
+        whole=whole,
     )
     return deployed.train(norm.training)
 

@@ -132,6 +132,30 @@ def test_the_split_form_holds_what_is_exact_to_fold() -> None:
     assert none.out_channels == 12
 
 
+def test_the_positive_phase_is_not_computed_where_the_input_will_do() -> None:
+    """relu(x) = x − min(x, 0); by hand for one channel and k = 1: d·x + (k − d)·min(x, 0) + b."""
+    block = build_activation("reborn", 1, kernel_size=1).double().eval()
+    with torch.no_grad():
+        block.deconv.weight.fill_(3.0)
+        block.compress.weight.copy_(torch.tensor([5.0, 2.0]).view(1, 2, 1, 1))
+        block.norm.running_var.fill_(4.0 - block.norm.eps)
+        block.norm.running_mean.fill_(1.0)
+    folded = fold(block)
+    assert folded.whole
+    assert folded.direct.weight.item() == 5.0
+    assert folded.reborn.weight.item() == pytest.approx(2 * 3 / 2 - 5)
+    assert folded.reborn.bias.item() == pytest.approx(2 * -1 / 2)
+    x = torch.tensor([-2.0, 0.0, 7.0], dtype=torch.float64).view(3, 1, 1, 1)
+    assert folded(x).flatten().tolist() == pytest.approx([3 * -2 - 1, -1, 35 - 1])
+    for label in (
+        "reborn(positive=original)",
+        "reborn(compression=3x3)",
+        "positive_twin",
+        "reborn(deconv=depthwise)",
+    ):
+        assert not fold(build_activation(label, 4, original=nn.SiLU()).eval()).whole, label
+
+
 def test_folding_draws_no_random_numbers_and_keeps_the_dtype(net: nn.Module) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -177,8 +201,8 @@ def test_large_maps_whose_compression_is_a_matrix_product(
         x = x.contiguous(memory_format=torch.channels_last)
     expected, folded = block(x).detach(), fold(block)
     products = []
-    product = torch.baddbmm
-    monkeypatch.setattr(torch, "baddbmm", lambda *a, **k: products.append(1) or product(*a, **k))
+    product = Tensor.baddbmm_
+    monkeypatch.setattr(Tensor, "baddbmm_", lambda *a, **k: products.append(1) or product(*a, **k))
     torch.testing.assert_close(folded(x).detach(), expected, rtol=0, atol=1e-10)
     assert len(products) == (not channels_last and size[0] * size[1] >= 256)
     wanted = torch.autograd.grad(block(x.requires_grad_()).square().sum(), x)

@@ -34,9 +34,7 @@ def add(verbs: Subparsers) -> None:
     what = parser.add_argument_group("what is measured")
     what.add_argument("--only", metavar="WORDS", help="networks, data sets and rows, separated by commas")
     what.add_argument("--seeds", type=int, default=5, metavar="N", help="trainings of each cell (default 5)")
-    what.add_argument(
-        "--scale", type=float, default=1.0, metavar="F", help="factor on epochs and on training images"
-    )
+    what.add_argument("--scale", type=float, default=1.0, metavar="F", help="factor on epochs and images")
     what.add_argument("--data-dir", type=Path, metavar="DIR", help="where data sets lie or are downloaded to")
     what.add_argument(
         "--replace",

@@ -19,6 +19,8 @@ __all__ = ["plan_json", "print_outcome", "print_plan"]
 
 def print_plan(plan: Plan) -> None:
     """The cells with their parameters, what is done, and the time of what is left."""
+    from reborn_nas.replicate.cells import LEAST_TEST
+
     study, settings = plan.study, plan.settings
     print(f"{study.name}: {study.description.strip()}")
     rows = []

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Cell", "Group", "Settings", "architecture_of", "groups_of", "runs_of", "select", "thinned"]
 
+LEAST_TEST = 2000
+"""Test images that a scaled replication keeps where there are so many: fewer would blur every difference."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -28,7 +31,7 @@ class Settings:
 
     Args:
         seeds: trainings of each cell.
-        scale: factor on epochs and training images, in (0, 1]; the test images stay whole.
+        scale: factor on epochs and images, in (0, 1]; at least `LEAST_TEST` test images stay.
         data_dir: where data sets lie.
         out: folder of the studies and tables.
         device: as in `StudyConfig`.
@@ -207,8 +210,8 @@ def thinned(images: ImageSet, *, scale: float, validation: float, seed: int = 0)
     """The set as the paper uses it: all training images for training, but for the few that watch it.
 
     Args:
-        scale: share of the training images, stratified; the test images stay whole.
-        validation: share of those that is held out.
+        scale: share of the training and of the test images, stratified; of these at least `LEAST_TEST`.
+        validation: share of the training images that is held out.
     """
     import hashlib
 
@@ -217,11 +220,12 @@ def thinned(images: ImageSet, *, scale: float, validation: float, seed: int = 0)
     from reborn_nas.data import draw_stratified
     from reborn_nas.data.images import channel_statistics
 
-    pool = torch.cat([images.pool, images.reserve]).sort().values
+    pool, test = torch.cat([images.pool, images.reserve]).sort().values, images.test
     if scale < 1:
-        least = 2 * images.num_classes
-        size = max(least, round(len(pool) * scale))
+        size = max(2 * images.num_classes, round(len(pool) * scale))
         pool = draw_stratified(images.labels, pool, size, seed=derive_seed(seed, "scale"))
+        size = min(len(test), max(LEAST_TEST, round(len(test) * scale)))
+        test = draw_stratified(images.labels, test, size, seed=derive_seed(seed, "scale", "test"))
     mean, std = channel_statistics(images.images, pool)
     held = max(images.num_classes, round(len(pool) * validation))
     mark = f"{images.fingerprint}|{scale!r}|{validation!r}|{seed}"
@@ -229,6 +233,7 @@ def thinned(images: ImageSet, *, scale: float, validation: float, seed: int = 0)
         images,
         pool=pool,
         reserve=pool[:0],
+        test=test,
         validation=None,
         validation_size=min(held, len(pool) - images.num_classes),
         mean=mean,

@@ -22,11 +22,12 @@ from reborn_nas.replicate.cells import (
 from reborn_nas.replicate.published import Replication
 from reborn_nas.study.engine import Engine
 from reborn_nas.study.folder import check_run_folder
+from reborn_nas.study.leading import Leader
 from reborn_nas.study.objective import Objective
 from reborn_nas.study.phases import ORDER, Phase
 from reborn_nas.study.planning import PlanView, check_same
 from reborn_nas.study.progress import Progress, SilentProgress
-from reborn_nas.study.queue import Run
+from reborn_nas.study.queue import Run, RunQueue
 from reborn_nas.study.reading import read_records
 from reborn_nas.study.run import find_store, prepare_run
 from reborn_nas.study.stopping import Stopper
@@ -198,32 +199,42 @@ def run_replication(plan: Plan, *, progress: Progress | None = None) -> Outcome:
     return Outcome(plan, records, stopper.interrupted, stopper.timed_out)
 
 
-class _Fixed(Engine):
-    """The engine on trainings that are known from the start. Each is enqueued when it is about to be trained."""
+class _Listed(Leader):
+    """Leads through trainings that are known from the start; each is enqueued when it is about to be trained."""
 
-    def __init__(
-        self, view: PlanView, store: RunStore, runs: Sequence[Run], watcher: Progress, stopper: Stopper
-    ):
-        objective = Objective(view.bench, view.config.folder)
-        super().__init__(view.bench, store, view.phases, objective, watcher, stopper)
-        self._runs = runs
+    def __init__(self, queue: RunQueue, runs: Sequence[Run]) -> None:  # of a search's plans it needs none
+        self._queue, self._runs = queue, runs
 
     def lead(self) -> bool:
         """Take up lost trainings and enqueue the next one; whether there was one."""
-        self.queue.reap()
-        if any(self.queue.enqueue([run]) for run in self._open()):  # stops at the first one added
-            return True
-        if not self._open():
-            self._store.keep("finished", self.total)
-        return False
+        self._queue.reap()
+        return any(self._queue.enqueue([run]) for run in self.left())  # stops at the first one added
+
+    def left(self) -> list[Run]:
+        """The trainings that have no result."""
+        have = {key for phase in {run.phase for run in self._runs} for key in self._queue.finished(phase)}
+        return [run for run in self._runs if run.key not in have]
+
+    def check_hope(self) -> None:
+        """A row that fails says nothing of the others."""
+
+
+class _Fixed(Engine):
+    """The engine on trainings that are known from the start."""
+
+    def __init__(
+        self, view: PlanView, store: RunStore, runs: Sequence[Run], watcher: Progress, stopper: Stopper
+    ) -> None:
+        objective = Objective(view.bench, view.config.folder)
+        super().__init__(view.bench, store, view.phases, objective, watcher, stopper)
+        self._listed = self._leader = _Listed(self.queue, runs)
 
     def complete(self) -> bool:
         """Whether every training has a result."""
-        return not self._open()
-
-    def _open(self) -> list[Run]:
-        have = {key for phase in {run.phase for run in self._runs} for key in self.queue.finished(phase)}
-        return [run for run in self._runs if run.key not in have]
+        if self._listed.left():
+            return False
+        self._store.keep("finished", self.total)
+        return True
 
 
 def _bench(study: Replication, group: Group, settings: Settings) -> Workbench:

@@ -145,7 +145,7 @@ def page_lines(outcome: Outcome, found: Tables) -> list[str]:
     lines = [f"# {plan.study.description.strip()}", ""]
     if plan.settings.scale != 1:
         lines += [
-            f"**Scale {plan.settings.scale:g}**: that share of the paper's epochs and training images.",
+            f"**Scale {plan.settings.scale:g}**: that share of the paper's epochs and images.",
             "",
         ]
     for dataset, text in plan.absent.items():

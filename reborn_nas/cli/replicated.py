@@ -50,7 +50,7 @@ def print_plan(plan: Plan) -> None:
         print(f"  {data} stands where the table has {name}: not the published data")
     if settings.scale != 1:
         print(
-            f"  scale {settings.scale:g}: that share of the epochs and of the training images, all test images"
+            f"  scale {settings.scale:g}: that share of the epochs and images, of the test at least {LEAST_TEST:,}"
         )
     time = "" if plan.seconds is None else f", about {duration_text(plan.seconds)} on this machine"
     print(f"{plan.total - plan.done} of {plan.total} trainings to do{time}; results in {settings.out}\n")

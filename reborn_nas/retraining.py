@@ -74,7 +74,7 @@ def train(
     told = known.get("dataset") if dataset is None else None
     images = load_dataset(
         dataset or told or "digits",
-        data_dir=data_dir or known.get("data_dir"),
+        data_dir=Path(place) if (place := data_dir or known.get("data_dir")) else None,
         image_size=image_size or (known.get("image_size") if told else None),
         seed=known.get("seed", 0),
     )

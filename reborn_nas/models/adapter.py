@@ -85,6 +85,6 @@ def final_linear(model: nn.Module, input_size: tuple[int, int, int]) -> str | No
 
 def _main(output: Any) -> Tensor:
     """The main output of a network that may return several."""
-    while not isinstance(output, Tensor):
+    while isinstance(output, Mapping | tuple | list):  # a tracer's stand-in is none of them, and no Tensor either
         output = next(iter(output.values())) if isinstance(output, Mapping) else output[0]
     return output

@@ -60,6 +60,17 @@ def test_a_folded_export_does_not_depend_on_what_is_found_foldable(
     timm.create_model(f"local-dir:{folder}", pretrained=True)
 
 
+def test_a_folded_export_of_a_network_that_is_not_timms(tmp_path: Path) -> None:
+    choices = {"features.3.squeeze_activation": "reborn(kernel_size=1)"}
+    network = Trained(*trained("torchvision:squeezenet1_1", choices), CARD)
+    folder = export_trained(network, tmp_path / "fast", fold=True)
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    example = load_file(folder / "example.safetensors")
+    with torch.no_grad():
+        assert torch.equal(model(example["input"]), example["folded_logits"])
+    assert any(isinstance(module, SplitReborn) for module in model.modules())
+
+
 def test_torch_forms(network: Trained, tmp_path: Path) -> None:
     folder = export_trained(network, tmp_path / "out", forms=("torch-export", "jit-trace"))
     x = torch.randn(7, 3, 32, 32)

@@ -16,7 +16,8 @@ from reborn_nas.activations.phases import both_phases, fused_phases, merge
 from reborn_nas.activations.phases import compression as make_compression
 from reborn_nas.activations.sparing import Remade
 
-torch.fx.wrap("both_phases")  # a leaf of symbolic tracing here too
+torch.fx.wrap("both_phases")  # leaves of symbolic tracing here too
+torch.fx.wrap("merge")
 
 
 class CReLU(nn.Module):

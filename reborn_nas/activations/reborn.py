@@ -18,7 +18,8 @@ from reborn_nas.activations.sparing import Once, Remade, cheap_to_redo
 from reborn_nas.activations.split import split_form
 from reborn_nas.errors import SiteError
 
-torch.fx.wrap("both_phases")  # a leaf of symbolic tracing here too
+torch.fx.wrap("both_phases")  # leaves of symbolic tracing here too
+torch.fx.wrap("merge")
 
 
 def as_convolution(weight: Tensor, groups: int) -> Tensor:

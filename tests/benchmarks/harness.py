@@ -7,6 +7,7 @@ the device is done.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -131,7 +132,7 @@ def hardware_slug() -> str:
 
         words = f"cpu {processor()} {available_cores()}core"
     kept = "".join(c if c.isalnum() else " " for c in words.lower()).split()
-    return "-".join(word for word in kept if word not in ("r", "tm", "processor", "cpu")[:3])
+    return "-".join(word for word in kept if word not in ("r", "tm", "processor"))
 
 
 def goal(name: str, measured: float | None, wanted: float, *, at_least: bool = True) -> Row:
@@ -176,3 +177,33 @@ def save(path: Path | None, name: str, rows: Sequence[Row], goals: Sequence[Row]
     path.parent.mkdir(parents=True, exist_ok=True)
     result = {"benchmark": name, "hardware": machine, **more, "rows": list(rows), "goals": list(goals)}
     path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def arguments(doc: str | None, *, seconds: float = 120.0) -> argparse.ArgumentParser:
+    """The arguments that every benchmark has."""
+    parser = argparse.ArgumentParser(
+        description=(doc or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seconds", type=float, default=seconds, help="begin nothing new after so long")
+    parser.add_argument("--repeats", type=int, default=LEAST_REPEATS, help="rounds, at least 5")
+    parser.add_argument("--threads", type=int, help="CPU threads; all cores where not given")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    return parser
+
+
+def begin(options: argparse.Namespace) -> tuple[torch.device, float]:
+    """The device and the time at which nothing new is begun, with the threads set."""
+    from reborn_nas.training import available_cores
+
+    torch.set_num_threads(options.threads or available_cores())
+    return torch.device(options.device), time.monotonic() + options.seconds
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """MiB that the device held at most since the last call; None where nobody counts."""
+    if device.type != "cuda":
+        return None
+    peak = torch.cuda.max_memory_allocated(device) / 2**20
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak

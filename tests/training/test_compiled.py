@@ -103,9 +103,11 @@ def test_nine_architectures_do_not_meet_the_recompile_limit() -> None:
         compiled.close()
 
 
-def test_a_switch_in_the_environment_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch._dynamo.config, "disable", True)
-    with pytest.raises(TrainingError, match="switched off"):
+def test_a_switch_in_the_environment_is_an_error() -> None:
+    with (
+        torch._dynamo.config.patch(disable=True),
+        pytest.raises(TrainingError, match="switched off"),
+    ):
         Compiled(net())
 
 

@@ -1,0 +1,157 @@
+"""The benchmarks' own arithmetic, that rivals train the same function, and that each of them runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.benchmarks import epoch, networks
+from tests.benchmarks.__main__ import CPU, GPU
+from tests.benchmarks.harness import Timing, alternate, goal, hardware_slug, print_table
+from tests.benchmarks.loops import LoaderLoop, OurLoop
+from tests.benchmarks.memory import Meter
+
+
+def test_rivals_take_turns_and_figures_are_medians() -> None:
+    order: list[str] = []
+    now = 0.0
+
+    def run(name: str) -> None:
+        nonlocal now
+        order.append(name)
+        now += 1 if name == "a" else 2 + len(order) % 3
+
+    found = alternate({"a": lambda: run("a"), "b": lambda: run("b")}, repeats=2, warmup=1, clock=lambda: now)
+    assert "".join(order) == "ab" + "abbaabbaab"  # never fewer than five rounds; the order is turned round
+    assert found["a"] == Timing(1, 1, 1, 1, 5)
+    # b is number 2, 3, 6, 7, 10 after the warm-up's two: 2 + (2, 0, 0, 0, 1) % …
+    seconds = [2 + (number % 3) for number in (4, 5, 8, 9, 12)]
+    assert found["b"].median == sorted(seconds)[2]
+    assert found["b"].fastest == min(seconds)
+
+
+def test_goals_and_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    assert goal("x", 1.5, 1.4)["met"] is True
+    assert goal("x", 1.5, 1.4, at_least=False)["met"] is False
+    assert goal("x", None, 1.4) == {"goal": "x ≥ 1.4", "measured": None, "met": None}
+    print_table([{"a": 1.23456, "b": None}, {"a": True, "c": "x"}], "title")
+    assert capsys.readouterr().out.split() == ["title", "a", "b", "c", "1.235", "–", "–", "yes", "–", "x"]
+    assert hardware_slug().replace("-", "").replace(".", "").isalnum()
+
+
+@pytest.mark.parametrize("form", ["reborn k=3", "CReLU", "mix 3"])
+def test_the_literal_network_is_the_same_function(form: str) -> None:
+    model = networks.network("convnet5", form, 10).double().train()
+    twin = networks.literal(model)
+    assert [type(m) for m in twin.modules()] != [type(m) for m in model.modules()]
+    x = torch.randn(4, *networks.SIZE, dtype=torch.float64)
+    torch.testing.assert_close(twin(x), model(x), rtol=1e-9, atol=1e-9)
+    assert sum(p.numel() for p in twin.parameters()) == sum(p.numel() for p in model.parameters())
+
+
+def test_mixes_are_fixed_and_differ() -> None:
+    from reborn_nas.backbone.cost import predict  # noqa: F401  # the count below is independent of it
+
+    first, again, other = (networks.network("convnet5", f"mix {k}", 10) for k in (1, 1, 2))
+    assert str(first) == str(again) != str(other)
+    assert len(networks.thirty()) == 30
+
+
+def test_macs_by_hand() -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(8192, 2)
+    )
+    assert networks.macs(model) == 3 * 8 * 9 * 1024 + 8192 * 2
+
+
+def test_both_loops_train() -> None:
+    images = networks.pictures(24, 4)
+    model = networks.parent("convnet5", 4)
+    for loop in (
+        LoaderLoop(model, images, 8, torch.device("cpu")),
+        OurLoop(model, images, 8, torch.device("cpu")),
+    ):
+        trained = loop.model if isinstance(loop, LoaderLoop) else loop.run.model
+        before = next(trained.parameters()).detach().clone()
+        loop(4)  # one more than an epoch has
+        assert not torch.equal(before, next(trained.parameters()))
+        loop.close()
+
+
+def test_bytes_by_hand() -> None:
+    with Meter() as meter:
+        x = torch.empty(100, device="meta")  # 400 bytes
+        y = x + 1
+        assert meter.live == 800
+        del x
+        assert meter.live == 400
+        z = y.view(10, 10)  # the same memory
+        del y
+        assert (meter.live, meter.peak) == (400, 800)
+        del z
+        assert meter.live == 0
+
+
+def test_goals_of_an_epoch_need_a_gpu() -> None:
+    assert all(row["met"] is None for row in epoch.goals([]))
+    rows = [
+        {"backbone": "resnet34", "batch": 128, "form": "ReLU", "rival": rival, "img/s": rate, "peak MiB": 1.0}
+        for rival, rate in (("loader, 0 workers", 10.0), ("ours", 90.0))
+    ]
+    found = {row["goal"]: row["measured"] for row in epoch.goals(rows)}
+    assert found["resnet34 ReLU: times loader, 0 workers ≥ 8"] == 9.0
+    assert found["resnet34 ReLU: s an epoch ≤ 1.4"] == pytest.approx(50_000 / 90, abs=1e-3)
+
+
+def test_every_benchmark_is_in_the_list() -> None:
+    folder = Path(__file__).parent
+    assert all((folder / f"{name}.py").is_file() for name in {*GPU, *CPU})
+
+
+def test_results_name_their_hardware_and_no_paths() -> None:
+    for path in (Path(__file__).parent / "results").glob("*.json"):
+        text = path.read_text(encoding="utf-8")
+        result = json.loads(text)
+        assert result["hardware"]["torch"]
+        assert path.name.startswith(("cpu-", "gpu-"))
+        assert "/home/" not in text
+        assert "/work/" not in text
+
+
+TINY = {
+    "memory": ["--backbone", "resnet18", "--batch", "16"],
+    "block": ["--batch", "1", "--precision", "fp32"],
+    "cpu": ["--backbones", "convnet5", "--forms", "ReLU", "mix 0", "--batch", "4"],
+    "epoch": [
+        "--backbones",
+        "convnet5",
+        "--forms",
+        "mix 0",
+        "--batch",
+        "4",
+        "--rivals",
+        "loader, 0 workers",
+        "ours",
+    ],
+    "trials_per_hour": ["--trials", "1", "--images", "64"],
+    "slots": ["--slots", "1", "--images", "64"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_each_runs(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    command = [sys.executable, "-m", f"tests.benchmarks.{name}", *TINY[name], "--json", str(out)]
+    command += [] if name == "memory" else ["--threads", "1", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(out.read_text())
+    assert found["rows"]
+    assert found["benchmark"] == name
+    assert "torch" in done.stdout

@@ -188,7 +188,8 @@ def _first_that_runs(spec: BackboneSpec) -> tuple[BackboneSpec, _Probe]:
         first = first or probe.failure
     size = "×".join(str(n) for n in spec.input_size)
     raise ConfigError(
-        f"backbone {spec.source!r} does not run on images of {size}: {first}; use larger images (--image-size)"
+        f"backbone {spec.source!r} does not run on images of {size}: {first}; use larger images "
+        "(--image-size, or --input-size of `sites`), of as many channels as it takes"
     )
 
 

@@ -1,12 +1,15 @@
-"""What a timm network says of the width of its features, after a widening in front of its classifier."""
+"""What a timm network says of the widths of its features, after a widening that changed them."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-__all__ = ["classifier_width", "tell_width"]
+__all__ = ["classifier_width", "feature_widths", "tell_features", "tell_width"]
 
 _WIDTHS = ("num_features", "head_hidden_size", "in_features", "hidden_size")
 
@@ -32,6 +35,43 @@ def tell_width(model: nn.Module, before: int | None) -> None:
         for name in _WIDTHS:
             if vars(holder).get(name) == before and not isinstance(holder, nn.Linear):
                 setattr(holder, name, now)
+
+
+def feature_widths(model: nn.Module, input_size: tuple[int, ...]) -> list[int | None]:
+    """Channels that leave each module of timm's `feature_info`, measured on the meta device; None where there is no map."""
+    twin = copy.deepcopy(model).to("meta").eval()
+    modules = dict(twin.named_modules())
+    rows = _rows(model)
+    found: list[int | None] = [None] * len(rows)
+
+    def keep(index: int) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            found[index] = output.shape[1] if isinstance(output, Tensor) and output.ndim == 4 else None
+
+        return hook
+
+    for index, row in enumerate(rows):
+        if row.get("module") in modules:
+            modules[row["module"]].register_forward_hook(keep(index))
+    with torch.no_grad(), torch.device("meta"):
+        twin(torch.empty(1, *input_size))
+    return found
+
+
+def tell_features(model: nn.Module, before: Sequence[int | None], input_size: tuple[int, ...]) -> None:
+    """Correct the widths in timm's `feature_info`.
+
+    Args:
+        before: `feature_widths` before the conversion.
+    """
+    for row, old, new in zip(_rows(model), before, feature_widths(model, input_size), strict=True):
+        if old is not None and new is not None and old == row.get("num_chs"):
+            row["num_chs"] = new
+
+
+def _rows(model: nn.Module) -> list[dict[str, Any]]:
+    table = getattr(model, "feature_info", None)
+    return [row for row in table if isinstance(row, dict)] if isinstance(table, list) else []
 
 
 def _classifier(model: nn.Module) -> tuple[list[str], nn.Module | None]:

@@ -1,0 +1,47 @@
+"""`python -m reborn_nas.run SCRIPT …`: the script sees our models and its own arguments."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from reborn_nas.run import main
+
+SCRIPT = """
+import sys
+import timm
+import neighbour
+
+if __name__ == "__main__":
+    print(sys.argv[1:], timm.is_model("reborn_model"), neighbour.VALUE, sys.argv[0].endswith("script.py"))
+    raise SystemExit(3)
+"""
+
+
+def test_a_script_runs_as_if_python_had_been_called_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "neighbour.py").write_text("VALUE = 7\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(
+        sys, "argv", ["reborn_nas.run", str(tmp_path / "script.py"), "--model", "local-dir:x"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 3
+    assert capsys.readouterr().out.strip() == "['--model', 'local-dir:x'] True 7 True"
+
+
+@pytest.mark.parametrize(("argv", "code"), [([], 2), (["--help"], 0), (["nowhere.py"], 2)])
+def test_what_it_says_without_a_script(
+    argv: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["reborn_nas.run", *argv])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    said = capsys.readouterr()
+    assert "SCRIPT" in said.out or "nowhere.py" in said.err

@@ -28,7 +28,7 @@ from reborn_nas.backbone.placement import Placement
 from reborn_nas.backbone.plan import plan
 from reborn_nas.backbone.replica import replicate
 from reborn_nas.backbone.sites import Discovery, Site, discover, site_values
-from reborn_nas.backbone.trace import Op, Trace, trace
+from reborn_nas.backbone.trace import Op, Trace, trace, trace_double
 
 # fmt: off
 _VIEWS = frozenset((
@@ -92,7 +92,8 @@ def predict(
     steps = plan(model, architecture, discovery=found)
     if steps.widening is not None:
         new = apply(replicate(model, "meta"), steps, inplace=True)
-        return count(new, example_inputs=found.inputs)
+        run = trace_double(new, found.inputs, training=False, quick=True)
+        return Cost(_params(new), *_tally(run, run.ops))
     sites = {site.name: site for site in found.sites}
     total = _base(model, found)
     for placement in steps.placements:

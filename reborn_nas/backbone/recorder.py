@@ -24,11 +24,16 @@ _IN_PLACE_DUNDER = frozenset(
 
 
 class Recorder(TorchFunctionMode):
-    """Collects operations, values and module calls while a model runs."""
+    """Collects operations, values and module calls while a model runs.
 
-    def __init__(self, model: nn.Module, inputs: Any) -> None:
+    Args:
+        quick: on the meta device, answer point-wise activations with an empty tensor of the input's shape; torch's own
+            meta kernels for these are Python and take longer than a convolution's.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Any, *, quick: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.quick = model, quick
         self.ops: list[Op] = []
         self.values: list[Value] = []
         self.calls: list[ModuleCall | None] = []
@@ -99,6 +104,8 @@ class Recorder(TorchFunctionMode):
             {key: replace_tensors(value, self._ref) for key, value in kwargs.items()},
         )
         result = self._shortcut(name, args) if tensors and tensors[0].is_meta else None
+        if result is None and self.quick and name in _POINTWISE and not _writes(func, name, args, kwargs):
+            result = torch.empty_like(args[0]) if args and args[0].is_meta else None
         result = func(*args, **kwargs) if result is None else result
         made = list(tensors_in(args[0] if name == "setitem" else result))
         if not made:
@@ -186,6 +193,7 @@ def _writes(func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, An
     return any(argument is True for argument in args[1:]) and name in _POSITIONAL_INPLACE
 
 
+_POINTWISE = frozenset({"relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "mish", "hardswish", "neg"})
 _POSITIONAL_INPLACE = frozenset(
     {
         "relu",

@@ -37,11 +37,15 @@ def trace(model: nn.Module, inputs: Any, *, training: bool) -> Trace:
     return _trace(_Replicas(model), inputs, training)
 
 
-def trace_double(double: nn.Module, inputs: Any, *, training: bool) -> Trace:
-    """`trace` of a meta-device model that is a copy itself: it is run as it is, and left in the mode asked for."""
+def trace_double(double: nn.Module, inputs: Any, *, training: bool, quick: bool = False) -> Trace:
+    """`trace` of a meta-device model that is a copy itself: it is run as it is, and left in the mode asked for.
+
+    Args:
+        quick: skip torch's meta kernels of point-wise activations (`Recorder`).
+    """
     replicas = _Replicas(double)
     replicas["meta"] = double
-    return _trace(replicas, inputs, training)
+    return _trace(replicas, inputs, training, quick)
 
 
 def trace_modes(model: nn.Module, inputs: Any) -> tuple[Trace, Trace | None]:
@@ -78,10 +82,10 @@ class _RunError(Exception):
         self.where, self.reason = where, reason
 
 
-def _trace(replicas: _Replicas, inputs: Any, training: bool) -> Trace:
+def _trace(replicas: _Replicas, inputs: Any, training: bool, quick: bool = False) -> Trace:
     given = _arguments(inputs)
     try:
-        return _run(replicas["meta"], *_move(given, "meta"), training=training, device="meta")
+        return _run(replicas["meta"], *_move(given, "meta"), training=training, device="meta", quick=quick)
     except _RunError as error:
         on_meta = error
     try:
@@ -95,9 +99,15 @@ def _trace(replicas: _Replicas, inputs: Any, training: bool) -> Trace:
 
 
 def _run(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, training: bool, device: str
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    training: bool,
+    device: str,
+    quick: bool = False,
 ) -> Trace:
-    recorder = Recorder(model, (args, kwargs))
+    recorder = Recorder(model, (args, kwargs), quick=quick)
     model.train(training)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())

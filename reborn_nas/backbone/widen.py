@@ -140,6 +140,8 @@ def _consuming(
 ) -> Tensor:
     """The weight with columns for the extra channels; those of the true channels keep their numbers."""
     places, entries, per_group = channels.grouped(groups), channels.entries(), channels.size // groups
+    if old.is_meta:
+        return old.new_empty((*old.shape[:dim], len(places[0]), *old.shape[dim + 1 :]))
     # column -> the old column that it copies, or `per_group`, which stands for a new one
     copied = [
         [

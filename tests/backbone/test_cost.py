@@ -105,14 +105,17 @@ def test_a_mixed_architecture() -> None:
     assert predicted == count(new, spec.input_size)
 
 
-def test_predicts_resnet34_in_a_tenth_of_a_second() -> None:
+@pytest.mark.parametrize(
+    "labels", [[f"reborn(kernel_size={kernel})" for kernel in (1, 3, 5)], ["crelu(compression=none)"] * 3]
+)
+def test_predicts_resnet34_in_a_tenth_of_a_second(labels: list[str]) -> None:
     spec = resolve("resnet34", input_size=(3, 32, 32), num_classes=5)
     template = build(spec, device="meta")
     found = discover(template, spec.input_size)
     predict(template, Architecture(spec), discovery=found)
     seconds = []
-    for kernel in (1, 3, 5):
-        architecture = Architecture(spec, everywhere(found, f"reborn(kernel_size={kernel})"))
+    for label in labels:
+        architecture = Architecture(spec, everywhere(found, label))
         begin = time.process_time()
         predict(template, architecture, discovery=found)
         seconds.append(time.process_time() - begin)

@@ -2,12 +2,155 @@
 
 from __future__ import annotations
 
-from reborn_nas.activations import controls, pointwise
-from reborn_nas.activations.base import family_names, get_family, register
-from reborn_nas.activations.crelu import CReLUFamily
-from reborn_nas.activations.reborn import RebornFamily
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-for _family in (*pointwise.FAMILIES, CReLUFamily(), RebornFamily(), *controls.FAMILIES):
+from torch import nn
+
+from reborn_nas.activations.base import Option, family_names, get_family, register
+from reborn_nas.activations.controls import ExtendedConv, NormReLU
+from reborn_nas.activations.crelu import CReLU
+from reborn_nas.activations.layout import ANY, MAPS
+from reborn_nas.activations.pointwise import ChannelPReLU, FReLU
+from reborn_nas.activations.reborn import Reborn
+
+__all__ = ["FAMILIES", "Family", "registry_rows"]
+
+Make = Callable[..., nn.Module]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A built-in family, `base.ActivationFamily` as data.
+
+    Args:
+        name, summary, aliases, options: as there.
+        make: called with channels, layout, original, init and the options.
+        where: the layouts it works in, whatever the options.
+    """
+
+    name: str
+    summary: str
+    make: Make
+    aliases: tuple[str, ...] = ()
+    options: Mapping[str, Option] = field(default_factory=dict)
+    where: frozenset[str] = MAPS
+
+    def channel_factor(self, **options: Any) -> int:
+        """2 where both phases are handed on uncompressed."""
+        return 2 if options.get("compression") == "none" else 1
+
+    def layouts(self, **options: Any) -> frozenset[str]:
+        """The layouts it works in."""
+        return self.where
+
+    def build(
+        self,
+        channels: int,
+        *,
+        layout: str = "nchw",
+        original: nn.Module | None = None,
+        init: str = "xavier",
+        **options: Any,
+    ) -> nn.Module:
+        """A new module, which knows its channels."""
+        module = self.make(channels, layout, original, init, **options)
+        if not hasattr(module, "out_channels"):
+            module.channels = module.out_channels = channels  # type: ignore[assignment]
+        return module
+
+
+def _plain(cls: type[nn.Module]) -> Make:
+    """The torch module itself, so that tools that look for `nn.ReLU` find it."""
+    return lambda channels, layout, original, init, **options: cls(**options)
+
+
+def _prelu(channels: int, layout: str, original: nn.Module | None, init: str) -> nn.Module:
+    """One learnt slope a channel; "preserve" starts it at 0, which is ReLU."""
+    return ChannelPReLU(channels, layout, 0.0 if init == "preserve" else 0.25)
+
+
+def _frelu(channels: int, layout: str, original: nn.Module | None, init: str) -> nn.Module:
+    return FReLU(channels, layout)
+
+
+def _crelu(channels: int, layout: str, original: nn.Module | None, init: str, **options: Any) -> nn.Module:
+    return CReLU(channels, layout=layout, init=init, **options)
+
+
+def _reborn(negative: bool) -> Make:
+    """The block, or its control that is fed with the positive phase."""
+
+    def make(
+        channels: int,
+        layout: str,
+        original: nn.Module | None,
+        init: str,
+        positive: str = "relu",
+        **options: Any,
+    ) -> nn.Module:
+        path = original if positive == "original" else None
+        return Reborn(channels, positive=path, negative=negative, layout=layout, init=init, **options)
+
+    return make
+
+
+def _extended_conv(channels: int, layout: str, original: nn.Module | None, init: str) -> nn.Module:
+    return ExtendedConv(channels, layout, init)
+
+
+def _norm_relu(channels: int, layout: str, original: nn.Module | None, init: str) -> nn.Module:
+    return NormReLU(channels, layout)
+
+
+_SLOPE = {"negative_slope": Option(0.01, help="slope for x < 0", low=0.0, high=1.0)}
+_BOTH = {"compression": Option("1x1", ("1x1", "none"), "back to C channels by a 1×1 convolution, or 2C")}
+_BLOCK = {
+    "kernel_size": Option(3, (1, 3, 5), "of the deconvolution; odd, so that the map keeps its size"),
+    "compression": Option("1x1", ("1x1", "3x3", "none"), "back to C channels, or 2C handed on"),
+    "deconv": Option("dense", ("dense", "depthwise"), "over all channels, or each alone"),
+    "positive": Option("relu", ("relu", "original"), "positive path: ReLU, or the site's own activation"),
+}
+
+FAMILIES = (
+    Family("relu", "max(x, 0)", _plain(nn.ReLU), where=ANY),
+    Family("leaky_relu", "x, or negative_slope·x below 0", _plain(nn.LeakyReLU), ("leakyrelu",), _SLOPE, ANY),
+    Family("prelu", "x, or a learnt slope a channel times x below 0", _prelu, where=ANY),
+    Family(
+        "rrelu", "leaky ReLU, its slope drawn from U(1/8, 1/3) while training", _plain(nn.RReLU), where=ANY
+    ),
+    Family("elu", "x, or exp(x) − 1 below 0", _plain(nn.ELU), where=ANY),
+    Family("selu", "ELU scaled so that activations normalise themselves", _plain(nn.SELU), where=ANY),
+    Family("celu", "ELU, continuously differentiable for every α (1 here)", _plain(nn.CELU), where=ANY),
+    Family("gelu", "x·Φ(x)", _plain(nn.GELU), where=ANY),
+    Family("silu", "x·sigmoid(x)", _plain(nn.SiLU), ("swish",), where=ANY),
+    Family("mish", "x·tanh(softplus(x))", _plain(nn.Mish), where=ANY),
+    Family("hardswish", "x·relu6(x + 3)/6", _plain(nn.Hardswish), ("hard_swish",), where=ANY),
+    Family("frelu", "max(x, BN(depthwise 3×3 convolution of x))", _frelu),
+    Family(
+        "crelu",
+        "relu(x) beside relu(−x), compressed by 1×1 or handed on as 2C channels",
+        _crelu,
+        options=_BOTH,
+    ),
+    Family(
+        "reborn",
+        "relu(x) beside BN(deconvolution of min(x, 0)), compressed (paper, Eq. 2)",
+        _reborn(negative=True),
+        options=_BLOCK,
+    ),
+    Family("extended_conv", "relu(x), then a 3×3 convolution (paper, Table 4)", _extended_conv),
+    Family(
+        "positive_twin",
+        "the reborn block fed with relu(x) instead of min(x, 0): same parameters, the control of every claim",
+        _reborn(negative=False),
+        options=_BLOCK,
+    ),
+    Family("norm_relu", "BN, then ReLU", _norm_relu),
+)
+
+for _family in FAMILIES:
     register(_family)
 
 

@@ -2,16 +2,13 @@
 
 # No `from __future__ import annotations` here: torch.fx copies the annotations of forward into its code, and
 # TorchScript cannot read them there as strings.
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reborn_nas.activations.base import Option
-from reborn_nas.activations.layout import MAPS, from_nchw, to_nchw
+from reborn_nas.activations.layout import from_nchw, to_nchw
 from reborn_nas.activations.phases import both_phases, fused_phases, merge
 from reborn_nas.activations.phases import compression as make_compression
 from reborn_nas.activations.sparing import Remade
@@ -63,37 +60,3 @@ class CReLU(nn.Module):
             remade.put(positive, lambda: F.relu(source))
             remade.put(negative, lambda: F.relu(-source))
             return merge(positive, negative, self.compress.weight)
-
-
-@dataclass(frozen=True)
-class CReLUFamily:
-    """The registry's entry."""
-
-    name: str = "crelu"
-    summary: str = "relu(x) beside relu(−x), compressed by 1×1 or handed on as 2C channels"
-    aliases: tuple[str, ...] = ()
-    options: Mapping[str, Option] = field(
-        default_factory=lambda: {
-            "compression": Option("1x1", ("1x1", "none"), "back to C channels by a 1×1 convolution, or 2C")
-        }
-    )
-
-    def channel_factor(self, **options: Any) -> int:
-        """2 where uncompressed."""
-        return 2 if options.get("compression", "1x1") == "none" else 1
-
-    def layouts(self, **options: Any) -> frozenset[str]:
-        """Maps, but not tokens."""
-        return MAPS
-
-    def build(
-        self,
-        channels: int,
-        *,
-        layout: str = "nchw",
-        original: nn.Module | None = None,
-        init: str = "xavier",
-        **options: Any,
-    ) -> nn.Module:
-        """A `CReLU`."""
-        return CReLU(channels, layout=layout, init=init, **options)

@@ -2,16 +2,13 @@
 
 # No `from __future__ import annotations` here: torch.fx copies the annotations of forward into its code, and
 # TorchScript cannot read them there as strings.
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reborn_nas.activations.base import Option
-from reborn_nas.activations.layout import MAPS, from_nchw, out_of_place, to_nchw
+from reborn_nas.activations.layout import from_nchw, out_of_place, to_nchw
 from reborn_nas.activations.phases import both_phases, fused_phases, merge, negative_part
 from reborn_nas.activations.phases import compression as make_compression
 from reborn_nas.activations.sparing import Once, Remade, cheap_to_redo
@@ -178,52 +175,4 @@ class Reborn(nn.Module):
             groups=self.groups,
             negative=self.negative,
             layout=self.layout,
-        )
-
-
-@dataclass(frozen=True)
-class RebornFamily:
-    """The registry's entry, of the block and of its control."""
-
-    name: str = "reborn"
-    summary: str = "relu(x) beside BN(deconvolution of min(x, 0)), compressed (paper, Eq. 2)"
-    negative: bool = True
-    aliases: tuple[str, ...] = ()
-    options: Mapping[str, Option] = field(
-        default_factory=lambda: {
-            "kernel_size": Option(3, (1, 3, 5), "of the deconvolution; odd, so that the map keeps its size"),
-            "compression": Option("1x1", ("1x1", "3x3", "none"), "back to C channels, or 2C handed on"),
-            "deconv": Option("dense", ("dense", "depthwise"), "over all channels, or each alone"),
-            "positive": Option(
-                "relu", ("relu", "original"), "positive path: ReLU, or the site's own activation"
-            ),
-        }
-    )
-
-    def channel_factor(self, **options: Any) -> int:
-        """2 where uncompressed."""
-        return 2 if options.get("compression", "1x1") == "none" else 1
-
-    def layouts(self, **options: Any) -> frozenset[str]:
-        """Maps, but not tokens."""
-        return MAPS
-
-    def build(
-        self,
-        channels: int,
-        *,
-        layout: str = "nchw",
-        original: nn.Module | None = None,
-        init: str = "xavier",
-        **options: Any,
-    ) -> nn.Module:
-        """A `Reborn` block."""
-        kind = options.pop("positive", "relu")
-        return Reborn(
-            channels,
-            positive=original if kind == "original" else None,
-            negative=self.negative,
-            layout=layout,
-            init=init,
-            **options,
         )

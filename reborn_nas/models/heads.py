@@ -38,7 +38,7 @@ def tell_width(model: nn.Module, before: int | None) -> None:
 
 
 def feature_widths(model: nn.Module, input_size: tuple[int, ...]) -> list[int | None]:
-    """Channels that leave each module of timm's `feature_info`, measured on the meta device; None where it is no map."""
+    """Channels that leave each module of timm's `feature_info`, run on the meta device; None where it is no map."""
     twin = copy.deepcopy(model).to("meta").eval()
     modules = dict(twin.named_modules())
     rows = _rows(model)

@@ -235,7 +235,7 @@ def test_a_distribution_that_takes_a_name_is_refused_every_time(monkeypatch: pyt
     monkeypatch.setattr(base, "entry_points", lambda group: [point])
     monkeypatch.setattr(base, "_plugins_loaded", False)
     for _ in range(2):
-        with pytest.raises(ConfigError, match=r"Toy: the name 'reborn' is taken by .*RebornFamily"):
+        with pytest.raises(ConfigError, match=r"Toy: the name 'reborn' is taken by reborn_nas.*Family"):
             family_names()
 
 

@@ -49,8 +49,9 @@ class PaperResNet(ResNet):  # type: ignore[misc]  # timm has no types
             raise ValueError(
                 f"width is a factor that leaves at least 2 of {CHANNELS[0]} channels, not {width!r}"
             )
+        block: Any = BasicBlock  # timm types the class as its instance
         super().__init__(
-            BasicBlock,
+            block,
             tuple(layers),
             num_classes=num_classes,
             in_chans=in_chans,
@@ -65,10 +66,11 @@ class PaperResNet(ResNet):  # type: ignore[misc]  # timm has no types
         factory = {key: kwargs[key] for key in ("device", "dtype") if key in kwargs}
         conv = nn.Conv2d(in_chans, channels[0], kernel, stride, kernel // 2, bias=False, **factory)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        self.conv1 = conv
+        network: Any = self
+        network.conv1 = conv
         if stem == "small":
-            self.maxpool = nn.Identity()
-            for row in self.feature_info:
+            network.maxpool = nn.Identity()
+            for row in network.feature_info:
                 row["reduction"] = max(1, row["reduction"] // 4)
 
 

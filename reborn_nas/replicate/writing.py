@@ -14,6 +14,7 @@ from reborn_nas.replicate.run import Outcome
 if TYPE_CHECKING:
     import pandas as pd
 
+    from reborn_nas.replicate.published import Replication
     from reborn_nas.replicate.run import Plan
 
 __all__ = ["Tables", "mark", "tables", "trainings_table", "write_tables"]
@@ -63,11 +64,11 @@ def tables(outcome: Outcome) -> Tables:
     plan = outcome.plan
     rows = trainings_table(outcome)
     accuracies: dict[tuple[str, str, str], list[float]] = {}
-    for network, dataset, row, accuracy in rows[["network", "dataset", "row", "test_accuracy"]].itertuples(
-        index=False
-    ):
+    for one in rows.to_dict("records"):
+        accuracy = one["test_accuracy"]
         if accuracy is not None and not math.isnan(accuracy):
-            accuracies.setdefault((network, dataset, row), []).append(accuracy)
+            place = (str(one["network"]), str(one["dataset"]), str(one["row"]))
+            accuracies.setdefault(place, []).append(float(accuracy))
     cells = cell_table(plan.cells, accuracies)
     extra = {
         (group.group.network, group.group.dataset, row.row): (row.params, group.epochs, group.images)
@@ -172,35 +173,29 @@ COMPARISON_HEADS = (
 )
 
 
-def cell_rows(cells: pd.DataFrame, study: Any) -> list[tuple[str, ...]]:
+def cell_rows(cells: pd.DataFrame, study: Replication) -> list[tuple[str, ...]]:
     """Cells in words."""
-    rows = []
-    for cell in cells.itertuples(index=False):
-        spread = "" if math.isnan(cell.sd) else f" ± {cell.sd:.2f}"
-        measured = "–" if cell.n == 0 else f"{cell.mean:.2f}{spread} ({cell.n})"
-        title = study.rows[cell.row].title
-        published = "–" if math.isnan(cell.published) else f"{cell.published:.2f}"
-        gap = interval(cell.difference, cell.difference_low, cell.difference_high)
-        rows.append((cell.network, str(cell.data), title, published, measured, gap))
+    rows: list[tuple[str, ...]] = []
+    for cell in cells.to_dict("records"):
+        spread = "" if math.isnan(cell["sd"]) else f" ± {cell['sd']:.2f}"
+        measured = "–" if cell["n"] == 0 else f"{cell['mean']:.2f}{spread} ({cell['n']})"
+        title = study.rows[cell["row"]].title
+        published = "–" if math.isnan(cell["published"]) else f"{cell['published']:.2f}"
+        gap = interval(cell["difference"], cell["difference_low"], cell["difference_high"])
+        rows.append((str(cell["network"]), str(cell["data"]), title, published, measured, gap))
     return rows
 
 
 def comparison_rows(comparisons: pd.DataFrame) -> list[tuple[str, ...]]:
     """Comparisons in words."""
-    rows = []
-    for one in comparisons.itertuples(index=False):
-        printed = "–" if math.isnan(one.published) else f"{one.published:+.2f}"
-        text = f"{one.text}: {one.text_in_table or '–'}" if one.text else ""
+    rows: list[tuple[str, ...]] = []
+    for one in comparisons.to_dict("records"):
+        printed = "–" if math.isnan(one["published"]) else f"{one['published']:+.2f}"
+        text = f"{one['text']}: {one['text_in_table'] or '–'}" if one["text"] else ""
+        pair = f"{one['row']} − {one['against']}"
+        measured = interval(one["measured"], one["ci_low"], one["ci_high"])
         rows.append(
-            (
-                one.network,
-                one.dataset,
-                f"{one.row} − {one.against}",
-                printed,
-                interval(one.measured, one.ci_low, one.ci_high),
-                one.ordering or "–",
-                text,
-            )
+            (str(one["network"]), str(one["dataset"]), pair, printed, measured, one["ordering"] or "–", text)
         )
     return rows
 

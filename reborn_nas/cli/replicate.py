@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 ASK_ABOVE_SECONDS = 3600.0
 
-EXAMPLES = """  reborn-nas replicate studies/table2.yaml --dry-run
+EXAMPLES = """  reborn-nas replicate table2 --counts
+  reborn-nas replicate studies/table2.yaml --dry-run
   reborn-nas replicate table2 --only convnet8,mnist --seeds 3 --scale 0.1
   reborn-nas replicate table4 --only resnet34,reborn,relu --data-dir ~/data --yes
   reborn-nas replicate table2 --only cifar10 --replace cifar10=folder:photos
@@ -63,6 +64,9 @@ def add(verbs: Subparsers) -> None:
         "--out", type=Path, default=Path("runs/replicate"), metavar="DIR", help="(runs/replicate)"
     )
     how.add_argument("--dry-run", action="store_true", help="print the plan, train nothing")
+    how.add_argument(
+        "--counts", action="store_true", help="print parameters and MACs of every row; needs no data"
+    )
     how.add_argument("--yes", action="store_true", help="start long runs without asking")
     how.add_argument("--json", action="store_true", help="print JSON")
 
@@ -70,11 +74,14 @@ def add(verbs: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plan, train what is left, write the tables. 1 where data sets were absent or trainings are missing."""
     from reborn_nas.cli.progress import make_progress
-    from reborn_nas.cli.replicated import plan_json, print_outcome, print_plan
+    from reborn_nas.cli.replicated import plan_json, print_counts, print_outcome, print_plan
     from reborn_nas.replicate import load_replication, plan_replication, run_replication, select
     from reborn_nas.replicate.writing import write_tables
 
     study = load_replication(args.study)
+    if args.counts:
+        print_counts(study, as_json=args.json)
+        return 0
     if study.figure is None and (args.images or args.site):
         raise ConfigError(f"--images and --site: {study.name} has no figure; take figure4")
     cells = select(study, args.only)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,25 @@ from reborn_nas.cli.progress import duration_text
 from reborn_nas.cli.show import count_text, print_table
 
 if TYPE_CHECKING:
-    from reborn_nas.replicate import Outcome, Plan
+    from reborn_nas.replicate import Outcome, Plan, Replication
 
-__all__ = ["plan_json", "print_outcome", "print_plan"]
+__all__ = ["plan_json", "print_counts", "print_outcome", "print_plan"]
+
+
+def print_counts(study: Replication, *, as_json: bool) -> None:
+    """Parameters and MACs of every network, row and form."""
+    from reborn_nas.replicate.counts import count_rows
+
+    found = count_rows(study)
+    if as_json:
+        print(json.dumps([asdict(one) for one in found], indent=2))
+        return
+    rows = [
+        (one.network, "×".join(map(str, one.input_size)), str(one.classes), study.rows[one.row].title,
+         f"{one.params:,}", f"{one.macs:,}")
+        for one in found
+    ]  # fmt: skip
+    print_table(("network", "input", "classes", "row", "parameters", "MACs"), rows, right=(2, 4, 5))
 
 
 def print_plan(plan: Plan) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,24 @@ def test_run_again_and_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     text = Path("runs/replicate/mine.md").read_text(encoding="utf-8")
     assert "| tiny | digits | ReLU | 90.00 |" in text
     assert main(["status", str(folder_of("runs/replicate"))]) == 0
+
+
+def test_counts_need_no_data(capsys: pytest.CaptureFixture[str]) -> None:
+    """ConvNet-8 of one channel by hand: Σ 9ab + b over 1, 32, 32, …, 256, then 1024 → 512 → 256 → 10."""
+    code, out, _ = replicate(capsys, "table4", "--counts", "--json")
+    assert code == 0
+    counts = json.loads(out)
+    assert len(counts) == 3 * 3 * 3  # networks, rows; 3×32×32 with 10 and 100 classes, 1×28×28
+    (relu,) = [
+        one["params"] for one in counts
+        if (one["network"], one["row"], one["input_size"]) == ("convnet8", "relu", [1, 28, 28])
+    ]  # fmt: skip
+    widths = [1, 32, 32, 64, 64, 128, 128, 256, 256]
+    linear = [1024, 512, 256, 10]
+    assert relu == sum(9 * a * b + b for a, b in pairwise(widths)) + sum(
+        a * b + b for a, b in pairwise(linear)
+    )
+    assert "1,830,378" in replicate(capsys, "table4", "--counts")[1]
 
 
 def test_scale_and_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,7 +99,10 @@ class BarProgress:
         self._phase = ""
 
     def plan(self, view: PlanView) -> None:
-        """Show the study's bar."""
+        """Show the study's bar, in place of an earlier one's."""
+        for earlier in (self._study, self._trial):
+            if earlier is not None:
+                self._bars.remove_task(earlier)
         self._study = self._bars.add_task("study", total=view.total, completed=view.done, detail="")
         self._trial = self._bars.add_task("", total=1, visible=False, detail="")
         self._bars.start()

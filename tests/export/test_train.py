@@ -17,7 +17,7 @@ from reborn_nas.cli.main import main
 from reborn_nas.errors import TrainingError
 from reborn_nas.export import Parent, export_trained, prepare, retrain
 from reborn_nas.export.parent import make_start
-from reborn_nas.training import Recipe
+from reborn_nas.training import Recipe, evaluate, train
 from tests.training.toys import squares
 
 CHOICES = {"features.conv2.act": "reborn", "features.conv4.act": "crelu"}
@@ -143,6 +143,39 @@ def test_a_parents_function_is_where_it_starts(own: bool, tmp_path: Path) -> Non
     else:
         assert start.undecayed == ("features.conv2.act.compress.weight", "features.conv4.act.compress.weight")
     assert retrain(job).results[0].notes == start.notes
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> torch.nn.Module:
+    """A trained parent of `ARCHITECTURE`; its weights lie in parent.safetensors."""
+    images = squares()
+    model = build(resolve(ARCHITECTURE.backbone, input_size=(1, 8, 8), num_classes=4), seed=9)
+    train(model, images, train_indices=images.pool, evaluate={}, recipe=RECIPE, seed=0)
+    save_file(model.state_dict(), tmp_path / "parent.safetensors")
+    return model
+
+
+def test_no_epochs_convert_and_lose_no_accuracy(parent: torch.nn.Module, tmp_path: Path) -> None:
+    images, given = squares(), Parent(checkpoint=tmp_path / "parent.safetensors")
+    recipe = Recipe(epochs=0, init="xavier")
+    job, notes = prepare(
+        ARCHITECTURE, images, recipe, seeds=[0], device="cpu", parent=given, folder=tmp_path / "run"
+    )
+    assert "would undo the parent's" in " ".join(notes)
+    assert retrain(job).results[0].correct == evaluate(parent, images, images.test).correct
+
+
+def test_weight_decay_does_not_pull_at_the_identities(parent: torch.nn.Module, tmp_path: Path) -> None:
+    given = Parent(checkpoint=tmp_path / "parent.safetensors")
+    recipe = Recipe(epochs=1, batch_size=32, learning_rate=1e-3, weight_decay=100.0, schedule="constant")
+    job, _ = prepare(
+        ARCHITECTURE, squares(), recipe, seeds=[0], device="cpu", parent=given, folder=tmp_path / "run"
+    )
+    weights = retrain(job).trained.weights
+    kept = weights["features.conv2.act.compress.weight"][:, :4, 0, 0]
+    torch.testing.assert_close(kept, torch.eye(4), rtol=0, atol=0.02)
+    before = parent.features.conv3.conv.weight.norm()
+    assert weights["features.conv3.conv.weight"].norm() < 0.8 * before
 
 
 def test_a_choice_that_cannot_preserve_is_named(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from reborn_nas.errors import RebornError
 if TYPE_CHECKING:
     from reborn_nas.analysis import minimum_detectable_effect, screen_design, site_effects
     from reborn_nas.api import recommend
+    from reborn_nas.retraining import train
     from reborn_nas.space import SearchSpace, load_space
     from reborn_nas.study import AdditiveSampler, StudyConfig
 
@@ -36,6 +37,7 @@ _LAZY = {
     "recommend": "reborn_nas.api",
     "screen_design": "reborn_nas.analysis",
     "site_effects": "reborn_nas.analysis",
+    "train": "reborn_nas.retraining",
 }
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "screen_design",
     "search",
     "site_effects",
+    "train",
 ]
 
 

@@ -215,7 +215,7 @@ def export(
     kept = [(record, path) for record in info.records if (path := info.checkpoint(record)) is not None]
     objectives = tuple(info.config.get("objectives") or ())
     objectives = objectives if len(objectives) > 1 else ("accuracy", "macs")
-    front = pareto_records(info.records, objectives)
+    front = pareto_records(info.records, objectives) if trial == "pareto" else []
     which = _recommended_key(info, kept) if trial == "recommended" else trial
     chosen = choose(kept, info.records, which, run, front)
 

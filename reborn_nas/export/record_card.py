@@ -108,10 +108,10 @@ def front_readme(
 
 def mean_interval(shares: Sequence[float]) -> str:
     """Mean over trainings with its 95 % t-interval."""
-    from scipy import stats
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
 
     n = len(shares)
     mean = math.fsum(shares) / n
     deviation = math.sqrt(math.fsum((share - mean) ** 2 for share in shares) / (n - 1))
-    half = float(stats.t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
+    half = float(stdtrit(n - 1, 0.975)) * deviation / math.sqrt(n)
     return f"{mean:.2%} [{mean - half:.2%}, {mean + half:.2%}], {n} trainings"

@@ -85,6 +85,8 @@ def final_linear(model: nn.Module, input_size: tuple[int, int, int]) -> str | No
 
 def _main(output: Any) -> Tensor:
     """The main output of a network that may return several."""
-    while isinstance(output, Mapping | tuple | list):  # a tracer's stand-in is none of them, and no Tensor either
+    while isinstance(
+        output, Mapping | tuple | list
+    ):  # "not a Tensor" would never end for a tracer's stand-in
         output = next(iter(output.values())) if isinstance(output, Mapping) else output[0]
     return output

@@ -131,6 +131,11 @@ def _build(
 ) -> nn.Module:
     features: dict[str, Any] = {}
     if kwargs.get("features_only"):
+        if architecture.backbone.library != "timm":
+            raise ConfigError(
+                f"{architecture.backbone.source!r} is not timm's, so there is no features_only; take forward_features, "
+                "or torchvision.models.feature_extraction on the network"
+            )
         features = feature_config(architecture.backbone)
         if (
             "feature_cls" not in kwargs

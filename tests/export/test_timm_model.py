@@ -207,3 +207,12 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
     folder = export_trained(Trained(weights, architecture, example, CARD), tmp_path / "out")
     assert set(load_file(folder / "model.safetensors")) == set(weights)
     assert set(load_file(folder / "example.safetensors")) == {"input", "logits"}
+
+
+def test_features_only_of_a_network_that_is_not_timms_is_refused_in_words(tmp_path: Path) -> None:
+    weights, architecture, example = trained(
+        "torchvision:squeezenet1_1", {"features.3.squeeze_activation": "reborn(kernel_size=1)"}
+    )
+    folder = export_trained(Trained(weights, architecture, example, CARD), tmp_path / "out")
+    with pytest.raises(ConfigError, match="forward_features"):
+        timm.create_model(f"local-dir:{folder}", pretrained=True, features_only=True)

@@ -70,7 +70,7 @@ def train(
         raise ConfigError(f"seeds: at least one training, not {seeds}")
     check_target(out, force)
     check_forms(forms)
-    chosen, known = _one_architecture(architecture, trial)
+    chosen, known = _one_architecture(architecture, trial, network.get("backbone") is not None)
     told = known.get("dataset") if dataset is None else None
     images = load_dataset(
         dataset or told or "digits",
@@ -96,8 +96,13 @@ def train(
     return outcome
 
 
-def _one_architecture(given: Architecture | Run, trial: str) -> tuple[Architecture | str, Mapping[str, Any]]:
-    """What `given` names, with the configuration of the run that it comes from."""
+def _one_architecture(
+    given: Architecture | Run, trial: str, backbone_named: bool
+) -> tuple[Architecture | str, Mapping[str, Any]]:
+    """What `given` names, with the configuration of the run that it comes from.
+
+    A file may come from anybody, so a source file that it names is run only where the caller names that too.
+    """
     from reborn_nas.export import choose, read_architecture
     from reborn_nas.study import load_run
 
@@ -105,7 +110,15 @@ def _one_architecture(given: Architecture | Run, trial: str) -> tuple[Architectu
         return given, {}
     path = Path(given)
     if not path.is_dir() or (path / "model.safetensors").is_file():
-        return read_architecture(str(given)), {}
+        found = read_architecture(str(given))
+        if isinstance(found, Architecture) and found.backbone.library == "file" and not backbone_named:
+            raise ConfigError(
+                f"{given}: its network is source code, {found.backbone.source}; read it, then name it with "
+                f"--backbone {found.backbone.source}"
+            )
+        return found, {}
+    if trial == "pareto":
+        raise ConfigError("--trial pareto names several networks; give the key of one, such as search/12")
     info = load_run(path)
     known = {**info.config, "recipe_settings": info.settings.get("recipe", {})}
     if trial == "auto" and info.candidate is not None:

@@ -77,6 +77,8 @@ def retrain(job: Retraining, name: str | None = None, on_epoch: OnEpoch | None =
         TrainingError: the folder holds a training with other settings, or this one cannot be done.
         DivergedError: a training's loss became infinite or no number.
     """
+    if job.parent.given and not (job.folder / "train.json").is_file():
+        _start(job, job.seeds[0])  # a checkpoint that does not fit leaves no folder behind
     claim_folder(job)
     results, first = [], None
     for seed in job.seeds:

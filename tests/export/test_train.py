@@ -233,6 +233,15 @@ def test_the_command_from_an_architectures_file_to_a_model(
     assert "--backbone" in capsys.readouterr().err
     assert main(["train", "--architecture", str(tmp_path / "none.json"), *out]) == 2
     assert main(["train", "--architecture", str(tmp_path / "out"), "--seeds", "0", *out]) == 2
+    other = ["--run", str(tmp_path / "other"), "--checkpoint", str(tmp_path / "out"), *out]
+    assert main(["train", "--architecture", str(tmp_path / "arch.json"), *other]) == 2
+    assert "no checkpoint of this backbone" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists(), "a checkpoint that does not fit leaves no folder behind"
+    evil = rn.Architecture(f"{tmp_path / 'net.py'}:make", {"relu@0": "reborn"})
+    (tmp_path / "net.py").write_text("raise SystemExit('executed')")
+    (tmp_path / "own.json").write_text(evil.to_json())
+    assert main(["train", "--architecture", str(tmp_path / "own.json"), *out]) == 2
+    assert "--backbone" in capsys.readouterr().err
     (tmp_path / "bad.json").write_text(json.dumps({"version": 99}))
     assert main(["train", "--architecture", str(tmp_path / "bad.json"), *out]) == 2
     assert "99" in capsys.readouterr().err

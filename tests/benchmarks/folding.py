@@ -1,11 +1,11 @@
 """What folding wins at inference on one CPU thread: the block, and a whole reborn ResNet-18.
 
-    python -m tests.benchmarks.folding [--repeats 9] [--batch 32] [--json FILE]
+    python -m tests.benchmarks.folding [--repeats 9] [--batch 32] [--only "block k=3" resnet18] [--json FILE]
 
 Rivals alternate within one run; a figure is the median of the repeats in CPU time (on one thread that is the time of
 an idle machine, and others on a busy one disturb it less), its spread the quartiles. The arithmetic:
 at C = 64, k = 3 the block takes (9 + 2)·C² MACs a pixel unfolded and (9 + 1)·C² folded, so that only 1.1× of what is
-won is fewer MACs; the rest is memory traffic (BatchNorm, one 1×1 convolution, the temporaries between them).
+won is fewer MACs; the rest is memory traffic (BatchNorm, one 1×1 convolution, relu(x), the temporaries between them).
 Goals: folded block ≥ 1.5× unfolded; folded network ≥ 1.15× unfolded and ≤ 2.6× the time of the ReLU network (its MACs
 are about 2.1×). Whether they are met depends on the CPU; the table says so for the one at hand.
 """
@@ -18,6 +18,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -104,16 +105,17 @@ def network_rivals(batch: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def measure(batch: int, repeats: int) -> dict[str, dict[str, Timing]]:
-    """All tables: name → rival → timing; each is printed as soon as it is there."""
-    tables = {}
+def measure(batch: int, repeats: int, only: list[str]) -> dict[str, dict[str, Timing]]:
+    """All tables, or `only` some: name → rival → timing; each is printed as soon as it is there."""
+    makers: dict[str, Callable[[], dict[str, Callable[[], object]]]] = {}
+    for kernel_size in (1, 3, 5):
+        for last in (False, True):
+            name = f"block k={kernel_size}" + (", channels_last" if last else "")
+            makers[name] = partial(block_rivals, kernel_size, batch, last)
+    makers["resnet18"] = partial(network_rivals, batch)
+    chosen = {name: make for name, make in makers.items() if name in (only or makers)}
     with torch.inference_mode():
-        for kernel_size in (1, 3, 5):
-            for channels_last in (False, True):
-                name = f"block k={kernel_size}" + (", channels_last" if channels_last else "")
-                tables[name] = show(name, alternate(block_rivals(kernel_size, batch, channels_last), repeats))
-        tables["resnet18"] = show("resnet18", alternate(network_rivals(batch), repeats))
-    return tables
+        return {name: show(name, alternate(make(), repeats)) for name, make in chosen.items()}
 
 
 def show(name: str, table: dict[str, Timing]) -> dict[str, Timing]:
@@ -132,7 +134,9 @@ def verdicts(tables: dict[str, dict[str, Timing]]) -> list[dict[str, object]]:
     """Each goal with the ratio that was measured and whether that meets it."""
     rows: list[dict[str, object]] = []
     for goal, (slow, fast, limit, sign) in GOALS.items():
-        table = tables[goal.split(" against")[0]]
+        table = tables.get(goal.split(" against")[0])
+        if table is None:
+            continue
         ratio = table[slow]["median_ms"] / table[fast]["median_ms"]
         met = ratio >= limit if sign == "≥" else ratio <= limit
         rows.append(
@@ -145,6 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--only", nargs="+", default=[], metavar="TABLE", help="these tables alone")
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -158,7 +163,7 @@ def main() -> None:
         " · ".join(f"{key} {value}" for key, value in hardware.items()),
         f"· batch {arguments.batch}, 32×32, float32",
     )
-    tables = measure(arguments.batch, max(arguments.repeats, 5))
+    tables = measure(arguments.batch, max(arguments.repeats, 5), arguments.only)
     goals = verdicts(tables)
     for row in goals:
         print(f"{row['goal']}: measured {row['measured']}, {'met' if row['met'] else 'not met'}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ __all__ = ["Tables", "mark", "tables", "trainings_table", "write_tables"]
 
 ENVIRONMENT = (
     "device",
-    "processor",
     "driver",
     "threads",
     "precision",
@@ -116,7 +115,7 @@ def trainings_table(outcome: Outcome) -> pd.DataFrame:
                         "macs": record.macs,
                         "seconds": round(record.seconds, 2),
                         "finished": record.finished,
-                        **{name: record.environment.get(name, "") for name in ENVIRONMENT},
+                        **_environment(record.environment),
                         "reason": record.reason,
                     }
                 )
@@ -125,6 +124,12 @@ def trainings_table(outcome: Outcome) -> pd.DataFrame:
         "scale", "epochs", "training_images", "params", "macs", "seconds", "finished", *ENVIRONMENT, "reason",
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
+
+
+def _environment(found: Mapping[str, str]) -> dict[str, str]:
+    """Hardware and versions; the driver only of an accelerator."""
+    told = {name: found.get(name, "") for name in ENVIRONMENT}
+    return told if found.get("device", "").startswith("cuda") else {**told, "driver": ""}
 
 
 def write_tables(outcome: Outcome, out: Path | None = None) -> list[Path]:

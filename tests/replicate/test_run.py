@@ -103,6 +103,7 @@ def test_run_again_and_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(rows) == 4
     assert rows["torch"].notna().all()
     assert "host" not in rows
+    assert rows["driver"].isna().all()  # of an accelerator alone
     text = Path("runs/replicate/mine.md").read_text(encoding="utf-8")
     assert "| tiny | digits | ReLU | 90.00 |" in text
     assert main(["status", str(folder_of("runs/replicate"))]) == 0

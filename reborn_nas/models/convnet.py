@@ -289,6 +289,10 @@ def convnet8(pretrained: bool = False, **kwargs: Any) -> ConvNet:
     The paper is silent on down-sampling, the hidden widths and batch norm: here the second convolution of each
     pair has stride 2, the head averages to 2×2 (no change for inputs of 28×28 and 32×32) and has hidden layers of
     512 and 256, and there is no batch norm (`norm=True` adds it; only ConvNet-13 is said to have it).
+    `strides`, `hidden` and `pool_size` change these. In the paper's tables (`studies/table2.yaml`) reborn and CReLU
+    stand behind convolutions alone and point-wise activations behind the hidden layers too (the paper leaves reborn in
+    MLPs to future work); the channels that CReLU doubles are read by the next layer, so that nothing undoes them
+    (`crelu(compression=1x1)` does so at the site).
     """
     defaults = {
         "widths": (32, 32, 64, 64, 128, 128, 256, 256),
@@ -303,7 +307,8 @@ def convnet8(pretrained: bool = False, **kwargs: Any) -> ConvNet:
 def convnet13(pretrained: bool = False, **kwargs: Any) -> ConvNet:
     """ConvNet-13 (Sec. 4.2): VGG-16's thirteen convolutions, strides for pooling, batch norm, global average pooling.
 
-    The stride of 2 stands at the last convolution of each of VGG's five groups, where its pooling was.
+    The paper does not say which convolutions stride: here the last of each of VGG's five groups, where its pooling was
+    (`strides=` changes that). CReLU's doubled channels as in `convnet8`.
     """
     defaults = {
         "widths": (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512),

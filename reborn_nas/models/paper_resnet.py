@@ -103,7 +103,9 @@ def paper_resnet34(pretrained: bool = False, **kwargs: Any) -> PaperResNet:
     they are one 3×3 convolution of stride 1, and all down-sampling is done by the strides of the stages: 32, 16, 8 and
     4 pixels (`stem="imagenet"` keeps the 7×7 of stride 2, with a strided convolution for the max-pool, and
     leaves 8, 4, 2 and 1). The shortcuts that change the size are 1×1 projections (He et al.'s option B), the
-    activation after the sum is a site like any other, so that a reborn block stands after the residual sum.
+    activation after the sum is a site like any other, so that a reborn block stands after the residual sum (a row's
+    `skip: ["*.act2"]` leaves ReLU there). CReLU's doubled channels are read by the next convolution inside a block; an
+    identity shortcut reads them too, so that behind such a sum a 1×1 convolution undoes the doubling.
     """
     model: PaperResNet = build_model_with_cfg(PaperResNet, "paper_resnet34", pretrained, **kwargs)
     return model

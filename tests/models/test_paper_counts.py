@@ -159,5 +159,5 @@ def test_resnet34_refuses_what_it_cannot_be() -> None:
 
 
 def test_the_registered_reborn_form() -> None:
-    model = make("reborn_paper_resnet34")
+    model = timm.create_model("reborn_paper_resnet34")
     assert count(model) - resnet34() == added("reborn", MAPS["paper_resnet34"])

@@ -28,6 +28,55 @@ def add_pointwise(base: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     return base.add_(F.conv2d(x, weight))
 
 
+@torch.fx.wrap
+def whole_form(x: Tensor, weight: Tensor, bias: Tensor | None, pointwise: Tensor) -> Tensor:
+    """conv2d(min(x, 0), weight, bias) + conv2d(x, pointwise): a block whose 1×1 reads x itself.
+
+    Args:
+        x: (B, C, H, W).
+        weight: (C', C, k, k), k odd.
+        bias: (C',) or None.
+        pointwise: (C', C, 1, 1).
+    """
+    if not torch.jit.is_scripting() and _in_blocks(x, weight):  # type: ignore[attr-defined]
+        return _block_by_block(x, weight, bias, pointwise)
+    reborn = F.conv2d(negative_part(x), weight, bias, 1, weight.shape[-1] // 2)
+    return add_pointwise(reborn, x, pointwise)
+
+
+BLOCK = 3 << 20
+"""Bytes of a map that are worked on at once. The temporaries of a whole batch may be fetched from the system and given
+back at each call, page by page; those of a few images are handed out again. On one thread of an EPYC a block alone (64
+channels at 32×32, 32 images) takes 0.7 to 0.85 of the time; in a ResNet-18, whose allocations have settled, as long
+as in one piece, and longer with smaller parts."""
+
+
+@torch.jit.unused
+def _in_blocks(x: Tensor, weight: Tensor) -> bool:
+    """Whether nobody traces or differentiates, and x is a plain map on the CPU."""
+    tracing = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined,no-untyped-call]
+    if x.device.type != "cpu" or tracing or torch.is_autocast_enabled("cpu") or not x.is_contiguous():
+        return False
+    return not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+
+
+@torch.jit.unused
+def _block_by_block(x: Tensor, weight: Tensor, bias: Tensor | None, pointwise: Tensor) -> Tensor:
+    B, _, H, W = x.shape
+    out = x.new_empty(B, weight.shape[0], H, W)
+    mixing, pad = pointwise.flatten(1), weight.shape[-1] // 2
+    # a convolution brings its weight into its own layout at every call, which large ones must not do too often;
+    # the number of threads has no say, so that the bits do not depend on it
+    step = max(1, max(BLOCK, weight.nbytes // 2) // max(1, x[:1].nbytes))
+    for first in range(0, B, step):
+        part, place = x[first : first + step], out[first : first + step]
+        reborn = F.conv2d(negative_part(part), weight, bias, 1, pad)
+        torch.baddbmm(
+            reborn.flatten(2), mixing.expand(len(part), -1, -1), part.flatten(2), out=place.flatten(2)
+        )
+    return out
+
+
 @torch.jit.unused
 def _as_product(base: Tensor, x: Tensor) -> bool:
     """Whether the matrix product, which adds in passing and needs no blocked layout, is the faster form.
@@ -78,7 +127,12 @@ class SplitReborn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, out_channels, H, W), or the layout it was built for."""
-        positive = to_nchw(x if self.whole else self.positive(x), self.layout)
+        if self.whole and self.direct is not None:
+            mapped = whole_form(
+                to_nchw(x, self.layout), self.reborn.weight, self.reborn.bias, self.direct.weight
+            )
+            return from_nchw(mapped, self.layout)
+        positive = to_nchw(self.positive(x), self.layout)
         phase = negative_part(x) if self.negative else F.relu(x)
         reborn = self.reborn(to_nchw(phase, self.layout))
         if self.merge is not None:

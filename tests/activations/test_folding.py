@@ -156,6 +156,27 @@ def test_the_positive_phase_is_not_computed_where_the_input_will_do() -> None:
         assert not fold(build_activation(label, 4, original=nn.SiLU()).eval()).whole, label
 
 
+def test_without_gradients_it_goes_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    from reborn_nas.activations import split
+
+    torch.manual_seed(0)
+    block = settled(build_activation("reborn", 6, kernel_size=5).double())
+    x = images(7, 6, 5, 4)
+    expected, folded = block(x).detach(), fold(block)
+    monkeypatch.setattr(split, "BLOCK", 3 * 6 * 20 * 8)  # three images; less than half of the weight's bytes
+    sizes: list[int] = []
+    convolve = split.F.conv2d
+    monkeypatch.setattr(split.F, "conv2d", lambda x, *a, **k: sizes.append(len(x)) or convolve(x, *a, **k))
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x), expected, rtol=0, atol=1e-10)
+        assert sizes == [3, 3, 1]
+        channels_last = x.contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(folded(channels_last), expected, rtol=0, atol=1e-10)
+    assert sizes[3:] == [7, 7], "in one piece"
+    folded(x.requires_grad_()).sum().backward()
+    assert max(sizes[5:]) == 7, "with gradients in one piece"
+
+
 def test_folding_draws_no_random_numbers_and_keeps_the_dtype(net: nn.Module) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)

@@ -87,6 +87,31 @@ def test_export_and_what_stands_in_its_way(capsys: pytest.CaptureFixture[str]) -
     assert main(["export", RUN, "--out", "model", "--trial", "best", "--force"]) == 0
 
 
+def test_the_front_is_exported_as_a_folder_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", RUN, "--out", "front", "--trial", "pareto"]) == 0
+    text = Path("front/README.md").read_text()
+    found = [path.parent.name for path in Path("front").glob("*/config.json")]
+    assert found
+    assert all(f"| {name} |" in text for name in found)
+    assert 'local-dir:front/FOLDER"' in capsys.readouterr().out
+
+
+def test_the_runs_candidate_is_trained_again(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--architecture", RUN, "--seeds", "1", "--run", "again", "--out", "trained"]
+    assert main([*words, "--trial", "pareto"]) == 2
+    assert "several networks" in capsys.readouterr().err
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "(one training, seed 0; 360 images)" in said.out
+    settings = json.loads(Path("again/train.json").read_text())
+    assert settings["recipe"]["epochs"] == 1, "the run's own recipe"
+    assert settings["architecture"]["backbone"]["arguments"] == {"width": 0.25}
+    model = timm.create_model("local-dir:trained", pretrained=True).eval()
+    example = load_file("trained/example.safetensors")
+    with torch.no_grad():
+        assert torch.equal(model(example["input"]), example["logits"])
+
+
 def test_a_larger_total_adds_a_whole_design_and_repeats_nothing() -> None:
     before = {record.key: record for record in load_records(RUN)}
     assert main(["search", "--epochs", "1", "--trials", "96", "--yes"]) == 0

@@ -22,7 +22,7 @@ from reborn_nas.backbone import Plan, apply, build, find_sites
 from reborn_nas.backbone import plan as make_plan
 from reborn_nas.errors import ConfigError
 from reborn_nas.models.adapter import TimmAdapter, final_linear
-from reborn_nas.models.exported import folded_pairs, located, stored_plan, vet_folder
+from reborn_nas.models.exported import folded_pairs, located, read_weights, stored_plan, vet_folder
 from reborn_nas.models.heads import classifier_width, feature_widths, tell_features, tell_width
 
 __all__ = ["build_network", "reborn_model", "reborn_resnet18", "reborn_resnet34", "reborn_resnet50"]
@@ -281,4 +281,14 @@ def reborn_model(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     architecture = as_architecture(kwargs.pop("architecture"), BackboneSpec("timm:convnet5"))
     plan = stored_plan(kwargs.pop("plan", None))
     architecture = located(architecture, source, folder, kwargs.pop("trust_source", False) is True)
-    return _build("reborn_model", pretrained, architecture, plan, kwargs)
+    if folder is None or not pretrained:
+        return _build("reborn_model", pretrained, architecture, plan, kwargs)
+    # read here and handed over: timm before 1.0.26 cannot read safetensors from a folder, and where a
+    # folder holds a pickle instead, they run it
+    kwargs["pretrained_cfg"] = {**source, "source": "", "file": None, "state_dict": read_weights(folder)}
+    model = _build("reborn_model", pretrained, architecture, plan, kwargs)
+    config: Any = getattr(model, "pretrained_cfg", None)
+    if isinstance(config, dict):
+        config.update(source="local-dir", file=str(folder))
+        config.pop("state_dict", None)
+    return model

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from reborn_nas.activations import Pair
 from reborn_nas.architecture import Architecture
@@ -23,6 +23,7 @@ __all__ = [
     "WEIGHTS",
     "folded_pairs",
     "located",
+    "read_weights",
     "stored_plan",
     "vet_folder",
 ]
@@ -64,9 +65,23 @@ def vet_folder(pretrained_cfg: Any, pretrained: bool) -> Path | None:
             f"{folder / CONFIG} sets {', '.join(asked)} in its model_args, which only the caller may; "
             "reborn-nas never writes that: do not trust this folder"
         )
-    if pretrained and (folder / WEIGHTS).is_file():
+    if pretrained:
+        if not (folder / WEIGHTS).is_file():
+            raise ExportError(
+                f"{folder} holds no {WEIGHTS}; nothing else is read as weights: export the model again"
+            )
         _check_length(folder / WEIGHTS)
     return folder
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a vetted folder. Raises ExportError where they cannot be read."""
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(folder / WEIGHTS)
+    except Exception as error:  # safetensors has a kind of its own
+        raise ExportError(f"{folder / WEIGHTS} is damaged ({error}); copy or export it again") from error
 
 
 def located(

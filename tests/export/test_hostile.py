@@ -64,6 +64,13 @@ def test_weights_with_a_tail(folder: Path) -> None:
     refused(folder, "header announces", ExportError)
 
 
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pth", "open_clip_pytorch_model.bin"])
+def test_weights_that_are_a_pickle_are_not_read(folder: Path, name: str) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(b"cpathlib\nPath\n(VEXECUTED\ntR.")
+    refused(folder, "holds no model.safetensors", ExportError)
+
+
 def test_a_newer_format_says_upgrade(folder: Path) -> None:
     edit(folder, lambda config: config["reborn_nas"].update(version=2))
     refused(folder, "format 2.*upgrade", ExportError)

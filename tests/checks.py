@@ -116,12 +116,15 @@ def _on_cpu(
     start = {key: value.clone() for key, value in fresh.state_dict().items()}
     training_step(model, fresh, inputs)
     fresh.load_state_dict(start)  # a step on random weights may leave a network that overflows
+    fresh.zero_grad(set_to_none=True)
+    del start
     one = inputs[:1]
     randomise(model, one)
     own = outputs(model, one)
     identity(model, found, one, own)
     in_flight(model, found, one, own)
     copies(model, template, steps, fresh, one)
+    del fresh
     return widened(model, found, one, own)
 
 

@@ -52,7 +52,8 @@ def test_the_summary_by_hand() -> None:
     ]
     assert summary(rows) == (
         "1,050 of 1,060 sites of 3 networks take the reborn block, all sites of 2 networks "
-        "(66.7%; 1 of them have none), 1 networks fail; 80.0% of timm's 1,000 sites and 50.0% of torchvision's 60 sites can double their channels"
+        "(66.7%; 1 of them have none), 1 networks fail; "
+        "80.0% of timm's 1,000 sites and 50.0% of torchvision's 60 sites can double their channels"
     )
 
 

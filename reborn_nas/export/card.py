@@ -112,6 +112,7 @@ def _loading(folder: str, own_source: bool, folded: bool) -> list[str]:
         "",
         "```python",
         "import reborn_nas, timm",
+        "",
         f'model = timm.create_model("local-dir:{folder}", pretrained=True{trust})',
         "```",
         "",

@@ -116,7 +116,7 @@ class Space:
         shaped = site.reshape(runs, sites, labels)
         n_stages = int(self.stage.max()) + 1
         stage = np.stack([shaped[:, self.stage == k].sum(axis=1) for k in range(n_stages)], axis=1)
-        parts = [np.ones((runs, 1)), stage.sum(axis=1), stage.reshape(runs, -1), site]
+        parts = [np.ones((runs, 1)), stage.sum(axis=1), stage.reshape(runs, n_stages * labels), site]
         if self.has_pairs:
             pairs = np.zeros((runs, labels * labels))
             both = present[:, :-1] & present[:, 1:]

@@ -21,7 +21,7 @@ def learned_budgets(
     trials: Sequence[Mapping[str, Any]],
     excess: Sequence[Sequence[float]] | FloatArray,
     *,
-    margin: float = 1.0,
+    margin: float = 8.0,
 ) -> tuple[Budget, ...]:
     """One `Budget` for each constraint, from an additive model of the trials' excess.
 

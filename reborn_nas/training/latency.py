@@ -86,6 +86,8 @@ def measure_latency(
     finally:
         if network is model:
             model.to(home)
+            for module, mode in training.items():
+                module.training = mode
     low, middle, high = statistics.quantiles(times, n=4) if len(times) > 1 else (times[0],) * 3
     return Latency(middle, low, high, batch_size, repeats, str(place), precision)
 

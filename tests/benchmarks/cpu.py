@@ -33,6 +33,9 @@ def main() -> None:
     parser.add_argument(
         "--clock", default="wall", choices=["wall", "cpu"], help="cpu: of one busy machine's thread"
     )
+    parser.add_argument(
+        "--precision", default="auto", choices=["auto", "fp32"], help="fp32: as a CPU without bf16"
+    )
     options = parser.parse_args()
     device, until = begin(options)
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
@@ -40,7 +43,7 @@ def main() -> None:
     rows: list[Row] = []
     for backbone in options.backbones:
         # as in a study: settled once by the parent, for all of its networks
-        precision = resolve_precision("auto", device, parent(backbone))
+        precision = resolve_precision(options.precision, device, parent(backbone))
         for form in options.forms:
             if time.monotonic() > until:
                 break
@@ -82,7 +85,7 @@ def goals(rows: list[Row]) -> list[Row]:
     ]
     for backbone in dict.fromkeys(row["backbone"] for row in rows):
         mixed = [row["faster"] for row in rows if row["backbone"] == backbone and row["form"] in MIXES]
-        if cpu_has_bf16() and mixed:
+        if cpu_has_bf16() and mixed and all(row["precision"] == "bf16" for row in rows):
             found.append(
                 goal(f"{backbone}: geometric mean of the mixed list", statistics.geometric_mean(mixed), 1.5)
             )

@@ -26,6 +26,9 @@ __all__ = ["dashboard", "export", "recommend", "report", "run_view", "search", "
 
 Run = str | os.PathLike[str]
 
+MOST_RECOMMENDED = 2000
+"""Trainings up to which a report shows the recommendation; `recommend` itself has no such limit."""
+
 
 def search(
     config: StudyConfig | Run | None = None,
@@ -143,6 +146,11 @@ def _recommendation(info: RunInfo) -> dict[str, Any] | None:
     """The recommended network as the report reads it; None where there are too few trainings."""
     from reborn_nas.errors import ConfigError
     from reborn_nas.study.standing import recommend_info
+
+    if (
+        len(info.records) > MOST_RECOMMENDED
+    ):  # the posterior costs the cube of the trainings, in a report unasked for
+        return None
 
     try:
         found = recommend_info(info)

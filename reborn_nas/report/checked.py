@@ -19,9 +19,9 @@ __all__ = ["Checks", "checks"]
 
 CONTROLS = "controls:"
 WORDS = {
-    "positive_twin": "positive twin: the same block, fed with the positive phase",
-    "extended_conv": "extended conv: ReLU and one more 3×3 convolution",
-    "norm_relu": "norm + ReLU: batch norm before the ReLU",
+    "positive_twin": "positive twin",
+    "extended_conv": "extended conv",
+    "norm_relu": "norm + ReLU",
 }
 
 

@@ -69,7 +69,7 @@ def test_the_page_shows_them_beside_confirmation_and_control(tmp_path: Path) -> 
     for words in (
         "Each alone on the parent",
         "At another learning rate",
-        "norm + ReLU: batch norm",
+        "norm + ReLU",
         "extended conv",
     ):
         assert words in page

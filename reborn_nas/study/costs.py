@@ -155,7 +155,7 @@ class CostBook:
                     model, plan(bench.template, architecture, discovery=bench.discovery), inplace=True
                 )
             found = measure_latency(
-                model, bench.spec.input_size, device=bench.device, precision=bench.recipe.precision
+                model, bench.images.input_size, device=bench.device, precision=bench.recipe.precision
             )
             self._latencies[key] = found.seconds
         return self._latencies[key]

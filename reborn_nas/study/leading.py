@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from reborn_nas.architecture import Architecture, Choice
@@ -227,9 +228,7 @@ class Leader:
             if key in known or parameters is None or record.accuracy is None:
                 continue
             architecture = Architecture.from_dict(record.architecture)
-            values = objective_values(
-                record, objectives, lambda name, of=architecture: self._costs.value(of, name)
-            )
+            values = objective_values(record, objectives, partial(self._costs.value, architecture))
             copies.append(
                 create_trial(
                     state=TrialState.COMPLETE,

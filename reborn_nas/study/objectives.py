@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from reborn_nas.errors import unknown_name
 from reborn_nas.records import TrialRecord
@@ -35,7 +35,7 @@ def check_objectives(names: Sequence[str]) -> tuple[str, ...]:
     return ("accuracy", *(name for name in names if name != "accuracy"))
 
 
-def directions(names: Sequence[str]) -> tuple[str, ...]:
+def directions(names: Sequence[str]) -> tuple[Literal["maximize", "minimize"], ...]:
     """Optuna's words for them."""
     return tuple("maximize" if name == "accuracy" else "minimize" for name in names)
 

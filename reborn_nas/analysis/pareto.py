@@ -22,7 +22,7 @@ def pareto_front(values: Any, maximise: Sequence[bool]) -> npt.NDArray[np.bool_]
     """
     points = _as_losses(values, maximise)
     known = np.isfinite(points).all(axis=1)
-    front = known.copy()
+    front: npt.NDArray[np.bool_] = np.array(known)
     for row in np.flatnonzero(known):
         better = (points[known] <= points[row]).all(axis=1) & (points[known] < points[row]).any(axis=1)
         front[row] = not better.any()

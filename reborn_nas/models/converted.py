@@ -285,7 +285,12 @@ def reborn_model(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return _build("reborn_model", pretrained, architecture, plan, kwargs)
     # read here and handed over: timm before 1.0.26 cannot read safetensors from a folder, and where a
     # folder holds a pickle instead, that is run
-    kwargs["pretrained_cfg"] = {**source, "source": "", "file": None, "state_dict": read_weights(folder)}
+    kwargs["pretrained_cfg"] = {
+        **(source or {}),
+        "source": "",
+        "file": None,
+        "state_dict": read_weights(folder),
+    }
     model = _build("reborn_model", pretrained, architecture, plan, kwargs)
     config: Any = getattr(model, "pretrained_cfg", None)
     if isinstance(config, dict):

@@ -46,6 +46,16 @@ class Attempts:
         """The attempts at one run, the first one's first."""
         return [self._trials[number] for number in self._numbers.get(key, ())]
 
+    def waiting(self) -> list[FrozenTrial]:
+        """Attempts that nobody holds, in the order of their numbers."""
+        from optuna.trial import TrialState
+
+        return [
+            trial
+            for trial in self._trials
+            if trial.state == TrialState.WAITING and trial._trial_id not in self._void
+        ]
+
     def finished(self, phase: str) -> Iterator[tuple[str, FrozenTrial]]:
         """Key and trial of the runs of `phase` that have a result; of two the first."""
         for key, numbers in self._numbers.items():

@@ -62,7 +62,7 @@ def check_runs(
         admits: whether a site takes a choice; a control that a top site refuses is left out.
     """
     made: list[Run] = []
-    parts = (
+    parts: tuple[Callable[[int], _Made], ...] = (
         lambda size: _alone(size, incumbent, leading[:TOP_ALONE], contrast),
         lambda size: _controls(size, incumbent, top, contrast, admits),
         lambda size: _rate(size, incumbent, leading[0], contrast),

@@ -170,7 +170,9 @@ def leading_factors(
         table = site_effects(design, accuracy, names=names, block=block, seed=seed)
     except ConfigError:
         return names[:count]
-    return [str(name) for name in table.sort_values(["p_top5", "effect"], ascending=False)["site"].head(count)]
+    return [
+        str(name) for name in table.sort_values(["p_top5", "effect"], ascending=False)["site"].head(count)
+    ]
 
 
 def twin(choice: Choice) -> Choice:

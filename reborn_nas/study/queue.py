@@ -210,10 +210,12 @@ class RunQueue:
         from optuna.trial import TrialState
 
         storage = self._store.storage
-        for study in dict.fromkeys(self._store.study(phase) for phase in phases):
-            waiting = storage.get_all_trials(study._study_id, deepcopy=False, states=(TrialState.WAITING,))
-            known = [trial for trial in waiting if trial.user_attrs.get("phase") in phases]
-            for trial in sorted(known, key=lambda trial: _place(trial, phases)):
+        for phase in {self._store.study(phase): phase for phase in phases}.values():
+            index = self._index(
+                phase
+            )  # one look: who is second at a run can be seen before the claim as well
+            waiting = [trial for trial in index.waiting() if trial.user_attrs.get("phase") in phases]
+            for trial in sorted(waiting, key=lambda trial: _place(trial, phases)):
                 try:
                     if not storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                         continue
@@ -221,11 +223,11 @@ class RunQueue:
                     continue
                 run = Run.from_trial(trial)
                 claim = Claim(run, trial._trial_id, trial.number, trial.user_attrs.get("attempt", 0))
-                if self._is_double(claim):
+                if _is_double(claim, index):
                     self._end(claim.trial_id, "a second attempt at a run that is held or done")
                     continue
                 self._held.add(claim.trial_id)
-                claim.rejections = sum(map(is_rejected, self._index(run.phase).attempts(run.key)))
+                claim.rejections = sum(map(is_rejected, index.attempts(run.key)))
                 return claim
         return None
 
@@ -363,14 +365,6 @@ class RunQueue:
         index.renew(self._store.storage.get_all_trials(study._study_id, deepcopy=False))
         return index
 
-    def _is_double(self, claim: Claim) -> bool:
-        """Whether another attempt at the same run has a result, or is live and came first."""
-        return any(
-            trial._trial_id != claim.trial_id
-            and (is_final(trial) or (is_live(trial) and trial.number < claim.number))
-            for trial in self._index(claim.run.phase).attempts(claim.run.key)
-        )
-
     def _distributions(self, phase: str, parameters: Mapping[str, str]) -> dict[str, Any]:
         from optuna.distributions import CategoricalDistribution
 
@@ -412,6 +406,15 @@ class RunQueue:
                 system_attrs={f"constraints:{name}": value for name, value in told.constraints.items()},
             )
         )
+
+
+def _is_double(claim: Claim, index: Attempts) -> bool:
+    """Whether another attempt at the same run has a result, or is live and came first."""
+    return any(
+        trial._trial_id != claim.trial_id
+        and (is_final(trial) or (is_live(trial) and trial.number < claim.number))
+        for trial in index.attempts(claim.run.key)
+    )
 
 
 def _place(trial: FrozenTrial, phases: Sequence[str]) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from reborn_nas.files import safe_join
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.folder import is_run_folder, read_json
 from reborn_nas.study.phases import ORDER, Phase
-from reborn_nas.study.storage import JOURNAL, RunStore, connect, journal_path, open_run
+from reborn_nas.study.storage import JOURNAL, RunStore, connect, journal_path, mask_url, open_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,25 +38,28 @@ def open_store(run: str | Path, name: str | None = None) -> RunStore:
                 )
             name = found[0]
         return open_run(storage, name)
+    if collapsed := re.match(r"(\w{2,}(?:\+\w+)?):/(.*)", str(run)):  # a URL that went through a path
+        shown = mask_url("://".join(collapsed.groups()))
+        raise StudyError(f"{shown} is a storage; give the run's folder, whose config.json names its storage")
     folder = Path(run)
     if not folder.is_dir() or not is_run_folder(folder):
         what = "is not a folder" if not folder.is_dir() else f"holds no {JOURNAL} and no config.json"
         raise StudyError(f"{folder} is not a run folder: it {what}; `reborn-nas search` makes one")
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     name = name or config.get("study")
-    url = config.get("storage")
+    url: str | None = config.get("storage")
     if url is None:
         if not journal_path(folder).is_file():
             raise StudyError(f"{folder} is not a run folder: its {JOURNAL} is missing")
         url = f"journal://{journal_path(folder)}"
-    elif ":***@" in url:
+    elif "***" in url:
         import os
 
         url = os.environ.get("REBORN_NAS_STORAGE", "")
         if not url:
             raise StudyError(
                 f"{folder}: the study lies in {config['storage']}, whose password is not kept; "
-                "set REBORN_NAS_STORAGE to the full URL, or give it with --storage"
+                "set REBORN_NAS_STORAGE to the full URL"
             )
     return open_store(url, name)
 

@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 __all__ = ["RunStore", "connect", "journal_path", "mask_url", "open_run", "run_url"]
 
 JOURNAL = "study.journal"
+UNREACHABLE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""How PostgreSQL's driver notices a network that swallows everything, instead of waiting for two hours."""
+
 LEADER = -1
 """Where a watch expects a trial's id: the leader's place."""
 
@@ -104,13 +113,16 @@ def connect(url: str, *, patience: float = 0.0) -> BaseStorage:
 
 
 def _database(url: str, patience: float) -> BaseStorage:
-    """An SQL database; connections that died while idle are noticed before they are used."""
+    """An SQL database. A connection that died while idle is noticed when it is used, and the call made again."""
     import optuna
 
     if url.startswith("postgresql://"):  # the driver that is there: SQLAlchemy's own choice changed in 2.1
         found = next((name for name in ("psycopg2", "psycopg") if find_spec(name)), "psycopg2")
         url = url.replace("postgresql://", f"postgresql+{found}://", 1)
-    options: dict[str, Any] = {} if url.startswith("sqlite") else {"pool_pre_ping": True, "pool_size": 2}
+    options: dict[str, Any] = {} if url.startswith("sqlite") else {"pool_size": 2}
+    if url.startswith("postgresql"):
+        given = urlsplit(url).query
+        options["connect_args"] = {key: value for key, value in UNREACHABLE.items() if key not in given}
     began, races = time.monotonic(), 0
     while True:
         try:

@@ -1,0 +1,116 @@
+"""A storage URL's password is told to nobody: not on the screen, not in a log, a file, the storage or the dashboard."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reborn_nas.cli.main import main
+from reborn_nas.study import run_search, status
+from reborn_nas.study.config import StudyConfig
+from reborn_nas.study.reading import open_store
+from reborn_nas.study.run import resume_command
+from reborn_nas.study.storage import mask_url
+from tests.study import postgresql
+from tests.study.test_run import tiny
+
+SECRET = "hunter2"
+URLS = (
+    f"postgresql://me:{SECRET}@127.0.0.1:1/db",
+    f"postgresql://me:a/{SECRET}@x@127.0.0.1:1/db",
+    f"postgresql://me:%40{SECRET}@127.0.0.1:1/db?connect_timeout=2",
+    f"postgresql+psycopg2://me@127.0.0.1:1/db?password={SECRET}&sslmode=prefer",
+    f"postgresql://me@127.0.0.1:1/db?sslmode=prefer&sslpassword={SECRET}",
+    f"postgresql://me:{SECRET}@[::1]:1/db",
+    f"mysql+nosuchdriver://me:{SECRET}@127.0.0.1:1/db",
+    f"sqlite://me:{SECRET}@nowhere/x",
+    f"postgresql://me:{SECRET}@127.0.0.1:noport/db",
+)
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_masked(url: str) -> None:
+    masked = mask_url(url)
+    assert SECRET not in masked
+    assert "me" in masked
+    assert masked.startswith(url.partition("://")[0])
+    config = StudyConfig(storage=url)
+    assert SECRET not in str(config.to_dict())
+    assert SECRET not in resume_command(config)
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("search", "--yes", "--storage"),
+        ("worker", "--study", "mine", "--storage"),
+        ("status",),
+        ("report",),
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_cannot_be_opened_is_named_without_it(
+    url: str, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("reborn_nas.study.joining.PATIENCE", 0.0)
+    caplog.set_level(logging.DEBUG)
+    assert main([*words, url]) == 2
+    said = "".join(capfd.readouterr())
+    assert SECRET not in said
+    assert "Traceback" not in said
+    assert SECRET not in caplog.text
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_worker_takes_it_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["worker", "--study", "mine"]) == 2
+    assert "$REBORN_NAS_STORAGE" in capfd.readouterr().err
+    monkeypatch.setenv("REBORN_NAS_STORAGE", f"journal://{tmp_path}/study.journal")
+    assert main(["worker", "--study", "mine"]) == 2
+    assert "no study 'mine'" in capfd.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgresql.Server]:
+    pytest.importorskip("psycopg2")
+    programs = postgresql.programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL server is installed")
+    with postgresql.running(programs) as found:
+        yield found
+
+
+@pytest.mark.slow
+def test_nothing_that_a_run_leaves_holds_it(
+    tmp_path: Path, server: postgresql.Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    import psycopg2
+
+    secret = "s3cret"
+    assert secret in server.url
+    folder = tmp_path / "run"
+    result = run_search(tiny(folder, storage=server.url))
+    assert result.complete
+    assert main(["status", str(folder)]) == 2  # the folder alone does not have it
+    monkeypatch.setenv("REBORN_NAS_STORAGE", server.url)
+    assert status(folder).complete
+    assert main(["report", str(folder)]) == 0
+    assert secret not in "".join(capfd.readouterr())
+    for path in folder.rglob("*"):
+        assert not path.is_file() or secret.encode() not in path.read_bytes(), path
+    cursor = psycopg2.connect(server.url).cursor()
+    for table in ("study_user_attributes", "study_system_attributes", "trial_user_attributes"):
+        cursor.execute(f"SELECT count(*), count(*) FILTER (WHERE value_json LIKE '%{secret}%') FROM {table}")
+        rows, found = cursor.fetchone()
+        assert found == 0
+        assert rows or table == "study_system_attributes"
+    assert open_store(folder).attribute("config")["storage"].endswith("/postgres")

@@ -26,8 +26,8 @@ OBJECTIVES = ("accuracy", "params", "macs", "latency", "memory")
 def check_objectives(names: Sequence[str]) -> tuple[str, ...]:
     """The objectives, accuracy first. Raises ValueError."""
     for name in names:
-        if name not in OBJECTIVES:
-            raise ValueError(str(unknown_name("objective", name, OBJECTIVES)))
+        if not isinstance(name, str) or name not in OBJECTIVES:
+            raise ValueError(str(unknown_name("objective", str(name), OBJECTIVES)))
     if len(set(names)) != len(names):
         raise ValueError("an objective stands there twice")
     if "accuracy" not in names:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from reborn_nas.analysis.additive import Space, fit_codes
+from reborn_nas.analysis.additive import ABSENT, Space, fit_codes
 from reborn_nas.analysis.maximise import Budget
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 LEAST_TRIALS = 8
 
@@ -40,10 +42,16 @@ def learned_budgets(
         if np.size(excess)
         else np.zeros((len(trials), 0))
     )
+    return learned_budgets_of(space, space.encode(trials), table, margin=margin)
+
+
+def learned_budgets_of(
+    space: Space, codes: IntArray, excess: FloatArray, *, margin: float = 8.0
+) -> tuple[Budget, ...]:
+    """`learned_budgets` for trials that are encoded already."""
     plain = Space(space.choices, space.stages, neighbours=False)
-    codes = plain.encode(trials)
     budgets = []
-    for column in table.T if len(trials) >= LEAST_TRIALS else ():
+    for column in excess.T if len(codes) >= LEAST_TRIALS else ():
         known = np.isfinite(column)
         if known.sum() < LEAST_TRIALS or not (column[known] > 0).any() or np.ptp(column[known]) == 0:
             continue
@@ -57,3 +65,21 @@ def learned_budgets(
         }
         budgets.append(Budget(costs, limit=-slack, base=float(posterior.mean[0]), name="constraint"))
     return tuple(budgets)
+
+
+def corrected(budget: Budget, space: Space, codes: IntArray, excess: FloatArray) -> Budget:
+    """`budget`, its limit lowered by what the trials cost beyond its sums: nothing where costs add up.
+
+    Args:
+        codes: (N, S) the trials.
+        excess: (N,) by what share of the limit each exceeds it, NaN where unknown.
+    """
+    known = np.isfinite(excess)
+    if not known.any():
+        return budget
+    table, present = budget.table(space), codes[known] != ABSENT
+    sites = np.arange(codes.shape[1])
+    summed = budget.base + np.where(present, table[sites, np.maximum(codes[known], 0)], 0.0).sum(axis=1)
+    true = (1 + excess[known]) * budget.limit
+    beyond = float(np.quantile(true - summed, 0.95))
+    return replace(budget, limit=budget.limit - beyond) if beyond > 1e-9 * budget.limit else budget

@@ -12,10 +12,11 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from reborn_nas.analysis.additive import Space, fit_additive
-from reborn_nas.analysis.constraints import learned_budgets
+from reborn_nas.analysis.additive import ABSENT, Space, fit_codes
+from reborn_nas.analysis.constraints import corrected, learned_budgets_of
 from reborn_nas.analysis.maximise import Budget, best_assignment, cheapest_assignment
 from reborn_nas.errors import ConfigError
+from reborn_nas.study.trial_rows import TrialRows, label_of
 
 __all__ = ["AdditiveSampler"]
 
@@ -35,6 +36,9 @@ class AdditiveSampler(BaseSampler):
         stages: parameter → stage, so that sites of a stage lend to each other; one stage for all without.
         neighbours: whether parameters that follow each other interact.
         spread: width of the draws against the posterior's; below 1 exploits more.
+        budgets: limits that are known as sums over the parameters, instead of those learned from the constraints of
+            the same names. Where a trial carries such a constraint, as a share of the limit, what it cost beyond
+            the sum tightens the limit.
         independent_sampler: for what the model does not cover; random without.
 
     Example:
@@ -49,6 +53,7 @@ class AdditiveSampler(BaseSampler):
         stages: Mapping[str, Any] | None = None,
         neighbours: bool = True,
         spread: float = 0.5,
+        budgets: Sequence[Budget] = (),
         independent_sampler: BaseSampler | None = None,
     ) -> None:
         self._rng = np.random.default_rng(seed)
@@ -56,6 +61,8 @@ class AdditiveSampler(BaseSampler):
         self._stages = None if stages is None else dict(stages)
         self._neighbours = neighbours
         self._spread = spread
+        self._budgets = tuple(budgets)
+        self._rows = TrialRows()
         self._independent = independent_sampler or RandomSampler(seed=None if seed is None else seed % 2**32)
 
     def reseed_rng(self) -> None:
@@ -65,15 +72,9 @@ class AdditiveSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Every categorical parameter that a trial of the study has had with the same choices, in that order."""
-        found: dict[str, BaseDistribution] = {}
-        changed: set[str] = set()
-        for past in _trials(study, (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)):
-            for name, distribution in past.distributions.items():
-                if not isinstance(distribution, CategoricalDistribution) or len(distribution.choices) < 2:
-                    continue
-                if found.setdefault(name, distribution) != distribution:
-                    changed.add(name)
-        return {name: distribution for name, distribution in found.items() if name not in changed}
+        return self._rows.search_space(
+            _trials(study, (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
+        )
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -88,27 +89,24 @@ class AdditiveSampler(BaseSampler):
             if isinstance(distribution, CategoricalDistribution)
         }
         # the model's labels are texts: a choice may be a number, a bool or None
-        space = Space(
-            {name: tuple(_label(value) for value in values) for name, values in choices.items()},
+        space = self._rows.space(
+            {name: tuple(label_of(value) for value in values) for name, values in choices.items()},
             self._stages,
             self._neighbours,
         )
-        rows = [_labels(past, choices) for past in finished]
-        excess = _excess(finished)
-        budgets = learned_budgets(space, rows, excess)
+        codes = self._rows.codes(space, finished)
+        budgets, broken = self._limits(space, codes, finished)
         values = self._values(study, finished)
         if budgets:  # they keep clear of what is infeasible, so that it need not pass for bad
-            values[(excess > 0).any(axis=1)] = np.nan
-        pending = [
-            row
-            for past in _trials(study, (TrialState.RUNNING,))
-            if past.number != trial.number and (row := _labels(past, choices))
-        ]
-        posterior = fit_additive(space, rows, values, pending=pending)
+            values[broken] = np.nan
+        running = [past for past in _trials(study, (TrialState.RUNNING,)) if past.number != trial.number]
+        pending = self._rows.codes(space, running)
+        pending = pending[(pending != ABSENT).any(axis=1)]
+        posterior = fit_codes(space, codes, values, pending=pending)
         draw = posterior.sample(self._rng, self._spread)
         chosen = space.decode(_best(space, draw, budgets))
         return {
-            name: next(value for value in choices[name] if _label(value) == label)
+            name: next(value for value in choices[name] if label_of(value) == label)
             for name, label in chosen.items()
         }
 
@@ -118,15 +116,31 @@ class AdditiveSampler(BaseSampler):
         """See `independent_sampler`."""
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
+    def _limits(
+        self, space: Space, codes: np.ndarray[Any, Any], trials: Sequence[FrozenTrial]
+    ) -> tuple[tuple[Budget, ...], np.ndarray[Any, Any]]:
+        """The budgets to keep, and (N,) whether each trial broke a constraint."""
+        names, excess = self._rows.excess(trials)
+        known = {budget.name for budget in self._budgets}
+        unknown = [index for index, name in enumerate(names) if name not in known]
+        learned = learned_budgets_of(space, codes, excess[:, unknown])
+        exact = tuple(
+            corrected(budget, space, codes, excess[:, names.index(budget.name)])
+            if budget.name in names
+            else budget
+            for budget in self._budgets
+        )
+        return (*exact, *learned), np.asarray((excess > 0).any(axis=1))
+
     def _values(self, study: Study, trials: Sequence[FrozenTrial]) -> np.ndarray[Any, Any]:
         """(N,) one number a trial, larger is better; failures take the worst value that was seen."""
         signs = np.array([1.0 if way == StudyDirection.MAXIMIZE else -1.0 for way in study.directions])
         table = np.full((len(trials), len(signs)), np.nan)
         grown = _growth(trials) if len(signs) == 1 else {}
         for row, past in enumerate(trials):
-            if past.state == TrialState.COMPLETE and _is_feasible(past) and past.values is not None:
+            if past.state == TrialState.COMPLETE and self._rows.is_feasible(past) and past.values is not None:
                 table[row] = signs * np.array(past.values)
-            elif past.state == TrialState.PRUNED and len(signs) == 1 and _is_feasible(past):
+            elif past.state == TrialState.PRUNED and len(signs) == 1 and self._rows.is_feasible(past):
                 last = (
                     past.intermediate_values.get(past.last_step, math.nan)
                     if past.last_step is not None
@@ -157,33 +171,9 @@ def _trials(study: Study, states: tuple[TrialState, ...]) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=states)
 
 
-def _labels(trial: FrozenTrial, choices: Mapping[str, Any]) -> dict[str, str]:
-    return {name: _label(trial.params[name]) for name in choices if name in trial.params}
-
-
-def _label(value: Any) -> str:
-    return value if isinstance(value, str) else f"{type(value).__name__}:{value!r}"
-
-
 def _best(space: Space, draw: np.ndarray[Any, Any], budgets: Sequence[Budget]) -> np.ndarray[Any, Any]:
     """The maximiser of a draw within the budgets, or what exceeds them least where nothing seems to fit."""
     try:
         return best_assignment(space, *space.utilities(draw), budgets)
     except ConfigError:
         return cheapest_assignment(space, budgets)
-
-
-def _excess(trials: Sequence[FrozenTrial]) -> np.ndarray[Any, Any]:
-    """(N, k) amounts above the limits, NaN where unknown; a mere flag of failure (always the same) is no amount."""
-    names = sorted({name for past in trials for name in past.constraints})
-    table = np.array(
-        [[past.constraints.get(name, math.nan) for name in names] for past in trials], dtype=np.float64
-    )
-    if not names:
-        return np.zeros((len(trials), 0))
-    varies = np.fmax.reduce(table, axis=0) > np.fmin.reduce(table, axis=0)
-    return np.asarray(table[:, varies | (table <= 0).any(axis=0)])
-
-
-def _is_feasible(trial: FrozenTrial) -> bool:
-    return all(value <= 0 for value in trial.constraints.values())

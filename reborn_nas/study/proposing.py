@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.study import Study
 
+    from reborn_nas.analysis.maximise import Budget
     from reborn_nas.study.storage import RunStore
     from reborn_nas.study.workbench import Workbench
 
@@ -45,6 +46,7 @@ class Proposer:
         self._pruner = make_pruner(config.pruner, epochs)
         self._rungs = frozenset(rungs(config.pruner, epochs))
         self._sampler: BaseSampler | None = None
+        self._known: tuple[Budget, ...] | None = None
 
     def tell(self, record: TrialRecord) -> Told:
         """See `told`."""
@@ -59,7 +61,7 @@ class Proposer:
 
         config = self._bench.config
         words = (claim.run.key, str(claim.rejections)) if claim.rejections else (claim.run.key,)
-        sampler = make_sampler(config.sampler, derive_seed(config.seed, "sampler", *words))
+        sampler = make_sampler(config.sampler, derive_seed(config.seed, "sampler", *words), self._budgets())
         try:
             trial = optuna.trial.Trial(self._study(sampler), claim.trial_id)
             architecture = self._bench.space.suggest(trial, self._bench.sites, self._bench.spec)
@@ -70,6 +72,16 @@ class Proposer:
         claim.run = replace(claim.run, parameters=trial.params)
         self._sampler = sampler
         return architecture
+
+    def _budgets(self) -> tuple[Budget, ...]:
+        """The plan's limits on what adds up; a latency is learned from the measured ones instead."""
+        if self._known is None:
+            from reborn_nas.analysis.maximise import Budget
+
+            plan = self._store.attribute("plan") or {}
+            found = (Budget(**budget) for budget in plan.get("budgets", ()))
+            self._known = tuple(budget for budget in found if budget.name != "latency")
+        return self._known
 
     def after_trial(self, claim: Claim, result: Told) -> None:
         """Let the sampler that proposed have its look at the result."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,8 @@ from reborn_nas.errors import StudyError, unknown_name
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
+
+    from reborn_nas.analysis.maximise import Budget
 
 __all__ = ["learns_from_pruned", "make_sampler", "sampler_names"]
 
@@ -42,10 +44,10 @@ def _gp(seed: int) -> BaseSampler:
     return GPSampler(seed=seed)
 
 
-def _additive(seed: int) -> BaseSampler:
+def _additive(seed: int, budgets: Sequence[Budget] = ()) -> BaseSampler:
     from reborn_nas.study.additive_sampler import AdditiveSampler
 
-    return AdditiveSampler(seed)
+    return AdditiveSampler(seed, budgets=budgets)
 
 
 _SHIPPED: dict[str, Callable[[int], BaseSampler]] = {
@@ -62,9 +64,15 @@ def sampler_names() -> tuple[str, ...]:
     return (*_SHIPPED, *sorted({point.name for point in entry_points(group=GROUP)} - set(_SHIPPED)))
 
 
-def make_sampler(name: str, seed: int) -> BaseSampler:
+def make_sampler(name: str, seed: int, budgets: Sequence[Budget] = ()) -> BaseSampler:
     """A fresh sampler. One is made for every trial with a seed of its own, so that an interrupted study proposes
     what an undisturbed one would have; samplers keep what they learn in the storage.
+
+    Args:
+        name: a shipped one's, or of an entry point.
+        seed: of its draws.
+        budgets: the study's limits as sums over the parameters; the additive sampler keeps them from the start, the
+            others learn them as they can.
 
     Raises:
         UnknownNameError: no such sampler.
@@ -75,6 +83,8 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
     small = seed % 2**32  # numpy's seeds
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "additive":
+            return _additive(small, budgets)
         if name in _SHIPPED:
             return _SHIPPED[name](small)
         for point in entry_points(group=GROUP, name=name):

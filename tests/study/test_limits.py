@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from reborn_nas.analysis.maximise import Budget
 from reborn_nas.analysis.surrogate import plant_problem
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
@@ -195,11 +196,14 @@ def test_a_parent_that_does_not_match_is_refused(tmp_path: Path) -> None:
             read_parent(tmp_path / name, net)
 
 
+@pytest.mark.parametrize(("known", "least"), [("exactly", 1.0), ("nearly", 0.95), ("not", 0.9)])
 @pytest.mark.parametrize("quantile", [0.02, 0.3])
-def test_most_suggestions_are_feasible_after_fifty_trials(quantile: float) -> None:
+def test_most_suggestions_are_feasible_after_fifty_trials(quantile: float, known: str, least: float) -> None:
     """Parameters as networks have them, a limit that 2 % or 30 % of random architectures keep.
 
-    The share is what was measured on six problems, 93 % or more; the goal of 95 % is not met on each.
+    With the costs handed over, as a study does, at least 95 % fit, and all where they add up; "nearly": equal
+    neighbours make it dearer, by 5 % on average. Learned from the trials alone, 93 % or more were measured on six
+    problems.
     """
     problem = plant_problem("additive", table="resnet18", seed=1)
     channels = np.array([64, 128, 256, 512])[problem.space.stage]
@@ -207,16 +211,24 @@ def test_most_suggestions_are_feasible_after_fifty_trials(quantile: float) -> No
     sites = np.arange(len(channels))
     random = np.random.default_rng(0).integers(0, 9, (4000, len(channels)))
     limit = float(np.quantile(costs[sites, random].sum(axis=1), quantile))
-    study = optuna.create_study(direction="maximize", sampler=AdditiveSampler(seed=0))
+    space = problem.space
+    table = {
+        name: dict(zip(space.labels, row, strict=True))
+        for name, row in zip(space.names, costs.tolist(), strict=True)
+    }
+    budgets = () if known == "not" else (Budget(table, limit, name="params"),)
+    study = optuna.create_study(direction="maximize", sampler=AdditiveSampler(seed=0, budgets=budgets))
     kept = []
     for number in range(120):
         trial = study.ask()
         assignment = problem.suggest(trial)
-        spent = float(costs[sites, problem.space.encode([assignment])[0]].sum())
+        codes = space.encode([assignment])[0]
+        spent = float(costs[sites, codes].sum())
+        spent *= 1 + 0.5 * (known == "nearly") * float((codes[1:] == codes[:-1]).mean())
         kept.append(spent <= limit)
         trial.set_constraint("params", spent / limit - 1)
         if spent > limit:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         else:
             study.tell(trial, problem.observe(assignment, seed=number))
-    assert np.mean(kept[50:]) >= 0.9
+    assert np.mean(kept[50:]) >= least

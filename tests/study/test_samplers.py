@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from reborn_nas.errors import StudyError, UnknownNameError
 from reborn_nas.study import AdditiveSampler, make_sampler, samplers
+from reborn_nas.study.trial_rows import TrialRows
 
 CHOICES = ("original", "reborn", "crelu", "silu")
 
@@ -109,6 +111,52 @@ def test_parallel_proposals_differ() -> None:
     assert len({tuple(trial.params.values()) for trial in asked}) > 1
 
 
+class Forgetful(AdditiveSampler):
+    """Reads every trial anew at each suggestion."""
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+        self._rows = TrialRows()
+        return super().infer_relative_search_space(study, trial)
+
+
+def test_what_is_kept_between_suggestions_changes_none() -> None:
+    """Pruned, failed, infeasible and running trials, and parameters that appear later."""
+
+    def suggestions(sampler: AdditiveSampler) -> list[dict[str, Any]]:
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        rng, running = np.random.default_rng(5), []
+        for number in range(70):
+            trial = study.ask()
+            names = ["a", "b", "c", "d"] if number < 30 else ["d", "b", "late", "a", "c"]
+            words = [
+                trial.suggest_categorical(name, [1, 2.5, None, "x"] if name == "c" else CHOICES)
+                for name in names
+            ]
+            if number > 50:
+                trial.suggest_categorical("odd", [True, False])
+            trial.set_constraint("cost", float(words.count("crelu")) - 1)
+            if number % 11 == 3:
+                running.append(trial)
+            elif number % 7 == 2:
+                trial.report(float(rng.normal()), 1)
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            elif number % 13 == 1:
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                study.tell(trial, words.count("reborn") + float(rng.normal()))
+            if len(running) > 2:
+                study.tell(running.pop(0), 0.5)
+        return [trial.params for trial in study.trials]
+
+    keeping = AdditiveSampler(seed=2)
+    first = suggestions(keeping)
+    assert first == suggestions(Forgetful(seed=2))
+    again = AdditiveSampler(seed=9)
+    again._rows = keeping._rows  # has read another study
+    assert suggestions(again) == suggestions(Forgetful(seed=9))
+    assert not pickle.loads(pickle.dumps(again))._rows._rows
+
+
 @pytest.mark.slow
 def test_a_proposal_is_quick_at_a_thousand_trials() -> None:
     names = [f"site{index}" for index in range(33)]
@@ -126,7 +174,7 @@ def test_a_proposal_is_quick_at_a_thousand_trials() -> None:
         trial = study.ask(space)
         times.append(time.process_time() - began)
         study.tell(trial, 0.0)
-    assert min(times) < 0.5  # the goal of 0.05 s is measured by the benchmark, on a quiet machine
+    assert min(times) < 0.1  # the goal is 0.05 s, on a quiet machine
 
 
 class Toy(optuna.samplers.RandomSampler):

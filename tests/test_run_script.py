@@ -12,10 +12,10 @@ from reborn_nas.run import main
 SCRIPT = """
 import sys
 import timm
-import neighbour
+import beside_the_script
 
 if __name__ == "__main__":
-    print(sys.argv[1:], timm.is_model("reborn_model"), neighbour.VALUE, sys.argv[0].endswith("script.py"))
+    print(sys.argv[1:], timm.is_model("reborn_model"), beside_the_script.VALUE, sys.argv[0].endswith("script.py"))
     raise SystemExit(3)
 """
 
@@ -24,7 +24,7 @@ def test_a_script_runs_as_if_python_had_been_called_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    (tmp_path / "neighbour.py").write_text("VALUE = 7\n")
+    (tmp_path / "beside_the_script.py").write_text("VALUE = 7\n")
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(
         sys, "argv", ["reborn_nas.run", str(tmp_path / "script.py"), "--model", "local-dir:x"]

@@ -21,8 +21,13 @@ from reborn_nas.activations.phases import block_form
 from reborn_nas.activations.pointwise import ChannelPReLU, FReLU
 from reborn_nas.activations.reborn import Reborn
 from reborn_nas.activations.sparing import spare_memory
+from reborn_nas.activations.split import SplitReborn
+
+BLOCKS = (Reborn, SplitReborn, CReLU, NormReLU, ExtendedConv)
+"""Modules that are activations with layers of their own inside."""
 
 __all__ = [
+    "BLOCKS",
     "GROUP",
     "INITS",
     "LAYOUTS",

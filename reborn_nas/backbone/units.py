@@ -13,6 +13,7 @@ from math import inf
 
 from torch import nn
 
+from reborn_nas.activations import BLOCKS
 from reborn_nas.backbone.trace import ModuleCall, Op, Trace, ValueRef
 
 RELU_LIKE = frozenset(
@@ -149,7 +150,7 @@ def _units(trace: Trace, live: frozenset[int], whole: _Wholes) -> Iterator[Unit]
         while call >= 0 and whole.activation(trace.calls[call].path) is not None:
             outer, call = call, trace.calls[call].parent
         if outer is None:
-            if name is not None:
+            if name is not None and not whole.is_block(trace.calls[op.call].path if op.call >= 0 else ""):
                 yield _functional_unit(op, name)
         elif outer not in taken:
             taken.add(outer)
@@ -168,6 +169,10 @@ class _Wholes:
         for trace, alive in zip(traces, live):
             for call in trace.calls:
                 self._calls.setdefault(call.path, []).append((trace, call, alive))
+
+    def is_block(self, path: str) -> bool:
+        """Whether the module at `path` is a block that an earlier conversion put there: its interior is no site."""
+        return isinstance(self._modules.get(path), BLOCKS)
 
     def activation(self, path: str) -> str | None:
         """The activation's name, or None where the module is more than one, or none."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from reborn_nas.architecture import Architecture
+from reborn_nas.architecture import Architecture, BackboneSpec
+from reborn_nas.errors import RebornError
 from reborn_nas.study.limits import LIMITS, Limit, read_limit, refuse_impossible
 
 if TYPE_CHECKING:
     from reborn_nas.analysis.maximise import Budget
+    from reborn_nas.analysis.recommend import Excess
     from reborn_nas.backbone.cost import Cost
     from reborn_nas.study.workbench import Workbench
 
-__all__ = ["EXCESS", "CostBook", "limits_of"]
+__all__ = ["EXCESS", "CostBook", "counted_excess", "limits_of"]
 
 STATE_BYTES = 12
 """A parameter's own four bytes, its gradient's and its momentum's."""
@@ -33,6 +35,37 @@ def limits_of(settings: Mapping[str, str | None]) -> tuple[Limit, ...]:
         for name, quantity in LIMITS.items()
         if (text := settings.get(name)) is not None
     )
+
+
+COUNTED = ("params", "macs")
+"""Quantities that are counted on the meta device, wherever that is."""
+
+
+def counted_excess(spec: BackboneSpec, limits: Mapping[str, float], build: Build) -> Excess | None:
+    """An assignment → by what share it exceeds each of `limits` (quantity → amount) that is counted.
+
+    Returns:
+        None where no limit is counted or the backbone cannot be built here; a file of one's own is not run for it.
+    """
+    from reborn_nas.backbone import build as make
+    from reborn_nas.backbone import discover
+    from reborn_nas.backbone.cost import predict
+
+    counted = {name: most for name, most in limits.items() if name in COUNTED}
+    if not counted or spec.library == "file":
+        return None
+    try:
+        template = make(spec, device="meta")
+        discovery = discover(template, spec.input_size)
+    except RebornError:
+        return None
+
+    def excess(chosen: Mapping[str, str]) -> dict[str, float]:
+        cost = predict(template, build(chosen), discovery=discovery)
+        shares = {name: getattr(cost, name) / most - 1 for name, most in counted.items()}
+        return {name: 0.0 if 0 < share <= TOLERANCE else share for name, share in shares.items()}
+
+    return excess
 
 
 class CostBook:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from reborn_nas.architecture import Architecture, BackboneSpec
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
+from reborn_nas.study.costs import counted_excess
 from reborn_nas.study.recommending import own_words, recommend_run, usable_records
 
 if TYPE_CHECKING:
@@ -84,18 +85,23 @@ def recommend_info(info: RunInfo) -> Recommended:
     members: Mapping[str, Any] = plan.get("members") or factors
     activations = {str(site["name"]): str(site["activation"]) for site in info.sites}
     stages = {str(site["name"]): int(site["stage"]) for site in info.sites}
+    budgets = tuple(Budget(**budget) for budget in plan.get("budgets", ()))
+    spec = BackboneSpec.from_dict(
+        {key: value for key, value in info.settings["backbone"].items() if key != "pretrained"}
+    )
+
+    def build(chosen: Mapping[str, str]) -> Architecture:
+        choices = dict(plan.get("fixed", {}))
+        choices.update({site: label for name, label in chosen.items() for site in members.get(name, (name,))})
+        return Architecture(spec, choices)
+
     found = recommend_run(
         info.records,
         words=own_words(plan.get("parameters", {}), members, activations),
         stages={name: stages[sites[0]] for name, sites in members.items() if sites and sites[0] in stages},
-        budgets=tuple(Budget(**budget) for budget in plan.get("budgets", ())),
+        budgets=budgets,
+        excess=counted_excess(spec, {budget.name: budget.limit for budget in budgets}, build),
     )
-    choices = dict(plan.get("fixed", {}))
-    choices.update(
-        {site: label for name, label in found.choices.items() for site in members.get(name, (name,))}
-    )
-    spec = {key: value for key, value in info.settings["backbone"].items() if key != "pretrained"}
-    architecture = Architecture(BackboneSpec.from_dict(spec), choices)
     return Recommended(
-        architecture, found.predicted, found.ci_low, found.ci_high, found.n_trials, found.observed
+        build(found.choices), found.predicted, found.ci_low, found.ci_high, found.n_trials, found.observed
     )

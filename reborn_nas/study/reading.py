@@ -29,6 +29,7 @@ def open_store(run: str | Path, name: str | None = None) -> RunStore:
         StudyError: it is none.
     """
     if "://" in str(run):
+        _refuse_absent(str(run))
         storage = connect(str(run))
         if name is None:
             found = [one.study_name for one in storage.get_all_studies() if not _is_part(one.study_name)]
@@ -48,6 +49,10 @@ def open_store(run: str | Path, name: str | None = None) -> RunStore:
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     name = name or config.get("study")
     url: str | None = config.get("storage")
+    if not isinstance(name, str | None) or not (url is None or (isinstance(url, str) and "://" in url)):
+        raise StudyError(
+            f"{folder / 'config.json'} names no study and storage: it is not a run's, or damaged"
+        )
     if url is None:
         if not journal_path(folder).is_file():
             raise StudyError(f"{folder} is not a run folder: its {JOURNAL} is missing")
@@ -62,6 +67,13 @@ def open_store(run: str | Path, name: str | None = None) -> RunStore:
                 "set REBORN_NAS_STORAGE to the full URL"
             )
     return open_store(url, name)
+
+
+def _refuse_absent(url: str) -> None:
+    """Reading makes no file: neither where a name is mistyped nor where a stranger's config.json says so."""
+    match = re.match(r"(?:journal://|sqlite(?:\+\w+)?:///)([^?]*)", url)
+    if match is not None and not Path(match.group(1)).is_file():
+        raise StudyError(f"storage {mask_url(url)}: there is no such file; `reborn-nas search` makes one")
 
 
 def _is_part(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,3 +115,25 @@ def test_nothing_that_a_run_leaves_holds_it(
         assert found == 0
         assert rows or table == "study_system_attributes"
     assert open_store(folder).attribute("config")["storage"].endswith("/postgres")
+
+
+def test_a_faulty_study_file_is_named_without_its_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(f"trials: 8\nstorage: postgresql://me:{SECRET}@host/db: [\n")
+    assert main(["search", "--config", str(path)]) == 2
+    said = capfd.readouterr().err
+    assert SECRET not in said
+    assert "line 2" in said
+
+
+@pytest.mark.parametrize("url", ["sqlite:///{0}/made.db", "journal://{0}/made.journal"])
+def test_reading_makes_no_file_that_a_stranger_names(
+    tmp_path: Path, url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"study": "x", "storage": url.format(tmp_path)}))
+    assert main(["status", str(tmp_path / "run")]) == 2
+    assert "no such file" in capfd.readouterr().err
+    assert not list(tmp_path.glob("made*"))

@@ -258,11 +258,19 @@ class TestNothingElseBreaks:
         x = torch.randn(1, 3, 32, 32)
         assert torch.equal(torch.load(buffer, weights_only=False)(x), model(x))
 
-    def test_converts_a_converted_network_again(self, model: nn.Module) -> None:
+    def test_converts_a_converted_network_again(self) -> None:
+        spec = resolve("torchvision:resnet18", input_size=(3, 32, 32), num_classes=5)
+        choices = {"relu": "reborn", "layer1.0.relu@1": "crelu"}
+        model = convert(build(spec, seed=0), Architecture(spec, choices), (3, 32, 32), seed=1).eval()
+        left = discover(model, (3, 32, 32)).sites
+        assert len(left) == 15  # of 17: what lies inside a block is no site
         again = convert(model, "relu", (3, 32, 32)).eval()
         x = torch.randn(2, 3, 32, 32)
         assert torch.equal(again(x), model(x))
         assert torch.equal(pickle.loads(pickle.dumps(again))(x), model(x))
+        other = convert(model, "leaky_relu(negative_slope=0.2)", (3, 32, 32)).eval()
+        assert not torch.allclose(other(x), model(x))
+        assert sum(isinstance(module, nn.LeakyReLU) for module in other.modules()) == 15
 
     def test_takes_the_place_and_mode_of_the_network(self) -> None:
         new = convert(OneRelu().double().eval(), "reborn", SIZE)

@@ -17,7 +17,7 @@ from reborn_nas.study.attempts import is_final
 from reborn_nas.study.checks import TOP_ALONE, check_runs
 from reborn_nas.study.costs import CostBook
 from reborn_nas.study.decide import Candidate, decide_candidate, leading_factors, top_factors
-from reborn_nas.study.journal import together
+from reborn_nas.study.journal import GatheringJournal, together
 from reborn_nas.study.objectives import objective_values
 from reborn_nas.study.phases import Phase
 from reborn_nas.study.progress import Progress
@@ -36,7 +36,8 @@ CONFIRMING = ("candidate", "confirm", "control", "checks")
 """The phases that need the candidate."""
 
 WINDOW = 64
-"""Runs that wait for a worker at most, or sixteen a worker where that is more."""
+"""Runs that wait for a worker at most in a journal, or sixteen a worker where that is more. A database sends all that
+wait at every look: a quarter there."""
 
 
 class Leader:
@@ -61,7 +62,8 @@ class Leader:
         self._bench, self._store, self._phases, self._queue = bench, store, phases, queue
         self._progress = progress
         seed = bench.config.seed
-        self._window = max(WINDOW, 16 * bench.config.workers)
+        most = max(WINDOW, 16 * bench.config.workers)
+        self._window = most if isinstance(store.storage, GatheringJournal) else most // 4
         self._screen = designs.screen_runs(phases["screen"], bench.contrast, bench.spec, seed)
         blocks = max([1, *(run.block + 1 for run in self._screen)])
         self._baseline = designs.baseline_runs(

@@ -306,7 +306,7 @@ def _work(
     try:
         config = StudyConfig(**settings)
         with Stopper(parent=supervisor) as stopper:
-            run_worker(config, device, progress, stopper, illustrate, lead=False, expendable=True)
+            run_worker(config, device, progress, stopper, illustrate, lead=True, expendable=True)
     except RebornError as error:
         pipe.send(("error", str(error)))
     except KeyboardInterrupt:

@@ -178,12 +178,14 @@ class Ours:
         self.engine = Engine(bench, store, plan(done + more), instant, SilentProgress(), Stopper())
         self.engine.lead()
         self.resume = time.perf_counter() - began
+        self.cpu: list[float] = []
 
     def one(self) -> None:
         """Claim, propose, tell one run."""
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         assert self.engine.step(lead=True)
         self.times.append(time.perf_counter() - began)
+        self.cpu.append(time.process_time() - cpu)
 
 
 class Bare:
@@ -199,10 +201,11 @@ class Bare:
         for run in list(self.runs.values())[done:]:
             self.study.enqueue_trial({}, user_attrs=run.to_attributes())
         self.resume = time.perf_counter() - began
+        self.cpu: list[float] = []
 
     def one(self) -> None:
         """One trial."""
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         run = self.runs[f"search/{self.number}"]
         self.study.sampler = make_sampler(self.bench.config.sampler, derive_seed(0, "sampler", run.key))
         trial = self.study.ask()
@@ -216,6 +219,7 @@ class Bare:
         self.study.tell(trial, result.value)
         self.number += 1
         self.times.append(time.perf_counter() - began)
+        self.cpu.append(time.process_time() - cpu)
 
 
 def measure(ours: Callable[[], Ours], bare: Callable[[], Bare], title: str, rounds: int) -> None:
@@ -225,14 +229,14 @@ def measure(ours: Callable[[], Ours], bare: Callable[[], Bare], title: str, roun
             rival.one()
             if number == 0:
                 rival.times.clear()  # the first fills caches
+                rival.cpu.clear()
     line = f"{title:34}"
     middle = {}
     for name, rival in rivals.items():
         middle[name] = statistics.median(rival.times)
         spread = statistics.quantiles(rival.times, n=4)
-        line += (
-            f" | {name} {middle[name]:.3f} s [{spread[0]:.3f}, {spread[2]:.3f}], opening {rival.resume:.1f} s"
-        )
+        line += f" | {name} {middle[name]:.3f} s [{spread[0]:.3f}, {spread[2]:.3f}]"
+        line += f" (cpu {statistics.median(rival.cpu):.3f}), opening {rival.resume:.1f} s"
     print(f"{line} | ours/bare {middle['ours'] / middle['bare']:.2f}", flush=True)
 
 

@@ -130,6 +130,8 @@ def curve_figure(
         ]
         if len(points) > 120:
             points = [*points[:: math.ceil(len(points) / 120)], points[-1]]
+        if len(points) == 1:  # one epoch
+            drawing.circle(*points[0], 2.5, PHASE_TONES[phase], opacity=0.55)
         drawing.path(points, PHASE_TONES[phase], width=1.3, opacity=0.55)
     drawing.alt = f"{words.capitalize()} by epoch of {len(curves)} trainings{note}."
     return drawing

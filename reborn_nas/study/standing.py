@@ -102,6 +102,7 @@ def recommend_info(info: RunInfo) -> Recommended:
         budgets=budgets,
         excess=counted_excess(spec, {budget.name: budget.limit for budget in budgets}, build),
     )
-    return Recommended(
-        build(found.choices), found.predicted, found.ci_low, found.ci_high, found.n_trials, found.observed
-    )
+    predicted, low, high = (
+        min(1.0, max(0.0, value)) for value in (found.predicted, found.ci_low, found.ci_high)
+    )  # the model is linear, accuracies are not
+    return Recommended(build(found.choices), predicted, low, high, found.n_trials, found.observed)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from reborn_nas.files import replace_durably, safe_join
 from reborn_nas.records import TrialRecord
-from reborn_nas.study.example import save_example
 from reborn_nas.study.objectives import is_dominated, objective_values
+from reborn_nas.training.example import save_example
 
 if TYPE_CHECKING:
     from torch import nn

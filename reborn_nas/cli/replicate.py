@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reborn_nas.cli.arguments import Subparsers, duration, model_argument, verb
+from reborn_nas.cli.consent import agreed
 from reborn_nas.errors import ConfigError
 
 if TYPE_CHECKING:
-    from reborn_nas.replicate import Outcome, Plan, Settings
+    from reborn_nas.replicate import Outcome, Settings
 
-ASK_ABOVE_SECONDS = 3600.0
+SHORTER = "--scale, --only or fewer --seeds make it short"
 
 EXAMPLES = """  reborn-nas replicate table2 --counts
   reborn-nas replicate studies/table2.yaml --dry-run
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         print_plan(plan)
     if args.dry_run:
         return int(bool(plan.absent))
-    if not args.yes and not _agreed(plan):
+    if not args.yes and not agreed(plan.seconds, plan.on_cpu, SHORTER):
         return 2
     with make_progress(args.json) as progress:
         outcome = run_replication(plan, progress=progress)
@@ -136,17 +136,3 @@ def _figure(outcome: Outcome, args: argparse.Namespace) -> list[Path]:
     from reborn_nas.replicate.figure import draw_figures
 
     return draw_figures(outcome, args.images, args.site)
-
-
-def _agreed(plan: Plan) -> bool:
-    """True unless the run would be long on a CPU and nobody says yes."""
-    if plan.seconds is None or plan.seconds <= ASK_ABOVE_SECONDS or not plan.on_cpu:
-        return True
-    hours = plan.seconds / 3600
-    shorter = "--scale, --only or fewer --seeds make it short"
-    if not sys.stdin.isatty():
-        raise ConfigError(
-            f"the run would take about {hours:.1f} h on this CPU; {shorter}, --yes runs it anyway"
-        )
-    print(f"This would take about {hours:.1f} h on this CPU ({shorter}).", file=sys.stderr)
-    return input("Start it? [y/N] ").strip().lower() in ("y", "yes")

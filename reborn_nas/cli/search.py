@@ -8,14 +8,14 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.cli.arguments import Subparsers, add_backbone, duration, verb
+from reborn_nas.cli.consent import agreed
 from reborn_nas.cli.searching import SEARCH_FLAGS, add_search_phase
-from reborn_nas.errors import ConfigError
 
 if TYPE_CHECKING:
-    from reborn_nas.study import PlanView
+    pass
 
 PHASES = ("baseline", "screen", "search", "candidate", "confirm", "control", "checks")
-ASK_ABOVE_SECONDS = 3600.0
+SHORTER = "--trials, --epochs, --fraction, --image-size or a smaller --backbone make it short"
 
 EXAMPLES = """  reborn-nas search
   reborn-nas search --backbone resnet34 --dataset cifar100 --data-dir ~/data --dry-run
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         if quiet:
             print(json.dumps(plan.to_dict(), indent=2))
         return 0
-    if not args.yes and not _agreed(plan):
+    if not args.yes and not agreed(plan.seconds, plan.bench.device == "cpu", SHORTER):
         return 2
     with make_progress(quiet) as progress:
         result = search(config, progress=progress, plan=plan)
@@ -151,17 +151,3 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     if args.model_arg:
         found["backbone_arguments"] = dict(args.model_arg)
     return found
-
-
-def _agreed(plan: PlanView) -> bool:
-    """True unless the run would be long on a CPU and nobody says yes."""
-    if plan.seconds is None or plan.seconds <= ASK_ABOVE_SECONDS or plan.bench.device != "cpu":
-        return True
-    hours = plan.seconds / 3600
-    shorter = "--trials, --epochs, --fraction, --image-size or a smaller --backbone make it short"
-    if not sys.stdin.isatty():
-        raise ConfigError(
-            f"the run would take about {hours:.1f} h on this CPU; {shorter}, --yes runs it anyway"
-        )
-    print(f"This would take about {hours:.1f} h on this CPU ({shorter}).", file=sys.stderr)
-    return input("Start it? [y/N] ").strip().lower() in ("y", "yes")

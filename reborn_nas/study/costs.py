@@ -62,10 +62,15 @@ def counted_excess(spec: BackboneSpec, limits: Mapping[str, float], build: Build
 
     def excess(chosen: Mapping[str, str]) -> dict[str, float]:
         cost = predict(template, build(chosen), discovery=discovery)
-        shares = {name: getattr(cost, name) / most - 1 for name, most in counted.items()}
-        return {name: 0.0 if 0 < share <= TOLERANCE else share for name, share in shares.items()}
+        return {name: _over(getattr(cost, name), most) for name, most in counted.items()}
 
     return excess
+
+
+def _over(value: float, most: float) -> float:
+    """By what share `value` is above `most`; rounding is not."""
+    share = value / most - 1
+    return 0.0 if 0 < share <= TOLERANCE else share
 
 
 class CostBook:
@@ -117,8 +122,7 @@ class CostBook:
         found = {}
         for limit in self.limits:
             most = limit.absolute(self.parent(limit.quantity))
-            over = self.value(architecture, limit.quantity) / most - 1
-            found[limit.quantity] = 0.0 if 0 < over <= TOLERANCE else over
+            found[limit.quantity] = _over(self.value(architecture, limit.quantity), most)
         return found
 
     def fits(self, architecture: Architecture) -> bool:
@@ -144,9 +148,7 @@ class CostBook:
         budgets = []
         for limit in self.limits:
             name, most = limit.quantity, limit.absolute(self.parent(limit.quantity))
-            if (
-                name == "latency"
-            ):  # to measure each choice at each site takes too long: its MACs share the time out
+            if name == "latency":  # each choice at each site would take too long: MACs share the time out
                 share = self.parent(name) / max(1.0, self.parent("macs"))
                 base, costs = self._added(choices, build, "macs", share)
             else:

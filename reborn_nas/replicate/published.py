@@ -15,7 +15,8 @@ from reborn_nas.architecture import BackboneSpec, Choice
 from reborn_nas.backbone import resolve
 from reborn_nas.data import dataset_names
 from reborn_nas.errors import ConfigError, RebornError, unknown_name
-from reborn_nas.study.config import RECIPE_FIELDS, studies_folder
+from reborn_nas.study.config import RECIPE_FIELDS
+from reborn_nas.study.loading import shipped_files
 from reborn_nas.training import get_recipe, recipe_names
 
 __all__ = ["Claim", "Network", "Pictured", "Replication", "Row", "load_replication", "shipped_replications"]
@@ -162,10 +163,7 @@ def load_replication(path: str | Path) -> Replication:
 
 def shipped_replications() -> dict[str, Path]:
     """Name → file of the paper's tables and figures."""
-    files = sorted(studies_folder().glob("*.yaml"))
-    return {
-        path.stem: path for path in files if path.read_text(encoding="utf-8").startswith("kind: replication")
-    }
+    return shipped_files(replications=True)
 
 
 def _find(path: str | Path) -> Path:

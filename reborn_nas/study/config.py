@@ -368,12 +368,6 @@ def split_contrast(text: str) -> tuple[Choice, Choice]:
     return Choice.parse(match.group(1)), Choice.parse(match.group(2))
 
 
-def studies_folder() -> Path:
-    """Where the ready-made studies and replications lie: in the package, or beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    return package / "studies" if (package / "studies").is_dir() else package.parent / "studies"
-
-
 def _faults(error: ValidationError) -> list[str]:
     faults = []
     for item in error.errors():

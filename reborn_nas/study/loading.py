@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from reborn_nas.errors import ConfigError, unknown_name
-from reborn_nas.study.config import StudyConfig, studies_folder
+from reborn_nas.study.config import StudyConfig
 
-__all__ = ["load_config", "shipped_studies"]
+__all__ = ["load_config", "shipped_files", "shipped_studies"]
 
 
 def load_config(path: str | Path | None = None, **overrides: Any) -> StudyConfig:
@@ -40,11 +40,17 @@ def load_config(path: str | Path | None = None, **overrides: Any) -> StudyConfig
 
 def shipped_studies() -> dict[str, Path]:
     """Name → file of the ready-made studies; the paper's tables are `replicate.shipped_replications`."""
-    files = sorted(studies_folder().glob("*.yaml"))
+    return shipped_files(replications=False)
+
+
+def shipped_files(*, replications: bool) -> dict[str, Path]:
+    """Name → file of what lies in `studies/`, in the package or beside it in a checkout: searches or replications."""
+    package = Path(__file__).parents[1]
+    folder = package / "studies" if (package / "studies").is_dir() else package.parent / "studies"
     return {
         path.stem: path
-        for path in files
-        if not path.read_text(encoding="utf-8").startswith("kind: replication")
+        for path in sorted(folder.glob("*.yaml"))
+        if path.read_text(encoding="utf-8").startswith("kind: replication") == replications
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,8 +119,7 @@ def test_results_name_their_hardware_and_no_paths() -> None:
         text = path.read_text(encoding="utf-8")
         if path.name.startswith(("cpu-", "gpu-")):
             assert json.loads(text)["hardware"]["torch"]
-        assert "/home/" not in text
-        assert "/work/" not in text
+        assert not re.search(r"(?<![\w.])/\w+/", text), f"{path.name} names a folder of somebody's machine"
 
 
 TINY = {

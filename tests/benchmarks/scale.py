@@ -40,7 +40,7 @@ from reborn_nas.study.designs import search_runs
 from reborn_nas.study.engine import Engine, told
 from reborn_nas.study.phases import Phase
 from reborn_nas.study.progress import SilentProgress
-from reborn_nas.study.queue import Run
+from reborn_nas.study.runs import Run
 from reborn_nas.study.samplers import make_sampler
 from reborn_nas.study.stopping import Stopper
 from reborn_nas.study.storage import RunStore, connect, open_run
@@ -289,6 +289,17 @@ def database() -> Iterator[postgresql.Server | None]:
         yield server
 
 
+@contextmanager
+def place(kind: str) -> Iterator[tuple[Path, str | None]]:
+    """A run folder and the URL of an empty storage of that kind; None where there is none here."""
+    with tempfile.TemporaryDirectory() as name:
+        if kind == "journal":
+            yield Path(name), f"journal://{name}/study.journal"
+            return
+        with database() as server:
+            yield Path(name), None if server is None else server.url
+
+
 def driver(url: str) -> str:
     return url.replace("postgresql://", "postgresql+psycopg2://")
 
@@ -313,14 +324,9 @@ def resume(trials: list[int], storages: list[str]) -> None:
     """Seconds from opening the storage of a killed study to the first claim, in a fresh process each."""
     for done in trials:
         for kind in storages:
-            with (
-                tempfile.TemporaryDirectory() as name,
-                nullcontext() if kind == "journal" else database() as db,
-            ):
-                folder = Path(name)
-                if kind != "journal" and db is None:
+            with place(kind) as (folder, url):
+                if url is None:
                     continue
-                url = f"journal://{folder}/study.journal" if db is None else db.url
                 bench = make_bench(folder, sites=SITES, space="paper")
                 put(connect(url), fill(bench, done - 10))
                 times = []
@@ -372,14 +378,9 @@ def workers(counts: list[int], each: int, sleep: float, storages: list[str]) -> 
     for kind in storages:
         alone = 0.0
         for count in counts:
-            with (
-                tempfile.TemporaryDirectory() as name,
-                nullcontext() if kind == "journal" else database() as db,
-            ):
-                folder = Path(name)
-                if kind != "journal" and db is None:
+            with place(kind) as (folder, url):
+                if url is None:
                     continue
-                url = f"journal://{folder}/study.journal" if db is None else db.url
                 context = multiprocessing.get_context("fork")
                 start, ends = context.Barrier(count), context.SimpleQueue()
                 total = each * count

@@ -27,9 +27,10 @@ from reborn_nas.study.objective import Objective
 from reborn_nas.study.phases import ORDER, Phase
 from reborn_nas.study.planning import PlanView, check_same
 from reborn_nas.study.progress import Progress, SilentProgress
-from reborn_nas.study.queue import Run, RunQueue
+from reborn_nas.study.queue import RunQueue
 from reborn_nas.study.reading import read_records
 from reborn_nas.study.run import find_store, prepare_run
+from reborn_nas.study.runs import Run
 from reborn_nas.study.stopping import Stopper
 from reborn_nas.study.workbench import Workbench, make_workbench
 

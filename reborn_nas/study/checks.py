@@ -13,7 +13,7 @@ from reborn_nas.architecture import ORIGINAL, Architecture, Choice
 from reborn_nas.seeds import derive_seed
 from reborn_nas.study.contrast import Contrast
 from reborn_nas.study.decide import twin
-from reborn_nas.study.queue import Run
+from reborn_nas.study.runs import Run
 
 __all__ = ["CHECK_PARTS", "SECOND_RATE", "TOP_ALONE", "check_labels", "check_runs", "whole_checks"]
 

@@ -10,7 +10,7 @@ from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.seeds import derive_seed
 from reborn_nas.study.contrast import Contrast, Side
 from reborn_nas.study.phases import Phase
-from reborn_nas.study.queue import Run
+from reborn_nas.study.runs import Run
 
 __all__ = [
     "baseline_runs",

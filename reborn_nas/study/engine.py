@@ -20,7 +20,8 @@ from reborn_nas.study.phases import ORDER, Phase
 from reborn_nas.study.planning import site_row
 from reborn_nas.study.progress import Progress
 from reborn_nas.study.proposing import MOST_REJECTIONS, Proposer
-from reborn_nas.study.queue import Claim, Run, RunQueue
+from reborn_nas.study.queue import Claim, RunQueue
+from reborn_nas.study.runs import Run
 from reborn_nas.study.stopping import Stopper
 from reborn_nas.study.telling import told
 from reborn_nas.study.warm import search_epochs

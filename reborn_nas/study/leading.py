@@ -21,8 +21,9 @@ from reborn_nas.study.journal import GatheringJournal, together
 from reborn_nas.study.objectives import objective_values
 from reborn_nas.study.phases import Phase
 from reborn_nas.study.progress import Progress
-from reborn_nas.study.queue import Run, RunQueue
+from reborn_nas.study.queue import RunQueue
 from reborn_nas.study.recommending import recommend_run
+from reborn_nas.study.runs import Run
 from reborn_nas.study.warm import is_warm_study
 
 if TYPE_CHECKING:

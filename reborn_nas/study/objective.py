@@ -19,8 +19,8 @@ from reborn_nas.errors import DivergedError, TrainingError
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.costs import EXCESS, CostBook
-from reborn_nas.study.queue import Run
 from reborn_nas.study.resuming import STATES, SavedState
+from reborn_nas.study.runs import Run
 from reborn_nas.study.warm import ParentWeights, is_warm_study, search_recipe
 from reborn_nas.study.weights import keep_weights
 from reborn_nas.study.workbench import Workbench, environment

@@ -8,7 +8,7 @@ comes back finds its trial finished, and its result is dropped. The run then has
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from reborn_nas.study.attempts import (
 )
 from reborn_nas.study.journal import together
 from reborn_nas.study.lease import LeaseWatch, identity, is_here
+from reborn_nas.study.runs import Run
 from reborn_nas.study.telling import Told
 
 if TYPE_CHECKING:
@@ -32,96 +33,13 @@ if TYPE_CHECKING:
 
     from reborn_nas.study.storage import RunStore
 
-__all__ = ["Claim", "Run", "RunQueue"]
+__all__ = ["Claim", "RunQueue"]
 
 MOST_LOSSES = 5
 """A run whose worker died so often is told as failed: it takes its process down with it."""
 
 DIED, SILENT = "lost: its worker died", "silent: nothing was heard of its worker's machine"
 """Why an attempt was taken from its holder. A machine falls silent for reasons of its own: four times count once."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training to be done, as plain data.
-
-    Args:
-        key: unique in the study and stable over resumes, such as `screen/17`.
-        phase: one of `records.PHASES`.
-        arm: what it stands for in its phase.
-        seed: of initialisation, order and augmentation.
-        block: index of the train/validation split.
-        part: the images that judge it: "validation", "reserve" or "test".
-        architecture: `Architecture.to_dict()`; None where the sampler proposes.
-        parameters: Optuna parameters, name → label.
-        levels: two-level coding of a designed run, factor → 0 or 1.
-        rate: factor on the recipe's learning rate.
-    """
-
-    key: str
-    phase: str
-    arm: str
-    seed: int
-    block: int = 0
-    part: str = "validation"
-    architecture: Mapping[str, Any] | None = None
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    levels: Mapping[str, int] = field(default_factory=dict)
-    rate: float = 1.0
-
-    def failure(
-        self, number: int, reason: str, architecture: Mapping[str, Any], parameters: Mapping[str, str]
-    ) -> TrialRecord:
-        """The record of a run that nobody could finish."""
-        return TrialRecord(
-            key=self.key,
-            phase=self.phase,
-            arm=self.arm,
-            number=number,
-            state="failed",
-            architecture=architecture,
-            parameters=dict(parameters),
-            levels=dict(self.levels),
-            block=self.block,
-            seed=self.seed,
-            accuracy_part=self.part,
-            reason=reason,
-        )
-
-    def to_attributes(self) -> dict[str, Any]:
-        """User attributes of the trial: everything but the parameters."""
-        attributes: dict[str, Any] = {
-            "key": self.key,
-            "phase": self.phase,
-            "arm": self.arm,
-            "seed": self.seed,
-            "block": self.block,
-            "part": self.part,
-        }
-        if self.architecture is not None:
-            attributes["architecture"] = dict(self.architecture)
-        if self.levels:
-            attributes["levels"] = dict(self.levels)
-        if self.rate != 1.0:
-            attributes["rate"] = self.rate
-        return attributes
-
-    @classmethod
-    def from_trial(cls, trial: FrozenTrial) -> Run:
-        """The run that `trial` is an attempt at."""
-        attributes = trial.user_attrs
-        return cls(
-            key=attributes["key"],
-            phase=attributes["phase"],
-            arm=attributes["arm"],
-            seed=attributes["seed"],
-            block=attributes["block"],
-            part=attributes["part"],
-            architecture=attributes.get("architecture"),
-            parameters=dict(trial.params),
-            levels=attributes.get("levels", {}),
-            rate=attributes.get("rate", 1.0),
-        )
 
 
 @dataclass
@@ -211,9 +129,7 @@ class RunQueue:
 
         storage = self._store.storage
         for phase in {self._store.study(phase): phase for phase in phases}.values():
-            index = self._index(
-                phase
-            )  # one look: who is second at a run can be seen before the claim as well
+            index = self._index(phase)  # one look: a second attempt can be seen before the claim as well
             waiting = [trial for trial in index.waiting() if trial.user_attrs.get("phase") in phases]
             for trial in sorted(waiting, key=lambda trial: _place(trial, phases)):
                 try:

@@ -219,7 +219,9 @@ def test_the_drawn_architecture_is_the_candidate_or_the_recommendation() -> None
     assert set(choices) == {"act1", "act2", "act3", "act4"}
     assert "compared with the parent" in words
     given = {"choices": {"act2": "silu"}, "predicted": 0.9, "ci_low": 0.88, "ci_high": 0.92}
-    assert (best_choices(_view(made, recommendation=given)) or ({}, ""))[0] == choices  # it was trained afresh
+    assert (best_choices(_view(made, recommendation=given)) or ({}, ""))[
+        0
+    ] == choices  # it was trained afresh
     unconfirmed = [record for record in made if record.phase != "candidate"]
     choices, words = best_choices(_view(unconfirmed, recommendation=given)) or ({}, "")
     assert choices == {"act2": "silu"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +16,9 @@ from reborn_nas.seeds import derive_seed
 from reborn_nas.space import load_space
 from reborn_nas.study.config import StudyConfig, split_contrast
 from reborn_nas.study.contrast import make_contrast
-from reborn_nas.study.queue import Run
+from reborn_nas.study.runs import Run
 from reborn_nas.study.workbench import Workbench
+from tests.study import postgresql
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,17 @@ def fake_record(run: Run, architecture: Architecture, state: str = "complete") -
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Durability against power cuts costs milliseconds a write and changes nothing that these tests look at."""
     monkeypatch.setattr("os.fsync", lambda handle: None)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgresql.Server]:
+    """A PostgreSQL of one file's own, where its programs are installed."""
+    pytest.importorskip("psycopg2")
+    programs = postgresql.programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL server is installed")
+    with postgresql.running(programs) as found:
+        yield found
 
 
 @pytest.fixture

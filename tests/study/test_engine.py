@@ -17,8 +17,8 @@ from reborn_nas.study.engine import Engine, told
 from reborn_nas.study.leading import begin_anew
 from reborn_nas.study.phases import Phase, plan_phases
 from reborn_nas.study.progress import SilentProgress
-from reborn_nas.study.queue import Run
 from reborn_nas.study.reading import read_records
+from reborn_nas.study.runs import Run
 from reborn_nas.study.stopping import Stopper
 from reborn_nas.study.storage import RunStore, connect, open_run, run_url
 from reborn_nas.study.workbench import Workbench

@@ -203,16 +203,6 @@ def test_a_disk_that_fills_up_only_takes_time(small_disk: Path, undisturbed: dic
 # -- networks -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[postgresql.Server]:
-    pytest.importorskip("psycopg2")
-    programs = postgresql.programs()
-    if programs is None:
-        pytest.skip("no PostgreSQL server is installed")
-    with postgresql.running(programs) as found:
-        yield found
-
-
 @pytest.mark.slow
 def test_a_database_that_cannot_be_reached_for_a_minute(
     folder: Path, undisturbed: dict[str, float], server: postgresql.Server

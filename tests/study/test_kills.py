@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from reborn_nas.analysis import screen_sizes
 from reborn_nas.study.engine import Engine
 from reborn_nas.study.phases import Phase, plan_phases
 from reborn_nas.study.progress import SilentProgress
-from reborn_nas.study.queue import Run
+from reborn_nas.study.runs import Run
 from reborn_nas.study.stopping import Stopper
 from reborn_nas.study.storage import RunStore, connect, open_run, run_url
 from tests.study import postgresql
@@ -115,16 +114,6 @@ def test_many_kills(folder: Path, undisturbed: dict[str, float], seed: int) -> N
 def test_order_and_number_of_workers_change_nothing(folder: Path, undisturbed: dict[str, float]) -> None:
     disturb(folder, None, kills=0, workers=5)
     assert results(folder, None) == undisturbed
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[postgresql.Server]:
-    pytest.importorskip("psycopg2")
-    programs = postgresql.programs()
-    if programs is None:
-        pytest.skip("no PostgreSQL server is installed")
-    with postgresql.running(programs) as found:
-        yield found
 
 
 @pytest.mark.slow

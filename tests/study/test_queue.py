@@ -11,8 +11,9 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.study.attempts import Attempts, Census
 from reborn_nas.study.engine import told
 from reborn_nas.study.lease import LeaseWatch, _started, identity
-from reborn_nas.study.queue import DIED, SILENT, Claim, Run, RunQueue
+from reborn_nas.study.queue import DIED, SILENT, Claim, RunQueue
 from reborn_nas.study.reading import read_records
+from reborn_nas.study.runs import Run
 from reborn_nas.study.storage import RunStore, connect, open_run
 from tests.study.conftest import fake_record
 
@@ -54,6 +55,14 @@ def open_store(folder: Path, kind: str) -> RunStore:
 @pytest.fixture(params=["journal", "sqlite"])
 def store(folder: Path, request: pytest.FixtureRequest) -> RunStore:
     return open_store(folder, request.param)
+
+
+def held(queue: RunQueue) -> Claim:
+    """The one run of a new plan, claimed by `queue`."""
+    queue.enqueue(runs(1))
+    claim = queue.claim(PHASES)
+    assert claim is not None
+    return claim
 
 
 def finish(queue: RunQueue, claim: Claim) -> bool:
@@ -111,9 +120,7 @@ def test_two_workers_that_enqueue_at_once_do_not_train_twice(store: RunStore) ->
 def test_the_result_of_a_worker_that_was_cut_off_is_dropped(store: RunStore) -> None:
     clock = Clock()
     slow, other = RunQueue(store, LABELS), RunQueue(store, LABELS, LeaseWatch(45, clock))
-    slow.enqueue(runs(1))
-    claim = slow.claim(PHASES)
-    assert claim is not None
+    claim = held(slow)
     elsewhere(store, claim)
     assert later(other, clock, 40) == 0
     assert later(other, clock, 10) == 1
@@ -132,9 +139,7 @@ def test_the_result_of_a_worker_that_was_cut_off_is_dropped(store: RunStore) -> 
 def test_a_beat_keeps_the_lease_and_a_clock_ahead_does_not_end_it(store: RunStore) -> None:
     clock = Clock()
     holder, other = RunQueue(store, LABELS), RunQueue(store, LABELS, LeaseWatch(45, clock))
-    holder.enqueue(runs(1))
-    claim = holder.claim(PHASES)
-    assert claim is not None
+    claim = held(holder)
     for beat in range(5):
         elsewhere(store, claim, beat)
         assert later(other, clock, 40) == 0
@@ -144,9 +149,7 @@ def test_a_beat_keeps_the_lease_and_a_clock_ahead_does_not_end_it(store: RunStor
 def test_while_nobody_can_look_no_lease_ends(store: RunStore) -> None:
     clock = Clock()
     holder, other = RunQueue(store, LABELS), RunQueue(store, LABELS, LeaseWatch(45, clock))
-    holder.enqueue(runs(1))
-    claim = holder.claim(PHASES)
-    assert claim is not None
+    claim = held(holder)
     elsewhere(store, claim)
     assert other.reap() == 0
     clock.now += 300  # the database was away: the holder could not beat, and nobody could see it
@@ -158,9 +161,7 @@ def test_while_nobody_can_look_no_lease_ends(store: RunStore) -> None:
 
 def test_a_dead_process_of_this_host_is_seen_at_once(store: RunStore) -> None:
     holder, other = RunQueue(store, LABELS), RunQueue(store, LABELS)
-    holder.enqueue(runs(1))
-    claim = holder.claim(PHASES)
-    assert claim is not None
+    claim = held(holder)
     holder.beat(claim, 0)
     assert other.reap() == 0  # this very process lives
     store.storage.set_trial_user_attr(claim.trial_id, "lease", {**identity(), "started": "1", "beat": 0})
@@ -170,9 +171,7 @@ def test_a_dead_process_of_this_host_is_seen_at_once(store: RunStore) -> None:
 def test_a_record_without_its_state_is_told_by_the_reaper(store: RunStore) -> None:
     clock = Clock()
     holder, other = RunQueue(store, LABELS), RunQueue(store, LABELS, LeaseWatch(45, clock))
-    holder.enqueue(runs(1))
-    claim = holder.claim(PHASES)
-    assert claim is not None
+    claim = held(holder)
     elsewhere(store, claim)
     record = fake_record(claim.run, Architecture("toy", {}))
     result = told(record, learns_pruned=True)

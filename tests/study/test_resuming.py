@@ -12,8 +12,8 @@ import torch
 from reborn_nas.architecture import Architecture
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.objective import Objective, Stopped
-from reborn_nas.study.queue import Run
 from reborn_nas.study.resuming import SavedState
+from reborn_nas.study.runs import Run
 from reborn_nas.study.workbench import Workbench, make_workbench
 from reborn_nas.training import TrainingState
 from tests.study.test_run import tiny

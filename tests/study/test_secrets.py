@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,16 +77,6 @@ def test_a_worker_takes_it_from_the_environment(
     monkeypatch.setenv("REBORN_NAS_STORAGE", f"journal://{tmp_path}/study.journal")
     assert main(["worker", "--study", "mine"]) == 2
     assert "no study 'mine'" in capfd.readouterr().err
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[postgresql.Server]:
-    pytest.importorskip("psycopg2")
-    programs = postgresql.programs()
-    if programs is None:
-        pytest.skip("no PostgreSQL server is installed")
-    with postgresql.running(programs) as found:
-        yield found
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ from reborn_nas.study.config import StudyConfig
 from reborn_nas.study.engine import Engine
 from reborn_nas.study.phases import Phase
 from reborn_nas.study.progress import SilentProgress
-from reborn_nas.study.queue import Run
 from reborn_nas.study.reading import read_records
+from reborn_nas.study.runs import Run
 from reborn_nas.study.stopping import Stopper
 from reborn_nas.study.watchdog import EXIT_CODE, HungError, Pace, Watchdog
 from tests.study.conftest import FakeObjective, make_bench

@@ -19,6 +19,14 @@ settings.register_profile("reborn", deadline=None, suppress_health_check=[Health
 settings.load_profile("reborn")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs an accelerator is skipped where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no GPU"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder with real MNIST and a JPEG copy of CIFAR-10, where a checkout has one beside it."""

@@ -22,6 +22,9 @@ DEFAULT_PIPES = Path("/tmp/nvidia-mps")
 PATIENCE = 20.0
 """Seconds that the control program has for an answer."""
 
+QUIT = f"quit -t {PATIENCE / 2:.0f}\nquit\n"
+"""With a limit, so that a worker that hangs does not keep the daemon; plainly, where that form is unknown."""
+
 
 def has_service() -> bool:
     """Whether a service runs here or could be started."""
@@ -66,7 +69,7 @@ def service(devices: Sequence[str], workers: int) -> Iterator[str]:
             yield f"{each}, side by side by the Multi-Process Service"
     finally:
         if not fault:
-            _control(program, [], "quit\n")
+            _control(program, [], QUIT)
         _restore(before)
         shutil.rmtree(folder, ignore_errors=True)
 

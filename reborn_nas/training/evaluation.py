@@ -70,6 +70,10 @@ class Tally:
             replay.record(recorder)
         self._replay = replay
 
+    def release(self) -> None:
+        """Judge eagerly from now on: a captured graph holds its memory, and this object in a circle."""
+        self._replay = None
+
     def run(self, part: Resident, batch_size: int, *, keep_logits: bool = False) -> torch.Tensor | None:
         """Start from zero and go once through `part`; the network's mode is restored."""
         self.sums.zero_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -11,6 +12,9 @@ from reborn_nas.training.step import TrainingStep
 
 WARM_UP = 3
 """Steps before a capture, in which cuDNN chooses its kernels and lazy buffers come into being."""
+
+MODE = "thread_local"
+"""Of a capture's errors: other threads may use CUDA meanwhile."""
 
 Step = Callable[[torch.Tensor, torch.Tensor], Any]
 
@@ -26,31 +30,57 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """`torch.cuda.CUDAGraph`. What it records shares one pool of memory, as no two graphs run at a time."""
+    """`torch.cuda.CUDAGraph`. What it records shares one pool of memory, as no two graphs run at a time.
+
+    Warm-up and capture have one stream of their own: torch's default for captures belongs to the GPU on which the
+    process captured first, and a shared pool wants its captures on one stream.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._pool: Any = None
+        self._side: Any = None
+
+    def _stream(self) -> Any:
+        if self._side is None:
+            self._side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        return self._side
 
     def warm_up(self, work: Callable[[], Any]) -> None:
         """On a side stream, as capturing demands."""
-        side: Any = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        side = self._stream()
         side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side):
             work()
         torch.cuda.current_stream(self.device).wait_stream(side)
 
     def record(self, work: Callable[[], Any]) -> Callable[[], None]:
-        """Other threads may use CUDA meanwhile ("thread_local")."""
-        graph = torch.cuda.CUDAGraph()
-        mode = "thread_local"
-        with (
-            torch.cuda.device(self.device),
-            torch.cuda.graph(graph, pool=self._pool, capture_error_mode=mode),
-        ):
-            work()
+        """Capture on the side stream.
+
+        Raises:
+            RuntimeError: the work cannot be captured; eager work goes on as before.
+        """
+        graph, side = torch.cuda.CUDAGraph(), self._stream()
+        captured = torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode=MODE)
+        try:
+            # twice on the stream: where a capture breaks, torch's own context stays there
+            with torch.cuda.stream(side), captured:
+                work()
+        except RuntimeError:
+            self._mend()
+            raise
         self._pool = graph.pool()  # type: ignore[no-untyped-call]
         return graph.replay
+
+    def _mend(self) -> None:
+        """Capture next to nothing: after a broken capture torch 2.11 believes that it goes on, until one ends well.
+
+        Meanwhile dropout outside of a graph fails ("Offset increment outside graph capture").
+        """
+        side, scratch = self._stream(), torch.zeros(1, device=self.device)
+        graph = torch.cuda.graph(torch.cuda.CUDAGraph(), stream=side, capture_error_mode=MODE)
+        with contextlib.suppress(RuntimeError), torch.cuda.stream(side), graph:
+            scratch.zero_()
 
 
 class Replay:

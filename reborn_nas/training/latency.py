@@ -107,11 +107,12 @@ def _times(
                 network(batch)
                 times.append(time.perf_counter() - began)
             return times
-        torch.cuda.synchronize(batch.device)
-        marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]  # type: ignore[no-untyped-call]
-        marks[0].record()
-        for mark in marks[1:]:
-            network(batch)
-            mark.record()
-        torch.cuda.synchronize(batch.device)
+        with torch.cuda.device(batch.device):  # events are recorded on the current device
+            torch.cuda.synchronize()
+            marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]  # type: ignore[no-untyped-call]
+            marks[0].record()
+            for mark in marks[1:]:
+                network(batch)
+                mark.record()
+            torch.cuda.synchronize()
         return [before.elapsed_time(after) / 1000 for before, after in itertools.pairwise(marks)]

@@ -216,7 +216,12 @@ class _Run:
         self.capture(recorder)
 
     def close(self) -> None:
-        """Leave the network without compiled blocks."""
+        """Leave the network without compiled blocks, and give back at once what the graphs hold of the device.
+
+        Torch no longer collects garbage before a capture, so that the next training would find the memory taken.
+        """
+        self.run_step = self.step
+        self.tally.release()
         if self.compiled is not None:
             self.compiled.close()
 

@@ -112,8 +112,6 @@ def test_dense_maps() -> None:
 def test_a_block_with_the_kernels_trains_as_without(
     label: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU")
     torch.manual_seed(0)
     block = build_activation(label, 16).to("cuda", dtype).to(memory_format=torch.channels_last)
     x = torch.randn(4, 16, 12, 12, device="cuda", dtype=dtype).contiguous(memory_format=torch.channels_last)
@@ -131,8 +129,6 @@ def test_a_block_with_the_kernels_trains_as_without(
 
 @pytest.mark.gpu
 def test_the_kernels_can_be_captured() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU")
     x = torch.randn(8, 16, 10, 10, device="cuda")
     both_phases(x, False)
     graph = torch.cuda.CUDAGraph()

@@ -142,15 +142,26 @@ TINY = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TINY)
-def test_each_runs(name: str, tmp_path: Path) -> None:
-    out = tmp_path / "found.json"
+def check_one_runs(name: str, device: str, folder: Path) -> None:
+    """A benchmark of almost no work ends well and leaves its figures."""
+    out = folder / "found.json"
     command = [sys.executable, "-m", f"tests.benchmarks.{name}", *TINY[name], "--json", str(out)]
-    command += [] if name == "memory" else ["--threads", "1", "--device", "cpu"]
+    command += [] if name == "memory" else ["--threads", "1", "--device", device]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(out.read_text())
     assert found["rows"]
     assert found["benchmark"] == name
     assert "torch" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_each_runs(name: str, tmp_path: Path) -> None:
+    check_one_runs(name, "cpu", tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TINY)
+def test_each_runs_on_a_gpu(name: str, tmp_path: Path) -> None:
+    check_one_runs(name, "cuda", tmp_path)

@@ -84,7 +84,7 @@ def test_the_service_runs_for_the_time_of_a_study(program: Path) -> None:
         pipe = os.environ[mps.PIPES]
         assert Path(pipe).is_dir()
         assert program.read_text() == f"-d pipe={pipe}\n"
-    assert program.read_text().splitlines()[1:] == [f" pipe={pipe}", "quit"]
+    assert program.read_text().splitlines()[1:] == [f" pipe={pipe}", "quit -t 10", "quit"]
     assert mps.PIPES not in os.environ
     assert not Path(pipe).exists()
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import gc
+import itertools
+import weakref
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +15,7 @@ import torch
 
 from reborn_nas.data import Augmentation, split
 from reborn_nas.training import Recipe, TrainingResult, train
+from reborn_nas.training.graph import CudaRecorder
 from tests.training.toys import small_net, squares
 
 
@@ -103,24 +109,114 @@ def test_a_warm_up_that_breaks_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(got, expected)
 
 
-@pytest.mark.gpu
-def test_a_real_graph_trains_like_eager_steps() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU")
-    images = squares()
-    own = split(images, block=0, seed=0)
-    losses = {}
-    for graph in (False, True):
-        result = train(
-            small_net(classes=4),
-            images,
-            train_indices=own.train,
-            evaluate={"validation": own.validation},
-            recipe=Recipe(epochs=3, batch_size=40, learning_rate=0.05, precision="fp32"),
-            seed=3,
-            device="cuda",
-            graph=graph,
+class Handles(StandIn):
+    """Its replays hold nothing, as those of a CUDA graph hold only memory of the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.works: list[Callable[[], Any]] = []
+        self.handles: list[weakref.ref[Any]] = []
+
+    def record(self, work: Callable[[], Any]) -> Callable[[], None]:
+        class Handle:
+            def __init__(self, works: list[Callable[[], Any]], place: int) -> None:
+                self.works, self.place = works, place
+
+            def __call__(self) -> None:
+                self.works[self.place]()
+
+        handle = Handle(self.works, len(self.works))
+        self.works.append(work)
+        self.handles.append(weakref.ref(handle))
+        return handle
+
+
+def test_what_was_captured_goes_with_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch collects no garbage before a capture: a circle would keep a training's memory into the next one."""
+    monkeypatch.setattr("reborn_nas.training.loop.BATCH", 8)
+    recorder = Handles()
+    gc.collect()
+    gc.disable()
+    try:
+        result, _ = run(recorder, monkeypatch)
+        recorder.works.clear()
+        assert result.form == "cuda-graph"
+        assert len(recorder.handles) == 2  # the step and the judging
+        assert [handle() for handle in recorder.handles] == [None, None]
+    finally:
+        gc.enable()
+
+
+class FakeCuda:
+    """What `CudaRecorder` calls of torch.cuda, and in which order; captures break where `broken` says so."""
+
+    def __init__(self, broken: int = 0) -> None:
+        self.said: list[str] = []
+        self.broken = broken
+        self.current = "default"
+
+    def graph(self, graph: Any, pool: Any = None, stream: Any = None, capture_error_mode: str = "") -> Any:
+        @contextlib.contextmanager
+        def capture() -> Iterator[None]:
+            self.said.append(f"capture on {stream.name}, pool {pool}, {capture_error_mode}")
+            self.current = stream.name
+            yield
+            if self.broken:
+                self.broken -= 1
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+        return capture()
+
+    @contextlib.contextmanager
+    def stream(self, stream: Any) -> Iterator[None]:
+        before, self.current = self.current, stream.name
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        names = itertools.count()
+        monkeypatch.setattr(torch.cuda, "graph", self.graph)
+        monkeypatch.setattr(torch.cuda, "stream", self.stream)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: Stream("default"))
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device=None: Stream(f"{device} {next(names)}"))
+        monkeypatch.setattr(
+            torch.cuda, "CUDAGraph", lambda: SimpleNamespace(pool=lambda: (0, 7), replay=lambda: None)
         )
-        assert result.form == ("cuda-graph" if graph else "eager")
-        losses[graph] = [row["train_loss"] for row in result.curve]
-    assert losses[True] == pytest.approx(losses[False], rel=1e-2)
+
+
+class Stream(SimpleNamespace):
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name)
+
+    def wait_stream(self, other: Stream) -> None:
+        pass
+
+
+def test_captures_of_a_device_share_its_stream_and_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never torch's default for captures, which stays on the GPU of the process's first one."""
+    cuda = FakeCuda()
+    cuda.install(monkeypatch)
+    recorder = CudaRecorder(torch.device("meta", 1))
+    streams: list[str] = []
+    recorder.warm_up(lambda: streams.append(cuda.current))
+    for _ in range(2):
+        recorder.record(lambda: streams.append(cuda.current))
+    assert streams == ["meta:1 0"] * 3
+    assert cuda.said == [f"capture on meta:1 0, pool {pool}, thread_local" for pool in (None, (0, 7))]
+    assert cuda.current == "default"
+
+
+def test_a_broken_capture_is_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves torch's stream context open and its generator capturing: the next capture that ends well heals it."""
+    cuda = FakeCuda(broken=1)
+    cuda.install(monkeypatch)
+    recorder = CudaRecorder(torch.device("meta", 0))
+    with pytest.raises(RuntimeError, match="during capture"):
+        recorder.record(lambda: None)
+    assert len(cuda.said) == 2
+    assert cuda.current == "default"
+    cuda.broken = 2  # nor may the mending hide the first fault
+    with pytest.raises(RuntimeError, match="during capture"):
+        recorder.record(lambda: None)

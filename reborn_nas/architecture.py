@@ -51,7 +51,7 @@ class Choice:
         """One readable line from which `parse` restores the choice, such as `reborn(compression=1x1,kernel_size=3)`."""
         if not self.items:
             return self.name
-        return f"{self.name}({','.join(f'{key}={_show(value)}' for key, value in self.items)})"
+        return f"{self.name}({','.join(f'{key}={scalar_text(value)}' for key, value in self.items)})"
 
     @classmethod
     def parse(cls, label: str) -> Choice:
@@ -64,7 +64,7 @@ class Choice:
             key, sign, value = part.partition("=")
             if not sign or not _NAME.match(key.strip()):
                 raise SiteError(f"{label!r}: {part!r} is no option; write option=value")
-            options[key.strip()] = _read(value.strip())
+            options[key.strip()] = read_scalar(value.strip())
         return cls(match.group(1), **options)
 
     def __str__(self) -> str:
@@ -265,14 +265,18 @@ class Architecture:
         return (Architecture.from_dict, (self.to_dict(),))
 
 
-def _show(value: Scalar) -> str:
+def scalar_text(value: Scalar) -> str:
+    """A value as it stands in a label; `read_scalar` restores it."""
     if isinstance(value, str):
         plain = re.fullmatch(r"[A-Za-z0-9_.+\-]+", value) is not None
-        return value if plain and isinstance(_read(value), str) else json.dumps(value, ensure_ascii=False)
+        return (
+            value if plain and isinstance(read_scalar(value), str) else json.dumps(value, ensure_ascii=False)
+        )
     return json.dumps(value)
 
 
-def _read(text: str) -> Scalar:
+def read_scalar(text: str) -> Scalar:
+    """The number, truth value or text that `text` stands for."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import yaml
 
 from reborn_nas.activations import complete
-from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice
+from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice, scalar_text
 from reborn_nas.backbone import Site
+from reborn_nas.backbone.variants import Variants, with_arguments
 from reborn_nas.errors import ConfigError, RebornError, unknown_name
 
 __all__ = ["Rule", "SearchSpace", "SuggestsCategorical", "list_spaces", "load_space"]
@@ -63,6 +64,7 @@ class SearchSpace:
         choices: for the sites that no rule speaks of.
         rules: in order; the last that matches a site wins.
         inadmissible: "refuse" a choice that a site cannot take, or "skip" it there.
+        variants: arguments of the backbone that are searched too, such as its width.
     """
 
     name: str
@@ -71,6 +73,7 @@ class SearchSpace:
     choices: tuple[Choice, ...]
     rules: tuple[Rule, ...] = ()
     inadmissible: str = "refuse"
+    variants: Variants = field(default_factory=Variants)
 
     def check(self, sites: Sequence[Site]) -> None:
         """Raise ConfigError, listing every fault, unless the space fits `sites` and leaves something to choose."""
@@ -86,13 +89,17 @@ class SearchSpace:
                 reason = site.refusal(choice)
                 if reason and (self.inadmissible == "refuse" or self._fixed(site) is not None):
                     faults.append(f"site {site.name!r} cannot take {choice}: {reason}")
-        if not faults and not any(len(labels) > 1 for labels in self._groups(sites, ()).values()):
+        if not faults and not self.parameters(sites):
             faults.append("nothing to choose: every site has one choice; give `choices` at least two entries")
         if faults:
             raise ConfigError(f"search space {self.name!r} does not fit the backbone:", faults)
 
     def parameters(self, sites: Sequence[Site]) -> dict[str, tuple[str, ...]]:
-        """Parameter name → labels of its choices, in site order. Fixed and single-choice groups have none."""
+        """Parameter name → labels of its choices: the backbone's arguments, then the sites in their order."""
+        return {**self.variants.parameters, **self.site_parameters(sites)}
+
+    def site_parameters(self, sites: Sequence[Site]) -> dict[str, tuple[str, ...]]:
+        """Those of the sites alone. Fixed and single-choice groups have none."""
         return {name: labels for name, labels in self._groups(sites, ()).items() if len(labels) > 1}
 
     def suggest(
@@ -101,7 +108,7 @@ class SearchSpace:
         """Ask `trial` (an `optuna.Trial`, say) for one choice a parameter.
 
         `backbone` goes into the architecture's record; inside one's own objective, where the network is at hand,
-        it may be left out.
+        it may be left out, unless the space varies the backbone's arguments: the architecture's `backbone` holds those.
         """
         chosen = {
             name: trial.suggest_categorical(name, list(labels))
@@ -115,19 +122,25 @@ class SearchSpace:
         sites: Sequence[Site],
         backbone: BackboneSpec | str = "own:module",
     ) -> Architecture:
-        """The architecture that `parameters` (name → label) describe; groups not named take their first choice."""
+        """The architecture that `parameters` (name → label) describe; groups not named take their first choice.
+
+        Arguments of the backbone that are not named stay as `backbone` has them.
+        """
         members: dict[str, list[str]] = {}
         groups = self._groups(sites, members)
-        unknown = sorted(set(parameters) - set(groups))
+        offered = {**self.variants.parameters, **groups}
+        unknown = sorted(set(parameters) - set(offered))
         if unknown:
-            raise unknown_name(f"parameter of search space {self.name!r}", unknown[0], groups)
+            raise unknown_name(f"parameter of search space {self.name!r}", unknown[0], offered)
+        for name, label in parameters.items():
+            if label not in offered[name]:
+                raise ConfigError(f"parameter {name!r} is one of {', '.join(offered[name])}, not {label!r}")
         choices: dict[str, Choice] = {}
         for name, labels in groups.items():
-            label = parameters.get(name, labels[0])
-            if label not in labels:
-                raise ConfigError(f"parameter {name!r} is one of {', '.join(labels)}, not {label!r}")
-            choices.update({site: Choice.parse(label) for site in members[name]})
-        return Architecture(backbone, choices)
+            choice = Choice.parse(parameters.get(name, labels[0]))
+            choices.update(dict.fromkeys(members[name], choice))
+        spec = BackboneSpec(backbone) if isinstance(backbone, str) else backbone
+        return Architecture(with_arguments(spec, parameters), choices)
 
     def admitted(self, site: Site) -> tuple[Choice, ...]:
         """The choices that the space gives `site` and that the site can take."""
@@ -214,7 +227,7 @@ class _Reader:
             raise ConfigError(
                 f"search space {self.name!r} is a mapping with `choices`, not {type(data).__name__}"
             )
-        self._keys(data, "", ("description", "granularity", "choices", "rules", "inadmissible"))
+        self._keys(data, "", ("description", "granularity", "backbone", "choices", "rules", "inadmissible"))
         space = SearchSpace(
             name=self.name,
             description=" ".join(str(data.get("description", "")).split()),
@@ -222,10 +235,29 @@ class _Reader:
             choices=self._choices(data.get("choices"), "choices"),
             rules=self._rules(data.get("rules", [])),
             inadmissible=self._one_of(data.get("inadmissible", "refuse"), "inadmissible", ("refuse", "skip")),
+            variants=self._variants(data.get("backbone", {})),
         )
         if self.faults:
             raise ConfigError(f"search space {self.name!r} has faults:", self.faults)
         return space
+
+    def _variants(self, data: Any) -> Variants:
+        arguments: dict[str, tuple[Any, ...]] = {}
+        if not isinstance(data, dict):
+            self.faults.append(f"backbone: a mapping of the constructor's arguments to values, not {data!r}")
+            return Variants()
+        for name, values in data.items():
+            items = values if isinstance(values, list) else [values]
+            texts = [scalar_text(item) for item in items if isinstance(item, str | int | float | bool)]
+            if not isinstance(name, str) or not items or len(texts) != len(items):
+                self.faults.append(
+                    f"backbone.{name}: a number, text or truth value, or a list of them, not {values!r}"
+                )
+            elif len(set(texts)) < len(texts):
+                self.faults.append(f"backbone.{name}: a value is there twice")
+            else:
+                arguments[name] = tuple(items)
+        return Variants(arguments)
 
     def _rules(self, data: Any) -> tuple[Rule, ...]:
         if not isinstance(data, list):

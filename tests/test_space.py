@@ -10,7 +10,7 @@ import timm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reborn_nas.architecture import Choice
+from reborn_nas.architecture import BackboneSpec, Choice
 from reborn_nas.backbone import Site, find_sites
 from reborn_nas.errors import ConfigError, RebornError, UnknownNameError
 from reborn_nas.space import list_spaces, load_space
@@ -40,7 +40,7 @@ class Scripted:
 
 
 def test_the_shipped_spaces_fit_a_residual_network(sites: tuple[Site, ...]) -> None:
-    assert {"two_level", "paper", "full", "channel_doubling", "tiny"} <= set(list_spaces())
+    assert {"two_level", "paper", "full", "channel_doubling", "tiny", "width"} <= set(list_spaces())
     for name in list_spaces():
         space = load_space(name)
         space.check(sites)
@@ -76,6 +76,36 @@ def test_groups_share_one_parameter(sites: tuple[Site, ...], tmp_path: Path) -> 
     assert counts["model"] == 1
     assert counts["stage"] == len({site.stage for site in sites})
     assert counts["block"] == 9, "the stem and eight basic blocks"
+
+
+def test_arguments_of_the_backbone_are_choices_too(sites: tuple[Site, ...], tmp_path: Path) -> None:
+    space = load_space(
+        write(
+            tmp_path, "granularity: model\nbackbone: {width: [1.0, 0.5], norm: true}\nchoices: [relu, silu]"
+        )
+    )
+    trial = Scripted(1)
+    architecture = space.suggest(trial, sites, BackboneSpec("convnet8", {"norm": True}))
+    assert trial.asked == {"backbone.width": ("1.0", "0.5"), "model": ("relu", "silu")}
+    assert dict(architecture.backbone.arguments) == {"norm": True, "width": 0.5}
+    assert {choice.label for _, choice in architecture} == {"silu"}
+    assert space.site_parameters(sites) == {"model": ("relu", "silu")}
+    assert not space.architecture({}, sites).backbone.arguments
+    with pytest.raises(ConfigError, match=r"'backbone\.width' is one of 1\.0, 0\.5, not '2\.0'"):
+        space.architecture({"backbone.width": "2.0"}, sites)
+    alone = load_space(write(tmp_path, "backbone: {width: [1, 2]}\nchoices: [relu]"))
+    alone.check(sites)  # the width is something to choose
+
+
+def test_faults_of_backbone_arguments(tmp_path: Path) -> None:
+    text = "backbone: {width: [], norm: {a: 1}, depth: [2, 2], kind: [null]}\nchoices: [relu, silu]"
+    with pytest.raises(ConfigError) as caught:
+        load_space(write(tmp_path, text))
+    assert [fault.split(":")[0] for fault in caught.value.faults] == [
+        "backbone.width", "backbone.norm", "backbone.depth", "backbone.kind",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match="backbone: a mapping"):
+        load_space(write(tmp_path, "backbone: [width]\nchoices: [relu, silu]"))
 
 
 def test_rules_the_last_that_matches_wins(sites: tuple[Site, ...], tmp_path: Path) -> None:

@@ -41,10 +41,13 @@ def run(args: argparse.Namespace) -> int:
         return 0
     space = load_space(args.name)
     if args.json:
-        choices = [choice.label for choice in space.choices]
-        print(
-            json.dumps({"name": space.name, "granularity": space.granularity, "choices": choices}, indent=2)
-        )
+        found = {
+            "name": space.name,
+            "granularity": space.granularity,
+            "choices": [choice.label for choice in space.choices],
+            "backbone": {name: list(values) for name, values in space.variants.arguments.items()},
+        }
+        print(json.dumps(found, indent=2))
         return 0
     print(f"{space.name}: {space.description}")
     fate = {"refuse": "refused", "skip": "skipped"}[space.inadmissible]
@@ -54,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
         what = "as the backbone has it" if choice.name == "original" else get_family(choice.name).summary
         rows.append((choice.label, what))
     print_table(("choice", "what it is"), rows)
+    for name, labels in space.variants.parameters.items():
+        print(f"{name}: {', '.join(labels)}; one for the whole network")
     for rule in space.rules:
         where = ", ".join([*rule.sites, *(f"stage {stage}" for stage in rule.stages)]) or "all sites"
         what = f"fixed to {rule.fixed}" if rule.fixed else ", ".join(choice.label for choice in rule.choices)

@@ -121,6 +121,8 @@ class ConvNet(nn.Module):
         super().__init__()
         if len(widths) != len(strides):
             raise ValueError(f"ConvNet: {len(widths)} widths but {len(strides)} strides")
+        if not width > 0:
+            raise ValueError(f"ConvNet: width is a factor above 0, not {width!r}")
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.num_classes = num_classes
         self.in_chans = in_chans

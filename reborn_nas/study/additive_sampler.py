@@ -40,6 +40,7 @@ class AdditiveSampler(BaseSampler):
             the same names. Where a trial carries such a constraint, as a share of the limit, what it cost beyond
             the sum tightens the limit.
         independent_sampler: for what the model does not cover; random without.
+        rows: what another sampler has read of the same study, so that each finished trial is read once by all of them.
 
     Example:
         >>> study = optuna.create_study(direction="maximize", sampler=AdditiveSampler(seed=0))
@@ -55,6 +56,7 @@ class AdditiveSampler(BaseSampler):
         spread: float = 0.5,
         budgets: Sequence[Budget] = (),
         independent_sampler: BaseSampler | None = None,
+        rows: TrialRows | None = None,
     ) -> None:
         self._rng = np.random.default_rng(seed)
         self._n_startup_trials = n_startup_trials
@@ -62,7 +64,7 @@ class AdditiveSampler(BaseSampler):
         self._neighbours = neighbours
         self._spread = spread
         self._budgets = tuple(budgets)
-        self._rows = TrialRows()
+        self._rows = TrialRows() if rows is None else rows
         self._independent = independent_sampler or RandomSampler(seed=None if seed is None else seed % 2**32)
 
     def reseed_rng(self) -> None:

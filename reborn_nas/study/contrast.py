@@ -94,7 +94,7 @@ def make_contrast(
     """
     by_name = {site.name: site for site in sites}
     groups = members_of(space, sites, spec)
-    labels = space.parameters(sites)
+    labels = space.site_parameters(sites)
     factors: dict[str, tuple[str, ...]] = {}
     left_out: dict[str, str] = {}
     offered = [labels[name] for name in groups]
@@ -118,9 +118,9 @@ def make_contrast(
 
 
 def members_of(space: SearchSpace, sites: Sequence[Site], spec: BackboneSpec) -> dict[str, tuple[str, ...]]:
-    """Parameter → its sites: those whose choice changes with it."""
+    """Parameter of the sites → its sites: those whose choice changes with it."""
     members = {}
-    for name, labels in space.parameters(sites).items():
+    for name, labels in space.site_parameters(sites).items():
         versions = [space.architecture({name: label}, sites, spec) for label in labels[:2]]
         members[name] = tuple(
             site.name for site in sites if versions[0].choice(site.name) != versions[1].choice(site.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from reborn_nas.architecture import Architecture, BackboneSpec
@@ -10,9 +11,12 @@ from reborn_nas.errors import RebornError
 from reborn_nas.study.limits import LIMITS, Limit, read_limit, refuse_impossible
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from reborn_nas.analysis.maximise import Budget
     from reborn_nas.analysis.recommend import Excess
     from reborn_nas.backbone.cost import Cost
+    from reborn_nas.backbone.sites import Discovery
     from reborn_nas.study.workbench import Workbench
 
 __all__ = ["EXCESS", "CostBook", "counted_excess", "limits_of"]
@@ -54,14 +58,21 @@ def counted_excess(spec: BackboneSpec, limits: Mapping[str, float], build: Build
     counted = {name: most for name, most in limits.items() if name in COUNTED}
     if not counted or spec.library == "file":
         return None
+
+    @cache
+    def traced(one: BackboneSpec) -> tuple[nn.Module, Discovery]:
+        template = make(one, device="meta")
+        return template, discover(template, one.input_size)
+
     try:
-        template = make(spec, device="meta")
-        discovery = discover(template, spec.input_size)
+        traced(spec)
     except RebornError:
         return None
 
     def excess(chosen: Mapping[str, str]) -> dict[str, float]:
-        cost = predict(template, build(chosen), discovery=discovery)
+        architecture = build(chosen)
+        template, discovery = traced(architecture.backbone)
+        cost = predict(template, architecture, discovery=discovery)
         return {name: _over(getattr(cost, name), most) for name, most in counted.items()}
 
     return excess
@@ -97,7 +108,8 @@ class CostBook:
 
         key = architecture.digest
         if key not in self._costs:
-            self._costs[key] = predict(self._bench.template, architecture, discovery=self._bench.discovery)
+            template, discovery = self._bench.traced(architecture.backbone)
+            self._costs[key] = predict(template, architecture, discovery=discovery)
         return self._costs[key]
 
     def value(self, architecture: Architecture, quantity: str) -> float:
@@ -184,11 +196,10 @@ class CostBook:
         key = architecture.digest
         if key not in self._latencies:
             bench = self._bench
-            model = build(bench.spec, device="cpu")
+            model = build(architecture.backbone, device="cpu")
             if architecture.choices:
-                model = apply(
-                    model, plan(bench.template, architecture, discovery=bench.discovery), inplace=True
-                )
+                template, discovery = bench.traced(architecture.backbone)
+                model = apply(model, plan(template, architecture, discovery=discovery), inplace=True)
             found = measure_latency(
                 model, bench.images.input_size, device=bench.device, precision=bench.recipe.precision
             )

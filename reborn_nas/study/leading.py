@@ -138,13 +138,11 @@ class Leader:
         def build(chosen: Mapping[str, str]) -> Architecture:
             return bench.space.architecture(chosen, bench.sites, bench.spec)
 
-        stage = {site.name: site.stage for site in bench.sites}
-        factors = bench.contrast.factors
         try:
             found = recommend_run(
                 [*screened, *self._queue.finished("search").values()],
                 words={},
-                stages={name: stage[sites[0]] for name, sites in factors.items() if sites},
+                stages=bench.stages(),
                 budgets=self._costs.budgets(bench.parameters, build),
                 excess=lambda chosen: self._costs.excess(build(chosen)),
             )
@@ -255,8 +253,8 @@ class Leader:
     def _as_sampled(self, record: TrialRecord) -> dict[str, str] | None:
         """The screen's parameters in the words of the search space; None where it cannot say them."""
         activation = {site.name: site.activation for site in self._bench.sites}
-        found = {}
-        for name, labels in self._bench.parameters.items():
+        found = self._bench.space.variants.labels_of(self._bench.spec)
+        for name, labels in self._bench.space.site_parameters(self._bench.sites).items():
             members = self._bench.contrast.factors.get(name, ())
             own = {activation[member] for member in members}
             label = record.parameters.get(name, "original")

@@ -166,7 +166,7 @@ class Objective:
     def _build(self, architecture: Architecture, run: Run) -> nn.Module:
         from reborn_nas.backbone import apply, build, plan
 
-        spec = self._bench.spec
+        spec = architecture.backbone
         warm = self._is_warm(run.phase)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
@@ -179,10 +179,11 @@ class Objective:
             if key not in self._plans:
                 if len(self._plans) > 64:
                     self._plans.clear()
+                template, discovery = self._bench.traced(spec)
                 self._plans[key] = plan(
-                    self._bench.template,
+                    template,
                     architecture,
-                    discovery=self._bench.discovery,
+                    discovery=discovery,
                     init="preserve" if warm else "xavier",
                 )
             return apply(model, self._plans[key], inplace=True, seed=run.seed)

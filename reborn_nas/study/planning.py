@@ -241,7 +241,7 @@ def _with_seconds(view: PlanView) -> PlanView:
     """Time of each phase from a few steps of the parent, and from how much more the network of level 1 computes."""
     from reborn_nas.backbone import build
     from reborn_nas.backbone.cost import predict
-    from reborn_nas.training import estimate_seconds
+    from reborn_nas.training import cpu_threads, estimate_seconds
 
     bench = view.bench
     contrast = bench.contrast
@@ -254,7 +254,8 @@ def _with_seconds(view: PlanView) -> PlanView:
     if bench.device == "cpu":  # there the time is in proportion to the images, so a few do
         few = max(8, int(PROBE_MACS / (3 * max(1, parent))))
         recipe = replace(recipe, batch_size=min(recipe.batch_size, few))
-    epoch = estimate_seconds(build(bench.spec, device="cpu"), bench.images, recipe, bench.device, steps=2)
+    with cpu_threads(bench.config.threads):
+        epoch = estimate_seconds(build(bench.spec, device="cpu"), bench.images, recipe, bench.device, steps=2)
     training = recipe.epochs * epoch * (1 + reborn / max(1, parent)) / 2
     slots = max(1, bench.config.workers)
     phases = tuple(replace(phase, seconds=phase.count * training / slots) for phase in view.phases)

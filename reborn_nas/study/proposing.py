@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import StudyError
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.study import Study
 
-    from reborn_nas.analysis.maximise import Budget
     from reborn_nas.study.storage import RunStore
     from reborn_nas.study.workbench import Workbench
 
@@ -46,7 +45,7 @@ class Proposer:
         self._pruner = make_pruner(config.pruner, epochs)
         self._rungs = frozenset(rungs(config.pruner, epochs))
         self._sampler: BaseSampler | None = None
-        self._known: tuple[Budget, ...] | None = None
+        self._known: Mapping[str, Any] | None = None
 
     def tell(self, record: TrialRecord) -> Told:
         """See `told`."""
@@ -61,7 +60,8 @@ class Proposer:
 
         config = self._bench.config
         words = (claim.run.key, str(claim.rejections)) if claim.rejections else (claim.run.key,)
-        sampler = make_sampler(config.sampler, derive_seed(config.seed, "sampler", *words), self._budgets())
+        seed = derive_seed(config.seed, "sampler", *words)
+        sampler = make_sampler(config.sampler, seed, **self._what_is_known())
         try:
             trial = optuna.trial.Trial(self._study(sampler), claim.trial_id)
             architecture = self._bench.space.suggest(trial, self._bench.sites, self._bench.spec)
@@ -73,14 +73,21 @@ class Proposer:
         self._sampler = sampler
         return architecture
 
-    def _budgets(self) -> tuple[Budget, ...]:
-        """The plan's limits on what adds up; a latency is learned from the measured ones instead."""
+    def _what_is_known(self) -> Mapping[str, Any]:
+        """Stages, the plan's limits on what adds up (a latency is learned from the measured ones instead), and what
+        earlier samplers have read of the trials.
+        """
         if self._known is None:
             from reborn_nas.analysis.maximise import Budget
+            from reborn_nas.study.trial_rows import TrialRows
 
             plan = self._store.attribute("plan") or {}
-            found = (Budget(**budget) for budget in plan.get("budgets", ()))
-            self._known = tuple(budget for budget in found if budget.name != "latency")
+            budgets = (Budget(**budget) for budget in plan.get("budgets", ()))
+            self._known = {
+                "budgets": tuple(budget for budget in budgets if budget.name != "latency"),
+                "stages": self._bench.stages(),
+                "rows": TrialRows(),
+            }
         return self._known
 
     def after_trial(self, claim: Claim, result: Told) -> None:

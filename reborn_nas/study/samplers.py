@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reborn_nas.errors import StudyError, unknown_name
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
     from reborn_nas.analysis.maximise import Budget
+    from reborn_nas.study.trial_rows import TrialRows
 
 __all__ = ["learns_from_pruned", "make_sampler", "sampler_names"]
 
@@ -44,10 +45,10 @@ def _gp(seed: int) -> BaseSampler:
     return GPSampler(seed=seed)
 
 
-def _additive(seed: int, budgets: Sequence[Budget] = ()) -> BaseSampler:
+def _additive(seed: int, **known: Any) -> BaseSampler:
     from reborn_nas.study.additive_sampler import AdditiveSampler
 
-    return AdditiveSampler(seed, budgets=budgets)
+    return AdditiveSampler(seed, **known)
 
 
 _SHIPPED: dict[str, Callable[[int], BaseSampler]] = {
@@ -64,15 +65,25 @@ def sampler_names() -> tuple[str, ...]:
     return (*_SHIPPED, *sorted({point.name for point in entry_points(group=GROUP)} - set(_SHIPPED)))
 
 
-def make_sampler(name: str, seed: int, budgets: Sequence[Budget] = ()) -> BaseSampler:
+def make_sampler(
+    name: str,
+    seed: int,
+    *,
+    budgets: Sequence[Budget] = (),
+    stages: Mapping[str, Any] | None = None,
+    rows: TrialRows | None = None,
+) -> BaseSampler:
     """A fresh sampler. One is made for every trial with a seed of its own, so that an interrupted study proposes
     what an undisturbed one would have; samplers keep what they learn in the storage.
+
+    What a study knows beforehand is for the additive sampler; the others learn as they can.
 
     Args:
         name: a shipped one's, or of an entry point.
         seed: of its draws.
-        budgets: the study's limits as sums over the parameters; the additive sampler keeps them from the start, the
-            others learn them as they can.
+        budgets: the study's limits as sums over the parameters.
+        stages: parameter → stage.
+        rows: what earlier samplers have read of the same study, so that this one need not read it again.
 
     Raises:
         UnknownNameError: no such sampler.
@@ -84,7 +95,7 @@ def make_sampler(name: str, seed: int, budgets: Sequence[Budget] = ()) -> BaseSa
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "additive":
-            return _additive(small, budgets)
+            return _additive(small, budgets=budgets, stages=stages, rows=rows)
         if name in _SHIPPED:
             return _SHIPPED[name](small)
         for point in entry_points(group=GROUP, name=name):

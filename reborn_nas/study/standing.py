@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import Architecture, BackboneSpec
+from reborn_nas.backbone.variants import is_argument, with_arguments
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.costs import counted_excess
@@ -92,8 +93,9 @@ def recommend_info(info: RunInfo) -> Recommended:
 
     def build(chosen: Mapping[str, str]) -> Architecture:
         choices = dict(plan.get("fixed", {}))
-        choices.update({site: label for name, label in chosen.items() for site in members.get(name, (name,))})
-        return Architecture(spec, choices)
+        sites = {name: label for name, label in chosen.items() if not is_argument(name)}
+        choices.update({site: label for name, label in sites.items() for site in members.get(name, (name,))})
+        return Architecture(with_arguments(spec, chosen), choices)
 
     found = recommend_run(
         info.records,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import ORIGINAL, BackboneSpec, Choice
 from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.study.config import StudyConfig, split_contrast
-from reborn_nas.study.contrast import Contrast, make_contrast
+from reborn_nas.study.contrast import Contrast, make_contrast, members_of
 from reborn_nas.study.settings import settings_digest
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Workbench:
         device: where this process trains.
         notes: what the user should be told.
         template, discovery: the backbone on the meta device and what was found in it, so that no training traces.
+        variants: the backbones with other arguments that the space offers → their templates and discoveries.
     """
 
     config: StudyConfig
@@ -55,6 +56,11 @@ class Workbench:
     notes: tuple[str, ...]
     template: Any = None
     discovery: Any = None
+    variants: Mapping[BackboneSpec, tuple[Any, Any]] = field(default_factory=dict)
+
+    def traced(self, spec: BackboneSpec) -> tuple[Any, Any]:
+        """Template and discovery of the backbone, or of one of its variants."""
+        return (self.template, self.discovery) if spec == self.spec else self.variants[spec]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -92,7 +98,7 @@ class Workbench:
 
     def _words(self) -> set[str]:
         """Names that a plug-in may stand behind."""
-        labels = {label for labels in self.parameters.values() for label in labels}
+        labels = {label for row in self.space.site_parameters(self.sites).values() for label in row}
         choices = {Choice.parse(label).name for label in labels}
         low, high = split_contrast(self.config.contrast)
         return {*choices, low.name, high.name, self.config.sampler}
@@ -101,6 +107,12 @@ class Workbench:
     def digest(self) -> str:
         """The digest of `settings`."""
         return settings_digest(self.settings)
+
+    def stages(self) -> dict[str, int]:
+        """Parameter of the search → stage of its first site."""
+        stage = {site.name: site.stage for site in self.sites}
+        members = members_of(self.space, self.sites, self.spec)
+        return {name: stage[sites[0]] for name, sites in members.items() if sites}
 
     def phase_labels(self) -> dict[str, dict[str, tuple[str, ...]]]:
         """Phase → parameter → every label it may have in that phase's study."""
@@ -114,7 +126,7 @@ class Workbench:
             name: tuple(
                 dict.fromkeys((*design.get(name, ()), *twins, *labels, ORIGINAL.label, *check_labels()))
             )
-            for name, labels in self.parameters.items()
+            for name, labels in self.space.site_parameters(self.sites).items()
         }
         return {
             "baseline": design,
@@ -155,7 +167,7 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
         input_size=images.input_size,
         num_classes=len(images.classes),
         stem=config.stem,
-        arguments=config.backbone_arguments or None,
+        arguments=_arguments(config, space) or None,
     )
     template = build(spec, device="meta")
     # settled once, by the parent: no training of a study may differ from another in its arithmetic
@@ -163,6 +175,7 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
     discovery = discover(template, spec.input_size)
     sites = discovery.sites
     space.check(sites)
+    variants = _trace_variants(space, spec, sites)
     low, high = split_contrast(config.contrast)
     contrast = make_contrast(low, high, space, sites, spec)
     said = [*spec_notes(spec), *images.notes]
@@ -185,7 +198,53 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
         tuple(said),
         template,
         discovery,
+        variants,
     )
+
+
+MOST_VARIANTS = 64
+"""Backbones that a space may make of one; each is traced before the first training."""
+
+
+def _arguments(config: StudyConfig, space: SearchSpace) -> dict[str, Any]:
+    """The arguments of the parent: as given, else as the space has them first, else as nobody chose them."""
+    if not space.variants:
+        return dict(config.backbone_arguments)
+    if config.init == "parent" or config.pretrained:
+        what = "pretrained" if config.pretrained else "init: parent"
+        raise ConfigError(
+            f"{what}: search space {space.name!r} varies {', '.join(space.variants.arguments)} of the backbone, and "
+            "one parent's weights do not fit them all; start from scratch, or take a space that varies sites alone"
+        )
+    given = dict(config.backbone_arguments)
+    if "backbone_arguments" not in config.given:
+        given = {name: value for name, value in given.items() if name not in space.variants.arguments}
+    return space.variants.settle(given)
+
+
+def _trace_variants(
+    space: SearchSpace, parent: BackboneSpec, sites: Sequence[Site]
+) -> dict[BackboneSpec, tuple[Any, Any]]:
+    """Each other backbone of the space → its template and discovery. They have the parent's sites and choices."""
+    from reborn_nas.backbone import build, discover
+
+    specs = [spec for spec in space.variants.specs(parent) if spec != parent] if space.variants else []
+    if len(specs) >= MOST_VARIANTS:
+        raise ConfigError(
+            f"search space {space.name!r}: {len(specs) + 1} backbones; at most {MOST_VARIANTS} combinations"
+        )
+    found = {}
+    for spec in specs:
+        template = build(spec, device="meta")
+        discovery = discover(template, spec.input_size)
+        if space.site_parameters(discovery.sites) != space.site_parameters(sites):
+            words = ", ".join(f"{name}={spec.arguments[name]}" for name in space.variants.arguments)
+            raise ConfigError(
+                f"search space {space.name!r}: with {words} the backbone {spec.name!r} has other sites, or sites with "
+                "other choices, than its parent; only arguments that leave the sites alone can be searched"
+            )
+        found[spec] = (template, discovery)
+    return found
 
 
 def _threads(config: StudyConfig, device: str) -> int | None:

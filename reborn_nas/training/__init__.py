@@ -2,7 +2,7 @@
 
 from reborn_nas.training.checkpoint import Checkpoint, FileCheckpoint, TrainingState
 from reborn_nas.training.compiled import second_rung
-from reborn_nas.training.cores import available_cores, threads_each
+from reborn_nas.training.cores import available_cores, cpu_threads, threads_each
 from reborn_nas.training.estimate import estimate_seconds
 from reborn_nas.training.evaluation import evaluate
 from reborn_nas.training.example import example_of, save_example
@@ -25,6 +25,7 @@ __all__ = [
     "available_cores",
     "batch_sizes",
     "cpu_has_bf16",
+    "cpu_threads",
     "draw_xavier",
     "estimate_seconds",
     "evaluate",

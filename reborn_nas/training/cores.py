@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 LIMIT = Path("/sys/fs/cgroup/cpu.max")
 """A container's quota: microseconds of CPU time, or "max", and in how many microseconds."""
@@ -27,3 +31,14 @@ def available_cores() -> int:
 def threads_each(workers: int) -> int:
     """CPU threads of one of `workers` processes: an equal share of the cores, at least one."""
     return max(1, available_cores() // max(1, workers))
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Compute with `count` CPU threads inside; None changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from reborn_nas.files import write_atomic
+from reborn_nas.training.cores import cpu_threads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,17 +57,7 @@ def _logits(network: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, bool
     """The logits (B, classes) with the threads at hand, and whether they are the same with any number."""
     logits = network(batch)
     for threads in THREADS:
-        with _threads(threads):
+        with cpu_threads(threads):
             if not torch.equal(network(batch), logits):
                 return logits, False
     return logits, True
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

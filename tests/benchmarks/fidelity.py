@@ -42,8 +42,14 @@ def train_once(
     epochs: int,
     seed: int,
     parent: Mapping[str, torch.Tensor] | None = None,
+    learning_rate: float = 0.1,
+    final: bool = False,
 ) -> tuple[float, float, torch.nn.Module]:
-    """Validation accuracy, seconds and the network of one training."""
+    """Accuracy, seconds and the network of one training.
+
+    Args:
+        final: train on training and validation images, judge by the test images; else by the validation images.
+    """
     torch.manual_seed(seed)
     model = build(spec, device="cpu")
     if parent is not None:
@@ -57,14 +63,19 @@ def train_once(
     result = train(
         model,
         images,
-        train_indices=parts.train,
-        evaluate={"validation": parts.validation},
+        train_indices=images.pool if final else parts.train,
+        evaluate={"judged": images.test if final else parts.validation},
         every_epoch=(),
-        recipe=Recipe(epochs=epochs, batch_size=64, init="default" if parent is not None else "xavier"),
+        recipe=Recipe(
+            epochs=epochs,
+            batch_size=64,
+            learning_rate=learning_rate,
+            init="default" if parent is not None else "xavier",
+        ),
         seed=seed,
         device="cpu",
     )
-    return float(result.accuracy["validation"]), time.process_time() - start, model
+    return float(result.accuracy["judged"]), time.process_time() - start, model
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

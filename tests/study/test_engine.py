@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import optuna
 import pytest
 
 from reborn_nas.analysis import screen_sizes
+from reborn_nas.analysis.additive import Space
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import StudyError
 from reborn_nas.records import TrialRecord
@@ -165,7 +167,7 @@ def test_the_sampler_starts_from_the_screen(folder: Path) -> None:
     assert {value for trial in copies for value in trial.params.values() if "reborn" not in value} == {"relu"}
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "gp", "additive"])
 def test_every_sampler_proposes_from_the_space_and_hears_of_failures(folder: Path, sampler: str) -> None:
     bench = make_bench(folder, sampler=sampler)
     phases = plan(bench, 8, baseline=0, screen=0, candidate=0)
@@ -180,6 +182,23 @@ def test_every_sampler_proposes_from_the_space_and_hears_of_failures(folder: Pat
     else:
         assert failed.state.name == "PRUNED"
     assert max(failed.constraints.values()) > 0
+
+
+def test_the_samplers_of_a_worker_read_each_trial_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every search training has a fresh sampler; what is finished is read by the first that sees it."""
+    read: list[int] = []
+    encode = Space.encode
+
+    def counting(space: Space, trials: Sequence[Mapping[str, Any]]) -> Any:
+        read.append(len(trials))
+        return encode(space, trials)
+
+    monkeypatch.setattr(Space, "encode", counting)
+    bench = make_bench(folder, sampler="additive")
+    assert run(bench, plan(bench, 40, baseline=0, screen=0, candidate=0), FakeObjective())
+    # of 40 trainings 8 start at random; then each reads what is new and whatever else is under way
+    assert sum(read) <= 40 + 64 + 40  # the recommender reads all of them once at the end
+    assert len(read) > 30
 
 
 def test_attributes_that_people_look_for_in_the_dashboard(folder: Path) -> None:

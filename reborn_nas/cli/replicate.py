@@ -54,6 +54,7 @@ def add(verbs: Subparsers) -> None:
     how = parser.add_argument_group("how")
     how.add_argument("--recipe", metavar="NAME", help="in place of the paper's: fast")
     how.add_argument("--learning-rate", type=float, metavar="X")
+    how.add_argument("--init", metavar="NAME", help="how weights are drawn: xavier (the paper's), kaiming, default")
     how.add_argument("--precision", choices=("auto", "fp32", "bf16"))
     how.add_argument("--device", default="auto", metavar="NAME")
     how.add_argument("--threads", type=int, metavar="N", help="CPU threads")
@@ -124,7 +125,7 @@ def _settings(args: argparse.Namespace, datasets: Sequence[str]) -> Settings:
         recipe=args.recipe,
         training={
             name: getattr(args, name)
-            for name in ("learning_rate", "precision")
+            for name in ("learning_rate", "init", "precision")
             if getattr(args, name) is not None
         },
         timeout=args.timeout,

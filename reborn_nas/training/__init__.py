@@ -6,7 +6,7 @@ from reborn_nas.training.cores import available_cores, cpu_threads, threads_each
 from reborn_nas.training.estimate import estimate_seconds
 from reborn_nas.training.evaluation import evaluate
 from reborn_nas.training.example import example_of, save_example
-from reborn_nas.training.initial import draw_xavier
+from reborn_nas.training.initial import draw_weights
 from reborn_nas.training.loop import train
 from reborn_nas.training.precision import cpu_has_bf16, parameter_count, resolve_precision
 from reborn_nas.training.recipe import Recipe, get_recipe, recipe_names
@@ -26,7 +26,7 @@ __all__ = [
     "batch_sizes",
     "cpu_has_bf16",
     "cpu_threads",
-    "draw_xavier",
+    "draw_weights",
     "estimate_seconds",
     "evaluate",
     "example_of",

@@ -20,7 +20,7 @@ from reborn_nas.training.checkpoint import Checkpoint, TrainingState
 from reborn_nas.training.compiled import Compiled, eagerly
 from reborn_nas.training.evaluation import BATCH, Tally
 from reborn_nas.training.graph import CudaRecorder, GraphStep, Recorder, Snapshot, Step
-from reborn_nas.training.initial import draw_xavier
+from reborn_nas.training.initial import draw_weights
 from reborn_nas.training.precision import resolve_precision
 from reborn_nas.training.recipe import Recipe
 from reborn_nas.training.result import TrainingResult
@@ -121,8 +121,8 @@ class _Run:
         self.began = time.perf_counter()
         self.model, self.recipe, self.seed, self.device = model, recipe, seed, device
         self.precision = resolve_precision(recipe.precision, device, model)
-        if recipe.init == "xavier":
-            draw_xavier(model, seed)
+        if recipe.init != "default":
+            draw_weights(model, recipe.init, seed)
         last = recipe.channels_last and device.type == "cuda"
         model.to(device)
         if last:

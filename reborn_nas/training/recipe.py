@@ -12,7 +12,7 @@ from reborn_nas.errors import ConfigError, unknown_name
 
 SCHEDULES = ("one_cycle", "step_half", "constant")
 PRECISIONS = ("auto", "fp32", "bf16")
-INITS = ("default", "xavier")
+INITS = ("default", "xavier", "kaiming")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Recipe:
         label_smoothing: in [0, 1).
         precision: "fp32", "bf16" (autocast), or "auto" (`resolve_precision`).
         channels_last: memory format on a GPU; a CPU always has the ordinary one, which is faster in fp32 there.
-        init: "xavier" draws all weights anew from Xavier's uniform distribution (paper, Sec. 4.3), which undoes a
+        init: "xavier" (paper, Sec. 4.3) or "kaiming" draws all weights anew (`draw_weights`), which undoes a
             pretrained or a function-preserving start; "default" leaves the network as it comes.
         crop_padding, flip: override the data set's augmentation; None leaves it.
 

@@ -171,6 +171,7 @@ def test_absent_data_is_left_out_and_the_rest_runs(capsys: pytest.CaptureFixture
         (("--images", "photos"), "has no figure"),
         (("--recipe", "slow"), "recipe"),
         (("--learning-rate", "0"), "learning_rate"),
+        (("--init", "he"), "init is one of default, xavier, kaiming"),
     ],
 )
 def test_bad_words(capsys: pytest.CaptureFixture[str], words: tuple[str, ...], part: str) -> None:

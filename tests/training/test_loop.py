@@ -18,7 +18,7 @@ from reborn_nas.training import (
     FileCheckpoint,
     Recipe,
     TrainingResult,
-    draw_xavier,
+    draw_weights,
     estimate_seconds,
     evaluate,
     get_recipe,
@@ -292,8 +292,8 @@ def test_bf16_trains_in_bf16_with_fp32_weights() -> None:
 
 def test_xavier_draws_all_weights_by_name() -> None:
     one, two = small_net(seed=0), small_net(seed=1)
-    draw_xavier(one, 3)
-    draw_xavier(two, 3)
+    draw_weights(one, "xavier", 3)
+    draw_weights(two, "xavier", 3)
     assert torch.equal(weights(one), weights(two))
     convolution = one[3].weight  # (16, 8, 3, 3): fan in 72, fan out 144
     bound = math.sqrt(6 / (8 * 9 + 16 * 9))
@@ -301,24 +301,41 @@ def test_xavier_draws_all_weights_by_name() -> None:
     assert float(convolution.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.05)
     assert torch.equal(one[-1].bias, torch.zeros(10))
     assert torch.equal(one[1].weight, torch.ones(8))
-    draw_xavier(two, 4)
+    draw_weights(two, "xavier", 4)
     assert not torch.equal(weights(one), weights(two))
     # a stream for each name: the first layer starts the same in a network that differs behind it
     wide = small_net(classes=7)
-    draw_xavier(wide, 3)
+    draw_weights(wide, "xavier", 3)
     assert torch.equal(wide[0].weight, one[0].weight)
+
+
+def test_kaiming_makes_up_for_what_a_relu_takes() -> None:
+    """Uniform within √(6 / fan in); eight layers with ReLUs keep the size of a signal that Xavier's lose."""
+    model = small_net()
+    draw_weights(model, "kaiming", 3)
+    bound = math.sqrt(6 / 72)
+    assert bound * 0.98 < float(model[3].weight.detach().abs().max()) <= bound
+    sizes = {}
+    for scheme in ("xavier", "kaiming"):
+        deep = nn.Sequential(*(layer for _ in range(8) for layer in (nn.Linear(256, 256), nn.ReLU())))
+        draw_weights(deep, scheme, 3)
+        x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+        sizes[scheme] = float(deep(x).detach().square().mean())
+    assert sizes["kaiming"] == pytest.approx(1, rel=0.7)
+    assert sizes["xavier"] < 1.7 / 2**8
 
 
 def test_equal_layers_do_not_start_equal() -> None:
     twins = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    draw_xavier(twins, 3)
+    draw_weights(twins, "xavier", 3)
     assert not torch.equal(twins[0].weight, twins[1].weight)
 
 
-def test_the_xavier_recipe_starts_there() -> None:
+@pytest.mark.parametrize("scheme", ["xavier", "kaiming"])
+def test_a_recipe_starts_there(scheme: str) -> None:
     model, drawn = small_net(classes=4), small_net(classes=4)
-    draw_xavier(drawn, 8)
-    run(model, squares(), Recipe(epochs=0, init="xavier"), seed=8)
+    draw_weights(drawn, scheme, 8)
+    run(model, squares(), Recipe(epochs=0, init=scheme), seed=8)
     assert torch.equal(weights(model), weights(drawn))
 
 

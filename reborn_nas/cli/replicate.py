@@ -54,7 +54,9 @@ def add(verbs: Subparsers) -> None:
     how = parser.add_argument_group("how")
     how.add_argument("--recipe", metavar="NAME", help="in place of the paper's: fast")
     how.add_argument("--learning-rate", type=float, metavar="X")
-    how.add_argument("--init", metavar="NAME", help="how weights are drawn: xavier (the paper's), kaiming, default")
+    how.add_argument(
+        "--init", metavar="NAME", help="how weights are drawn: xavier (the paper's), kaiming, default"
+    )
     how.add_argument("--precision", choices=("auto", "fp32", "bf16"))
     how.add_argument("--device", default="auto", metavar="NAME")
     how.add_argument("--threads", type=int, metavar="N", help="CPU threads")

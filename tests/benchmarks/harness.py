@@ -34,6 +34,11 @@ class Timing:
     fastest: float
     repeats: int
 
+    def over(self, count: float) -> Timing:
+        """The same for one of `count` equal parts."""
+        parts = (value / count for value in (self.median, self.low, self.high, self.fastest))
+        return Timing(*parts, self.repeats)
+
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Timing:
         """Of measured seconds, at least one."""
@@ -193,17 +198,31 @@ def arguments(doc: str | None, *, seconds: float = 120.0) -> argparse.ArgumentPa
 
 
 def begin(options: argparse.Namespace) -> tuple[torch.device, float]:
-    """The device and the time at which nothing new is begun, with the threads set."""
+    """The device and the time at which nothing new is begun, with the threads set.
+
+    On a GPU cuDNN tries its kernels for every rival: the scripts that people start from ask for that, as we do.
+    """
     from reborn_nas.training import available_cores
 
     torch.set_num_threads(options.threads or available_cores())
-    return torch.device(options.device), time.monotonic() + options.seconds
+    device = torch.device(options.device)
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+    return device, time.monotonic() + options.seconds
 
 
-def peak_memory(device: torch.device) -> float | None:
-    """MiB that the device held at most since the last call; None where nobody counts."""
-    if device.type != "cuda":
-        return None
-    peak = torch.cuda.max_memory_allocated(device) / 2**20
-    torch.cuda.reset_peak_memory_stats(device)
-    return peak
+class Peak:
+    """What the device held at most within, above what it held before: `mib`, None where nobody counts."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.mib: float | None = None
+
+    def __enter__(self) -> Peak:
+        if self.device.type == "cuda":
+            self._before = torch.cuda.memory_allocated(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.device.type == "cuda":
+            self.mib = (torch.cuda.max_memory_allocated(self.device) - self._before) / 2**20

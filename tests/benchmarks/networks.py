@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import reborn_nas as rn
-from reborn_nas.activations import CReLU, Reborn
+from reborn_nas.activations import CReLU, Reborn, spare_memory
 from reborn_nas.backbone import build, resolve
 from reborn_nas.data import Augmentation, ImageSet, plan_parts
 from reborn_nas.data.images import assemble
 
 SIZE = (3, 32, 32)
-BACKBONES = ("resnet18", "resnet34", "convnet13", "convnet8")
+BACKBONES = ("resnet34", "resnet18", "convnet13", "convnet8")
 FORMS = {
     "ReLU": "",
     "CReLU": "crelu",
@@ -24,7 +24,9 @@ FORMS = {
     "reborn k=3": "reborn(kernel_size=3)",
     "reborn k=5": "reborn(kernel_size=5)",
     "reborn depthwise": "reborn(deconv=depthwise)",
+    "reborn k=3, sparing": "reborn(kernel_size=3)",
 }
+"""What stands at every site; sparing blocks make maps again in the backward pass (`spare_memory`)."""
 MIXES = tuple(f"mix {number}" for number in range(8))
 MIXED = (
     "relu",
@@ -44,7 +46,7 @@ def parent(backbone: str, classes: int = 100) -> nn.Module:
 
 
 def network(backbone: str, form: str, classes: int = 100) -> nn.Module:
-    """The backbone in one of the `FORMS`, or as one of the `MIXES`: fixed random choices, the same in every run."""
+    """The backbone in one of the `FORMS`, or as "mix N": fixed random choices, the same in every run."""
     model = parent(backbone, classes)
     if form in FORMS and not FORMS[form]:
         return model
@@ -55,12 +57,15 @@ def network(backbone: str, form: str, classes: int = 100) -> nn.Module:
         draws = random.Random(f"{backbone} {form}")
         chosen = {site.name: draws.choice(MIXED) for site in sites}
     choices = {name: rn.Choice.parse(label) for name, label in chosen.items()}
-    return rn.convert(model, choices, input_size=SIZE, seed=0)
+    converted = rn.convert(model, choices, input_size=SIZE, seed=0)
+    spare_memory(converted, form.endswith("sparing"))
+    return converted
 
 
-def thirty() -> list[tuple[str, str]]:
-    """A fixed list of 30 architectures of resnet34: ReLU and all-reborn thrice each, the mixes thrice each."""
-    return [("resnet34", form) for form in (*MIXES, "ReLU", "reborn k=3") * 3]
+def thirty() -> list[str]:
+    """A fixed list of 30 trainings: 20 different mixes, and ReLU and all reborn five times each, taking turns."""
+    rounds = [["ReLU", *(f"mix {4 * turn + k}" for k in range(4)), "reborn k=3"] for turn in range(5)]
+    return [form for turn in rounds for form in turn]
 
 
 def pictures(count: int, classes: int = 100) -> ImageSet:

@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.slots [--slots 1 2 3 4] [--backbone convnet8] [--form "mix 0"] [--json FILE]
 
-Each process has its imports, images and context before the clock starts; then all train the same list, and the rate
-is what all did in the time until the last was done. With NVIDIA's Multi-Process Service where it is installed. The
-suggestion of the planner is printed beside the measured optimum.
+All processes have their imports, images and context before the clock starts; in each round 1, 2, 3, … of them train the
+same list, in turns, and the rate is what all did in the time until the last was done. With NVIDIA's Multi-Process
+Service where it is installed; `--no-service` lets the processes take turns on the GPU. The suggestion of the planner is
+printed beside the measured optimum.
 
 Arithmetic: a slot wins what one training leaves idle. resnet34 at batch 128 fills 89 % of an H200's threads at the
 mean of its sites (`reborn_nas.training.slots`): one slot. convnet8 at 8×8 fills a few per cent: launches of 3 µs
@@ -15,53 +16,62 @@ never slower than one slot.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
+from functools import partial
 
 from reborn_nas.study.mps import service
 from reborn_nas.training import threads_each
-from tests.benchmarks.harness import Row, Timing, arguments, begin, goal, print_table, save
+from tests.benchmarks.harness import Row, Timing, alternate, arguments, begin, goal, print_table, save
 
 
-def rates(slots: int, arguments_of_worker: Sequence[str], trials: int, repeats: int, device: str) -> Timing:
-    """Seconds a training with `slots` processes: wall time over all trainings done."""
-    command = [
-        sys.executable,
-        "-m",
-        "tests.benchmarks.trials",
-        *arguments_of_worker,
-        device,
-        str(threads_each(slots)),
-    ]
-    with service([device], slots):
-        workers = [
+class Crew:
+    """Long-lived processes of which any number can be set to work."""
+
+    def __init__(self, size: int, command: Sequence[str]) -> None:
+        self.workers = [
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for _ in range(slots)
+            for _ in range(size)
         ]
+        for worker in self.workers:
+            self._hear(worker, "ready")
+
+    def work(self, slots: int) -> None:
+        """Let the first `slots` train, each with its share of the cores, until the last is done."""
+        for worker in self.workers[:slots]:
+            assert worker.stdin is not None
+            print(threads_each(slots), file=worker.stdin, flush=True)
+        for worker in self.workers[:slots]:
+            self._hear(worker, "done")
+
+    def _hear(self, worker: subprocess.Popen[str], word: str) -> None:
+        assert worker.stdout is not None
+        if worker.stdout.readline().strip() != word:
+            raise RuntimeError(f"a worker ended with code {worker.wait()}")
+
+    def close(self) -> None:
+        """End them."""
+        for worker in self.workers:
+            if worker.stdin is not None:
+                worker.stdin.close()
+        for worker in self.workers:
+            worker.wait(timeout=60)
+
+
+def rates(
+    slots: Sequence[int], command: Sequence[str], trials: int, repeats: int, device: str, deadline: float
+) -> tuple[dict[int, Timing], str]:
+    """Number of processes → seconds a training: wall time over all trainings done; and how they share the device."""
+    with service([device], max(slots)) as said:
+        crew = Crew(max(slots), command)
         try:
-            for worker in workers:
-                if worker.stdout is None or worker.stdout.readline().strip() != "ready":
-                    raise RuntimeError("a worker did not start")
-            seconds = []
-            for _ in range(repeats):
-                start = time.perf_counter()
-                for worker in workers:
-                    assert worker.stdin is not None
-                    print("go", file=worker.stdin, flush=True)
-                for worker in workers:
-                    assert worker.stdout is not None
-                    if not worker.stdout.readline():
-                        raise RuntimeError("a worker died")
-                seconds.append((time.perf_counter() - start) / (slots * trials))
+            rivals = {str(many): partial(crew.work, many) for many in slots}
+            found = alternate(rivals, repeats=repeats, deadline=deadline)
         finally:
-            for worker in workers:
-                if worker.stdin is not None:
-                    worker.stdin.close()
-            for worker in workers:
-                worker.wait(timeout=60)
-    return Timing.of(seconds)
+            crew.close()
+    return {many: found[str(many)].over(many * trials) for many in slots}, said
 
 
 def suggested(backbone: str, batch: int, device: str) -> int:
@@ -93,6 +103,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch", type=int, help="128 on a GPU, 32 on a CPU")
     parser.add_argument("--trials", type=int, default=1, help="of each process and round")
+    parser.add_argument("--service", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
     device, until = begin(options)
     gpu = device.type == "cuda"
@@ -102,33 +113,34 @@ def main() -> None:
     )
     count = options.images or (10_000 if gpu else 256)
     what = [backbone, options.form, str(count), str(options.epochs), str(batch), str(options.trials)]
-    rows: list[Row] = []
-    for slots in options.slots:
-        if time.monotonic() > until:
-            break
-        timing = rates(slots, what, options.trials, max(5, options.repeats), options.device)
-        rows.append(
-            {
-                "slots": slots,
-                "s a training": timing.median,
-                "low..high": f"{timing.low:.3g}..{timing.high:.3g}",
-                "an hour": 3600 / timing.median,
-                "× one slot": rows[0]["s a training"] / timing.median if rows else 1.0,
-            }
-        )
-        print(f"{slots} slots: {3600 / timing.median:.4g} trainings an hour", flush=True)
+    command = [sys.executable, "-m", "tests.benchmarks.trials", *what, options.device]
+    shared = options.device if options.service else "cpu"
+    found, said = rates(options.slots, command, options.trials, options.repeats, shared, until)
+    print(said)
+    base = found[min(found)].median
+    rows: list[Row] = [
+        {
+            "slots": slots,
+            "s a training": timing.median,
+            "low..high": f"{timing.low:.3g}..{timing.high:.3g}",
+            "an hour": 3600 / timing.median,
+            f"× {min(found)} slot": base / timing.median,
+        }
+        for slots, timing in found.items()
+    ]
     advice = suggested(backbone, batch, options.device)
     print_table(
         rows,
         f"{backbone} {options.form}, {count} images, {options.epochs} epochs, on {device}; suggested: {advice}",
     )
-    won = next((row["× one slot"] for row in rows if row["slots"] == advice), None)
+    won = found[1].median / found[advice].median if {1, advice} <= set(found) else None
     save(
         options.json,
         "slots",
         rows,
         [goal(f"{advice} slots (suggested), × one slot", won, 1.0)],
         suggested=advice,
+        shared=said,
     )
 
 

@@ -6,16 +6,18 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.benchmarks import epoch, networks
+from tests.benchmarks import epoch, networks, slots, time_to_accuracy, trials_per_hour
 from tests.benchmarks.__main__ import CPU, GPU
 from tests.benchmarks.harness import Timing, alternate, goal, hardware_slug, print_table
 from tests.benchmarks.loops import LoaderLoop, OurLoop
 from tests.benchmarks.memory import Meter
+from tests.benchmarks.trials import Trial
 
 
 def test_rivals_take_turns_and_figures_are_medians() -> None:
@@ -56,11 +58,12 @@ def test_the_literal_network_is_the_same_function(form: str) -> None:
 
 
 def test_mixes_are_fixed_and_differ() -> None:
-    from reborn_nas.backbone.cost import predict  # noqa: F401  # the count below is independent of it
-
     first, again, other = (networks.network("convnet5", f"mix {k}", 10) for k in (1, 1, 2))
     assert str(first) == str(again) != str(other)
-    assert len(networks.thirty()) == 30
+    listed = Counter(networks.thirty())
+    assert sum(listed.values()) == 30
+    assert (listed.pop("ReLU"), listed.pop("reborn k=3")) == (5, 5)
+    assert len(listed) == 20
 
 
 def test_macs_by_hand() -> None:
@@ -101,12 +104,69 @@ def test_bytes_by_hand() -> None:
 def test_goals_of_an_epoch_need_a_gpu() -> None:
     assert all(row["met"] is None for row in epoch.goals([]))
     rows = [
-        {"backbone": "resnet34", "batch": 128, "form": "ReLU", "rival": rival, "img/s": rate, "peak MiB": 1.0}
-        for rival, rate in (("loader, 0 workers", 10.0), ("ours", 90.0))
+        {"backbone": "resnet34", "batch": 128, "form": form, "rival": rival, "img/s": rate, "peak MiB": peak}
+        for form, rival, rate, peak in (
+            ("ReLU", "loader, 0 workers", 10.0, 3.0),
+            ("ReLU", "ours", 90.0, 2.0),
+            ("reborn k=3, sparing", "ours", 30.0, 3.9),
+        )
     ]
     found = {row["goal"]: row["measured"] for row in epoch.goals(rows)}
     assert found["resnet34 ReLU: times loader, 0 workers ≥ 8"] == 9.0
     assert found["resnet34 ReLU: s an epoch ≤ 1.4"] == pytest.approx(50_000 / 90, abs=1e-3)
+    assert found["resnet34 reborn k=3, sparing: memory, times ReLU's ≤ 2"] == 1.95
+
+
+def test_trainings_an_hour_by_hand() -> None:
+    """10 s of which 1 s is fixed, 3 epochs: an epoch takes 3 s, 30 of them 91 s."""
+    line = trials_per_hour.row("ours", Trial("net", "mix 7", 10.0, 1.0, "eager"), 3, 30)
+    assert line["an hour"] == pytest.approx(3600 / 91)
+    assert line["fixed share"] == pytest.approx(1 / 91)
+    plain = trials_per_hour.row("plain loop", Trial("net", "mix 7", 20.0, 2.0, ""), 3, 30)
+    kinds = trials_per_hour.summary([line, plain, line])
+    assert [(one["kind"], one["rival"], one["n"]) for one in kinds] == [
+        ("mix", "ours", 2),
+        ("mix", "plain loop", 1),
+    ]
+    assert kinds[0]["× plain loop"] == pytest.approx(2)
+    found = {one["goal"]: one["measured"] for one in trials_per_hour.goals(kinds, [line, plain], True)}
+    assert found["resnet34 mix: trainings an hour ≥ 57"] == pytest.approx(3600 / 91, abs=1e-3)
+    assert found["resnet34 ReLU: trainings an hour ≥ 85"] is None
+    assert found["fixed cost of a training, share ≤ 0.03"] == pytest.approx(1 / 91, abs=1e-3)
+
+
+def test_accuracies_are_compared_over_five_seeds() -> None:
+    """Means 99.0 and 98.9 %, standard deviation 0.1 each: 0.1 ± 2.306 · 0.1 · √(2/5) points."""
+    steps = (-0.1, -0.1, 0.0, 0.1, 0.1)
+    rows = [
+        {
+            "dataset": "mnist",
+            "rival": rival,
+            "final accuracy": (mean + step) / 100,
+            "s to target": s,
+            "s in all": 9.0,
+        }
+        for rival, mean, s in (("fp32 loop", 99.0, 4.0), ("ours", 98.9, None))
+        for step in steps
+    ]
+    (found,) = time_to_accuracy.goals(rows, ["mnist"])
+    assert (found["measured"], found["met"]) == (0.1, True)
+    assert found["95 %"] == "-0.05..+0.25"
+    assert time_to_accuracy.goals(rows[:9], ["mnist"])[0]["met"] is None
+    loop, ours = time_to_accuracy.summary(rows)
+    assert (loop["s to target"], loop["reached"], ours["reached"]) == (4.0, 5, 0)
+    assert ours["accuracy"] == pytest.approx(0.989)
+
+
+def test_any_number_of_a_crew_works_at_a_time() -> None:
+    code = "print('ready', flush=True)\nfor line in iter(input, ''): print('done', flush=True)"
+    crew = slots.Crew(2, [sys.executable, "-c", code])
+    for many in (1, 2, 1):
+        crew.work(many)
+    crew.workers[0].kill()
+    with pytest.raises(RuntimeError, match="a worker ended with code -9"):
+        crew.work(1)
+    crew.close()
 
 
 def test_every_benchmark_is_in_the_list() -> None:
@@ -138,7 +198,8 @@ TINY = {
         "ours",
     ],
     "trials_per_hour": ["--trials", "1", "--images", "64"],
-    "slots": ["--slots", "1", "--images", "64"],
+    "slots": ["--slots", "1", "2", "--images", "64"],
+    "step_overhead": ["--backbone", "convnet5", "--form", "ReLU", "--batch", "4"],
 }
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from reborn_nas.data import ImageSet, split
-from reborn_nas.training import Recipe, train
-from tests.benchmarks.networks import network
+from reborn_nas.training import Recipe, evaluate, train
+from tests.benchmarks.loops import LoaderLoop
+from tests.benchmarks.networks import literal, network
 
 
 @dataclass(frozen=True)
@@ -46,22 +47,46 @@ def run_trial(backbone: str, form: str, images: ImageSet, epochs: int, batch: in
     return Trial(backbone, form, end - start, fixed, f"{result.form}, {result.precision}")
 
 
+def run_plain_trial(
+    backbone: str, form: str, images: ImageSet, epochs: int, batch: int, device: str, workers: int
+) -> Trial:
+    """The same as the scripts that people start from do it: a loader, fp32, Eq. 2 as it is written."""
+    start = time.perf_counter()
+    parts = split(images, block=0, seed=0)
+    loop = LoaderLoop(
+        literal(network(backbone, form, len(images.classes))), images, batch, torch.device(device), workers
+    )
+    steps = len(parts.train) // batch
+    spent = 0.0
+    try:
+        for _ in range(epochs):
+            began = time.perf_counter()
+            loop(steps)
+            evaluate(loop.model, images, parts.validation, device, "fp32")
+            loop.model.train()
+            spent += time.perf_counter() - began
+    finally:
+        loop.close()
+    seconds = time.perf_counter() - start
+    return Trial(backbone, form, seconds, seconds - spent, f"loader, {workers} workers, fp32")
+
+
 def worker() -> None:
-    """One slot: for each line on standard input train again, and print how long it took."""
+    """One slot: for each line on standard input, the number of CPU threads, train again and say when it is done."""
     from tests.benchmarks.networks import pictures
 
-    backbone, form, count, epochs, batch, trials, device, threads = sys.argv[1:9]
-    torch.set_num_threads(int(threads))
+    backbone, form, count, epochs, batch, trials, device = sys.argv[1:8]
+    torch.set_num_threads(1)
     images = pictures(int(count))
     run_trial(backbone, form, images, 1, int(batch), device)  # imports, data, context, kernels
     print("ready", flush=True)
     for line in sys.stdin:
         if not line.strip():
             break
-        start = time.perf_counter()
+        torch.set_num_threads(int(line))
         for _ in range(int(trials)):
             run_trial(backbone, form, images, int(epochs), int(batch), device)
-        print(time.perf_counter() - start, flush=True)
+        print("done", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from reborn_nas.analysis.conditions import ABSENT
 from reborn_nas.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-ABSENT = -1
 MOST_PAIR_LABELS = 12
 """Neighbour weights are kept for at most so many different choices."""
 

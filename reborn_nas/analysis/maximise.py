@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reborn_nas.analysis.additive import Space
+from reborn_nas.analysis.conditions import Condition, fold
 from reborn_nas.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]
@@ -42,26 +43,35 @@ class Budget:
 
 
 def best_assignment(
-    space: Space, utility: FloatArray, pairs: FloatArray | None = None, budgets: Sequence[Budget] = ()
+    space: Space,
+    utility: FloatArray,
+    pairs: FloatArray | None = None,
+    budgets: Sequence[Budget] = (),
+    conditions: Sequence[Condition] = (),
 ) -> IntArray:
     """Codes (S,) that maximise Σ utility[s, c_s] + Σ pairs[c_s, c_{s+1}] within the budgets.
 
     Without budgets the maximum is exact (dynamic programming along the chain). With budgets, Lagrange
     multipliers are raised until the maximum fits, and single changes that fit are then made while they help.
 
+    Args:
+        conditions: parameters that are there under some labels of another one; `ABSENT` elsewhere. Neighbour terms
+            between such a one and what follows it are left out.
+
     Raises:
         ConfigError: no assignment fits; the message says by how much the cheapest exceeds the limit.
     """
-    free = _chain(utility, pairs)
-    if not budgets:
-        return free
-    costs, room = _scaled(space, budgets)
-    if _fits(costs, room, free):
-        return free
-    found = _priced(space, utility, pairs, costs, room)
-    if found is None:
-        _refuse(space, budgets)
-    return _polish(utility, pairs, costs, room, found if found is not None else free)
+    costs, room = _scaled(space, budgets) if budgets else (np.zeros((0, *utility.shape)), np.zeros(0))
+    folded = fold(utility, pairs, costs, conditions)
+    utility, costs = folded.utility, folded.costs
+    links = None if pairs is None else folded.linked[:, None, None] * pairs  # (S − 1, L, L)
+    codes = _chain(utility, links)
+    if not _fits(costs, room, codes):
+        found = _priced(space, utility, links, costs, room)
+        if found is None:
+            _refuse(space, budgets)
+        codes = _polish(utility, links, costs, room, found if found is not None else codes)
+    return folded.unfold(codes)
 
 
 def cheapest_assignment(space: Space, budgets: Sequence[Budget]) -> IntArray:
@@ -85,7 +95,7 @@ def _chain(utility: FloatArray, pairs: FloatArray | None) -> IntArray:
     score = utility[0]
     back = np.zeros(utility.shape, dtype=np.int64)
     for site in range(1, sites):
-        through = score[:, None] + pairs  # (from, to)
+        through = score[:, None] + pairs[site - 1]  # (from, to)
         back[site] = through.argmax(axis=0)
         score = through.max(axis=0) + utility[site]
     codes = np.zeros(sites, dtype=np.int64)
@@ -176,8 +186,9 @@ def _polish(
     for _ in range(4 * len(codes)):
         gain = utility - utility[sites, codes][:, None]
         if pairs is not None:
-            gain[1:] += pairs[codes[:-1]] - pairs[codes[:-1], codes[1:]][:, None]
-            gain[:-1] += pairs[:, codes[1:]].T - pairs[codes[:-1], codes[1:]][:, None]
+            here = pairs[sites[:-1], codes[:-1], codes[1:]][:, None]
+            gain[1:] += pairs[sites[:-1], codes[:-1]] - here
+            gain[:-1] += pairs[sites[:-1], :, codes[1:]] - here
         spent = _spent(costs, codes)
         after = spent[:, None, None] + costs - costs[:, sites, codes][:, :, None]  # (B, S, L)
         gain = np.where((after <= room[:, None, None] + 1e-9).all(axis=0), gain, -np.inf)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from reborn_nas.analysis.additive import LEAST_TRIALS, Space, fit_codes
+from reborn_nas.analysis.conditions import find_conditions
 from reborn_nas.analysis.evidence import Mixture, integrate, integrate_codes
 from reborn_nas.analysis.maximise import Budget, best_assignment
 from reborn_nas.errors import ConfigError
@@ -91,9 +92,9 @@ def tightened(posterior: Mixture, budgets: Sequence[Budget], excess: Excess) -> 
         ConfigError: it takes more than 20 steps.
     """
     space, kept = posterior.space, tuple(budgets)
-    utilities = space.utilities(posterior.mean)
+    utilities, conditions = space.utilities(posterior.mean), find_conditions(posterior.codes)
     for _ in range(MOST_STEPS):
-        over = excess(space.decode(best_assignment(space, *utilities, kept)))
+        over = excess(space.decode(best_assignment(space, *utilities, kept, conditions)))
         if all(share <= 0 for share in over.values()):
             return kept
         kept = tuple(
@@ -116,7 +117,8 @@ def recommend_from(
 ) -> Recommendation:
     """`recommend` from a fitted posterior."""
     space = posterior.space
-    codes = best_assignment(space, *space.utilities(posterior.mean), budgets)
+    conditions = find_conditions(posterior.codes)
+    codes = best_assignment(space, *space.utilities(posterior.mean), budgets, conditions)
     mean, low, high = posterior.predict_codes(codes[None])
     promised = optimism(posterior, budgets)
     same = (space.encode(trials) == codes).all(axis=1) if len(trials) else np.zeros(0, dtype=np.bool_)
@@ -144,16 +146,17 @@ def optimism(posterior: Mixture, budgets: Sequence[Budget] = (), *, repeats: int
     space, codes = posterior.space, posterior.codes
     truth = space.features(codes) @ posterior.mean
     rng = np.random.default_rng(31)
+    conditions = find_conditions(codes)
     excess = []
     for _ in range(repeats):
         values = truth + posterior.sigma * rng.standard_normal(len(truth))
         if len(codes) <= _MANY_TRIALS:
             mixture = integrate_codes(space, codes, values)
-            chosen = best_assignment(space, *space.utilities(mixture.mean), budgets)
+            chosen = best_assignment(space, *space.utilities(mixture.mean), budgets, conditions)
             promise = mixture.predict_codes(chosen[None])[0][0]
         else:
             plain = fit_codes(space, codes, values)
-            chosen = best_assignment(space, *space.utilities(plain.mean), budgets)
+            chosen = best_assignment(space, *space.utilities(plain.mean), budgets, conditions)
             promise = plain.predict_codes(chosen[None])[0][0]
         excess.append(promise - float((space.features(chosen[None]) @ posterior.mean)[0]))
     return max(0.0, float(np.mean(excess))) if excess else 0.0

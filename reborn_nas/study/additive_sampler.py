@@ -12,7 +12,8 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from reborn_nas.analysis.additive import ABSENT, Space, fit_codes
+from reborn_nas.analysis.additive import Space, fit_codes
+from reborn_nas.analysis.conditions import ABSENT, Condition, find_conditions
 from reborn_nas.analysis.constraints import corrected, learned_budgets_of
 from reborn_nas.analysis.maximise import Budget, best_assignment, cheapest_assignment
 from reborn_nas.errors import ConfigError
@@ -106,7 +107,7 @@ class AdditiveSampler(BaseSampler):
         pending = pending[(pending != ABSENT).any(axis=1)]
         posterior = fit_codes(space, codes, values, pending=pending)
         draw = posterior.sample(self._rng, self._spread)
-        chosen = space.decode(_best(space, draw, budgets))
+        chosen = space.decode(_best(space, draw, budgets, find_conditions(codes)))
         return {
             name: next(value for value in choices[name] if label_of(value) == label)
             for name, label in chosen.items()
@@ -173,9 +174,11 @@ def _trials(study: Study, states: tuple[TrialState, ...]) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=states)
 
 
-def _best(space: Space, draw: np.ndarray[Any, Any], budgets: Sequence[Budget]) -> np.ndarray[Any, Any]:
+def _best(
+    space: Space, draw: np.ndarray[Any, Any], budgets: Sequence[Budget], conditions: Sequence[Condition]
+) -> np.ndarray[Any, Any]:
     """The maximiser of a draw within the budgets, or what exceeds them least where nothing seems to fit."""
     try:
-        return best_assignment(space, *space.utilities(draw), budgets)
+        return best_assignment(space, *space.utilities(draw), budgets, conditions)
     except ConfigError:
         return cheapest_assignment(space, budgets)

@@ -44,16 +44,22 @@ class TrialRows:
         return TrialRows, ()  # copies and pickles of a sampler begin afresh
 
     def search_space(self, trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
-        """Every categorical parameter that a trial has had with the same choices, in the order of the trials."""
+        """Every categorical parameter that a trial has had with the same choices, in the order of the trials: what
+        a later trial brings stands behind what came before it there.
+        """
         found: dict[str, int] = {}
+        order: list[str] = []
         changed: set[str] = set()
         for signature in dict.fromkeys(self._signature(self._row(past)) for past in trials):
+            before = ""
             for name, variant in signature:
-                if found.setdefault(name, variant) != variant:
+                if name not in found:
+                    found[name] = variant
+                    order.insert(order.index(before) + 1 if before else 0, name)
+                elif found[name] != variant:
                     changed.add(name)
-        return {
-            name: self._distributions[name][variant] for name, variant in found.items() if name not in changed
-        }
+                before = name
+        return {name: self._distributions[name][found[name]] for name in order if name not in changed}
 
     def space(self, choices: dict[str, tuple[str, ...]], stages: Any, neighbours: bool) -> Space:
         """The model's space of these labels; the same object as long as they are the same."""

@@ -75,6 +75,39 @@ def test_conditional_numeric_and_odd_parameters() -> None:
     assert sum(p["act"] == "reborn" and p.get("kernel") == 5 and p["flag"] is True for p in late) >= 10
 
 
+def test_a_label_is_taken_for_what_it_makes_possible() -> None:
+    """Reborn alone is worse than silu; with kernel 5, which only it has, it is better."""
+    rng = np.random.default_rng(0)
+
+    def objective(trial: optuna.Trial) -> float:
+        value = 0.0
+        for site in range(6):
+            act = trial.suggest_categorical(f"act{site}", ["relu", "silu", "reborn"])
+            value += {"relu": 0.0, "silu": 0.3, "reborn": 0.1}[act]
+            if act == "reborn":
+                value += 0.5 * (trial.suggest_categorical(f"kernel{site}", [1, 3, 5]) == 5)
+        return value + 0.3 * float(rng.normal())
+
+    study = optuna.create_study(direction="maximize", sampler=AdditiveSampler(seed=0))
+    study.optimize(objective, n_trials=70)
+    late = [trial.params for trial in study.trials[-10:]]
+    found = sum(params.get(f"kernel{site}") == 5 for params in late for site in range(6))
+    assert found >= 45  # of 60
+
+
+def test_later_parameters_stand_where_they_were_asked() -> None:
+    asked = [["a", "d"], ["a", "b", "d"], ["a", "b", "c", "d", "e"], ["first", "a"]]
+    words = optuna.distributions.CategoricalDistribution(CHOICES)
+    trials = []
+    for number, names in enumerate(asked):
+        trial = optuna.trial.create_trial(
+            value=0.0, params=dict.fromkeys(names, "silu"), distributions=dict.fromkeys(names, words)
+        )
+        trial.number = number
+        trials.append(trial)
+    assert list(TrialRows().search_space(trials)) == ["first", "a", "b", "c", "d", "e"]
+
+
 def test_failures_and_pruned_trials_are_avoided() -> None:
     def objective(trial: optuna.Trial) -> float:
         for name in ("a", "b", "c"):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from reborn_nas.errors import StudyError
 from reborn_nas.files import write_atomic
 from reborn_nas.study.artifacts import ARTIFACTS, ATTRIBUTE
-from reborn_nas.study.reading import RunStatus, open_store, status
+from reborn_nas.study.reading import RunStatus, open_store, read_status
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -71,7 +71,8 @@ def serve_dashboard(
     store = open_store(run)
     folder = Path(run) / ARTIFACTS
     folder.mkdir(exist_ok=True)
-    describe_studies(store, status(run), show() if show else Shown(), folder)
+    describe_studies(store, read_status(store), show() if show else Shown(), folder)
+    _serialise_once()
     from wsgiref.simple_server import WSGIServer, make_server
 
     from optuna.artifacts import FileSystemArtifactStore
@@ -85,7 +86,7 @@ def serve_dashboard(
             f"dashboard: {host}:{port} cannot be served ({error}); choose another --port"
         ) from error
     over = threading.Event()
-    threading.Thread(target=_keep_fresh, args=(run, folder, show, over), daemon=True).start()
+    threading.Thread(target=_keep_fresh, args=(store, folder, show, over), daemon=True).start()
     print(f"optuna-dashboard on http://{host}:{port}/  (Ctrl-C ends it)", flush=True)
     try:
         server.serve_forever()
@@ -97,16 +98,16 @@ def serve_dashboard(
 
 
 def _keep_fresh(
-    run: str | Path, folder: Path, show: Callable[[], Shown] | None, over: threading.Event
+    store: RunStore, folder: Path, show: Callable[[], Shown] | None, over: threading.Event
 ) -> None:
     """Describe the run again whenever it is complete or has a tenth more results than when it was described last."""
-    seen = status(run).done
+    seen = read_status(store).done
     while not over.wait(FRESH):
         with suppress(Exception):  # the dashboard serves on; the next look may succeed
-            state = status(run)
+            state = read_status(store)
             if state.done >= seen + max(1, state.total // 10) or (state.complete and state.done > seen):
                 seen = state.done
-                describe_studies(open_store(run), state, show() if show else Shown(), folder)
+                describe_studies(store, state, show() if show else Shown(), folder)
 
 
 def describe_studies(
@@ -170,6 +171,26 @@ def _keep_page(study: Study, page: Path | None, artifacts: Path | None) -> str:
     if ATTRIBUTE + key not in known:
         study._storage.set_study_system_attr(study._study_id, ATTRIBUTE + key, json.dumps(asdict(meta)))
     return f"/artifacts/{study._study_id}/{key}"
+
+
+def _serialise_once() -> None:
+    """Half of a long study's page is spent on the distributions, of which a study's trials share a few: in this
+    process the dashboard turns each into JSON values once.
+    """
+    from optuna_dashboard import _serializer
+
+    inner: Any = _serializer.serialize_distribution
+    known: dict[int, tuple[Any, Any]] = {}
+
+    def serialise(distribution: Any) -> Any:
+        found = known.get(id(distribution))
+        if found is None or found[0] is not distribution:
+            if len(known) >= 4096:  # a database's trials share none
+                known.clear()
+            found = known[id(distribution)] = (distribution, inner(distribution))
+        return found[1]
+
+    _serializer.serialize_distribution = serialise
 
 
 def _threaded(base: type) -> type:

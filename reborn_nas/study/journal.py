@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from reborn_nas.errors import StudyError
+from reborn_nas.study.replay import Replay
 
 __all__ = ["open_journal", "together"]
 
@@ -111,6 +112,11 @@ class GatheringJournal(JournalStorage):
         if logs:
             self.append_together(logs)
             self.replay()
+
+    def _sync_with_backend(self) -> None:
+        if not isinstance(self._replay_result, Replay):  # Optuna's, made a moment ago
+            self._replay_result = Replay(self._worker_id_prefix)
+        super()._sync_with_backend()
 
     def append_together(self, logs: list[dict[str, Any]]) -> None:
         """Write `logs`, all or none; safe to be repeated when it fails."""

@@ -19,7 +19,16 @@ from reborn_nas.study.storage import JOURNAL, RunStore, connect, journal_path, m
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["RunInfo", "RunStatus", "load_records", "load_run", "open_store", "read_records", "status"]
+__all__ = [
+    "RunInfo",
+    "RunStatus",
+    "load_records",
+    "load_run",
+    "open_store",
+    "read_records",
+    "read_status",
+    "status",
+]
 
 
 def open_store(run: str | Path, name: str | None = None) -> RunStore:
@@ -239,7 +248,11 @@ class RunStatus:
 
 def status(run: str | Path, name: str | None = None) -> RunStatus:
     """How far a run is. `best` is the best training by validation accuracy: an observation, not a claim."""
-    store = open_store(run, name)
+    return read_status(open_store(run, name))
+
+
+def read_status(store: RunStore) -> RunStatus:
+    """As `status`, of a store that is open."""
     info_plan = store.attribute("plan", {})
     records = read_records(store)
     live: dict[tuple[str, str], int] = {}

@@ -37,7 +37,7 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.records import TrialRecord
 from reborn_nas.seeds import derive_seed
 from reborn_nas.study.designs import search_runs
-from reborn_nas.study.engine import Engine, told
+from reborn_nas.study.engine import IDLE, Engine, told
 from reborn_nas.study.phases import Phase
 from reborn_nas.study.progress import SilentProgress
 from reborn_nas.study.runs import Run
@@ -112,15 +112,41 @@ def fill(bench: Workbench, trials: int) -> list[FrozenTrial]:
 
 
 def put(storage: BaseStorage, trials: list[FrozenTrial]) -> None:
-    """Write `trials` into the run's main study, in bulk."""
+    """Write `trials` into the run's main study, in bulk: in a journal, line by line what the engine would have left."""
     from reborn_nas.study.journal import together
 
     store = open_run(storage, NAME, create=True)
     if not isinstance(storage, JournalStorage):
         put_in_tables(storage, store, trials)
         return
-    with together(storage):
-        store.study("search").add_trials(trials)
+    study = store.study("search")
+    for first in range(0, len(trials), 500):
+        some = trials[first : first + 500]
+        with together(storage):
+            study.add_trials([waiting(trial) for trial in some])
+        with together(storage):
+            for trial_id, trial in enumerate(some, first):
+                write_result(storage, trial_id, trial)
+
+
+LATER = ("lease", "params", "macs", "seconds", "digest", "record")
+"""User attributes that a trial gets after it was claimed."""
+
+
+def waiting(trial: FrozenTrial) -> FrozenTrial:
+    attributes = {key: value for key, value in trial.user_attrs.items() if key not in LATER}
+    return create_trial(state=TrialState.WAITING, user_attrs=attributes)
+
+
+def write_result(storage: BaseStorage, trial_id: int, trial: FrozenTrial) -> None:
+    """Claim, suggestions, attributes, result."""
+    storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+    for name, value in trial.params.items():
+        space = trial.distributions[name]
+        storage.set_trial_param(trial_id, name, space.to_internal_repr(value), space)
+    for key in LATER:
+        storage.set_trial_user_attr(trial_id, key, trial.user_attrs[key])
+    storage.set_trial_state_values(trial_id, trial.state, trial.values)
 
 
 def put_in_tables(storage: BaseStorage, store: RunStore, trials: list[FrozenTrial]) -> None:
@@ -366,11 +392,15 @@ def one_worker(folder: Path, url: str, total: int, sleep: float, start: Any, end
     store = open_run(connect(url), NAME, create=True)
     engine = Engine(bench, store, plan(total), Asleep(sleep), SilentProgress(), Stopper())
     start.wait()
-    began = time.perf_counter()
+    began = last = time.perf_counter()
     done = 0
-    while engine.step(lead=True):
-        done += 1
-    ends.put((done, time.perf_counter() - began))
+    while not engine.complete():  # as `Engine.work` does
+        if engine.step(lead=True):
+            done += 1
+            last = time.perf_counter()
+        else:
+            time.sleep(IDLE)
+    ends.put((done, last - began))
 
 
 def workers(counts: list[int], each: int, sleep: float, storages: list[str]) -> None:

@@ -133,3 +133,77 @@ def test_an_unreachable_database_is_an_error_without_its_password() -> None:
         connect("postgresql://me:s3cret@127.0.0.1:1/db?connect_timeout=1")
     assert "s3cret" not in str(caught.value)
     assert "cannot be opened" in str(caught.value) or "driver is missing" in str(caught.value)
+
+
+def told_to(storage: optuna.storages.BaseStorage) -> None:
+    """Everything that can be said of trials, the order of it mixed, two studies, refused changes included."""
+    space = optuna.distributions.CategoricalDistribution(("relu", "reborn", None, 3))
+    scale = optuna.distributions.FloatDistribution(0.0, 1.0)
+    made = optuna.trial.create_trial(
+        value=0.5, params={"a": "reborn"}, distributions={"a": space}, user_attrs={"record": {"k": ["v"]}}
+    )
+    for name in ("one", "two"):
+        study = optuna.create_study(study_name=name, storage=storage)
+        study.enqueue_trial({"a": "relu"}, user_attrs={"key": "x"})
+        study.add_trial(made)
+        waiting = study.ask()
+        running = study.ask()
+        for trial in (waiting, running):
+            trial.suggest_categorical("a", space.choices)
+            trial.suggest_float("b", 0.0, 1.0)
+            trial.report(0.25, 1)
+            trial.set_user_attr("record", {"architecture": {"choices": {"a": "relu"}}, "n": [1, 2.5, None]})
+            trial.set_user_attr("record", {"key": "again"})
+            trial.set_constraint("params", -0.5)
+        with pytest.raises(ValueError, match="CategoricalDistribution"):
+            storage.set_trial_param(
+                running._trial_id, "a", 0, optuna.distributions.CategoricalDistribution("xy")
+            )
+        with pytest.raises(ValueError, match="distribution"):
+            storage.set_trial_param(running._trial_id, "a", 0.5, scale)
+        study.tell(waiting, 0.75)
+        with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+            storage.set_trial_param(waiting._trial_id, "c", 0.5, scale)
+        with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+            storage.set_trial_user_attr(waiting._trial_id, "late", 1)
+        study.tell(running, state=optuna.trial.TrialState.PRUNED)
+    optuna.delete_study(study_name="one", storage=storage)
+
+
+def test_a_journal_reads_as_optuna_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    live = open_journal(path)
+    told_to(live)
+    backend = optuna.storages.journal.JournalFileBackend(str(path))
+    theirs = optuna.load_study(study_name="two", storage=optuna.storages.JournalStorage(backend)).trials
+    assert len(theirs) == 3
+    for storage in (live, open_journal(path)):
+        assert optuna.load_study(study_name="two", storage=storage).trials == theirs
+
+
+def test_a_trial_that_was_read_never_changes(path: Path) -> None:
+    storage = open_journal(path)
+    study = optuna.load_study(study_name="s", storage=storage)
+    for _ in range(2):  # the second trial's distributions are known
+        trial = study.ask()
+        read = []
+        for number in range(3):
+            trial.suggest_categorical(f"p{number}", ("x", "y"))
+            trial.set_user_attr(f"u{number}", number)
+            storage.set_trial_system_attr(trial._trial_id, f"s{number}", number)
+            read.append(storage.get_trial(trial._trial_id))
+        sizes = [
+            {len(part) for part in (one.params, one.distributions, one.user_attrs, one.system_attrs)}
+            for one in read
+        ]
+        assert sizes == [{1}, {2}, {3}]
+
+
+def test_trials_share_their_distributions(path: Path) -> None:
+    study = optuna.load_study(study_name="s", storage=open_journal(path))
+    for _ in range(2):
+        trial = study.ask()
+        trial.suggest_categorical("p", ("x", "y"))
+        study.tell(trial, 1.0)
+    one, other = optuna.load_study(study_name="s", storage=open_journal(path)).get_trials(deepcopy=False)[-2:]
+    assert one.distributions["p"] is other.distributions["p"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import Architecture, BackboneSpec
@@ -41,6 +41,7 @@ class PlanView:
             spread of `spread_pp` between runs; None without a screen.
         budgets: the limits as sums over the search's parameters.
         spread_pp: the spread assumed, in percentage points: the sampling of the validation images alone, at 75 %.
+        store: the run's studies where it exists, open: reading ten thousand trials again takes seconds.
     """
 
     bench: Workbench
@@ -52,6 +53,7 @@ class PlanView:
     detectable_effect: float | None = None
     spread_pp: float | None = None
     budgets: tuple[Budget, ...] = ()
+    store: RunStore | None = field(default=None, repr=False, compare=False)
 
     @property
     def config(self) -> StudyConfig:
@@ -156,7 +158,9 @@ def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
         )
     notes += [f"{phase.name}: {phase.reason}" for phase in phases if phase.reason]
     notes += [advice] if (advice := slots_note(bench)) else []
-    view = PlanView(bench, phases, tuple(notes), done=done, resumed=bool(earlier), budgets=budgets)
+    view = PlanView(
+        bench, phases, tuple(notes), done=done, resumed=bool(earlier), budgets=budgets, store=store
+    )
     effect, spread = _detectable(view)
     view = replace(view, detectable_effect=effect, spread_pp=spread)
     return _with_seconds(view) if measure and done < view.total else view

@@ -142,7 +142,7 @@ def prepare_run(view: PlanView) -> RunStore:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(f"run folder {folder} cannot be made: {error}; choose another with --run") from error
-    store = open_run(
+    store = view.store or open_run(
         connect(run_url(folder, config.storage)), config.study_name, create=True, objectives=config.objectives
     )
     described = {"study": config.study_name, "digest": view.bench.digest, **_portable(config)}

@@ -13,13 +13,10 @@ from typing import Any
 
 from reborn_nas.study.patience import is_waiting
 
-__all__ = ["KEYBOARD", "NOTICE", "Stopper"]
+__all__ = ["NOTICE", "Stopper"]
 
 NOTICE = 20.0
 """Seconds between a termination signal and the end: less than the 30 s that Slurm and Kubernetes leave."""
-
-KEYBOARD = 3.0
-"""Seconds between Ctrl-C and the end: an epoch that takes longer is begun anew by the command that resumes."""
 
 SAME = 1.0
 """Seconds within which two termination signals are one: a batch system signals every process of a job."""
@@ -28,21 +25,17 @@ SAME = 1.0
 class Stopper:
     """Turns signals into a wish to stop: the first lets the epoch end, the second interrupts the training at once.
 
-    The second one comes by itself after `KEYBOARD` or `NOTICE` seconds. A write to the storage goes on.
+    After a termination signal the second one comes by itself, `NOTICE` seconds later; after Ctrl-C it is the user's,
+    who knows how long an epoch takes. A write to the storage goes on.
 
     Args:
         timeout: seconds from now after which nothing goes on, or None.
         parent: process without which nothing goes on, or None. That process alone reads the keyboard and the clock.
         notice: as `NOTICE`.
-        keyboard: as `KEYBOARD`.
     """
 
     def __init__(
-        self,
-        timeout: float | None = None,
-        parent: int | None = None,
-        notice: float = NOTICE,
-        keyboard: float = KEYBOARD,
+        self, timeout: float | None = None, parent: int | None = None, notice: float = NOTICE
     ) -> None:
         self.interrupted = False
         self.terminated = False
@@ -53,7 +46,7 @@ class Stopper:
         """Whether the device hours are used up; the engine says so."""
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._parent = parent
-        self._patience = {signal.SIGTERM: notice, signal.SIGINT: keyboard}
+        self._notice = notice
         self._first = 0.0
         self._in_training = False
         self._before: dict[int, Any] = {}
@@ -109,13 +102,14 @@ class Stopper:
         if not self.interrupted:
             self.interrupted, self._first = True, now
             self.terminated = number == signal.SIGTERM
-            if self._parent is None:
-                patience = self._patience[signal.Signals(number)]
-                self._alarm = threading.Timer(patience, os.kill, (os.getpid(), signal.SIGTERM))
+            if self._parent is None and self.terminated:
+                self._alarm = threading.Timer(self._notice, os.kill, (os.getpid(), signal.SIGTERM))
                 self._alarm.daemon = True
                 self._alarm.start()
-                if self._in_training and not self.terminated:
-                    _say(f"\nending with this epoch, or in {patience:.0f} s; Ctrl-C once more ends at once\n")
+            elif self._parent is None:
+                _say(
+                    "\nending with the epoch under way, whose state is kept; Ctrl-C once more ends at once\n"
+                )
             if not is_waiting():
                 return
         elif number == signal.SIGTERM and now - self._first < SAME:

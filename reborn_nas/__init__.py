@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from reborn_nas.retraining import train
     from reborn_nas.space import SearchSpace, load_space
     from reborn_nas.study import AdditiveSampler, StudyConfig
+    from reborn_nas.training.latency import measure_latency
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,7 @@ _LAZY = {
     "SearchSpace": "reborn_nas.space",
     "StudyConfig": "reborn_nas.study",
     "load_space": "reborn_nas.space",
+    "measure_latency": "reborn_nas.training.latency",
     "minimum_detectable_effect": "reborn_nas.analysis",
     "recommend": "reborn_nas.api",
     "screen_design": "reborn_nas.analysis",
@@ -57,6 +59,7 @@ __all__ = [
     "find_sites",
     "fold",
     "load_space",
+    "measure_latency",
     "minimum_detectable_effect",
     "plan",
     "recommend",

@@ -14,6 +14,7 @@ SEARCH_FLAGS = (
     "max_macs",
     "max_latency",
     "max_memory",
+    "latency_batch",
     "pruner",
     "init",
     "parent",
@@ -36,12 +37,15 @@ def add_search_phase(parser: argparse.ArgumentParser) -> None:
     for name, example, what in (
         ("params", "1.2x", "parameters; 1.2x: of the parent's; 12M"),
         ("macs", "1.5G", "multiply-accumulates of one image"),
-        ("latency", "5ms", "of one image on the study's device, folded"),
+        ("latency", "5ms", "of a forward pass on the study's device, folded"),
         ("memory", "2GB", "of one training step, estimated"),
     ):
         group.add_argument(
             f"--max-{name}", metavar=example, help=f"reject architectures above, untrained: {what}"
         )
+    group.add_argument(
+        "--latency-batch", type=int, metavar="N", help="images of the pass whose latency is measured (1)"
+    )
     group.add_argument(
         "--pruner",
         metavar="NAME",

@@ -289,7 +289,7 @@ def _costs(table: pd.DataFrame) -> Section | None:
         "Every completed training of every phase. The line joins those that none beats at the same or a lower cost; "
         "the best of many trainings is partly luck, and phases are judged on different images."
     )
-    if not any(column == "extra_latency_ms" for column, _, _ in columns):
+    if not any(column == "latency_ms" for column, _, _ in columns):
         section.intro.append("Latency was not measured in this study.")
     for column, words, unit in columns:
         section.figure(lambda width, c=column, w=words, u=unit: trials.cost_figure(table, width, c, w, u))  # type: ignore[misc]

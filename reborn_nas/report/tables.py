@@ -63,6 +63,8 @@ def trial_table(view: RunView) -> pd.DataFrame:
     for name in ("accuracy", "test_accuracy", "train_loss_sum"):
         if name in frame:
             frame[name] = pd.to_numeric(frame[name])
+    if "extra_latency" in frame:
+        frame["latency_ms"] = 1000 * frame["extra_latency"]
     return frame
 
 
@@ -70,7 +72,7 @@ def cost_columns(trials: pd.DataFrame) -> list[tuple[str, str, str]]:
     """The costs that the trainings differ in: (column, words, unit)."""
     known = [
         ("params", "parameters", ""), ("macs", "MACs", " per image"),
-        ("extra_latency_ms", "latency", ", ms"), ("extra_activation_bytes", "activation memory", ", bytes per image"),
+        ("latency_ms", "ms of latency", ""), ("extra_memory", "bytes of a training step", ""),
     ]  # fmt: skip
     return [
         item for item in known

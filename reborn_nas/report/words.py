@@ -78,14 +78,14 @@ def p_value(value: float | None) -> str:
 
 
 def count(value: float | None) -> str:
-    """`1.2 M`, `34 k`, `850`, three figures at most."""
+    """`1.2 M`, `34 k`, `850`, `2.31`, three figures at most."""
     if value is None or not math.isfinite(value):
         return "–"
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
             scaled = value / size
             return f"{scaled:.{0 if abs(scaled) >= 100 else 1}f} {unit}".replace("-", MINUS)
-    return f"{value:.0f}".replace("-", MINUS)
+    return f"{value:.{0 if value == int(value) or abs(value) >= 100 else 2}f}".replace("-", MINUS)
 
 
 def added(value: float | None) -> str:

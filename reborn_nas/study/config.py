@@ -81,6 +81,7 @@ class StudyConfig(BaseModel):
         objectives: of the search phase: accuracy, and what it is weighed against (params, macs, latency, memory).
         max_params, max_macs, max_latency, max_memory: what an architecture of the search, the recommendation and the
             candidate may have at most: `1.2x` of the parent's, or `12M`, `1.5G`, `5ms`, `2GB`.
+        latency_batch: images of the forward pass whose latency is measured; None is one.
         pruner: stops hopeless trainings of the search phase: none, halving, hyperband or median.
         parent: a trained parent for `init="parent"`: a safetensors file, or the folder of an export.
         warm_epochs: epochs of a search training that starts from the parent; None takes the recipe's.
@@ -137,6 +138,7 @@ class StudyConfig(BaseModel):
     max_params: str | None = None
     max_macs: str | None = None
     max_latency: str | None = None
+    latency_batch: Annotated[int, Field(ge=1, le=65536)] | None = None
     max_memory: str | None = None
     pruner: str = "none"
     parent: Path | None = None
@@ -331,7 +333,9 @@ class StudyConfig(BaseModel):
     @property
     def search_settings(self) -> dict[str, Any]:
         """What was asked of the search phase beyond the sampler, where it differs from the defaults."""
-        found: dict[str, Any] = {name: getattr(self, name) for name in (*LIMITS, "warm_epochs")}
+        found: dict[str, Any] = {
+            name: getattr(self, name) for name in (*LIMITS, "latency_batch", "warm_epochs")
+        }
         found["objectives"] = list(self.objectives) if len(self.objectives) > 1 else None
         found["pruner"] = None if self.pruner == "none" else self.pruner
         found["init"] = "parent" if self.init == "parent" else None

@@ -201,7 +201,11 @@ class CostBook:
                 template, discovery = bench.traced(architecture.backbone)
                 model = apply(model, plan(template, architecture, discovery=discovery), inplace=True)
             found = measure_latency(
-                model, bench.images.input_size, device=bench.device, precision=bench.recipe.precision
+                model,
+                bench.images.input_size,
+                batch_size=bench.config.latency_batch or 1,
+                device=bench.device,
+                precision=bench.recipe.precision,
             )
             self._latencies[key] = found.seconds
         return self._latencies[key]

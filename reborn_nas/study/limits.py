@@ -11,8 +11,9 @@ from reborn_nas.errors import ConfigError
 __all__ = ["LIMITS", "QUANTITIES", "Limit", "amount_text", "read_limit", "refuse_impossible"]
 
 QUANTITIES = ("params", "macs", "latency", "memory")
-"""params: trainable numbers. macs: multiply-accumulates of one image. latency: seconds of one image's forward
-pass, folded, measured on the study's device. memory: bytes of one training step, see `costs.CostBook`."""
+"""params: trainable numbers. macs: multiply-accumulates of one image. latency: seconds of the forward pass of one
+image, or of `latency_batch`, folded, measured on the study's device. memory: bytes of one training step, see
+`costs.CostBook`."""
 
 LIMITS = {f"max_{quantity}": quantity for quantity in QUANTITIES}
 """Setting → quantity."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from reborn_nas.report.charts import Scale, count_text, limits, tick_text, ticks
 from reborn_nas.report.network import TILE_H, TILE_W, _short, layout
-from reborn_nas.report.trials import pareto
+from reborn_nas.report.tables import cost_columns, trial_table
+from reborn_nas.report.trials import cost_figure, pareto
 from reborn_nas.report.view import RunView
+from reborn_nas.report.words import count
+from reborn_nas.study.objectives import OBJECTIVES
 from tests.report import fabricate
 
 
@@ -72,3 +76,24 @@ def test_a_block_never_spans_two_stages_even_where_names_agree() -> None:
 )  # fmt: skip
 def test_tile_names_are_short_and_say_something(name: str, block: str, shown: str) -> None:
     assert _short({"site": name, "block": block}) == shown
+
+
+def test_a_measured_latency_and_memory_get_their_figures() -> None:
+    """Under the names by which a study keeps what it measures: `OBJECTIVES`, latency in seconds."""
+    told = [
+        replace(one, extra={"latency": 0.002 + 0.0001 * k, "memory": 1e9 + 1e6 * k})
+        if one.phase == "search"
+        else one
+        for k, one in enumerate(fabricate.records(5))
+    ]
+    assert {"latency", "memory"} <= set(OBJECTIVES)
+    table = trial_table(RunView("t", tuple(told), sites=fabricate.sites(5)))
+    columns = {column: words for column, words, _ in cost_columns(table)}
+    assert list(columns) == ["params", "macs", "latency_ms", "extra_memory"]
+    searched = table[table["phase"] == "search"]["latency_ms"]
+    assert 2 < searched.min() < searched.max() < 20
+    drawn = cost_figure(table, 824.0, "latency_ms", columns["latency_ms"]).svg()
+    assert "ms of latency" in drawn
+    assert count(2.309) == "2.31"
+    plain = trial_table(RunView("t", tuple(fabricate.records(5)), sites=fabricate.sites(5)))
+    assert [column for column, _, _ in cost_columns(plain)] == ["params", "macs"]

@@ -14,9 +14,11 @@ from torch import nn
 
 from reborn_nas.analysis.maximise import Budget
 from reborn_nas.analysis.surrogate import plant_problem
+from reborn_nas.architecture import Architecture
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study import AdditiveSampler, StudyConfig
+from reborn_nas.study.costs import CostBook
 from reborn_nas.study.limits import amount_text, read_limit, refuse_impossible
 from reborn_nas.study.objectives import is_dominated, pareto_records, pareto_series
 from reborn_nas.study.pruning import make_pruner, pruned_shares, rungs
@@ -232,3 +234,28 @@ def test_most_suggestions_are_feasible_after_fifty_trials(quantile: float, known
         else:
             study.tell(trial, problem.observe(assignment, seed=number))
     assert np.mean(kept[50:]) >= least
+
+
+def test_latency_is_of_as_many_images_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One without a word; each architecture is measured once."""
+    from types import SimpleNamespace
+
+    from reborn_nas.study.workbench import make_workbench
+    from reborn_nas.training import latency
+
+    asked: list[int] = []
+
+    def measured(model: object, size: object, *, batch_size: int, **_: object) -> SimpleNamespace:
+        asked.append(batch_size)
+        return SimpleNamespace(seconds=0.002 * batch_size)
+
+    monkeypatch.setattr(latency, "measure_latency", measured)
+    for given, batch in (({}, 1), ({"latency_batch": 8}, 8)):
+        bench = make_workbench(StudyConfig(max_latency="10ms", **given))
+        book = CostBook(bench)
+        original = Architecture(bench.spec, {})
+        excess = [book.excess(original)["latency"] for _ in range(2)]
+        assert excess == [pytest.approx(0.002 * batch / 0.01 - 1)] * 2
+        assert asked.pop() == batch
+        assert asked == []
+        assert bench.settings.get("search", {}).get("latency_batch") == given.get("latency_batch")

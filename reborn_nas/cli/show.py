@@ -127,6 +127,10 @@ def print_result(result: RunResult, view: RunView, page: Path) -> None:
         say(sentence)
     if result.candidate is not None:
         print("\ncandidate architecture:")
+        parent = view.config.get("backbone", {}).get("arguments", {})
+        for name, value in result.candidate.backbone.arguments.items():
+            if parent.get(name) != value:
+                print(f"  {name} of the backbone: {value}")
         for site, choice in result.candidate:
             print(f"  {site}: {choice}")
         if not result.candidate.choices:

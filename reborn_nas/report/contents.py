@@ -10,6 +10,7 @@ from reborn_nas.report import estimates, network, sights, trials
 from reborn_nas.report.columns import MAY_NOT, PHASE_TABLE, SITE_TABLE, TRIAL_TABLE
 from reborn_nas.report.findings import Findings
 from reborn_nas.report.page import Page, Part, Section, show
+from reborn_nas.report.standing import standing
 from reborn_nas.report.tables import cost_columns, phase_table, trial_table
 from reborn_nas.report.view import RunView
 from reborn_nas.report.words import (
@@ -251,7 +252,7 @@ def _architecture(view: RunView) -> Section | None:
     if found is None or not len(view.sites):
         return None
     choices, words = found
-    section = Section("architecture", "The best architecture", [words])
+    section = Section("architecture", "The best architecture", [words, *standing(view)])
     rows = view.sites.to_dict("records")
     section.figure(lambda width: network.architecture_figure(rows, choices, width))
     return section

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from reborn_nas.activations import Pair, fold_in_place
+from reborn_nas.activations import fold_in_place
 from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import Plan
 from reborn_nas.errors import ExportError
@@ -104,9 +104,11 @@ def _write(folder: Path, trained: Trained, name: str, fold: bool, forms: Sequenc
     model = _rebuilt(trained)
     example = {key: value.contiguous() for key, value in trained.example.items()}
     _compare(model, example)
-    pairs: tuple[Pair, ...] | None = None
+    folded: dict[str, Any] = {}
     if fold:
         pairs = fold_in_place(model)
+        folded["folded"] = [[pair.conv, pair.norm] for pair in pairs]
+        folded["channels_last"] = _lay_out(model, example)
         _compare(model, example)
         with torch.no_grad():
             example["folded_logits"] = model(example["input"]).contiguous()
@@ -115,7 +117,7 @@ def _write(folder: Path, trained: Trained, name: str, fold: bool, forms: Sequenc
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_atomic(folder / "example.safetensors", save(example))
-    config = _config(model, architecture, trained.plan, card, pairs)
+    config = _config(model, architecture, trained.plan, card, folded)
     write_atomic(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     written = write_forms(folder, model, example["input"], forms)
     own = architecture.backbone.library == "file"
@@ -136,6 +138,21 @@ def _rebuilt(trained: Trained) -> nn.Module:
         assert spec.input_size is not None
         network = TimmAdapter(network, final_linear(network, spec.input_size), spec.num_classes or 0)
     return network.eval()
+
+
+def _lay_out(model: nn.Module, example: Mapping[str, Tensor]) -> bool:
+    """Put the weights into channels_last, in which a CPU takes about a tenth less time; returns whether that is so.
+
+    Not every network takes such maps: `x.view(len(x), -1)` in a forward refuses them. That one stays as it is.
+    """
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        with torch.no_grad():
+            model(example["input"])
+    except RuntimeError:
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        return False
+    return True
 
 
 def _compare(model: nn.Module, example: Mapping[str, Tensor]) -> None:
@@ -162,7 +179,7 @@ def _config(
     architecture: Architecture,
     plan: Plan | None,
     card: Card,
-    folded: Sequence[Pair] | None,
+    folded: Mapping[str, Any],
 ) -> dict[str, Any]:
     """timm's config.json."""
     spec = architecture.backbone
@@ -171,8 +188,7 @@ def _config(
     arguments: dict[str, Any] = {"architecture": architecture.to_dict(), "in_chans": spec.input_size[0]}
     if plan is not None:
         arguments["plan"] = plan.to_dict()
-    if folded is not None:
-        arguments["folded"] = [[pair.conv, pair.norm] for pair in folded]
+    arguments |= folded
     return {
         "architecture": ENTRY,
         "num_classes": spec.num_classes,

@@ -1,17 +1,48 @@
 """The study: plan, storage, workers, samplers. The only room that knows Optuna."""
 
-from reborn_nas.study.additive_sampler import AdditiveSampler
-from reborn_nas.study.config import StudyConfig
-from reborn_nas.study.dashboard import serve_dashboard
-from reborn_nas.study.joining import join
-from reborn_nas.study.loading import load_config, shipped_studies
-from reborn_nas.study.phases import Phase, plan_phases
-from reborn_nas.study.planning import PlanView, plan_search
-from reborn_nas.study.progress import Progress, SilentProgress
-from reborn_nas.study.reading import RunInfo, RunStatus, load_records, load_run, status
-from reborn_nas.study.run import RunResult, run_search
-from reborn_nas.study.samplers import make_sampler, sampler_names
-from reborn_nas.study.stopping import Stopper
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reborn_nas.study.additive_sampler import AdditiveSampler
+    from reborn_nas.study.config import StudyConfig
+    from reborn_nas.study.dashboard import serve_dashboard
+    from reborn_nas.study.joining import join
+    from reborn_nas.study.loading import load_config, shipped_studies
+    from reborn_nas.study.phases import Phase, plan_phases
+    from reborn_nas.study.planning import PlanView, plan_search
+    from reborn_nas.study.progress import Progress, SilentProgress
+    from reborn_nas.study.reading import RunInfo, RunStatus, load_records, load_run, status
+    from reborn_nas.study.run import RunResult, run_search
+    from reborn_nas.study.samplers import make_sampler, sampler_names
+    from reborn_nas.study.stopping import Stopper
+
+_LAZY = {  # reading a run needs neither samplers nor scipy, which take a second to import
+    "AdditiveSampler": "additive_sampler",
+    "Phase": "phases",
+    "PlanView": "planning",
+    "Progress": "progress",
+    "RunInfo": "reading",
+    "RunResult": "run",
+    "RunStatus": "reading",
+    "SilentProgress": "progress",
+    "Stopper": "stopping",
+    "StudyConfig": "config",
+    "join": "joining",
+    "load_config": "loading",
+    "load_records": "reading",
+    "load_run": "reading",
+    "make_sampler": "samplers",
+    "plan_phases": "phases",
+    "plan_search": "planning",
+    "run_search": "run",
+    "sampler_names": "samplers",
+    "serve_dashboard": "dashboard",
+    "shipped_studies": "loading",
+    "status": "reading",
+}
 
 __all__ = [
     "AdditiveSampler",
@@ -37,3 +68,10 @@ __all__ = [
     "shipped_studies",
     "status",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The names are loaded when first used."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -1,7 +1,8 @@
 """Simulated studies with a planted truth: what an analysis must recover, and what it must not find.
 
 A study's truth is the average marginal effect of reborn − original at each site, the other sites being reborn
-with p = ½, in percentage points (pp). Public, so that any design, estimator or sampler can be put to the test.
+with p = ½, in percentage points (pp). Public, so that any design or estimator can be put to the test; `plant_problem`
+makes the same for samplers: an Optuna objective over a real network's sites.
 """
 
 from __future__ import annotations
@@ -15,7 +16,20 @@ import numpy.typing as npt
 
 from reborn_nas.analysis.design import ScreenPlan, plan_screen
 from reborn_nas.analysis.linear import PP, as_design
+from reborn_nas.analysis.surrogate import PROBLEMS, SITE_TABLES, Surrogate, plant_problem
 from reborn_nas.errors import ConfigError, unknown_name
+
+__all__ = [
+    "PROBLEMS",
+    "SCENARIOS",
+    "SITE_TABLES",
+    "SimulatedStudy",
+    "Surrogate",
+    "Truth",
+    "plant",
+    "plant_problem",
+    "simulate_study",
+]
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -15,20 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from reborn_nas.analysis.additive import Space
-from reborn_nas.analysis.maximise import best_assignment
 from reborn_nas.errors import unknown_name
 
 FloatArray = npt.NDArray[np.float64]
 
 SITE_TABLES: dict[str, tuple[int, ...]] = {
-    "convnet8": (2, 2, 2, 1),
+    "convnet8": (1, 2, 2, 2, 1, 2),
     "resnet18": (5, 4, 4, 4),
     "resnet34": (7, 8, 12, 6),
-    "resnet50": (10, 12, 18, 9),
-    "vgg16": (2, 2, 3, 3, 3),
+    "resnet50": (11, 12, 18, 8),
+    "vgg16": (2, 2, 3, 3, 3, 2),
     "mobilenet_v2": (3, 4, 6, 14, 8),
 }
-"""Activation sites of each stage."""
+"""Activation sites of each stage, as `reborn-nas sites` finds them."""
 
 CHOICES = ("original", "reborn(k=1)", "reborn(k=3)", "reborn(k=5)", "crelu", "prelu", "silu", "gelu", "mish")
 PROBLEMS = ("additive", "sparse", "depth", "interactions", "heteroscedastic")
@@ -192,4 +191,4 @@ def _pruned() -> Exception:
     return optuna.TrialPruned() if optuna is not None else RuntimeError("pruned")
 
 
-__all__ = ["CHOICES", "PROBLEMS", "SITE_TABLES", "UNIT", "Surrogate", "best_assignment", "plant_problem"]
+__all__ = ["CHOICES", "PROBLEMS", "SITE_TABLES", "UNIT", "Surrogate", "plant_problem"]

@@ -52,8 +52,8 @@ def train(
         dataset, data_dir, image_size, recipe: the run's own where None; else "digits" and "fast".
         seeds: trainings, with the seeds `seed`, `seed` + 1, …; with more of them a finished folder goes on.
         pretrained: start from the backbone library's published weights.
-        checkpoint: start from these weights of the unconverted backbone: safetensors, or a folder with
-            `model.safetensors`.
+        checkpoint: start from these weights of the unconverted backbone: safetensors, a file of `torch.save` that holds
+            tensors alone, or a folder with `model.safetensors`.
         run: the folder in which finished and broken-off trainings are kept; `runs/train-…` where None.
         say: told what the user should know. on_epoch: called with seed, epoch and metrics.
         overrides: fields of `Recipe`.

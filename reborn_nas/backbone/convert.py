@@ -77,7 +77,7 @@ def build_converted(
     The backbone's own weights depend on the seed alone, each new activation's on the seed and its site: two
     architectures of one seed differ only where they differ.
     """
-    complete = resolve(spec)
+    complete = resolve(spec, pretrained=pretrained)
     template = build(complete, device="meta")
     steps = make_plan(template, architecture, complete.input_size, init=init)
     model = build(complete, pretrained=pretrained, seed=seed)

@@ -25,6 +25,8 @@ from reborn_nas.errors import ConfigError, unknown_name
 from reborn_nas.files import sha256_of
 
 _IMAGENET = (3, 224, 224)
+_TRANSFORMING = ("torchvision:googlenet", "torchvision:inception_v3")
+"""With their published weights torchvision builds these two with other arguments: they map their input first."""
 
 
 def resolve(
@@ -34,6 +36,7 @@ def resolve(
     num_classes: int | None = None,
     stem: str | None = None,
     arguments: Mapping[str, Any] | None = None,
+    pretrained: bool = False,
 ) -> BackboneSpec:
     """The complete spec of a backbone: nothing open, checked to run on the meta device.
 
@@ -43,6 +46,8 @@ def resolve(
         num_classes: outputs; the model's own where open.
         stem: "small" or "original"; where open, "small" for images up to 64×64 if the stem is a strided one.
         arguments: more keyword arguments of the constructor.
+        pretrained: for the library's published weights: what they bring with them becomes an argument, so that the
+            spec alone says what is computed, also where it is built again without them.
 
     Raises:
         UnknownNameError: no library has the name.
@@ -59,6 +64,8 @@ def resolve(
     }
     given = replace(given, **{key: value for key, value in asked.items() if value is not None})
     digest = _check_source(given)
+    if pretrained and given.source in _TRANSFORMING:
+        given = replace(given, arguments={"transform_input": True, **given.arguments})
     if given.source_digest not in (None, digest):
         load_factory(given.source, digest=given.source_digest)  # says what changed
     given = replace(given, source_digest=digest, input_size=given.input_size or _own_size(given))
@@ -160,7 +167,7 @@ def _first_that_runs(spec: BackboneSpec) -> tuple[BackboneSpec, _Probe]:
     more: list[dict[str, Any]] = [{}]
     if spec.library == "timm":
         more.append({"img_size": list(spec.input_size[1:])})  # networks whose tables depend on the size
-    elif spec.name in ("inception_v3", "googlenet"):
+    elif spec.source in _TRANSFORMING:
         more.append({"aux_logits": False})  # the auxiliary heads want large maps
     small = max(spec.input_size[1:]) <= SMALL
     first: str | None = None
@@ -293,19 +300,33 @@ def _torchvision(spec: BackboneSpec, pretrained: bool) -> Any:
     import torchvision
 
     arguments = dict(spec.arguments)
-    if spec.name in ("googlenet", "inception_v3"):
+    if spec.source in _TRANSFORMING:
         arguments.setdefault("init_weights", not pretrained)
+        arguments["aux_logits"] = (
+            arguments.get("aux_logits", True) or pretrained
+        )  # torchvision loads its weights into no other form
         if spec.input_size is not None and spec.input_size[0] != 3:
-            arguments.setdefault("transform_input", False)
+            arguments["transform_input"] = False
+        arguments.setdefault("transform_input", False)
     if not pretrained and spec.num_classes is not None:
         arguments["num_classes"] = spec.num_classes
     weights = "DEFAULT" if pretrained else None
     model = torchvision.models.get_model(spec.name, weights=weights, **arguments)
+    if pretrained and spec.arguments.get("aux_logits") is False and spec.source in _TRANSFORMING:
+        _drop_auxiliary(model)
     if pretrained and spec.num_classes is not None:
         _replace_head(model, _IMAGENET_CLASSES, spec.num_classes)
     if spec.input_size is not None and spec.input_size[0] != 3:
         _replace_first_conv(model, spec.input_size[0], pretrained)
     return model
+
+
+def _drop_auxiliary(model: nn.Module) -> None:
+    """Take the auxiliary heads out, as torchvision does."""
+    model.aux_logits = False  # type: ignore[assignment]
+    for name in ("aux1", "aux2", "AuxLogits"):
+        if name in model._modules:
+            setattr(model, name, None)
 
 
 _IMAGENET_CLASSES = 1000

@@ -65,7 +65,9 @@ def add(verbs: Subparsers) -> None:
     start = parser.add_argument_group("start at a parent's weights")
     start.add_argument("--pretrained", action="store_true", help="the backbone library's published weights")
     start.add_argument(
-        "--checkpoint", metavar="FILE", help="safetensors of the unconverted backbone, or its folder"
+        "--checkpoint",
+        metavar="FILE",
+        help="weights of the unconverted backbone: safetensors, of torch.save, or a folder with model.safetensors",
     )
     start.add_argument(
         "--init",

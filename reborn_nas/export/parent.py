@@ -27,7 +27,8 @@ class Parent:
 
     Args:
         pretrained: the backbone library's published weights.
-        checkpoint: a safetensors file with the state dict of the unconverted backbone, or a folder that holds one as
+        checkpoint: a file with the state dict of the unconverted backbone: safetensors, or of `torch.save`, plain or
+            as timm's `train.py` writes it (of those its averaged weights, where it has some); or a folder that holds a
             `model.safetensors`; None where there is none.
     """
 
@@ -123,7 +124,7 @@ def load_parent(model: nn.Module, path: str | os.PathLike[str], classifiers: tup
     """Load a checkpoint into the unconverted `model`; a classifier of another width stays fresh, which is said.
 
     Raises:
-        TrainingError: there is no such file, it is no safetensors file, or it is of another network.
+        TrainingError: there is no such file, it holds no weights, or it is of another network.
     """
     given = _read(Path(path))
     own = model.state_dict()
@@ -150,18 +151,21 @@ def load_parent(model: nn.Module, path: str | os.PathLike[str], classifiers: tup
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    from safetensors.torch import load_file
+    """The state dict in a file, without running what a pickle may ask for."""
+    from timm.models import load_state_dict
 
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise TrainingError(f"there is no checkpoint {file}")
     try:
-        return load_file(file)
-    except Exception as error:  # safetensors raises its own kind for whatever the bytes are
+        found = load_state_dict(str(file), device="cpu", weights_only=True)
+    except Exception as error:  # safetensors and pickle raise whatever the bytes make them
+        said = " ".join(str(error).split())[:300]
         raise TrainingError(
-            f"{file} cannot be read as safetensors ({error}); other formats may run code when they are read: convert "
-            "yours with safetensors.torch.save_file(state_dict, FILE)"
+            f"{file} cannot be read as weights ({said}); only safetensors and files of torch.save that hold tensors "
+            "alone are read, anything else may run code; convert yours: safetensors.torch.save_file(state_dict, FILE)"
         ) from error
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def _classifiers(model: nn.Module, architecture: Architecture) -> tuple[str, ...]:

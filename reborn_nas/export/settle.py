@@ -92,7 +92,9 @@ def prepare(
         base = replace(base, stem=stem)
     if arguments:
         base = replace(base, arguments={**base.arguments, **arguments})
-    spec = resolve(base, input_size=images.input_size, num_classes=len(images.classes))
+    spec = resolve(
+        base, input_size=images.input_size, num_classes=len(images.classes), pretrained=parent.pretrained
+    )
     template = build(spec, device="meta")
     found = discover(template, spec.input_size)
     if isinstance(architecture, str):

@@ -168,6 +168,7 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
         num_classes=len(images.classes),
         stem=config.stem,
         arguments=_arguments(config, space) or None,
+        pretrained=config.pretrained,
     )
     template = build(spec, device="meta")
     # settled once, by the parent: no training of a study may differ from another in its arithmetic

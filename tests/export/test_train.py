@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -208,9 +209,42 @@ def test_a_checkpoint_of_other_classes_or_of_another_network(tmp_path: Path) -> 
         save_file(change, tmp_path / f"{name}.safetensors")
         with pytest.raises(TrainingError, match=words):
             make_start(four, Parent(checkpoint=tmp_path / f"{name}.safetensors"), init="preserve", seed=0)
-    (tmp_path / "pickle.pth").write_bytes(b"\x80\x04K\x01.")
-    with pytest.raises(TrainingError, match="may run code"):
-        make_start(four, Parent(checkpoint=tmp_path / "pickle.pth"), init="preserve", seed=0)
+
+
+class Bomb:
+    """Whoever unpickles it without care makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return Path.touch, (self.path,)  # type: ignore[return-value]
+
+
+def test_a_checkpoint_of_torch_save_is_read_and_a_hostile_one_is_not_run(tmp_path: Path) -> None:
+    spec = resolve(ARCHITECTURE.backbone, input_size=(1, 8, 8), num_classes=4)
+    architecture = ARCHITECTURE.with_backbone(spec)
+    parent, other = build(spec, seed=9).eval(), build(spec, seed=8)
+    state = parent.state_dict()
+    wrapped = {"module." + key: value for key, value in state.items()}
+    kept = {
+        "state_dict": other.state_dict(),
+        "state_dict_ema": wrapped,
+        "args": Namespace(lr=1.0),
+        "epoch": 3,
+    }
+    x = torch.randn(4, 1, 8, 8)
+    for name, content in (("plain.pth", state), ("timm.pth.tar", kept)):
+        torch.save(content, tmp_path / name)
+        start = make_start(architecture, Parent(checkpoint=tmp_path / name), init="preserve", seed=0)
+        with torch.no_grad():
+            torch.testing.assert_close(start.model.eval()(x), parent(x), rtol=0, atol=1e-6)
+    torch.save({"state_dict": state, "more": Bomb(tmp_path / "ran")}, tmp_path / "hostile.pth")
+    (tmp_path / "other.pth").write_bytes(b"\x80\x04K\x01.")
+    for name in ("hostile.pth", "other.pth"):
+        with pytest.raises(TrainingError, match="may run code"):
+            make_start(architecture, Parent(checkpoint=tmp_path / name), init="preserve", seed=0)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_command_from_an_architectures_file_to_a_model(

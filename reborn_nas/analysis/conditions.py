@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from reborn_nas.analysis.encoding import ABSENT
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-ABSENT = -1
-
-__all__ = ["ABSENT", "Condition", "Folded", "find_conditions", "fold"]
+__all__ = ["Condition", "Folded", "find_conditions", "fold"]
 
 
 @dataclass(frozen=True)

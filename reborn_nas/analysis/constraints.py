@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reborn_nas.analysis.additive import Space, fit_codes
-from reborn_nas.analysis.conditions import ABSENT
+from reborn_nas.analysis.additive import fit_codes
+from reborn_nas.analysis.encoding import ABSENT, Space
 from reborn_nas.analysis.maximise import Budget
 
 FloatArray = npt.NDArray[np.float64]

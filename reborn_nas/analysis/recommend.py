@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from reborn_nas.analysis.additive import LEAST_TRIALS, Space, fit_codes
+from reborn_nas.analysis.additive import fit_codes
 from reborn_nas.analysis.conditions import find_conditions
+from reborn_nas.analysis.encoding import Space
 from reborn_nas.analysis.evidence import Mixture, integrate, integrate_codes
 from reborn_nas.analysis.maximise import Budget, best_assignment
+from reborn_nas.analysis.scales import LEAST_TRIALS
 from reborn_nas.errors import ConfigError
 
 REPEATS = 8

@@ -12,9 +12,10 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from reborn_nas.analysis.additive import Space, fit_codes
-from reborn_nas.analysis.conditions import ABSENT, Condition, find_conditions
+from reborn_nas.analysis.additive import fit_codes
+from reborn_nas.analysis.conditions import Condition, find_conditions
 from reborn_nas.analysis.constraints import corrected, learned_budgets_of
+from reborn_nas.analysis.encoding import ABSENT, Space
 from reborn_nas.analysis.maximise import Budget, best_assignment, cheapest_assignment
 from reborn_nas.errors import ConfigError
 from reborn_nas.study.trial_rows import TrialRows, label_of

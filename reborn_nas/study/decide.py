@@ -107,7 +107,7 @@ def _within(
         return dict(wanted)
     import numpy as np
 
-    from reborn_nas.analysis.additive import Space
+    from reborn_nas.analysis.encoding import Space
     from reborn_nas.analysis.maximise import best_assignment
 
     low = contrast.low.default

@@ -102,8 +102,8 @@ def _measured(
     stages: Mapping[str, Any],
 ) -> Budget:
     """The budget as the trainings' own measurements tell it, in multiples of the limit; else as it is."""
-    from reborn_nas.analysis.additive import Space
     from reborn_nas.analysis.constraints import learned_budgets
+    from reborn_nas.analysis.encoding import Space
 
     if not trials:
         return budget

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.study.config import StudyConfig, split_contrast
 from reborn_nas.study.contrast import Contrast, make_contrast, members_of
 from reborn_nas.study.settings import settings_digest
+from reborn_nas.study.variants import parent_arguments, trace_variants
 
 if TYPE_CHECKING:
     from reborn_nas.backbone import Site
@@ -167,7 +168,7 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
         input_size=images.input_size,
         num_classes=len(images.classes),
         stem=config.stem,
-        arguments=_arguments(config, space) or None,
+        arguments=parent_arguments(config, space) or None,
         pretrained=config.pretrained,
     )
     template = build(spec, device="meta")
@@ -176,7 +177,7 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
     discovery = discover(template, spec.input_size)
     sites = discovery.sites
     space.check(sites)
-    variants = _trace_variants(space, spec, sites)
+    variants = trace_variants(space, spec, sites)
     low, high = split_contrast(config.contrast)
     contrast = make_contrast(low, high, space, sites, spec)
     said = [*spec_notes(spec), *images.notes]
@@ -201,51 +202,6 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
         discovery,
         variants,
     )
-
-
-MOST_VARIANTS = 64
-"""Backbones that a space may make of one; each is traced before the first training."""
-
-
-def _arguments(config: StudyConfig, space: SearchSpace) -> dict[str, Any]:
-    """The arguments of the parent: as given, else as the space has them first, else as nobody chose them."""
-    if not space.variants:
-        return dict(config.backbone_arguments)
-    if config.init == "parent" or config.pretrained:
-        what = "pretrained" if config.pretrained else "init: parent"
-        raise ConfigError(
-            f"{what}: search space {space.name!r} varies {', '.join(space.variants.arguments)} of the backbone, and "
-            "one parent's weights do not fit them all; start from scratch, or take a space that varies sites alone"
-        )
-    given = dict(config.backbone_arguments)
-    if "backbone_arguments" not in config.given:
-        given = {name: value for name, value in given.items() if name not in space.variants.arguments}
-    return space.variants.settle(given)
-
-
-def _trace_variants(
-    space: SearchSpace, parent: BackboneSpec, sites: Sequence[Site]
-) -> dict[BackboneSpec, tuple[Any, Any]]:
-    """Each other backbone of the space → its template and discovery. They have the parent's sites and choices."""
-    from reborn_nas.backbone import build, discover
-
-    specs = [spec for spec in space.variants.specs(parent) if spec != parent] if space.variants else []
-    if len(specs) >= MOST_VARIANTS:
-        raise ConfigError(
-            f"search space {space.name!r}: {len(specs) + 1} backbones; at most {MOST_VARIANTS} combinations"
-        )
-    found = {}
-    for spec in specs:
-        template = build(spec, device="meta")
-        discovery = discover(template, spec.input_size)
-        if space.site_parameters(discovery.sites) != space.site_parameters(sites):
-            words = ", ".join(f"{name}={spec.arguments[name]}" for name in space.variants.arguments)
-            raise ConfigError(
-                f"search space {space.name!r}: with {words} the backbone {spec.name!r} has other sites, or sites with "
-                "other choices, than its parent; only arguments that leave the sites alone can be searched"
-            )
-        found[spec] = (template, discovery)
-    return found
 
 
 def _threads(config: StudyConfig, device: str) -> int | None:

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from reborn_nas.analysis.additive import Space
-from reborn_nas.analysis.conditions import ABSENT, Condition, find_conditions
+from reborn_nas.analysis.conditions import Condition, find_conditions
+from reborn_nas.analysis.encoding import ABSENT, Space
 from reborn_nas.analysis.maximise import Budget, best_assignment
 from reborn_nas.analysis.recommend import recommend
 from reborn_nas.errors import ConfigError

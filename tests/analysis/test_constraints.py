@@ -35,7 +35,7 @@ def test_learned_budgets_keep_suggestions_within_the_limit() -> None:
 
 def test_constraints_that_nobody_broke_and_few_trials_make_no_budget() -> None:
     problem = plant_problem("additive", table="convnet8", seed=0)
-    codes = np.random.default_rng(0).integers(0, 9, (20, 7))
+    codes = np.random.default_rng(0).integers(0, 9, (20, len(problem.space.names)))
     trials = [problem.space.decode(row) for row in codes]
     assert learned_budgets(problem.space, trials, np.full((20, 1), -1.0)) == ()
     assert learned_budgets(problem.space, trials[:5], np.ones((5, 1))) == ()

@@ -9,7 +9,8 @@ import numpy as np
 import optuna
 import pytest
 
-from reborn_nas.analysis.additive import Space, fit_additive, fit_codes
+from reborn_nas.analysis.additive import fit_additive, fit_codes
+from reborn_nas.analysis.encoding import Space
 from reborn_nas.analysis.evidence import integrate
 from reborn_nas.analysis.maximise import Budget, best_assignment
 from reborn_nas.analysis.recommend import choices_of, recommend

@@ -11,7 +11,7 @@ import optuna
 import pytest
 
 from reborn_nas.analysis import screen_sizes
-from reborn_nas.analysis.additive import Space
+from reborn_nas.analysis.encoding import Space
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import StudyError
 from reborn_nas.records import TrialRecord

@@ -100,7 +100,29 @@ def test_what_cannot_be_searched_is_refused_before_training(
         plan_search(StudyConfig(**settings(tmp_path, **changes)))
 
 
+NET = """
+from torch import nn
+
+def make(num_classes=10, in_chans=1, depth=1):
+    layers = []
+    for index in range(depth):
+        layers += [nn.Conv2d(in_chans if index == 0 else 8, 8, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 64, num_classes))
+"""
+
+
 def test_an_argument_that_changes_the_sites_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NET)
+    backbone = f"{tmp_path / 'net.py'}:make"
+    text = "granularity: model\nbackbone: {depth: [1, 2]}\nchoices: [original, silu]"
+    with pytest.raises(ConfigError, match=r"with depth=2 the backbone 'make' has other sites"):
+        plan_search(StudyConfig(**settings(tmp_path, text=text, backbone=backbone)))
+    many = text.replace("[1, 2]", str(list(range(1, 66))))
+    with pytest.raises(ConfigError, match=r"makes 65 backbones of one; at most 64"):
+        plan_search(StudyConfig(**settings(tmp_path, text=many, backbone=backbone)))
+
+
+def test_a_list_is_no_value_of_an_argument(tmp_path: Path) -> None:
     text = "backbone: {layers: [[2, 2, 2, 2]]}\nchoices: [original, reborn]"
     with pytest.raises(ConfigError, match=r"backbone\.layers"):
         plan_search(StudyConfig(**settings(tmp_path, text=text)))

@@ -75,7 +75,9 @@ def add(verbs: Subparsers) -> None:
     )
     study.add_argument("--threads", type=int, metavar="N", help="CPU threads of each worker")
     study.add_argument(
-        "--artifacts", metavar="DIR", help="shared folder for the states of interrupted trainings"
+        "--artifacts",
+        metavar="DIR",
+        help="shared folder, or s3://BUCKET/PREFIX, for the states of interrupted trainings",
     )
     study.add_argument(
         "--timeout", type=duration, metavar="TIME", help="stop after 90s, 15m, 2h; the same command goes on"

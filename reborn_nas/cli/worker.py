@@ -35,7 +35,11 @@ def add(verbs: Subparsers) -> None:
         metavar="DIR",
         help="folder for curves and weights; default runs/NAME, here",
     )
-    parser.add_argument("--artifacts", metavar="DIR", help="shared folder for the states of trainings")
+    parser.add_argument(
+        "--artifacts",
+        metavar="DIR",
+        help="shared folder, or s3://BUCKET/PREFIX, for the states of trainings",
+    )
     parser.add_argument("--timeout", type=duration, metavar="TIME", help="leave after 90s, 15m, 2h")
     parser.add_argument("--adopt", action="store_true", default=None, help="join although settings differ")
 

@@ -94,7 +94,8 @@ class StudyConfig(BaseModel):
         compile: compile the networks' blocks after a third of a training's epochs; what cannot be compiled fails.
         storage: Optuna storage URL; None is a journal file in the run folder.
         run: the run folder; None is `runs/<name>`.
-        artifacts: folder that all workers share, for the states of interrupted trainings; None is the run folder.
+        artifacts: folder that all workers share, or `s3://bucket/prefix`, for the states of interrupted trainings;
+            None is the run folder.
         timeout: stop after so many seconds (`2h`), finished trainings kept.
         gpu_hours: stop when the study's trainings have taken so many hours of their devices, resumed runs included.
         hang_after: give a training up that finishes no epoch for so long; None is 30 times the longest epoch, at
@@ -152,7 +153,7 @@ class StudyConfig(BaseModel):
     compile: bool = False
     storage: str | None = None
     run: Path | None = None
-    artifacts: Path | None = None
+    artifacts: str | None = None
     timeout: Duration | None = None
     gpu_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     hang_after: Duration | None = None
@@ -234,6 +235,18 @@ class StudyConfig(BaseModel):
                 f"a URL that starts with one of {', '.join(f'{scheme}://' for scheme in schemes)}"
             )
         return value
+
+    @field_validator("artifacts", mode="before")
+    @classmethod
+    def _check_artifacts(cls, value: Any) -> Any:
+        from reborn_nas.study.bucket import SCHEME, parse_bucket
+
+        text = str(value) if isinstance(value, Path) else value
+        if isinstance(text, str) and text.startswith(SCHEME):
+            parse_bucket(text)
+        elif isinstance(text, str) and "://" in text:
+            raise ValueError("a folder, or s3://BUCKET/PREFIX")
+        return text
 
     @field_validator("sampler")
     @classmethod

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.errors import StudyError
+from reborn_nas.study.bucket import SCHEME
 from reborn_nas.study.config import StudyConfig
 from reborn_nas.study.phases import Phase
 from reborn_nas.study.progress import Progress, SilentProgress
@@ -80,7 +81,7 @@ def _settled(store: RunStore, storage: str) -> dict[str, Any]:
         if key in StudyConfig.model_fields and value is not None and key not in OWN
     }
     for key in ("data_dir", "artifacts"):
-        if key in known and not Path(known[key]).is_dir():
+        if key in known and not known[key].startswith(SCHEME) and not Path(known[key]).is_dir():
             del known[key]
     threads = (store.attribute("settings") or {}).get("threads")
     if threads is not None:  # sums depend on them

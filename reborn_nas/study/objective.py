@@ -18,14 +18,17 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.errors import DivergedError, TrainingError
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.records import TrialRecord
+from reborn_nas.study.bucket import SCHEME, BucketCheckpoint, open_bucket, parse_bucket
 from reborn_nas.study.costs import EXCESS, CostBook
 from reborn_nas.study.resuming import STATES, SavedState
 from reborn_nas.study.runs import Run
 from reborn_nas.study.warm import ParentWeights, is_warm_study, search_recipe
 from reborn_nas.study.weights import keep_weights
 from reborn_nas.study.workbench import Workbench, environment
+from reborn_nas.training import FileCheckpoint
 
 if TYPE_CHECKING:
+    from optuna.artifacts._protocol import ArtifactStore
     from torch import nn
 
     from reborn_nas.training import Recipe, TrainingResult
@@ -50,6 +53,9 @@ class Objective:
         bench: what all trainings share.
         folder: the run folder, for curves and checkpoints.
         stopping: whether a training shall end after its epoch; then its state is kept for the next attempt.
+
+    Raises:
+        StudyError: the bucket for the states cannot be reached.
     """
 
     def __init__(self, bench: Workbench, folder: Path, stopping: Callable[[], bool] = lambda: False) -> None:
@@ -57,6 +63,9 @@ class Objective:
         self._folder = folder
         self._stopping = stopping
         self._state: SavedState | None = None
+        place = bench.config.artifacts
+        in_bucket = place is not None and place.startswith(SCHEME)
+        self._bucket: ArtifactStore | None = open_bucket(str(place)) if in_bucket else None
         self._plans: dict[str, Any] = {}
         self._costs = CostBook(bench)
         self._parent = ParentWeights(bench, folder)
@@ -234,10 +243,14 @@ class Objective:
     def _saved_state(self, run: Run, architecture: Architecture) -> SavedState:
         """One file for this run, this architecture and these settings: another one's state is never taken up."""
         config = self._bench.config
-        home = self._folder if config.artifacts is None else safe_join(config.artifacts, config.study_name)
         mark = f"{architecture.digest[:12]}-{self._bench.digest}"
-        path = safe_join(home, STATES, f"{_file_name(run.key)}~{mark}.safetensors")
-        return SavedState(path, self._stopping)
+        name = f"{_file_name(run.key)}~{mark}.safetensors"
+        if self._bucket is not None:
+            words = (parse_bucket(str(config.artifacts))[1], config.study_name, STATES, name)
+            key = "/".join(word for word in words if word)
+            return SavedState(BucketCheckpoint(self._bucket, key), self._stopping)
+        home = self._folder if config.artifacts is None else safe_join(config.artifacts, config.study_name)
+        return SavedState(FileCheckpoint(safe_join(home, STATES, name)), self._stopping)
 
     def _complete(
         self, record: TrialRecord, run: Run, model: nn.Module, result: TrainingResult

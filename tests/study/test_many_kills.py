@@ -106,7 +106,9 @@ def told(folder: Path, storage: str | None) -> dict[str, float]:
 class Chaos:
     """Kills at random until `left` is used up; after each, what was told is still there, once, and as it must be."""
 
-    def __init__(self, kills: int, truth: dict[str, float], seed: int, server: postgresql.Server | None) -> None:
+    def __init__(
+        self, kills: int, truth: dict[str, float], seed: int, server: postgresql.Server | None
+    ) -> None:
         self.left, self.truth, self.server = kills, truth, server
         self.chance = random.Random(seed)
         self.killed = {"worker": 0, "supervisor": 0, "database": 0}

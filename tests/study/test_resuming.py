@@ -15,7 +15,7 @@ from reborn_nas.study.objective import Objective, Stopped
 from reborn_nas.study.resuming import SavedState
 from reborn_nas.study.runs import Run
 from reborn_nas.study.workbench import Workbench, make_workbench
-from reborn_nas.training import TrainingState
+from reborn_nas.training import FileCheckpoint, TrainingState
 from tests.study.test_run import tiny
 
 RUN = Run("screen/3", "screen", "design", seed=7)
@@ -94,7 +94,7 @@ def test_a_damaged_state_costs_its_epochs_and_no_more(
 
 
 def test_the_shared_folder_is_asked_where_there_is_one(bench: Workbench, tmp_path: Path) -> None:
-    shared = replace(bench, config=bench.config.replace(artifacts=tmp_path / "shared"))
+    shared = replace(bench, config=bench.config.replace(artifacts=str(tmp_path / "shared")))
     with pytest.raises(Stopped):
         train(shared, tmp_path / "one", stop_after=2)
     epochs: list[int] = []
@@ -112,7 +112,7 @@ class Time:
 
 def test_a_state_is_kept_once_a_minute_and_when_the_training_shall_end(tmp_path: Path) -> None:
     clock, stop = Time(), False
-    saved = SavedState(tmp_path / "one.safetensors", lambda: stop, every=60, clock=clock)
+    saved = SavedState(FileCheckpoint(tmp_path / "one.safetensors"), lambda: stop, every=60, clock=clock)
     assert not saved.due()
     clock.now = 61
     assert saved.due()
@@ -127,6 +127,6 @@ def test_a_full_disk_does_not_end_the_training(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("reborn_nas.training.checkpoint.write_atomic", full)
-    saved = SavedState(tmp_path / "one.safetensors")
+    saved = SavedState(FileCheckpoint(tmp_path / "one.safetensors"))
     saved.save(TrainingState(1, {"model/w": torch.ones(2)}, [], "x", 1.0))
     assert saved.load() is None

@@ -14,7 +14,15 @@ from reborn_nas.files import safe_join
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.folder import is_run_folder, read_json
 from reborn_nas.study.phases import ORDER, Phase
-from reborn_nas.study.storage import JOURNAL, RunStore, connect, journal_path, mask_url, open_run
+from reborn_nas.study.storage import (
+    JOURNAL,
+    RunStore,
+    connect,
+    journal_path,
+    mask_url,
+    open_run,
+    opened_url,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +77,7 @@ def open_store(run: str | Path, name: str | None = None) -> RunStore:
     elif "***" in url:
         import os
 
-        url = os.environ.get("REBORN_NAS_STORAGE", "")
+        url = opened_url(url) or os.environ.get("REBORN_NAS_STORAGE", "")
         if not url:
             raise StudyError(
                 f"{folder}: the study lies in {config['storage']}, whose password is not kept; "

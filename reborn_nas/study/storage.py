@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.study import Study
 
-__all__ = ["RunStore", "connect", "journal_path", "mask_url", "open_run", "run_url"]
+__all__ = ["RunStore", "connect", "journal_path", "mask_url", "open_run", "opened_url", "run_url"]
 
 JOURNAL = "study.journal"
 UNREACHABLE = {
@@ -74,6 +74,15 @@ def run_url(folder: Path, storage: str | None) -> str:
     return storage if storage is not None else f"journal://{journal_path(folder)}"
 
 
+_opened: dict[str, str] = {}
+"""URLs that this process has opened, by what of them may be shown and kept."""
+
+
+def opened_url(masked: str) -> str | None:
+    """The URL whose password was left out of `masked`, where this process has opened it before."""
+    return _opened.get(masked)
+
+
 def connect(url: str, *, patience: float = 0.0) -> BaseStorage:
     """Open (and where it does not exist yet, create) the storage at `url`.
 
@@ -90,6 +99,7 @@ def connect(url: str, *, patience: float = 0.0) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     scheme = url.split("://", 1)[0]
+    _opened[mask_url(url)] = url
     try:
         if scheme == "journal":
             from reborn_nas.study.journal import open_journal

@@ -42,7 +42,9 @@ LEAD = 1.0
 """Seconds between two looks of the supervisor at the whole queue."""
 
 MOST_DEATHS = 15
-"""Deaths in a row without a result between them after which the supervisor gives up."""
+"""Deaths in a row without a result between them after which the supervisor gives up, where nothing was ever trained.
+Four times as many where something was: then architectures take their workers down, and five deaths end one.
+"""
 
 
 class PipeProgress(SilentProgress):
@@ -109,6 +111,7 @@ class _Supervisor:
         self._started: set[str] = set()
         self._slots: dict[int, tuple[BaseProcess, Connection]] = {}
         self._deaths = 0
+        self._trained = False
         self._error = ""
 
     def run(self) -> bool:
@@ -201,6 +204,7 @@ class _Supervisor:
             self._error = content[0]
 
     def _finished(self, record: TrialRecord) -> None:
+        self._trained = self._trained or record.state == "complete"
         self._done[record.phase] += 1
         self._progress.trial_finished(record, sum(self._done.values()), self._engine.total)
         if self._done[record.phase] == self._planned[record.phase]:
@@ -214,7 +218,7 @@ class _Supervisor:
         if self._engine.complete() or self._stopper.wanted or self._engine.spent():
             return
         self._deaths += 1
-        if self._deaths >= MOST_DEATHS:
+        if self._deaths >= (4 if self._trained else 1) * MOST_DEATHS:
             self._error = (
                 f"{self._deaths} workers died in a row without a result, the last with exit code {process.exitcode}; "
                 "what is finished is kept. Run the same command with --workers 1 to see why"
@@ -262,7 +266,9 @@ class _Supervisor:
         time.sleep(0.02)
 
     def _recount(self) -> None:
-        self._done = {name: len(self._engine.queue.finished(name)) for name in self._planned}
+        found = {name: self._engine.queue.finished(name).values() for name in self._planned}
+        self._done = {name: len(records) for name, records in found.items()}
+        self._trained = any(record.state == "complete" for records in found.values() for record in records)
 
 
 def _devices(config: StudyConfig) -> tuple[str, ...]:

@@ -12,68 +12,21 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
-from reborn_nas.study.engine import Engine
-from reborn_nas.study.planning import PlanView
-from reborn_nas.study.progress import SilentProgress
 from reborn_nas.study.runs import Run
-from reborn_nas.study.stopping import Stopper
-from reborn_nas.study.workers import PipeProgress, _Supervisor
 from tests.study import postgresql
-from tests.study.conftest import FakeObjective, make_bench
-from tests.study.test_kills import SITES, phases, results, start, store_of
+from tests.study.forked import fork, supervise
+from tests.study.test_kills import results, start, store_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 
 KILLS = int(os.environ.get("REBORN_NAS_KILLS", "240"))
-WORKERS = 3
 LONGEST = 60.0
 """Seconds that a study of 48 short runs may take however it is disturbed: a lease ends after 45."""
-
-fork = multiprocessing.get_context("fork")
-
-
-class Forking(_Supervisor):
-    """The supervisor itself; its workers are forked, which is quick, and train by a formula."""
-
-    folder: Path
-    storage: str | None
-
-    def _start(self, slot: int) -> None:
-        ours, theirs = fork.Pipe(duplex=False)
-        process = fork.Process(target=work, args=(self.folder, self.storage, theirs, os.getpid()))
-        process.start()
-        theirs.close()
-        self._slots[slot] = (process, ours)
-
-
-def supervise(folder: Path, storage: str | None) -> None:
-    """A supervisor in a process of its own; exit code 0 where the study is complete."""
-    bench = make_bench(folder, sites=SITES, workers=WORKERS)
-    with Stopper() as stopper:
-        view = PlanView(bench, phases(), ())
-        supervisor = Forking(view, store_of(folder, storage), SilentProgress(), stopper, None)
-        supervisor.folder, supervisor.storage = folder, storage
-        os._exit(0 if supervisor.run() else 1)
-
-
-def work(folder: Path, storage: str | None, pipe: Connection, parent: int) -> None:
-    """A worker of that supervisor."""
-    (folder / f"{os.getpid()}.pid").touch()
-
-    def take_a_while(run: Run, number: int) -> None:
-        time.sleep(random.uniform(0.02, 0.06))
-
-    with Stopper(parent=parent) as stopper:
-        bench = make_bench(folder, sites=SITES)
-        objective = FakeObjective(before=take_a_while)
-        engine = Engine(bench, store_of(folder, storage), phases(), objective, PipeProgress(pipe), stopper)
-        os._exit(0 if engine.work(lead=True) else 1)
 
 
 def workers_of(folder: Path) -> list[int]:
@@ -154,9 +107,13 @@ class Chaos:
 
 
 def begin(folder: Path, storage: str | None) -> BaseProcess:
-    process = fork.Process(target=supervise, args=(folder, storage))
+    process = fork.Process(target=supervise, args=(folder, storage, take_a_while))
     process.start()
     return process
+
+
+def take_a_while(run: Run, number: int) -> None:
+    time.sleep(random.uniform(0.02, 0.06))
 
 
 @pytest.fixture(scope="module")

@@ -90,6 +90,8 @@ def test_nothing_that_a_run_leaves_holds_it(
     folder = tmp_path / "run"
     result = run_search(tiny(folder, storage=server.url))
     assert result.complete
+    assert main(["report", str(folder)]) == 0  # this process has opened it
+    monkeypatch.setattr("reborn_nas.study.storage._opened", {})
     assert main(["status", str(folder)]) == 2  # the folder alone does not have it
     monkeypatch.setenv("REBORN_NAS_STORAGE", server.url)
     assert status(folder).complete

@@ -21,6 +21,9 @@ MAPS_A_SITE = 7
 WEIGHT_BYTES = 14 * 2.3
 """A parameter of the parent costs 4 + 4 + 4 + 2 bytes, and an all-reborn network has 2.3 times as many."""
 
+PROCESS_BYTES = 700 * 2**20
+"""Of a process before its first map: CUDA's context and the libraries' workspaces, about half a GiB to one."""
+
 MEMORY_SHARE = 0.8
 MOST = 8
 
@@ -64,6 +67,6 @@ def suggest_slots(maps: Sequence[int], parameters: int, batch: int, gpu: Gpu, co
     if not gpu.shared or not maps:
         return 1
     idle = math.floor(1 / max(filled(maps, batch, gpu), 1e-9))
-    need = 2 * MAPS_A_SITE * sum(maps) * batch + WEIGHT_BYTES * parameters
+    need = PROCESS_BYTES + 2 * MAPS_A_SITE * sum(maps) * batch + WEIGHT_BYTES * parameters
     fit = math.floor(MEMORY_SHARE * gpu.free_bytes / need)
     return max(1, min(idle, fit, cores, MOST))

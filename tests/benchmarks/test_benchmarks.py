@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.benchmarks import epoch, networks, slots, time_to_accuracy, trials_per_hour
-from tests.benchmarks.__main__ import CPU, GPU
+from tests.benchmarks.__main__ import CPU, GPU, LONG
 from tests.benchmarks.harness import Timing, alternate, goal, hardware_slug, print_table
 from tests.benchmarks.loops import LoaderLoop, OurLoop
 from tests.benchmarks.memory import Meter
@@ -171,7 +171,7 @@ def test_any_number_of_a_crew_works_at_a_time() -> None:
 
 def test_every_benchmark_is_in_the_list() -> None:
     folder = Path(__file__).parent
-    assert all((folder / f"{name}.py").is_file() for name in {*GPU, *CPU})
+    assert all((folder / f"{name}.py").is_file() for name in {*GPU, *CPU, *LONG})
 
 
 def test_results_name_their_hardware_and_no_paths() -> None:
@@ -197,16 +197,20 @@ TINY = {
         "loader, 0 workers",
         "ours",
     ],
-    "trials_per_hour": ["--trials", "1", "--images", "64"],
-    "slots": ["--slots", "1", "2", "--images", "64"],
+    "trials_per_hour": ["--backbone", "convnet5", "--trials", "1", "--images", "64", "--batch", "16"],
+    "slots": ["--backbone", "convnet5", "--slots", "1", "2", "--images", "64", "--batch", "16"],
     "step_overhead": ["--backbone", "convnet5", "--form", "ReLU", "--batch", "4"],
+    "time_to_accuracy": [
+        *("--backbone", "convnet5", "--form", "ReLU", "--batch", "16", "--dataset", "mnist"),
+        *("--fraction", "0.005", "--epochs", "1", "--seeds", "1"),
+    ],
 }
 
 
-def check_one_runs(name: str, device: str, folder: Path) -> None:
+def check_one_runs(name: str, device: str, folder: Path, *more: str) -> None:
     """A benchmark of almost no work ends well and leaves its figures."""
     out = folder / "found.json"
-    command = [sys.executable, "-m", f"tests.benchmarks.{name}", *TINY[name], "--json", str(out)]
+    command = [sys.executable, "-m", f"tests.benchmarks.{name}", *TINY[name], *more, "--json", str(out)]
     command += [] if name == "memory" else ["--threads", "1", "--device", device]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr[-3000:]
@@ -217,12 +221,17 @@ def check_one_runs(name: str, device: str, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [name for name in TINY if name not in LONG])
 def test_each_runs(name: str, tmp_path: Path) -> None:
     check_one_runs(name, "cpu", tmp_path)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [name for name in TINY if name not in LONG])
 def test_each_runs_on_a_gpu(name: str, tmp_path: Path) -> None:
     check_one_runs(name, "cuda", tmp_path)
+
+
+@pytest.mark.slow
+def test_the_one_on_real_data_runs(tmp_path: Path, shared_data: Path) -> None:
+    check_one_runs("time_to_accuracy", "cpu", tmp_path, "--data", str(shared_data))

@@ -124,7 +124,6 @@ def run_view(study_or_path: RunResult | Run, *, look: bool = True) -> RunView:
     from reborn_nas.report import RunView
 
     info = _info(study_or_path)
-    low, _, high = str(info.config.get("contrast", "original:reborn")).partition(":")
     return RunView(
         title=info.name,
         records=info.records,
@@ -136,10 +135,24 @@ def run_view(study_or_path: RunResult | Run, *, look: bool = True) -> RunView:
         notes=list(info.plan.get("notes", ())),
         command=_command(info),
         sights=_sights(info) if look else (),
-        arms=(high or "reborn", low),
+        arms=info.arms,
         finished=info.complete,
         recommendation=_recommendation(info),
+        **_searched(info),
     )
+
+
+def _searched(info: RunInfo) -> dict[str, Any]:
+    """How the search went: its front's hypervolume where it had several objectives, what its pruner stopped."""
+    from reborn_nas.study.objectives import pareto_series
+    from reborn_nas.study.pruning import pruned_shares
+
+    objectives = tuple(info.config.get("objectives") or ())
+    pruner = info.config.get("pruner") or "none"
+    return {
+        "front": pareto_series(info.records, objectives) if len(objectives) > 1 else {},
+        "pruned": pruned_shares(info.records) if pruner != "none" else None,
+    }
 
 
 def _recommendation(info: RunInfo) -> dict[str, Any] | None:
@@ -328,7 +341,8 @@ def _sights(info: RunInfo) -> tuple[Sight, ...]:
     data = info.plan.get("data", {})
     kept = {r.arm: (r, path) for r in info.records if r.phase == "candidate" and (path := info.checkpoint(r))}
     with suppress(RebornError, KeyError):
-        return watch(kept["parent"], kept["candidate"], data.get("mean", ()), data.get("std", ()))
+        reference = kept["parent" if info.arms[1] == "original" else info.arms[1]]
+        return watch(reference, kept["candidate"], data.get("mean", ()), data.get("std", ()))
     return ()
 
 

@@ -6,51 +6,112 @@ site, the best trial's accuracy as the expected one, "no effect" from a missing 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from scipy import stats
 
 from reborn_nas.analysis.compare import Comparison
-from reborn_nas.analysis.verdicts import CONFIRMED, HARMFUL, NO_VERDICT, SUGGESTIVE
+from reborn_nas.analysis.verdicts import CONFIRMED, HARMFUL, LEVEL, NO_VERDICT, SUGGESTIVE
 from reborn_nas.errors import ConfigError
 
 
-def where_it_helps(effects: pd.DataFrame, *, tested: str = "reborn") -> str:
+def where_it_helps(effects: pd.DataFrame, *, tested: str = "reborn", reference: str = "original") -> str:
     """The first sentence: where it helps and by how much, or that nothing was resolved.
 
+    It prints what the verdict rests on: the screen's average, the confirmation on the incumbent, or both.
+
     Args:
-        effects: a table of `site_effects`, its verdict possibly that of `verdicts`.
-        tested: what level 1 of the contrast is called.
+        effects: a table of `site_effects`, its verdict possibly that of `verdicts`; then the confirmation's
+            `confirmed, confirmed_low, confirmed_high` are told where they are among its columns.
+        tested, reference: what level 1 and level 0 of the contrast are called.
     """
-    _needs(effects, "site", "effect", "ci_low", "ci_high", "verdict", "rank_low", "rank_high")
+    _needs(effects, "site", "effect", "ci_low", "ci_high", "q_value", "verdict", "rank_low", "rank_high")
+    contrast = f"{tested} instead of {'the original activation' if reference == 'original' else reference}"
+    what = contrast[0].upper() + contrast[1:]
     top = effects.iloc[int(effects["effect"].to_numpy().argmax())]
     if (effects["verdict"] == NO_VERDICT).all():
-        return f"No verdict: the runs cannot carry one; the largest estimate is {_adds(top, tested)}."
-    helps = effects[effects["verdict"].isin((CONFIRMED, SUGGESTIVE)) & (effects["effect"] > 0)]
+        return f"No verdict on {contrast}: the runs cannot carry one; {_largest(top, tested)}."
+    helps = effects[effects["verdict"].isin((CONFIRMED, SUGGESTIVE))]
     harms = effects[effects["verdict"] == HARMFUL]
-    average, incumbent = harms[harms["effect"] < 0], harms[harms["effect"] >= 0]
-    worse = f" It does harm at {_names(average)}." if len(average) else ""
-    if len(incumbent):
-        worse += (
-            f" At {_names(incumbent)} it does harm on the incumbent, although the average effect is above 0."
-        )
+    worse = _harm(harms)
     if not len(helps):
         if len(harms):
-            return f"{tested.capitalize()} helps at no site that this study could resolve.{worse}"
-        return f"No site resolved; effects above {largest_plausible(effects):.2f} pp are unlikely."
+            return f"{what} helps at no site that this study could resolve.{worse}"
+        most = largest_plausible(effects)
+        return f"No site resolved; effects of {contrast} above {most:.2f} pp are unlikely."
     confirmed = helps[helps["verdict"] == CONFIRMED]
-    firm = confirmed if len(confirmed) else helps
+    averaged = helps[helps["q_value"] <= LEVEL]
+    firm, word = next(
+        (rows, word)
+        for rows, word in (
+            (confirmed, "confirmed on the incumbent"),
+            (averaged, "suggested by the screen, not confirmed"),
+            (helps, "suggested on the incumbent alone, not on average"),
+        )
+        if len(rows)
+    )
     lead = firm.iloc[int(firm["effect"].to_numpy().argmax())]
-    rivals = firm[(firm["rank_low"] <= lead["rank_high"]) & (firm["site"] != lead["site"])]
-    word = "confirmed on the incumbent" if len(confirmed) else "suggested by this study, not confirmed"
     if len(firm) == 1:
-        return f"{tested.capitalize()} helps at {lead['site']} ({word}): {_adds(lead, tested)}.{worse}"
+        return f"{what} helps at {lead['site']} ({word}): {_basis(lead, tested)}.{worse}"
+    rivals = firm[(firm["rank_low"] <= lead["rank_high"]) & (firm["site"] != lead["site"])]
     order = f"; its rank interval overlaps that of {_names(rivals)}" if len(rivals) else ""
     return (
-        f"{tested.capitalize()} helps at {len(firm)} sites ({word}), the largest estimate at {lead['site']}{order}: "
-        f"{_adds(lead, tested)}.{worse}"
+        f"{what} helps at {len(firm)} sites ({word}), the largest estimate at {lead['site']}{order}: "
+        f"{_basis(lead, tested)}.{worse}"
     )
+
+
+def _harm(harms: pd.DataFrame) -> str:
+    """Where it does harm, on average or on the incumbent alone; "" where it does not."""
+    on_average = (harms["q_value"] <= LEVEL) & (harms["effect"] < 0)
+    average, incumbent = harms[on_average], harms[~on_average]
+    said = ""
+    if len(average):
+        worst = average.iloc[int(average["effect"].to_numpy().argmin())]
+        size = _size(worst["effect"], worst["ci_low"], worst["ci_high"])
+        said += f" It does harm at {_names(average)} ({_of(worst, average)}{size} on average)."
+    if len(incumbent):
+        size = ""
+        if "confirmed" in incumbent:
+            worst = incumbent.iloc[int(incumbent["confirmed"].to_numpy().argmin())]
+            size = _size(worst["confirmed"], worst["confirmed_low"], worst["confirmed_high"])
+            size = f" ({_of(worst, incumbent)}{size} there)"
+        said += (
+            f" It does harm on the incumbent at {_names(incumbent)}{size}, which the average does not show."
+        )
+    return said
+
+
+def _of(row: pd.Series, rows: pd.DataFrame) -> str:
+    return "" if len(rows) == 1 else f"most at {row['site']}: "
+
+
+def _basis(row: pd.Series, tested: str) -> str:
+    """The estimates that the row's verdict rests on, each with its interval."""
+    average = (
+        f"averaged over networks whose other sites are {tested} half of the time, {row['site']} adds "
+        f"{_size(row['effect'], row['ci_low'], row['ci_high'])}"
+    )
+    fresh = row.get("confirmed", math.nan)
+    if not math.isfinite(fresh):
+        return average
+    own = _size(fresh, row["confirmed_low"], row["confirmed_high"])
+    if row["q_value"] > LEVEL:
+        return f"on the incumbent, on images unused before, {row['site']} adds {own}; {average}"
+    return f"{average}; on the incumbent, on images unused before, {own}"
+
+
+def _largest(row: pd.Series, tested: str) -> str:
+    return (
+        f"the largest estimate, averaged over networks whose other sites are {tested} half of the time, is "
+        f"{_size(row['effect'], row['ci_low'], row['ci_high'])} at {row['site']}"
+    )
+
+
+def _size(effect: float, low: float, high: float) -> str:
+    return f"{effect:+.2f} pp [{low:+.2f}, {high:+.2f}]"
 
 
 def largest_plausible(effects: pd.DataFrame, level: float = 0.95) -> float:
@@ -68,7 +129,7 @@ def candidate_sentence(
     comparison: Comparison, *, candidate: str = "the candidate", parent: str = "its parent"
 ) -> str:
     """The second sentence: candidate against parent."""
-    size = f"{comparison.effect:+.2f} pp [{comparison.ci_low:+.2f}, {comparison.ci_high:+.2f}]"
+    size = _size(comparison.effect, comparison.ci_low, comparison.ci_high)
     arms = f"over {comparison.n_first} and {comparison.n_second} seeds, on images that no earlier phase used"
     if comparison.ci_low > 0:
         verb = f"beats {parent} by"
@@ -95,7 +156,7 @@ def cause_sentence(control: pd.DataFrame | None, effects: pd.DataFrame | None = 
     if not len(sites):
         return ""
     told = ", ".join(
-        f"{row['site']} ({row['effect']:+.2f} pp [{row['ci_low']:+.2f}, {row['ci_high']:+.2f}])"
+        f"{row['site']} ({_size(row['effect'], row['ci_low'], row['ci_high'])})"
         for _, row in sites.iterrows()
     )
     return (
@@ -119,14 +180,6 @@ def pooled_sentence(pooled: pd.DataFrame, *, units: Mapping[str, str] | None = N
         resolved = "adds" if best["ci_low"] > 0 else "has the largest estimate, not resolved:"
         parts.append(f"{name} {best['level']} {resolved} {size}")
     return "Pooled over the sites, " + "; ".join(parts) + "."
-
-
-def _adds(row: pd.Series, tested: str) -> str:
-    return (
-        f"averaged over networks whose other sites are {tested} half of the time, {row['site']} adds "
-        f"{row['effect']:+.2f} pp "
-        f"[{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]"
-    )
 
 
 def _names(rows: pd.DataFrame, most: int = 3) -> str:

@@ -65,7 +65,7 @@ def candidate_against_parent(candidate: Any, parent: Any, *, n_images: int | Non
         share = float(np.concatenate([first, second]).mean())
         spread = PP * float(np.sqrt(share * (1 - share) / n_images))
         notes.append(
-            f"the interval is over seeds on these {n_images} images; on others of the same kind either "
+            f"the interval is over seeds on these {n_images:,} images; on others of the same kind either "
             f"accuracy would move by about ±{spread:.2f} pp (one binomial standard deviation)"
         )
     return welch(first, second, tuple(notes))

@@ -41,7 +41,7 @@ def add(verbs: Subparsers) -> None:
         "--space", metavar="NAME", help="search space: a name of `reborn-nas spaces`, or a YAML file"
     )
     what.add_argument(
-        "--contrast", metavar="A:B", help="the two levels that the screen compares (original:reborn)"
+        "--contrast", metavar="A:B", help="what the study compares: A against B (reborn:original)"
     )
     how = parser.add_argument_group("how it is trained")
     how.add_argument("--recipe", metavar="NAME", help="fast (default) or paper")

@@ -69,15 +69,17 @@ def count_text(number: int | None) -> str:
     return f"{number:,}"
 
 
-PURPOSE = {
-    "baseline": "parent and all-reborn: the noise between runs, and whether effects add up",
-    "screen": "every site reborn in half of the runs: the effect of each",
-    "search": "proposes architectures; enters no estimate",
-    "candidate": "candidate against parent, fresh seeds, test set",
-    "confirm": "the top sites again, on images unused so far",
-    "control": "reborn against its positive twin: is it the negative phase?",
-    "checks": "top sites alone on the parent; extended conv, norm + ReLU; the top site at another learning rate",
-}
+def purposes(tested: str, parent: str) -> dict[str, str]:
+    """What each phase is for; `parent` is the network that has the reference at every site."""
+    return {
+        "baseline": f"{parent} and all-{tested}: the noise between runs, and whether effects add up",
+        "screen": f"every site {tested} in half of the runs: the effect of each",
+        "search": "proposes architectures; enters no estimate",
+        "candidate": f"candidate against {parent}, fresh seeds, test set",
+        "confirm": "the top sites again, on images unused so far",
+        "control": f"{tested} against its positive twin: is it the negative phase?",
+        "checks": f"top sites alone on {parent}; extended conv, norm + ReLU; the top site at another learning rate",
+    }
 
 
 def print_plan(plan: PlanView) -> None:
@@ -86,6 +88,10 @@ def print_plan(plan: PlanView) -> None:
     print(
         f"{config.study_name}: {plan.spec.source} on {config.dataset}, {plan.n_sites} sites, {plan.total} trainings"
     )
+    tested, reference = plan.bench.contrast.arms
+    parent = "parent" if reference == "original" else f"all-{reference}"
+    print(f"question: {tested} against {reference}, at {len(plan.bench.contrast.factors)} factors")
+    purpose = purposes(tested, parent)
     left_out = {f"{phase.name}: {phase.reason}" for phase in plan.phases if phase.reason}
     for note in plan.notes:
         if note not in left_out:
@@ -94,13 +100,9 @@ def print_plan(plan: PlanView) -> None:
     for phase in plan.phases:
         time = duration_text(phase.seconds) if phase.seconds and phase.count else ""
         remark = (
-            f"{PURPOSE[phase.name]}; {phase.reason}"
+            f"{purpose[phase.name]}; {phase.reason}"
             if phase.count and phase.reason
-            else (
-                PURPOSE[phase.name]
-                if phase.count
-                else f"left out: {phase.reason or 'nothing is left for it'}"
-            )
+            else (purpose[phase.name] if phase.count else f"left out: {phase.reason}")
         )
         rows.append((phase.name, str(phase.count) if phase.count else "–", time, remark))
     print_table(("phase", "trainings", "time", "what for"), rows, right=(1, 2))
@@ -205,14 +207,18 @@ def estimates(view: RunView) -> tuple[list[dict[str, Any]], dict[str, float]]:
     return rows, {name: float(value) for name, value in found.summary.items()}
 
 
-def print_estimates(rows: Sequence[dict[str, Any]], summary: dict[str, float], complete: bool) -> None:
-    """The estimates so far; without verdicts while trainings are still to come."""
+def print_estimates(
+    rows: Sequence[dict[str, Any]], summary: dict[str, float], arms: tuple[str, str], complete: bool
+) -> None:
+    """The estimates so far; without verdicts while trainings are still to come.
+
+    Args:
+        arms: what is on trial, and its reference.
+    """
     if not rows:
         return
     runs, sigma = summary.get("runs", 0.0), summary.get("sigma", float("nan"))
-    print(
-        f"\nestimates of {runs:.0f} screen runs, reborn against original (noise of one training {sigma:.2f} pp):"
-    )
+    print(f"\nestimates of {runs:.0f} screen runs, {arms[0]} − {arms[1]}:")
     print_table(
         ("site", "effect, pp", "95 % interval", "verdict"),
         [
@@ -226,5 +232,10 @@ def print_estimates(rows: Sequence[dict[str, Any]], summary: dict[str, float], c
         ],
         right=(1,),
     )
+    if "detectable" in summary:
+        say(
+            f"Noise of one training {sigma:.2f} pp: an effect of {summary['detectable']:.2f} pp is found with 80 % "
+            f"power by the {summary['planned']:.0f} runs of the whole screen."
+        )
     if not complete:
         print("Descriptive until the study ends: intervals shrink, and there is no verdict yet.")

@@ -27,17 +27,24 @@ def run(args: argparse.Namespace) -> int:
     from reborn_nas.study import status
 
     state = status(args.run_path)
-    rows, summary = estimates(run_view(args.run_path, look=False))
+    view = run_view(args.run_path, look=False)
+    rows, summary = estimates(view)
     networks = standing(args.run_path)
     if args.json:
         print(
             json.dumps(
-                {**status_json(state), **standing_json(networks), "estimates": rows, "summary": summary},
+                {
+                    **status_json(state),
+                    **standing_json(networks),
+                    "contrast": dict(zip(("tested", "reference"), view.arms)),
+                    "estimates": rows,
+                    "summary": summary,
+                },
                 indent=2,
             )
         )
         return 0
     print_status(state, args.run_path)
     print_standing(networks)
-    print_estimates(rows, summary, state.complete)
+    print_estimates(rows, summary, view.arms, state.complete)
     return 0

@@ -27,13 +27,16 @@ def answer(
     from reborn_nas.analysis.claims import candidate_sentence, cause_sentence, where_it_helps
 
     if effects is not None:
-        said = [where_it_helps(effects, tested=view.arms[0])]
+        said = [where_it_helps(effects, tested=view.arms[0], reference=view.arms[1])]
     elif view.phase("screen"):
         said = ["The screen has too few finished runs to estimate what each site adds."]
     else:
-        said = [f"This study ran no screen, so it cannot say where {view.arms[0]} helps."]
+        said = [
+            f"This study ran no screen, so it cannot say where {view.arms[0]} instead of {view.arms[1]} helps."
+        ]
     if comparison is not None:
-        said.append(candidate_sentence(comparison))
+        parent = "its parent" if view.arms[1] == "original" else view.parent
+        said.append(candidate_sentence(comparison, parent=parent))
     cause = cause_sentence(control, effects) if view.finished else ""
     return [re.sub(r" pp\b", " percentage points", true_minus(line)) for line in [*said, cause] if line]
 
@@ -72,10 +75,11 @@ def method(view: RunView, screen: Designed | None, summary: Mapping[str, float])
     if screen is not None and summary:
         said += [
             f"Screen: {summary['runs']:.0f} unpruned trainings over {summary['splits']:.0f} train/validation splits, "
-            f"each site {view.arms[0]} in half of them; least squares with the splits as blocks, t intervals on "
+            f"each site {view.arms[0]} in half of them and {view.arms[1]} in the others; least squares with the splits "
+            f"as blocks, t intervals on "
             f"{summary['df']:.0f} degrees of freedom, Benjamini–Hochberg at q = 0.05 over {len(screen.names)} sites.",
             f"Noise of one training σ̂ = {number(summary['sigma'])} percentage points; an effect of "
-            f"{number(summary['detectable'])} would be found with 80 % power. Largest correlation between two "
+            f"{number(summary['detectable'])} is found with 80 % power. Largest correlation between two "
             f"sites: {number(summary['correlation'])}.",
             "Confirmed: q ≤ 0.05 in the screen, and the confirmation's 95 % interval on the same side of 0. "
             "Suggestive: one of the two. Harmful: either, below 0. Unresolved: else.",
@@ -87,8 +91,9 @@ def method(view: RunView, screen: Designed | None, summary: Mapping[str, float])
             f"{len(searched)} trainings of the sampler ({percent(pruned, 0)} pruned) looked for a good network. They "
             "enter no estimate: a sampler's own trials give intervals that are too narrow."
         )
-    said.append(
-        "A reborn block brings its own batch norm: where no norm precedes a site, part of a gain may be the norm's. "
-        "All effects hold for this study's recipe and data."
-    )
+    if any("reborn" in arm for arm in view.arms):
+        said.append(
+            "A reborn block brings its own batch norm: where no norm precedes a site, part of a gain may be the norm's."
+        )
+    said.append("All effects hold for this study's recipe and data.")
     return said

@@ -7,6 +7,7 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reborn_nas.errors import StudyError
 from reborn_nas.files import PathError, safe_join, write_atomic
@@ -15,6 +16,9 @@ from reborn_nas.report.contents import page_of
 from reborn_nas.report.findings import Findings, study_findings
 from reborn_nas.report.page import Page, Pair, render
 from reborn_nas.report.view import RunView
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MANIFEST = "files.json"
 
@@ -33,8 +37,9 @@ def build_report(view: RunView, out: str | os.PathLike[str]) -> Path:
         )
     folder = Path(out)
     findings = study_findings(view)
-    page = page_of(view, findings, datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
-    files: dict[str, str | bytes] = {**csv_files(view, findings)}
+    table = tables.trial_table(view)
+    page = page_of(view, findings, table, datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    files: dict[str, str | bytes] = {**csv_files(view, findings, table)}
     files |= figure_files(page)
     html = render(page)
     try:
@@ -52,16 +57,23 @@ def build_report(view: RunView, out: str | os.PathLike[str]) -> Path:
     return index
 
 
-def csv_files(view: RunView, findings: Findings) -> dict[str, str]:
-    """The tables that go beside the page, by file name."""
-    frames = {
+def csv_files(view: RunView, findings: Findings, trials: pd.DataFrame) -> dict[str, str]:
+    """The tables that go beside the page, by file name; those of effects name both activations."""
+    compared = {
         "sites": findings.effects, "stages": findings.stages, "pooled": findings.pooled,
-        "confirmation": findings.confirmation, "control": findings.control, "alone": findings.checks.alone,
-        "controls": findings.checks.controls, "rate": findings.checks.rate,
-        "sights": sights.sight_table(view.sights) if view.sights else None,
-        "phases": tables.phase_table(view), "trials": tables.trial_table(view),
+        "confirmation": findings.confirmation, "alone": findings.checks.alone, "rate": findings.checks.rate,
+    }  # fmt: skip
+    frames = {
+        **{name: _of(frame, *view.arms) for name, frame in compared.items()},
+        "control": _of(findings.control, view.arms[0], "positive_twin"), "controls": findings.checks.controls,
+        "sights": sights.sight_table(view.sights) if view.sights else None, "pruned": view.pruned,
+        "phases": tables.phase_table(view), "trials": trials,
     }  # fmt: skip
     return {f"{name}.csv": tables.csv_text(frame) for name, frame in frames.items() if frame is not None}
+
+
+def _of(frame: pd.DataFrame | None, tested: str, reference: str) -> pd.DataFrame | None:
+    return None if frame is None else frame.assign(tested=tested, reference=reference)
 
 
 def figure_files(page: Page) -> dict[str, str | bytes]:

@@ -18,7 +18,7 @@ def best_choices(view: RunView) -> tuple[dict[str, str], str] | None:
     """The architecture to draw, site → label, and a sentence that says what it is."""
     candidates = [r for r in view.phase("candidate") if r.arm == "candidate"]
     if candidates:
-        return _choices(candidates[-1]), "The candidate that was compared with the parent."
+        return _choices(candidates[-1]), f"The candidate that was compared with {view.parent}."
     given = view.recommendation
     if given and isinstance(given.get("choices"), Mapping):
         words = "The architecture that the study recommends"

@@ -31,6 +31,10 @@ PHASE_TABLE = (
     ("pruned", "pruned", count), ("running", "running", count), ("mean_seconds", "mean time", duration),
     ("total_seconds", "total time", lambda v: duration(v or math.nan)), ("note", "note", None),
 )  # fmt: skip
+PRUNED_TABLE = (
+    ("choice", "choice", None), ("runs", "finished at sites", count), ("pruned", "of these stopped", count),
+    ("share", "share", lambda v: percent(v, 0)),
+)  # fmt: skip
 MAY_NOT = (
     "importance or effects read off the sampler's own trials: they enter no estimate here",
     "a strict order of sites whose rank intervals overlap",

@@ -37,7 +37,8 @@ class Findings:
         sentences: the answer.
         cautions: what a reader must bear in mind.
         method: how it was measured, a line each.
-        summary: numbers by name: runs, splits, sigma, df, detectable, correlation, validation_se, validation_n.
+        summary: numbers by name: runs, planned, splits, sigma, df, detectable (by the end of the screen),
+            correlation, validation_se, validation_n.
         effects: one row a site, the report's columns; None without a screen.
         stages, pooled: tables with `label, effect, ci_low, ci_high`.
         slope_words: a sentence.
@@ -82,7 +83,7 @@ def study_findings(view: RunView) -> Findings:
         effects.attrs = attrs
     compared = fresh.compared(view)
     arms, part, images = fresh.candidate_arms(view)
-    summary = _summary(screen, effects)
+    summary = _summary(view, screen, effects)
     ends, bent = fresh.baseline(view, screen, summary.get("sigma", math.nan))
     stages, slope = _depth(view, screen, covariates, effects)
     return Findings(
@@ -208,14 +209,23 @@ def _pooled(screen: Designed | None) -> pd.DataFrame | None:
     return table
 
 
-def _summary(screen: Designed | None, effects: pd.DataFrame | None) -> dict[str, float]:
+def _summary(view: RunView, screen: Designed | None, effects: pd.DataFrame | None) -> dict[str, float]:
+    from reborn_nas.analysis import minimum_detectable_effect
+
     if screen is None or effects is None:
         return {}
     attrs = effects.attrs
     level = float(np.nanmean(screen.accuracy))
+    planned = max(
+        (int(item.get("planned", 0)) for item in view.phases if item.get("phase") == "screen"), default=0
+    )
+    detectable = attrs["detectable"]
+    if planned > attrs["n_runs"] and not view.finished:
+        detectable = minimum_detectable_effect(planned, len(screen.names), attrs["sigma"])
     summary = {
-        "runs": float(attrs["n_runs"]), "splits": float(len(set(screen.block.tolist()))), "sigma": attrs["sigma"],
-        "df": float(attrs["df"]), "detectable": attrs["detectable"], "correlation": attrs["max_correlation"],
+        "runs": float(attrs["n_runs"]), "planned": float(max(planned, attrs["n_runs"])),
+        "splits": float(len(set(screen.block.tolist()))), "sigma": attrs["sigma"], "df": float(attrs["df"]),
+        "detectable": detectable, "correlation": attrs["max_correlation"],
     }  # fmt: skip
     if screen.images:
         summary["validation_n"] = float(screen.images)

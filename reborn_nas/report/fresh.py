@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def candidate_arms(view: RunView) -> tuple[dict[str, list[float]], str, int]:
-    """Accuracies of parent and candidate, the part they were measured on, and its images.
+    """Accuracies of the reference's network and of the candidate, the part they were measured on, and its images.
 
     The test set where every training has it, else what the phase judged by.
     """
     runs = [r for r in unique_runs(view.phase("candidate")) if r.state in ("complete", "diverged")]
     runs = [r for r in runs if r.accuracy is not None]
     tested = bool(runs) and all(r.test_accuracy is not None for r in runs)
-    arms: dict[str, list[float]] = {"parent": [], "candidate": []}
+    arms: dict[str, list[float]] = {view.parent_arm: [], "candidate": []}
     for record in runs:
         value = record.test_accuracy if tested else record.accuracy
         if record.arm in arms and value is not None:
@@ -41,9 +41,9 @@ def compared(view: RunView) -> Comparison | None:
     from reborn_nas.analysis.compare import candidate_against_parent
 
     arms, _, images = candidate_arms(view)
-    if min(len(arms.get(arm, ())) for arm in ("parent", "candidate")) < 2:
+    if min(len(arms.get(arm, ())) for arm in (view.parent_arm, "candidate")) < 2:
         return None
-    return candidate_against_parent(arms["candidate"], arms["parent"], n_images=images or None)
+    return candidate_against_parent(arms["candidate"], arms[view.parent_arm], n_images=images or None)
 
 
 def confirmation(view: RunView, chance: float) -> pd.DataFrame | None:
@@ -79,30 +79,30 @@ def _estimated(estimate: Any, runs: Designed | None) -> pd.DataFrame | None:
 
 
 def baseline(view: RunView, screen: Designed | None, sigma: float) -> tuple[list[str], list[str]]:
-    """The baseline in words, everything reborn against the parent; and a caution where effects do not add up."""
+    """The baseline in words, one activation everywhere against the other; and a caution where effects do not add up."""
     from reborn_nas.analysis.compare import candidate_against_parent, curvature
 
     runs = [r for r in unique_runs(view.phase("baseline")) if r.state in ("complete", "diverged")]
-    arms = {
-        arm: [record.accuracy for record in runs if record.arm == arm and record.accuracy is not None]
-        for arm in ("parent", "reborn")
-    }
-    if min(map(len, arms.values())) < 2:
+    reference, tested = (
+        [record.accuracy for record in runs if record.arm == arm and record.accuracy is not None]
+        for arm in (view.parent_arm, view.arms[0])
+    )
+    if min(len(reference), len(tested)) < 2:
         return [], []
-    found = candidate_against_parent(arms["reborn"], arms["parent"])
+    found = candidate_against_parent(tested, reference)
     said = [
-        f"Baseline: {view.arms[0]} at every site against the parent, {signed(found.effect)} percentage points "
+        f"Baseline: {view.arms[0]} at every site against {view.parent}, {signed(found.effect)} percentage points "
         f"{interval(found.ci_low, found.ci_high)} ({found.n_first} against {found.n_second} trainings, "
         f"{runs[0].accuracy_part} images)."
     ]
     if screen is None or not math.isfinite(sigma):
         return said, []
-    bend = curvature(arms["parent"], arms["reborn"], screen.accuracy, sigma=sigma)
+    bend = curvature(reference, tested, screen.accuracy, sigma=sigma)
     size = f"{signed(bend.effect)} percentage points {interval(bend.ci_low, bend.ci_high)}"
     said.append(f"Curvature: the mean of the baseline's two ends lies {size} from the screen's mean.")
     if bend.p_value >= 0.05:
         return said, []
     return said, [
         f"Effects do not simply add up here (curvature {size}): what a site adds depends on the other sites, so an "
-        "average over half-reborn networks need not hold on another network."
+        f"average over half-{view.arms[0]} networks need not hold on another network."
     ]

@@ -38,7 +38,7 @@ def answer_note(view: RunView, findings: Findings) -> str:
     if math.isfinite(s.get("sigma", math.nan)):
         detectable = s.get("detectable", math.nan)
         seen = (
-            f"; an effect of {number(detectable)} pp would be seen with 80 % power"
+            f"; {s['planned']:.0f} find an effect of {number(detectable)} pp with 80 % power"
             if detectable == detectable
             else ""
         )

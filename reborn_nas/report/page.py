@@ -81,6 +81,7 @@ class Page:
     """Everything that the template needs."""
 
     title: str
+    question: str
     facts: Sequence[str]
     sentences: Sequence[str]
     tiles: Sequence[Mapping[str, str]]
@@ -122,7 +123,7 @@ def render(page: Page) -> str:
     css += (folder / "page.css").read_text(encoding="utf-8")
     template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
     return template.render(
-        title=clean(page.title), facts=page.facts, sentences=page.sentences, tiles=page.tiles,
+        title=clean(page.title), question=page.question, facts=page.facts, sentences=page.sentences, tiles=page.tiles,
         cautions=page.cautions, sections=page.sections, written=page.written, css=Markup(css), version=_version(),
     )  # fmt: skip
 

@@ -23,7 +23,9 @@ def strip_figure(arms: Mapping[str, Sequence[float]], width: float, part: str, n
     narrow = width < NARROW
     left = 8.0 if narrow else 130.0
     height = 46
-    drawing = Drawing("candidate", "Candidate against parent", "", width, 16 + height * len(arms) + 48)
+    drawing = Drawing(
+        "candidate", f"Candidate against {next(iter(arms))}", "", width, 16 + height * len(arms) + 48
+    )
     values = [100 * value for seeds in arms.values() for value in seeds]
     scale = Scale(*limits(values, margin=0.12), left + 6, width - (14 if narrow else 76))
     bottom = drawing.height - 42
@@ -36,7 +38,7 @@ def strip_figure(arms: Mapping[str, Sequence[float]], width: float, part: str, n
     told = []
     for position, (arm, seeds) in enumerate(arms.items()):
         y = 12 + height * position + height / 2 + (8 if narrow else 0)
-        tone = "flat" if arm == "parent" else "gain"
+        tone = "gain" if arm == "candidate" else "flat"
         mean = sum(seeds) / len(seeds)
         told.append(f"{arm}: mean {percent(mean)} of {len(seeds)} trainings")
         with drawing.hover(told[-1]):
@@ -64,10 +66,16 @@ def pareto(cost: Sequence[float], gain: Sequence[float]) -> list[int]:
 
 
 def cost_figure(trials: pd.DataFrame, width: float, column: str, words: str, unit: str = "") -> Drawing:
-    """Accuracy against one cost, a point a training, with the front of the best at each cost."""
+    """Accuracy against one cost, a point a training, with the front of the best at each cost.
+
+    The front is of the trainings that were judged on validation images, where there are such: only accuracies on the
+    same kind of images can be compared one by one.
+    """
     shown = trials[(trials[column] > 0) & trials["accuracy"].notna() & (trials["state"] == "complete")]
     total = len(shown)
-    front = [shown.index[k] for k in pareto(list(shown[column]), list(shown["accuracy"]))]
+    alike = shown[shown["part"] == "validation"]
+    alike = alike if len(alike) else shown
+    front = [alike.index[k] for k in pareto(list(alike[column]), list(alike["accuracy"]))]
     if total > MOST_POINTS:
         shown = shown.loc[sorted({*shown.sample(MOST_POINTS, random_state=0).index, *front})]
     drawing = Drawing(
@@ -99,10 +107,29 @@ def cost_figure(trials: pd.DataFrame, width: float, column: str, words: str, uni
     best = rows[front[-1]] if front else None
     thinned = f", {len(shown)} of {total} drawn" if len(shown) < total else ""
     drawing.alt = f"{total} trainings{thinned}." + (
-        f" Highest observed: {percent(best['accuracy'])} at {count(best[column])}."
+        f" Highest on the front: {percent(best['accuracy'])} at {count(best[column])} {words}."
         if best is not None
         else ""
     )
+    return drawing
+
+
+def hypervolume_figure(numbers: Sequence[int], values: Sequence[float], width: float) -> Drawing:
+    """The hypervolume of the search's front over its trainings in order, a rising staircase."""
+    height = 260 if width < NARROW else 300
+    drawing = Drawing("hypervolume", "Hypervolume over the search's trainings", "", width, height)
+    frame = axes(
+        drawing, (float(numbers[0]), float(max(numbers[-1], numbers[0] + 1))), limits(values, zero=True),
+        "training of the search", "hypervolume", whole=True,
+    )  # fmt: skip
+    steps: list[tuple[float, float]] = []
+    for training, value in zip(numbers, values):
+        x, y = frame.x(training), frame.y(value)
+        if not steps or y != steps[-1][1] or training == numbers[-1]:
+            steps += [(x, steps[-1][1])] if steps else []
+            steps.append((x, y))
+    drawing.path(steps, PHASE_TONES["search"], width=2)
+    drawing.alt = f"Hypervolume from {values[0]:.3g} to {values[-1]:.3g} over {len(values)} trainings."
     return drawing
 
 
@@ -114,7 +141,7 @@ def curve_figure(
     name = "curves_accuracy" if scale == 100.0 else "curves_loss"
     drawing = Drawing(name, f"Learning curves: {words}", "", width, 300 if width < NARROW else 340)
     phases = [phase for phase in PHASE_TONES if any(phase == p for p, _ in curves)]
-    top = legend(drawing, [("line", PHASE_TONES[p], p) for p in phases], 2, 38) + 18
+    top = legend(drawing, [(PHASE_SHAPES[p], PHASE_TONES[p], p) for p in phases], 2, 38) + 18
     epochs = [float(e) for _, f in curves for e in (f["epoch"].min(), f["epoch"].max())]
     values = [scale * float(v) for _, f in curves for v in f[column] if math.isfinite(v)]
     low, high = min(epochs), max(epochs)
@@ -130,8 +157,8 @@ def curve_figure(
         ]
         if len(points) > 120:
             points = [*points[:: math.ceil(len(points) / 120)], points[-1]]
-        if len(points) == 1:  # one epoch
-            drawing.circle(*points[0], 2.5, PHASE_TONES[phase], opacity=0.55)
+        if points:
+            drawing.shape(PHASE_SHAPES[phase], *points[-1], 3.0, PHASE_TONES[phase], opacity=0.75)
         drawing.path(points, PHASE_TONES[phase], width=1.3, opacity=0.55)
     drawing.alt = f"{words.capitalize()} by epoch of {len(curves)} trainings{note}."
     return drawing

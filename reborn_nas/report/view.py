@@ -44,7 +44,10 @@ class RunView:
         command: the command that repeats the run.
         recommendation: `choices` (site → label) with `predicted`, `ci_low`, `ci_high` in [0, 1], or None.
         sights: what the sites see, see `features.py`.
-        arms: the two levels that the screen compares, (tested, reference).
+        arms: the two activations that the study compares, (tested, reference).
+        front: of a search with several objectives, the hypervolume over its trainings: `trials`, `hypervolume` and
+            `reference` (objective → value).
+        pruned: of a search with a pruner, `choice, runs, pruned, share, all`: how often each choice was stopped.
         finished: False while trainings are still to come; then no verdict is given.
     """
 
@@ -60,11 +63,23 @@ class RunView:
     recommendation: Mapping[str, Any] | None = None
     sights: Sequence[Sight] = ()
     arms: tuple[str, str] = ("reborn", "original")
+    front: Mapping[str, Any] = field(default_factory=dict)
+    pruned: pd.DataFrame | None = None
     finished: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "records", _as_records(self.records))
         object.__setattr__(self, "sites", _site_frame(self.sites, self.records))
+
+    @property
+    def parent_arm(self) -> str:
+        """The arm of the trainings that have the reference at every site."""
+        return "parent" if self.arms[1] == "original" else self.arms[1]
+
+    @property
+    def parent(self) -> str:
+        """The network that has the reference at every site, in words."""
+        return "the parent" if self.arms[1] == "original" else f"the all-{self.arms[1]} network"
 
     @property
     def site_names(self) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from reborn_nas.activations import complete
-from reborn_nas.architecture import ORIGINAL, Architecture, Choice
+from reborn_nas.architecture import Architecture, Choice
 from reborn_nas.seeds import derive_seed
 from reborn_nas.study.contrast import Contrast
 from reborn_nas.study.decide import twin
@@ -88,13 +88,13 @@ _Made = Iterator[tuple[str, int, Architecture, Mapping[str, int], float]]
 
 def _alone(size: int, incumbent: Architecture, leading: Sequence[str], contrast: Contrast) -> _Made:
     """The parent, and each leading factor alone at level 1 on it; equal numbers, one of each in a split."""
-    parent = contrast.architecture(incumbent.backbone, dict.fromkeys(contrast.factors, contrast.low.default))
+    parent = contrast.reference(incumbent.backbone)
     arms: list[str | None] = [None, *leading]
     for index in range(size // len(arms) * len(arms)):
         factor = arms[index % len(arms)]
         levels = {name: int(name == factor) for name in leading}
         chosen = _with(
-            parent, [factor] if factor else [], lambda name: _form(incumbent, name, contrast), contrast
+            parent, [factor] if factor else [], lambda name: contrast.tested_at(incumbent, name), contrast
         )
         yield "alone", index // len(arms), chosen, levels, 1.0
 
@@ -107,8 +107,8 @@ def _controls(
     others = [complete(Choice(name)) for name in CONTROLS]
     kept = [choice for choice in others if all(admits(site, choice) for site in sites)]
     arms: dict[str, Callable[[str], Choice]] = {
-        "reborn": lambda name: _form(incumbent, name, contrast),
-        "positive_twin": lambda name: twin(_form(incumbent, name, contrast)),
+        "reborn": lambda name: contrast.tested_at(incumbent, name),
+        "positive_twin": lambda name: twin(contrast.tested_at(incumbent, name)),
         **{choice.name: lambda name, choice=choice: choice for choice in kept},  # type: ignore[misc]
     }
     names = list(arms)
@@ -121,7 +121,7 @@ def _rate(size: int, incumbent: Architecture, lead: str, contrast: Contrast) -> 
     """The leading factor at level 0 and at level 1 on the incumbent, at the second learning rate."""
     for index in range(size):
         level = index % 2
-        choice = _form(incumbent, lead, contrast) if level else contrast.low.default
+        choice = contrast.tested_at(incumbent, lead) if level else contrast.low.default
         chosen = _with(incumbent, [lead], lambda name, choice=choice: choice, contrast)  # type: ignore[misc]
         yield "rate", index // 2, chosen, {lead: level}, SECOND_RATE
 
@@ -132,9 +132,3 @@ def _with(
     return architecture.with_choices(
         {site: choice(name) for name in factors for site in contrast.factors[name]}
     )
-
-
-def _form(incumbent: Architecture, name: str, contrast: Contrast) -> Choice:
-    """What level 1 is at a factor: the incumbent's form of it where it has one, else the default form."""
-    held = incumbent.choice(contrast.factors[name][0])
-    return held if held != ORIGINAL and held.name == contrast.high.choice.name else contrast.high.default

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from reborn_nas.architecture import Choice
+from reborn_nas.architecture import ORIGINAL, Choice
 from reborn_nas.errors import ConfigError, unknown_name
 from reborn_nas.study.limits import LIMITS, read_limit
 from reborn_nas.study.sharing import slot_count
@@ -73,7 +73,8 @@ class StudyConfig(BaseModel):
         image_size: resize images to this many pixels.
         fraction: share of the pool's images used, in (0, 1].
         space: search space, a shipped name or the path of a YAML file.
-        contrast: the two-level question of baseline, screen, candidate and confirm, `low:high`.
+        contrast: the two-level question of all phases but the search, `tested:reference`: the activation on trial, and
+            what it is compared with; "original" is the backbone's own.
         recipe: name of the training recipe; the fields after it override its settings.
         trials: total number of trainings over all phases, resumed runs included.
         baseline, screen, search, candidate, confirm, control: trainings of each phase.
@@ -116,7 +117,7 @@ class StudyConfig(BaseModel):
     image_size: Annotated[int, Field(ge=4, le=4096)] | None = None
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     space: str = "paper"
-    contrast: str = "original:reborn"
+    contrast: str = "reborn:original"
     recipe: str = "fast"
     epochs: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] | None = None
@@ -206,9 +207,13 @@ class StudyConfig(BaseModel):
     @field_validator("contrast")
     @classmethod
     def _check_contrast(cls, value: str) -> str:
-        low, high = split_contrast(value)
-        if low == high:
-            raise ValueError("two different activations, such as original:reborn")
+        tested, reference = split_contrast(value)
+        if tested == reference:
+            raise ValueError("two different activations, such as reborn:original")
+        if tested == ORIGINAL:
+            raise ValueError(
+                f"the activation on trial stands first and what it is compared with second: {reference}:original"
+            )
         return value
 
     @field_validator("device")
@@ -378,10 +383,10 @@ class StudyConfig(BaseModel):
 
 
 def split_contrast(text: str) -> tuple[Choice, Choice]:
-    """`original:reborn(kernel_size=3)` → its two choices. Raises ConfigError."""
+    """`reborn(kernel_size=3):original` → the choice on trial and its reference. Raises ConfigError."""
     match = re.fullmatch(r"([^:()]+(?:\([^()]*\))?):([^:()]+(?:\([^()]*\))?)", text)
     if match is None:
-        raise ConfigError(f"a contrast is low:high, such as original:reborn, not {text!r}")
+        raise ConfigError(f"a contrast is tested:reference, such as reborn:original, not {text!r}")
     return Choice.parse(match.group(1)), Choice.parse(match.group(2))
 
 

@@ -1,4 +1,4 @@
-"""The study's two-level question: what stands at a factor's sites at level 0 and at level 1."""
+"""The study's two-level question: an activation on trial (level 1) against its reference (level 0) at each factor."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Contrast:
     """The question, and where it is put.
 
     Args:
-        low, high: what level 0 and level 1 mean.
+        low, high: what level 0, the reference, and level 1, the activation on trial, mean.
         factors: factor (a parameter of the search space) → its sites.
         left_out: factor → why the contrast is not put there.
     """
@@ -70,6 +70,26 @@ class Contrast:
     high: Side
     factors: Mapping[str, tuple[str, ...]]
     left_out: Mapping[str, str]
+
+    @property
+    def arms(self) -> tuple[str, str]:
+        """What is on trial and its reference, in words: ("reborn", "original")."""
+        return str(self.high.choice), str(self.low.choice)
+
+    @property
+    def reference_arm(self) -> str:
+        """The arm of the runs that have the reference at every factor: "parent" where that is the backbone itself."""
+        return "parent" if self.low.choice == ORIGINAL else str(self.low.choice)
+
+    def reference(self, spec: BackboneSpec) -> Architecture:
+        """The backbone with the reference at every factor: the study's parent."""
+        return self.architecture(spec, dict.fromkeys(self.factors, self.low.default))
+
+    def tested_at(self, incumbent: Architecture, factor: str) -> Choice:
+        """What level 1 is at a factor: the incumbent's form of it where it has one, else the default form."""
+        held = incumbent.choice(self.factors[factor][0])
+        own = held.name == self.high.choice.name and held not in self.low.variants.values()
+        return held if own else self.high.default
 
     def labels(self) -> tuple[str, ...]:
         """Every label that a factor may have in a designed run."""
@@ -85,13 +105,14 @@ class Contrast:
 
 
 def make_contrast(
-    low: Choice, high: Choice, space: SearchSpace, sites: Sequence[Site], spec: BackboneSpec
+    tested: Choice, reference: Choice, space: SearchSpace, sites: Sequence[Site], spec: BackboneSpec
 ) -> Contrast:
-    """Put the question `low`:`high` to every parameter of `space` all of whose sites admit both.
+    """Ask for `tested` against `reference` at every parameter of `space` all of whose sites admit both.
 
     Where a side names an activation without options and the space offers several forms of it, those that every
     factor admits are its variants (kernel size and compression are then balanced inside the screen).
     """
+    low, high = reference, tested
     by_name = {site.name: site for site in sites}
     groups = members_of(space, sites, spec)
     labels = space.site_parameters(sites)

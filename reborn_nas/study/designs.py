@@ -32,7 +32,7 @@ def baseline_runs(count: int, contrast: Contrast, spec: BackboneSpec, seed: int,
     """The two end points of the screen, half each: level 0 everywhere and level 1 everywhere, over its splits."""
     runs = []
     for index in range(count // 2):
-        for level, arm in enumerate(("parent", "reborn")):
+        for level, arm in enumerate((contrast.reference_arm, contrast.arms[0])):
             side = (contrast.low, contrast.high)[level]
             chosen = dict.fromkeys(contrast.factors, side.default)
             runs.append(
@@ -96,11 +96,11 @@ def search_runs(count: int, seed: int, blocks: int) -> list[Run]:
 
 
 def candidate_runs(count: int, candidate: Architecture, contrast: Contrast, seed: int) -> list[Run]:
-    """Candidate and parent, half each, judged by the test images."""
+    """Candidate and the network with the reference everywhere, half each, judged by the test images."""
     runs = []
-    parent = Architecture(candidate.backbone, {})
+    parent = contrast.reference(candidate.backbone)
     for index in range(count // 2):
-        for arm, architecture in (("candidate", candidate), ("parent", parent)):
+        for arm, architecture in (("candidate", candidate), (contrast.reference_arm, parent)):
             key = f"candidate/{arm}/{index}"
             runs.append(
                 Run(
@@ -117,7 +117,7 @@ def confirm_runs(
     """2^(5−1) over the top `factors` on the incumbent, the others held; judged by the reserved images."""
     design = confirmation_design(len(factors), count, seed=derive_seed(seed, "confirm") >> 32)
     low = dict.fromkeys(factors, contrast.low.default)
-    high = {name: _level_one(incumbent, name, contrast) for name in factors}
+    high = {name: contrast.tested_at(incumbent, name) for name in factors}
     return list(_two_level("confirm", design, incumbent, low, high, contrast, seed))
 
 
@@ -128,7 +128,7 @@ def control_runs(
     from reborn_nas.study.decide import twin
 
     design = control_design(len(factors), count, seed=derive_seed(seed, "control") >> 32)
-    high = {name: _level_one(incumbent, name, contrast) for name in factors}
+    high = {name: contrast.tested_at(incumbent, name) for name in factors}
     low = {name: twin(choice) for name, choice in high.items()}
     return list(_two_level("control", design, incumbent, low, high, contrast, seed))
 
@@ -153,12 +153,6 @@ def _two_level(
             key, phase, "design", _seed(seed, key), block=row // 16, part="reserve",
             architecture=architecture.to_dict(), parameters=_parameters(architecture, contrast), levels=levels,
         )  # fmt: skip
-
-
-def _level_one(incumbent: Architecture, name: str, contrast: Contrast) -> Choice:
-    """What level 1 is at a factor: the incumbent's form of it where it has one, else the default form."""
-    held = incumbent.choice(contrast.factors[name][0])
-    return held if held.name == contrast.high.choice.name else contrast.high.default
 
 
 def _designed(

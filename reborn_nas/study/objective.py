@@ -7,6 +7,7 @@ import gc
 import io
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from reborn_nas.training import Recipe, TrainingResult
 
 __all__ = ["Objective", "Pruned", "Stopped"]
+
+TIMED = ("baseline", "candidate")
+"""Phases whose networks' latency is measured; the search's are where an objective or a limit asks for it."""
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 
@@ -276,12 +280,28 @@ class Objective:
             test_n=test_n,
             train_loss_sum=result.train_loss_sum,
             epochs=result.epochs,
-            extra={**record.extra, "validation_accuracy": validation, **self._resumed()},
+            extra={
+                **self._latency(record),
+                **record.extra,
+                "validation_accuracy": validation,
+                **self._resumed(),
+            },
             environment={**self._environment, "precision": result.precision, "form": result.form},
         )
         record = replace(record, curve=self._save_curve(record.key, result.curve))
         kept = keep_weights(self._folder, record, model, images, validation, self._bench.config.objectives)
         return replace(record, checkpoint=kept)
+
+    def _latency(self, record: TrialRecord) -> dict[str, float]:
+        """Seconds of one image in deployment form on the study's device, of the networks that are compared.
+
+        {} for all others, since a measurement takes as long as a short epoch, and where it cannot be had.
+        """
+        if record.phase not in TIMED:
+            return {}
+        with suppress(Exception):  # no training is lost for want of a stopwatch
+            return {"latency": self._costs.value(Architecture.from_dict(record.architecture), "latency")}
+        return {}
 
     def _resumed(self) -> dict[str, float]:
         """Epochs that an earlier attempt at the run had done, where there was one."""

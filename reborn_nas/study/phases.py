@@ -18,6 +18,9 @@ SMALL_STUDY = 100
 """Below this total, baseline takes 4 seeds an arm instead of 8."""
 
 CONFIRM_RUNS = 32
+NOISY = 0.25
+"""Spread of one training in percentage points above which a confirmation has twice as many runs, where they are to be
+had: so many that it leaves the search no less than it takes."""
 CONTROL_RUNS = 48
 CANDIDATE_SEEDS = 8
 TOP = 5
@@ -70,13 +73,13 @@ def plan_phases(
     counts: Mapping[str, int] | None = None,
     earlier: Sequence[Phase] = (),
     no_control: str = "",
+    spread: float = 0.0,
 ) -> tuple[Phase, ...]:
     """The phases of a study of `total` trainings, in execution order.
 
     By the rule: baseline 8 + 8 seeds (4 + 4 below a total of 100), the largest whole screen of at most half of
     the total, candidate against parent 8 + 8, confirm 32, control 48, each where it fits whole, in that order;
-    the remainder goes to the search. After a control, 64 of a remainder of 128 and more go to the checks, a phase
-    that is listed only where it has trainings.
+    the remainder goes to the search. After a control, 64 of a remainder of 128 and more go to the checks.
 
     Args:
         total: trainings over all phases.
@@ -85,6 +88,7 @@ def plan_phases(
         counts: phases whose count was asked for; they come first and are rounded to whole designs.
         earlier: the plan that this one extends; no phase shrinks.
         no_control: why the question has no control (and no checks), else "".
+        spread: standard deviation of one training in percentage points, as far as it is known.
 
     Raises:
         ConfigError: what was asked for exceeds `total`, or is not whole.
@@ -103,6 +107,8 @@ def plan_phases(
             phase = _phase(name, old, left, total, n_factors, sizes, asked.get(name), planned, before)
         left -= phase.count - old.count
         planned[name] = phase
+    if spread > NOISY and not asked.keys() & {"confirm", "search"}:
+        planned |= _twice_confirmed(planned, before)
     if left < 0:
         wanted = sum(phase.count for phase in planned.values())
         raise ConfigError(
@@ -114,7 +120,7 @@ def plan_phases(
             f"{blind[0]}: which {TOP} of {n_factors} sites it looks at is told by a screen, and there is none "
             f"({planned['screen'].reason or 'not asked for'}); ask for a screen or leave {', '.join(blind)} out"
         )
-    return tuple(planned[name] for name in ORDER if name != "checks" or planned[name].count)
+    return tuple(planned[name] for name in ORDER)
 
 
 def _phase(
@@ -130,7 +136,8 @@ def _phase(
 ) -> Phase:
     if name == "search":
         count = old.count + left if asked is None else max(old.count, asked)
-        return Phase("search", count)
+        none = "not asked for" if asked == 0 else "no training is left for it"
+        return Phase("search", count, "" if count else none)
     if n_factors == 0:
         return replace(old, reason="no site takes both sides of the contrast")
     if name == "screen":
@@ -138,6 +145,8 @@ def _phase(
     if name == "checks":
         return _checks(old, left, asked, planned, before)
     want, unit = _wanted(name, total, asked, old)
+    if asked == 0 and not old.count:
+        return replace(old, reason="not asked for")
     if asked is not None:
         whole = -(-want // unit) * unit
         reason = (
@@ -153,6 +162,18 @@ def _phase(
     if want - old.count > left:
         return replace(old, reason=f"needs {want - old.count} trainings, {left} of {total} are left")
     return Phase(name, want)
+
+
+def _twice_confirmed(planned: Mapping[str, Phase], before: Mapping[str, Phase]) -> dict[str, Phase]:
+    """The confirmation twice as long, where the search then still gains as much as it gives."""
+    confirm, search = planned["confirm"], planned["search"]
+    gained = search.count - (before["search"].count if "search" in before else 0)
+    if confirm.count != CONFIRM_RUNS or gained < 2 * CONFIRM_RUNS:
+        return {}
+    return {
+        "confirm": replace(confirm, count=2 * CONFIRM_RUNS),
+        "search": replace(search, count=search.count - CONFIRM_RUNS),
+    }
 
 
 def _wanted(name: str, total: int, asked: int | None, old: Phase) -> tuple[int, int]:
@@ -177,8 +198,14 @@ def _checks(
         reason = f"{asked} is rounded to {whole}, whole checks" if whole != asked else ""
         return Phase("checks", max(old.count, whole), reason)
     control = planned.get("control") or before.get("control")
-    if asked == 0 or old.count or control is None or not control.count or left < 2 * CHECKS[-1]:
+    if old.count:
         return replace(old, reason="")
+    if asked == 0:
+        return replace(old, reason="not asked for")
+    if control is None or not control.count:
+        return replace(old, reason="follow a control, which is left out")
+    if left < 2 * CHECKS[-1]:
+        return replace(old, reason=f"need {2 * CHECKS[-1]} trainings of the remainder, which has {left}")
     return Phase("checks", CHECKS[-1])
 
 
@@ -187,7 +214,7 @@ def _screen(
 ) -> Phase:
     budget = min(left, total // 2 - old.count) if asked is None else asked - old.count
     if asked == 0 or (asked is not None and budget <= 0):
-        return replace(old, reason="" if asked else "not asked for")
+        return replace(old, reason="" if old.count else "not asked for")
     fitting = [size for size in sizes if size <= budget]
     if not fitting and asked is not None and sizes:
         fitting = [size for size in sizes if size <= left][:1]

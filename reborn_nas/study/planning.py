@@ -92,7 +92,8 @@ class PlanView:
         return {
             "total": self.total,
             "phases": [phase.to_dict() for phase in self.phases],
-            "factors": {name: list(sites) for name, sites in self.bench.contrast.factors.items()},
+            "contrast": list(bench.contrast.arms),
+            "factors": {name: list(sites) for name, sites in bench.contrast.factors.items()},
             "parameters": {name: list(labels) for name, labels in self.parameters.items()},
             "sites": [site_row(site) for site in self.sites],
             "data": {
@@ -125,6 +126,7 @@ def site_row(site: Site) -> dict[str, Any]:
         "channels": site.channels,
         "shape": list(site.shape),
         "activation": site.activation,
+        "layout": site.layout,
     }
 
 
@@ -212,7 +214,13 @@ def _phases(bench: Workbench, earlier: Sequence[Phase]) -> tuple[Phase, ...]:
         "" if tested == "reborn" else f"only reborn has a positive twin to be compared with, not {tested}"
     )
     return plan_phases(
-        config.total, n_factors, sizes=sizes, counts=config.counts, earlier=earlier, no_control=no_control
+        config.total,
+        n_factors,
+        sizes=sizes,
+        counts=config.counts,
+        earlier=earlier,
+        no_control=no_control,
+        spread=_sampling_spread(bench),
     )
 
 
@@ -231,10 +239,14 @@ def _detectable(view: PlanView) -> tuple[float | None, float | None]:
         return None, None
     from reborn_nas.analysis import minimum_detectable_effect
 
-    size = max(1, int(view.bench.images.validation_size))
-    spread = 100 * (0.75 * 0.25 / size) ** 0.5
+    spread = _sampling_spread(view.bench)
     effect = minimum_detectable_effect(screen, len(view.bench.contrast.factors), spread)
     return float(effect), spread
+
+
+def _sampling_spread(bench: Workbench) -> float:
+    """What the validation images alone make one accuracy of 75 % spread by, in percentage points."""
+    return float(100 * (0.75 * 0.25 / max(1, int(bench.images.validation_size))) ** 0.5)
 
 
 PROBE_MACS = 2e10
@@ -242,7 +254,7 @@ PROBE_MACS = 2e10
 
 
 def _with_seconds(view: PlanView) -> PlanView:
-    """Time of each phase from a few steps of the parent, and from how much more the network of level 1 computes."""
+    """Time of each phase from a few steps of the backbone, and from what the contrast's two networks compute."""
     from reborn_nas.backbone import build
     from reborn_nas.backbone.cost import predict
     from reborn_nas.training import cpu_threads, estimate_seconds
@@ -250,17 +262,17 @@ def _with_seconds(view: PlanView) -> PlanView:
     bench = view.bench
     contrast = bench.contrast
     full = contrast.architecture(bench.spec, dict.fromkeys(contrast.factors, contrast.high.default))
-    parent, reborn = (
+    backbone, reference, tested = (
         predict(bench.template, architecture, discovery=bench.discovery).macs
-        for architecture in (Architecture(bench.spec, {}), full)
+        for architecture in (Architecture(bench.spec, {}), contrast.reference(bench.spec), full)
     )
     recipe = bench.recipe
     if bench.device == "cpu":  # there the time is in proportion to the images, so a few do
-        few = max(8, int(PROBE_MACS / (3 * max(1, parent))))
+        few = max(8, int(PROBE_MACS / (3 * max(1, backbone))))
         recipe = replace(recipe, batch_size=min(recipe.batch_size, few))
     with cpu_threads(bench.config.threads):
         epoch = estimate_seconds(build(bench.spec, device="cpu"), bench.images, recipe, bench.device, steps=2)
-    training = recipe.epochs * epoch * (1 + reborn / max(1, parent)) / 2
+    training = recipe.epochs * epoch * (reference + tested) / 2 / max(1, backbone)
     slots = max(1, bench.config.workers)
     phases = tuple(replace(phase, seconds=phase.count * training / slots) for phase in view.phases)
     left = max(0, view.total - view.done)

@@ -155,6 +155,12 @@ class RunInfo:
         return list(self.plan.get("sites", ()))
 
     @property
+    def arms(self) -> tuple[str, str]:
+        """The activation on trial and its reference."""
+        tested, reference = self.plan.get("contrast") or ("reborn", "original")
+        return str(tested), str(reference)
+
+    @property
     def phases(self) -> tuple[Phase, ...]:
         """The planned phases, those left out too."""
         return tuple(Phase.from_dict(row) for row in self.plan.get("phases", ()))

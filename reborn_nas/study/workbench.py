@@ -101,8 +101,7 @@ class Workbench:
         """Names that a plug-in may stand behind."""
         labels = {label for row in self.space.site_parameters(self.sites).values() for label in row}
         choices = {Choice.parse(label).name for label in labels}
-        low, high = split_contrast(self.config.contrast)
-        return {*choices, low.name, high.name, self.config.sampler}
+        return {*choices, *(side.name for side in split_contrast(self.config.contrast)), self.config.sampler}
 
     @property
     def digest(self) -> str:
@@ -178,8 +177,7 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
     sites = discovery.sites
     space.check(sites)
     variants = trace_variants(space, spec, sites)
-    low, high = split_contrast(config.contrast)
-    contrast = make_contrast(low, high, space, sites, spec)
+    contrast = make_contrast(*split_contrast(config.contrast), space, sites, spec)
     said = [*spec_notes(spec), *images.notes]
     if contrast.left_out:
         first = next(iter(contrast.left_out.items()))

@@ -29,12 +29,38 @@ def test_one_site_is_named_with_its_interval() -> None:
     table = screen(2.0, 0, 0, 0, 0)
     said = where_it_helps(table)
     low, high = table["ci_low"][0], table["ci_high"][0]
-    assert "helps at layer0.act (suggested by this study, not confirmed)" in said
+    assert "helps at layer0.act (suggested by the screen, not confirmed)" in said
     adds = f"layer0.act adds {table['effect'][0]:+.2f} pp"
     assert f"averaged over networks whose other sites are reborn half of the time, {adds}" in said
     assert f"[{low:+.2f}, {high:+.2f}]" in said
     table["verdict"] = ["confirmed"] + ["unresolved"] * 4
     assert "confirmed on the incumbent" in where_it_helps(table)
+
+
+def test_the_sentence_prints_what_its_verdict_rests_on() -> None:
+    table = screen(2.0, 0, 0, 0, 0)
+    nothing = [np.nan] * 4
+    table["confirmed"], table["confirmed_low"], table["confirmed_high"] = (
+        [value, *nothing] for value in (0.7, 0.3, 1.1)
+    )
+    table["verdict"] = ["confirmed"] + ["unresolved"] * 4
+    average = f"layer0.act adds {table['effect'][0]:+.2f} pp"
+    own = "on the incumbent, on images unused before"
+    said = where_it_helps(table)
+    assert said.index(average) < said.index(f"{own}, +0.70 pp [+0.30, +1.10]")
+    table["verdict"], table["q_value"] = ["suggestive"] + ["unresolved"] * 4, 0.5  # by the confirmation alone
+    said = where_it_helps(table)
+    assert "suggested on the incumbent alone" in said
+    assert said.index(f"{own}, layer0.act adds +0.70 pp [+0.30, +1.10]") < said.index(average)
+    table["effect"] *= -1  # below 0 on average: what was seen is the incumbent's gain
+    assert "helps at layer0.act (suggested on the incumbent alone" in where_it_helps(table)
+
+
+def test_both_activations_are_named() -> None:
+    said = where_it_helps(screen(2.0, 0, 0, 0, 0), tested="crelu", reference="silu")
+    assert said.startswith("Crelu instead of silu helps at layer0.act")
+    assert "other sites are crelu half of the time" in said
+    assert "crelu instead of silu" in where_it_helps(screen(0, 0, 0, 0, 0), tested="crelu", reference="silu")
 
 
 def test_no_strict_order_where_rank_intervals_overlap() -> None:
@@ -45,7 +71,7 @@ def test_no_strict_order_where_rank_intervals_overlap() -> None:
 
 def test_nothing_resolved_says_what_is_unlikely_and_never_no_effect() -> None:
     said = where_it_helps(screen(0, 0, 0, 0, 0))
-    assert said.startswith("No site resolved; effects above")
+    assert said.startswith("No site resolved; effects of reborn instead of the original activation above")
     assert "no effect" not in said
 
 

@@ -126,7 +126,15 @@ def test_dry_run_writes_nothing_and_prints_json(capsys: pytest.CaptureFixture[st
     assert main(["search", "--dry-run", "--json", "--epochs", "1"]) == 0
     plan = json.loads(capsys.readouterr().out)
     counts = {phase["name"]: phase["count"] for phase in plan["phases"]}
-    assert counts == {"baseline": 8, "screen": 32, "search": 8, "candidate": 16, "confirm": 0, "control": 0}
+    assert counts == {
+        "baseline": 8,
+        "screen": 32,
+        "search": 8,
+        "candidate": 16,
+        "confirm": 0,
+        "control": 0,
+        "checks": 0,
+    }
     assert not Path("runs").exists()
 
 

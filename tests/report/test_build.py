@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -102,6 +103,56 @@ def test_tables_lie_beside_it_as_csv_in_full(folder: Path) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without PNGs, which take most of the time and have tests of their own."""
     monkeypatch.setattr(Drawing, "png", lambda self: b"png")
+
+
+@pytest.mark.usefixtures("quick")
+def test_how_the_search_went_is_on_the_page(tmp_path: Path) -> None:
+    shares = pd.DataFrame(
+        {
+            "choice": ["crelu", "original"],
+            "runs": [10, 30],
+            "pruned": [6, 6],
+            "share": [0.6, 0.2],
+            "all": [0.3, 0.3],
+        }
+    )
+    front = {
+        "trials": [0, 1, 2],
+        "hypervolume": [0.1, 0.2, 0.2],
+        "reference": {"accuracy": 0.5, "params": 2e6},
+    }
+    view = replace(fabricate.view(5), front=front, pruned=shares)
+    text = build_report(view, tmp_path).read_text(encoding="utf-8")
+    assert "counted from accuracy 50.0 %, params 2.0 M" in text
+    assert "over all choices 30 %" in text
+    assert (
+        '<th scope="row">crelu</th><td class="n">10</td><td class="n">6</td><td class="n">60 %</td>' in text
+    )
+    assert pd.read_csv(tmp_path / "pruned.csv")["choice"].tolist() == ["crelu", "original"]
+    assert (tmp_path / "figures" / "hypervolume.svg").is_file()
+
+
+@pytest.mark.usefixtures("quick")
+def test_page_and_tables_name_both_activations(tmp_path: Path) -> None:
+    arms = {"parent": "silu"}
+    made = [replace(r, arm=arms.get(r.arm, r.arm)) for r in fabricate.records(5)]
+    view = replace(fabricate.view(5), records=made, arms=("reborn", "silu"))
+    text = build_report(view, tmp_path).read_text(encoding="utf-8")
+    for words in ("Where does reborn help instead of silu?", "Is the candidate better than the all-silu network?",
+                  "Reborn instead of silu", "reborn − silu, percentage points", "Candidate − all-silu"):  # fmt: skip
+        assert words in text
+    for name, reference in (("sites", "silu"), ("confirmation", "silu"), ("control", "positive_twin")):
+        table = pd.read_csv(tmp_path / f"{name}.csv")
+        assert set(zip(table["tested"], table["reference"])) == {("reborn", reference)}
+
+
+def test_the_command_breaks_between_words_only(folder: Path) -> None:
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    assert (
+        "<code><span>reborn-nas</span> <span>search</span> <span>--backbone</span> <span>resnet34</span>"
+        in text
+    )
+    assert "pre span{white-space:nowrap}" in text
 
 
 @pytest.mark.usefixtures("quick")

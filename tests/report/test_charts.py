@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from reborn_nas.records import TrialRecord
 from reborn_nas.report.charts import Scale, count_text, limits, tick_text, ticks
 from reborn_nas.report.network import TILE_H, TILE_W, _short, layout
 from reborn_nas.report.tables import cost_columns, trial_table
-from reborn_nas.report.trials import cost_figure, pareto
+from reborn_nas.report.trials import cost_figure, hypervolume_figure, pareto
 from reborn_nas.report.view import RunView
 from reborn_nas.report.words import count
 from reborn_nas.study.objectives import OBJECTIVES
@@ -44,6 +45,37 @@ def test_pareto_front_by_hand() -> None:
     gain = [0.8, 0.5, 0.7, 0.9, 0.85, 0.4]
     assert pareto(cost, gain) == [1, 3]
     assert pareto([], []) == []
+
+
+def test_the_front_is_of_what_was_judged_on_the_same_images() -> None:
+    """Three validation trainings, the second beaten; a test accuracy above them all is shown, not joined."""
+
+    def record(k: int, params: int, accuracy: float, part: str) -> TrialRecord:
+        made = TrialRecord(
+            f"screen/{k}", "screen", "design", k, "complete", {}, params=params, accuracy=accuracy
+        )
+        return replace(made, accuracy_part=part, extra={"latency": 0.001 * params})
+
+    rows = [(1, 0.5, "validation"), (2, 0.4, "validation"), (3, 0.6, "validation"), (2, 0.9, "test")]
+    table = trial_table(RunView("t", [record(k, *row) for k, row in enumerate(rows)]))
+    assert list(table["latency_ms"]) == [1.0, 2.0, 3.0, 2.0]
+    assert [name for name, _, _ in cost_columns(table)] == ["params", "latency_ms"]
+    drawing = cost_figure(table, 800, "latency_ms", "ms of latency")
+    assert "Highest on the front: 60.0 % at 3 ms of latency" in drawing.alt
+    (front,) = [mark for mark in drawing.marks if mark.kind == "path" and mark.stroke == "ink"]
+    heights = front.at[1::2]
+    assert len(heights) == 3  # two trainings and the corner between them
+    assert heights[0] == heights[1] > heights[2]
+
+
+def test_hypervolume_is_a_staircase_that_ends_at_the_last_training() -> None:
+    drawing = hypervolume_figure([0, 1, 2, 5], [0.1, 0.1, 0.3, 0.3], 800)
+    (line,) = [mark for mark in drawing.marks if mark.kind == "path"]
+    x, y = line.at[0::2], line.at[1::2]
+    assert list(x) == sorted(x)
+    assert len(x) == 5  # first, two of the step, two to the end
+    assert x[-1] - x[0] == pytest.approx(5 / 2 * (x[2] - x[0]))
+    assert y[0] > y[-1]
 
 
 @pytest.mark.parametrize("count", [5, 33])

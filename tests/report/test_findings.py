@@ -99,7 +99,9 @@ def test_nothing_planted_claims_nothing() -> None:
     findings = study_findings(_view(made))
     assert findings.effects is not None
     assert set(findings.effects["verdict"]) == {"unresolved"}
-    assert findings.sentences[0].startswith("No site resolved; effects above")
+    assert findings.sentences[0].startswith(
+        "No site resolved; effects of reborn instead of the original activation above"
+    )
     assert "is unresolved" in findings.sentences[1]
 
 
@@ -111,7 +113,14 @@ def test_harm_on_the_incumbent_alone_is_told_apart_from_harm_on_average() -> Non
     findings = study_findings(_view(made))
     assert findings.effects is not None
     assert list(findings.effects["verdict"])[::4] == ["harmful", "harmful"]
-    assert "It does harm at act5. At act1 it does harm on the incumbent" in findings.sentences[0]
+    said = findings.sentences[0]
+    assert "It does harm at act5 (−" in said
+    assert "It does harm on the incumbent at act1 (−" in said
+    row = findings.effects.iloc[0]
+    size = (
+        f"{row['confirmed']:.2f} percentage points [{row['confirmed_low']:.2f}, {row['confirmed_high']:.2f}]"
+    )
+    assert size.replace("-", "−") in said
 
 
 def test_effects_that_do_not_add_up_are_a_caution() -> None:
@@ -246,3 +255,27 @@ def _one_form(made: list[TrialRecord]) -> list[TrialRecord]:
     return [
         replace(r, parameters=dict.fromkeys(r.parameters, form), architecture={"choices": {}}) for r in made
     ]
+
+
+def test_another_contrast_is_named_with_both_its_activations() -> None:
+    arms = {"parent": "silu"}
+    made = [replace(r, arm=arms.get(r.arm, r.arm)) for r in _plain(replicates=8)]
+    findings = study_findings(_view(made, arms=("reborn", "silu")))
+    assert findings.sentences[0].startswith("Reborn instead of silu helps at")
+    assert "beats the all-silu network by" in findings.sentences[1]
+    assert set(findings.candidate_arms) == {"silu", "candidate"}
+    assert any(
+        line.startswith("Baseline: reborn at every site against the all-silu") for line in findings.method
+    )
+    plain = study_findings(_view(_plain(replicates=8)))
+    assert findings.candidate == plain.candidate
+
+
+def test_a_running_study_says_what_the_whole_screen_will_find() -> None:
+    made = [r for r in _plain(replicates=4) if r.phase == "screen"]
+    phases = [{"phase": "screen", "planned": 256}]
+    half = study_findings(_view(made, phases=phases, finished=False)).summary
+    assert (half["runs"], half["planned"]) == (64, 256)
+    quantile = 1.959964 + 0.841621  # five sites of five: no correction is left
+    assert half["detectable"] == pytest.approx(quantile * 2 * half["sigma"] / 16, rel=1e-3)
+    assert study_findings(_view(made, phases=phases)).summary["planned"] == 256

@@ -32,6 +32,7 @@ class FakeSite:
     channels: int = 8
     shape: tuple[int, ...] = (8, 4, 4)
     activation: str = "relu"
+    layout: str = "nchw"
     refused: tuple[str, ...] = ()
 
     def refusal(self, choice: Choice) -> str | None:

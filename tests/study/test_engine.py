@@ -242,16 +242,39 @@ def test_confirmation_and_control(folder: Path) -> None:
 
 
 def test_other_contrasts(folder: Path) -> None:
+    """`reborn:silu` is reborn against SiLU: the reference is SiLU in the screen and at both later ends too."""
     bench = make_bench(folder, contrast="reborn:silu", space="full")
-    assert bench.contrast.low.choice.name == "reborn"
-    assert run(bench, plan(bench, 64), FakeObjective())
-    for record in read_records(store_of(bench)):
-        if record.phase == "screen":
+    assert bench.contrast.arms == ("reborn", "silu")
+    assert run(bench, plan(bench, 200, checks=16), FakeObjective())
+    records = read_records(store_of(bench))
+    for record in records:
+        if record.phase in ("screen", "baseline", "confirm"):
             architecture = Architecture.from_dict(record.architecture)
             assert {(level, architecture.choice(site).name) for site, level in record.levels.items()} <= {
-                (0, "reborn"),
-                (1, "silu"),
+                (0, "silu"),
+                (1, "reborn"),
             }
+    ends = {
+        (record.phase, record.arm): {choice.name for _, choice in Architecture.from_dict(record.architecture)}
+        for record in records
+        if record.phase in ("baseline", "candidate")
+    }
+    assert ends == {
+        ("baseline", "silu"): {"silu"}, ("baseline", "reborn"): {"reborn"},
+        ("candidate", "silu"): {"silu"}, ("candidate", "candidate"): {"silu", "reborn"},
+    }  # fmt: skip
+    parents = [r for r in records if r.phase == "checks" and r.arm == "alone" and not any(r.levels.values())]
+    assert {tuple(r.architecture["choices"].values()) for r in parents} == {("silu",) * 5}
+
+
+def test_level_one_of_two_forms_of_one_activation_is_the_one_on_trial(folder: Path) -> None:
+    bench = make_bench(folder, contrast="reborn(kernel_size=3):reborn(kernel_size=1)")
+    site = next(iter(bench.contrast.factors))
+    high, low = bench.contrast.high.default, bench.contrast.low.default
+    assert (high.options["kernel_size"], low.options["kernel_size"]) == (3, 1)
+    reference = bench.contrast.reference(bench.spec)
+    assert reference.choice(site) == low
+    assert bench.contrast.tested_at(reference, site) == high
 
 
 def test_optuna_is_quiet_about_it(folder: Path, recwarn: pytest.WarningsRecorder) -> None:

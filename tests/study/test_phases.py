@@ -21,14 +21,14 @@ def test_newcomers_study_is_spent_as_documented() -> None:
     phases = plan_phases(64, 5, sizes=SIZES[5])
     assert counts(phases) == {"baseline": 8, "screen": 32, "search": 8, "candidate": 16}
     left_out = {phase.name: phase.reason for phase in phases if not phase.count}
-    assert left_out.keys() == {"confirm", "control"}
+    assert left_out.keys() == {"confirm", "control", "checks"}
     assert "needs 32 trainings, 8 of 64 are left" in left_out["confirm"]
 
 
 def test_four_trainings_are_all_search_and_the_rest_is_named() -> None:
     phases = plan_phases(4, 5, sizes=())
     assert counts(phases) == {"search": 4}
-    assert [phase.name for phase in phases] == [name for name in ORDER if name != "checks"]
+    assert [phase.name for phase in phases] == list(ORDER)
     assert all(phase.reason for phase in phases if phase.name != "search")
 
 
@@ -59,6 +59,29 @@ def test_checks_come_where_the_search_keeps_as_much_or_where_they_are_asked_for(
     (asked,) = (p for p in plan_phases(300, 33, sizes=(72,), counts={"checks": 20}) if p.name == "checks")
     assert asked.count == 48
     assert "rounded" in asked.reason
+
+
+def test_what_is_left_out_says_why() -> None:
+    def reason(name: str, *arguments: int, **asked: int) -> str:
+        phases = plan_phases(*arguments, sizes=(72,), counts=asked)
+        return next(phase.reason for phase in phases if phase.name == name and not phase.count)
+
+    assert reason("checks", 64, 5) == "follow a control, which is left out"
+    assert reason("checks", 300, 33) == "need 128 trainings of the remainder, which has 116"
+    assert reason("checks", 500, 33, checks=0) == "not asked for"
+    assert reason("confirm", 500, 33, confirm=0) == "not asked for"
+    assert reason("search", 500, 33, search=0) == "not asked for"
+    assert reason("search", 184, 33) == "no training is left for it"
+
+
+def test_a_noisy_study_confirms_twice_where_the_search_keeps_as_much() -> None:
+    quiet = counts(plan_phases(248, 33, sizes=(72,), spread=0.25))
+    noisy = counts(plan_phases(248, 33, sizes=(72,), spread=0.26))
+    assert (quiet["confirm"], quiet["search"]) == (32, 64)
+    assert (noisy["confirm"], noisy["search"]) == (64, 32)
+    assert counts(plan_phases(247, 33, sizes=(72,), spread=0.26))["confirm"] == 32
+    asked = plan_phases(248, 33, sizes=(72,), spread=0.26, counts={"confirm": 32})
+    assert counts(asked)["confirm"] == 32
 
 
 def test_without_a_positive_twin_there_is_neither_control_nor_checks() -> None:

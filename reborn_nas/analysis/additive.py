@@ -13,15 +13,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import cho_solve, cholesky, solve_triangular
 
 from reborn_nas.analysis.encoding import Space
-from reborn_nas.analysis.scales import scales_of, solve_posterior
+from reborn_nas.analysis.scales import gram_of, scales_of, solve_posterior
 from reborn_nas.errors import ConfigError
 
 __all__ = ["Posterior", "fit_additive", "fit_codes"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+
+MOST_WEIGHTS = 1000
+"""With more weights, and fewer trials than weights, the trials' covariance stands for the weights' precision."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Posterior:
     Args:
         space: what the weights belong to.
         mean: (p,).
-        root: (p, p) lower Cholesky factor of the precision.
+        around: how the weights lie around it.
         sigma: noise of one trial, in the values' unit.
         scales: prior standard deviation of each family (mean, choice, stage, site, neighbours).
         relevance: (S,) factor of each site on the scale of its own weights.
@@ -40,7 +44,7 @@ class Posterior:
 
     space: Space
     mean: FloatArray
-    root: FloatArray
+    around: _ByWeights | _ByTrials
     sigma: float
     scales: FloatArray
     relevance: FloatArray
@@ -52,20 +56,60 @@ class Posterior:
 
     def predict_codes(self, codes: IntArray) -> tuple[FloatArray, FloatArray]:
         """`predict` for rows of codes."""
-        from scipy.linalg import solve_triangular
-
         x = self.space.features(codes)
-        half = solve_triangular(self.root, x.T, lower=True, check_finite=False)
-        return np.asarray(x @ self.mean), np.asarray(np.sqrt((half**2).sum(axis=0)))
+        return np.asarray(x @ self.mean), self.around.deviations(x)
 
     def sample(self, rng: np.random.Generator, spread: float = 1.0) -> FloatArray:
         """One draw of the weights, its distance from the mean scaled by `spread`."""
-        from scipy.linalg import solve_triangular
+        return np.asarray(self.mean + spread * self.around.draw(rng))
 
-        noise = rng.standard_normal(len(self.mean))
-        return np.asarray(
-            self.mean + spread * solve_triangular(self.root, noise, lower=True, trans="T", check_finite=False)
-        )
+
+@dataclass(frozen=True)
+class _ByWeights:
+    """N(0, precision⁻¹) by the lower Cholesky factor (p, p) of the precision: for fewer weights than trials."""
+
+    root: FloatArray
+
+    def draw(self, rng: np.random.Generator) -> FloatArray:
+        """(p,) weights."""
+        noise = rng.standard_normal(len(self.root))
+        return np.asarray(solve_triangular(self.root, noise, lower=True, trans="T", check_finite=False))
+
+    def deviations(self, x: FloatArray) -> FloatArray:
+        """(N,) standard deviation of the value at each row of features."""
+        half = solve_triangular(self.root, x.T, lower=True, check_finite=False)
+        return np.asarray(np.sqrt((half**2).sum(axis=0)))
+
+
+@dataclass(frozen=True)
+class _ByTrials:
+    """The same by the trials' covariance K = X diag(prior) Xᵀ + noise: nothing is as large as weights × weights.
+
+    Args:
+        x: (N, p) features, those of trials under way too.
+        prior: (p,) variances, and `noise` that of one trial.
+        root: (N, N) lower Cholesky factor of K.
+        unit: factor on everything.
+    """
+
+    x: FloatArray
+    prior: FloatArray
+    noise: float
+    root: FloatArray
+    unit: float
+
+    def draw(self, rng: np.random.Generator) -> FloatArray:
+        """(p,) weights: a draw of the prior, less what the trials would have told of it (Matheron's rule)."""
+        weights = np.sqrt(self.prior) * rng.standard_normal(len(self.prior))
+        seen = self.x @ weights + np.sqrt(self.noise) * rng.standard_normal(len(self.x))
+        told = self.prior * (self.x.T @ cho_solve((self.root, True), seen, check_finite=False))
+        return np.asarray(self.unit * (weights - told))
+
+    def deviations(self, x: FloatArray) -> FloatArray:
+        """(N,) standard deviation of the value at each row of features."""
+        half = solve_triangular(self.root, self.x @ (self.prior * x).T, lower=True, check_finite=False)
+        variance = (self.prior * x**2).sum(axis=1) - (half**2).sum(axis=0)
+        return np.asarray(self.unit * np.sqrt(np.maximum(variance, 0.0)))
 
 
 def fit_additive(
@@ -103,13 +147,35 @@ def fit_codes(
     unit = float(outcome.std()) if len(outcome) > 1 else 0.0
     unit = unit if unit > 0 else 1.0
     y = (outcome - centre) / unit
-    counts = x.astype(np.float32)  # small whole numbers: their products are exact
-    gram = (counts.T @ counts).astype(np.float64)
-    scales = scales_of(x, y, gram, space)
+    waiting = space.features(pending if pending is not None else codes[:0])
+    many = x.shape[1] > MOST_WEIGHTS and len(x) + len(waiting) < x.shape[1]
+    gram = None if many else gram_of(x)
+    scales = scales_of(x, y, space, gram)
     prior = scales.prior(space.families(), space.sites_of_features())
-    waiting = space.features(pending) if pending is not None and len(pending) else None
-    mean, root = solve_posterior(gram, x.T @ y, prior, scales.noise, waiting)
+    around: _ByWeights | _ByTrials
+    if gram is None:
+        mean, around = _by_trials(x, y, waiting, prior, scales.noise, unit)
+    else:
+        mean, root = solve_posterior(gram, x.T @ y, prior, scales.noise, waiting)
+        around = _ByWeights(root / unit)
     weights = unit * mean
     weights[0] += centre
     sigma = unit * float(np.sqrt(scales.noise))
-    return Posterior(space, weights, root / unit, sigma, unit * scales.tau, scales.relevance, len(outcome))
+    return Posterior(space, weights, around, sigma, unit * scales.tau, scales.relevance, len(outcome))
+
+
+def _by_trials(
+    x: FloatArray, y: FloatArray, waiting: FloatArray, prior: FloatArray, noise: float, unit: float
+) -> tuple[FloatArray, _ByTrials]:
+    """Posterior mean (p,), and what lies around it, which alone the trials under way enter."""
+
+    def factor(rows: FloatArray) -> FloatArray:
+        kernel = (rows * prior) @ rows.T
+        kernel[np.diag_indices_from(kernel)] += noise
+        return np.asarray(cholesky(kernel, lower=True, check_finite=False))
+
+    root = factor(x)
+    mean = prior * (x.T @ cho_solve((root, True), y, check_finite=False))
+    everything = np.concatenate([x, waiting])
+    around = _ByTrials(everything, prior, noise, factor(everything) if len(waiting) else root, unit)
+    return np.asarray(mean), around

@@ -9,7 +9,15 @@ import numpy.typing as npt
 
 from reborn_nas.analysis.encoding import Space
 
-__all__ = ["LEAST_TRIALS", "Scales", "estimate_scales", "scales_of", "solve_posterior", "starting_scales"]
+__all__ = [
+    "LEAST_TRIALS",
+    "Scales",
+    "estimate_scales",
+    "gram_of",
+    "scales_of",
+    "solve_posterior",
+    "starting_scales",
+]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -56,11 +64,17 @@ def starting_scales(space: Space) -> Scales:
 
 def estimate_scales(space: Space, x: FloatArray, y: FloatArray) -> Scales:
     """Scales of standardised values `y` (N,) with features `x` (N, p)."""
-    return scales_of(x, y, x.T @ x, space)
+    return scales_of(x, y, space)
 
 
-def scales_of(x: FloatArray, y: FloatArray, gram: FloatArray, space: Space) -> Scales:
-    """Scales and noise, in units of the values' standard deviation.
+def gram_of(x: FloatArray) -> FloatArray:
+    """(p, p) XᵀX of features (N, p)."""
+    counts = x.astype(np.float32)  # small whole numbers: their products are exact
+    return np.asarray((counts.T @ counts).astype(np.float64))
+
+
+def scales_of(x: FloatArray, y: FloatArray, space: Space, gram: FloatArray | None = None) -> Scales:
+    """Scales and noise, in units of the values' standard deviation; `gram` is XᵀX where it is at hand.
 
     MacKay's fixed point of the marginal likelihood: τ² = Σ m²/γ and σ² = RSS/(N − Σγ), where γ counts the
     weights of a family that the trials determine. A site's relevance is such a scale of its own, see `_relevance`.
@@ -68,11 +82,13 @@ def scales_of(x: FloatArray, y: FloatArray, gram: FloatArray, space: Space) -> S
     found = starting_scales(space)
     if len(y) < LEAST_TRIALS:
         return found
-    seen = np.diag(gram) > 0
+    seen = (x != 0).any(axis=0)
     used, family, site = x, space.families(), space.sites_of_features()
     if not seen.all():
         used, family, site = x[:, seen], family[seen], site[seen]
-    primal = gram[np.ix_(seen, seen)] if len(y) > used.shape[1] else None
+    primal = None
+    if len(y) > used.shape[1]:
+        primal = used.T @ used if gram is None else gram[np.ix_(seen, seen)]
     moment = used.T @ y
     for _ in range(_MOST_STEPS if len(y) <= _MANY_TRIALS else _FEW_STEPS):
         prior = found.prior(family, site)

@@ -293,3 +293,25 @@ def test_surrogate_is_an_objective_with_conditional_choices_and_curves() -> None
     assert problem(Asker(3)) == value
     with pytest.raises(optuna.TrialPruned):
         problem(Asker(3, stop_at=2))
+
+
+def test_the_posterior_by_trials_is_that_by_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many weights are handled by the trials' covariance: the same mean, the same spread, with trials under way too."""
+    problem = plant_problem("additive", table="resnet18", seed=2)
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 9, size=(40, 17))
+    codes[3, 4] = -1  # a parameter that is not there
+    values = problem.values(np.maximum(codes, 0)) + rng.normal(size=40)
+    pending = rng.integers(0, 9, size=(3, 17))
+    plain = fit_codes(problem.space, codes, values, pending=pending)
+    monkeypatch.setattr("reborn_nas.analysis.additive.MOST_WEIGHTS", 10)
+    other = fit_codes(problem.space, codes, values, pending=pending)
+    assert type(plain.around) is not type(other.around)
+    asked = rng.integers(0, 9, size=(20, 17))
+    for one, two in zip(plain.predict_codes(asked), other.predict_codes(asked), strict=True):
+        assert one == pytest.approx(two, rel=1e-6)
+    x = problem.space.features(asked)
+    drawn = np.stack([x @ other.sample(rng, 1.0) for _ in range(3000)])
+    mean, sd = plain.predict_codes(asked)
+    assert drawn.mean(axis=0) == pytest.approx(mean, abs=5 * sd.max() / np.sqrt(3000))
+    assert drawn.std(axis=0) == pytest.approx(sd, rel=0.08)

@@ -126,7 +126,8 @@ def _loading(folder: str, own_source: bool, folded: bool) -> list[str]:
         lines += [
             "  a loaded model in eval mode reproduces them to rounding, and `folded_logits` bit for bit.",
             "- Folded: batch norm and compression are part of the convolutions. The same function in eval mode;",
-            "  to train further, export without `--fold`.",
+            "  to train further, export without `--fold`. `model.to(memory_format=torch.channels_last)` gains another",
+            "  tenth on a CPU.",
         ]
     else:
         lines.append("  a loaded model in eval mode reproduces them.")

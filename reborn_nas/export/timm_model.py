@@ -108,7 +108,6 @@ def _write(folder: Path, trained: Trained, name: str, fold: bool, forms: Sequenc
     if fold:
         pairs = fold_in_place(model)
         folded["folded"] = [[pair.conv, pair.norm] for pair in pairs]
-        folded["channels_last"] = _lay_out(model, example)
         _compare(model, example)
         with torch.no_grad():
             example["folded_logits"] = model(example["input"]).contiguous()
@@ -138,21 +137,6 @@ def _rebuilt(trained: Trained) -> nn.Module:
         assert spec.input_size is not None
         network = TimmAdapter(network, final_linear(network, spec.input_size), spec.num_classes or 0)
     return network.eval()
-
-
-def _lay_out(model: nn.Module, example: Mapping[str, Tensor]) -> bool:
-    """Put the weights into channels_last, in which a CPU takes about a tenth less time; returns whether that is so.
-
-    Not every network takes such maps: `x.view(len(x), -1)` in a forward refuses them. That one stays as it is.
-    """
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    try:
-        with torch.no_grad():
-            model(example["input"])
-    except RuntimeError:
-        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        return False
-    return True
 
 
 def _compare(model: nn.Module, example: Mapping[str, Tensor]) -> None:

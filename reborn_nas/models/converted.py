@@ -80,7 +80,7 @@ def _network(architecture: Architecture, plan: Plan | None, kwargs: dict[str, An
         num_classes=spec.num_classes if classes is None else classes,
     )
     wanted = changed.num_classes
-    folded, last = kwargs.pop("folded", None), kwargs.pop("channels_last", False) is True
+    folded = kwargs.pop("folded", None)
     # with a classifier at first: not every network can be built without, and a widening needs to see it
     headless = not wanted and (spec.library != "timm" or _doubles(architecture))
     if headless:
@@ -90,8 +90,6 @@ def _network(architecture: Architecture, plan: Plan | None, kwargs: dict[str, An
         model.reset_classifier(0)  # type: ignore[operator]
     if folded is not None:
         fold_in_place(model, folded_pairs(folded))
-    if last:
-        model.to(memory_format=torch.channels_last)
     if pool not in (None, "avg"):  # behind the surgery: a head without pooling may lack some of the sites
         model.reset_classifier(wanted, pool)  # type: ignore[operator]
     return model
@@ -272,8 +270,8 @@ def reborn_model(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     Args:
         pretrained: load the weights that lie beside the export's config.json.
         kwargs: `architecture` (an `Architecture` or its JSON), `plan` (its conversion, as JSON), `folded` (the
-            convolutions and norms that a folded export joined), `channels_last` (the memory format of its weights),
-            `trust_source` (run the source file that an export of somebody's own network carries), then timm's own.
+            convolutions and norms that a folded export joined), `trust_source` (run the source file that an export
+            of somebody's own network carries), then timm's own.
             Without an architecture, the five-layer network with reborn blocks.
     """
     if kwargs.get("architecture") is None:

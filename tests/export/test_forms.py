@@ -71,48 +71,6 @@ def test_a_folded_export_of_a_network_that_is_not_timms(tmp_path: Path) -> None:
     assert any(isinstance(module, SplitReborn) for module in model.modules())
 
 
-VIEWS = """
-from torch import nn
-
-class Views(nn.Module):
-    def __init__(self, num_classes=10, in_chans=3):
-        super().__init__()
-        self.conv = nn.Conv2d(in_chans, 8, 3, stride=4, padding=1)
-        self.act = nn.ReLU()
-        self.fc = nn.Linear(8 * 8 * 8, num_classes)
-
-    def forward(self, x):
-        x = self.act(self.conv(x))
-        return self.fc(x.view(len(x), -1))
-
-def make(num_classes=10, in_chans=3):
-    return Views(num_classes, in_chans)
-"""
-
-
-def test_a_folded_export_has_its_weights_in_the_faster_layout(network: Trained, tmp_path: Path) -> None:
-    folder = export_trained(network, tmp_path / "fast", fold=True)
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=3).eval()
-    weight = model.features.conv3.conv.weight
-    assert weight.is_contiguous(memory_format=torch.channels_last)
-    assert not weight.is_contiguous()
-    plain = export_trained(network, tmp_path / "plain")
-    assert "channels_last" not in json.loads((plain / "config.json").read_text())["model_args"]
-
-
-def test_a_network_that_takes_no_such_layout_is_folded_all_the_same(tmp_path: Path) -> None:
-    file = tmp_path / "views.py"
-    file.write_text(VIEWS)
-    network = Trained(*trained(f"{file}:make", {"act": "reborn"}), CARD)
-    folder = export_trained(network, tmp_path / "fast", fold=True)
-    assert json.loads((folder / "config.json").read_text())["model_args"]["channels_last"] is False
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True, trust_source=True).eval()
-    example = load_file(folder / "example.safetensors")
-    with torch.no_grad():
-        assert torch.equal(model(example["input"]), example["folded_logits"])
-    assert any(isinstance(module, SplitReborn) for module in model.modules())
-
-
 @pytest.mark.parametrize("fold", [False, True])
 def test_torch_forms(network: Trained, fold: bool, tmp_path: Path) -> None:
     folder = export_trained(network, tmp_path / "out", fold=fold, forms=("torch-export", "jit-trace"))

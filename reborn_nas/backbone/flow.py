@@ -156,7 +156,7 @@ def along_dimensions(place: int, name: str, keeps: bool) -> Rule:
 
 
 def elementwise(scene: Scene) -> Outcome:
-    """Broadcasting arithmetic: widened operands must agree; a gate or a parameter beside them is widened too."""
+    """Broadcasting arithmetic: widened operands must agree; a factor or a parameter beside them is widened too."""
     rank = len(scene.shape(scene.op.outputs[0]))
     places = {v: scene.wide[v].dim + rank - len(scene.shape(v)) for v in scene.op.inputs if v in scene.wide}
     place = next(iter(places.values()))
@@ -169,7 +169,9 @@ def elementwise(scene: Scene) -> Outcome:
         dim = place - (rank - len(shape))
         if value in places or dim < 0 or shape[dim] == 1:
             continue
-        if not (is_gate(scene, value, dim) or is_stored(scene.trace, value)):
+        # any factor will do that a layer makes: the layer can give each channel twice
+        factor = scene.op.name in ("mul", "multiply") or is_gate(scene, value, dim)
+        if not (factor or is_stored(scene.trace, value)):
             raise Blocked(f"{_operation(scene.op.name)} with a value that keeps its {shape[dim]} channels")
         wanted.append((value, Wide(dim, channels)))
     if scene.shape(scene.op.outputs[0])[place] != channels.size:
@@ -178,23 +180,10 @@ def elementwise(scene: Scene) -> Outcome:
 
 
 def is_gate(scene: Scene, value: int, dim: int) -> bool:
-    """Whether the value has one number a channel for the whole map, or, multiplied, comes out of a squashing."""
+    """Whether the value has one number a channel for the whole map."""
     shape, full = scene.shape(value), scene.shape(scene.op.outputs[0])
     offset = len(full) - len(shape)
-    if any(shape[d] != full[d + offset] for d in range(len(shape)) if d != dim and d + offset > 0):
-        return True
-    return scene.op.name == "mul" and is_squashed(scene.trace, value)
-
-
-def is_squashed(trace: Trace, value: int) -> bool:
-    """Whether the value was made by a sigmoid or its like, reshaped perhaps."""
-    while (op := trace.producer(value)) is not None and op.inputs:
-        if op.name in SQUASHING:
-            return True
-        if op.name not in RESHAPING:
-            return False
-        value = op.inputs[0]
-    return False
+    return any(shape[d] != full[d + offset] for d in range(len(shape)) if d != dim and d + offset > 0)
 
 
 def is_stored(trace: Trace, value: int) -> bool:
@@ -355,7 +344,6 @@ def made_new(scene: Scene) -> Outcome:
     return scene.narrow()
 
 
-SQUASHING = frozenset({"sigmoid", "hardsigmoid", "tanh", "softmax", "hardtanh", "clamp", "relu6"})
 RESHAPING = frozenset(
     {
         "view",

@@ -1,7 +1,8 @@
 """Layers that no general rule can pass, but whose source is known: widened channels pass them by name.
 
-timm's weight-standardised convolutions, `MixedConv2d` and `GhostModule`, torchvision's ShuffleNet block: each is
-recognised by the forward that runs the operation (`CallSpan.function`), never by a module's path.
+timm's weight-standardised convolutions, `MixedConv2d`, `SelectiveKernel`, `CondConv2d` and `GhostModule`,
+torchvision's ShuffleNet block: each is recognised by the forward that runs the operation (`CallSpan.function`), never
+by a module's path.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from reborn_nas.backbone.steps import WidenStep
 from reborn_nas.backbone.trace import Op, Trace
 
 STANDARDISED = frozenset({"StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "ScaledStdConv2dSame"})
+_SPLITTING = frozenset({"MixedConv2d", "SelectiveKernel"})
 # layers that cut their output to the width that this attribute holds
 _CUTS = {"GhostModule": "out_chs", "GhostModuleV2": "out_chs", "GhostModuleV3": "out_chs"}
 
@@ -44,14 +46,28 @@ def repeats_alike(channels: ChannelMap, groups: int) -> bool:
     return len({tuple(entries[p][1] for p in group) for group in channels.grouped(groups)}) == 1
 
 
-def mixed_split(op: Op, channels: ChannelMap) -> tuple[tuple[ChannelMap, ...], WidenStep] | None:
-    """The maps of the parts into which a `MixedConv2d` splits its channels, and the step that lets it."""
+def known_split(op: Op, channels: ChannelMap) -> tuple[tuple[ChannelMap, ...], WidenStep] | None:
+    """The maps of the parts into which one of timm's layers splits its channels, and the step that lets it."""
     sizes = op.args[1] if len(op.args) > 1 else None
-    if layer_class(op.span) != "MixedConv2d" or op.name != "split" or not isinstance(sizes, list | tuple):
+    if layer_class(op.span) not in _SPLITTING or op.name != "split":
+        return None
+    if isinstance(sizes, int):
+        sizes = [min(sizes, channels.size - start) for start in range(0, channels.size, sizes)]
+    if not isinstance(sizes, list | tuple):
         return None
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     parts = tuple(channels.part(start, size) for start, size in zip(starts, sizes))
     return parts, WidenStep("split", op.module, ("splits",), 1, 1, channels)
+
+
+def experts(trace: Trace, op: Op, channels: ChannelMap) -> WidenStep | None:
+    """The step for a `CondConv2d`, whose reshape `op` lets each image be convolved with a weight of its own."""
+    if layer_class(op.span) != "CondConv2d" or op.name != "reshape":
+        return None
+    conv = next(later for later in trace.ops[op.index :] if later.name == "conv2d")
+    groups = conv.kwargs.get("groups", conv.args[6] if len(conv.args) > 6 else None)
+    batch = trace.values[op.inputs[0]].shape[0]
+    return WidenStep("experts", op.module, ("weight",), 1, int(groups) // batch, channels)
 
 
 def whole_cut(op: Op, cut: object, channels: ChannelMap) -> WidenStep | None:

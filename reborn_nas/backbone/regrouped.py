@@ -10,8 +10,11 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from timm.layers.conv2d_same import Conv2dSame
+import torch.nn.functional as F
+from timm.layers.cond_conv2d import CondConv2d
+from timm.layers.conv2d_same import Conv2dSame, conv2d_same
 from timm.layers.mixed_conv2d import MixedConv2d
+from timm.layers.selective_kernel import SelectiveKernel
 from torch import Tensor, nn
 
 from reborn_nas.backbone.channelmap import ChannelMap
@@ -55,8 +58,14 @@ class RegroupedConv2dSame(Conv2dSame):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, copies·C, H, W) to the shape of the original."""
-        y: Tensor = super().forward(  # type: ignore[no-untyped-call]
-            regroup(x, self.groups, self.copies, self.order)
+        y: Tensor = conv2d_same(
+            regroup(x, self.groups, self.copies, self.order),
+            self.weight,
+            self.bias,
+            self.stride,  # type: ignore[arg-type]
+            self.padding,  # type: ignore[arg-type]
+            self.dilation,  # type: ignore[arg-type]
+            self.groups,
         )
         return y
 
@@ -101,10 +110,48 @@ class RegroupedMixedConv2d(MixedConv2d):  # type: ignore[misc]
         return torch.cat([conv(parts[i]) for i, conv in enumerate(self.values())], 1)
 
 
+class WideSelectiveKernel(SelectiveKernel):  # type: ignore[misc]
+    """timm's selective kernel that splits its input by channels, a part for each path."""
+
+    splits: list[int]
+    order: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, widened C, H, W) to the shape of the original."""
+        parts = torch.split(x.index_select(1, self.order), self.splits, 1)
+        paths = torch.stack([path(parts[i]) for i, path in enumerate(self.paths)], dim=1)
+        return torch.sum(paths * self.attn(paths), dim=1)  # (B, paths, C, H, W) to (B, C, H, W)
+
+
+class RegroupedCondConv2d(CondConv2d):  # type: ignore[misc]
+    """timm's convolution of routed experts, in groups."""
+
+    copies: int
+    order: Tensor | None
+
+    def forward(self, x: Tensor, routing_weights: Tensor) -> Tensor:
+        """(B, widened C, H, W), (B, experts) to the shape of the original."""
+        weight = torch.matmul(routing_weights, self.weight)
+        filters = x.shape[0] * self.out_channels  # a weight of its own for each image
+        weight = weight.view(filters, -1, self.kernel_size[0], self.kernel_size[1])
+        bias: Tensor | None = None
+        if self.bias is not None:
+            bias = torch.matmul(routing_weights, self.bias).view(-1)
+        y = regroup(x, self.groups, self.copies, self.order)
+        y = y.reshape(1, -1, x.shape[2], x.shape[3])  # (1, B · widened C, H, W)
+        groups = self.groups * x.shape[0]
+        if self.dynamic_padding:
+            y = conv2d_same(y, weight, bias, self.stride, self.padding, self.dilation, groups)
+        else:
+            y = F.conv2d(y, weight, bias, self.stride, self.padding, self.dilation, groups)
+        return y.view(x.shape[0], self.out_channels, y.shape[2], y.shape[3])
+
+
 _REGROUPED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: RegroupedConv2d,
     nn.Conv1d: RegroupedConv1d,
     Conv2dSame: RegroupedConv2dSame,
+    CondConv2d: RegroupedCondConv2d,
 }
 
 
@@ -117,15 +164,18 @@ def make_regrouped(conv: nn.Module, groups: int, channels: ChannelMap, where: st
     regrouping(conv, groups, channels, where, _REGROUPED)
 
 
-def make_mixed(conv: nn.Module, channels: ChannelMap, where: str) -> None:
-    """Let a `MixedConv2d` split widened channels into the parts of the original ones, each widened."""
-    wider = _become(conv, {MixedConv2d: RegroupedMixedConv2d}, where)
-    sources = channels.sources()
-    ends = list(accumulate(wider.splits))
-    part = [bisect_right(ends, channel) for channel in sources]
+def make_split(layer: nn.Module, channels: ChannelMap, where: str) -> None:
+    """Let a `MixedConv2d` or `SelectiveKernel` split widened channels into the original's parts, each widened."""
+    wider = become(layer, {MixedConv2d: RegroupedMixedConv2d, SelectiveKernel: WideSelectiveKernel}, where)
+    if isinstance(layer, MixedConv2d):
+        splits = list(wider.splits)
+    else:
+        splits = [channels.size // wider.num_paths] * wider.num_paths
+    ends = list(accumulate(splits))
+    part = [bisect_right(ends, channel) for channel in channels.sources()]
     wider.splits = [part.count(number) for number in range(len(ends))]
     wider.in_channels = channels.width
-    _buffer(conv, "order", sorted(range(channels.width), key=part.__getitem__))
+    index_buffer(layer, "order", sorted(range(channels.width), key=part.__getitem__))
 
 
 def regrouping(
@@ -141,21 +191,21 @@ def regrouping(
         ConversionError: where there is no such class.
     """
     order = [place for group in channels.grouped(groups) for place in group]
-    wider = _become(conv, classes, where)
+    wider = become(conv, classes, where)
     copies = _copies(channels) or int(order == list(range(channels.width)))
     wider.copies = copies or 1
-    _buffer(conv, "order", None if copies else order)
+    index_buffer(conv, "order", None if copies else order)
     return wider
 
 
 def make_line(conv: nn.Module, channels: ChannelMap, where: str) -> None:
     """Let a 1-D convolution along the channels see the original ones alone."""
-    wider = _become(conv, {nn.Conv1d: LineConv1d}, where)
+    wider = become(conv, {nn.Conv1d: LineConv1d}, where)
     copies = _copies(channels)
     wider.size = channels.size
     wider.copies = copies or 1
-    _buffer(conv, "kept", None if copies else channels.kept())
-    _buffer(conv, "order", None if copies else channels.sources())
+    index_buffer(conv, "kept", None if copies else channels.kept())
+    index_buffer(conv, "order", None if copies else channels.sources())
 
 
 def _copies(channels: ChannelMap) -> int:
@@ -165,21 +215,23 @@ def _copies(channels: ChannelMap) -> int:
     return len(runs) if whole else 0
 
 
-def _become(conv: nn.Module, classes: dict[type[nn.Module], type[nn.Module]], where: str) -> Any:
+def become(conv: nn.Module, classes: dict[type[nn.Module], type[nn.Module]], where: str) -> Any:
+    """Give `conv` the class that `classes` has for its own. Raises ConversionError where there is none."""
     found = classes.get(type(conv))
     if found is None:  # a subclass that only builds itself in its own way
         same = [wide for plain, wide in classes.items() if type(conv).forward is plain.forward]
         found = same[0] if same and isinstance(conv, same[0].__bases__[0]) else None
     if found is None:
         raise ConversionError(
-            f"'{where}' is a {type(conv).__name__}, which cannot read doubled channels in groups; keep the "
+            f"'{where}' is a {type(conv).__name__}, which has no form that reads doubled channels; keep the "
             "activation before it, or choose a compressed form"
         )
     conv.__class__ = found
     return conv
 
 
-def _buffer(module: nn.Module, name: str, index: list[int] | None) -> None:
+def index_buffer(module: nn.Module, name: str, index: list[int] | None) -> None:
+    """Places of channels, kept on the module's device and out of its state dict."""
     tensor = None if index is None else torch.tensor(index, device=_device(module))
     module.register_buffer(name, tensor, persistent=False)
 

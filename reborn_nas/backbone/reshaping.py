@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 from reborn_nas.backbone.flow import Blocked, Outcome, Scene, Wide
-from reborn_nas.backbone.known_layers import halved, mixed_split, shuffled, whole_cut
+from reborn_nas.backbone.known_layers import experts, halved, known_split, shuffled, whole_cut
 from reborn_nas.backbone.sizes import fixes_size
 from reborn_nas.backbone.trace import ValueRef
 
@@ -16,8 +16,11 @@ def viewed(scene: Scene) -> Outcome:
     value, wide = scene.subject("self" if scene.op.name != "flatten" else "input")
     whole = shuffled(scene.trace, scene.op, wide.channels) if wide.dim == 1 else None
     if whole is not None:
-        result, channels, step = whole
-        return Outcome((None,), (step,), beyond=((result, Wide(1, channels)),))
+        result, channels, reorder = whole
+        return Outcome((None,), (reorder,), beyond=((result, Wide(1, channels)),))
+    step = experts(scene.trace, scene.op, wide.channels) if wide.dim == 1 else None
+    if step is not None:
+        return scene.narrow(step)
     old, new = scene.shape(value), scene.shape(scene.op.outputs[0])
     outcome = regrouped(old, new, wide)
     if scene.op.name in ("view", "reshape"):
@@ -148,10 +151,10 @@ def divided(scene: Scene) -> Outcome:
     place, default = (1, 0) if scene.op.name in ("unbind", "select", "narrow", "index_select") else (2, 0)
     dim = int(scene.arg(place, "dim", default)) % rank
     if dim == wide.dim:
-        mixed = mixed_split(scene.op, wide.channels) or halved(scene.op, wide.channels)
-        if mixed is None:
+        known = known_split(scene.op, wide.channels) or halved(scene.op, wide.channels)
+        if known is None:
             raise Blocked(f"a {scene.op.name} of the channels")
-        return Outcome(tuple(Wide(dim, part) for part in mixed[0]), (mixed[1],))
+        return Outcome(tuple(Wide(dim, part) for part in known[0]), (known[1],))
     drops = scene.op.name in ("unbind", "select")
     return scene.same(Wide(wide.dim - (drops and dim < wide.dim), wide.channels))
 

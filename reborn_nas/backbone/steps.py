@@ -21,7 +21,11 @@ Action = Literal[
     "width",
     "shuffle",
     "halve",
+    "cut",
+    "depthwise",
+    "experts",
 ]
+READING = frozenset({"consume", "standardised", "experts"})  # actions that read extra channels with weights
 
 
 @dataclass(frozen=True)
@@ -30,16 +34,19 @@ class WidenStep:
 
     Args:
         action: `consume`: a convolution or linear layer reads more input channels, its new weights are free.
-            `repeat`: a layer that makes a gate gives each channel's output to the extra channels too.
+            `repeat`: a layer that makes a factor (a gate) gives each channel's output to the extra channels too.
             `norm`: a per-channel norm gets fresh parameters and statistics for the extra channels.
             `copy`: a per-channel parameter (layer scale, PReLU's slope) is copied to the extra channels.
             `filter`: a fixed depthwise filter (blur pool) is copied.
             `line`: a 1-D convolution along the channels (ECA) sees the original channels alone; its result is
             repeated.
             `standardised`: a weight-standardised convolution reads more; it standardises the old weights alone.
-            `split`: a `MixedConv2d` splits the widened channels as it split the original ones.
+            `split`: a `MixedConv2d` or `SelectiveKernel` splits the widened channels as it split the original ones.
             `shuffle`, `halve`: ShuffleNet's block shuffles and splits the widened channels as the original ones.
             `width`: a layer holds its width in an attribute, which `tensors` names.
+            `cut`: the norm of an identity branch (RepVGG, MobileOne) reads the original channels alone.
+            `depthwise`: a depthwise convolution on the way to a factor gets copies of its filters.
+            `experts`: a `CondConv2d` reads more input channels with each of its experts.
         module: path of the module that holds the tensors.
         tensors: their names in the module.
         dim: the dimension of the tensors that grows.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from timm.layers.cond_conv2d import CondConv2d
 from torch import Tensor, nn
 
 from reborn_nas.backbone.channelmap import ChannelMap
-from reborn_nas.backbone.regrouped import make_line, make_mixed, make_regrouped
+from reborn_nas.backbone.cut import make_cut
+from reborn_nas.backbone.regrouped import make_line, make_regrouped, make_split
 from reborn_nas.backbone.standardised import make_partly_standardised
 from reborn_nas.backbone.steps import Widening, WidenStep
+from reborn_nas.backbone.unfused import leave_unfused
 from reborn_nas.errors import ConversionError
 
 WidenInit = Literal["zero", "xavier"]
@@ -29,7 +32,11 @@ _WIDTHS = {
     "shuffle": (),
     "halve": (),
     "width": (),
+    "cut": (),
+    "depthwise": ("in_channels", "out_channels", "groups"),
+    "experts": (),
 }
+_FORMS = ("line", "split", "shuffle", "halve", "cut")  # actions that change a module's form and no tensor
 _CONSUMING = ("consume", "standardised")
 _FRESH = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
 
@@ -55,6 +62,7 @@ def apply_widening(
         ConversionError: where the model is not the network that the widening was made for.
     """
     modules = dict(model.named_modules())
+    kinds = {step.module: type(modules.get(step.module)) for step in widening.steps}
     holders = _holders(model)
     for step in widening.steps:
         module = modules.get(step.module)
@@ -65,7 +73,7 @@ def apply_widening(
                 if not isinstance(getattr(module, name, None), int):
                     raise ConversionError(f"'{step.module}' holds no width in {name!r}, as the plan has it")
                 setattr(module, name, step.channels.width)
-            elif step.action not in ("line", "split", "shuffle", "halve"):
+            elif step.action not in _FORMS:
                 _grow(module, name, step, init, generator, holders)
         for width in _WIDTHS[step.action]:
             if isinstance(getattr(module, width, None), int):
@@ -73,7 +81,9 @@ def apply_widening(
         if step.action == "line":
             make_line(module, step.channels, step.module)
         elif step.action == "split":
-            make_mixed(module, step.channels, step.module)
+            make_split(module, step.channels, step.module)
+        elif step.action == "cut":
+            make_cut(module, step.channels, step.module)
         elif step.action in ("shuffle", "halve"):
             from reborn_nas.backbone.shuffled import (
                 make_halved,
@@ -83,8 +93,12 @@ def apply_widening(
             (make_shuffled if step.action == "shuffle" else make_halved)(module, step.channels, step.module)
         elif step.action == "standardised":
             make_partly_standardised(module, step.groups, step.channels, step.module)
-        elif step.groups > 1 and step.action == "consume":
+        elif step.groups > 1 and step.action in ("consume", "experts"):
             make_regrouped(module, step.groups, step.channels, step.module)
+    leave_unfused(
+        model,
+        {step.module for step in widening.steps if type(modules[step.module]) is not kinds[step.module]},
+    )
     return model
 
 
@@ -109,15 +123,18 @@ def _grow(
     old = getattr(module, name, None)
     if not isinstance(old, Tensor):
         raise ConversionError(f"'{step.module}' has no tensor {name!r}, which a plan wants to widen")
-    groups = step.groups if step.action in _CONSUMING else 1
-    if old.shape[step.dim] * groups != step.channels.size:
+    groups = step.groups if step.action in (*_CONSUMING, "experts") else 1
+    width = module.weight_shape[1] if isinstance(module, CondConv2d) else old.shape[step.dim]
+    if width * groups != step.channels.size:
         raise ConversionError(
-            f"'{step.module}.{name}' has {old.shape[step.dim] * groups} channels, but the plan was made for "
+            f"'{step.module}.{name}' has {width * groups} channels, but the plan was made for "
             f"{step.channels.size}; make the plan anew for this network"
         )
     with torch.no_grad():
         if step.action in _CONSUMING:
             new = _consuming(old, step.dim, step.groups, step.channels, init, generator)
+        elif isinstance(module, CondConv2d):
+            new = _routed(module, old, step, init, generator)
         elif step.action == "norm":
             new = _with_fresh(old, step.channels, _FRESH[name])
         else:
@@ -156,6 +173,17 @@ def _consuming(
     padded = torch.cat([rows, _new_columns(rows, init, len(places[0]), generator)], dim=2)
     picked = _pick(padded, columns, per_group)
     return picked.flatten(0, 1).movedim(1, dim).contiguous()
+
+
+def _routed(
+    conv: Any, old: Tensor, step: WidenStep, init: WidenInit, generator: torch.Generator | None
+) -> Tensor:
+    """The weights of a `CondConv2d`, one row an expert."""
+    experts = old.reshape(-1, *conv.weight_shape)  # (experts, out, in / groups, k, k)
+    new = torch.stack([_consuming(w, 1, step.groups, step.channels, init, generator) for w in experts])
+    conv.weight_shape = tuple(new.shape[1:])
+    conv.in_channels = conv.weight_shape[1] * conv.groups
+    return new.flatten(1)
 
 
 def _new_columns(rows: Tensor, init: WidenInit, width: int, generator: torch.Generator | None) -> Tensor:

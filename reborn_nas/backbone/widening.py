@@ -9,12 +9,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 
+from reborn_nas.backbone import branches
 from reborn_nas.backbone.channelmap import ChannelMap
-from reborn_nas.backbone.flow import Blocked, Scene, Wide, elementwise, spatial_rank
+from reborn_nas.backbone.flow import Blocked, Rule, Scene, Wide, elementwise, spatial_rank
 from reborn_nas.backbone.rules import BLOCKERS, RULES
 from reborn_nas.backbone.sites import Site, site_values
 from reborn_nas.backbone.sizes import takes_size
-from reborn_nas.backbone.steps import Refusal, Widening, WidenStep
+from reborn_nas.backbone.steps import READING, Refusal, Widening, WidenStep
 from reborn_nas.backbone.trace import Op, Trace
 from reborn_nas.errors import SiteError
 
@@ -75,6 +76,8 @@ class Walk:
         self.doubled = dict(doubled)
         self.wide: dict[int, Wide] = {}
         self.steps: dict[int, tuple[WidenStep, ...]] = {}
+        self._cuts: dict[int, Refusal] = {}  # norm of an identity branch -> what its sum would refuse
+        self._copied: set[int] = set()  # depthwise convolutions on the way to a factor
         self._queue: list[int] = []
         self._queued: set[int] = set()
 
@@ -89,11 +92,43 @@ class Walk:
             try:
                 self._pass(op)
             except Blocked as block:
-                return _refusal(op, str(block))
+                refusal = _refusal(op, str(block))
+                if not self._cut(op, refusal):
+                    return refusal
         for value in self.trace.outputs:
             if value in self.wide:
                 return Refusal("they are an output of the network", "output", "")
-        return self._counted()
+        return self._unread() or self._counted()
+
+    def _cut(self, total: Op, refusal: Refusal) -> bool:
+        """Let the norms of identity branches that meet in the sum `total` keep their channels; whether there is one."""
+        found = False
+        for value in dict.fromkeys(total.inputs):
+            norm = branches.identity_branch(self.trace, total, value) if value in self.wide else None
+            if norm is not None and value not in self.doubled:
+                del self.wide[value]  # the sum alone reads it: nothing else has to be taken back
+                self._cuts[norm.index] = refusal
+                self._push(norm.index)
+                self._push(total.index)
+                found = True
+        return found
+
+    def _unread(self) -> Refusal | None:
+        """What to refuse where extra channels end in cut branches alone, so that nothing would read them."""
+        if self._cuts and not all(map(self._is_read, self.doubled)):
+            return next(iter(self._cuts.values()))
+        return None
+
+    def _is_read(self, value: int) -> bool:
+        pending, seen = [value], {value}
+        while pending:
+            for op in self.trace.consumers(pending.pop()):
+                if any(step.action in READING for step in self.steps.get(op.index, ())):
+                    return True
+                behind = [made for made in op.outputs if made in self.wide and made not in seen]
+                seen.update(behind)
+                pending += behind
+        return False
 
     def _counted(self) -> Refusal | None:
         """What a forward reshapes to a number of channels that it read off a value which is widened now."""
@@ -126,7 +161,7 @@ class Walk:
         """The operations that use the step's tensors, or its layer, besides those for which they are widened."""
         if min(indices) < 0:
             return  # a parameter: the walk has followed its value to every operation
-        if step.action in ("standardised", "split", "width", "halve"):
+        if step.action in ("standardised", "split", "width", "halve", "cut", "experts"):
             name = self.trace.ops[min(indices)].name
             for op in self.trace.ops:
                 if op.module == step.module and op.name == name and op.index not in indices:
@@ -144,7 +179,7 @@ class Walk:
     def _pass(self, op: Op) -> None:
         if all(value not in self.wide for value in op.inputs):
             return
-        rule = RULES.get(op.name)
+        rule = self._rule(op)
         if rule is None:
             raise Blocked(
                 BLOCKERS.get(op.name, f"{op.name!r}, of which no rule says that it keeps channels apart")
@@ -162,6 +197,11 @@ class Walk:
             self.steps[op.index] = (*self._repeats(op), *outcome.steps)
         for value, made in (*zip(op.outputs, outcome.outputs), *outcome.beyond):
             self._set(value, made)
+
+    def _rule(self, op: Op) -> Rule | None:
+        if op.index in self._cuts:
+            return branches.cut
+        return branches.copied if op.index in self._copied else RULES.get(op.name)
 
     def _repeats(self, op: Op) -> tuple[WidenStep, ...]:
         return tuple(step for step in self.steps.get(op.index, ()) if step.action == "repeat")
@@ -199,7 +239,7 @@ class Walk:
                 kept = tuple(s for s in self.steps.get(producer.index, ()) if s.action != "repeat")
                 self.steps[producer.index] = (step, *kept)
             if self.wide.get(source, there) != there:
-                raise Blocked("a gate that serves two values that are widened differently")
+                raise Blocked("a factor that serves two values that are widened differently")
             self._set(source, there)
 
     def _sources(self, value: int, wide: Wide) -> Iterable[tuple[int, Wide]]:
@@ -214,6 +254,12 @@ class Walk:
             if op is None or value in self.doubled:
                 raise Blocked("an input of the network")
             if op.name in ("conv1d", "conv2d", "conv3d", "linear"):
+                if branches.is_depthwise(Scene(self.trace, op, self.wide)):
+                    self._copied.add(op.index)
+                    self._push(op.index)
+                    if self.wide.get(op.inputs[0]) != wide:
+                        pending.append((op.inputs[0], wide))
+                    continue
                 self._must_repeat(op, value, wide)
                 yield value, wide
                 continue
@@ -225,7 +271,7 @@ class Walk:
         rank = len(self.trace.values[value].shape)
         place = rank - 1 if op.name == "linear" else rank - 1 - spatial_rank(op)
         if groups != 1 or wide.dim != place:
-            raise Blocked(f"a gate that a grouped {op.name} makes")
+            raise Blocked(f"a factor that a grouped {op.name} makes")
 
     def _behind(self, op: Op, value: int, wide: Wide) -> list[tuple[int, Wide]]:
         """The inputs of `op` that must be widened so that its output is as `wide` says."""
@@ -254,7 +300,7 @@ class Walk:
                     found.append((given, trial))
                     break
         if not found:
-            raise Blocked(f"a gate that is made by {op.name}")
+            raise Blocked(f"a factor that is made by {op.name}")
         return found
 
 

@@ -6,13 +6,16 @@ from collections.abc import Callable
 
 import torch
 from timm.layers import (
+    BatchNormAct2d,
     BlurPool2d,
+    CondConv2d,
     Conv2dSame,
     EcaModule,
     EffectiveSEModule,
     LayerNorm2d,
     LayerScale2d,
     MixedConv2d,
+    SelectiveKernel,
     SEModule,
 )
 from torch import Tensor, nn
@@ -86,6 +89,41 @@ def _context(net: Over, x: Tensor) -> Tensor:
     return net.conv(x + net.out(context))
 
 
+def _routed(net: Over, x: Tensor) -> Tensor:
+    """Weights that depend on the image."""
+    return net.last(net.conv(x, net.routing(x.mean((2, 3))).sigmoid()))
+
+
+def _ghost_attention(net: Over, x: Tensor) -> Tensor:
+    gate = F.interpolate(net.gate(F.avg_pool2d(x, 2)).sigmoid(), size=x.shape[-2:], mode="nearest")
+    return net.conv(x * gate)
+
+
+def _depthwise_gate() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(8, 8, 1),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 8, (1, 5), padding=(0, 2), groups=8),
+        nn.BatchNorm2d(8),
+    )
+
+
+class Branches(nn.Module):
+    """RepVGG's block: the sum of a convolution and a norm, of one map or of the image and the map."""
+
+    def __init__(self, norm: nn.Module, *, shared: bool) -> None:
+        super().__init__()
+        self.stem, self.norm, self.shared = nn.Conv2d(3, 8, 1), norm, shared
+        self.conv = nn.Conv2d(8, 8, 3, padding=1, groups=4) if shared else nn.Conv2d(3, 8, 1)
+        self.head = nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.stem(x))
+        total = self.conv(y if self.shared else x)
+        total += self.norm(y)
+        return self.head(total).mean((2, 3))
+
+
 class Counted(nn.Module):
     """A convolution whose result is reshaped by the channels of its input: `named` ones, or as many by number."""
 
@@ -135,6 +173,25 @@ WIDENABLE: dict[str, Callable[[], nn.Module]] = {
     "x · sigmoid(x)": lambda: Over(lambda n, x: n.conv(x * x.sigmoid()), conv=nn.Conv2d(8, 6, 1)),
     "blur pool": lambda: seq(BlurPool2d(8), nn.Conv2d(8, 6, 1)),
     "mixed convolution": lambda: seq(MixedConv2d(8, 8, [3, 5, 7], depthwise=True), MixedConv2d(8, 6, [1, 3])),
+    "product with a layer's result": lambda: Over(
+        lambda n, x: n.last(x * n.norm(n.conv(x))),
+        conv=nn.Conv2d(8, 8, 1),
+        norm=nn.BatchNorm2d(8),
+        last=nn.Conv2d(8, 6, 1),
+    ),
+    "depthwise gate": lambda: Over(_ghost_attention, gate=_depthwise_gate(), conv=nn.Conv2d(8, 6, 1)),
+    "identity branch": lambda: Branches(nn.BatchNorm2d(8), shared=True),
+    "identity branch of timm": lambda: Branches(BatchNormAct2d(8, apply_act=False), shared=True),
+    "selective kernel": lambda: seq(SelectiveKernel(8, 8, rd_channels=4), nn.Conv2d(8, 6, 1)),
+    "routed experts": lambda: Over(
+        _routed, conv=CondConv2d(8, 8, 3, padding=1), routing=nn.Linear(8, 4), last=nn.Conv2d(8, 6, 1)
+    ),
+    "routed experts in groups": lambda: Over(
+        _routed,
+        conv=CondConv2d(8, 8, 3, padding=1, groups=4, bias=True),
+        routing=nn.Linear(8, 4),
+        last=nn.Conv2d(8, 6, 1),
+    ),
     "channels last": Last,
     "dense": Dense,
 }
@@ -176,7 +233,27 @@ class NamedConv(nn.Conv2d):
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "residual": (lambda: Over(lambda n, x: x + n.conv(x), conv=nn.Conv2d(8, 8, 1)), "add", ""),
-    "product": (lambda: Over(lambda n, x: x * n.conv(x), conv=nn.Conv2d(8, 8, 1)), "mul", ""),
+    "product": (
+        lambda: Over(lambda n, x: x * n.norm(n.conv(x)), conv=nn.Conv2d(8, 8, 1), norm=nn.GroupNorm(2, 8)),
+        "mul",
+        "",
+    ),
+    "product with a sum": (
+        lambda: Over(lambda n, x: x * (n.conv(x) + x.mean(1, keepdim=True)), conv=nn.Conv2d(8, 8, 1)),
+        "mean",
+        "",
+    ),
+    "product with a grouped convolution": (
+        lambda: Over(lambda n, x: x * n.conv(x), conv=nn.Conv2d(8, 8, 1, groups=2)),
+        "mul",
+        "",
+    ),
+    "identity branch that alone reads it": (lambda: Branches(nn.BatchNorm2d(8), shared=False), "add", ""),
+    "identity branch with another norm": (
+        lambda: Branches(nn.InstanceNorm2d(8, affine=True, track_running_stats=True), shared=True),
+        "instance_norm",
+        "norm",
+    ),
     "chunk": (lambda: Over(lambda n, x: torch.cat(x.chunk(2, 1)[::-1], 1)), "chunk", ""),
     "slice": (lambda: Over(lambda n, x: x[:, :4]), "getitem", ""),
     "shuffle": (lambda: Over(_shuffle, conv=nn.Conv2d(8, 4, 1)), "view", ""),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -105,22 +106,24 @@ def share_with_copies(wide: nn.Module, plain: nn.Module, widening: Widening, par
             if step.action == "norm":
                 for name in step.tensors:
                     getattr(new, name).copy_(getattr(old, name)[[channel for channel, _ in entries]])
-            if step.action != "consume":
+            if step.action not in ("consume", "experts"):
                 continue
+            weights = [(old.weight, new.weight)]
+            if step.action == "experts":
+                shapes = (old.weight_shape, new.weight_shape)
+                weights = [(o.view(shapes[0]), n.view(shapes[1])) for o, n in zip(old.weight, new.weight)]
             copies = [sum(e and c == channel for c, e in entries) for channel in range(step.channels.size)]
             in_group = step.channels.size // step.groups
-            for group in range(step.groups):
+            for (before, after), group in product(weights, range(step.groups)):
                 mine = [(c, e) for c, e in entries if c // in_group == group]
                 for column, (channel, extra) in enumerate(mine):
                     n = copies[channel]
                     share = part / n if extra else 1 - part * (n > 0)
                     if step.dim == 0:  # a transposed convolution, whose inputs come first
-                        new.weight[column] = share * old.weight[channel]
+                        after[column] = share * before[channel]
                         continue
-                    rows = slice(
-                        group * len(old.weight) // step.groups, (group + 1) * len(old.weight) // step.groups
-                    )
-                    new.weight[rows, column] = share * old.weight[rows, channel % in_group]
+                    rows = slice(group * len(before) // step.groups, (group + 1) * len(before) // step.groups)
+                    after[rows, column] = share * before[rows, channel % in_group]
 
 
 def found_in(model: nn.Module) -> Discovery:

@@ -56,6 +56,17 @@ def test_norms_start_afresh_on_the_extra_channels() -> None:
         assert torch.equal(getattr(new, name)[8:], torch.full((8,), value))
 
 
+@pytest.mark.parametrize("name", ["identity branch", "identity branch of timm"])
+def test_an_identity_branch_normalises_the_original_channels_alone(name: str) -> None:
+    model = randomise(WIDENABLE[name]()).train()
+    found, a, b = found_in(model), torch.randn(2, 8, 6, 6), torch.randn(2, 8, 6, 6)
+    want = copy.deepcopy(model.norm)
+    norm = apply_widening(copy.deepcopy(model), widening(runs(found), found.sites[0])).norm  # type: ignore[arg-type]
+    torch.testing.assert_close(norm(torch.cat([a, b], 1)), want(a))
+    torch.testing.assert_close(norm.running_var, want.running_var)
+    assert norm.weight.shape == (8,)
+
+
 def test_flattened_columns_lie_together() -> None:
     """The linear layer's new columns stand behind all old ones, in the order of the flattened second half."""
     model = WIDENABLE["flatten to a linear layer"]().eval()
@@ -163,3 +174,35 @@ def test_regrouped_convolutions_copy_pickle_script_and_export() -> None:
     for again in (copy.deepcopy(conv), pickle.loads(pickle.dumps(conv)), torch.jit.script(conv)):
         torch.testing.assert_close(again(x), want)
     torch.testing.assert_close(torch.export.export(conv, (x,)).module()(x), want)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "identity branch",
+        "identity branch of timm",
+        "selective kernel",
+        "routed experts in groups",
+        "depthwise multiplier, same padding",
+        "mixed convolution",
+    ],
+)
+def test_other_forms_copy_pickle_script_and_export(name: str) -> None:
+    model = WIDENABLE[name]().eval()
+    found = found_in(model)
+    wide = apply_widening(copy.deepcopy(model), widening(runs(found), found.sites[0]))  # type: ignore[arg-type]
+    path, part = next(
+        (path, part)
+        for path, part in wide.named_modules()
+        if type(part) is not type(model.get_submodule(path))
+    )
+    given = (torch.randn(2, 16, 6, 6),)
+    if path == "conv":
+        given += (torch.rand(2, 4),)
+    want = part(*given)
+    with torch.no_grad():
+        for again in (copy.deepcopy(part), pickle.loads(pickle.dumps(part)), torch.jit.trace(part, given)):
+            torch.testing.assert_close(again(*given), want)
+        torch.testing.assert_close(torch.export.export(part, given).module()(*given), want)
+    torch.jit.script(model.get_submodule(path))  # the original can; so must this
+    torch.testing.assert_close(torch.jit.script(part)(*given), want)

@@ -40,6 +40,7 @@ __all__ = [
     "Option",
     "Pair",
     "Reborn",
+    "SplitReborn",
     "block_form",
     "build_activation",
     "complete",

@@ -12,6 +12,7 @@ from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.backbone.admission import everywhere
 from reborn_nas.backbone.apply import apply
 from reborn_nas.backbone.guard import guard
+from reborn_nas.backbone.heads import tell_widths
 from reborn_nas.backbone.plan import plan as make_plan
 from reborn_nas.backbone.sites import discover
 from reborn_nas.backbone.source import build, resolve
@@ -60,7 +61,12 @@ def convert(
         raise SiteError(
             f"an architecture is an Architecture, a choice or a map site → choice, not {architecture!r}"
         )
-    return apply(model, make_plan(model, architecture, init=init, discovery=found), seed=seed)
+    steps = make_plan(model, architecture, init=init, discovery=found)
+    new = apply(model, steps, seed=seed)
+    shapes = [found.eval_trace.values[value].shape for value in found.eval_trace.inputs]
+    if steps.widening is not None and len(shapes) == 1 and len(shapes[0]) == 4:
+        tell_widths(new, model, shapes[0][1:])
+    return new
 
 
 def build_converted(

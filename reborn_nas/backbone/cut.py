@@ -6,6 +6,8 @@ for the extra channels; the norm has none, and the sum keeps its width.
 
 # no postponed annotations: TorchScript reads those of the classes as they are
 
+from typing import Any
+
 import torch.nn.functional as F
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
@@ -39,36 +41,15 @@ def normed(
     return F.batch_norm(x, mean, var, weight, bias, training or mean is None, factor, eps)
 
 
-class CutBatchNorm2d(nn.BatchNorm2d):
-    """`BatchNorm2d` of the original channels."""
+class Cut(nn.Module):
+    """What both classes share. The first base of each is the norm that it stands for."""
 
     size: int
     kept: Tensor | None
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, widened C, H, W) to (B, C, H, W)."""
+    def normed(self: Any, x: Tensor) -> Tensor:
+        """The batch norm of the original channels, (B, widened C, H, W) to (B, C, H, W)."""
         return normed(
-            original(input, self.size, self.kept),
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.num_batches_tracked,
-            self.training,
-            self.momentum,
-            self.eps,
-        )
-
-
-class CutBatchNormAct2d(BatchNormAct2d):  # type: ignore[misc]
-    """timm's `BatchNormAct2d` of the original channels."""
-
-    size: int
-    kept: Tensor | None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, widened C, H, W) to (B, C, H, W)."""
-        y = normed(
             original(x, self.size, self.kept),
             self.running_mean,
             self.running_var,
@@ -79,8 +60,23 @@ class CutBatchNormAct2d(BatchNormAct2d):  # type: ignore[misc]
             self.momentum,
             self.eps,
         )
-        z: Tensor = self.act(self.drop(y))
-        return z
+
+
+class CutBatchNorm2d(nn.BatchNorm2d, Cut):
+    """`BatchNorm2d` of the original channels."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, widened C, H, W) to (B, C, H, W)."""
+        return self.normed(input)
+
+
+class CutBatchNormAct2d(BatchNormAct2d, Cut):  # type: ignore[misc]
+    """timm's `BatchNormAct2d` of the original channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, widened C, H, W) to (B, C, H, W)."""
+        y: Tensor = self.act(self.drop(self.normed(x)))
+        return y
 
 
 _CUT: dict[type[nn.Module], type[nn.Module]] = {

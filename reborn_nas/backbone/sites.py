@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from reborn_nas.activations import complete, family_names, get_family
+from reborn_nas.activations import BLOCKS, complete, family_names, get_family
 from reborn_nas.architecture import ORIGINAL, Choice
 from reborn_nas.backbone.axes import channel_axes, layout_name
 from reborn_nas.backbone.blocks import BlockFinder
@@ -337,7 +337,7 @@ def _rewrite_fault(place: Place, owner: nn.Module) -> str | None:
 
 
 def _fused(modules: Mapping[str, nn.Module]) -> tuple[NonSite, ...]:
-    """Norms that activate by themselves: there is nothing to replace."""
+    """Norms that activate by themselves and doubled blocks of an earlier conversion: there is nothing to replace."""
     found = []
     for path, module in modules.items():
         kind = type(module).__name__
@@ -345,6 +345,8 @@ def _fused(modules: Mapping[str, nn.Module]) -> tuple[NonSite, ...]:
             reason = "EvoNorm normalises and activates in one formula; it holds no activation to replace"
         elif kind.startswith("FilterResponseNormTlu"):
             reason = "the learned threshold of FRN is part of the norm; it holds no activation to replace"
+        elif isinstance(module, BLOCKS) and getattr(module, "out_channels", 0) != module.channels:
+            reason = "an earlier conversion doubled its channels and widened its readers; convert the original network"
         else:
             continue
         found.append(NonSite(path, f"other:{kind}", (), reason))

@@ -7,6 +7,8 @@ weights: zero gives the original function, and a gradient of ordinary size.
 
 # no postponed annotations: TorchScript reads those of the classes as they are
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from timm.layers.padding import pad_same
@@ -30,70 +32,55 @@ def partly_standardised(
     return weight.index_copy(1, true, normed.to(weight.dtype))
 
 
-class WideStdConv2d(StdConv2d):  # type: ignore[misc]
+class PartlyStandardised(nn.Module):
+    """What the four classes share. The first base of each is the convolution that it stands for."""
+
+    size: int
+    copies: int
+    order: Tensor | None
+    true: Tensor | None
+
+    def convolved(self: Any, x: Tensor, gain: Tensor | None) -> Tensor:
+        """(B, widened C, H, W), padded where the class pads, to the shape of the original."""
+        x = regroup(x, self.groups, self.copies, self.order)
+        weight = partly_standardised(self.weight, gain, self.eps, self.size, self.true)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class WideStdConv2d(StdConv2d, PartlyStandardised):  # type: ignore[misc]
     """`StdConv2d` that reads doubled channels."""
 
-    size: int
-    copies: int
-    order: Tensor | None
-    true: Tensor | None
-
     def forward(self, x: Tensor) -> Tensor:
         """(B, widened C, H, W) to the shape of the original."""
-        x = regroup(x, self.groups, self.copies, self.order)
-        weight = partly_standardised(self.weight, None, self.eps, self.size, self.true)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return self.convolved(x, None)
 
 
-class WideStdConv2dSame(StdConv2dSame):  # type: ignore[misc]
+class WideStdConv2dSame(StdConv2dSame, PartlyStandardised):  # type: ignore[misc]
     """`StdConv2dSame` that reads doubled channels."""
 
-    size: int
-    copies: int
-    order: Tensor | None
-    true: Tensor | None
-
     def forward(self, x: Tensor) -> Tensor:
         """(B, widened C, H, W) to the shape of the original."""
         if self.same_pad:
             x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
-        x = regroup(x, self.groups, self.copies, self.order)
-        weight = partly_standardised(self.weight, None, self.eps, self.size, self.true)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return self.convolved(x, None)
 
 
-class WideScaledStdConv2d(ScaledStdConv2d):  # type: ignore[misc]
+class WideScaledStdConv2d(ScaledStdConv2d, PartlyStandardised):  # type: ignore[misc]
     """`ScaledStdConv2d` that reads doubled channels."""
 
-    size: int
-    copies: int
-    order: Tensor | None
-    true: Tensor | None
-
     def forward(self, x: Tensor) -> Tensor:
         """(B, widened C, H, W) to the shape of the original."""
-        x = regroup(x, self.groups, self.copies, self.order)
-        gain = (self.gain * self.scale).view(-1)
-        weight = partly_standardised(self.weight, gain, self.eps, self.size, self.true)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return self.convolved(x, (self.gain * self.scale).view(-1))
 
 
-class WideScaledStdConv2dSame(ScaledStdConv2dSame):  # type: ignore[misc]
+class WideScaledStdConv2dSame(ScaledStdConv2dSame, PartlyStandardised):  # type: ignore[misc]
     """`ScaledStdConv2dSame` that reads doubled channels."""
-
-    size: int
-    copies: int
-    order: Tensor | None
-    true: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, widened C, H, W) to the shape of the original."""
         if self.same_pad:
             x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
-        x = regroup(x, self.groups, self.copies, self.order)
-        gain = (self.gain * self.scale).view(-1)
-        weight = partly_standardised(self.weight, gain, self.eps, self.size, self.true)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return self.convolved(x, (self.gain * self.scale).view(-1))
 
 
 _WIDE: dict[type[nn.Module], type[nn.Module]] = {

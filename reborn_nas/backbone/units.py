@@ -13,7 +13,7 @@ from math import inf
 
 from torch import nn
 
-from reborn_nas.activations import BLOCKS
+from reborn_nas.activations import BLOCKS, CReLU, ExtendedConv, NormReLU, Reborn, SplitReborn
 from reborn_nas.backbone.trace import ModuleCall, Op, Trace, ValueRef
 
 RELU_LIKE = frozenset(
@@ -179,7 +179,7 @@ class _Wholes:
         if path not in self._found:
             module = self._modules.get(path)
             names = {
-                _as_activation(trace, call, module, live) if module is not None and path else None
+                _name_in(trace, call, module, live) if module is not None and path else None
                 for trace, call, live in self._calls[path]
             }
             self._found[path] = None if None in names else min(name for name in names if name)
@@ -214,6 +214,22 @@ def _argument(op: Op, place: int, name: str, default: object) -> object:
     if name in op.kwargs:
         return op.kwargs[name]
     return op.args[place] if len(op.args) > place else default
+
+
+def _name_in(trace: Trace, call: ModuleCall, module: nn.Module, live: frozenset[int]) -> str | None:
+    """What the module is as an activation in one call: a block of ours that keeps its channels, or point-wise."""
+    if isinstance(module, BLOCKS):
+        keeps = trace.values[call.inputs[0]].shape == trace.values[call.outputs[0]].shape
+        return _block_name(module) if keeps else None
+    return _as_activation(trace, call, module, live)
+
+
+def _block_name(block: nn.Module) -> str:
+    """The registry name of a block that an earlier conversion put in."""
+    if isinstance(block, Reborn | SplitReborn):
+        return "reborn" if block.negative else "positive_twin"
+    names = {CReLU: "crelu", NormReLU: "norm_relu", ExtendedConv: "extended_conv"}
+    return next(name for kind, name in names.items() if isinstance(block, kind))
 
 
 def _as_activation(trace: Trace, call: ModuleCall, module: nn.Module, live: frozenset[int]) -> str | None:

@@ -20,10 +20,10 @@ from reborn_nas.activations import fold_in_place, get_family
 from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice
 from reborn_nas.backbone import Plan, apply, build, find_sites
 from reborn_nas.backbone import plan as make_plan
+from reborn_nas.backbone.heads import tell_widths
 from reborn_nas.errors import ConfigError
 from reborn_nas.models.adapter import TimmAdapter, final_linear
 from reborn_nas.models.exported import folded_pairs, located, read_weights, stored_plan, vet_folder
-from reborn_nas.models.heads import classifier_width, feature_widths, tell_features, tell_width
 
 __all__ = ["build_network", "reborn_model", "reborn_resnet18", "reborn_resnet34", "reborn_resnet50"]
 
@@ -54,13 +54,9 @@ def build_network(
         raise
     if plan is None:
         plan = make_plan(model, architecture, spec.input_size)
-    size = spec.input_size if spec.library == "timm" and plan.widening is not None else None
-    width = classifier_width(model)
-    features = [] if size is None else feature_widths(model, size)
-    model = apply(model, plan)
-    if size is not None:
-        tell_width(model, width)
-        tell_features(model, features, size)
+    backbone, model = model, apply(model, plan)
+    if spec.library == "timm" and spec.input_size is not None and plan.widening is not None:
+        tell_widths(model, backbone, spec.input_size)
     if timm_api and spec.library != "timm":
         assert spec.input_size is not None
         return TimmAdapter(model, final_linear(model, spec.input_size), spec.num_classes or 0)

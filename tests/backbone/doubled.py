@@ -15,8 +15,10 @@ from timm.layers import (
     LayerNorm2d,
     LayerScale2d,
     MixedConv2d,
+    ScaledStdConv2dSame,
     SelectiveKernel,
     SEModule,
+    StdConv2d,
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -192,6 +194,8 @@ WIDENABLE: dict[str, Callable[[], nn.Module]] = {
         routing=nn.Linear(8, 4),
         last=nn.Conv2d(8, 6, 1),
     ),
+    "scaled weight standardisation": lambda: seq(ScaledStdConv2dSame(8, 12, 3, groups=4)),
+    "weight standardisation": lambda: seq(StdConv2d(8, 12, 3)),
     "channels last": Last,
     "dense": Dense,
 }

@@ -8,6 +8,7 @@ import pickle
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -263,14 +264,32 @@ class TestNothingElseBreaks:
         choices = {"relu": "reborn", "layer1.0.relu@1": "crelu"}
         model = convert(build(spec, seed=0), Architecture(spec, choices), (3, 32, 32), seed=1).eval()
         left = discover(model, (3, 32, 32)).sites
-        assert len(left) == 15  # of 17: what lies inside a block is no site
-        again = convert(model, "relu", (3, 32, 32)).eval()
+        assert len(left) == 17  # a block is a site; what lies inside it is none
+        assert [site.activation for site in left if site.activation != "relu"] == ["reborn", "crelu"]
         x = torch.randn(2, 3, 32, 32)
+        others = {site.name: "relu" for site in left if site.activation == "relu"}
+        again = convert(model, others, (3, 32, 32)).eval()
         assert torch.equal(again(x), model(x))
         assert torch.equal(pickle.loads(pickle.dumps(again))(x), model(x))
-        other = convert(model, "leaky_relu(negative_slope=0.2)", (3, 32, 32)).eval()
-        assert not torch.allclose(other(x), model(x))
-        assert sum(isinstance(module, nn.LeakyReLU) for module in other.modules()) == 15
+        back = convert(model, "relu", (3, 32, 32)).eval()
+        assert torch.equal(back(x), build(spec, seed=0).eval()(x))
+
+    def test_a_doubled_block_is_no_site_and_says_why(self) -> None:
+        name, model = "layer1.0.act1", timm.create_model("resnet18", num_classes=5)
+        new = convert(model, {name: "crelu(compression=none)"}, (3, 32, 32))
+        found = discover(new, (3, 32, 32))
+        assert name not in {site.name for site in found.sites}
+        assert "widened its readers" in next(other.reason for other in found.others if other.name == name)
+
+    def test_timm_reads_the_widened_widths(self) -> None:
+        model = timm.create_model("efficientnet_b0", num_classes=5)
+        new = convert(model, "crelu(compression=none)", (3, 64, 64))
+        image = torch.randn(2, 3, 64, 64)
+        pairs = zip(new.feature_info, new.forward_intermediates(image, intermediates_only=True))
+        assert all(row["num_chs"] == feature.shape[1] for row, feature in pairs)
+        assert new.num_features == 2 * model.num_features
+        new.reset_classifier(3)
+        assert new(image).shape == (2, 3)
 
     def test_takes_the_place_and_mode_of_the_network(self) -> None:
         new = convert(OneRelu().double().eval(), "reborn", SIZE)

@@ -185,6 +185,8 @@ def test_regrouped_convolutions_copy_pickle_script_and_export() -> None:
         "routed experts in groups",
         "depthwise multiplier, same padding",
         "mixed convolution",
+        "scaled weight standardisation",
+        "weight standardisation",
     ],
 )
 def test_other_forms_copy_pickle_script_and_export(name: str) -> None:

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["classifier_width", "feature_widths", "tell_features", "tell_width"]
+__all__ = ["tell_widths"]
 
 _WIDTHS = ("num_features", "head_hidden_size", "in_features", "hidden_size")
 
 
-def classifier_width(model: nn.Module) -> int | None:
+def tell_widths(new: nn.Module, model: nn.Module, input_size: tuple[int, ...]) -> None:
+    """Correct what timm reads off `new`: `feature_info`, and the width from which `reset_classifier` makes a layer.
+
+    Args:
+        new: `model` converted, with widened layers.
+        model: the network before. Nothing happens where it is none of timm's.
+        input_size: (C, H, W) of one image.
+    """
+    _tell_classifier(new, _classifier_width(model), _classifier_width(new))
+    rows = _rows(new)
+    if not rows:
+        return
+    for row, old, now in zip(rows, _feature_widths(model, input_size), _feature_widths(new, input_size)):
+        if old is not None and now is not None and old == row.get("num_chs"):
+            row["num_chs"] = now
+
+
+def _classifier_width(model: nn.Module) -> int | None:
     """What the last linear layer of a timm network reads, None where timm does not name one."""
     paths, layer = _classifier(model)
     return getattr(layer, "in_features", None) if paths else None
 
 
-def tell_width(model: nn.Module, before: int | None) -> None:
-    """Correct the widths that the network and its head keep, from which `reset_classifier` makes a new layer.
-
-    Args:
-        before: `classifier_width` before the conversion.
-    """
-    now = classifier_width(model)
+def _tell_classifier(model: nn.Module, before: int | None, now: int | None) -> None:
     if before is None or now is None or now == before:
         return
     paths, _ = _classifier(model)
@@ -37,7 +48,7 @@ def tell_width(model: nn.Module, before: int | None) -> None:
                 setattr(holder, name, now)
 
 
-def feature_widths(model: nn.Module, input_size: tuple[int, ...]) -> list[int | None]:
+def _feature_widths(model: nn.Module, input_size: tuple[int, ...]) -> list[int | None]:
     """Channels that leave each module of timm's `feature_info`, run on the meta device; None where it is no map."""
     twin = copy.deepcopy(model).to("meta").eval()
     modules = dict(twin.named_modules())
@@ -56,17 +67,6 @@ def feature_widths(model: nn.Module, input_size: tuple[int, ...]) -> list[int | 
     with torch.no_grad(), torch.device("meta"):
         twin(torch.empty(1, *input_size))
     return found
-
-
-def tell_features(model: nn.Module, before: Sequence[int | None], input_size: tuple[int, ...]) -> None:
-    """Correct the widths in timm's `feature_info`.
-
-    Args:
-        before: `feature_widths` before the conversion.
-    """
-    for row, old, new in zip(_rows(model), before, feature_widths(model, input_size), strict=True):
-        if old is not None and new is not None and old == row.get("num_chs"):
-            row["num_chs"] = new
 
 
 def _rows(model: nn.Module) -> list[dict[str, Any]]:

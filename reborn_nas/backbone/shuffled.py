@@ -26,10 +26,11 @@ class WideInvertedResidual(InvertedResidual):  # type: ignore[misc]
             out = torch.cat((parts[0], self.branch2(parts[1])), dim=1)
         else:
             out = torch.cat((self.branch1(x), self.branch2(x)), dim=1)
-        if self.order is None:
+        order = self.order  # TorchScript knows of a local name that it is not None
+        if order is None:
             shuffled: Tensor = channel_shuffle(out, 2)
             return shuffled
-        return out.index_select(1, self.order)
+        return out.index_select(1, order)
 
 
 def make_shuffled(block: nn.Module, channels: ChannelMap, where: str) -> None:

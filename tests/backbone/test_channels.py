@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torchvision.models import ShuffleNetV2
 
 from reborn_nas.backbone.channels import Refusal, Widening, widening
+from reborn_nas.backbone.convert import convert
 from reborn_nas.backbone.sites import discover
 from tests.backbone.doubled import REFUSED, WIDENABLE, Over, seq
 from tests.backbone.inflight import check, found_in, randomise, runs
@@ -118,6 +119,8 @@ def test_shufflenet_shuffles_and_halves_widened_channels() -> None:
         check(model, found, [site], x)
     check(model, found, found.sites[1::2], x)
     check(model, found, found.sites, x)
+    wide = convert(model, "crelu(compression=none)", (3, 64, 64)).eval()
+    torch.testing.assert_close(torch.jit.script(wide)(x), wide(x))
 
 
 def test_all_sites_of_a_resnet34_take_a_fraction_of_its_discovery() -> None:

@@ -118,6 +118,7 @@ def interval_chart(
     scale = Scale(low, high, label_room + 8, width - aside_room - 8)
     drawing = Drawing(name, title, alt, width, 14 + groups * 30 + len(rows) * height + 46)
     bottom = drawing.height - 40
+    drawing.height += 14 * (len(_lines(axis, width)) - 1)
     marks = ticks(low, high, 4 if narrow else 6)
     for value in marks:
         x = scale(value)
@@ -130,7 +131,9 @@ def interval_chart(
             size=11.5,
             anchor="middle",
         )
-    drawing.text((scale.start + scale.end) / 2, bottom + 35, axis, "muted", size=11.5, anchor="middle")
+    middle = (scale.start + scale.end) / 2
+    for line, words in enumerate(_lines(axis, width)):
+        drawing.text(middle, bottom + 35 + 14 * line, words, "muted", size=11.5, anchor="middle")
     y, group = 10.0, ""
     for row in rows:
         if row.group != group and row.group:
@@ -141,6 +144,14 @@ def interval_chart(
         _interval_row(drawing, row, y, height, scale, label_room, note_room)
         y += height
     return drawing
+
+
+def _lines(text: str, width: float) -> list[str]:
+    """`text` in one line, or in two that break after its last comma or before its bracket where it is wider."""
+    if text_width(text, 11.5) <= width:
+        return [text]
+    at = text.rfind(", ") + 1 or text.rfind(" (")
+    return [text[:at], text[at + 1 :]] if at > 0 else [shorten(text, width, 11.5)]
 
 
 def _interval_row(

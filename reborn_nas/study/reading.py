@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -201,12 +202,16 @@ class RunInfo:
 _NOBODY = TrialRecord("", "search", "", -1, "failed", {})
 
 
+MANY = 2000
+"""Records above which the storage's own trials are worth half a second to be rid of."""
+
+
 def load_run(run: str | Path, name: str | None = None) -> RunInfo:
     """Everything about a run folder, or about the study `name` at a storage URL. Raises StudyError."""
     store = open_store(run, name)
     kept = store.attribute("candidate")
     plan = store.attribute("plan", {})
-    return RunInfo(
+    info = RunInfo(
         folder=None if "://" in str(run) else Path(run),
         name=store.name,
         config=store.attribute("config", {}),
@@ -218,6 +223,10 @@ def load_run(run: str | Path, name: str | None = None) -> RunInfo:
         complete=store.attribute("finished", -1) == plan.get("total"),
         decisions={"candidate": kept, "confirm": {"sites": store.attribute("top")}},
     )
+    if len(info.records) > MANY:
+        del store
+        gc.collect()  # the storage's own trials lie in cycles, and are as large as the records
+    return info
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,8 @@ class Replay(JournalStorageReplayResult):
     def _apply_create_trial(self, log: dict[str, Any]) -> None:
         trial_id = len(self._trials)
         texts: Mapping[str, str] = log.get("distributions", {})
-        super()._apply_create_trial({**log, "distributions": {}, "params": {}})
+        attributes = _shared(log.get("user_attrs", {}))
+        super()._apply_create_trial({**log, "user_attrs": attributes, "distributions": {}, "params": {}})
         trial = self._trials.get(trial_id)  # none where its study was deleted
         if trial is not None:
             self._own.add(trial_id)

@@ -8,7 +8,17 @@ from dataclasses import replace
 import pytest
 
 from reborn_nas.records import TrialRecord
-from reborn_nas.report.charts import Scale, count_text, limits, tick_text, ticks
+from reborn_nas.report.charts import (
+    Estimate,
+    Row,
+    Scale,
+    count_text,
+    interval_chart,
+    limits,
+    tick_text,
+    ticks,
+)
+from reborn_nas.report.drawing import text_width
 from reborn_nas.report.network import TILE_H, TILE_W, _short, layout
 from reborn_nas.report.tables import cost_columns, trial_table
 from reborn_nas.report.trials import cost_figure, hypervolume_figure, pareto
@@ -66,6 +76,21 @@ def test_the_front_is_of_what_was_judged_on_the_same_images() -> None:
     heights = front.at[1::2]
     assert len(heights) == 3  # two trainings and the corner between them
     assert heights[0] == heights[1] > heights[2]
+
+
+@pytest.mark.parametrize("width", [350.0, 824.0])
+def test_an_axis_title_stays_inside_its_drawing(width: float) -> None:
+    title = "against the mean of the levels, percentage points at one site (95 % interval)"
+    rows = [Row("1 × 1", (Estimate(0.1, -0.2, 0.4),)), Row("3 × 3", (Estimate(-0.1, -0.4, 0.2),))]
+    drawing = interval_chart("pooled", "Pooled", "", rows, width=width, axis=title)
+    parts = [mark for mark in drawing.marks if mark.kind == "text" and mark.text and mark.text in title]
+    assert " ".join(mark.text for mark in parts) == title
+    assert len(parts) == (2 if width < 400 else 1)
+    for mark in parts:
+        half = text_width(mark.text, mark.size) / 2
+        assert mark.at[0] - half >= 0
+        assert mark.at[0] + half <= width
+        assert mark.at[1] < drawing.height
 
 
 def test_hypervolume_is_a_staircase_that_ends_at_the_last_training() -> None:

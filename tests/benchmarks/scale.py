@@ -12,6 +12,7 @@ tells the value, on Optuna's own storage. They alternate. Run it with
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
@@ -109,6 +110,12 @@ def fill(bench: Workbench, trials: int) -> list[FrozenTrial]:
             )
         )
     return found
+
+
+@functools.cache
+def filled(trials: int) -> list[FrozenTrial]:
+    """`fill` for the paper's space on `SITES` sites."""
+    return fill(make_bench(Path("none"), sites=SITES, space="paper"), trials)
 
 
 def put(storage: BaseStorage, trials: list[FrozenTrial]) -> None:
@@ -271,7 +278,7 @@ def cost(trials: list[int], samplers: list[str], rounds: int, storages: list[str
         for sampler in samplers:
             with tempfile.TemporaryDirectory() as name:
                 bench = make_bench(Path(name), sites=SITES, space="paper", sampler=sampler)
-                rows = fill(bench, done)
+                rows = filled(done)
                 if "journal" in storages:
                     cost_on_journal(bench, rows, Path(name), rounds)
                 if "postgresql" in storages:
@@ -353,8 +360,7 @@ def resume(trials: list[int], storages: list[str]) -> None:
             with place(kind) as (folder, url):
                 if url is None:
                     continue
-                bench = make_bench(folder, sites=SITES, space="paper")
-                put(connect(url), fill(bench, done - 10))
+                put(connect(url), filled(done - 10))
                 times = []
                 for _ in range(5):
                     child = multiprocessing.get_context("fork").Process(
@@ -444,8 +450,7 @@ def page(trials: list[int]) -> None:
     for done in trials:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            bench = make_bench(folder, sites=SITES, space="paper")
-            put(connect(f"journal://{folder}/study.journal"), fill(bench, done))
+            put(connect(f"journal://{folder}/study.journal"), filled(done))
             (folder / "config.json").write_text(json.dumps({"study": NAME}))
             port = 18080
             child = multiprocessing.get_context("fork").Process(

@@ -120,7 +120,7 @@ def server() -> Iterator[postgresql.Server]:
     programs = postgresql.programs()
     if programs is None:
         pytest.skip("no PostgreSQL server is installed")
-    with postgresql.running(programs) as found:
+    with postgresql.running(programs, durable=False) as found:
         yield found
 
 

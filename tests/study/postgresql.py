@@ -33,10 +33,14 @@ def programs() -> Path | None:
 
 
 class Server:
-    """One server in a folder of its own; `kill` and `start` may be called again and again."""
+    """One server in a folder of its own; `kill` and `start` may be called again and again.
 
-    def __init__(self, folder: Path, programs: Path) -> None:
-        self._folder, self._programs = folder, programs
+    Args:
+        durable: whether a commit waits for the disk. Only a power cut could tell, and recovery takes a minute less.
+    """
+
+    def __init__(self, folder: Path, programs: Path, durable: bool) -> None:
+        self._folder, self._programs, self._durable = folder, programs, durable
         # the server refuses to run as root
         self._user = "nobody" if os.getuid() == 0 else None
         if self._user is not None:
@@ -65,6 +69,7 @@ class Server:
             [
                 self._programs / "postgres", "-D", self._folder / "data", "-p", str(self.port),
                 "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self._folder}",
+                "-c", f"fsync={self._durable}",
             ],
             user=self._user, cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -97,11 +102,11 @@ class Server:
 
 
 @contextmanager
-def running(programs: Path) -> Iterator[Server]:
+def running(programs: Path, durable: bool = True) -> Iterator[Server]:
     """A server until the end of the block."""
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     try:
-        server = Server(folder, programs)
+        server = Server(folder, programs, durable)
         server.start()
         yield server
         server.kill()

@@ -6,6 +6,7 @@ tells the value, on Optuna's own storage. They alternate. Run it with
 
     python -m tests.benchmarks.scale --trials 1000 10000                # journal, and PostgreSQL where there is one
     python -m tests.benchmarks.scale --part workers --workers 8         # what 8 workers lose on trials that sleep
+    python -m tests.benchmarks.scale --part watched                     # what an open dashboard costs them
     python -m tests.benchmarks.scale --part page --trials 2000 10000    # the dashboard's study page
 """
 
@@ -417,63 +418,119 @@ def workers(counts: list[int], each: int, sleep: float, storages: list[str]) -> 
             with place(kind) as (folder, url):
                 if url is None:
                     continue
-                context = multiprocessing.get_context("fork")
-                start, ends = context.Barrier(count), context.SimpleQueue()
-                total = each * count
-                open_run(connect(url), NAME, create=True)
-                children = [
-                    context.Process(target=one_worker, args=(folder, url, total, sleep, start, ends))
-                    for _ in range(count)
-                ]
-                for child in children:
-                    child.start()
-                rates = [done / seconds for done, seconds in (ends.get() for _ in children)]
-                for child in children:
-                    child.join()
-                rate = statistics.mean(rates)
+                rate = throughput(folder, url, count, each, sleep)
                 alone = alone or rate
                 print(
-                    f"{kind}, {count} workers, {total} trials of {sleep:g} s: {rate:.4f} trials/s a worker, "
+                    f"{kind}, {count} workers, {each * count} trials of {sleep:g} s: {rate:.4f} trials/s a worker, "
                     f"{100 * (1 - rate / alone):.1f} % less than one alone "
                     f"({100 * (1 - rate * sleep):.1f} % less than sleep alone)",
                     flush=True,
                 )
 
 
+def throughput(folder: Path, url: str, count: int, each: int, sleep: float) -> float:
+    """Trials a second and worker of `count` workers together."""
+    context = multiprocessing.get_context("fork")
+    start, ends = context.Barrier(count), context.SimpleQueue()
+    open_run(connect(url), NAME, create=True)
+    children = [
+        context.Process(target=one_worker, args=(folder, url, each * count, sleep, start, ends))
+        for _ in range(count)
+    ]
+    for child in children:
+        child.start()
+    rates = [done / seconds for done, seconds in (ends.get() for _ in children)]
+    for child in children:
+        child.join()
+    return statistics.mean(rates)
+
+
+def watched(count: int, each: int, sleep: float, storages: list[str]) -> None:
+    """What an open dashboard, whose page asks for news every other second, costs `count` workers that write."""
+    for kind in storages:
+        rates = {}
+        for open_page in (False, True):
+            with place(kind) as (folder, url):
+                if url is None:
+                    continue
+                open_run(connect(url), NAME, create=True)
+                answers = multiprocessing.get_context("fork").Value("i", 0)
+                with dashboard(folder, url) if open_page else nullcontext("") as base:
+                    viewer = multiprocessing.get_context("fork").Process(
+                        target=look, args=(base, answers), daemon=True
+                    )
+                    viewer.start()
+                    rates[open_page] = throughput(folder, url, count, each, sleep)
+                    if open_page and not viewer.is_alive():
+                        raise RuntimeError("the dashboard failed to answer")
+                    viewer.terminate()
+        if rates:
+            print(
+                f"{kind}, {count} workers, {sleep:g} s a trial: {rates[False]:.4f} trials/s a worker, with the "
+                f"dashboard open {rates[True]:.4f}: {100 * (1 - rates[True] / rates[False]):.1f} % less; "
+                f"{answers.value} answers, none failed",
+                flush=True,
+            )
+
+
+def look(base: str, answers: Any) -> None:
+    """A page that is open: it asks again and again for the trials that are new."""
+    while base:
+        json.load(urllib.request.urlopen(f"{base}/api/studies"))
+        study = study_id(base)
+        json.load(urllib.request.urlopen(f"{base}/api/studies/{study}?after=0"))
+        answers.value += 1
+        time.sleep(2)
+
+
 # -- the dashboard's study page -------------------------------------------------------------------------------
+
+
+@contextmanager
+def dashboard(folder: Path, url: str | None = None) -> Iterator[str]:
+    """Our dashboard over a run, in a process of its own; where it listens."""
+    from reborn_nas.study.dashboard import serve_dashboard
+
+    (folder / "config.json").write_text(json.dumps({"study": NAME, "storage": url}))
+    child = multiprocessing.get_context("fork").Process(
+        target=serve_dashboard, args=(folder,), kwargs={"port": PORT}, daemon=True
+    )
+    child.start()
+    base = f"http://127.0.0.1:{PORT}"
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{base}/api/studies").read()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield base
+    finally:
+        child.terminate()
+        child.join()
+
+
+PORT = 18080
+
+
+def study_id(base: str) -> int:
+    rows = json.load(urllib.request.urlopen(f"{base}/api/studies"))["study_summaries"]
+    return int(next(row["study_id"] for row in rows if row["study_name"] == NAME))
 
 
 def page(trials: list[int]) -> None:
     """What the browser asks for when the study's page opens: the study's details with all its trials."""
-    from reborn_nas.study.dashboard import serve_dashboard
-
     for done in trials:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             put(connect(f"journal://{folder}/study.journal"), filled(done))
-            (folder / "config.json").write_text(json.dumps({"study": NAME}))
-            port = 18080
-            child = multiprocessing.get_context("fork").Process(
-                target=serve_dashboard, args=(folder,), kwargs={"port": port}, daemon=True
-            )
-            child.start()
-            base = f"http://127.0.0.1:{port}"
-            studies: Any = None
-            for _ in range(600):
-                try:
-                    studies = json.load(urllib.request.urlopen(f"{base}/api/studies"))
-                    break
-                except OSError:
-                    time.sleep(0.1)
-            rows = studies["study_summaries"]
-            study = next(row["study_id"] for row in rows if row["study_name"] == NAME)
-            times, size = [], 0
-            for _ in range(5):
-                began = time.perf_counter()
-                size = len(urllib.request.urlopen(f"{base}/api/studies/{study}?after=0").read())
-                times.append(time.perf_counter() - began)
-            child.terminate()
-            child.join()
+            with dashboard(folder) as base:
+                study = study_id(base)
+                times, size = [], 0
+                for _ in range(5):
+                    began = time.perf_counter()
+                    size = len(urllib.request.urlopen(f"{base}/api/studies/{study}?after=0").read())
+                    times.append(time.perf_counter() - began)
             print(
                 f"dashboard's study page, {done:,} trials: first {times[0]:.2f} s, then median "
                 f"{statistics.median(times[1:]):.2f} s; {size / 1e6:.1f} MB",
@@ -483,7 +540,7 @@ def page(trials: list[int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--part", nargs="+", default=["cost", "resume", "workers", "page"])
+    parser.add_argument("--part", nargs="+", default=["cost", "resume", "workers", "watched", "page"])
     parser.add_argument("--trials", nargs="+", type=int, default=[1000, 10000])
     parser.add_argument("--samplers", nargs="+", default=["random", "tpe"])
     parser.add_argument("--storages", nargs="+", default=["journal", "postgresql"])
@@ -503,6 +560,8 @@ def main() -> None:
         resume(args.trials, args.storages)
     if "workers" in args.part:
         workers(args.workers, args.each, args.sleep, args.storages)
+    if "watched" in args.part:
+        watched(max(args.workers), args.each, args.sleep, args.storages)
     if "page" in args.part:
         page([2000, 10000] if args.trials == [1000, 10000] else args.trials)
     print(f"load {os.getloadavg()[0]:.1f} at the end")

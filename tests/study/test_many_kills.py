@@ -47,12 +47,15 @@ def workers_of(folder: Path) -> list[int]:
 def told(folder: Path, storage: str | None) -> dict[str, float]:
     """Key → accuracy of every result; fails where a run has two."""
     found: dict[str, float] = {}
-    for study in store_of(folder, storage).studies():
+    store = store_of(folder, storage)
+    for study in store.studies():
         for trial in study.get_trials(deepcopy=False):
             if trial.state.is_finished() and "record" in trial.user_attrs:
                 record = trial.user_attrs["record"]
                 assert record["key"] not in found, "a result was counted twice"
                 found[record["key"]] = record["accuracy"]
+    if storage is not None:  # a server takes a hundred connections
+        store.storage._backend.engine.dispose()  # type: ignore[attr-defined]
     return found
 
 

@@ -41,7 +41,7 @@ def write_forms(folder: Path, model: nn.Module, example: Tensor, forms: Sequence
 
     Args:
         model: in eval mode on the CPU.
-        example: (B, C, H, W), normalised, B ≥ 2.
+        example: (B, C, H, W), normalised.
 
     Returns:
         File name → largest deviation from the model's logits, relative to the largest logit.
@@ -50,6 +50,8 @@ def write_forms(folder: Path, model: nn.Module, example: Tensor, forms: Sequence
         ExportError: the network cannot be exported so, or the form computes something else.
     """
     found = {}
+    if len(example) == 1:  # a batch of one would be taken for a constant
+        example = example.repeat(2, 1, 1, 1)
     for form in forms:
         name, write, load = FORMS[form]
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +33,7 @@ def check_target(out: str | os.PathLike[str], force: bool) -> Path:
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """A folder beside `target` that takes its place when the block ends well, and is removed when it does not."""
-    target = target.absolute()
+    target = target.resolve()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -50,6 +52,8 @@ def _swap(work: Path, target: Path) -> None:
     if not target.exists():
         os.replace(work, target)
         return
+    if _exchange(work, target):
+        return  # the old one lies where the new one was made, and goes with that
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
     os.replace(target, old / "old")
     try:
@@ -59,3 +63,12 @@ def _swap(work: Path, target: Path) -> None:
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step, so that no moment has neither; False where the system cannot (not Linux)."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    if rename is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of linux/fs.h
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)

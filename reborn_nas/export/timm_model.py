@@ -25,6 +25,7 @@ from reborn_nas.files import write_atomic
 from reborn_nas.models.adapter import TimmAdapter, final_linear
 from reborn_nas.models.converted import build_network
 from reborn_nas.models.exported import CONFIG, CONFIG_VERSION, ENTRY, WEIGHTS
+from reborn_nas.training.example import COUNTS, steady_logits
 
 __all__ = ["Trained", "export_trained", "export_trained_many"]
 
@@ -109,8 +110,7 @@ def _write(folder: Path, trained: Trained, name: str, fold: bool, forms: Sequenc
         pairs = fold_in_place(model)
         folded["folded"] = [[pair.conv, pair.norm] for pair in pairs]
         _compare(model, example)
-        with torch.no_grad():
-            example["folded_logits"] = model(example["input"]).contiguous()
+        example = _folded_example(model, example)
     if architecture.backbone.library == "file":
         architecture = _with_source(folder, architecture)
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
@@ -137,6 +137,17 @@ def _rebuilt(trained: Trained) -> nn.Module:
         assert spec.input_size is not None
         network = TimmAdapter(network, final_linear(network, spec.input_size), spec.num_classes or 0)
     return network.eval()
+
+
+def _folded_example(model: nn.Module, example: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The example with the folded network's own logits, of as many images as give the same bits with any threads."""
+    given = len(example["input"])
+    for count in (given, *(size for size in COUNTS if size < given)):
+        part = {key: value[:count].contiguous() for key, value in example.items()}
+        logits, steady = steady_logits(model, part["input"])
+        if steady:
+            break
+    return {**part, "folded_logits": logits.contiguous()}
 
 
 def _compare(model: nn.Module, example: Mapping[str, Tensor]) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from reborn_nas.data import ImageSet
 
-__all__ = ["example_of", "save_example"]
+__all__ = ["COUNTS", "example_of", "save_example", "steady_logits"]
 
 COUNTS = (8, 16, 4, 2, 1)
 THREADS = (1, 2, 4, 8)
@@ -39,7 +39,7 @@ def example_of(model: nn.Module, images: ImageSet) -> dict[str, torch.Tensor]:
     network = copy.deepcopy(model).to("cpu", torch.float32).to(memory_format=torch.contiguous_format).eval()
     for count in COUNTS:
         batch = _batch(images, count)
-        logits, steady = _logits(network, batch)
+        logits, steady = steady_logits(network, batch)
         if steady:
             break
     return {"input": batch.contiguous(), "logits": logits.float().clone()}
@@ -53,8 +53,8 @@ def _batch(images: ImageSet, count: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _logits(network: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, bool]:
-    """The logits (B, classes) with the threads at hand, and whether they are the same with any number."""
+def steady_logits(network: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    """The logits (B, classes) with the threads at hand, and whether they are the same bits with each of `THREADS`."""
     logits = network(batch)
     for threads in THREADS:
         with cpu_threads(threads):

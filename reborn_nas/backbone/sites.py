@@ -313,6 +313,8 @@ def _source_fault(place: Place, modules: Mapping[str, nn.Module]) -> str | None:
     if place.kind == "module":
         return None
     owner = modules[place.first.owner]
+    if "forward" in vars(owner):
+        return f"this {type(owner).__name__} has a forward of its own, which hides its class's; define it in the class"
     reason = _rewrite_fault(place, owner)
     if reason is None:
         return None

@@ -27,6 +27,7 @@ _PLUMBING = frozenset(
         ("utils", "_device.py"),
     )
 ) | {os.path.join(os.path.dirname(os.path.abspath(__file__)), "recorder.py")}
+_TRACER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "trace.py")
 _INLINED = frozenset({"<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>", "<lambda>"})
 
 
@@ -76,6 +77,8 @@ class SpanFinder:
         helper: str | None = None
         while frame is not None:
             code = frame.f_code
+            if code.co_filename == _TRACER:  # behind it nobody's source: a forward that is no Python
+                return None
             if code.co_filename not in _PLUMBING:
                 if code.co_name in _INLINED:
                     inner = inner or frame

@@ -338,3 +338,36 @@ def test_what_is_no_network_is_refused_in_words() -> None:
             find_sites(given, (3, 8, 8))  # type: ignore[arg-type]
     with pytest.raises(SiteError, match="'relu@0': a choice is a Choice or its label"):
         convert(networks.Shared(), {"relu@0": 7}, (3, 8, 8))  # type: ignore[dict-item]
+
+
+class Elsewhere(nn.Module):
+    """Its forward is no method, as in a compiled extension: the innermost Python frame of its own is the tracer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(3, 3, 1), nn.ReLU()
+
+    @property
+    def forward(self) -> Any:
+        net = self
+
+        def run(x: Tensor) -> Tensor:
+            return net.act(net.conv(net.act(net.conv(x))))  # type: ignore[no-any-return]
+
+        return run
+
+
+def test_a_forward_that_no_method_runs_has_no_place_in_the_source() -> None:
+    faults = [site.fault for site in discover(Elsewhere(), (3, 8, 8)).sites]
+    assert len(faults) == 2
+    for fault in faults:
+        assert fault is not None
+        assert "the call's place in the source of Elsewhere is unknown; define the class in a file" in fault
+
+
+def test_a_forward_of_the_instance_is_refused() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
+    net.forward = lambda x: net[1](net[0](net[1](net[0](x))))  # type: ignore[method-assign]
+    faults = [site.fault for site in discover(net, (3, 8, 8)).sites]
+    assert len(faults) == 2
+    assert all(fault is not None and "define it in the class" in fault for fault in faults)

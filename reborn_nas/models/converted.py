@@ -23,6 +23,7 @@ from reborn_nas.backbone import plan as make_plan
 from reborn_nas.backbone.heads import tell_widths
 from reborn_nas.errors import ConfigError
 from reborn_nas.models.adapter import TimmAdapter, final_linear
+from reborn_nas.models.configuration import small_cfg
 from reborn_nas.models.exported import folded_pairs, located, read_weights, stored_plan, vet_folder
 
 __all__ = ["build_network", "reborn_model", "reborn_resnet18", "reborn_resnet34", "reborn_resnet50"]
@@ -149,7 +150,8 @@ def _build(
     return model
 
 
-def _cfg(**changes: Any) -> dict[str, Any]:
+def _cfg() -> dict[str, Any]:
+    """timm's own of a ResNet."""
     return {
         "url": "",
         "num_classes": 1000,
@@ -162,27 +164,19 @@ def _cfg(**changes: Any) -> dict[str, Any]:
         "first_conv": "conv1",
         "classifier": "fc",
         "license": "mit",
-        **changes,
     }
 
-
-_PLAIN = {
-    "num_classes": 10, "input_size": (3, 32, 32), "pool_size": (8, 8), "crop_pct": 1.0, "interpolation": "bilinear",
-    "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "first_conv": "features.conv1.conv", "classifier": "head.fc",
-}  # fmt: skip
 
 default_cfgs = generate_default_cfgs(
     {
         "reborn_resnet18": _cfg(),
         "reborn_resnet34": _cfg(),
         "reborn_resnet50": _cfg(),
-        "reborn_convnet5": _cfg(**_PLAIN),
-        "reborn_convnet8": _cfg(**_PLAIN | {"pool_size": (2, 2)}),
-        "reborn_convnet13": _cfg(**_PLAIN | {"pool_size": (1, 1)}),
-        "reborn_paper_resnet34": _cfg(
-            **_PLAIN | {"pool_size": (4, 4), "first_conv": "conv1", "classifier": "fc"}
-        ),
-        "reborn_model": _cfg(**_PLAIN),
+        "reborn_convnet5": small_cfg(pool_size=(8, 8)),
+        "reborn_convnet8": small_cfg(pool_size=(2, 2)),
+        "reborn_convnet13": small_cfg(pool_size=(1, 1)),
+        "reborn_paper_resnet34": small_cfg(pool_size=(4, 4), first_conv="conv1", classifier="fc"),
+        "reborn_model": small_cfg(pool_size=(8, 8)),
     }
 )
 

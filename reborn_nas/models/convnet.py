@@ -16,6 +16,8 @@ from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reborn_nas.models.configuration import small_cfg
+
 __all__ = ["ConvAct", "ConvNet", "ConvNetHead", "convnet5", "convnet8", "convnet13"]
 
 
@@ -238,25 +240,8 @@ class ConvNet(nn.Module):
         return self.forward_head(x)
 
 
-def _cfg(**changes: Any) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 10,
-        "input_size": (3, 32, 32),
-        "pool_size": None,
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.25, 0.25, 0.25),
-        "first_conv": "features.conv1.conv",
-        "classifier": "head.fc",
-        "license": "mit",
-        **changes,
-    }
-
-
 _LAST_MAP = {"convnet5": (8, 8), "convnet8": (2, 2), "convnet13": (1, 1)}  # at 32×32
-default_cfgs = generate_default_cfgs({name: _cfg(pool_size=size) for name, size in _LAST_MAP.items()})
+default_cfgs = generate_default_cfgs({name: small_cfg(pool_size=size) for name, size in _LAST_MAP.items()})
 
 
 def _build(variant: str, pretrained: bool, defaults: dict[str, Any], kwargs: dict[str, Any]) -> ConvNet:

@@ -8,6 +8,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
+from reborn_nas.models.configuration import small_cfg
+
 __all__ = ["PaperResNet", "paper_resnet34"]
 
 STEMS = ("small", "imagenet")
@@ -74,24 +76,9 @@ class PaperResNet(ResNet):  # type: ignore[misc]  # timm has no types
                 row["reduction"] = max(1, row["reduction"] // 4)
 
 
-def _cfg(**changes: Any) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 10,
-        "input_size": (3, 32, 32),
-        "pool_size": (4, 4),
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.25, 0.25, 0.25),
-        "first_conv": "conv1",
-        "classifier": "fc",
-        "license": "mit",
-        **changes,
-    }
-
-
-default_cfgs = generate_default_cfgs({"paper_resnet34": _cfg()})
+default_cfgs = generate_default_cfgs(
+    {"paper_resnet34": small_cfg(pool_size=(4, 4), first_conv="conv1", classifier="fc")}
+)
 
 
 @register_model

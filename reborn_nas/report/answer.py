@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from reborn_nas.analysis import Comparison
 
+MANY_DIVERGED = 0.1
+"""Share of the screen's runs above which the recipe, not the luck of a seed, is the likely cause."""
+
 SMALL_SE = 0.5
 """Percentage points: above this standard error a single accuracy is called rough."""
 
@@ -65,7 +68,9 @@ def cautions(
             "tell apart."
         )
     if screen is not None and screen.diverged.any():
-        said.append(f"{int(screen.diverged.sum())} screen runs diverged; they count at their last accuracy.")
+        many, all_runs = int(screen.diverged.sum()), screen.n_runs
+        advice = " A lower learning rate would tell more." if many > MANY_DIVERGED * all_runs else ""
+        said.append(f"{many} of {all_runs} screen runs diverged; they count at their last accuracy.{advice}")
     return said
 
 

@@ -48,8 +48,8 @@ class Checks:
         row = self.rate.iloc[0]
         size = f"{signed(row['effect'])} percentage points {interval(row['ci_low'], row['ci_high'])}"
         held = (
-            "holds at another learning rate" if row["ci_low"] > 0
-            else "turns around at another learning rate" if row["ci_high"] < 0
+            "is above 0 at another learning rate" if row["ci_low"] > 0
+            else "is below 0 at another learning rate" if row["ci_high"] < 0
             else "is not resolved at another learning rate"
         )  # fmt: skip
         return (

@@ -279,3 +279,13 @@ def test_a_running_study_says_what_the_whole_screen_will_find() -> None:
     quantile = 1.959964 + 0.841621  # five sites of five: no correction is left
     assert half["detectable"] == pytest.approx(quantile * 2 * half["sigma"] / 16, rel=1e-3)
     assert study_findings(_view(made, phases=phases)).summary["planned"] == 256
+
+
+def test_many_diverged_runs_point_to_the_learning_rate() -> None:
+    made = _plain()
+    screen = [k for k, record in enumerate(made) if record.phase == "screen"]
+    for count, advised in ((3, False), (4, True)):  # of 32
+        odd = [replace(r, state="diverged") if k in screen[:count] else r for k, r in enumerate(made)]
+        (line,) = [one for one in study_findings(_view(odd)).cautions if "diverged;" in one]
+        assert line.startswith(f"{count} of 32 screen runs diverged")
+        assert ("learning rate" in line) == advised

@@ -26,6 +26,7 @@ Action = Literal[
     "experts",
 ]
 READING = frozenset({"consume", "standardised", "experts"})  # actions that read extra channels with weights
+EXCLUSIVE = (frozenset({"cut", "norm"}), frozenset({"depthwise", "consume"}))  # of which a module takes one
 
 
 @dataclass(frozen=True)

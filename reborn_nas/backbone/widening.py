@@ -15,7 +15,7 @@ from reborn_nas.backbone.flow import Blocked, Rule, Scene, Wide, elementwise, sp
 from reborn_nas.backbone.rules import BLOCKERS, RULES
 from reborn_nas.backbone.sites import Site, site_values
 from reborn_nas.backbone.sizes import takes_size
-from reborn_nas.backbone.steps import READING, Refusal, Widening, WidenStep
+from reborn_nas.backbone.steps import EXCLUSIVE, READING, Refusal, Widening, WidenStep
 from reborn_nas.backbone.trace import Op, Trace
 from reborn_nas.errors import SiteError
 
@@ -155,6 +155,13 @@ class Walk:
         for key, indices in users.items():
             for op in self._others(steps[key], indices):
                 return _shared(op, steps[key])
+        actions: dict[str, set[str]] = {}
+        for step in steps.values():
+            actions.setdefault(step.module, set()).add(step.action)
+        for index, made in self.steps.items():
+            for step in made:  # one mode may cut or copy what the other widens
+                if any(pair <= actions[step.module] for pair in EXCLUSIVE):
+                    return _shared(self.trace.ops[max(index, 0)], step)
         return None
 
     def _others(self, step: WidenStep, indices: set[int]) -> Iterable[Op]:

@@ -102,6 +102,28 @@ class Auxiliary(nn.Module):
         return y + self.aux(x).mean((2, 3)) if self.training else y
 
 
+class Torn(Auxiliary):
+    """A norm that is an identity branch in train mode alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8)
+        self.side = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        if self.training:
+            return self.head((self.side(x) + self.norm(x)).mean((2, 3)))
+        return self.aux(self.norm(x)).mean((2, 3))
+
+
+def test_a_norm_is_not_cut_in_one_mode_and_widened_in_the_other() -> None:
+    found = found_in(Torn())
+    answer = widening(runs(found), found.sites[0])
+    assert isinstance(answer, Refusal)
+    assert "'norm'" in answer.reason
+
+
 def test_consumers_of_train_mode_are_widened_too() -> None:
     model = Auxiliary().train()
     found = found_in(model)

@@ -1,6 +1,6 @@
 """Hundreds of random kills over workers, supervisors and the database, with the invariants looked at after each.
 
-REBORN_NAS_KILLS=1000 python -m pytest -m slow tests/study/test_many_kills.py     # more than the suite's 240
+REBORN_NAS_KILLS=1000 python -m pytest -m slow tests/study/test_many_kills.py     # more than the suite's 200
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.study.test_kills import results, start, store_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 
-KILLS = int(os.environ.get("REBORN_NAS_KILLS", "240"))
+KILLS = int(os.environ.get("REBORN_NAS_KILLS", "200"))
 LONGEST = 60.0
 """Seconds that a study of 48 short runs may take however it is disturbed: a lease ends after 45."""
 

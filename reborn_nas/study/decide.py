@@ -189,15 +189,37 @@ def _arrays(records: Sequence[TrialRecord], names: Sequence[str]) -> tuple[Any, 
 
 
 def _effects(records: Sequence[TrialRecord], contrast: Contrast) -> dict[str, float]:
-    """Least-squares effect of each factor with the blocks taken out; a screen is balanced, a lost run does not hurt."""
+    """Least-squares effect of each factor with blocks and options taken out, as in the report; lost runs do no harm."""
     import numpy as np
 
     names = list(contrast.factors)
     design, accuracy, block = _arrays(records, names)
     blocks = (block[:, None] == np.unique(block)[None, :]).astype(float)
-    matrix = np.hstack([design - 0.5, blocks])
+    matrix = np.hstack([design - 0.5, blocks, _option_columns(records, contrast)])
     solution = np.linalg.lstsq(matrix, accuracy, rcond=None)[0]
     return {name: float(solution[index]) for index, name in enumerate(names)}
+
+
+def _option_columns(records: Sequence[TrialRecord], contrast: Contrast) -> Any:
+    """(N, k) contrast-coded counts of the kernels and compressions on trial; k is 0 where there is nothing to vary."""
+    import numpy as np
+
+    from reborn_nas.analysis import option_counts
+
+    side = contrast.high
+    keys = {choice.label: key for key, choice in side.variants.items()}
+    forms = [
+        [
+            keys.get(r.parameters.get(name, ""), (0, "")) if r.levels[name] else (0, "")
+            for name in contrast.factors
+        ]
+        for r in records
+    ]
+    kernel = np.array([[form[0] for form in row] for row in forms]) if side.kernels else None
+    compression = np.array([[form[1] for form in row] for row in forms]) if side.compressions else None
+    if kernel is None and compression is None:
+        return np.zeros((len(records), 0))
+    return np.asarray(option_counts(kernel=kernel, compression=compression), dtype=float)
 
 
 def _best_form(records: Sequence[TrialRecord], contrast: Contrast) -> tuple[Choice, str]:

@@ -15,6 +15,7 @@ from reborn_nas.analysis.encoding import Space
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import StudyError
 from reborn_nas.records import TrialRecord
+from reborn_nas.study import decide
 from reborn_nas.study.engine import Engine, told
 from reborn_nas.study.leading import begin_anew
 from reborn_nas.study.phases import Phase, plan_phases
@@ -327,3 +328,22 @@ def test_device_hours_end_it_and_more_of_them_go_on(folder: Path) -> None:
     assert stopper.spent
     assert len(objective.calls) == 4
     assert run(make_bench(folder, gpu_hours=100.0), phases, HalfAnHour())
+
+
+def test_the_candidate_follows_the_estimates_that_the_report_prints(folder: Path) -> None:
+    """Kernels and compressions are taken out of both: the signs agree, also where only noise and options speak."""
+    from reborn_nas.report.findings import study_findings
+    from reborn_nas.report.view import RunView
+
+    bench = make_bench(folder, space="full", contrast="reborn:silu")
+    assert run(bench, plan(bench, 80, screen=16, search=0, confirm=0, control=0), FakeObjective())
+    records = read_records(store_of(bench))
+    odd = [
+        replace(record, accuracy=0.5 + (record.seed % 997) / 9970) if record.phase == "screen" else record
+        for record in records
+    ]
+    screen = [record for record in odd if record.phase == "screen"]
+    effects = study_findings(RunView("t", odd, arms=("reborn", "silu"))).effects
+    assert effects is not None
+    own = decide._effects(screen, bench.contrast)
+    assert [100 * own[site] for site in effects["site"]] == pytest.approx(list(effects["effect"]))

@@ -37,6 +37,10 @@ back at each call, page by page; those of a few images are handed out again. On 
 channels at 32×32, 32 images) takes 0.7 to 0.85 of the time; in a ResNet-18, whose allocations have settled, as long
 as in one piece, and longer with smaller parts."""
 
+FEWEST = 16
+"""Images of a part, but for a smaller batch. Below it torch computes a 1×1 on one thread by a matrix product instead of
+oneDNN's convolution: slower, and of other bits than on several threads."""
+
 
 @torch.jit.unused
 def _in_blocks(x: Tensor, weight: Tensor) -> bool:
@@ -54,7 +58,8 @@ def _block_by_block(x: Tensor, weight: Tensor, bias: Tensor | None, pointwise: T
     pad = weight.shape[-1] // 2
     # a convolution brings its weight into its own layout at every call, which large ones must not do too often;
     # the number of threads has no say, so that the bits do not depend on it
-    step = max(1, max(BLOCK, weight.nbytes // 2) // max(1, x[:1].nbytes))
+    step = max(FEWEST, max(BLOCK, weight.nbytes // 2) // max(1, x[:1].nbytes))
+    step = -(-B // max(1, B // step))  # equal parts: none is left with a few images
     for first in range(0, B, step):
         part = x[first : first + step]
         reborn = F.conv2d(negative_part(part), weight, bias, 1, pad)

@@ -164,17 +164,30 @@ def test_without_gradients_it_goes_block_by_block(monkeypatch: pytest.MonkeyPatc
     x = images(7, 6, 5, 4)
     expected, folded = block(x).detach(), fold(block)
     monkeypatch.setattr(split, "BLOCK", 3 * 6 * 20 * 8)  # three images; less than half of the weight's bytes
+    monkeypatch.setattr(split, "FEWEST", 1)
     sizes: list[int] = []
     convolve = split.F.conv2d
     monkeypatch.setattr(split.F, "conv2d", lambda x, *a, **k: sizes.append(len(x)) or convolve(x, *a, **k))
     with torch.no_grad():
         torch.testing.assert_close(folded(x), expected, rtol=0, atol=1e-10)
-        assert sizes == [3, 3, 3, 3, 1, 1], "k×k and 1×1 of each part"
+        assert sizes == [4, 4, 3, 3], "k×k and 1×1 of each part, which are as equal as seven images can be"
         channels_last = x.contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(folded(channels_last), expected, rtol=0, atol=1e-10)
-    assert sizes[6:] == [7, 7], "in one piece"
+    assert sizes[4:] == [7, 7], "in one piece"
     folded(x.requires_grad_()).sum().backward()
-    assert sizes[8:] == [7, 7], "with gradients in one piece"
+    assert sizes[6:] == [7, 7], "with gradients in one piece"
+
+
+def test_a_part_has_no_fewer_than_sixteen_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    from reborn_nas.activations import split
+
+    folded = fold(settled(build_activation("reborn", 64)))
+    sizes: list[int] = []
+    convolve = split.F.conv2d
+    monkeypatch.setattr(split.F, "conv2d", lambda x, *a, **k: sizes.append(len(x)) or convolve(x, *a, **k))
+    with torch.no_grad():
+        folded(torch.zeros(37, 64, 32, 32))  # 12 images of 256 KiB are a block
+    assert sizes == [19, 19, 18, 18]
 
 
 def test_folding_draws_no_random_numbers_and_keeps_the_dtype(net: nn.Module) -> None:

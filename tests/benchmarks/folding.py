@@ -25,16 +25,17 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from reborn_nas.activations import Reborn, fold
+from tests.benchmarks.networks import LiteralReborn, literal
 
 Timing = dict[str, float]
 LAST = ", channels_last"
 GOALS = {
     "block k=3": ("unfolded", "folded", 1.5, "≥"),
     "resnet18": ("unfolded", "folded", 1.15, "≥"),
+    "resnet18 against Eq. 2": ("Eq. 2, literal", "folded", 1.15, "≥"),
     "resnet18 in channels_last": ("unfolded", "folded" + LAST, 1.15, "≥"),
     "resnet18 against ReLU": ("folded" + LAST, "ReLU", 2.6, "≤"),
 }
@@ -69,14 +70,6 @@ def alternate(rivals: dict[str, Callable[[], object]], repeats: int, warmup: int
     return found
 
 
-def literal(block: Reborn, x: Tensor) -> Tensor:
-    """Eq. 2 word by word: two ReLUs, a deconvolution, BatchNorm, a concatenation, the compression."""
-    reborn = block.norm(block.deconv(-F.relu(-x)))
-    both = torch.cat([F.relu(x), reborn], dim=1)
-    assert block.compress is not None
-    return block.compress(both)
-
-
 def block_rivals(kernel_size: int, batch: int, channels_last: bool) -> dict[str, Callable[[], object]]:
     torch.manual_seed(0)
     form = torch.channels_last if channels_last else torch.contiguous_format
@@ -86,7 +79,7 @@ def block_rivals(kernel_size: int, batch: int, channels_last: bool) -> dict[str,
     if not torch.allclose(folded(x), block(x), rtol=1e-4, atol=1e-4):
         raise AssertionError("the folded block computes something else")
     return {
-        "Eq. 2, literal": lambda: literal(block, x),
+        "Eq. 2, literal": partial(LiteralReborn(block), x),
         "unfolded": lambda: block(x),
         "folded": lambda: folded(x),
     }
@@ -99,6 +92,7 @@ def network_rivals(batch: int) -> dict[str, Callable[[], object]]:
     relu: nn.Module = build(resolve("resnet18", input_size=(3, 32, 32), num_classes=10)).eval()
     reborn = convert(relu, "reborn", input_size=(3, 32, 32)).eval()
     networks = {"ReLU": relu, "ReLU, folded": fold(relu), "unfolded": reborn, "folded": fold(reborn)}
+    networks["Eq. 2, literal"] = literal(reborn)
     for name, network in list(networks.items()):
         networks[name + LAST] = deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x = torch.randn(batch, 3, 32, 32)

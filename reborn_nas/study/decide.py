@@ -138,24 +138,15 @@ def _within(
 def top_factors(
     screen: Sequence[TrialRecord], contrast: Contrast, count: int = TOP, seed: int = 0
 ) -> list[str]:
-    """The factors most probably among the `count` largest effects, in the contrast's order."""
-    from reborn_nas.analysis import site_effects
-
-    names = list(contrast.factors)
-    if len(names) <= count:
-        return names
-    usable = [record for record in screen if record.accuracy is not None and record.levels]
-    design, accuracy, block = _arrays(usable, names)
-    table = site_effects(design, accuracy, names=names, block=block, seed=seed)
-    ranked = table.sort_values(["p_top5", "effect"], ascending=False)["site"].head(count)
-    top = set(ranked)
-    return [name for name in names if name in top]
+    """The factors most probably among the five largest effects, `count` of them, in the contrast's order."""
+    top = set(leading_factors(screen, contrast, count, seed))
+    return [name for name in contrast.factors if name in top]
 
 
 def leading_factors(
     screen: Sequence[TrialRecord], contrast: Contrast, count: int, seed: int = 0
 ) -> list[str]:
-    """The `count` factors most probably among the five largest effects, the first one first.
+    """The same, the first one first; by the report's estimates, blocks and options taken out.
 
     In the contrast's order where the screen cannot tell.
     """
@@ -166,8 +157,16 @@ def leading_factors(
     if not usable:
         return names[:count]
     design, accuracy, block = _arrays(usable, names)
+    options = _option_columns(usable, contrast)
     try:
-        table = site_effects(design, accuracy, names=names, block=block, seed=seed)
+        table = site_effects(
+            design,
+            accuracy,
+            names=names,
+            block=block,
+            covariates=options if options.shape[1] else None,
+            seed=seed,
+        )
     except ConfigError:
         return names[:count]
     return [

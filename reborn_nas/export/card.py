@@ -127,7 +127,7 @@ def _loading(folder: str, own_source: bool, folded: bool) -> list[str]:
             "  a loaded model in eval mode reproduces them to rounding, and `folded_logits` bit for bit.",
             "- Folded: batch norm and compression are part of the convolutions. The same function in eval mode;",
             "  to train further, export without `--fold`. `model.to(memory_format=torch.channels_last)` gains another",
-            "  tenth on a CPU.",
+            "  twentieth on a CPU.",
         ]
     else:
         lines.append("  a loaded model in eval mode reproduces them.")

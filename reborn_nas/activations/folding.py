@@ -22,7 +22,8 @@ def fold(model: M) -> M:
     see `reborn_nas.activations.split`); point-wise activations stay. Then every BatchNorm moves into the convolution
     before it where that is proved exact (`reborn_nas.activations.norms`). In eval mode the copy computes what
     `model` does, to rounding; it is not meant to be trained. State-dict keys change. On a CPU it gains another
-    twentieth in `.to(memory_format=torch.channels_last)`, which is left to the caller: a forward with `Tensor.view` may refuse it.
+    twentieth in `.to(memory_format=torch.channels_last)`, which is left to the caller: a forward with `Tensor.view`
+    may refuse it.
 
     Raises:
         ConversionError: `model` or a part of it is in train mode, where BatchNorm's statistics still move.

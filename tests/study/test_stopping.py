@@ -65,7 +65,7 @@ def test_a_supervised_worker_does_not_see_the_keyboard_and_has_no_clock_of_its_o
         assert stopper.wanted
         time.sleep(0.3)
     assert not stopper.at_once
-    assert Stopper(parent=1).orphaned
+    assert Stopper(parent=os.getpid()).orphaned, "nobody is the parent of oneself"
 
 
 def test_the_handlers_are_given_back() -> None:

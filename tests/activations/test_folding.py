@@ -188,6 +188,8 @@ def test_a_part_has_no_fewer_than_sixteen_images(monkeypatch: pytest.MonkeyPatch
     with torch.no_grad():
         folded(torch.zeros(37, 64, 32, 32))  # 12 images of 256 KiB are a block
     assert sizes == [19, 19, 18, 18]
+    with torch.no_grad():
+        assert folded(torch.zeros(0, 64, 32, 32)).shape == (0, 64, 32, 32)
 
 
 def test_folding_draws_no_random_numbers_and_keeps_the_dtype(net: nn.Module) -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reborn_nas.cli.arguments import Subparsers, add_backbone, duration, verb
 from reborn_nas.cli.consent import agreed
 from reborn_nas.cli.searching import SEARCH_FLAGS, add_search_phase
-
-if TYPE_CHECKING:
-    pass
 
 PHASES = ("baseline", "screen", "search", "candidate", "confirm", "control", "checks")
 SHORTER = "--trials, --epochs, --fraction, --image-size or a smaller --backbone make it short"

@@ -130,3 +130,15 @@ def folder(tmp_path: Path) -> Path:
     run = tmp_path / "run"
     run.mkdir()
     return run
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    """What the toy study comes to when nothing happens to it."""
+    from tests.study.toy import results, start  # which imports this file
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    process = start(folder, None)
+    process.join(240)
+    assert process.exitcode == 0
+    return results(folder, None)

@@ -15,7 +15,7 @@ from reborn_nas.study.runs import Run
 from reborn_nas.study.stopping import Stopper
 from reborn_nas.study.workers import PipeProgress, _Supervisor
 from tests.study.conftest import FakeObjective, make_bench
-from tests.study.test_kills import SITES, phases, store_of
+from tests.study.toy import SITES, phases, store_of
 
 WORKERS = 3
 Before = Callable[[Run, int], None]

@@ -15,7 +15,7 @@ import pytest
 from reborn_nas.study.reading import read_records
 from reborn_nas.study.runs import Run
 from tests.study.forked import fork, supervise
-from tests.study.test_kills import store_of
+from tests.study.toy import store_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

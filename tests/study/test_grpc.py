@@ -16,7 +16,7 @@ from reborn_nas.study.runs import Run
 from reborn_nas.study.stopping import Stopper
 from reborn_nas.study.storage import connect, open_run
 from tests.study.conftest import FakeObjective, make_bench
-from tests.study.test_kills import SITES, phases, results
+from tests.study.toy import SITES, phases, results
 
 pytest.importorskip("grpc")
 

@@ -20,7 +20,7 @@ import pytest
 from reborn_nas.study.runs import Run
 from tests.study import postgresql
 from tests.study.forked import fork, supervise
-from tests.study.test_kills import results, start, store_of
+from tests.study.toy import results, told
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 
@@ -41,21 +41,6 @@ def workers_of(folder: Path) -> list[int]:
             path.unlink()
         else:
             found.append(int(path.stem))
-    return found
-
-
-def told(folder: Path, storage: str | None) -> dict[str, float]:
-    """Key → accuracy of every result; fails where a run has two."""
-    found: dict[str, float] = {}
-    store = store_of(folder, storage)
-    for study in store.studies():
-        for trial in study.get_trials(deepcopy=False):
-            if trial.state.is_finished() and "record" in trial.user_attrs:
-                record = trial.user_attrs["record"]
-                assert record["key"] not in found, "a result was counted twice"
-                found[record["key"]] = record["accuracy"]
-    if storage is not None:  # a server takes a hundred connections
-        store.storage._backend.engine.dispose()  # type: ignore[attr-defined]
     return found
 
 
@@ -117,15 +102,6 @@ def begin(folder: Path, storage: str | None) -> BaseProcess:
 
 def take_a_while(run: Run, number: int) -> None:
     time.sleep(random.uniform(0.02, 0.06))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    process = start(folder, None)
-    process.join(120)
-    assert process.exitcode == 0
-    return results(folder, None)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from reborn_nas.analysis.conditions import find_conditions
 from reborn_nas.analysis.encoding import Space
 from reborn_nas.analysis.evidence import Mixture, integrate, integrate_codes
 from reborn_nas.analysis.maximise import Budget, best_assignment
+from reborn_nas.analysis.outliers import pull_in
 from reborn_nas.analysis.scales import LEAST_TRIALS
 from reborn_nas.errors import ConfigError
 
@@ -62,7 +63,7 @@ def recommend(
 
     Args:
         trials: assignments, site (or group) → label, in the order of the network.
-        accuracy: in [0, 1]; NaN trials are left out.
+        accuracy: in [0, 1]; NaN trials are left out, those that collapsed count as the worst and no more.
         choices: what each site may take; what the trials took, without.
         stages: site → stage, so that sites of a stage lend to each other.
         budgets: limits on costs that add up over the sites.
@@ -81,7 +82,7 @@ def recommend(
             f"{finished} of {len(trials)}"
         )
     space = Space(choices_of(trials) if choices is None else choices, stages, neighbours)
-    posterior = integrate(space, trials, values)
+    posterior = integrate(space, trials, pull_in(values))
     if excess is not None:
         budgets = tightened(posterior, budgets, excess)
     return recommend_from(posterior, trials, values, budgets=budgets)

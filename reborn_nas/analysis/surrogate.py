@@ -7,7 +7,7 @@ compared on it; `value` is the truth that no sampler sees.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,10 +30,13 @@ SITE_TABLES: dict[str, tuple[int, ...]] = {
 """Activation sites of each stage, as `reborn-nas sites` finds them."""
 
 CHOICES = ("original", "reborn(k=1)", "reborn(k=3)", "reborn(k=5)", "crelu", "prelu", "silu", "gelu", "mish")
-PROBLEMS = ("additive", "sparse", "depth", "interactions", "heteroscedastic")
+PROBLEMS = ("additive", "sparse", "depth", "interactions", "heteroscedastic", "collapsing")
 
 UNIT = 0.01
 """Accuracy that one standard deviation of random architectures is worth."""
+
+CHANCE = 0.1
+"""Accuracy of a training that came to nothing."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Surrogate:
         pairs: (S − 1, L, L) what neighbouring choices add together.
         noise: standard deviation of one observation, in sd.
         heteroscedastic: t₄ noise that grows with the share of sites that are not original.
+        collapses: share of trainings that end at chance, whatever the architecture; the true value is without them.
         conditional: whether the kernel size is a parameter of its own, present only where a site is reborn.
         epochs: length of the learning curve that is reported when the trial can prune; 0 for none.
         seed: of the noise.
@@ -62,6 +66,7 @@ class Surrogate:
     epochs: int = 0
     seed: int = 0
     level: float = 0.7
+    collapses: float = 0.0
     _calls: list[int] = field(default_factory=lambda: [0], repr=False, compare=False)
 
     def value(self, assignment: Mapping[str, str]) -> float:
@@ -90,6 +95,8 @@ class Surrogate:
         if self.heteroscedastic:
             share = np.mean([label != CHOICES[0] for label in assignment.values()])
             noise = self.noise * (0.3 + 0.8 * share) * rng.standard_t(4) / np.sqrt(2)
+        if self.collapses and rng.random() < self.collapses:
+            return CHANCE
         return float(np.clip(self.level + UNIT * (self.value(assignment) + noise), 0, 1))
 
     def suggest(self, trial: Any) -> dict[str, str]:
@@ -139,7 +146,8 @@ def plant_problem(
     Args:
         problem: additive: every site and choice its own effect, shared in part by choice and stage. sparse:
             few sites matter. depth: a choice's effect grows with depth. interactions: neighbours matter four
-            times as much. heteroscedastic: heavy-tailed noise.
+            times as much. heteroscedastic: heavy-tailed noise. collapsing: additive, and a twentieth of the trainings
+            ends at chance.
         table: a name in `SITE_TABLES`, or sites of each stage.
         interactions: factor on the neighbour terms, whose variance is 1/20 of the whole at 1.
         noise, conditional, epochs, seed: as in `Surrogate`.
@@ -172,15 +180,22 @@ def plant_problem(
         neighbours=True,
     )
     raw = Surrogate(
-        problem, space, utility, pairs, noise, problem == "heteroscedastic", conditional, epochs, seed
+        problem,
+        space,
+        utility,
+        pairs,
+        noise,
+        problem == "heteroscedastic",
+        conditional,
+        epochs,
+        seed,
+        collapses=0.05 if problem == "collapsing" else 0.0,
     )
     values = raw.values(rng.integers(0, labels, size=(4000, sites)))
     scale = float(values.std())
     shifted = utility / scale
     shifted[0] -= float(values.mean()) / scale
-    return Surrogate(
-        problem, space, shifted, pairs / scale, noise, problem == "heteroscedastic", conditional, epochs, seed
-    )
+    return replace(raw, utility=shifted, pairs=pairs / scale)
 
 
 def _pruned() -> Exception:

@@ -70,6 +70,12 @@ def add(verbs: Subparsers) -> None:
         default=None,
         help="compile the networks' blocks in the longer trainings",
     )
+    study.add_argument(
+        "--recompute",
+        action="store_true",
+        default=None,
+        help="make the blocks' maps again in the backward pass: less memory, more time, the same results",
+    )
     study.add_argument("--threads", type=int, metavar="N", help="CPU threads of each worker")
     study.add_argument(
         "--artifacts",
@@ -141,8 +147,8 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     direct = (
         "backbone", "stem", "dataset", "data_dir", "image_size", "fraction", "space", "contrast", "recipe", "epochs",
         "batch_size", "learning_rate", "weight_decay", "precision", "trials", *PHASES, *SEARCH_FLAGS, "seed", "name",
-        "storage", "device", "devices", "workers", "slots_per_device", "threads", "compile", "artifacts", "timeout",
-        "gpu_hours", "hang_after", "deterministic", "adopt",
+        "storage", "device", "devices", "workers", "slots_per_device", "threads", "compile", "recompute", "artifacts",
+        "timeout", "gpu_hours", "hang_after", "deterministic", "adopt",
     )  # fmt: skip
     found = {name: getattr(args, name) for name in direct if getattr(args, name) is not None}
     if args.run_folder is not None:

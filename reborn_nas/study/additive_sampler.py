@@ -17,6 +17,7 @@ from reborn_nas.analysis.conditions import Condition, find_conditions
 from reborn_nas.analysis.constraints import corrected, learned_budgets_of
 from reborn_nas.analysis.encoding import ABSENT, Space
 from reborn_nas.analysis.maximise import Budget, best_assignment, cheapest_assignment
+from reborn_nas.analysis.outliers import pull_in
 from reborn_nas.errors import ConfigError
 from reborn_nas.study.trial_rows import TrialRows, label_of
 
@@ -29,7 +30,8 @@ class AdditiveSampler(BaseSampler):
     The model: each choice at each site adds its part, choices and stages lend to their sites, neighbours interact,
     the noise is estimated (`analysis.additive`). It is an ordinary Optuna sampler: parameters that are not
     categorical, or that no trial has had yet, are sampled independently; conditional parameters count where they
-    were present; pruned trials count at their last value and what finished ones gained after it. Constraints are
+    were present; pruned trials count at their last value and what finished ones gained after it; trials that
+    collapsed count as the worst, and no more. Constraints are
     learned too, as sums over the sites, and kept. Several objectives are weighed at random.
 
     Args:
@@ -156,7 +158,7 @@ class AdditiveSampler(BaseSampler):
             low, high = np.nanmin(table, axis=0), np.nanmax(table, axis=0)
             table = (table - low) / np.where(high > low, high - low, 1.0)
         weights = self._rng.dirichlet(np.ones(len(signs))) if len(signs) > 1 else np.ones(1)
-        values = table @ weights
+        values = pull_in(table @ weights)
         seen = values[np.isfinite(values)]
         return np.where(np.isfinite(values), values, seen.min() if len(seen) else 0.0)
 

@@ -93,6 +93,8 @@ class StudyConfig(BaseModel):
         slots_per_device: trainings at a time on each device, every one a worker; None is one.
         threads: CPU threads of each worker; None leaves torch's default to one process, divides the cores by several.
         compile: compile the networks' blocks after a third of a training's epochs; what cannot be compiled fails.
+        recompute: reborn and CReLU blocks make their maps again in the backward pass: less memory, more time, the same
+            results. Without, that is done where memory ran out.
         storage: Optuna storage URL; None is a journal file in the run folder.
         run: the run folder; None is `runs/<name>`.
         artifacts: folder that all workers share, or `s3://bucket/prefix`, for the states of interrupted trainings;
@@ -152,6 +154,7 @@ class StudyConfig(BaseModel):
     slots_per_device: Annotated[int, Field(ge=1, le=64)] | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     compile: bool = False
+    recompute: bool = False
     storage: str | None = None
     run: Path | None = None
     artifacts: str | None = None

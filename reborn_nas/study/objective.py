@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from reborn_nas.activations import spare_memory
 from reborn_nas.architecture import Architecture
-from reborn_nas.errors import DivergedError, TrainingError
+from reborn_nas.errors import DivergedError
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.bucket import SCHEME, BucketCheckpoint, open_bucket, parse_bucket
@@ -27,6 +28,7 @@ from reborn_nas.study.warm import ParentWeights, is_warm_study, search_recipe
 from reborn_nas.study.weights import keep_weights
 from reborn_nas.study.workbench import Workbench, environment
 from reborn_nas.training import FileCheckpoint
+from reborn_nas.training.recompute import recompute_activations
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
@@ -128,8 +130,10 @@ class Objective:
             gc.collect()
             torch.cuda.empty_cache()
         model = self._build(architecture, run)
+        if self._bench.config.recompute:
+            spare_memory(model)
         if sparing:
-            _recompute_activations(model)
+            recompute_activations(model)
             record = replace(record, extra={**record.extra, "activation_checkpointing": 1.0})
         began = time.perf_counter()
         try:
@@ -354,21 +358,6 @@ class Objective:
         path = f"curves/{_file_name(key)}.csv"
         write_atomic(safe_join(self._folder, path), text.getvalue())
         return path
-
-
-def _recompute_activations(model: nn.Module) -> None:
-    """Trade time for memory, by our blocks' way and the model's own. Raises TrainingError where it has neither."""
-    from reborn_nas.activations import spare_memory
-
-    blocks = spare_memory(model)
-    switch = getattr(model, "set_grad_checkpointing", None)
-    if switch is None and blocks:
-        return
-    if switch is None:
-        raise TrainingError(
-            "out of memory, and the network has no activation checkpointing to try again with"
-        )
-    switch(True)
 
 
 def _file_name(key: str) -> str:

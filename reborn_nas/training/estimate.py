@@ -15,6 +15,7 @@ from torch import nn
 
 from reborn_nas.data import ImageSet, Resident
 from reborn_nas.training.evaluation import BATCH, Tally
+from reborn_nas.training.heap import kept_heap
 from reborn_nas.training.precision import resolve_precision
 from reborn_nas.training.recipe import Recipe
 from reborn_nas.training.schedule import batch_sizes
@@ -45,7 +46,7 @@ def estimate_seconds(
     last = recipe.channels_last and place.type == "cuda"
     if last:
         twin.to(memory_format=torch.channels_last)
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+    with kept_heap(place), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         step = TrainingStep(twin, replace(recipe, epochs=1), precision, place)
         augmentation = recipe.augmentation(images.augmentation)
         data = Resident(images, images.pool, place, augmentation=augmentation, channels_last=last)

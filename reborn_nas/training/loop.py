@@ -20,6 +20,7 @@ from reborn_nas.training.checkpoint import Checkpoint, TrainingState
 from reborn_nas.training.compiled import Compiled, eagerly
 from reborn_nas.training.evaluation import BATCH, Tally
 from reborn_nas.training.graph import CudaRecorder, GraphStep, Recorder, Snapshot, Step
+from reborn_nas.training.heap import kept_heap
 from reborn_nas.training.initial import draw_weights
 from reborn_nas.training.precision import resolve_precision
 from reborn_nas.training.recipe import Recipe
@@ -78,7 +79,7 @@ def train(
     place = torch.device(device)
     if len(train_indices) == 0:
         raise TrainingError("there are no training images")
-    with _own_randomness(place), _kernels(place):
+    with kept_heap(place), _own_randomness(place), _kernels(place):
         run = _Run(model, images, train_indices, evaluate, recipe, seed, place, every_epoch, undecayed)
         if check_decay(average):
             run.keep_average(average)

@@ -24,7 +24,6 @@ import numpy as np
 import optuna
 import pandas as pd
 import torch
-from scipy import stats
 
 from reborn_nas.analysis.recommend import recommend
 from reborn_nas.backbone import build, discover, resolve
@@ -35,7 +34,7 @@ from reborn_nas.seeds import derive_seed
 from reborn_nas.space import load_space
 from reborn_nas.study import make_sampler
 from tests.benchmarks.fidelity import train_once
-from tests.benchmarks.harness import hardware, print_table
+from tests.benchmarks.harness import hardware, paired, print_table
 
 SAMPLERS = ("additive", "tpe", "random")
 WAYS = ("recommended", "best observed")
@@ -145,16 +144,9 @@ def summary(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[
         if name == ("additive", "recommended"):
             continue
         gap = 100 * (wide["additive", "recommended"] - column)
-        half = float(stats.t.ppf(0.975, len(gap) - 1) * gap.std(ddof=1) / np.sqrt(len(gap)))
-        mean = float(gap.mean())
-        gains.append(
-            {
-                "additive, recommended, less": ", ".join(name),
-                "points": round(mean, 2),
-                "ci_low": round(mean - half, 2),
-                "ci_high": round(mean + half, 2),
-            }
-        )
+        mean, low, high = paired(gap, 2)
+        against = ", ".join(name)
+        gains.append({"additive, recommended, less": against, "points": mean, "ci_low": low, "ci_high": high})
     return means, gains
 
 

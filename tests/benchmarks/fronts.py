@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
-from scipy import stats
 
 from reborn_nas.analysis.pareto import hypervolume
 from reborn_nas.analysis.surrogate import plant_problem
 from reborn_nas.files import write_atomic
 from reborn_nas.study import make_sampler
-from tests.benchmarks.harness import hardware, print_table
+from tests.benchmarks.harness import hardware, paired, print_table
 
 RIVALS = ("additive", "nsga2", "tpe", "random")
 COST = {"reborn(k=1)": 1.0, "reborn(k=3)": 2.0, "reborn(k=5)": 3.0, "crelu": 0.5, "prelu": 0.01}
@@ -62,17 +61,9 @@ def gains(found: pd.DataFrame) -> list[dict[str, Any]]:
             (rival for rival in wide.columns if rival != "additive"), key=lambda rival: wide[rival].mean()
         )
         gap = wide["additive"] - wide[best]
-        half = float(stats.t.ppf(0.975, len(gap) - 1) * gap.std(ddof=1) / np.sqrt(len(gap)))
-        mean = float(gap.mean())
-        rows.append(
-            {
-                "trials": int(str(count)),
-                "additive less": best,
-                "gain": round(mean, 2),
-                "ci_low": round(mean - half, 2),
-                "ci_high": round(mean + half, 2),
-            }
-        )
+        mean, low, high = paired(gap, 2)
+        trials = int(str(count))
+        rows.append({"trials": trials, "additive less": best, "gain": mean, "ci_low": low, "ci_high": high})
     return rows
 
 

@@ -13,11 +13,12 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 Row = dict[str, Any]
@@ -74,17 +75,36 @@ def alternate(
             run()
             synchronise(device)
     taken: dict[str, list[float]] = {name: [] for name in rivals}
-    names = list(rivals)
+    for name in turns(list(rivals), repeats, deadline):
+        synchronise(device)
+        start = clock()
+        rivals[name]()
+        synchronise(device)
+        taken[name].append(clock() - start)
+    return {name: Timing.of(seconds) for name, seconds in taken.items()}
+
+
+def turns(names: Sequence[str], repeats: int, deadline: float | None = None) -> Iterator[str]:
+    """Whose turn it is: each once a round, in an order that is turned round each time."""
     for turn in range(max(repeats, LEAST_REPEATS)):
         if deadline is not None and time.monotonic() > deadline and turn >= LEAST_REPEATS:
-            break
-        for name in names if turn % 2 == 0 else reversed(names):
-            synchronise(device)
-            start = clock()
-            rivals[name]()
-            synchronise(device)
-            taken[name].append(clock() - start)
-    return {name: Timing.of(seconds) for name, seconds in taken.items()}
+            return
+        yield from names if turn % 2 == 0 else reversed(names)
+
+
+def paired(gap: Any, digits: int | None = None) -> tuple[float, float, float]:
+    """Mean of paired differences (N,) and its 95 % t-interval, rounded where `digits` is given."""
+    from scipy.stats import t
+
+    values = np.asarray(gap, dtype=np.float64)
+    mean = float(values.mean())
+    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    found = mean, mean - half, mean + half
+    return (
+        found
+        if digits is None
+        else (round(found[0], digits), round(found[1], digits), round(found[2], digits))
+    )
 
 
 def processor() -> str:

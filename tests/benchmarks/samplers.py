@@ -22,13 +22,14 @@ import numpy as np
 import optuna
 import pandas as pd
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from scipy import stats
 
 from reborn_nas.analysis.evidence import integrate
 from reborn_nas.analysis.maximise import best_assignment
+from reborn_nas.analysis.outliers import pull_in
 from reborn_nas.analysis.surrogate import PROBLEMS, SITE_TABLES, plant_problem
 from reborn_nas.files import write_atomic
 from reborn_nas.study import AdditiveSampler
+from tests.benchmarks.harness import paired, processor
 
 SCALE = (
     "True value of the recommended network, in standard deviations (sd) of random architectures, mean over planted "
@@ -63,7 +64,7 @@ def one_study(
         trials.append(assignment)
         values.append(value)
         if number in checkpoints:
-            mixture = integrate(planted.space, trials, values)
+            mixture = integrate(planted.space, trials, pull_in(np.array(values)))
             codes = best_assignment(planted.space, *planted.space.utilities(mixture.mean))
             rows.append(
                 {
@@ -94,17 +95,9 @@ def advantage(found: pd.DataFrame) -> pd.DataFrame:
             gap = (wide["additive"] - values).dropna()
             if len(gap) < 2:
                 continue
-            half = stats.t.ppf(0.975, len(gap) - 1) * gap.std() / np.sqrt(len(gap))
-            rows.append(
-                {
-                    "problem": problem,
-                    "trials": count,
-                    "against": against,
-                    "gain": gap.mean(),
-                    "ci_low": gap.mean() - half,
-                    "ci_high": gap.mean() + half,
-                }
-            )
+            mean, low, high = paired(gap)
+            about = {"problem": problem, "trials": count, "against": against}
+            rows.append({**about, "gain": mean, "ci_low": low, "ci_high": high})
     return pd.DataFrame(rows)
 
 
@@ -184,17 +177,6 @@ def as_markdown(table: pd.DataFrame) -> str:
     ]
     lines = [list(map(str, table.columns)), ["---"] * table.shape[1], *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def processor() -> str:
-    """The processor's name as the system tells it."""
-    try:
-        names = [
-            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
-        ]
-    except OSError:
-        names = []
-    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,85 @@
+"""Memory that runs out, or shall not: blocks make their maps again, and the result stays what it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import reborn_nas.training
+from reborn_nas.architecture import Architecture, Choice
+from reborn_nas.records import TrialRecord
+from reborn_nas.study.objective import Objective
+from reborn_nas.study.runs import Run
+from reborn_nas.study.workbench import Workbench, make_workbench
+from tests.study.test_run import tiny
+
+RUN = Run("screen/3", "screen", "design", seed=7)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    return make_workbench(tiny(tmp_path_factory.mktemp("bench"), epochs=2))
+
+
+@pytest.fixture
+def attempts(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each training that began: whether its blocks are sparing."""
+    seen: list[bool] = []
+    train = reborn_nas.training.train
+
+    def watched(model: torch.nn.Module, *args: Any, **options: Any) -> Any:
+        seen.append(all(part.sparing for part in model.modules() if hasattr(part, "sparing")))
+        return train(model, *args, **options)
+
+    monkeypatch.setattr("reborn_nas.training.train", watched)
+    return seen
+
+
+def train_reborn(bench: Workbench, folder: Path) -> TrialRecord:
+    everywhere = {site.name: Choice.parse("reborn") for site in bench.sites}
+    return Objective(bench, folder)(RUN, Architecture(bench.spec, everywhere))
+
+
+def test_recompute_changes_no_result(bench: Workbench, tmp_path: Path, attempts: list[bool]) -> None:
+    plain = train_reborn(bench, tmp_path / "plain")
+    spared = train_reborn(replace(bench, config=bench.config.replace(recompute=True)), tmp_path / "spared")
+    assert attempts == [False, True]
+    assert plain.state == spared.state == "complete"
+    assert (plain.accuracy, plain.train_loss_sum) == (spared.accuracy, spared.train_loss_sum)
+
+
+def test_memory_that_runs_out_once(
+    bench: Workbench, tmp_path: Path, attempts: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train_reborn(bench, tmp_path / "plain")
+    watched = reborn_nas.training.train
+
+    def small(*args: Any, **options: Any) -> Any:
+        before = len(attempts)
+        result = watched(*args, **options)
+        if not attempts[before]:
+            raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+        return result
+
+    monkeypatch.setattr("reborn_nas.training.train", small)
+    record = train_reborn(bench, tmp_path / "short")
+    assert attempts == [False, False, True]
+    assert record.state == "complete"
+    assert record.extra["activation_checkpointing"] == 1.0
+    assert record.accuracy == plain.accuracy
+
+
+def test_memory_that_runs_out_twice(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+    monkeypatch.setattr("reborn_nas.training.train", none)
+    record = train_reborn(bench, tmp_path)
+    assert record.state == "failed"
+    assert "2 GiB" in record.reason

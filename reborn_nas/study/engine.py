@@ -204,7 +204,12 @@ class Engine:
         """The attributes that name the training's pictures, which lie in the run folder by now."""
         if self._illustrate is None:
             return {}
-        return picture_attributes(self._illustrate, record, self._site_rows, self._bench.config.folder)
+        own = record.architecture.get("backbone")
+        variant = next((spec for spec in self._bench.variants if spec.to_dict() == own), None)
+        rows = self._site_rows
+        if variant is not None:  # of another width
+            rows = [site_row(site) for site in self._bench.traced(variant)[1].sites]
+        return picture_attributes(self._illustrate, record, rows, self._bench.config.folder)
 
     def _on_epoch(self, claim: Claim, dog: Watchdog) -> Callable[[int, Mapping[str, float]], None]:
         searching = claim.run.phase == "search"

@@ -247,3 +247,18 @@ def test_ten_thousand_trials_fit_time_memory_and_page(tmp_path: Path) -> None:
     text = index.read_text(encoding="utf-8")
     assert "The CSV has all of them" in text
     assert len((tmp_path / "trials.csv").read_text(encoding="utf-8").splitlines()) == len(view.records) + 1
+
+
+def test_shapes_of_the_parent_are_not_shown_beside_another_width(folder: Path, tmp_path: Path) -> None:
+    shape = str(fabricate.view(5).sites["shape"][0])
+    assert shape in (folder / "figures" / "architecture.svg").read_text(encoding="utf-8")
+    view = fabricate.view(5)
+    narrow = {"source": "timm:convnet5", "arguments": {"width": 0.125}}
+    records = [
+        replace(record, architecture={**record.architecture, "backbone": narrow})
+        if record.phase == "search"
+        else record
+        for record in view.records
+    ]
+    other = build_report(replace(view, records=records), tmp_path).parent
+    assert shape not in (other / "figures" / "architecture.svg").read_text(encoding="utf-8")

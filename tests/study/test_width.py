@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import build, convert
 from reborn_nas.errors import ConfigError
+from reborn_nas.records import TrialRecord
 from reborn_nas.study import StudyConfig, load_run, plan_search, run_search
 from reborn_nas.study.objectives import pareto_records
 from reborn_nas.study.standing import recommend_info
@@ -49,6 +51,17 @@ def test_widths_and_activations_are_searched_together(tmp_path: Path) -> None:
     assert leanest in {record.params for record in pareto_records(info.records, ("accuracy", "params"))}
     recommended = recommend_info(info).architecture
     assert recommended.backbone.arguments["width"] in found
+
+
+def test_a_training_is_drawn_with_its_own_shapes(tmp_path: Path) -> None:
+    drawn: list[tuple[str, int]] = []
+
+    def draw(record: TrialRecord, sites: Sequence[Mapping[str, Any]], _: Any) -> dict[str, str]:
+        drawn.append((record.parameters["backbone.width"], sites[0]["shape"][0]))
+        return {}
+
+    run_search(StudyConfig(**settings(tmp_path, trials=6)), illustrate=draw)
+    assert set(drawn) == {("0.25", 8), ("0.125", 4)}
 
 
 def test_limits_hold_at_every_width(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ recommends (the maximiser of the posterior mean; and, beside it, the trial with 
 trained afresh on training and validation images with seeds of its own, and judged by the test images, which nothing
 else reads. A difference is over paired searches: the same seed has the same trainings' seeds.
 
-    python -m tests.benchmarks.equal_time --json FILE [--seeds 5 --seconds 40 --finals 3]
+    python -m tests.benchmarks.equal_time --json FILE [--seeds 5 --seconds 40 --finals 8]
 
 or in pieces, `--first 0 --seeds 1 --json a.json` and so on, put together by `--merge *.json --json FILE`.
 """
@@ -158,12 +158,12 @@ def main() -> None:
     parser.add_argument("--backbone", default="convnet13")
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--space", default="paper")
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--learning-rate", type=float, default=0.02)
     parser.add_argument("--first", type=int, default=0, help="seed of the first search")
     parser.add_argument("--seeds", type=int, default=5, help="searches of each sampler")
     parser.add_argument("--seconds", type=float, default=40.0, help="CPU seconds of training a search")
-    parser.add_argument("--finals", type=int, default=3, help="trainings of each network that is judged")
+    parser.add_argument("--finals", type=int, default=8, help="trainings of each network that is judged")
     parser.add_argument(
         "--merge", nargs="+", type=Path, metavar="JSON", help="train nothing: put these together"
     )

@@ -20,6 +20,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 from reborn_nas.study.mps import service
@@ -42,20 +43,27 @@ class Crew:
         """Let the first `slots` train, each with its share of the cores, until the last is done."""
         for worker in self.workers[:slots]:
             assert worker.stdin is not None
-            print(threads_each(slots), file=worker.stdin, flush=True)
+            try:
+                print(threads_each(slots), file=worker.stdin, flush=True)
+            except BrokenPipeError:  # it is dead by now
+                raise self._ended(worker) from None
         for worker in self.workers[:slots]:
             self._hear(worker, "done")
 
     def _hear(self, worker: subprocess.Popen[str], word: str) -> None:
         assert worker.stdout is not None
         if worker.stdout.readline().strip() != word:
-            raise RuntimeError(f"a worker ended with code {worker.wait()}")
+            raise self._ended(worker)
+
+    def _ended(self, worker: subprocess.Popen[str]) -> RuntimeError:
+        return RuntimeError(f"a worker ended with code {worker.wait()}")
 
     def close(self) -> None:
         """End them."""
         for worker in self.workers:
             if worker.stdin is not None:
-                worker.stdin.close()
+                with suppress(BrokenPipeError):  # what a dead one has not read
+                    worker.stdin.close()
         for worker in self.workers:
             worker.wait(timeout=60)
 

@@ -22,7 +22,7 @@ def kept_heap(device: torch.device | str = "cpu") -> Iterator[None]:
     """What is freed inside stays with the process, and goes back to the system at the end.
 
     A step frees its maps in the backward pass; glibc returns large ones to the system, and the next step fetches them
-    again, zeroed, at 4 KiB a fault. Kept they are there: a training on a CPU takes .75 to .95 of the time, its peak
+    again, zeroed, at 4 KiB a fault. Kept they are there: a training on a CPU takes .75 to 1 times as long, its peak
     of memory stays what it was, and less is left behind than without. Nothing happens on another device, with another C
     library, or where the environment sets glibc's allocator itself.
     """

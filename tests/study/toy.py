@@ -26,7 +26,7 @@ def phases() -> tuple[Phase, ...]:
 
 
 def store_of(folder: Path, storage: str | None) -> RunStore:
-    return open_run(connect(run_url(folder, storage), patience=60), "toy", create=True)
+    return open_run(connect(run_url(folder, storage), patience=600), "toy", create=True)
 
 
 def slow(run: Run, number: int) -> None:

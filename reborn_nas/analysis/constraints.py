@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from reborn_nas.analysis.additive import fit_codes
+from reborn_nas.analysis.additive import Posterior, fit_codes
 from reborn_nas.analysis.encoding import ABSENT, Space
 from reborn_nas.analysis.maximise import Budget
 
@@ -43,29 +43,59 @@ def learned_budgets(
         if np.size(excess)
         else np.zeros((len(trials), 0))
     )
-    return learned_budgets_of(space, space.encode(trials), table, margin=margin)
+    return tuple(
+        limit.budget(margin * limit.spread) for limit in learn_limits(space, space.encode(trials), table)
+    )
 
 
-def learned_budgets_of(
-    space: Space, codes: IntArray, excess: FloatArray, *, margin: float = 8.0
-) -> tuple[Budget, ...]:
-    """`learned_budgets` for trials that are encoded already."""
+@dataclass(frozen=True)
+class LearnedLimit:
+    """What is believed of a constraint's excess, which adds up over the sites; nothing of it is above 0 that fits.
+
+    Args:
+        posterior: of the excess.
+        spread: posterior standard deviation of trials that nearly fit.
+    """
+
+    posterior: Posterior
+    spread: float
+
+    def budget(self, slack: float) -> Budget:
+        """The expected excess is to stay `slack` below 0."""
+        return self._budget(self.posterior.mean, slack)
+
+    def upper(self, codes: IntArray, deviations: float) -> float:
+        """So many posterior standard deviations above the expected excess of the assignment `codes` (S,)."""
+        mean, sd = self.posterior.predict_codes(codes[None])
+        return float(mean[0] + deviations * sd[0])
+
+    def drawn(self, rng: np.random.Generator) -> Budget:
+        """The excess of one posterior draw is to stay below 0."""
+        return self._budget(self.posterior.sample(rng), 0.0)
+
+    def _budget(self, weights: FloatArray, slack: float) -> Budget:
+        space = self.posterior.space
+        utility, _ = space.utilities(weights)
+        costs = {
+            name: {label: float(utility[row, space.labels.index(label)]) for label in space.choices[name]}
+            for row, name in enumerate(space.names)
+        }
+        return Budget(costs, limit=-slack, base=float(weights[0]), name="constraint")
+
+
+def learn_limits(space: Space, codes: IntArray, excess: FloatArray) -> tuple[LearnedLimit, ...]:
+    """`learned_budgets` before a margin is chosen, for trials that are encoded already."""
     plain = Space(space.choices, space.stages, neighbours=False)
-    budgets = []
+    limits = []
     for column in excess.T if len(codes) >= LEAST_TRIALS else ():
         known = np.isfinite(column)
         if known.sum() < LEAST_TRIALS or not (column[known] > 0).any() or np.ptp(column[known]) == 0:
             continue
         posterior = fit_codes(plain, codes[known], column[known])
         near = np.argsort(np.abs(column[known]))[: max(4, int(known.sum()) // 5)]
-        slack = margin * float(posterior.predict_codes(codes[known][near])[1].mean())
-        utility, _ = plain.utilities(posterior.mean)
-        costs = {
-            name: {label: float(utility[row, plain.labels.index(label)]) for label in plain.choices[name]}
-            for row, name in enumerate(plain.names)
-        }
-        budgets.append(Budget(costs, limit=-slack, base=float(posterior.mean[0]), name="constraint"))
-    return tuple(budgets)
+        spread = float(posterior.predict_codes(codes[known][near])[1].mean())
+        limits.append(LearnedLimit(posterior, spread))
+    return tuple(limits)
 
 
 def corrected(budget: Budget, space: Space, codes: IntArray, excess: FloatArray) -> Budget:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from reborn_nas.analysis.additive import fit_codes
 from reborn_nas.analysis.conditions import Condition, find_conditions
-from reborn_nas.analysis.constraints import corrected, learned_budgets_of
+from reborn_nas.analysis.constraints import LearnedLimit, corrected, learn_limits
 from reborn_nas.analysis.encoding import ABSENT, Space
 from reborn_nas.analysis.maximise import Budget, best_assignment, cheapest_assignment
 from reborn_nas.analysis.outliers import pull_in
@@ -22,6 +23,11 @@ from reborn_nas.errors import ConfigError
 from reborn_nas.study.trial_rows import TrialRows, label_of
 
 __all__ = ["AdditiveSampler"]
+
+SAFETY = (3.0, 2.0, 1.0, 0.0)
+"""Posterior standard deviations by which an assignment keeps clear of the learned limits: the first that leaves any."""
+MOST_STEPS = 8
+"""In which a limit is lowered until the assignment keeps clear."""
 
 
 class AdditiveSampler(BaseSampler):
@@ -101,16 +107,16 @@ class AdditiveSampler(BaseSampler):
             self._neighbours,
         )
         codes = self._rows.codes(space, finished)
-        budgets, broken = self._limits(space, codes, finished)
+        exact, learned, broken = self._limits(space, codes, finished)
         values = self._values(study, finished)
-        if budgets:  # they keep clear of what is infeasible, so that it need not pass for bad
+        if exact or learned:  # they keep clear of what is infeasible, so that it need not pass for bad
             values[broken] = np.nan
         running = [past for past in _trials(study, (TrialState.RUNNING,)) if past.number != trial.number]
         pending = self._rows.codes(space, running)
         pending = pending[(pending != ABSENT).any(axis=1)]
         posterior = fit_codes(space, codes, values, pending=pending)
         draw = posterior.sample(self._rng, self._spread)
-        chosen = space.decode(_best(space, draw, budgets, find_conditions(codes)))
+        chosen = space.decode(self._best(space, draw, exact, learned, find_conditions(codes)))
         return {
             name: next(value for value in choices[name] if label_of(value) == label)
             for name, label in chosen.items()
@@ -124,19 +130,49 @@ class AdditiveSampler(BaseSampler):
 
     def _limits(
         self, space: Space, codes: np.ndarray[Any, Any], trials: Sequence[FrozenTrial]
-    ) -> tuple[tuple[Budget, ...], np.ndarray[Any, Any]]:
-        """The budgets to keep, and (N,) whether each trial broke a constraint."""
+    ) -> tuple[tuple[Budget, ...], tuple[LearnedLimit, ...], np.ndarray[Any, Any]]:
+        """The budgets that are known, the limits that are learned, and (N,) whether each trial broke a constraint."""
         names, excess = self._rows.excess(trials)
         known = {budget.name for budget in self._budgets}
         unknown = [index for index, name in enumerate(names) if name not in known]
-        learned = learned_budgets_of(space, codes, excess[:, unknown])
+        learned = learn_limits(space, codes, excess[:, unknown])
         exact = tuple(
             corrected(budget, space, codes, excess[:, names.index(budget.name)])
             if budget.name in names
             else budget
             for budget in self._budgets
         )
-        return (*exact, *learned), np.asarray((excess > 0).any(axis=1))
+        return exact, learned, np.asarray((excess > 0).any(axis=1))
+
+    def _best(
+        self,
+        space: Space,
+        draw: np.ndarray[Any, Any],
+        exact: tuple[Budget, ...],
+        learned: tuple[LearnedLimit, ...],
+        conditions: Sequence[Condition],
+    ) -> np.ndarray[Any, Any]:
+        """The maximiser of a draw within the limits, as clear of the learned ones as leaves any.
+
+        Where nothing is believed to fit, the learned limits are drawn too: the expectation alone would name the same
+        assignment again and again.
+        """
+        utilities = space.utilities(draw)
+        for safety in SAFETY if learned else SAFETY[:1]:
+            slack = np.zeros(len(learned))
+            with suppress(ConfigError):
+                for _ in range(MOST_STEPS):
+                    budgets = tuple(limit.budget(less) for limit, less in zip(learned, slack, strict=True))
+                    chosen = best_assignment(space, *utilities, (*exact, *budgets), conditions)
+                    over = np.array([limit.upper(chosen, safety) for limit in learned])
+                    if (over <= 0).all():
+                        return chosen
+                    slack += 1.05 * np.maximum(over, 0.0)
+        drawn = (*exact, *(limit.drawn(self._rng) for limit in learned))
+        try:
+            return best_assignment(space, *utilities, drawn, conditions)
+        except ConfigError:
+            return cheapest_assignment(space, drawn)
 
     def _values(self, study: Study, trials: Sequence[FrozenTrial]) -> np.ndarray[Any, Any]:
         """(N,) one number a trial, larger is better; failures take the worst value that was seen."""
@@ -175,13 +211,3 @@ def _growth(trials: Sequence[FrozenTrial]) -> dict[int | None, float]:
 
 def _trials(study: Study, states: tuple[TrialState, ...]) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=states)
-
-
-def _best(
-    space: Space, draw: np.ndarray[Any, Any], budgets: Sequence[Budget], conditions: Sequence[Condition]
-) -> np.ndarray[Any, Any]:
-    """The maximiser of a draw within the budgets, or what exceeds them least where nothing seems to fit."""
-    try:
-        return best_assignment(space, *space.utilities(draw), budgets, conditions)
-    except ConfigError:
-        return cheapest_assignment(space, budgets)

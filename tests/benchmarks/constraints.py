@@ -37,8 +37,8 @@ def planted(seed: int, share: float) -> tuple[Surrogate, np.ndarray[Any, Any], f
     return problem, costs, float(np.quantile(costs[sites, random].sum(axis=1), share))
 
 
-def one_study(seed: int, share: float, handed: bool, trials: int) -> list[bool]:
-    """Whether each suggestion kept the limit."""
+def one_study(seed: int, share: float, handed: bool, trials: int) -> list[tuple[tuple[int, ...], bool]]:
+    """Each suggestion's codes, and whether it kept the limit."""
     problem, costs, limit = planted(seed, share)
     labels = problem.space.labels
     table = {
@@ -49,19 +49,19 @@ def one_study(seed: int, share: float, handed: bool, trials: int) -> list[bool]:
     stages = {str(name): int(stage) for name, stage in (problem.space.stages or {}).items()}
     sampler = AdditiveSampler(seed=seed, stages=stages, budgets=budgets)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    kept = []
+    found = []
     for number in range(trials):
         trial = study.ask()
         assignment = problem.suggest(trial)
         codes = problem.space.encode([assignment])[0]
         excess = float(costs[np.arange(len(codes)), codes].sum()) / limit - 1
         trial.set_constraint("cost", excess)
-        kept.append(excess <= 0)
-        if kept[-1]:
+        found.append((tuple(codes.tolist()), excess <= 0))
+        if excess <= 0:
             study.tell(trial, problem.observe(assignment, number))
         else:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-    return kept
+    return found
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ def main() -> None:
                 if time.monotonic() > until:
                     break
                 begun = time.process_time()
-                late = one_study(seed, share, handed, options.trials)[FROM:]
+                late = [kept for _, kept in one_study(seed, share, handed, options.trials)[FROM:]]
                 each = 1000 * (time.process_time() - begun) / options.trials
                 rows.append({
                     "problem": seed, "random ones that fit": share, "limit": "handed over" if handed else "learned",

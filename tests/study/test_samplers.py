@@ -240,21 +240,6 @@ def test_unknown_names() -> None:
 
 def test_a_limit_that_nothing_seems_to_keep_is_searched_for_and_then_kept() -> None:
     """Costs of each choice at each site of their own, a limit that two of a hundred random architectures keep."""
-    problem, costs, limit = constraints.planted(3, 0.02)
-    stages = {str(name): stage for name, stage in (problem.space.stages or {}).items()}
-    study = optuna.create_study(direction="maximize", sampler=AdditiveSampler(seed=3, stages=stages))
-    kept, seen = [], set()
-    for number in range(90):
-        trial = study.ask()
-        assignment = problem.suggest(trial)
-        codes = problem.space.encode([assignment])[0]
-        excess = float(costs[np.arange(len(codes)), codes].sum()) / limit - 1
-        trial.set_constraint("cost", excess)
-        kept.append(excess <= 0)
-        seen.add(tuple(codes))
-        if kept[-1]:
-            study.tell(trial, problem.observe(assignment, number))
-        else:
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-    assert len(seen) > 80
-    assert np.mean(kept[60:]) > 0.85
+    found = constraints.one_study(3, 0.02, False, 90)
+    assert len({codes for codes, _ in found}) > 80
+    assert np.mean([kept for _, kept in found[60:]]) > 0.85

@@ -10,7 +10,7 @@ __all__ = ["FENCE", "pull_in"]
 FloatArray = npt.NDArray[np.float64]
 
 FENCE = 1.5
-"""Interquartile ranges below the lower quartile (Tukey 1977, Exploratory Data Analysis, Sec. 2D)."""
+"""Interquartile ranges below the lower quartile (Tukey 1977, Exploratory Data Analysis, ch. 2)."""
 
 
 def pull_in(values: FloatArray) -> FloatArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,13 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from reborn_nas.analysis.additive import Posterior, fit_codes
+from reborn_nas.analysis.conditions import Condition
 from reborn_nas.analysis.encoding import ABSENT, Space
-from reborn_nas.analysis.maximise import Budget
+from reborn_nas.analysis.maximise import Budget, best_assignment, cheapest_assignment
+from reborn_nas.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 LEAST_TRIALS = 8
+SAFETY = (3.0, 2.0, 1.0, 0.0)
+"""Posterior standard deviations by which an assignment keeps clear of the learned limits: the first that leaves any."""
+MOST_STEPS = 8
+"""In which a limit is lowered until the assignment keeps clear."""
 
 
 def learned_budgets(
@@ -43,9 +50,8 @@ def learned_budgets(
         if np.size(excess)
         else np.zeros((len(trials), 0))
     )
-    return tuple(
-        limit.budget(margin * limit.spread) for limit in learn_limits(space, space.encode(trials), table)
-    )
+    limits = learn_limits(space, space.encode(trials), table)
+    return tuple(limit.budget(margin * limit.spread()) for limit in limits)
 
 
 @dataclass(frozen=True)
@@ -54,11 +60,18 @@ class LearnedLimit:
 
     Args:
         posterior: of the excess.
-        spread: posterior standard deviation of trials that nearly fit.
+        codes: (N, S) the trials behind it.
+        excess: (N,) of each of them.
     """
 
     posterior: Posterior
-    spread: float
+    codes: IntArray
+    excess: FloatArray
+
+    def spread(self) -> float:
+        """Posterior standard deviation of the trials that nearly fit, on average."""
+        near = np.argsort(np.abs(self.excess))[: max(4, len(self.excess) // 5)]
+        return float(self.posterior.predict_codes(self.codes[near])[1].mean())
 
     def budget(self, slack: float) -> Budget:
         """The expected excess is to stay `slack` below 0."""
@@ -92,10 +105,52 @@ def learn_limits(space: Space, codes: IntArray, excess: FloatArray) -> tuple[Lea
         if known.sum() < LEAST_TRIALS or not (column[known] > 0).any() or np.ptp(column[known]) == 0:
             continue
         posterior = fit_codes(plain, codes[known], column[known])
-        near = np.argsort(np.abs(column[known]))[: max(4, int(known.sum()) // 5)]
-        spread = float(posterior.predict_codes(codes[known][near])[1].mean())
-        limits.append(LearnedLimit(posterior, spread))
+        limits.append(LearnedLimit(posterior, codes[known], column[known]))
     return tuple(limits)
+
+
+def best_within(
+    space: Space,
+    weights: FloatArray,
+    exact: tuple[Budget, ...],
+    learned: tuple[LearnedLimit, ...],
+    conditions: Sequence[Condition],
+    rng: np.random.Generator,
+) -> IntArray:
+    """Codes (S,) of the maximiser under `weights` within the limits, as clear of the learned ones as leaves any.
+
+    Where nothing is believed to fit, the learned limits are drawn too: the expectation alone would name the same
+    assignment again and again. Where nothing fits then either, it is what exceeds the limits least.
+    """
+    utilities = space.utilities(weights)
+    for safety in SAFETY if learned else SAFETY[:1]:
+        with suppress(ConfigError):
+            return _kept_clear(space, utilities, exact, learned, conditions, safety)
+    drawn = (*exact, *(limit.drawn(rng) for limit in learned))
+    try:
+        return best_assignment(space, *utilities, drawn, conditions)
+    except ConfigError:
+        return cheapest_assignment(space, drawn)
+
+
+def _kept_clear(
+    space: Space,
+    utilities: tuple[FloatArray, FloatArray | None],
+    exact: tuple[Budget, ...],
+    learned: tuple[LearnedLimit, ...],
+    conditions: Sequence[Condition],
+    safety: float,
+) -> IntArray:
+    """The maximiser that is `safety` of its own standard deviations clear of the learned limits, or ConfigError."""
+    slack = np.zeros(len(learned))
+    for _ in range(MOST_STEPS):
+        budgets = tuple(limit.budget(less) for limit, less in zip(learned, slack, strict=True))
+        chosen = best_assignment(space, *utilities, (*exact, *budgets), conditions)
+        over = np.array([limit.upper(chosen, safety) for limit in learned])
+        if (over <= 0).all():
+            return chosen
+        slack += 1.05 * np.maximum(over, 0.0)
+    raise ConfigError(f"no assignment keeps {safety:g} standard deviations clear of the learned limits")
 
 
 def corrected(budget: Budget, space: Space, codes: IntArray, excess: FloatArray) -> Budget:

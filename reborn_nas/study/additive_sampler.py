@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,20 +13,14 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from reborn_nas.analysis.additive import fit_codes
-from reborn_nas.analysis.conditions import Condition, find_conditions
-from reborn_nas.analysis.constraints import LearnedLimit, corrected, learn_limits
+from reborn_nas.analysis.conditions import find_conditions
+from reborn_nas.analysis.constraints import LearnedLimit, best_within, corrected, learn_limits
 from reborn_nas.analysis.encoding import ABSENT, Space
-from reborn_nas.analysis.maximise import Budget, best_assignment, cheapest_assignment
+from reborn_nas.analysis.maximise import Budget
 from reborn_nas.analysis.outliers import pull_in
-from reborn_nas.errors import ConfigError
 from reborn_nas.study.trial_rows import TrialRows, label_of
 
 __all__ = ["AdditiveSampler"]
-
-SAFETY = (3.0, 2.0, 1.0, 0.0)
-"""Posterior standard deviations by which an assignment keeps clear of the learned limits: the first that leaves any."""
-MOST_STEPS = 8
-"""In which a limit is lowered until the assignment keeps clear."""
 
 
 class AdditiveSampler(BaseSampler):
@@ -116,7 +109,8 @@ class AdditiveSampler(BaseSampler):
         pending = pending[(pending != ABSENT).any(axis=1)]
         posterior = fit_codes(space, codes, values, pending=pending)
         draw = posterior.sample(self._rng, self._spread)
-        chosen = space.decode(self._best(space, draw, exact, learned, find_conditions(codes)))
+        found = best_within(space, draw, exact, learned, find_conditions(codes), self._rng)
+        chosen = space.decode(found)
         return {
             name: next(value for value in choices[name] if label_of(value) == label)
             for name, label in chosen.items()
@@ -143,36 +137,6 @@ class AdditiveSampler(BaseSampler):
             for budget in self._budgets
         )
         return exact, learned, np.asarray((excess > 0).any(axis=1))
-
-    def _best(
-        self,
-        space: Space,
-        draw: np.ndarray[Any, Any],
-        exact: tuple[Budget, ...],
-        learned: tuple[LearnedLimit, ...],
-        conditions: Sequence[Condition],
-    ) -> np.ndarray[Any, Any]:
-        """The maximiser of a draw within the limits, as clear of the learned ones as leaves any.
-
-        Where nothing is believed to fit, the learned limits are drawn too: the expectation alone would name the same
-        assignment again and again.
-        """
-        utilities = space.utilities(draw)
-        for safety in SAFETY if learned else SAFETY[:1]:
-            slack = np.zeros(len(learned))
-            with suppress(ConfigError):
-                for _ in range(MOST_STEPS):
-                    budgets = tuple(limit.budget(less) for limit, less in zip(learned, slack, strict=True))
-                    chosen = best_assignment(space, *utilities, (*exact, *budgets), conditions)
-                    over = np.array([limit.upper(chosen, safety) for limit in learned])
-                    if (over <= 0).all():
-                        return chosen
-                    slack += 1.05 * np.maximum(over, 0.0)
-        drawn = (*exact, *(limit.drawn(self._rng) for limit in learned))
-        try:
-            return best_assignment(space, *utilities, drawn, conditions)
-        except ConfigError:
-            return cheapest_assignment(space, drawn)
 
     def _values(self, study: Study, trials: Sequence[FrozenTrial]) -> np.ndarray[Any, Any]:
         """(N,) one number a trial, larger is better; failures take the worst value that was seen."""

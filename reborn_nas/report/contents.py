@@ -92,10 +92,8 @@ def _architecture(view: RunView) -> Section:
     choices, words = found
     section.intro += [words, *standing(view)]
     rows = view.sites.to_dict("records")
-    backbones = [record.architecture.get("backbone") for record in view.records]
-    if any(
-        backbone != backbones[0] for backbone in backbones
-    ):  # a search over widths: the shapes are the parent's
+    backbones = [own for record in view.records if (own := record.architecture.get("backbone"))]
+    if any(own != backbones[0] for own in backbones):  # a search over widths: the shapes are the parent's
         rows = [{**row, "shape": ""} for row in rows]
     section.figure(lambda width: network.architecture_figure(rows, choices, width))
     return section

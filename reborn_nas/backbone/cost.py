@@ -23,7 +23,7 @@ from torch import nn
 from reborn_nas.activations import extra_cost
 from reborn_nas.architecture import ORIGINAL, Architecture, Choice
 from reborn_nas.backbone.apply import apply
-from reborn_nas.backbone.inputs import inputs_of
+from reborn_nas.backbone.inputs import images_in, inputs_of
 from reborn_nas.backbone.placement import Placement
 from reborn_nas.backbone.plan import plan
 from reborn_nas.backbone.replica import replicate
@@ -60,19 +60,16 @@ class Cost:
         return self + Cost(-other.params, -other.macs, -other.activation_bytes)
 
 
-ZERO = Cost(0, 0, 0)
-
-
 def count(model: nn.Module, input_size: Any = None, *, example_inputs: Any = None) -> Cost:
     """The cost of `model`, read off one eval-mode run on the meta device.
 
     Args:
         input_size: (C, H, W) of one image.
-        example_inputs: what the forward takes, where that is not one image batch; its first dimension is images.
+        example_inputs: what the forward takes, where that is not one image batch.
     """
     inputs = inputs_of(model, input_size, example_inputs)
     run = trace(model, inputs, training=False)
-    return Cost(_params(model), *_tally(run, run.ops))
+    return Cost(_params(model), *_tally(run, run.ops, images_in(model, inputs)))
 
 
 def predict(
@@ -93,14 +90,16 @@ def predict(
     if steps.widening is not None:
         new = apply(replicate(model, "meta"), steps, inplace=True)
         run = trace_double(new, found.inputs, training=False, quick=True)
-        return Cost(_params(new), *_tally(run, run.ops))
+        return Cost(_params(new), *_tally(run, run.ops, images_in(model, found.inputs)))
     sites = {site.name: site for site in found.sites}
-    total = _base(model, found)
+    images = images_in(model, found.inputs)
+    total = _base(model, found, images)
     for placement in steps.placements:
         if placement.choice != ORIGINAL.label:
             site = sites[placement.site]
             original = None if placement.replaces is None else model.get_submodule(placement.replaces)
-            total = total + _placed(placement, found, site, original) - _removed(found, site, original)
+            placed = _placed(placement, found, site, original, images)
+            total = total + placed - _removed(found, site, original, images)
     return total
 
 
@@ -114,23 +113,25 @@ _BASES: WeakKeyDictionary[nn.Module, tuple[int, Cost]] = WeakKeyDictionary()
 _BLOCKS: dict[tuple[Any, ...], Cost] = {}
 
 
-def _base(model: nn.Module, found: Discovery) -> Cost:
+def _base(model: nn.Module, found: Discovery, images: int) -> Cost:
     kept = _BASES.get(model)
     if kept is None or kept[0] != id(found.eval_trace):
-        cost = Cost(_params(model), *_tally(found.eval_trace, found.eval_trace.ops))
+        cost = Cost(_params(model), *_tally(found.eval_trace, found.eval_trace.ops, images))
         kept = _BASES[model] = (id(found.eval_trace), cost)
     return kept[1]
 
 
-def _placed(placement: Placement, found: Discovery, site: Site, original: nn.Module | None) -> Cost:
-    """What comes: its parameters once, its work as often as one forward runs it."""
+def _placed(
+    placement: Placement, found: Discovery, site: Site, original: nn.Module | None, images: int
+) -> Cost:
+    """What comes: its parameters once, its work as often as one forward runs it, on as many rows as it does."""
     run = found.eval_trace
-    shapes = [run.values[given].shape[1:] for given, _ in site_values(run, site)]
-    costs = [_block(placement, shape, original) for shape in shapes] or [
-        _block(placement, site.shape, original)
-    ]
-    work = Cost(0, sum(cost.macs for cost in costs), sum(cost.activation_bytes for cost in costs))
-    return Cost(costs[0].params, 0, 0) + (work if shapes else ZERO)
+    shapes = [run.values[given].shape for given, _ in site_values(run, site)]
+    if not shapes:
+        return Cost(_block(placement, site.shape, original).params, 0, 0)
+    costs = [(_block(placement, shape[1:], original), shape[0]) for shape in shapes]
+    macs = sum(cost.macs * rows for cost, rows in costs) // images
+    return Cost(costs[0][0].params, macs, sum(cost.activation_bytes * rows for cost, rows in costs) // images)
 
 
 def _block(placement: Placement, shape: tuple[int, ...], original: nn.Module | None) -> Cost:
@@ -143,7 +144,7 @@ def _block(placement: Placement, shape: tuple[int, ...], original: nn.Module | N
     return cost
 
 
-def _removed(found: Discovery, site: Site, original: nn.Module | None) -> Cost:
+def _removed(found: Discovery, site: Site, original: nn.Module | None, images: int) -> Cost:
     """What goes with the original activation."""
     params = 0 if original is None or site.kind == "shared" else _params(original)
     if site.train_only:
@@ -157,16 +158,15 @@ def _removed(found: Discovery, site: Site, original: nn.Module | None) -> Cost:
         for call in run.calls:
             if call.path == site.path and made.intersection(call.outputs):
                 ops += run.ops[call.first_op : call.last_op + 1]
-    return Cost(params, *_tally(run, ops))
+    return Cost(params, *_tally(run, ops, images))
 
 
 def _params(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _tally(run: Trace, ops: Iterable[Op]) -> tuple[int, int]:
-    """(MACs, activation bytes) of one image."""
-    images = run.values[run.inputs[0]].shape[0] if run.inputs and run.values[run.inputs[0]].shape else 1
+def _tally(run: Trace, ops: Iterable[Op], images: int) -> tuple[int, int]:
+    """(MACs, activation bytes) of one of the images."""
     live = _live(run)
     macs = held = 0
     for op in ops:

@@ -1,13 +1,18 @@
-"""What a network is run with: the caller's example, or meta tensors of the size that it names."""
+"""What a network is run with: the caller's example, or meta tensors of the size that it names.
+
+`example_inputs` follows `torch.export` and `torch.onnx`: a tuple holds the positional arguments and a dict the keyword
+arguments; anything else, a tensor, a list of images, a dataclass, is the one argument that the forward takes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from reborn_nas.backbone.replica import rebuilt, replace_tensors, tensors_in
 from reborn_nas.errors import ConversionError
 
 
@@ -16,22 +21,23 @@ def inputs_of(model: nn.Module, input_size: Any = None, example_inputs: Any = No
 
     Args:
         input_size: (C, H, W) of one image, or one such per input; by default the model's own (timm), else 224×224.
-        example_inputs: a tensor, a tuple or list of arguments, or a mapping of keyword arguments.
+            (C, L) and (C, D, H, W) are sizes as well.
+        example_inputs: a tuple of positional arguments, a dict of keyword arguments, or the one argument itself.
 
     Raises:
-        ConversionError: for a model that is none, a size that is none, and other kinds of examples.
+        ConversionError: for a model that is none, a size that is none, examples without a tensor, and where both are
+            given.
     """
     if not isinstance(model, nn.Module):
         raise ConversionError(
             f"a network is an nn.Module, not {_shown(model)}; build it first, as in timm.create_model('resnet18')"
         )
     if example_inputs is not None:
-        if isinstance(example_inputs, str) or not isinstance(example_inputs, Tensor | Sequence | Mapping):
+        if input_size is not None:
             raise ConversionError(
-                "example_inputs is a tensor, a tuple of arguments or a mapping of keyword arguments, "
-                f"not {_shown(example_inputs)}"
+                "give input_size or example_inputs, not both: the examples have their sizes"
             )
-        return example_inputs
+        return _checked(example_inputs)
     if input_size is None:
         config = getattr(model, "default_cfg", None) or {}
         input_size = config.get("input_size") if isinstance(config, Mapping) else None
@@ -41,6 +47,184 @@ def inputs_of(model: nn.Module, input_size: Any = None, example_inputs: Any = No
     dtypes = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
     dtype = next(dtypes, torch.float32)
     return tuple(torch.empty((2, *size), dtype=dtype, device="meta") for size in _sizes(input_size))
+
+
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional and the keyword arguments that `inputs` stand for."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    if isinstance(inputs, tuple) and not hasattr(inputs, "_fields"):
+        return inputs, {}
+    return (inputs,), {}
+
+
+def moved(inputs: Any, device: str) -> Any:
+    """A copy of `inputs` with every tensor on `device`; meta tensors become zeros elsewhere."""
+
+    def change(tensor: Tensor) -> Tensor:
+        if device != "meta" and tensor.is_meta:
+            return torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
+        # a copy: a forward may work in place on what it is given
+        return tensor.detach().to(device, copy=device != "meta")
+
+    return replace_tensors(inputs, change)
+
+
+def images_in(model: nn.Module, inputs: Any) -> int:
+    """How many images (or signals, or volumes) a call with `inputs` works on."""
+    return _Form(model, inputs).images or 1
+
+
+def resized(model: nn.Module, inputs: Any, *, images: int = 1, pixels: int = 32) -> Any:
+    """The same inputs for `images` more images, each with up to `pixels` more in every spatial dimension.
+
+    The structure, dtypes, devices and everything that is no tensor stay. A dimension grows by `pixels`, or by as
+    much as it has where that is less: 16 frames become 32. Rows and pixels are repeated, so that labels stay labels
+    and boxes lie within their images. Masks and targets follow the images that they belong to. Whether the network
+    takes the result is for the caller to try: a head for one size does not.
+
+    What counts as the images: tensors (B, C, …) with the spatial dimensions of one of the network's convolutions; or a
+    list of images (C, …), or of mappings with one each; or a lone image (C, …); else rows (B, …), whose last dimension
+    grows. Channels-last tensors are recognised by the convolution's input channels.
+
+    Args:
+        model: the network; only its convolutions are looked at.
+        images, pixels: 0 leaves the number of images, or their size, as it is.
+
+    Raises:
+        ConversionError: `inputs` have no images, or no batch to add some to.
+    """
+    form = _Form(model, inputs)
+    if form.images is None and images:
+        raise ConversionError(
+            "the example inputs hold one image without a batch dimension, so there is no other batch size"
+        )
+    if not form.extents and pixels:
+        raise ConversionError(
+            "the example inputs hold no tensor with spatial dimensions, so there is no other size"
+        )
+    return form.grown(inputs, images, pixels)
+
+
+class _Form:
+    """Where in a structure the images are.
+
+    Args:
+        images: how many; None where there is one image without a batch dimension.
+        extents: the spatial sizes of each image, (H, W) in two dimensions, or of all images together where they share
+            tensors.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        self.images: int | None = None
+        self.extents: list[tuple[int, ...]] = []
+        self._listed = False
+        self._rank = self._channels = 0
+        args, kwargs = arguments(inputs)
+        tree = [*args, *kwargs.values()]
+        for self._rank, self._channels in _convolutions(model):
+            if self._find(tree):
+                return
+        self._rank = 0
+        rows = next((tensor for tensor in tensors_in(tree) if tensor.dim()), None)
+        if rows is not None:
+            self.images = rows.shape[0]
+            self.extents = [(rows.shape[-1],)] if rows.dim() > 1 else []
+
+    def _find(self, tree: list[Any]) -> bool:
+        """Whether `tree` holds images of as many dimensions as the convolutions at hand have."""
+        batch = next((tensor for tensor in tensors_in(tree) if tensor.dim() == self._rank + 2), None)
+        if batch is not None:
+            self.images, self.extents = batch.shape[0], [self._sizes(batch)]
+            return True
+        lists = [each for item in tree for each in _lists(item)]
+        found = next((each for each in lists if all(self._image(item) is not None for item in each)), None)
+        images = [image for image in map(self._image, found or [tree]) if image is not None]
+        self._listed, self.images = found is not None, None if found is None else len(found)
+        self.extents = [self._sizes(image) for image in images]
+        return bool(images)
+
+    def _image(self, item: Any) -> Tensor | None:
+        """The first image (C, …) in `item`."""
+        return next((tensor for tensor in tensors_in(item) if tensor.dim() == self._rank + 1), None)
+
+    def _sizes(self, tensor: Tensor) -> tuple[int, ...]:
+        return tuple(tensor.shape[dim] for dim in self._places(tensor))
+
+    def _places(self, tensor: Tensor) -> range:
+        """The spatial dimensions of an image or a batch of them."""
+        dim, rank = tensor.dim() - self._rank, tensor.dim()
+        is_last = tensor.shape[dim - 1] != self._channels == tensor.shape[-1]
+        return range(dim - 1, rank - 1) if is_last else range(dim, rank)
+
+    def grown(self, tree: Any, images: int, pixels: int) -> Any:
+        """A copy of `tree` with more images, which are larger."""
+        if isinstance(tree, Tensor):
+            return self._larger(tree, 0, images, pixels)
+        if not (isinstance(tree, list) and len(tree) == self.images and self._is_of_images(tree)):
+            return rebuilt(tree, lambda item: self.grown(item, images, pixels))
+        return [self._grown_item(tree[n % len(tree)], n, pixels) for n in range(len(tree) + images)]
+
+    def _grown_item(self, item: Any, place: int, pixels: int) -> Any:
+        """A copy of what belongs to one image."""
+        return replace_tensors(item, lambda tensor: self._larger(tensor, place, 0, pixels))
+
+    def _is_of_images(self, items: list[Any]) -> bool:
+        """Whether a list holds something for each image, rather than a pyramid of batches."""
+        return self._listed or not any(
+            tensor.dim() and tensor.shape[0] == self.images for tensor in tensors_in(items)
+        )
+
+    def _larger(self, tensor: Tensor, place: int, images: int, pixels: int) -> Tensor:
+        rank = tensor.dim()
+        extents = self.extents[place % len(self.extents)] if self.extents else ()
+        if self._rank and rank == self._rank + (1 if self._listed or self.images is None else 2):
+            dims = self._places(tensor)  # an image, of whatever size
+        elif extents and rank >= len(extents) and tuple(tensor.shape[-len(extents) :]) == extents:
+            dims = range(rank - len(extents), rank)  # a mask
+        else:
+            dims = range(0)
+        more = {dim: min(pixels, tensor.shape[dim]) for dim in dims if tensor.shape[dim] > 1}
+        if images and rank and tensor.shape[0] == self.images:
+            more[0] = images
+        for dim, count in more.items():
+            size = tensor.shape[dim]
+            tensor = tensor.index_select(dim, torch.arange(size + count, device=tensor.device) % max(size, 1))
+        return tensor
+
+
+def _convolutions(model: nn.Module) -> list[tuple[int, int]]:
+    """(spatial dimensions, input channels) of the first convolution of each number of dimensions."""
+    found: dict[int, int] = {}
+    for module in model.modules():
+        if isinstance(module, nn.modules.conv._ConvNd):
+            found.setdefault(len(module.kernel_size), module.in_channels)
+    return list(found.items())
+
+
+def _lists(tree: Any) -> Iterator[list[Any]]:
+    """The lists in `tree` that are not empty, outer ones first."""
+    if isinstance(tree, list) and tree:
+        yield tree
+    if isinstance(tree, Mapping):
+        tree = list(tree.values())
+    for item in tree if isinstance(tree, list | tuple) else ():
+        yield from _lists(item)
+
+
+def _checked(example: Any) -> Any:
+    """`example`, in which there must be a tensor."""
+    if isinstance(example, Mapping) and not all(isinstance(key, str) for key in example):
+        raise ConversionError(
+            "example_inputs as a dict holds keyword arguments, whose names are strings; give a dict that is itself an "
+            f"argument in a tuple, ({{…}},); its keys are {_shown(list(example))}"
+        )
+    if next(tensors_in(example), None) is None:
+        raise ConversionError(
+            "example_inputs is a tuple of arguments, a dict of keyword arguments or the one argument itself, with at "
+            f"least one tensor in it, not {_shown(example)}"
+        )
+    return example
 
 
 def _sizes(given: Any) -> list[tuple[int, ...]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -130,7 +131,7 @@ def _unalias(model: nn.Module) -> nn.Module:
 
 
 def tensors_in(tree: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists, mappings and dataclass-like objects, in order."""
+    """The tensors in nested tuples, lists, mappings, dataclasses and other objects with attributes, in order."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, Mapping):
@@ -139,23 +140,48 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
     elif isinstance(tree, tuple | list):
         for item in tree:
             yield from tensors_in(item)
-    elif hasattr(tree, "__dataclass_fields__"):
-        for field in tree.__dataclass_fields__:
-            yield from tensors_in(getattr(tree, field))
+    elif _is_record(tree):
+        for item in vars(tree).values():
+            if item is not tree:
+                yield from tensors_in(item)
 
 
 def replace_tensors(tree: Any, change: Callable[[Tensor], Any]) -> Any:
-    """A copy of nested tuples, lists, mappings and slices with each tensor changed."""
+    """A copy of nested tuples, lists, mappings, slices and objects with attributes, with each tensor changed."""
     if isinstance(tree, Tensor):
         return change(tree)
+    return rebuilt(tree, lambda item: replace_tensors(item, change))
+
+
+def rebuilt(tree: Any, change: Callable[[Any], Any]) -> Any:
+    """A copy of a container or a record with each item changed; anything else as it is."""
     if isinstance(tree, torch.Size):
         return tuple(tree)
-    if isinstance(tree, dict):
-        return {key: replace_tensors(item, change) for key, item in tree.items()}
+    if type(tree) is dict:
+        return {key: change(item) for key, item in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(replace_tensors(item, change) for item in tree))
+        return type(tree)(*(change(item) for item in tree))
     if isinstance(tree, tuple | list):
-        return type(tree)(replace_tensors(item, change) for item in tree)
+        return type(tree)(change(item) for item in tree)
     if isinstance(tree, slice):
-        return slice(*(replace_tensors(item, change) for item in (tree.start, tree.stop, tree.step)))
+        return slice(change(tree.start), change(tree.stop), change(tree.step))
+    if isinstance(tree, MutableMapping):
+        new = copy.copy(tree)
+        for key, item in tree.items():
+            new[key] = change(item)
+        return new
+    if isinstance(tree, Mapping):
+        return {key: change(item) for key, item in tree.items()}
+    if _is_record(tree):
+        new = copy.copy(tree)
+        for name, item in vars(tree).items():
+            object.__setattr__(new, name, item if item is tree else change(item))  # frozen dataclasses too
+        return new
     return tree
+
+
+def _is_record(item: Any) -> bool:
+    """Whether `item` is an instance that holds what it holds in attributes: a dataclass, torchvision's `ImageList`."""
+    if isinstance(item, _ATOMIC) or not hasattr(item, "__dict__"):
+        return False
+    return not (isinstance(item, nn.Module) or callable(item) or isinstance(item, ModuleType))

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from reborn_nas.activations import BLOCKS, complete, family_names, get_family
 from reborn_nas.architecture import ORIGINAL, Choice
@@ -153,8 +153,9 @@ def find_sites(model: nn.Module, input_size: Any = None, *, example_inputs: Any 
 
     Args:
         input_size: (C, H, W) of one image, or one such per input; by default the model's own (timm), else 224×224.
-        example_inputs: instead, what the forward takes: a tensor, a tuple of arguments or a mapping of keyword
-            arguments. Only shapes and dtypes matter.
+        example_inputs: instead, what the forward takes, in any structure: a tuple of positional arguments, a dict of
+            keyword arguments, or the one argument itself, such as a list of images. A dict that is itself an
+            argument goes into a tuple: `({"image": x},)`.
 
     Raises:
         ConversionError: when the forward does not run; names the module and the reason.
@@ -175,7 +176,7 @@ def discover(model: nn.Module, input_size: Any = None, *, example_inputs: Any = 
     """Trace `model` in both modes and read its sites off the data flow."""
     inputs = inputs_of(model, input_size, example_inputs)
     found = _discover(model, *trace_modes(model, inputs))
-    return replace(found, inputs=replace_tensors(inputs, lambda tensor: tensor.detach().to("meta")))
+    return replace(found, inputs=replace_tensors(inputs, Tensor.detach))
 
 
 def _discover(model: nn.Module, eval_trace: Trace, train_trace: Trace | None) -> Discovery:

@@ -5,16 +5,16 @@ The model is copied with its tensors replaced by meta tensors: no data is copied
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reborn_nas.backbone.events import ModuleCall, Op, Trace, Value, ValueRef
+from reborn_nas.backbone.inputs import arguments, moved
 from reborn_nas.backbone.recorder import Recorder
-from reborn_nas.backbone.replica import replace_tensors, replicate, tensors_in
+from reborn_nas.backbone.replica import replicate, tensors_in
 from reborn_nas.backbone.spans import CallSpan
 from reborn_nas.errors import ConversionError
 
@@ -25,8 +25,7 @@ def trace(model: nn.Module, inputs: Any, *, training: bool) -> Trace:
     """Run `model` once on a meta-device copy and record it. The model itself is never changed.
 
     Args:
-        inputs: a tensor, a tuple or list of positional arguments, or a mapping of keyword arguments; only
-            shapes and dtypes matter.
+        inputs: as `inputs.inputs_of` returns them; on the meta device only shapes and dtypes matter.
         training: record the forward of train mode instead of eval mode.
 
     A forward that needs real numbers (`.item()`, an operation without a meta kernel) runs on the CPU instead.
@@ -83,15 +82,16 @@ class _RunError(Exception):
 
 
 def _trace(replicas: _Replicas, inputs: Any, training: bool, quick: bool = False) -> Trace:
-    given = _arguments(inputs)
     try:
-        return _run(replicas["meta"], *_move(given, "meta"), training=training, device="meta", quick=quick)
+        return _run(
+            replicas["meta"], *arguments(moved(inputs, "meta")), training=training, device="meta", quick=quick
+        )
     except _RunError as error:
         on_meta = error
     try:
-        return _run(replicas["cpu"], *_move(given, "cpu"), training=training, device="cpu")
+        return _run(replicas["cpu"], *arguments(moved(inputs, "cpu")), training=training, device="cpu")
     except _RunError as on_cpu:
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(given))
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs))
         raise ConversionError(
             f"{type(replicas.model).__name__}: the forward fails in {on_cpu.where} on inputs of shape {shapes}: "
             f"{on_cpu.reason}; give input_size or example_inputs that the network takes"
@@ -123,20 +123,3 @@ def _run(
             lines = str(error).strip().splitlines()
             raise _RunError(recorder.where(), lines[0] if lines else type(error).__name__) from error
     return recorder.finish(output, training)
-
-
-def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    if isinstance(inputs, Sequence):
-        return tuple(inputs), {}
-    return (inputs,), {}
-
-
-def _move(tree: Any, device: str) -> Any:
-    def change(tensor: Tensor) -> Tensor:
-        if device == "cpu" and tensor.is_meta:
-            return torch.zeros(tensor.shape, dtype=tensor.dtype)
-        return tensor.detach().to(device)
-
-    return replace_tensors(tree, change)

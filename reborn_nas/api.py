@@ -348,7 +348,7 @@ def _sights(info: RunInfo) -> tuple[Sight, ...]:
 
 def _command(info: RunInfo) -> str:
     from reborn_nas.study import StudyConfig
-    from reborn_nas.study.run import resume_command
+    from reborn_nas.study.flags import resume_command
 
     known = set(StudyConfig.model_fields)
     return resume_command(

@@ -9,7 +9,7 @@ import sys
 
 HEAVY = {
     "IPython", "graphviz", "jinja2", "matplotlib", "onnx", "optuna", "optuna_dashboard", "pandas", "plotly",
-    "pydantic", "rich", "scipy", "sklearn", "sqlalchemy", "statsmodels", "triton",
+    "rich", "scipy", "sklearn", "sqlalchemy", "statsmodels", "triton",
 }  # fmt: skip
 
 CODE = """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "reborn_nas"
 ROWS = (
-    ("architecture", "records", "seeds", "files", "errors"),
+    ("architecture", "commands", "records", "seeds", "files", "errors"),
     ("activations",),
     ("backbone", "data"),
     ("models", "space", "training", "analysis"),

@@ -46,15 +46,12 @@ def add_backbone(parser: argparse.ArgumentParser, default: str | None = None) ->
 
 def model_argument(text: str) -> tuple[str, Any]:
     """`name=value` with a JSON value, or else a string."""
-    import json
+    from reborn_nas.study.flags import read_pair
 
-    name, sign, value = text.partition("=")
-    if not sign or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
     try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
+        return read_pair(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def input_size(text: str) -> tuple[int, int, int]:
@@ -72,13 +69,10 @@ def input_size(text: str) -> tuple[int, int, int]:
 
 
 def duration(text: str) -> float:
-    """`90`, `90s`, `15m`, `2h` → seconds."""
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    """`90`, `90s`, `15min`, `2h` → seconds."""
+    from reborn_nas.study.duration import read_duration
+
     try:
-        seconds = float(number) * units[unit]
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no duration; write 90s, 15m or 2h")
-    return seconds
+        return float(read_duration(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
 
-from reborn_nas.cli.arguments import Subparsers, add_backbone, duration, verb
+from reborn_nas.cli.arguments import Subparsers, verb
 from reborn_nas.cli.consent import agreed
-from reborn_nas.cli.searching import SEARCH_FLAGS, add_search_phase
+from reborn_nas.cli.settings import add_settings, given_settings
 
-PHASES = ("baseline", "screen", "search", "candidate", "confirm", "control", "checks")
 SHORTER = "--trials, --epochs, --fraction, --image-size or a smaller --backbone make it short"
 
 EXAMPLES = """  reborn-nas search
@@ -24,85 +22,12 @@ EXAMPLES = """  reborn-nas search
 def add(verbs: Subparsers) -> None:
     """The verb's arguments; one that is not given keeps the value of --config, or the default."""
     parser = verb(verbs, "search", "run a study, or resume it with the same command", EXAMPLES, run)
-    what = parser.add_argument_group("what is searched")
-    add_backbone(what)  # type: ignore[arg-type]
-    what.add_argument(
-        "--dataset",
-        metavar="NAME",
-        help="cifar10, cifar100, svhn, mnist, kmnist, fashion_mnist, digits (default) or folder:PATH",
-    )
-    what.add_argument("--data-dir", metavar="DIR", help="where data sets lie or are downloaded to")
-    what.add_argument("--image-size", type=int, metavar="N", help="resize images to N×N")
-    what.add_argument("--fraction", type=float, metavar="F", help="use this share of every part of the data")
-    what.add_argument(
-        "--space", metavar="NAME", help="search space: a name of `reborn-nas spaces`, or a YAML file"
-    )
-    what.add_argument(
-        "--contrast", metavar="A:B", help="what the study compares: A against B (reborn:original)"
-    )
-    how = parser.add_argument_group("how it is trained")
-    how.add_argument("--recipe", metavar="NAME", help="fast (default) or paper")
-    how.add_argument("--epochs", type=int, metavar="N")
-    how.add_argument("--batch-size", type=int, metavar="N")
-    how.add_argument("--learning-rate", type=float, metavar="X")
-    how.add_argument("--weight-decay", type=float, metavar="X")
-    how.add_argument("--precision", choices=("auto", "fp32", "bf16"))
-    add_search_phase(parser)
-    study = parser.add_argument_group("the study")
-    study.add_argument("--trials", type=int, metavar="N", help="trainings in all, finished ones included")
-    for phase in PHASES:
-        study.add_argument(f"--{phase}", type=int, metavar="N", help=f"trainings of the {phase} phase")
-    study.add_argument("--seed", type=int, metavar="N")
-    study.add_argument("--name", help="the study's name; default BACKBONE-DATASET")
-    study.add_argument("--run", dest="run_folder", metavar="DIR", help="the run's folder; default runs/NAME")
-    study.add_argument(
-        "--storage", metavar="URL", help="Optuna storage; default a journal file in the run's folder"
-    )
-    study.add_argument("--device", metavar="NAME", help="auto (default), cpu, cuda, cuda:1")
-    study.add_argument("--devices", metavar="LIST", help="one worker each, such as 0,1,2 for three GPUs")
-    study.add_argument("--workers", type=int, metavar="K", help="processes that train at the same time")
-    study.add_argument(
-        "--slots-per-device", type=int, metavar="N", help="trainings at a time on each device, each a worker"
-    )
-    study.add_argument(
-        "--compile",
-        action="store_true",
-        default=None,
-        help="compile the networks' blocks in the longer trainings",
-    )
-    study.add_argument(
-        "--recompute",
-        action="store_true",
-        default=None,
-        help="make the blocks' maps again in the backward pass: less memory, more time, the same results",
-    )
-    study.add_argument("--threads", type=int, metavar="N", help="CPU threads of each worker")
-    study.add_argument(
-        "--artifacts",
-        metavar="DIR",
-        help="shared folder, or s3://BUCKET/PREFIX, for the states of interrupted trainings",
-    )
-    study.add_argument(
-        "--timeout", type=duration, metavar="TIME", help="stop after 90s, 15m, 2h; the same command goes on"
-    )
-    study.add_argument("--gpu-hours", type=float, metavar="H", help="stop when all trainings took so long")
-    study.add_argument(
-        "--hang-after",
-        type=duration,
-        metavar="TIME",
-        help="give up a training that ends no epoch for so long",
-    )
-    study.add_argument(
-        "--deterministic",
-        action="store_true",
-        default=None,
-        help="on a GPU, the same numbers each time; slower",
-    )
-    study.add_argument("--config", metavar="FILE", help="a study YAML; flags override it")
-    study.add_argument("--adopt", action="store_true", default=None, help="resume although settings differ")
-    study.add_argument("--dry-run", action="store_true", help="stop after the plan")
-    study.add_argument("--yes", action="store_true", help="do not ask before a long run")
-    study.add_argument("--json", action="store_true", help="print the plan or the result as JSON")
+    add_settings(parser)
+    asked = parser.add_argument_group("this call")
+    asked.add_argument("--config", metavar="FILE", help="a study YAML; flags override it")
+    asked.add_argument("--dry-run", action="store_true", help="stop after the plan")
+    asked.add_argument("--yes", action="store_true", help="do not ask before a long run")
+    asked.add_argument("--json", action="store_true", help="print the plan or the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -113,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from reborn_nas.cli.words import print_standing, standing_json
     from reborn_nas.study import load_config, plan_search
 
-    config = load_config(args.config, **settings(args))
+    config = load_config(args.config, **given_settings(args))
     plan = plan_search(config)
     quiet = args.json
     if not quiet:
@@ -140,19 +65,3 @@ def run(args: argparse.Namespace) -> int:
         print_result(result, view, page)
         print_standing(networks)
     return 0
-
-
-def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags that were given, by the names of `StudyConfig`."""
-    direct = (
-        "backbone", "stem", "dataset", "data_dir", "image_size", "fraction", "space", "contrast", "recipe", "epochs",
-        "batch_size", "learning_rate", "weight_decay", "precision", "trials", *PHASES, *SEARCH_FLAGS, "seed", "name",
-        "storage", "device", "devices", "workers", "slots_per_device", "threads", "compile", "recompute", "artifacts",
-        "timeout", "gpu_hours", "hang_after", "deterministic", "adopt",
-    )  # fmt: skip
-    found = {name: getattr(args, name) for name in direct if getattr(args, name) is not None}
-    if args.run_folder is not None:
-        found["run"] = args.run_folder
-    if args.model_arg:
-        found["backbone_arguments"] = dict(args.model_arg)
-    return found

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -18,12 +17,29 @@ from pydantic import (
     model_validator,
 )
 
-from reborn_nas.architecture import ORIGINAL, Choice
 from reborn_nas.errors import ConfigError, unknown_name
+from reborn_nas.study.fields import (
+    Artifacts,
+    Contrast,
+    Count,
+    Device,
+    Devices,
+    Duration,
+    Objectives,
+    Positive,
+    Pruner,
+    RecipeName,
+    RunName,
+    Sampler,
+    Stem,
+    StorageUrl,
+    setting,
+    split_contrast,
+)
 from reborn_nas.study.limits import LIMITS, read_limit
 from reborn_nas.study.sharing import slot_count
 
-__all__ = ["StudyConfig", "read_duration", "split_contrast"]
+__all__ = ["StudyConfig", "split_contrast"]
 
 PHASE_FIELDS = ("baseline", "screen", "search", "candidate", "confirm", "control", "checks")
 RECIPE_FIELDS = (
@@ -39,130 +55,227 @@ RECIPE_FIELDS = (
 STARTS = ("scratch", "parent")
 """Where the search's trainings start: fresh weights, or a trained parent's."""
 
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def read_duration(value: Any) -> Any:
-    """Seconds from a number or from text such as `90s`, `30m`, `2h`; anything else comes back as it is."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", value.lower())
-        if match is None or match.group(2) not in _UNITS:
-            raise ValueError(f"a duration is a number of seconds, or such as 90s, 30m or 2h, not {value!r}")
-        return float(match.group(1)) * _UNITS[match.group(2)]
-    return value
-
-
-Count = Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
-Duration = Annotated[float, BeforeValidator(read_duration), Field(gt=0, allow_inf_nan=False)]
+WHAT, HOW, EXPLORATION, STUDY, MACHINE = (
+    "what is searched",
+    "how it is trained",
+    "the search phase",
+    "the study",
+    "where it runs",
+)
+"""Groups of settings, in the order of `reborn-nas search --help`."""
 
 
 class StudyConfig(BaseModel):
     """One study. `StudyConfig()` is the newcomer's: a five-site network on scikit-learn's digits.
 
-    Whatever is None is decided by a rule: counts of phases by `phases.plan_phases`, recipe settings by the
-    recipe, the input size by the data set. Raises ConfigError with all faults, each with its place.
-
-    Args:
-        name: the study's name in the storage, also of its default run folder; data, never code.
-        backbone: `resnet34`, `timm:…`, `torchvision:…` or `path/to/file.py:factory`.
-        backbone_arguments: keyword arguments of the network's constructor.
-        stem: "original" or "small"; None takes "small" for images of 64×64 and below.
-        pretrained: start every training from the backbone's published weights.
-        dataset: name of a data set, or `folder:PATH`.
-        data_dir: where data sets lie or are downloaded to.
-        image_size: resize images to this many pixels.
-        fraction: share of the pool's images used, in (0, 1].
-        space: search space, a shipped name or the path of a YAML file.
-        contrast: the two-level question of all phases but the search, `tested:reference`: the activation on trial, and
-            what it is compared with; "original" is the backbone's own.
-        recipe: name of the training recipe; the fields after it override its settings.
-        trials: total number of trainings over all phases, resumed runs included.
-        baseline, screen, search, candidate, confirm, control: trainings of each phase.
-        sampler: what proposes in the search phase.
-        objectives: of the search phase: accuracy, and what it is weighed against (params, macs, latency, memory).
-        max_params, max_macs, max_latency, max_memory: what an architecture of the search, the recommendation and the
-            candidate may have at most: `1.2x` of the parent's, or `12M`, `1.5G`, `5ms`, `2GB`.
-        latency_batch: images of the forward pass whose latency is measured; None is one.
-        pruner: stops hopeless trainings of the search phase: none, halving, hyperband or median.
-        parent: a trained parent for `init="parent"`: a safetensors file, or the folder of an export.
-        warm_epochs: epochs of a search training that starts from the parent; None takes the recipe's.
-        seed: of everything random.
-        device: "auto", "cpu", "cuda", "cuda:1", …
-        devices: one worker slot a device; overrides `device`.
-        workers: processes; 1 runs in this process.
-        slots_per_device: trainings at a time on each device, every one a worker; None is one.
-        threads: CPU threads of each worker; None leaves torch's default to one process, divides the cores by several.
-        compile: compile the networks' blocks after a third of a training's epochs; what cannot be compiled fails.
-        recompute: reborn and CReLU blocks make their maps again in the backward pass: less memory, more time, the same
-            results. Without, that is done where memory ran out.
-        storage: Optuna storage URL; None is a journal file in the run folder.
-        run: the run folder; None is `runs/<name>`.
-        artifacts: folder that all workers share, or `s3://bucket/prefix`, for the states of interrupted trainings;
-            None is the run folder.
-        timeout: stop after so many seconds (`2h`), finished trainings kept.
-        gpu_hours: stop when the study's trainings have taken so many hours of their devices, resumed runs included.
-        hang_after: give a training up that finishes no epoch for so long; None is 30 times the longest epoch, at
-            least a quarter of an hour.
-        deterministic: on a GPU, kernels that give the same numbers each time; slower. A CPU does so anyway.
-        adopt: continue a study although settings differ.
+    Each field is described where it stands; the flags of `reborn-nas search`, the arguments of `reborn_nas.search` and
+    the command that repeats a run are made from these descriptions. Whatever is None is decided by a rule: counts of
+    phases by `phases.plan_phases`, recipe settings by the recipe, the input size by the data set. Raises ConfigError
+    with all faults, each with its place.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    name: str | None = None
-    backbone: str = "convnet5"
-    backbone_arguments: dict[str, Any] = Field(default_factory=dict)
-    stem: str | None = None
-    pretrained: bool = False
-    dataset: str = "digits"
-    data_dir: Path | None = None
-    image_size: Annotated[int, Field(ge=4, le=4096)] | None = None
-    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    space: str = "paper"
-    contrast: str = "reborn:original"
-    recipe: str = "fast"
-    epochs: Annotated[int, Field(ge=1)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] | None = None
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
-    precision: str | None = None
-    init: str | None = None
-    trials: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] | None = None
-    baseline: Count | None = None
-    screen: Count | None = None
-    search: Count | None = None
-    candidate: Count | None = None
-    confirm: Count | None = None
-    control: Count | None = None
-    checks: Count | None = None
-    sampler: str = "tpe"
-    objectives: tuple[str, ...] = ("accuracy",)
-    max_params: str | None = None
-    max_macs: str | None = None
-    max_latency: str | None = None
-    latency_batch: Annotated[int, Field(ge=1, le=65536)] | None = None
-    max_memory: str | None = None
-    pruner: str = "none"
-    parent: Path | None = None
-    warm_epochs: Annotated[int, Field(ge=1)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    device: str = "auto"
-    devices: tuple[str, ...] = ()
-    workers: Annotated[int, Field(ge=1, le=1024)] = 1
-    slots_per_device: Annotated[int, Field(ge=1, le=64)] | None = None
-    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    compile: bool = False
-    recompute: bool = False
-    storage: str | None = None
-    run: Path | None = None
-    artifacts: str | None = None
-    timeout: Duration | None = None
-    gpu_hours: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    hang_after: Duration | None = None
-    deterministic: bool = False
-    adopt: bool = False
+    backbone: str = setting(
+        "convnet5",
+        "timm model (resnet34), torchvision:NAME, or path/to/file.py:factory",
+        group=WHAT,
+        metavar="NAME",
+    )
+    backbone_arguments: dict[str, Any] = setting(
+        None,
+        "keyword argument of the backbone's constructor, such as width=0.25; may be repeated",
+        group=WHAT,
+        metavar="NAME=VALUE",
+        factory=dict,
+    )
+    stem: Stem | None = setting(
+        None,
+        "first layers; small: 3×3, stride 1, no max-pool (the default up to 64×64 pixels)",
+        group=WHAT,
+        choices=("original", "small"),
+    )
+    pretrained: bool = setting(
+        False, "start every training from the backbone's published weights", group=WHAT
+    )
+    dataset: str = setting(
+        "digits",
+        "cifar10, cifar100, svhn, mnist, kmnist, fashion_mnist, digits (default) or folder:PATH",
+        group=WHAT,
+        metavar="NAME",
+    )
+    data_dir: Path | None = setting(
+        None, "where data sets lie or are downloaded to", group=WHAT, metavar="DIR"
+    )
+    image_size: Annotated[int, Field(ge=4, le=4096)] | None = setting(
+        None, "resize images to N×N", group=WHAT, metavar="N"
+    )
+    fraction: Annotated[float, Field(gt=0, le=1)] = setting(
+        1.0, "use this share of every part of the data", group=WHAT, metavar="F"
+    )
+    space: str = setting(
+        "paper", "search space: a name of `reborn-nas spaces`, or a YAML file", group=WHAT, metavar="NAME"
+    )
+    contrast: Contrast = setting(
+        "reborn:original",
+        "what the study compares at each site: A against B; original is what the backbone has (reborn:original)",
+        group=WHAT,
+        metavar="A:B",
+    )
+    recipe: RecipeName = setting(
+        "fast", "fast (default) or paper; the next settings replace the recipe's", group=HOW, metavar="NAME"
+    )
+    epochs: Annotated[int, Field(ge=1)] | None = setting(
+        None, "epochs of each training", group=HOW, metavar="N"
+    )
+    batch_size: Annotated[int, Field(ge=1)] | None = setting(
+        None, "images of one step", group=HOW, metavar="N"
+    )
+    learning_rate: Positive | None = setting(None, "largest learning rate", group=HOW, metavar="X")
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = setting(
+        None, "of stochastic gradient descent", group=HOW, metavar="X"
+    )
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = setting(
+        None, "of the optimiser", group=HOW, metavar="X"
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = setting(
+        None, "of the cross entropy", group=HOW, metavar="X"
+    )
+    precision: str | None = setting(
+        None, "auto: bf16 where the device computes with it", group=HOW, choices=("auto", "fp32", "bf16")
+    )
+    sampler: Sampler = setting(
+        "tpe",
+        "what proposes: tpe (default), additive, nsga2, gp, random, or a plug-in's",
+        group=EXPLORATION,
+        metavar="NAME",
+    )
+    objectives: Objectives = setting(
+        ("accuracy",),
+        "accuracy (default), or with costs: accuracy,params; macs, latency, memory",
+        group=EXPLORATION,
+        metavar="LIST",
+    )
+    max_params: str | None = setting(
+        None,
+        "reject architectures above, untrained: parameters; 1.2x: of the parent's; 12M",
+        group=EXPLORATION,
+        metavar="1.2x",
+    )
+    max_macs: str | None = setting(
+        None,
+        "reject architectures above, untrained: multiply-accumulates of one image",
+        group=EXPLORATION,
+        metavar="1.5G",
+    )
+    max_latency: str | None = setting(
+        None,
+        "reject architectures above, untrained: a forward pass on the study's device, folded",
+        group=EXPLORATION,
+        metavar="5ms",
+    )
+    max_memory: str | None = setting(
+        None,
+        "reject architectures above, untrained: one training step, estimated",
+        group=EXPLORATION,
+        metavar="2GB",
+    )
+    latency_batch: Annotated[int, Field(ge=1, le=65536)] | None = setting(
+        None, "images of the pass whose latency is measured (1)", group=EXPLORATION, metavar="N"
+    )
+    pruner: Pruner = setting(
+        "none",
+        "stop hopeless trainings at rungs: none (default), halving, hyperband, median",
+        group=EXPLORATION,
+        metavar="NAME",
+    )
+    init: str | None = setting(
+        None,
+        "scratch: fresh weights (default); parent: a trained parent's; xavier, kaiming, default: how the recipe draws "
+        "them",
+        group=EXPLORATION,
+        metavar="NAME",
+    )
+    parent: Path | None = setting(
+        None,
+        "trained parent for --init parent: safetensors, or an export's folder; else it is trained once",
+        group=EXPLORATION,
+        metavar="FILE",
+    )
+    warm_epochs: Annotated[int, Field(ge=1)] | None = setting(
+        None, "epochs of a training that starts from the parent", group=EXPLORATION, metavar="N"
+    )
+    trials: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] | None = setting(
+        None, "trainings in all, finished ones included", group=STUDY, metavar="N"
+    )
+    baseline: Count | None = setting(
+        None, "trainings of parent and all-reborn network", group=STUDY, metavar="N"
+    )
+    screen: Count | None = setting(
+        None, "trainings of the balanced design that the effects are estimated from", group=STUDY, metavar="N"
+    )
+    search: Count | None = setting(None, "trainings that the sampler proposes", group=STUDY, metavar="N")
+    candidate: Count | None = setting(
+        None, "trainings of the candidate and its parent", group=STUDY, metavar="N"
+    )
+    confirm: Count | None = setting(
+        None, "trainings of the top sites on unused images", group=STUDY, metavar="N"
+    )
+    control: Count | None = setting(
+        None, "trainings of the top sites with the positive twin", group=STUDY, metavar="N"
+    )
+    checks: Count | None = setting(
+        None, "trainings of the top sites alone and with other controls", group=STUDY, metavar="N"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = setting(0, "of everything random", group=STUDY, metavar="N")
+    name: RunName | None = setting(
+        None, "the study's name; default BACKBONE-DATASET", group=STUDY, metavar="NAME"
+    )
+    run: Path | None = setting(None, "the run's folder; default runs/NAME", group=STUDY, metavar="DIR")
+    storage: StorageUrl | None = setting(
+        None, "Optuna storage; default a journal file in the run's folder", group=STUDY, metavar="URL"
+    )
+    timeout: Duration | None = setting(
+        None, "stop after 90s, 30min, 2h; the same command goes on", group=STUDY, metavar="TIME"
+    )
+    gpu_hours: Positive | None = setting(
+        None, "stop when all trainings together took so long on their devices", group=STUDY, metavar="H"
+    )
+    hang_after: Duration | None = setting(
+        None,
+        "give up a training that ends no epoch for so long (30 times the longest epoch, 15 min at least)",
+        group=STUDY,
+        metavar="TIME",
+    )
+    adopt: bool = setting(False, "resume although settings differ", group=STUDY)
+    device: Device = setting("auto", "auto (default), cpu, cuda, cuda:1", group=MACHINE, metavar="NAME")
+    devices: Devices = setting(
+        (), "one worker each, such as 0,1,2 for three GPUs", group=MACHINE, metavar="LIST"
+    )
+    workers: Annotated[int, Field(ge=1, le=1024)] = setting(
+        1, "processes that train at the same time", group=MACHINE, metavar="K"
+    )
+    slots_per_device: Annotated[int, Field(ge=1, le=64)] | None = setting(
+        None, "trainings at a time on each device, each a worker", group=MACHINE, metavar="N"
+    )
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = setting(
+        None, "CPU threads of each worker", group=MACHINE, metavar="N"
+    )
+    compile: bool = setting(
+        False, "compile the networks' blocks after a third of the longer trainings", group=MACHINE
+    )
+    recompute: bool = setting(
+        False,
+        "make the blocks' maps again in the backward pass: less memory, more time, the same results",
+        group=MACHINE,
+    )
+    deterministic: bool = setting(False, "on a GPU, the same numbers each time; slower", group=MACHINE)
+    artifacts: Artifacts | None = setting(
+        None,
+        "shared folder, or s3://BUCKET/PREFIX, for the states of interrupted trainings",
+        group=MACHINE,
+        metavar="DIR",
+    )
 
     _given: frozenset[str] = PrivateAttr(default=frozenset())
 
@@ -193,84 +306,6 @@ class StudyConfig(BaseModel):
                     data[name] = value
         return data
 
-    @field_validator("name")
-    @classmethod
-    def _check_name(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+\-]{0,99}", value):
-            raise ValueError("1 to 100 letters, digits, '_', '.', '+' or '-', a letter or digit first")
-        return value
-
-    @field_validator("stem")
-    @classmethod
-    def _check_stem(cls, value: str | None) -> str | None:
-        if value not in (None, "small", "original"):
-            raise ValueError("'small' or 'original'")
-        return value
-
-    @field_validator("contrast")
-    @classmethod
-    def _check_contrast(cls, value: str) -> str:
-        tested, reference = split_contrast(value)
-        if tested == reference:
-            raise ValueError("two different activations, such as reborn:original")
-        if tested == ORIGINAL:
-            raise ValueError(
-                f"the activation on trial stands first and what it is compared with second: {reference}:original"
-            )
-        return value
-
-    @field_validator("device")
-    @classmethod
-    def _check_device(cls, value: str) -> str:
-        return _device(value)
-
-    @field_validator("devices", mode="before")
-    @classmethod
-    def _check_devices(cls, value: Any) -> Any:
-        parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-        if not isinstance(parts, list | tuple):
-            return value
-        return tuple(
-            _device(f"cuda:{part}" if str(part).strip().isdigit() else str(part).strip()) for part in parts
-        )
-
-    @field_validator("storage")
-    @classmethod
-    def _check_storage(cls, value: str | None) -> str | None:
-        schemes = ("journal", "sqlite", "postgresql", "mysql", "grpc")
-        if value is not None and not re.match(rf"({'|'.join(schemes)})(\+\w+)?://", value):
-            raise ValueError(
-                f"a URL that starts with one of {', '.join(f'{scheme}://' for scheme in schemes)}"
-            )
-        return value
-
-    @field_validator("artifacts", mode="before")
-    @classmethod
-    def _check_artifacts(cls, value: Any) -> Any:
-        from reborn_nas.study.bucket import SCHEME, parse_bucket
-
-        text = str(value) if isinstance(value, Path) else value
-        if isinstance(text, str) and text.startswith(SCHEME):
-            parse_bucket(text)
-        elif isinstance(text, str) and "://" in text:
-            raise ValueError("a folder, or s3://BUCKET/PREFIX")
-        return text
-
-    @field_validator("sampler")
-    @classmethod
-    def _check_sampler(cls, value: str) -> str:
-        from reborn_nas.study.samplers import sampler_names
-
-        return _known("sampler", value, sampler_names())
-
-    @field_validator("objectives", mode="before")
-    @classmethod
-    def _check_objectives(cls, value: Any) -> Any:
-        from reborn_nas.study.objectives import check_objectives
-
-        parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-        return check_objectives(parts) if isinstance(parts, list | tuple) else value
-
     @field_validator(*LIMITS, mode="before")
     @classmethod
     def _check_limit(cls, value: Any, info: ValidationInfo) -> Any:
@@ -278,13 +313,6 @@ class StudyConfig(BaseModel):
             return value
         read_limit(LIMITS[str(info.field_name)], value)
         return str(value)
-
-    @field_validator("pruner")
-    @classmethod
-    def _check_pruner(cls, value: str) -> str:
-        from reborn_nas.study.pruning import PRUNERS
-
-        return _known("pruner", value, PRUNERS)
 
     @model_validator(mode="after")
     def _check_search(self) -> StudyConfig:
@@ -297,13 +325,6 @@ class StudyConfig(BaseModel):
             name = "parent" if self.parent is not None else "warm_epochs"
             raise ValueError(f"{name}: is for trainings that start from a trained parent; set init to parent")
         return self
-
-    @field_validator("recipe")
-    @classmethod
-    def _check_recipe_name(cls, value: str) -> str:
-        from reborn_nas.training import recipe_names
-
-        return _known("recipe", value, recipe_names())
 
     @model_validator(mode="after")
     def _check_recipe(self) -> StudyConfig:
@@ -385,14 +406,6 @@ class StudyConfig(BaseModel):
         return {**data, "name": self.study_name, "trials": self.total}
 
 
-def split_contrast(text: str) -> tuple[Choice, Choice]:
-    """`reborn(kernel_size=3):original` → the choice on trial and its reference. Raises ConfigError."""
-    match = re.fullmatch(r"([^:()]+(?:\([^()]*\))?):([^:()]+(?:\([^()]*\))?)", text)
-    if match is None:
-        raise ConfigError(f"a contrast is tested:reference, such as reborn:original, not {text!r}")
-    return Choice.parse(match.group(1)), Choice.parse(match.group(2))
-
-
 def _faults(error: ValidationError) -> list[str]:
     faults = []
     for item in error.errors():
@@ -409,15 +422,3 @@ def _faults(error: ValidationError) -> list[str]:
             shown = "what was given"
         faults.append(f"{place}: {text[0].lower()}{text[1:]}, got {shown[:200]}")
     return faults
-
-
-def _device(value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", value):
-        raise ValueError("'auto', 'cpu', 'cuda' or one with a number, such as 'cuda:1'")
-    return value
-
-
-def _known(kind: str, value: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise ValueError(str(unknown_name(kind, value, known)))
-    return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +15,14 @@ from reborn_nas.study.artifacts import Illustrate
 from reborn_nas.study.config import StudyConfig
 from reborn_nas.study.decide import Candidate
 from reborn_nas.study.engine import Engine
+from reborn_nas.study.flags import resume_command, write_settings
 from reborn_nas.study.folder import write_json
 from reborn_nas.study.leading import begin_anew
 from reborn_nas.study.objective import Objective
 from reborn_nas.study.planning import PlanView, plan_search, require_device_free
 from reborn_nas.study.progress import Progress, SilentProgress
 from reborn_nas.study.stopping import Stopper
-from reborn_nas.study.storage import RunStore, connect, journal_path, mask_url, open_run, run_url
+from reborn_nas.study.storage import RunStore, connect, journal_path, open_run, run_url
 from reborn_nas.study.warm import ParentWeights, is_warm_study
 from reborn_nas.study.workbench import settle_numerics
 
@@ -155,6 +155,7 @@ def prepare_run(view: PlanView) -> RunStore:
     begin_anew(store, next((phase.count for phase in view.phases if phase.name == "baseline"), 0))
     write_json(folder / "config.json", {**described, "settings": view.bench.settings})
     write_json(folder / "plan.json", view.to_dict())
+    write_settings(config)
     return store
 
 
@@ -189,21 +190,3 @@ def _result(view: PlanView, store: RunStore, stopper: Stopper, complete: bool, s
         seconds=seconds,
         resume_command=resume_command(config),
     )
-
-
-def resume_command(config: StudyConfig) -> str:
-    """The command line that continues the run; a storage's password is left out of it."""
-    words = ["reborn-nas", "search"]
-    for name in sorted(config.given - {"backbone_arguments", "adopt", "name"}):
-        value = getattr(config, name)
-        if value is None or value is False or value == ():
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        if value is True:
-            words.append(flag)
-            continue
-        shown = ",".join(value) if isinstance(value, tuple) else str(value)
-        words += [flag, mask_url(shown) if name == "storage" else shown]
-    if config.name is not None:
-        words += ["--name", config.name]
-    return shlex.join(words)

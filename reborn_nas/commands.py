@@ -1,0 +1,28 @@
+"""Commands as the product prints them: quoted, so that they can be pasted into a shell."""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+__all__ = ["command_line", "load_line"]
+
+
+def command_line(*words: str | os.PathLike[str]) -> str:
+    """The words as one line for a POSIX shell; a path that starts with a dash is no option."""
+    texts = []
+    for word in words:
+        text = os.fspath(word)
+        texts.append(f"./{text}" if isinstance(word, os.PathLike) and text.startswith("-") else text)
+    return shlex.join(texts)
+
+
+def load_line(folder: str | os.PathLike[str], *, trust: bool = False) -> str:
+    """The line of Python that loads an exported folder.
+
+    Args:
+        trust: the export carries source code of its own, which is run only on request.
+    """
+    also = ", trust_source=True" if trust else ""
+    place = str(os.fspath(folder)).replace("\\", "\\\\").replace('"', '\\"')
+    return f'import reborn_nas, timm; timm.create_model("local-dir:{place}", pretrained=True{also})'

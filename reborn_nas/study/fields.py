@@ -1,0 +1,167 @@
+"""The fields of a study's configuration: what values they take, and how each is described and written as a flag."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from reborn_nas.architecture import ORIGINAL, Choice
+from reborn_nas.errors import ConfigError, unknown_name
+from reborn_nas.study.duration import read_duration
+
+__all__ = [
+    "Artifacts",
+    "Contrast",
+    "Count",
+    "Device",
+    "Devices",
+    "Duration",
+    "Objectives",
+    "Positive",
+    "Pruner",
+    "RecipeName",
+    "RunName",
+    "Sampler",
+    "Stem",
+    "StorageUrl",
+    "setting",
+    "split_contrast",
+]
+
+
+def setting(
+    default: Any,
+    description: str,
+    *,
+    group: str,
+    metavar: str = "",
+    choices: tuple[str, ...] = (),
+    factory: Callable[[], Any] | None = None,
+) -> Any:
+    """A field of the configuration. Flags, `--help` and the documentation of `search` are made from it.
+
+    Args:
+        description: one clause, as `--help` shows it.
+        group: the heading of `--help` that it stands under.
+        metavar: what stands for the value in `--help`.
+        choices: all values that it takes, where they are few.
+    """
+    extra: dict[str, Any] = {"group": group, "metavar": metavar, "choices": list(choices)}
+    if factory is not None:
+        return Field(default_factory=factory, description=description, json_schema_extra=extra)
+    return Field(default, description=description, json_schema_extra=extra)
+
+
+def split_contrast(text: str) -> tuple[Choice, Choice]:
+    """`reborn(kernel_size=3):original` → the choice on trial and its reference. Raises ConfigError."""
+    match = re.fullmatch(r"([^:()]+(?:\([^()]*\))?):([^:()]+(?:\([^()]*\))?)", text)
+    if match is None:
+        raise ConfigError(f"a contrast is tested:reference, such as reborn:original, not {text!r}")
+    return Choice.parse(match.group(1)), Choice.parse(match.group(2))
+
+
+def _run_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+\-]{0,99}", value):
+        raise ValueError("1 to 100 letters, digits, '_', '.', '+' or '-', a letter or digit first")
+    return value
+
+
+def _stem(value: str) -> str:
+    if value not in ("small", "original"):
+        raise ValueError("'small' or 'original'")
+    return value
+
+
+def _contrast(value: str) -> str:
+    tested, reference = split_contrast(value)
+    if tested == reference:
+        raise ValueError("two different activations, such as reborn:original")
+    if tested == ORIGINAL:
+        raise ValueError(
+            f"the activation on trial stands first and what it is compared with second: {reference}:original"
+        )
+    return value
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", value):
+        raise ValueError("'auto', 'cpu', 'cuda' or one with a number, such as 'cuda:1'")
+    return value
+
+
+def _devices(value: Any) -> Any:
+    parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        return value
+    return tuple(
+        _device(f"cuda:{part}" if str(part).strip().isdigit() else str(part).strip()) for part in parts
+    )
+
+
+def _storage(value: str) -> str:
+    schemes = ("journal", "sqlite", "postgresql", "mysql", "grpc")
+    if not re.match(rf"({'|'.join(schemes)})(\+\w+)?://", value):
+        raise ValueError(f"a URL that starts with one of {', '.join(f'{scheme}://' for scheme in schemes)}")
+    return value
+
+
+def _artifacts(value: Any) -> Any:
+    from reborn_nas.study.bucket import SCHEME, parse_bucket
+
+    text = str(value) if isinstance(value, Path) else value
+    if isinstance(text, str) and text.startswith(SCHEME):
+        parse_bucket(text)
+    elif isinstance(text, str) and "://" in text:
+        raise ValueError("a folder, or s3://BUCKET/PREFIX")
+    return text
+
+
+def _objectives(value: Any) -> Any:
+    from reborn_nas.study.objectives import check_objectives
+
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    return check_objectives(parts) if isinstance(parts, list | tuple) else value
+
+
+def _sampler(value: str) -> str:
+    from reborn_nas.study.samplers import sampler_names
+
+    return _known("sampler", value, sampler_names())
+
+
+def _pruner(value: str) -> str:
+    from reborn_nas.study.pruning import PRUNERS
+
+    return _known("pruner", value, PRUNERS)
+
+
+def _recipe(value: str) -> str:
+    from reborn_nas.training import recipe_names
+
+    return _known("recipe", value, recipe_names())
+
+
+def _known(kind: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise ValueError(str(unknown_name(kind, value, known)))
+    return value
+
+
+Count = Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
+Duration = Annotated[float, BeforeValidator(read_duration), Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+RunName = Annotated[str, AfterValidator(_run_name)]
+Stem = Annotated[str, AfterValidator(_stem)]
+Contrast = Annotated[str, AfterValidator(_contrast)]
+Device = Annotated[str, AfterValidator(_device)]
+Devices = Annotated[tuple[str, ...], BeforeValidator(_devices)]
+StorageUrl = Annotated[str, AfterValidator(_storage)]
+Artifacts = Annotated[str, BeforeValidator(_artifacts)]
+Objectives = Annotated[tuple[str, ...], BeforeValidator(_objectives)]
+Sampler = Annotated[str, AfterValidator(_sampler)]
+Pruner = Annotated[str, AfterValidator(_pruner)]
+RecipeName = Annotated[str, AfterValidator(_recipe)]

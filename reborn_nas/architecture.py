@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -46,7 +47,7 @@ class Choice:
         """The options as a new dict."""
         return dict(self.items)
 
-    @property
+    @cached_property
     def label(self) -> str:
         """One readable line from which `parse` restores the choice, such as `reborn(compression=1x1,kernel_size=3)`."""
         if not self.items:
@@ -56,19 +57,25 @@ class Choice:
     @classmethod
     def parse(cls, label: str) -> Choice:
         """The choice that `label` names. Raises SiteError when it is none."""
-        match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*", label, flags=re.DOTALL)
-        if match is None:
-            raise SiteError(f"{label!r} is no activation choice; write a name, or name(option=value, …)")
-        options: dict[str, Scalar] = {}
-        for part in _split(match.group(2) or ""):
-            key, sign, value = part.partition("=")
-            if not sign or not _NAME.match(key.strip()):
-                raise SiteError(f"{label!r}: {part!r} is no option; write option=value")
-            options[key.strip()] = read_scalar(value.strip())
-        return cls(match.group(1), **options)
+        return _parsed(label)
 
     def __str__(self) -> str:
         return self.label
+
+
+@lru_cache(maxsize=4096)
+def _parsed(label: str) -> Choice:
+    """`Choice.parse`: a study repeats a few labels hundred thousands of times."""
+    match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*", label, flags=re.DOTALL)
+    if match is None:
+        raise SiteError(f"{label!r} is no activation choice; write a name, or name(option=value, …)")
+    options: dict[str, Scalar] = {}
+    for part in _split(match.group(2) or ""):
+        key, sign, value = part.partition("=")
+        if not sign or not _NAME.match(key.strip()):
+            raise SiteError(f"{label!r}: {part!r} is no option; write option=value")
+        options[key.strip()] = read_scalar(value.strip())
+    return Choice(match.group(1), **options)
 
 
 ORIGINAL = Choice("original")

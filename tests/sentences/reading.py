@@ -1,0 +1,291 @@
+"""A reader of what a report prints: each sentence is recognised by a small grammar and held against the planted truth.
+
+A sentence that the grammar does not know is an error, so that a new sentence must first be given a meaning here.
+"""
+
+# ruff: noqa: E501 — a sentence of the report stands in one line
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from tests.sentences.studies import SimulatedStudy
+
+NUMBER = r"[+−-]?\d[\d,]*(?:\.\d+)?"
+UNIT = r" (?:percentage points|pp)"
+SITE = r"layer\d\.\d+\.act"
+SITES = rf"(?:{SITE}|\d+ more)(?:(?:, | and )(?:{SITE}|\d+ more))*"
+ROUNDING = 0.005 + 1e-9
+"""What printing two digits may move a bound by."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something that a sentence says, and whether it is so.
+
+    Args:
+        kind: what it is about: "site", "candidate", "trend", "kernel", "sum", "cause", "bound", "failure", "rate".
+        true: whether it is so; None where the sentence says nothing that could be false.
+        covered: whether the interval printed with it holds the truth; None without one.
+        excess, excess_shrunk: the printed estimate, and the shrunk one beside it, over a truth that is not 0.
+        about: the site, or "".
+        text: the sentence's words.
+    """
+
+    kind: str
+    true: bool | None
+    covered: bool | None = None
+    excess: float | None = None
+    excess_shrunk: float | None = None
+    about: str = ""
+    text: str = ""
+
+
+class UnknownSentence(AssertionError):
+    """The report printed something that the grammar does not know."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """An estimate with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def covers(self, truth: float) -> bool:
+        """Whether the printed interval holds `truth`."""
+        return self.low - ROUNDING <= truth <= self.high + ROUNDING
+
+    def excess(self, truth: float) -> float | None:
+        """The estimate over the truth; None of a truth of 0."""
+        return self.value / truth if truth else None
+
+
+def size_of(name: str = "") -> str:
+    """A pattern of an estimate with its interval; its groups are v, l and h with `name` behind."""
+    return rf"(?P<v{name}>{NUMBER}){UNIT} \[(?P<l{name}>{NUMBER}), (?P<h{name}>{NUMBER})\]"
+
+
+def read_size(match: re.Match[str], name: str = "") -> Size:
+    """The estimate of `size_of(name)`."""
+    return Size(*(number_of(match[part + name]) for part in "vlh"))
+
+
+def number_of(text: str) -> float:
+    """`−1,234.5` as a float."""
+    return float(text.replace("−", "-").replace(",", ""))
+
+
+def listed(text: str) -> list[str]:
+    """The sites that a list names; those that it only counts are missing."""
+    return re.findall(SITE, text)
+
+
+Reading = Callable[[re.Match[str], SimulatedStudy], Iterable[Claim]]
+GRAMMAR: list[tuple[re.Pattern[str], Reading]] = []
+
+
+def sentence(pattern: str) -> Callable[[Reading], Reading]:
+    """Register the reading of the sentences that match `pattern`."""
+
+    def register(reading: Reading) -> Reading:
+        GRAMMAR.append((re.compile(pattern), reading))
+        return reading
+
+    return register
+
+
+def read(text: str, study: SimulatedStudy) -> list[Claim]:
+    """The claims of a paragraph. Raises UnknownSentence at the first sentence that is in no grammar."""
+    found: list[Claim] = []
+    at = 0
+    while at < len(text):
+        for pattern, reading in GRAMMAR:
+            match = pattern.match(text, at)
+            if match is not None and match.end() > at:
+                found += [replace(claim, text=match[0]) for claim in reading(match, study)]
+                at = match.end()
+                break
+        else:
+            raise UnknownSentence(f"no reading for {text[at : at + 200]!r}\nin {text!r}")
+        while at < len(text) and text[at] == " ":
+            at += 1
+    return found
+
+
+def _site(study: SimulatedStudy, name: str, direction: int, grounds: str) -> bool:
+    """Whether a site helps (+1) or does harm (−1): "average", "incumbent", both, or either of them."""
+    average = study.average[name] * direction > 0
+    there = study.on_incumbent.get(name)
+    incumbent = there is not None and there * direction > 0
+    return {"average": average, "incumbent": incumbent, "both": average and incumbent}[grounds]
+
+
+WHAT = r"(?:[Rr]eborn instead of the original activation)"
+ON_AVERAGE = r"averaged over networks whose other sites are reborn half of the time, "
+BASIS = (
+    rf"(?:{ON_AVERAGE}(?P<site1>{SITE}) adds {size_of('1')}(?:; on the incumbent, on images unused before, {size_of('2')})?"
+    rf"|on the incumbent, on images unused before, (?P<site3>{SITE}) adds {size_of('3')}; "
+    rf"{ON_AVERAGE}(?P<site4>{SITE}) adds {size_of('4')})"
+)
+GROUNDS = {
+    "confirmed on the incumbent": "both",
+    "suggested by the screen, not confirmed": "average",
+    "suggested on the incumbent alone, not on average": "incumbent",
+}
+
+
+@sentence(
+    rf"{WHAT} helps at (?:(?P<one>{SITE})|(?P<many>\d+) sites) \((?P<word>[^)]*)\)"
+    rf"(?:, the largest estimate at (?P<lead>{SITE})(?:; its rank interval overlaps that of {SITES})?)?: {BASIS}\."
+)
+def _helps(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    grounds = GROUNDS[match["word"]]
+    lead = match["one"] or match["lead"]
+    sizes = [
+        (read_size(match, place), (study.on_incumbent if place in "23" else study.average)[lead])
+        for place in "1234"
+        if match[f"v{place}"] is not None
+    ]
+    covered = all(size.covers(truth) for size, truth in sizes)
+    yield Claim("site", _site(study, lead, 1, grounds), covered, sizes[0][0].excess(sizes[0][1]), about=lead)
+
+
+@sentence(rf"{WHAT} helps at no site that this study could resolve\.")
+@sentence(r"The screen has too few finished runs to estimate what each site adds\.")
+@sentence(r"This study ran no screen, so it cannot say where [^.]* helps\.")
+def _nothing(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    return iter(())
+
+
+@sentence(rf"No site resolved; effects of {WHAT} above (?P<most>{NUMBER}){UNIT} are unlikely\.")
+def _bound(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    yield Claim("bound", max(study.average.values()) <= number_of(match["most"]) + ROUNDING)
+
+
+@sentence(
+    rf"No verdict on {WHAT}: the runs cannot carry one; the largest estimate, {ON_AVERAGE}is {size_of()} at {SITE}\."
+)
+def _no_verdict(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    return iter(())
+
+
+@sentence(rf"It does harm at (?P<sites>{SITES}) \((?:most at (?P<lead>{SITE}): )?{size_of()} on average\)\.")
+def _harm(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    yield from _harms(match, study, study.average, "average")
+
+
+@sentence(
+    rf"It does harm on the incumbent at (?P<sites>{SITES})(?: \((?:most at (?P<lead>{SITE}): )?{size_of()} there\))?, "
+    r"which the average does not show\."
+)
+def _harm_there(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    yield from _harms(match, study, study.on_incumbent, "incumbent")
+
+
+def _harms(
+    match: re.Match[str], study: SimulatedStudy, truth: dict[str, float], grounds: str
+) -> Iterator[Claim]:
+    names = listed(match["sites"])
+    lead = match["lead"] or names[0]
+    size = read_size(match) if match["v"] else None
+    for name in names:
+        here = size if name == lead else None
+        yield Claim(
+            "site", _site(study, name, -1, grounds), here.covers(truth[name]) if here else None,
+            here.excess(truth[name]) if here else None, about=name,
+        )  # fmt: skip
+
+
+ARMS = r" over \d+ and \d+ seeds, on images that no earlier phase used\."
+
+
+@sentence(rf"The candidate (?P<verb>beats its parent by|is worse than its parent:) {size_of()}{ARMS}")
+def _candidate(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    direction = 1 if "beats" in match["verb"] else -1
+    size = read_size(match)
+    yield Claim("candidate", study.gain * direction > 0, size.covers(study.gain), size.excess(study.gain))
+
+
+@sentence(rf"Whether the candidate beats its parent is unresolved: {size_of()}{ARMS}")
+def _candidate_open(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    yield Claim("candidate", None, read_size(match).covers(study.gain))
+
+
+@sentence(
+    rf"At (?P<told>{SITE} \([^)]*\)(?:, {SITE} \([^)]*\))*) the gain is because of the negative phase, beyond the block's "
+    r"parameters: reborn − positive twin, the same block fed with the positive phase\."
+)
+def _cause(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    for one in re.finditer(rf"(?P<site>{SITE}) \({size_of()}\)", match["told"]):
+        truth, size = study.beside_twin[one["site"]], read_size(one)
+        yield Claim("cause", truth > 1e-9, size.covers(truth), size.excess(truth), about=one["site"])
+
+
+@sentence(
+    rf"(?P<word>The effect rises with depth|The effect falls with depth|No trend with depth is resolved): {size_of()} "
+    r"from the first site to the last, fitted as a straight line\."
+)
+def _trend(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    """A trend is one of the population that the sites were drawn from: none where they were drawn alike."""
+    slope = study.planted.slope
+    direction = 1 if "rises" in match["word"] else -1 if "falls" in match["word"] else 0
+    yield Claim("trend", slope * direction > 0 if direction else None, read_size(match).covers(slope))
+
+
+@sentence(
+    rf"The top site's effect (?P<word>is above 0|is below 0|is not resolved) at another learning rate: (?P<site>{SITE}) "
+    rf"adds {size_of()} to the incumbent at {NUMBER} \(\d+ against \d+ trainings\)\."
+)
+def _rate(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    truth = study.planted.contrast(
+        study.incumbent.kinds, [study.site(match["site"])], 1, 0, study.incumbent.kernels
+    )
+    direction = {"is above 0": 1, "is below 0": -1}.get(match["word"], 0)
+    yield Claim("rate", truth * direction > 0 if direction else None, read_size(match).covers(truth))
+
+
+@sentence(
+    rf"Baseline: reborn at every site against the parent, {size_of()} \(\d+ against \d+ trainings, validation images\)\."
+)
+def _baseline(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    yield Claim("ends", None, read_size(match).covers(study.everywhere))
+
+
+@sentence(rf"Curvature: the mean of the baseline's two ends lies {size_of()} from the screen's mean\.")
+def _curvature(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    yield Claim("sum", None, read_size(match).covers(study.bend))
+
+
+@sentence(
+    rf"Effects do not simply add up here \(curvature {size_of()}\): what a site adds depends on the other sites, so an "
+    r"average over half-reborn networks need not hold on another network\."
+)
+def _bent(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    yield Claim("sum", abs(study.bend) > 1e-9)
+
+
+@sentence(r"Screen: \d+ unpruned trainings over \d+ train/validation splits, [^.]*, Benjamini–Hochberg at q = 0\.05 over \d+ sites\.")  # fmt: skip
+@sentence(
+    rf"Noise of one training σ̂ = {NUMBER} percentage points; an effect of {NUMBER} is found with 80 % power\."
+)
+@sentence(rf"Largest correlation between two sites: {NUMBER}\.")
+@sentence(
+    r"Confirmed: q ≤ 0\.05 in the screen, and the confirmation's 95 % interval on the same side of 0\. "
+)
+@sentence(r"Suggestive: one of the two\. Harmful: either, below 0\. Unresolved: else\.")
+@sentence(r"A reborn block brings its own batch norm: [^.]*\.")
+@sentence(r"All effects hold for this study's recipe and data\.")
+@sentence(rf"Only {NUMBER} validation images: one accuracy alone has a standard error of {NUMBER} percentage points\.")  # fmt: skip
+@sentence(r"That shows the mechanics; it is not a finding\.")
+@sentence(r"\d+ runs are fewer than one whole foldover of \d+ sites \(\d+\): estimates only, no verdict\.")
+@sentence(r"\d+ of \d+ designed runs are missing: verdicts only where both bounds agree\.")
+@sentence(r"\d+ screen runs were lost or diverged in a way that goes with the level: both bounds stand in the table\.+")  # fmt: skip
+@sentence(r"\d+ of \d+ screen runs diverged; they count at their last accuracy\.")
+@sentence(r"A lower learning rate would tell more\.")
+@sentence(rf"Two sites' levels are correlated by {NUMBER}: their effects are hard to tell apart\.")
+def _plain(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    """How it was done: nothing that the planted truth could contradict."""
+    return iter(())

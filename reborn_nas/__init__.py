@@ -1,27 +1,25 @@
 """reborn-nas: where reborn blocks help in a CNN, by how much, and how surely.
 
-Importing the package registers its timm models. Names that need pandas, scipy or Optuna are loaded when
-they are first used.
+Importing the package is quick: every name is loaded when it is first used, and the timm models are registered
+when timm is imported, be that before or after this package.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-# the rooms `report` and `export` are bound before the public functions of the same names
-import reborn_nas.export
-import reborn_nas.models
-import reborn_nas.report  # noqa: F401
-from reborn_nas.activations import build_activation, fold
-from reborn_nas.api import export, report, search
-from reborn_nas.architecture import Architecture, BackboneSpec, Choice
-from reborn_nas.backbone import Plan, Site, apply, convert, find_sites, plan
-from reborn_nas.errors import RebornError
+from wrapt import when_imported
 
 if TYPE_CHECKING:
+    from reborn_nas.activations import build_activation, fold
     from reborn_nas.analysis import minimum_detectable_effect, screen_design, site_effects
-    from reborn_nas.api import recommend
+    from reborn_nas.api import export, recommend, report, search
+    from reborn_nas.architecture import Architecture, BackboneSpec, Choice
+    from reborn_nas.backbone import Plan, Site, apply, convert, find_sites, plan
+    from reborn_nas.errors import RebornError
     from reborn_nas.retraining import train
     from reborn_nas.space import SearchSpace, load_space
     from reborn_nas.study import AdditiveSampler, StudyConfig
@@ -30,17 +28,36 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
-    "AdditiveSampler": "reborn_nas.study",
-    "SearchSpace": "reborn_nas.space",
-    "StudyConfig": "reborn_nas.study",
-    "load_space": "reborn_nas.space",
-    "measure_latency": "reborn_nas.training.latency",
-    "minimum_detectable_effect": "reborn_nas.analysis",
-    "recommend": "reborn_nas.api",
-    "screen_design": "reborn_nas.analysis",
-    "site_effects": "reborn_nas.analysis",
-    "train": "reborn_nas.retraining",
+    "AdditiveSampler": "study",
+    "Architecture": "architecture",
+    "BackboneSpec": "architecture",
+    "Choice": "architecture",
+    "Plan": "backbone",
+    "RebornError": "errors",
+    "SearchSpace": "space",
+    "Site": "backbone",
+    "StudyConfig": "study",
+    "apply": "backbone",
+    "build_activation": "activations",
+    "convert": "backbone",
+    "export": "api",
+    "find_sites": "backbone",
+    "fold": "activations",
+    "load_space": "space",
+    "measure_latency": "training.latency",
+    "minimum_detectable_effect": "analysis",
+    "plan": "backbone",
+    "recommend": "api",
+    "report": "api",
+    "screen_design": "analysis",
+    "search": "api",
+    "site_effects": "analysis",
+    "train": "retraining",
 }
+"""Public name → the room that defines it."""
+
+_ROOMS = ("activations", "analysis", "backbone", "errors", "models", "space", "study", "training")
+"""Rooms that are attributes of the package without an import of their own."""
 
 __all__ = [
     "AdditiveSampler",
@@ -71,13 +88,37 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'reborn_nas' has no attribute {name!r}")
-    value = getattr(import_module(_LAZY[name]), name)
-    globals()[name] = value
-    return value
+class _Package(ModuleType):
+    """Keeps the public functions that are called like a room.
+
+    Importing `reborn_nas.report` binds the room to the package's attribute `report`, over the function of that name.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _LAZY:
+            value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+        elif name in _ROOMS:
+            value = import_module(f"{__name__}.{name}")
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        self.__dict__[name] = value
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _LAZY and isinstance(value, ModuleType):
+            return
+        super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*self.__dict__, *_LAZY})
 
 
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+sys.modules[__name__].__class__ = _Package
+
+
+@when_imported("timm")
+@when_imported("reborn_nas.backbone")
+def _register_models(loaded: ModuleType) -> None:
+    """Register the models of reborn-nas with timm; they need the backbones, which may be what imports timm."""
+    if loaded.__name__ != "timm" or f"{__name__}.backbone" not in sys.modules:
+        import_module(f"{__name__}.models")

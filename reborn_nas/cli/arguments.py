@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import re
+from typing import Any, NoReturn
 
-Subparsers = Any  # argparse keeps the class of `add_subparsers` private
+from reborn_nas.errors import unknown_name
 
 
-def verb(verbs: Subparsers, name: str, summary: str, examples: str, run: Any) -> argparse.ArgumentParser:
-    """A verb's parser: its help ends in examples."""
-    parser: argparse.ArgumentParser = verbs.add_parser(
-        name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog="examples:\n" + examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    return parser
+class Parser(argparse.ArgumentParser):
+    """A parser that takes no abbreviations, and says in one line what is wrong and what was probably meant."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(
+            **{"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter, **settings}
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2, without the page of usage that would hide the message."""
+        self.exit(2, f"{self.prog}: error: {message}\n{self.prog} --help shows what it takes\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Refuse unknown options first: what they lack or shadow is not the mistake."""
+        words = list(args or ())
+        if self._subparsers is not None:  # the rest is the verb's
+            words = words[: next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))]
+        for word in words[: words.index("--") if "--" in words else len(words)]:
+            name = word.partition("=")[0]
+            if re.fullmatch(r"--[^\s=]+", name) and name not in self._option_string_actions:
+                self.error(str(unknown_name("option", name, self._option_string_actions)))
+        return super().parse_known_args(args, namespace)
 
 
 def add_backbone(parser: argparse.ArgumentParser, default: str | None = None) -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from reborn_nas.cli.arguments import Subparsers, verb
-
 EXAMPLES = """  reborn-nas dashboard runs/convnet5-digits
   reborn-nas dashboard runs/convnet5-digits --port 9000
 """
 
 
-def add(verbs: Subparsers) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser = verb(verbs, "dashboard", "open a run in optuna-dashboard, on this machine only", EXAMPLES, run)
     parser.add_argument("run_path", metavar="RUN", help="the run's folder")
     parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1")
     parser.add_argument("--port", type=int, default=8080, help="default 8080")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from reborn_nas.cli.arguments import Subparsers, verb
-
 EXAMPLES = """  reborn-nas export runs/convnet5-digits --out my-model
   reborn-nas export runs/convnet5-digits --trial 12 --out my-model --force
   reborn-nas export runs/convnet5-digits --trial pareto --out front
@@ -13,9 +11,8 @@ EXAMPLES = """  reborn-nas export runs/convnet5-digits --out my-model
 """
 
 
-def add(verbs: Subparsers) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser = verb(verbs, "export", "write a trained network of a run as a timm model", EXAMPLES, run)
     parser.add_argument("run_path", metavar="RUN", help="the run's folder")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""`reborn-nas VERB …`: parse, call one function, print."""
+"""`reborn-nas VERB …`: parse, call one function, print. A verb's module is imported when that verb is used."""
 
 from __future__ import annotations
 
@@ -6,12 +6,26 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from reborn_nas import __version__
-from reborn_nas.cli import dashboard, export, replicate, report, search, sites, spaces, status, train, worker
-from reborn_nas.errors import RebornError
+from reborn_nas.cli.arguments import Parser
+from reborn_nas.cli.streams import write_anything
+from reborn_nas.errors import RebornError, unknown_name
 
-VERBS = (search, worker, status, sites, spaces, report, train, export, dashboard, replicate)
+VERBS = {
+    "search": "run a study, or resume it with the same command",
+    "worker": "join a study from any machine that reaches its storage",
+    "status": "show how far a run is and its estimates so far",
+    "sites": "print the activation sites of a backbone",
+    "spaces": "list the search spaces, or explain one",
+    "report": "write a run's report: index.html, CSVs, figures",
+    "train": "train one architecture with several seeds and export it",
+    "export": "write a trained network of a run as a timm model",
+    "dashboard": "open a run in optuna-dashboard, on this machine only",
+    "replicate": "measure a table or figure of the paper again",
+}
+"""Verb → what it does. Each is a module of this room with `EXAMPLES`, `add(parser)` and `run(args)`."""
 
 EPILOG = """examples:
   reborn-nas search                                        64 small trainings on scikit-learn's digits
@@ -21,24 +35,52 @@ EPILOG = """examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    top = argparse.ArgumentParser(
+def parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """The command line; with the arguments of `verb` alone, or of every verb."""
+    top = Parser(
         prog="reborn-nas",
         description="Where do reborn blocks help in a CNN, by how much, and how surely?",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"reborn-nas {__version__}")
-    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in VERBS:
-        verb.add(verbs)
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
+    for name, summary in VERBS.items():
+        if verb in (None, name):
+            verb_parser(verbs.add_parser(name, help=summary), name)
+        else:
+            verbs.add_parser(name, help=summary)
     return top
+
+
+def verb_parser(made: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
+    """Give the parser of one verb its arguments; its help ends in examples."""
+    module = import_module(f"reborn_nas.cli.{name}")
+    made.description = f"{VERBS[name][0].upper()}{VERBS[name][1:]}."
+    made.epilog = f"examples:\n{module.EXAMPLES}"
+    module.add(made)
+    made.set_defaults(run=module.run)
+    return made
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments, or an exit: with the help where nothing is asked for, with code 2 where something is wrong."""
+    verb = next((word for word in argv if not word.startswith("-")), None)
+    top = parser(verb or "")
+    if not argv:
+        top.print_help()
+        raise SystemExit(0)
+    if verb is None:
+        top.parse_args(argv)
+        top.error("name a verb: " + ", ".join(VERBS))
+    if verb not in VERBS:
+        top.error(str(unknown_name("verb", verb, VERBS)))
+    return top.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, 2 for what the user can mend, 130 for an interrupt."""
-    args = parser().parse_args(argv)
+    write_anything(sys.stdout, sys.stderr)
+    args = parse(sys.argv[1:] if argv is None else argv)
     try:
         code: int = args.run(args)
         sys.stdout.flush()

@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     from reborn_nas.records import TrialRecord
     from reborn_nas.study import PlanView, Progress
 
-__all__ = ["BarProgress", "LineProgress", "make_progress"]
+__all__ = ["BarProgress", "LineProgress", "announce", "make_progress"]
+
+
+def announce(text: str) -> None:
+    """One line on stderr before something that takes seconds, such as importing torch."""
+    print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reborn_nas.cli.arguments import Subparsers, duration, model_argument, verb
+from reborn_nas.cli.arguments import duration, model_argument
 from reborn_nas.cli.consent import agreed
 from reborn_nas.errors import ConfigError
 
@@ -26,9 +26,8 @@ EXAMPLES = """  reborn-nas replicate table2 --counts
 """
 
 
-def add(verbs: Subparsers) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser = verb(verbs, "replicate", "measure a table or figure of the paper again", EXAMPLES, run)
     parser.add_argument(
         "study", metavar="STUDY", help="table2, table3, table4, section33, figure4, or a YAML file"
     )

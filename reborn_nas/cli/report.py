@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from reborn_nas.cli.arguments import Subparsers, verb
-
 EXAMPLES = """  reborn-nas report runs/convnet5-digits
   reborn-nas report runs/convnet5-digits --out /tmp/report
 """
 
 
-def add(verbs: Subparsers) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser = verb(verbs, "report", "write a run's report: index.html, CSVs, figures", EXAMPLES, run)
     parser.add_argument("run_path", metavar="RUN", help="the run's folder")
     parser.add_argument("--out", metavar="DIR", help="where to write; default RUN/report")
 

@@ -6,8 +6,8 @@ import argparse
 import json
 import sys
 
-from reborn_nas.cli.arguments import Subparsers, verb
 from reborn_nas.cli.consent import agreed
+from reborn_nas.cli.progress import announce
 from reborn_nas.cli.settings import add_settings, given_settings
 
 SHORTER = "--trials, --epochs, --fraction, --image-size or a smaller --backbone make it short"
@@ -19,9 +19,8 @@ EXAMPLES = """  reborn-nas search
 """
 
 
-def add(verbs: Subparsers) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments; one that is not given keeps the value of --config, or the default."""
-    parser = verb(verbs, "search", "run a study, or resume it with the same command", EXAMPLES, run)
     add_settings(parser)
     asked = parser.add_argument_group("this call")
     asked.add_argument("--config", metavar="FILE", help="a study YAML; flags override it")
@@ -32,6 +31,8 @@ def add(verbs: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, ask where it is long, run, report, print."""
+    if not args.json:
+        announce("reading the settings; importing torch and timm takes a few seconds")
     from reborn_nas.api import report, run_view, search, standing
     from reborn_nas.cli.progress import make_progress
     from reborn_nas.cli.show import print_plan, print_result, result_json

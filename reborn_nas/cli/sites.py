@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from reborn_nas.cli.arguments import Subparsers, add_backbone, input_size, verb
+from reborn_nas.cli.arguments import add_backbone, input_size
 
 EXAMPLES = """  reborn-nas sites --backbone resnet34
   reborn-nas sites --backbone torchvision:googlenet --input-size 3x224x224 --verbose
@@ -14,9 +14,8 @@ EXAMPLES = """  reborn-nas sites --backbone resnet34
 """
 
 
-def add(verbs: Subparsers) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser = verb(verbs, "sites", "print the activation sites of a backbone", EXAMPLES, run)
     add_backbone(parser, default="convnet5")
     parser.add_argument(
         "--input-size", type=input_size, default=(3, 32, 32), metavar="CxHxW", help="default 3x32x32"

@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 
-from reborn_nas.cli.arguments import Subparsers, verb
-
 EXAMPLES = """  reborn-nas spaces
   reborn-nas spaces paper
   reborn-nas spaces my-space.yaml --json
 """
 
 
-def add(verbs: Subparsers) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser = verb(verbs, "spaces", "list the search spaces, or explain one", EXAMPLES, run)
     parser.add_argument("name", nargs="?", help="a shipped space or a YAML file")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 
-from reborn_nas.cli.arguments import Subparsers, verb
-
 EXAMPLES = """  reborn-nas status runs/convnet5-digits
   reborn-nas status runs/convnet5-digits --json
 """
 
 
-def add(verbs: Subparsers) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser = verb(verbs, "status", "show how far a run is and its estimates so far", EXAMPLES, run)
     parser.add_argument("run_path", metavar="RUN", help="the run's folder")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -7,8 +7,9 @@ import sys
 import time
 from collections.abc import Mapping
 
-from reborn_nas.cli.arguments import Subparsers, add_backbone, verb
+from reborn_nas.cli.arguments import add_backbone
 from reborn_nas.cli.export import add_forms
+from reborn_nas.cli.progress import announce
 
 EXAMPLES = """  reborn-nas train --architecture runs/resnet34-cifar100 --epochs 200 --seeds 5 --out my-model
   reborn-nas train --architecture arch.json --dataset folder:photos --ema 0.999 --out my-model
@@ -19,9 +20,8 @@ EXAMPLES = """  reborn-nas train --architecture runs/resnet34-cifar100 --epochs 
 EVERY_SECONDS = 30.0
 
 
-def add(verbs: Subparsers) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser = verb(verbs, "train", "train one architecture with several seeds and export it", EXAMPLES, run)
     parser.add_argument(
         "--architecture",
         required=True,
@@ -82,6 +82,7 @@ def add(verbs: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, export, print what the test images say."""
+    announce("reading the architecture; importing torch and timm takes a few seconds")
     from reborn_nas.retraining import train
 
     recipe = ("epochs", "batch_size", "learning_rate", "weight_decay", "precision")

@@ -6,7 +6,8 @@ import argparse
 import os
 import sys
 
-from reborn_nas.cli.arguments import Subparsers, duration, verb
+from reborn_nas.cli.arguments import duration
+from reborn_nas.cli.progress import announce
 from reborn_nas.errors import ConfigError
 
 VARIABLE = "REBORN_NAS_STORAGE"
@@ -17,9 +18,8 @@ EXAMPLES = """  reborn-nas worker --storage postgresql://db.example.org/studies 
 """
 
 
-def add(verbs: Subparsers) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser = verb(verbs, "worker", "join a study from any machine that reaches its storage", EXAMPLES, run)
     parser.add_argument("--storage", metavar="URL", help=f"of the study; default ${VARIABLE}")
     parser.add_argument("--study", metavar="NAME", required=True, help="the study's name")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda, cuda:1")
@@ -46,6 +46,7 @@ def add(verbs: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Join, train, and say why it left."""
+    announce("joining the study; importing torch and timm takes a few seconds")
     from reborn_nas.cli.progress import make_progress
     from reborn_nas.report import trial_pictures
     from reborn_nas.study import Stopper, join

@@ -112,7 +112,8 @@ def _describe(folder: Path) -> None:
     from reborn_nas.study.dashboard import describe_studies
     from reborn_nas.study.reading import open_store
 
-    describe_studies(open_store(folder), status(folder), _shown(folder), folder / ARTIFACTS)
+    store = open_store(folder, read_only=False)
+    describe_studies(store, status(folder), _shown(folder), folder / ARTIFACTS)
 
 
 def run_view(study_or_path: RunResult | Run, *, look: bool = True) -> RunView:

@@ -399,7 +399,7 @@ class StudyConfig(BaseModel):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only; credentials in the storage URL are masked."""
-        from reborn_nas.study.storage import mask_url
+        from reborn_nas.study.masking import mask_url
 
         data = self.model_dump(mode="json")
         data["storage"] = None if self.storage is None else mask_url(self.storage)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import html
 import json
+import logging
 import threading
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.errors import StudyError
-from reborn_nas.files import write_atomic
+from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.study.artifacts import ARTIFACTS, ATTRIBUTE
-from reborn_nas.study.reading import RunStatus, open_store, read_status
+from reborn_nas.study.reading import RunStatus, is_writable, open_store, read_status
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -36,6 +38,8 @@ MEANING = {
 
 FRESH = 60.0
 """Seconds between two looks of a serving dashboard at whether the answer has changed."""
+
+_log = logging.getLogger("reborn_nas.study")
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,33 @@ def serve_dashboard(
     Raises:
         StudyError: no such run, or the port is taken.
     """
-    store = open_store(run)
-    folder = Path(run) / ARTIFACTS
-    folder.mkdir(exist_ok=True)
-    describe_studies(store, read_status(store), show() if show else Shown(), folder)
+    writable = is_writable(run)
+    store = open_store(run, read_only=not writable)
+    with _artifact_folder(Path(run), writable) as folder:
+        if writable:
+            describe_studies(store, read_status(store), show() if show else Shown(), folder)
+        else:
+            _log.warning(
+                "%s is opened for reading: notes and graphs stay as they are, and none can be added", run
+            )
+        _serve(store, folder, host, port, (show or Shown) if writable else None)
+
+
+@contextmanager
+def _artifact_folder(run: Path, writable: bool) -> Iterator[Path]:
+    """The folder of the run's artifacts; an empty one where there is none and none can be made."""
+    folder = safe_join(run, ARTIFACTS)
+    if writable:
+        folder.mkdir(exist_ok=True)
+    if folder.is_dir():
+        yield folder
+        return
+    with TemporaryDirectory() as empty:
+        yield Path(empty)
+
+
+def _serve(store: RunStore, folder: Path, host: str, port: int, show: Callable[[], Shown] | None) -> None:
+    """Serve until interrupted; with `show`, what it says is looked at again as long as the run goes on."""
     _serialise_once()
     from wsgiref.simple_server import WSGIServer, make_server
 
@@ -86,7 +113,8 @@ def serve_dashboard(
             f"dashboard: {host}:{port} cannot be served ({error}); choose another --port"
         ) from error
     over = threading.Event()
-    threading.Thread(target=_keep_fresh, args=(store, folder, show, over), daemon=True).start()
+    if show is not None:
+        threading.Thread(target=_keep_fresh, args=(store, folder, show, over), daemon=True).start()
     print(f"optuna-dashboard on http://{host}:{port}/  (Ctrl-C ends it)", flush=True)
     try:
         server.serve_forever()
@@ -97,9 +125,7 @@ def serve_dashboard(
         server.server_close()
 
 
-def _keep_fresh(
-    store: RunStore, folder: Path, show: Callable[[], Shown] | None, over: threading.Event
-) -> None:
+def _keep_fresh(store: RunStore, folder: Path, show: Callable[[], Shown], over: threading.Event) -> None:
     """Describe the run again whenever it is complete or has a tenth more results than when it was described last."""
     seen = read_status(store).done
     while not over.wait(FRESH):
@@ -107,7 +133,7 @@ def _keep_fresh(
             state = read_status(store)
             if state.done >= seen + max(1, state.total // 10) or (state.complete and state.done > seen):
                 seen = state.done
-                describe_studies(store, state, show() if show else Shown(), folder)
+                describe_studies(store, state, show(), folder)
 
 
 def describe_studies(

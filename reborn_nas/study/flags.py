@@ -186,7 +186,7 @@ def resume_command(config: StudyConfig) -> str:
     Settings without a flag are read from the file that the run has written. A storage's password is not printed: it
     is read from the environment.
     """
-    from reborn_nas.study.storage import mask_url
+    from reborn_nas.study.masking import mask_url
 
     settings = needed_settings(config)
     secret = config.storage is not None and mask_url(config.storage) != config.storage
@@ -201,7 +201,7 @@ def resume_command(config: StudyConfig) -> str:
 
 def write_settings(config: StudyConfig) -> Path:
     """Write the settings that the study was asked for into its folder, as a file for `--config`; no password in it."""
-    from reborn_nas.study.storage import mask_url
+    from reborn_nas.study.masking import mask_url
 
     settings = StudyConfig.model_construct(**needed_settings(config)).model_dump(
         mode="json", exclude_unset=True

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from reborn_nas.errors import StudyError
 from reborn_nas.study.bucket import SCHEME
 from reborn_nas.study.config import StudyConfig
+from reborn_nas.study.masking import mask_url
 from reborn_nas.study.phases import Phase
 from reborn_nas.study.progress import Progress, SilentProgress
 from reborn_nas.study.stopping import Stopper
-from reborn_nas.study.storage import JOURNAL, RunStore, connect, mask_url, open_run
+from reborn_nas.study.storage import JOURNAL, RunStore, connect, open_run
 from reborn_nas.study.workers import run_worker, supervise
 
 if TYPE_CHECKING:

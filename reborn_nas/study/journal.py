@@ -27,20 +27,25 @@ left over, or be held by a foreign Optuna process such as a dashboard that write
 """
 
 
-def open_journal(path: Path) -> JournalStorage:
+def open_journal(path: Path, *, read_only: bool = False) -> JournalStorage:
     """The journal at the absolute `path` (Optuna's lock spins on a relative one), created where there is none.
+
+    Args:
+        read_only: it must be there, and nothing is ever written to it.
 
     Raises:
         StudyError: the file is no journal.
     """
     if not path.parent.is_dir():
         raise StudyError(f"storage journal://{path}: the folder {path.parent} does not exist")
+    if path.exists() and not path.is_file():
+        raise StudyError(f"{path} is no file")
     if path.is_file():
         with open(path, "rb") as stream:
             if stream.read(1) not in (b"", b"{"):
                 raise StudyError(f"{path} is no Optuna journal")
     try:
-        return GatheringJournal(WholeLines(str(path)))
+        return GatheringJournal((ReadLines if read_only else WholeLines)(str(path)))
     except (ValueError, KeyError, TypeError, AssertionError, AttributeError) as error:
         raise StudyError(f"{path} is no Optuna journal, or it is damaged: {error!r}") from error
 
@@ -86,6 +91,14 @@ class WholeLines(JournalFileBackend):
                     raise
             finally:
                 self._own_lock.release()
+
+
+class ReadLines(WholeLines):
+    """A journal file that is only read."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Refused."""
+        raise StudyError(f"{self._own_path} is open for reading only")
 
 
 class GatheringJournal(JournalStorage):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import logging
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,15 +16,17 @@ from reborn_nas.errors import RebornError, StudyError
 from reborn_nas.files import safe_join
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.folder import is_run_folder, read_json
+from reborn_nas.study.masking import HIDDEN, mask_url
 from reborn_nas.study.phases import ORDER, Phase
 from reborn_nas.study.storage import (
     JOURNAL,
     RunStore,
     connect,
     journal_path,
-    mask_url,
     open_run,
     opened_url,
+    run_url,
+    storage_file,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RunInfo",
     "RunStatus",
+    "is_writable",
     "load_records",
     "load_run",
     "open_store",
@@ -40,23 +45,33 @@ __all__ = [
 ]
 
 
-def open_store(run: str | Path, name: str | None = None) -> RunStore:
+_log = logging.getLogger("reborn_nas.study")
+
+
+def open_store(run: str | Path, name: str | None = None, *, read_only: bool = True) -> RunStore:
     """The store of a run folder, or of the study `name` at a storage URL.
 
     Raises:
         StudyError: it is none.
     """
     if "://" in str(run):
-        _refuse_absent(str(run))
-        storage = connect(str(run))
-        if name is None:
-            found = [one.study_name for one in storage.get_all_studies() if not _is_part(one.study_name)]
-            if len(found) != 1:
-                raise StudyError(
-                    f"the storage holds {len(found)} studies ({', '.join(sorted(found))}); name one"
-                )
-            name = found[0]
-        return open_run(storage, name)
+        return _open_study(str(run), name, read_only)
+    folder, url, study = _described(run)
+    if not _lies_in(folder, url):
+        _log.warning("%s: the run's storage lies outside of its folder: %s", folder, mask_url(url))
+    return _open_study(_whole(folder, url), name or study, read_only)
+
+
+def is_writable(run: str | Path) -> bool:
+    """Whether who looks at a run may change it: its storage lies in its folder, and this user may write there."""
+    folder, url, _ = _described(run)
+    return _lies_in(folder, url) and all(
+        os.access(path, os.W_OK) for path in (folder, storage_file(url)) if path is not None
+    )
+
+
+def _described(run: str | Path) -> tuple[Path, str, str | None]:
+    """The folder of a run, the URL of its storage and its study's name as config.json has them."""
     if collapsed := re.match(r"(\w{2,}(?:\+\w+)?):/(.*)", str(run)):  # a URL that went through a path
         shown = mask_url("://".join(collapsed.groups()))
         raise StudyError(f"{shown} is a storage; give the run's folder, whose config.json names its storage")
@@ -65,33 +80,42 @@ def open_store(run: str | Path, name: str | None = None) -> RunStore:
         what = "is not a folder" if not folder.is_dir() else f"holds no {JOURNAL} and no config.json"
         raise StudyError(f"{folder} is not a run folder: it {what}; `reborn-nas search` makes one")
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    name = name or config.get("study")
-    url: str | None = config.get("storage")
+    name, url = config.get("study"), config.get("storage")
     if not isinstance(name, str | None) or not (url is None or (isinstance(url, str) and "://" in url)):
         raise StudyError(
             f"{folder / 'config.json'} names no study and storage: it is not a run's, or damaged"
         )
-    if url is None:
-        if not journal_path(folder).is_file():
-            raise StudyError(f"{folder} is not a run folder: its {JOURNAL} is missing")
-        url = f"journal://{journal_path(folder)}"
-    elif "***" in url:
-        import os
-
-        url = opened_url(url) or os.environ.get("REBORN_NAS_STORAGE", "")
-        if not url:
-            raise StudyError(
-                f"{folder}: the study lies in {config['storage']}, whose password is not kept; "
-                "set REBORN_NAS_STORAGE to the full URL"
-            )
-    return open_store(url, name)
+    if url is None and not journal_path(folder).is_file():
+        raise StudyError(f"{folder} is not a run folder: its {JOURNAL} is missing")
+    return folder, run_url(folder, url), name
 
 
-def _refuse_absent(url: str) -> None:
-    """Reading makes no file: neither where a name is mistyped nor where a stranger's config.json says so."""
-    match = re.match(r"(?:journal://|sqlite(?:\+\w+)?:///)([^?]*)", url)
-    if match is not None and not Path(match.group(1)).is_file():
-        raise StudyError(f"storage {mask_url(url)}: there is no such file; `reborn-nas search` makes one")
+def _open_study(url: str, name: str | None, read_only: bool) -> RunStore:
+    storage = connect(url, read_only=read_only)
+    if name is None:
+        found = [one.study_name for one in storage.get_all_studies() if not _is_part(one.study_name)]
+        if len(found) != 1:
+            raise StudyError(f"the storage holds {len(found)} studies ({', '.join(sorted(found))}); name one")
+        name = found[0]
+    return open_run(storage, name)
+
+
+def _lies_in(folder: Path, url: str) -> bool:
+    """Whether the storage is a file in the folder, and no link to one elsewhere."""
+    file = storage_file(url)
+    return file is not None and file.resolve().is_relative_to(folder.resolve())
+
+
+def _whole(folder: Path, url: str) -> str:
+    """`url` with its password, which a run folder does not keep."""
+    if HIDDEN not in url:
+        return url
+    whole = opened_url(url) or os.environ.get("REBORN_NAS_STORAGE", "")
+    if not whole:
+        raise StudyError(
+            f"{folder}: the study lies in {url}, whose password is not kept; set REBORN_NAS_STORAGE to the full URL"
+        )
+    return whole
 
 
 def _is_part(name: str) -> bool:

@@ -22,7 +22,7 @@ from reborn_nas.study.objective import Objective
 from reborn_nas.study.planning import PlanView, plan_search, require_device_free
 from reborn_nas.study.progress import Progress, SilentProgress
 from reborn_nas.study.stopping import Stopper
-from reborn_nas.study.storage import RunStore, connect, journal_path, open_run, run_url
+from reborn_nas.study.storage import RunStore, connect, open_run, run_url, storage_file
 from reborn_nas.study.warm import ParentWeights, is_warm_study
 from reborn_nas.study.workbench import settle_numerics
 
@@ -63,12 +63,17 @@ class RunResult:
 
 
 def find_store(config: StudyConfig, *, patience: float = 0.0) -> RunStore | None:
-    """The run's store where it exists, else None; `patience` as in `connect`."""
-    if config.storage is None and not journal_path(config.folder).is_file():
+    """The run's store where it exists, else None; `patience` as in `connect`. What does not exist is not made."""
+    url = run_url(config.folder, config.storage)
+    file = storage_file(url)
+    if file is not None and not file.is_file():
         return None
-    storage = connect(run_url(config.folder, config.storage), patience=patience)
+    makes_tables = not url.startswith(("journal://", "grpc://"))
+    storage = connect(url, patience=patience, read_only=makes_tables)
     if config.study_name not in {summary.study_name for summary in storage.get_all_studies()}:
         return None
+    if makes_tables:
+        storage = connect(url, patience=patience)
     return open_run(storage, config.study_name, create=True, objectives=config.objectives)
 
 

@@ -13,18 +13,20 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from reborn_nas.errors import RebornError, StudyError
 from reborn_nas.study.lease import LeaseWatch, identity
+from reborn_nas.study.masking import is_readable, mask_url, without_secrets
 from reborn_nas.study.objectives import directions
 from reborn_nas.study.patience import be_patient, is_passing
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.study import Study
+    from optuna.study._frozen import FrozenStudy
 
-__all__ = ["RunStore", "connect", "journal_path", "mask_url", "open_run", "opened_url", "run_url"]
+__all__ = ["RunStore", "connect", "journal_path", "open_run", "opened_url", "run_url", "storage_file"]
 
 JOURNAL = "study.journal"
 UNREACHABLE = {
@@ -39,8 +41,14 @@ UNREACHABLE = {
 DRIVERS = {"postgresql": "'reborn-nas[postgresql]'", "grpc": "'reborn-nas[grpc]'", "mysql": "pymysql"}
 """Scheme of a storage's URL → what to install for it."""
 
+FORMAT = "reborn_nas:format"
+"""Attribute of every run's first study, written when all three are made."""
+
 LEADER = -1
 """Where a watch expects a trial's id: the leader's place."""
+
+READING = 20.0
+"""Seconds that somebody who only looks waits for a storage to come back."""
 
 SCHEMA_RACES = 20
 """Times that workers who open an empty database at once may get into each other's way."""
@@ -55,13 +63,6 @@ STUDIES = {
     "checks": "/confirm",
 }
 """Phase → suffix of the name of the study that holds its runs."""
-
-
-def mask_url(url: str) -> str:
-    """`url` without its password, and without anything after `?` that may hold one."""
-    masked = re.sub(r"(://[^:/@\s]*):[^@/\s]*@", r"\1:***@", url)
-    masked = re.sub(r"(://[^:/@\s]*):.*@", r"\1:***@", masked)  # passwords with '/' or '@' in them
-    return re.sub(r"([?&][^=&\s]*(?:pass|secret|token|key)[^=&\s]*)=[^&\s]*", r"\1=***", masked, flags=re.I)
 
 
 def journal_path(folder: Path) -> Path:
@@ -83,13 +84,15 @@ def opened_url(masked: str) -> str | None:
     return _opened.get(masked)
 
 
-def connect(url: str, *, patience: float = 0.0) -> BaseStorage:
+def connect(url: str, *, patience: float = 0.0, read_only: bool = False) -> BaseStorage:
     """Open (and where it does not exist yet, create) the storage at `url`.
 
     `journal:///path`, `sqlite:///path`, `postgresql://…`, `mysql://…` or `grpc://host:port`.
 
     Args:
         patience: seconds to wait for a database that does not answer.
+        read_only: for reading alone: it is not created, nothing is written to it, and a database without Optuna's
+            tables reads as one without studies.
 
     Raises:
         StudyError: it cannot be opened; the message holds no credentials.
@@ -98,22 +101,17 @@ def connect(url: str, *, patience: float = 0.0) -> BaseStorage:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    scheme = url.split("://", 1)[0]
+    if not is_readable(url):
+        raise StudyError(
+            f"storage {mask_url(url)} cannot be read as dialect://user:password@host:port/database; write the special "
+            "characters of a user name or password as %40 for @, %3A for :, %2F for /, %3F for ?"
+        )
     _opened[mask_url(url)] = url
+    file = storage_file(url)
+    if read_only and file is not None and not file.is_file():
+        raise StudyError(f"storage {mask_url(url)}: there is no such file; `reborn-nas search` makes one")
     try:
-        if scheme == "journal":
-            from reborn_nas.study.journal import open_journal
-
-            with _no_collection():
-                return be_patient(open_journal(Path(url.removeprefix("journal://")).absolute()))
-        if scheme == "grpc":
-            parts = urlsplit(url)
-            proxy = optuna.storages.GrpcStorageProxy(
-                host=parts.hostname or "localhost", port=parts.port or 13000
-            )
-            proxy.wait_server_ready(timeout=60)
-            return be_patient(proxy)
-        return be_patient(_database(url, patience))
+        storage = _open(url, patience, read_only)
     except RebornError:
         raise
     except ImportError as error:
@@ -122,10 +120,49 @@ def connect(url: str, *, patience: float = 0.0) -> BaseStorage:
             f"storage {mask_url(url)}: the driver is missing ({error}); pip install {package}"
         ) from None
     except Exception as error:  # drivers raise what they like, with the URL inside
-        text = " ".join(_without_secrets(str(error), url).split())[:300]
+        text = " ".join(without_secrets(str(error), url).split())[:300]
         raise StudyError(
             f"storage {mask_url(url)} cannot be opened: {text or type(error).__name__}"
         ) from None
+    if read_only:
+        _refuse_changes(storage, mask_url(url))
+        return be_patient(storage, patience=READING)
+    return be_patient(storage)
+
+
+def storage_file(url: str) -> Path | None:
+    """The file that a storage lies in; None where it is no file of its own."""
+    if url.startswith("journal://"):
+        return Path(url.removeprefix("journal://")).absolute()
+    match = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", url)
+    return None if match is None else Path(match[1]).absolute()
+
+
+def _open(url: str, patience: float, read_only: bool) -> BaseStorage:
+    if url.startswith("journal://"):
+        from reborn_nas.study.journal import open_journal
+
+        with _no_collection():
+            return open_journal(Path(url.removeprefix("journal://")).absolute(), read_only=read_only)
+    if url.startswith("grpc://"):
+        from optuna.storages import GrpcStorageProxy
+
+        parts = urlsplit(url)
+        proxy = GrpcStorageProxy(host=parts.hostname or "localhost", port=parts.port or 13000)
+        proxy.wait_server_ready(timeout=60)
+        return proxy
+    return _database(url, patience, read_only)
+
+
+def _refuse_changes(storage: BaseStorage, shown: str) -> None:
+    """Make every call that would change `storage` raise."""
+
+    def refused(*args: Any, **kwargs: Any) -> Any:
+        raise StudyError(f"storage {shown} is open for reading only")
+
+    for name in dir(type(storage)):
+        if name.startswith(("create_", "set_", "delete_")):
+            setattr(storage, name, refused)
 
 
 @contextmanager
@@ -142,7 +179,7 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _database(url: str, patience: float) -> BaseStorage:
+def _database(url: str, patience: float, read_only: bool) -> BaseStorage:
     """An SQL database. A connection that died while idle is noticed when it is used, and the call made again."""
     import optuna
 
@@ -155,10 +192,15 @@ def _database(url: str, patience: float) -> BaseStorage:
     if url.startswith("postgresql"):
         given = urlsplit(url).query
         options["connect_args"] = {key: value for key, value in UNREACHABLE.items() if key not in given}
+    if read_only:
+        url = _reading(url, options)
     began, races = time.monotonic(), 0
     while True:
         try:
-            return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=options))
+            if read_only and not _has_studies(url, options):
+                return optuna.storages.InMemoryStorage()
+            storage = optuna.storages.RDBStorage(url, engine_kwargs=options, skip_table_creation=read_only)
+            return optuna.storages.get_storage(storage)
         except Exception as error:
             if "already exists" in str(error) and races < SCHEMA_RACES:
                 races += 1  # another worker makes the same tables at this moment
@@ -167,14 +209,27 @@ def _database(url: str, patience: float) -> BaseStorage:
         time.sleep(0.5)
 
 
-def _without_secrets(text: str, url: str) -> str:
-    """`text` with every password of `url` masked."""
-    masked = mask_url(text.replace(url, mask_url(url)))
+def _reading(url: str, options: dict[str, Any]) -> str:
+    """The URL under which a database opens for reading, and its engine's options changed likewise."""
+    file = storage_file(url)
+    if file is not None:
+        return f"sqlite:///file:{quote(str(file))}?mode=ro&uri=true"
+    if url.startswith("postgresql"):
+        options["execution_options"] = {"postgresql_readonly": True}
+    return url
+
+
+def _has_studies(url: str, options: Mapping[str, Any]) -> bool:
+    """Whether the database holds Optuna's tables: opening it by Optuna would make them."""
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(url, **options)
     try:
-        password = urlsplit(url).password
-    except ValueError:
-        password = None
-    return masked.replace(password, "***") if password else masked
+        return {"studies", "trials", "version_info", "alembic_version"} <= set(
+            sqlalchemy.inspect(engine).get_table_names()
+        )
+    finally:
+        engine.dispose()
 
 
 class RunStore:
@@ -243,19 +298,35 @@ def open_run(
     """
     import optuna
 
-    known = {summary.study_name for summary in storage.get_all_studies()}
+    known = {summary.study_name: summary for summary in storage.get_all_studies()}
+    parts = dict.fromkeys(STUDIES[phase] for phase in ("search", "screen", "confirm"))
     if name not in known and not create:
         others = ", ".join(
-            sorted(known - {f"{one}{suffix}" for one in known for suffix in ("/design", "/confirm")})
+            sorted(known.keys() - {f"{one}{suffix}" for one in known for suffix in parts if suffix})
         )
         raise StudyError(f"there is no study {name!r} in the storage; it holds {others or 'none'}")
+    own = name in known and FORMAT in known[name].user_attrs
+    there = [known[name + suffix] for suffix in parts if name + suffix in known]
+    if not own and (not create or any(_is_used(storage, study) for study in there)):
+        raise StudyError(
+            f"study {name!r} was not made by reborn-nas: it lacks its attributes; choose another name"
+        )
+    absent = [name + suffix for suffix in parts if name + suffix not in known]
+    if absent and not create:
+        raise StudyError(
+            f"study {name!r} lacks its part {', '.join(absent)}; the same `reborn-nas search` command makes it again"
+        )
+    sampler = optuna.samplers.RandomSampler(seed=0)
     studies = {}
-    for suffix in ("", "/design", "/confirm"):
+    for suffix in parts:
+        if name + suffix in known:
+            studies[suffix] = optuna.load_study(storage=storage, study_name=name + suffix, sampler=sampler)
+            continue
         studies[suffix] = optuna.create_study(
             storage=storage,
             study_name=name + suffix,
             directions=directions(objectives) if suffix == "" else ("maximize",),
-            sampler=optuna.samplers.RandomSampler(seed=0),
+            sampler=sampler,
             load_if_exists=True,
         )
     store = RunStore(storage, name, studies)
@@ -264,13 +335,13 @@ def open_run(
     ):  # everybody reads the trials next; a database keeps those that are finished in memory
         for study in studies.values():
             study.get_trials(deepcopy=False)
-    foreign = name in known and store.attribute("format") is None
-    if foreign and (not create or studies[""].get_trials(deepcopy=False)):
-        raise StudyError(
-            f"study {name!r} was not made by reborn-nas: it lacks its attributes; choose another name"
-        )
-    if create and store.attribute("format") is None:
+    if create and not own:
         for suffix, study in studies.items():
             study.set_metric_names(list(objectives) if suffix == "" else ["accuracy"])
         store.keep("format", 1)
     return store
+
+
+def _is_used(storage: BaseStorage, study: FrozenStudy) -> bool:
+    """Whether somebody keeps something in `study`; a search that was killed as it began left it empty."""
+    return bool(study.user_attrs) or bool(storage.get_all_trials(study._study_id, deepcopy=False))

@@ -21,7 +21,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_notes_say_how_far_it_is(begun: Path) -> None:
-    store = open_store(begun)
+    store = open_store(begun, read_only=False)
     describe_studies(store, status(begun))
     notes = [
         str(value)
@@ -55,7 +55,7 @@ def test_the_dashboard_gets_the_answer_the_graphs_and_the_report(begun: Path, tm
     shown = Shown("the *answer*", {"effects": graph, "control": graph}, page)
     for text in ("<p>one</p>", "<p>two</p>"):  # a second report takes the first one's place
         page.write_text(text)
-        store = open_store(begun)
+        store = open_store(begun, read_only=False)
         describe_studies(store, status(begun), shown, tmp_path / "artifacts")
     drawn = {}
     for study in open_store(begun).studies():

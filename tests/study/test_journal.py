@@ -12,7 +12,8 @@ import pytest
 from reborn_nas.errors import StudyError
 from reborn_nas.study import journal
 from reborn_nas.study.journal import open_journal, together
-from reborn_nas.study.storage import connect, mask_url, open_run
+from reborn_nas.study.masking import mask_url
+from reborn_nas.study.storage import connect, open_run
 
 
 def values(path: Path) -> list[float | None]:

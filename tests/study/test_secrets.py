@@ -12,8 +12,8 @@ from reborn_nas.cli.main import main
 from reborn_nas.study import run_search, status
 from reborn_nas.study.config import StudyConfig
 from reborn_nas.study.flags import resume_command
+from reborn_nas.study.masking import mask_url
 from reborn_nas.study.reading import open_store
-from reborn_nas.study.storage import mask_url
 from tests.study import postgresql
 from tests.study.test_run import tiny
 

@@ -16,6 +16,7 @@ from reborn_nas.activations.catalogue import registry_rows
 from reborn_nas.activations.controls import ExtendedConv, NormReLU
 from reborn_nas.activations.crelu import CReLU
 from reborn_nas.activations.folding import fold, fold_in_place
+from reborn_nas.activations.layout import CHANNELS_LAST
 from reborn_nas.activations.norms import Pair
 from reborn_nas.activations.phases import block_form
 from reborn_nas.activations.pointwise import ChannelPReLU, FReLU
@@ -28,6 +29,7 @@ BLOCKS = (Reborn, SplitReborn, CReLU, NormReLU, ExtendedConv)
 
 __all__ = [
     "BLOCKS",
+    "CHANNELS_LAST",
     "GROUP",
     "INITS",
     "LAYOUTS",

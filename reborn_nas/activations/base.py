@@ -16,7 +16,7 @@ from reborn_nas.architecture import ORIGINAL, Choice, Scalar
 from reborn_nas.errors import ConfigError, SiteError, unknown_name
 
 GROUP = "reborn_nas.activations"
-LAYOUTS = ("nchw", "nhwc", "nc", "nlc")
+LAYOUTS = ("ncl", "nchw", "nhwc", "ncdhw", "ndhwc", "nc", "nlc")
 INITS = ("xavier", "preserve")
 
 
@@ -64,8 +64,8 @@ class ActivationFamily(Protocol):
     A third party offers one through the entry-point group `reborn_nas.activations`; the entry point names
     an object of this shape, or a class or function that returns one when called without arguments.
     A module that `build` returns has the int attributes `channels` and `out_channels`, maps
-    (B, channels, H, W) to (B, out_channels, H, W), never works in place, and may have a method `fuse()`
-    that returns its deployment form.
+    (B, channels, …) to (B, out_channels, …) in the layout that it was built for, never works in place, and may have
+    a method `fuse()` that returns its deployment form.
     """
 
     @property
@@ -93,7 +93,7 @@ class ActivationFamily(Protocol):
         ...
 
     def layouts(self, **options: Any) -> frozenset[str]:
-        """The tensor layouts it works in, a subset of {"nchw", "nhwc", "nc", "nlc"}."""
+        """The tensor layouts it works in, a subset of `LAYOUTS`."""
         ...
 
     def build(

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from reborn_nas.activations.base import INITS, complete, get_family
+from reborn_nas.activations.layout import layout_of
 from reborn_nas.architecture import ORIGINAL, Choice, Scalar
 from reborn_nas.errors import SiteError
 
@@ -27,8 +28,9 @@ def build_activation(
     Args:
         name: a registered name, a label such as "reborn(kernel_size=5)", or a `Choice`.
         channels: C of the input.
-        layout: "nchw" (B, C, H, W), "nhwc" (B, H, W, C), "nc" (B, C), or "nlc" (B, L, C), which only
-            point-wise activations admit.
+        layout: "nchw" (B, C, H, W), "nhwc" (B, H, W, C), "nc" (B, C); "ncl" (B, C, L) of signals, "ncdhw"
+            (B, C, D, H, W) and "ndhwc" of volumes and videos, with that dimension's own layers; or tokens "nlc"
+            (B, L, C), which only point-wise activations admit.
         original: the activation that the site has now; used where `positive="original"` (ReLU if None).
         init: "xavier" draws every weight from Xavier's uniform distribution (the paper, Sec. 4.3); "preserve"
             starts at the function of a ReLU parent (any parent with `positive="original"`) where the family
@@ -69,7 +71,7 @@ def extra_cost(choice: Choice | str, channels: int, shape: tuple[int, ...]) -> t
     Args:
         choice: what stands at the site; "original" costs nothing.
         channels: C of the site.
-        shape: (C, H, W) of one image's map; (C,) counts as a 1×1 map.
+        shape: (C, H, W) of one image's map, (C, L) or (C, D, H, W); (C,) counts as a 1×1 map.
 
     Returns:
         (parameters, MACs of one image). A MAC is one multiply-accumulate of a convolution; norms and
@@ -83,7 +85,7 @@ def _extra_cost(choice: Choice, channels: int, size: tuple[int, ...]) -> tuple[i
     if choice == ORIGINAL:
         return 0, 0
     with torch.device("meta"), torch.no_grad():
-        module = build_activation(choice, channels).eval()
+        module = build_activation(choice, channels, layout=layout_of(size)).eval()
         counter = FlopCounterMode(display=False)
         with counter:
             module(torch.empty(1, channels, *size))

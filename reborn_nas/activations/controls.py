@@ -5,26 +5,32 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reborn_nas.activations.layout import from_nchw, to_nchw
+from reborn_nas.activations.layout import (
+    CONVOLUTIONS,
+    NORMS,
+    dimensions,
+    from_channels_first,
+    to_channels_first,
+)
 from reborn_nas.activations.phases import identity_
 
 
 class ExtendedConv(nn.Module):
-    """ReLU, then one more 3×3 convolution from C to C channels (the paper's Table 4), without a bias."""
+    """ReLU, then one more convolution (3×3 on an image) from C to C channels (the paper's Table 4), without a bias."""
 
     def __init__(self, channels: int, layout: str = "nchw", init: str = "xavier") -> None:
         super().__init__()
         self.channels = self.out_channels = channels
         self.layout = layout
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv = CONVOLUTIONS[dimensions(layout)](channels, channels, 3, padding=1, bias=False)
         if init == "preserve":
             identity_(self.conv.weight)
         else:
             nn.init.xavier_uniform_(self.conv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, C, H, W), or the layout it was built for."""
-        return from_nchw(self.conv(to_nchw(F.relu(x), self.layout)), self.layout)
+        """(B, C, …) → (B, C, …), or the layout it was built for."""
+        return from_channels_first(self.conv(to_channels_first(F.relu(x), self.layout)), self.layout)
 
 
 class NormReLU(nn.Module):
@@ -34,8 +40,8 @@ class NormReLU(nn.Module):
         super().__init__()
         self.channels = self.out_channels = channels
         self.layout = layout
-        self.norm = nn.BatchNorm2d(channels)
+        self.norm = NORMS[dimensions(layout)](channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, C, H, W), or the layout it was built for."""
-        return from_nchw(F.relu(self.norm(to_nchw(x, self.layout))), self.layout)
+        """(B, C, …) → (B, C, …), or the layout it was built for."""
+        return from_channels_first(F.relu(self.norm(to_channels_first(x, self.layout))), self.layout)

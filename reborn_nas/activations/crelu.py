@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reborn_nas.activations.layout import from_nchw, to_nchw
+from reborn_nas.activations.layout import from_channels_first, to_channels_first
 from reborn_nas.activations.phases import both_phases, fused_phases, merge
 from reborn_nas.activations.phases import compression as make_compression
 from reborn_nas.activations.sparing import Remade
@@ -28,18 +28,18 @@ class CReLU(nn.Module):
         self.out_channels = channels * (2 if compression == "none" else 1)
         self.layout = layout
         self.sparing = False  # see `spare_memory`
-        self.compress = make_compression(channels, compression, init)
+        self.compress = make_compression(channels, compression, init, layout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, out_channels, H, W), or the layout it was built for."""
-        x = to_nchw(x, self.layout)
+        """(B, C, …) → (B, out_channels, …), or the layout it was built for."""
+        x = to_channels_first(x, self.layout)
         if self.sparing and not torch.jit.is_scripting() and self._can_spare(x):  # type: ignore[attr-defined]
-            return from_nchw(self._spared(x), self.layout)
+            return from_channels_first(self._spared(x), self.layout)
         phases = both_phases(x, True)
         positive, negative = phases[0], phases[1]
         if self.compress is None:
-            return from_nchw(torch.cat([positive, negative], dim=1), self.layout)  # (B, 2C, H, W)
-        return from_nchw(merge(positive, negative, self.compress.weight), self.layout)
+            return from_channels_first(torch.cat([positive, negative], dim=1), self.layout)  # (B, 2C, …)
+        return from_channels_first(merge(positive, negative, self.compress.weight), self.layout)
 
     @torch.jit.unused
     def _can_spare(self, x: Tensor) -> bool:

@@ -10,9 +10,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
-from reborn_nas.activations.split import affine
+from reborn_nas.activations.layout import CONVOLUTIONS, NORMS
+from reborn_nas.activations.split import affine, scaled
 from reborn_nas.errors import ConversionError
+
+_CONVOLUTIONS, _NORMS = tuple(CONVOLUTIONS.values()), tuple(NORMS.values())
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Pair:
 def fold_norms(model: nn.Module, pairs: Sequence[Pair] | None = None) -> tuple[Pair, ...]:
     """Fold, in place, every BatchNorm of `model` (in eval mode) that `find_pairs` proves foldable; returns the pairs.
 
-    The convolution takes over scale and shift (computed in float64) and gains a bias; a plain BatchNorm2d becomes
+    The convolution takes over scale and shift (computed in float64) and gains a bias; a plain BatchNorm becomes
     `nn.Identity`, timm's BatchNormAct2d the activation that it ends in.
 
     Args:
@@ -39,7 +44,7 @@ def fold_norms(model: nn.Module, pairs: Sequence[Pair] | None = None) -> tuple[P
     modules = dict(model.named_modules())
     for pair in chosen:
         conv, norm = modules.get(pair.conv), modules.get(pair.norm)
-        if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+        if not isinstance(conv, _CONVOLUTIONS) or not isinstance(norm, _NORMS):
             raise ConversionError(
                 f"the network has no convolution {pair.conv!r} with a BatchNorm {pair.norm!r} to fold into it; "
                 "the list of folded pairs is another network's"
@@ -72,12 +77,12 @@ def find_pairs(model: nn.Module) -> list[Pair]:
 
 
 @torch.no_grad()
-def absorb(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+def absorb(conv: _ConvNd, norm: _BatchNorm) -> None:
     """Give `conv` the weight and bias with which it computes norm(conv(x)) in eval mode."""
     scale, shift = affine(norm)
     dtype = conv.weight.dtype
     bias = shift if conv.bias is None else shift + conv.bias.double() * scale
-    weight = (conv.weight.double() * scale[:, None, None, None]).to(dtype)
+    weight = scaled(conv.weight.double(), scale).to(dtype)
     conv.weight = nn.Parameter(weight, requires_grad=conv.weight.requires_grad)
     conv.bias = nn.Parameter(bias.to(dtype), requires_grad=conv.weight.requires_grad)
 
@@ -86,15 +91,11 @@ class _Tracer(fx.Tracer):
     """Enters what holds a BatchNorm, so that forwards without one may do as they like."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, nn.modules.batchnorm._BatchNorm):
-            return True
-        return not any(isinstance(part, nn.BatchNorm2d) for part in m.modules())
+        return isinstance(m, _BatchNorm) or not any(isinstance(part, _NORMS) for part in m.modules())
 
 
 def _pairs(module: nn.Module, prefix: str) -> list[Pair]:
-    if not any(isinstance(part, nn.BatchNorm2d) for part in module.modules()) or isinstance(
-        module, nn.BatchNorm2d
-    ):
+    if isinstance(module, _NORMS) or not any(isinstance(part, _NORMS) for part in module.modules()):
         return []
     try:
         signature = inspect.signature(module.forward).parameters.values()
@@ -111,7 +112,7 @@ def _pairs(module: nn.Module, prefix: str) -> list[Pair]:
             continue
         names = (str(before.target), str(node.target))
         conv, norm = module.get_submodule(names[0]), module.get_submodule(names[1])
-        if not (type(conv) is nn.Conv2d and _is_foldable(norm)) or len(before.users) != 1:
+        if not (type(conv) in _CONVOLUTIONS and _is_foldable(norm)) or len(before.users) != 1:
             continue
         if all(calls[name] == 1 and name not in read for name in names):
             found.append(Pair(prefix + names[0], prefix + names[1]))
@@ -119,11 +120,13 @@ def _pairs(module: nn.Module, prefix: str) -> list[Pair]:
 
 
 def _is_foldable(norm: nn.Module) -> bool:
-    plain = type(norm) is nn.BatchNorm2d or _has_act(norm)
-    return plain and not norm.training and norm.running_mean is not None and norm.running_var is not None
+    if not isinstance(norm, _BatchNorm) or norm.training:
+        return False
+    known = type(norm) in _NORMS or _has_act(norm)
+    return known and norm.running_mean is not None and norm.running_var is not None
 
 
-def _rest(norm: nn.BatchNorm2d) -> nn.Module:
+def _rest(norm: nn.Module) -> nn.Module:
     """What a norm does after scale and shift."""
     if _has_act(norm):
         return nn.Sequential(norm.get_submodule("drop"), norm.get_submodule("act"))

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
 
+from reborn_nas.activations.layout import CONVOLUTIONS, convolve, dimensions
 from reborn_nas.errors import SiteError
 
 KINDS = (torch.float32, torch.bfloat16, torch.float16)
@@ -140,25 +142,26 @@ def merge(positive: Tensor, negative: Tensor, weight: Tensor) -> Tensor:
     core, batch 16); everywhere else it is the copy that costs.
 
     Args:
-        positive, negative: (B, C, H, W).
-        weight: (C', 2C, k, k), k odd, the weight of the compression Γ; its first C inputs are the positive phase's.
+        positive, negative: (B, C, …).
+        weight: (C', 2C, k, …), k odd, the weight of the compression Γ; its first C inputs are the positive phase's.
     """
-    channels = positive.shape[1]
-    if positive.device.type == "cpu" and positive.shape[2] * positive.shape[3] < 64:
-        return F.conv2d(torch.cat([positive, negative], 1), weight, None, 1, weight.shape[-1] // 2)
-    pad = weight.shape[-1] // 2
-    kept = F.conv2d(positive, weight[:, :channels], None, 1, pad)
-    return kept + F.conv2d(negative, weight[:, channels:], None, 1, pad)
+    channels, pixels = positive.shape[1], 1
+    for extent in positive.shape[2:]:
+        pixels *= extent
+    if positive.device.type == "cpu" and pixels < 64:
+        return convolve(torch.cat([positive, negative], 1), weight, None, 1)
+    kept = convolve(positive, weight[:, :channels], None, 1)
+    return kept + convolve(negative, weight[:, channels:], None, 1)
 
 
-def compression(channels: int, kind: str, init: str) -> nn.Conv2d | None:
+def compression(channels: int, kind: str, init: str, layout: str = "nchw") -> _ConvNd | None:
     """Γ(·, 2): the convolution from 2C to C channels, or None for kind "none".
 
     It has no bias: the paper names none, β of the BatchNorm before it (reborn) and the layer after it (always
     a convolution or linear, Sec. 3.1) can shift as well, and [I | 0] then is all of the preserving start.
 
     Args:
-        kind: "1x1", "3x3" or "none".
+        kind: "1x1", "3x3" or "none"; the kernel has that extent in every dimension of the map.
         init: "xavier", or "preserve" for [I | 0], which hands the positive phase on as it is.
     """
     if kind == "none":
@@ -166,7 +169,7 @@ def compression(channels: int, kind: str, init: str) -> nn.Conv2d | None:
     if kind not in ("1x1", "3x3"):
         raise SiteError(f"compression is one of 1x1, 3x3, none, not {kind!r}")
     size = int(kind[0])
-    conv = nn.Conv2d(2 * channels, channels, size, padding=size // 2, bias=False)
+    conv = CONVOLUTIONS[dimensions(layout)](2 * channels, channels, size, padding=size // 2, bias=False)
     if init == "preserve":
         identity_(conv.weight)
     else:
@@ -176,7 +179,14 @@ def compression(channels: int, kind: str, init: str) -> nn.Conv2d | None:
 
 @torch.no_grad()
 def identity_(weight: Tensor) -> None:
-    """Fill a convolution weight (C, C' ≥ C, k, k) so that it returns its first C inputs."""
-    channels, middle = weight.shape[0], weight.shape[-1] // 2
+    """Fill a convolution weight (C, C' ≥ C, k, …) so that it returns its first C inputs."""
+    channels = weight.shape[0]
     weight.zero_()
-    weight[:, :channels, middle, middle] = torch.eye(channels, dtype=weight.dtype, device=weight.device)
+    centre(weight)[:, :channels] = torch.eye(channels, dtype=weight.dtype, device=weight.device)
+
+
+def centre(weight: Tensor) -> Tensor:
+    """The (C', C) view of a convolution weight (C', C, k, …) at the middle of its kernel."""
+    for _ in range(weight.dim() - 2):
+        weight = weight.select(-1, weight.shape[-1] // 2)
+    return weight

@@ -7,9 +7,16 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from reborn_nas.activations.layout import from_nchw, to_nchw
-from reborn_nas.activations.split import affine, convolution
+from reborn_nas.activations.layout import (
+    CONVOLUTIONS,
+    NORMS,
+    dimensions,
+    from_channels_first,
+    to_channels_first,
+)
+from reborn_nas.activations.split import affine, convolution, scaled
 
 
 class ChannelPReLU(nn.PReLU):
@@ -21,7 +28,7 @@ class ChannelPReLU(nn.PReLU):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, …) or, channels last, (B, …, C) → the same shape."""
-        if self.layout == "nhwc" or self.layout == "nlc":
+        if self.layout == "nhwc" or self.layout == "ndhwc" or self.layout == "nlc":
             return F.prelu(x.movedim(-1, 1), self.weight).movedim(1, -1)
         return F.prelu(x, self.weight)
 
@@ -37,23 +44,24 @@ class FReLU(nn.Module):
         super().__init__()
         self.channels = self.out_channels = channels
         self.layout = layout
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
-        self.norm = nn.BatchNorm2d(channels)
+        rank = dimensions(layout)
+        self.conv = CONVOLUTIONS[rank](channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.norm = NORMS[rank](channels)
         nn.init.xavier_uniform_(self.conv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, C, H, W), or the layout it was built for."""
-        x = to_nchw(x, self.layout)
-        return from_nchw(torch.maximum(x, self.norm(self.conv(x))), self.layout)
+        """(B, C, …) → (B, C, …), or the layout it was built for."""
+        x = to_channels_first(x, self.layout)
+        return from_channels_first(torch.maximum(x, self.norm(self.conv(x))), self.layout)
 
     @torch.jit.unused
     @torch.no_grad()
     def fuse(self) -> nn.Module:
         """The same function in eval mode with the BatchNorm in the convolution, a new module."""
         fused = deepcopy(self)
-        if isinstance(self.norm, nn.BatchNorm2d):
+        if isinstance(self.norm, _BatchNorm):
             scale, shift = affine(self.norm)
-            weight = self.conv.weight.double() * scale[:, None, None, None]
+            weight = scaled(self.conv.weight.double(), scale)
             fused.conv = convolution(weight, shift, self.channels, self.conv.weight.dtype)
             fused.norm = nn.Identity()  # type: ignore[assignment]
         return fused

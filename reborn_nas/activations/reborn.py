@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reborn_nas.activations.layout import from_nchw, out_of_place, to_nchw
+from reborn_nas.activations.layout import (
+    DECONVOLUTIONS,
+    NORMS,
+    convolve,
+    dimensions,
+    from_channels_first,
+    out_of_place,
+    to_channels_first,
+)
 from reborn_nas.activations.phases import both_phases, fused_phases, merge, negative_part
 from reborn_nas.activations.phases import compression as make_compression
 from reborn_nas.activations.sparing import Once, Remade, cheap_to_redo
@@ -20,13 +28,13 @@ torch.fx.wrap("merge")
 
 
 def as_convolution(weight: Tensor, groups: int) -> Tensor:
-    """The Conv2d weight that does what a stride-1, same-padded ConvTranspose2d does with `weight` (odd kernel).
+    """The convolution weight that does what a stride-1, same-padded transposed one does with `weight` (odd kernel).
 
     Args:
-        weight: (C, C, k, k), or (C, 1, k, k) where groups = C.
+        weight: (C, C, k, …), or (C, 1, k, …) where groups = C.
     """
     if weight.shape[-1] > 1:
-        weight = weight.flip(2, 3)
+        weight = weight.flip(list(range(2, weight.dim())))
     return weight.transpose(0, 1) if groups == 1 else weight
 
 
@@ -34,29 +42,35 @@ def as_convolution(weight: Tensor, groups: int) -> Tensor:
 def deconvolve(x: Tensor, weight: Tensor, groups: int) -> Tensor:
     """Φ: transposed convolution, stride 1, odd kernel, same size; the form that is faster on the device of x.
 
-    The rule is fixed: ConvTranspose2d on the CPU (1 to 25 % faster there, most in channels_last), Conv2d
-    with the flipped and transposed weight elsewhere (cuDNN's data-gradient kernels are the slower ones).
+    The rule is fixed: the transposed convolution on the CPU (for images 1 to 25 % faster there, most in channels_last),
+    the convolution with the flipped and transposed weight elsewhere (cuDNN's data-gradient kernels are slower).
     """
+    if x.device.type != "cpu":
+        return convolve(x, as_convolution(weight, groups), None, groups)
     pad = weight.shape[-1] // 2
-    if x.device.type == "cpu":
-        return F.conv_transpose2d(x, weight, None, 1, pad, 0, groups)
-    return F.conv2d(x, as_convolution(weight, groups), None, 1, pad, 1, groups)
+    if weight.dim() == 3:
+        return torch.conv_transpose1d(x, weight, None, 1, pad, 0, groups)
+    if weight.dim() == 5:
+        return torch.conv_transpose3d(x, weight, None, 1, pad, 0, groups)
+    return torch.conv_transpose2d(x, weight, None, 1, pad, 0, groups)
 
 
 class Reborn(nn.Module):
     """The reborn block, computed without the concatenation: W⁺·σ(x) + W⁻·κ(Φ(min(x, 0))).
 
-    Φ (`deconv`) is a ConvTranspose2d of stride 1 that keeps the size, κ (`norm`) BatchNorm, Γ (`compress`) the
-    convolution from 2C to C channels, kept whole. Neither Φ (BatchNorm follows) nor Γ has a bias.
+    Φ (`deconv`) is a transposed convolution of stride 1 that keeps the size, κ (`norm`) BatchNorm, Γ (`compress`) the
+    convolution from 2C to C channels, kept whole: those of the map's dimensions, `ConvTranspose2d` and `BatchNorm2d` on
+    an image. Neither Φ (BatchNorm follows) nor Γ has a bias.
 
     Args:
         channels: C of the input.
-        kernel_size: of Φ, odd: an even one would change the map's size.
-        compression: "1x1", "3x3", or "none", which returns cat([σ(x), κ(Φ(·))]), 2C channels.
+        kernel_size: of Φ in every dimension, odd: an even one would change the map's size.
+        compression: "1x1" or "3x3" (likewise in every dimension), or "none", which returns cat([σ(x), κ(Φ(·))]), 2C
+            channels.
         deconv: "dense", or "depthwise" (Φ acts on each channel alone).
         positive: the positive path σ; ReLU as in the paper where None.
         negative: False makes the positive twin, Φ fed with relu(x) instead of min(x, 0).
-        layout: "nchw", "nhwc" or "nc".
+        layout: of x: "ncl", "nchw", "nhwc", "ncdhw", "ndhwc" or "nc".
         init: "xavier", or "preserve": Γ = [I | 0], so that f(x) = σ(x) to the bit in float32 arithmetic. Φ is
             not zero then, so that W⁻ has a gradient at once and the negative path opens after one step.
 
@@ -90,15 +104,16 @@ class Reborn(nn.Module):
         self.sparing = False  # see `spare_memory`
         self.positive = out_of_place(nn.ReLU() if positive is None else positive)
         self.rectifies = type(self.positive) is nn.ReLU
-        self.deconv = nn.ConvTranspose2d(
+        rank = dimensions(layout)
+        self.deconv = DECONVOLUTIONS[rank](
             channels, channels, kernel_size, padding=kernel_size // 2, groups=self.groups, bias=False
         )
-        self.norm = nn.BatchNorm2d(channels)
-        self.compress = make_compression(channels, compression, init)
+        self.norm = NORMS[rank](channels)
+        self.compress = make_compression(channels, compression, init, layout)
         nn.init.xavier_uniform_(self.deconv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, out_channels, H, W), or the layout it was built for."""
+        """(B, C, …) → (B, out_channels, …), or the layout it was built for."""
         if self.sparing and not torch.jit.is_scripting() and self._can_spare(x):  # type: ignore[attr-defined]
             return self._spared(x)
         if self.rectifies and self.negative:
@@ -110,11 +125,11 @@ class Reborn(nn.Module):
         else:
             positive = self.positive(x)
             phase = negative_part(x) if self.negative else F.relu(x)
-        positive = to_nchw(positive, self.layout)
-        reborn = self.norm(deconvolve(to_nchw(phase, self.layout), self.deconv.weight, self.groups))
+        positive = to_channels_first(positive, self.layout)
+        reborn = self.norm(deconvolve(to_channels_first(phase, self.layout), self.deconv.weight, self.groups))
         if self.compress is None:
-            return from_nchw(torch.cat([positive, reborn], dim=1), self.layout)  # (B, 2C, H, W)
-        return from_nchw(merge(positive, reborn, self.compress.weight), self.layout)
+            return from_channels_first(torch.cat([positive, reborn], dim=1), self.layout)  # (B, 2C, …)
+        return from_channels_first(merge(positive, reborn, self.compress.weight), self.layout)
 
     @torch.jit.unused
     def _can_spare(self, x: Tensor) -> bool:
@@ -122,7 +137,7 @@ class Reborn(nn.Module):
         compiler: Any = torch.compiler
         jit: Any = torch.jit
         watched = jit.is_tracing() or compiler.is_compiling()
-        plain = isinstance(x, Tensor) and not watched and type(self.norm) is nn.BatchNorm2d
+        plain = isinstance(x, Tensor) and not watched and type(self.norm) in NORMS.values()
         return plain and self.training and torch.is_grad_enabled()
 
     @torch.jit.unused
@@ -132,7 +147,7 @@ class Reborn(nn.Module):
         weight, groups, norm = self.deconv.weight, self.groups, self.norm
 
         def phase_again() -> Tensor:
-            return to_nchw(negative_part(source) if self.negative else F.relu(source), layout)
+            return to_channels_first(negative_part(source) if self.negative else F.relu(source), layout)
 
         def normalised_again() -> Tensor:
             again = deconvolved.first() if redo else kept
@@ -145,11 +160,11 @@ class Reborn(nn.Module):
                 positive = phase = F.relu(x)
             else:
                 positive, phase = self.positive(x), negative_part(x) if self.negative else F.relu(x)
-            positive, phase = to_nchw(positive, layout), to_nchw(phase, layout)
+            positive, phase = to_channels_first(positive, layout), to_channels_first(phase, layout)
             if self.negative:
                 remade.put(phase, phase_again)
                 if self.rectifies:
-                    remade.put(positive, lambda: to_nchw(F.relu(source), layout))
+                    remade.put(positive, lambda: to_channels_first(F.relu(source), layout))
             mapped = deconvolve(phase, weight, groups)
             kept, redo = mapped.detach(), cheap_to_redo(weight)
             deconvolved = Once(lambda: deconvolve(phase_again(), weight, groups))
@@ -158,8 +173,8 @@ class Reborn(nn.Module):
                 del kept
             reborn = remade.put(norm(mapped), normalised_again)
             if self.compress is None:
-                return from_nchw(torch.cat([positive, reborn], dim=1), layout)  # (B, 2C, H, W)
-            return from_nchw(merge(positive, reborn, self.compress.weight), layout)
+                return from_channels_first(torch.cat([positive, reborn], dim=1), layout)  # (B, 2C, …)
+            return from_channels_first(merge(positive, reborn, self.compress.weight), layout)
 
     @torch.jit.unused
     def fuse(self) -> nn.Module:

@@ -7,28 +7,29 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
-from reborn_nas.activations.layout import from_nchw, to_nchw
-from reborn_nas.activations.phases import negative_part
+from reborn_nas.activations.layout import CONVOLUTIONS, convolve, from_channels_first, to_channels_first
+from reborn_nas.activations.phases import centre, negative_part
 
 
 @torch.fx.wrap  # a leaf of symbolic tracing, so that device and size may decide
 def whole_form(x: Tensor, weight: Tensor, bias: Tensor | None, pointwise: Tensor) -> Tensor:
-    """conv2d(min(x, 0), weight, bias) + conv2d(x, pointwise): a block whose 1×1 reads x itself.
+    """conv(min(x, 0), weight, bias) + conv(x, pointwise): a block whose 1×1 reads x itself.
 
     The 1×1 is a convolution like the other: as one matrix product that adds in passing it was up to 8 % of a block
     faster on one EPYC and twice as slow on the next, whose BLAS is no match for its convolutions.
 
     Args:
-        x: (B, C, H, W).
-        weight: (C', C, k, k), k odd.
+        x: (B, C, …).
+        weight: (C', C, k, …), k odd.
         bias: (C',) or None.
-        pointwise: (C', C, 1, 1).
+        pointwise: (C', C, 1, …).
     """
     if not torch.jit.is_scripting() and _in_blocks(x, weight):  # type: ignore[attr-defined]
         return _block_by_block(x, weight, bias, pointwise)
-    reborn = F.conv2d(negative_part(x), weight, bias, 1, weight.shape[-1] // 2)
-    return reborn.add_(F.conv2d(x, pointwise))
+    return convolve(negative_part(x), weight, bias, 1).add_(convolve(x, pointwise, None, 1))
 
 
 BLOCK = 3 << 20
@@ -53,17 +54,16 @@ def _in_blocks(x: Tensor, weight: Tensor) -> bool:
 
 @torch.jit.unused
 def _block_by_block(x: Tensor, weight: Tensor, bias: Tensor | None, pointwise: Tensor) -> Tensor:
-    B, _, H, W = x.shape
-    out = x.new_empty(B, weight.shape[0], H, W)
-    pad = weight.shape[-1] // 2
+    B = x.shape[0]
+    out = x.new_empty(B, weight.shape[0], *x.shape[2:])
     # a convolution brings its weight into its own layout at every call, which large ones must not do too often;
     # the number of threads has no say, so that the bits do not depend on it
     step = max(FEWEST, max(BLOCK, weight.nbytes // 2) // max(1, x[:1].nbytes))
     step = max(1, -(-B // max(1, B // step)))  # equal parts: none is left with a few images
     for first in range(0, B, step):
         part = x[first : first + step]
-        reborn = F.conv2d(negative_part(part), weight, bias, 1, pad)
-        torch.add(reborn, F.conv2d(part, pointwise), out=out[first : first + step])
+        reborn = convolve(negative_part(part), weight, bias, 1)
+        torch.add(reborn, convolve(part, pointwise, None, 1), out=out[first : first + step])
     return out
 
 
@@ -82,9 +82,9 @@ class SplitReborn(nn.Module):
     def __init__(
         self,
         positive: nn.Module,
-        reborn: nn.Conv2d,
-        direct: nn.Conv2d | None,
-        merge: nn.Conv2d | None,
+        reborn: _ConvNd,
+        direct: _ConvNd | None,
+        merge: _ConvNd | None,
         *,
         negative: bool,
         layout: str,
@@ -102,28 +102,28 @@ class SplitReborn(nn.Module):
         self.merge = merge
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, out_channels, H, W), or the layout it was built for."""
+        """(B, C, …) → (B, out_channels, …), or the layout it was built for."""
         if self.whole and self.direct is not None:
             mapped = whole_form(
-                to_nchw(x, self.layout), self.reborn.weight, self.reborn.bias, self.direct.weight
+                to_channels_first(x, self.layout), self.reborn.weight, self.reborn.bias, self.direct.weight
             )
-            return from_nchw(mapped, self.layout)
-        positive = to_nchw(self.positive(x), self.layout)
+            return from_channels_first(mapped, self.layout)
+        positive = to_channels_first(self.positive(x), self.layout)
         phase = negative_part(x) if self.negative else F.relu(x)
-        reborn = self.reborn(to_nchw(phase, self.layout))
+        reborn = self.reborn(to_channels_first(phase, self.layout))
         if self.merge is not None:
             reborn = self.merge(reborn)
         if self.direct is None:
-            return from_nchw(torch.cat([positive, reborn], dim=1), self.layout)  # (B, 2C, H, W)
+            return from_channels_first(torch.cat([positive, reborn], dim=1), self.layout)  # (B, 2C, …)
         # in place: a fresh map costs as much as the sum
-        return from_nchw(reborn.add_(self.direct(positive)), self.layout)
+        return from_channels_first(reborn.add_(self.direct(positive)), self.layout)
 
 
 @torch.no_grad()
 def split_form(
     positive: nn.Module,
     weight: Tensor,
-    norm: nn.BatchNorm2d,
+    norm: _BatchNorm,
     compress: Tensor | None,
     *,
     groups: int,
@@ -134,26 +134,25 @@ def split_form(
 
     Args:
         positive: the positive path, copied.
-        weight: of Φ as a Conv2d, (C, C / groups, k, k).
+        weight: of Φ as a convolution, (C, C / groups, k, …).
         norm: κ, whose running statistics are used.
-        compress: Γ's weight (C, 2C, k', k'), or None where there is none.
+        compress: Γ's weight (C, 2C, k', …), or None where there is none.
         groups, negative, layout: as in the block.
     """
     channels, dtype = weight.shape[0], weight.dtype
     scale, shift = affine(norm)
-    folded, bias = weight.double() * scale[:, None, None, None], shift
+    folded, bias = scaled(weight.double(), scale), shift
     direct = merge = None
     whole = False
     if compress is not None:
-        kept, reborn = compress.double()[:, :channels], compress.double()[:, channels:]  # (C, C, k', k') each
+        kept, reborn = compress.double()[:, :channels], compress.double()[:, channels:]  # (C, C, k', …) each
         direct = convolution(kept, None, 1, dtype)
         if groups == 1 and compress.shape[-1] == 1:
-            mix = reborn[:, :, 0, 0]  # (C, C)
-            folded, bias = torch.einsum("om,mikl->oikl", mix, folded), mix @ shift
+            mix = centre(reborn)  # (C, C)
+            folded, bias = torch.einsum("om,mi...->oi...", mix, folded), mix @ shift
             whole = negative and type(positive) is nn.ReLU
             if whole:
-                middle = folded.shape[-1] // 2
-                folded[:, :, middle, middle] -= kept[:, :, 0, 0]
+                centre(folded).sub_(centre(kept))
         else:
             merge = convolution(reborn, None, 1, dtype)
     deployed = SplitReborn(
@@ -168,7 +167,7 @@ def split_form(
     return deployed.train(norm.training)
 
 
-def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """(scale, shift), each (C,) in float64, with norm(x) = scale·x + shift in eval mode."""
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError("a BatchNorm without running statistics has no eval form to fold")
@@ -179,10 +178,15 @@ def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return scale, shift if norm.bias is None else shift + norm.bias.double()
 
 
-def convolution(weight: Tensor, bias: Tensor | None, groups: int, dtype: torch.dtype) -> nn.Conv2d:
-    """A same-padded, stride-1 Conv2d that holds copies of `weight` (C', C / groups, k, k) and `bias`."""
-    outputs, inputs, size, _ = weight.shape
-    conv = nn.Conv2d(
+def scaled(weight: Tensor, scale: Tensor) -> Tensor:
+    """A convolution weight (C', C, k, …) times a factor an output channel (C',)."""
+    return weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
+
+
+def convolution(weight: Tensor, bias: Tensor | None, groups: int, dtype: torch.dtype) -> _ConvNd:
+    """A same-padded, stride-1 convolution that holds copies of `weight` (C', C / groups, k, …) and `bias`."""
+    outputs, inputs, size = weight.shape[:3]
+    conv = CONVOLUTIONS[weight.dim() - 2](
         inputs * groups,
         outputs,
         size,

@@ -22,7 +22,15 @@ _NORMS_LAST = frozenset({"layer_norm", "rms_norm"})
 _REDUCING = frozenset(
     {"mean", "sum", "amax", "amin", "std", "var", "max", "min", "norm", "logsumexp", "squeeze"}
 )
-_LAYOUTS = {(4, 1): "nchw", (4, 3): "nhwc", (3, 2): "nlc", (3, 1): "ncl", (2, 1): "nc", (5, 1): "ncdhw"}
+_LAYOUTS = {
+    (2, 1): "nc",
+    (3, 1): "ncl",
+    (3, 2): "nlc",
+    (4, 1): "nchw",
+    (4, 3): "nhwc",
+    (5, 1): "ncdhw",
+    (5, 4): "ndhwc",
+}
 
 
 def channel_axes(trace: Trace) -> dict[int, int]:
@@ -42,7 +50,7 @@ def default_axis(rank: int) -> int:
 
 
 def layout_name(rank: int, axis: int) -> str:
-    """`nchw`, `nhwc`, `nc`, `nlc`; `ncl`, `ncdhw` or `other` where no activation family goes."""
+    """One of the layouts of the activation families, or `other` where none goes."""
     return _LAYOUTS.get((rank, axis), "other")
 
 

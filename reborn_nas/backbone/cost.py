@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from reborn_nas.activations import extra_cost
+from reborn_nas.activations import CHANNELS_LAST, extra_cost
 from reborn_nas.architecture import ORIGINAL, Architecture, Choice
 from reborn_nas.backbone.apply import apply
 from reborn_nas.backbone.inputs import images_in, inputs_of
@@ -105,7 +105,7 @@ def predict(
 
 def added(choice: Choice | str, channels: int, shape: tuple[int, ...], layout: str) -> tuple[int, int]:
     """(parameters, MACs of one image) of `choice` at a site of this shape, as the tensor is laid out."""
-    size = shape[:-1] if layout in ("nhwc", "nlc") else shape[1:]
+    size = shape[:-1] if layout in CHANNELS_LAST else shape[1:]
     return extra_cost(choice, channels, (channels, *size))
 
 

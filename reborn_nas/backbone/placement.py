@@ -23,7 +23,7 @@ class Placement:
         choice: complete label; "original" only for the other turns of a loop in which one is replaced.
         path: module path that is set.
         channels: channels that reach it, widened ones included.
-        layout: "nchw", "nhwc", "nc" or "nlc".
+        layout: of the map, as in `Site`.
         replaces: path of the module that acts there now, or None.
         function: for a functional call, what it computes, as a `torch.nn` class with its arguments, or None.
     """

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from reborn_nas.activations import BLOCKS, complete, family_names, get_family
+from reborn_nas.activations import BLOCKS, CHANNELS_LAST, complete, family_names, get_family
 from reborn_nas.architecture import ORIGINAL, Choice
 from reborn_nas.backbone.axes import channel_axes, layout_name
 from reborn_nas.backbone.blocks import BlockFinder
@@ -35,7 +35,7 @@ class Site:
         channels: C.
         shape: of the feature map without the batch, as the tensor is laid out.
         activation: what stands there: a registered name, or `other:ClassName`.
-        layout: "nchw", "nhwc", "nc", "nlc", or one that no activation family takes.
+        layout: "ncl", "nchw", "nhwc", "ncdhw", "ndhwc", "nc", "nlc", or one that no activation family takes.
         stage: from 0; a new one begins at each new spatial size.
         block: path of the block that it belongs to; "" for the model's own forward.
         kind: "module" (a module called at this place alone), "shared" (a module called at several) or
@@ -297,7 +297,7 @@ class _Stages:
         """The stage of a map; an auxiliary head of train mode counts to where it branches off."""
         if train_only:
             return self._last
-        size = {"nhwc": full[1:-1], "nlc": full[1:-1], "nc": (1, 1)}.get(layout, full[2:])
+        size = (1, 1) if layout == "nc" else full[1:-1] if layout in CHANNELS_LAST else full[2:]
         self._last = self._seen.setdefault(size, len(self._seen))
         return self._last
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 
+from reborn_nas.activations import CHANNELS_LAST
 from reborn_nas.backbone import branches
 from reborn_nas.backbone.channelmap import ChannelMap
 from reborn_nas.backbone.flow import Blocked, Rule, Scene, Wide, elementwise, spatial_rank
@@ -46,7 +47,7 @@ def widening(
             for _, made in site_values(run, site):
                 found.add(site.name)
                 last = len(run.values[made].shape) - 1
-                seeds[made] = last if site.layout in ("nhwc", "nlc") else min(1, last)
+                seeds[made] = last if site.layout in CHANNELS_LAST else min(1, last)
         walk = Walk(run, seeds)
         refusal = walk.go() or walk.agree(steps)
         if refusal is not None:

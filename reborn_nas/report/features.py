@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reborn_nas.activations.layout import to_nchw
+from reborn_nas.activations.layout import convolve, to_channels_first
 from reborn_nas.activations.phases import negative_part
 from reborn_nas.activations.reborn import Reborn, deconvolve
 from reborn_nas.errors import SiteError
@@ -210,7 +210,7 @@ def _run(model: nn.Module, images: Tensor, batch_size: int) -> None:
 
 def _look(seen: _Seen, x: Tensor, layout: str, room: int) -> None:
     """Add one batch of a pre-activation to the sums."""
-    x = to_nchw(x, layout).float() if layout != "nlc" else x.transpose(1, 2).unsqueeze(-1).float()
+    x = to_channels_first(x, layout).float() if layout != "nlc" else x.transpose(1, 2).unsqueeze(-1).float()
     lost = negative_part(x)
     seen.total += float(x.double().square().sum())
     seen.lost += float(lost.double().square().sum())
@@ -230,18 +230,18 @@ def _divide(seen: _Seen, module: nn.Module, x: Tensor, room: int) -> None:
 
 
 def paths(block: Reborn, x: Tensor) -> tuple[Tensor, Tensor]:
-    """What a block's positive and its negative path add to its output, (B, C', H, W) each; their sum is f(x)."""
-    positive = to_nchw(block.positive(x), block.layout)
+    """What a block's positive and its negative path add to its output, (B, C', …) each; their sum is f(x)."""
+    positive = to_channels_first(block.positive(x), block.layout)
     phase = negative_part(x) if block.negative else F.relu(x)
-    negative = block.norm(deconvolve(to_nchw(phase, block.layout), block.deconv.weight, block.groups))
+    negative = block.norm(
+        deconvolve(to_channels_first(phase, block.layout), block.deconv.weight, block.groups)
+    )
     if block.compress is None:
         nothing = torch.zeros_like(positive)
         return torch.cat([positive, nothing], 1), torch.cat([nothing, negative], 1)
     weight = block.compress.weight
-    pad, half = weight.shape[-1] // 2, block.channels
-    return F.conv2d(positive, weight[:, :half], None, 1, pad), F.conv2d(
-        negative, weight[:, half:], None, 1, pad
-    )
+    half = block.channels
+    return convolve(positive, weight[:, :half], None, 1), convolve(negative, weight[:, half:], None, 1)
 
 
 def _keep(seen: _Seen, first: Tensor, second: Tensor, room: int) -> None:

@@ -13,8 +13,16 @@ from reborn_nas.activations import build_activation, family_names, get_family
 from reborn_nas.architecture import Choice
 
 CHANNELS = 6
-SHAPES = {"nchw": (4, 6, 5, 7), "nhwc": (4, 5, 7, 6), "nc": (9, 6), "nlc": (3, 8, 6)}
-CHANNEL_AXIS = {"nchw": 1, "nhwc": -1, "nc": 1, "nlc": -1}
+SHAPES = {
+    "ncl": (4, 6, 9),
+    "nchw": (4, 6, 5, 7),
+    "nhwc": (4, 5, 7, 6),
+    "ncdhw": (4, 6, 3, 4, 5),
+    "ndhwc": (4, 3, 4, 5, 6),
+    "nc": (9, 6),
+    "nlc": (3, 8, 6),
+}
+CHANNEL_AXIS = {layout: -1 if layout in ("nhwc", "ndhwc", "nlc") else 1 for layout in SHAPES}
 RANDOM_WHILE_TRAINING = "rrelu"
 
 
@@ -36,7 +44,7 @@ class Case:
         module = self.build().to(dtype)
         generator = torch.Generator().manual_seed(3)
         for part in module.modules():
-            if isinstance(part, nn.BatchNorm2d):
+            if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
                 for values, low, high in (
                     (part.weight.data, -1.5, 1.5),
                     (part.bias.data, -1.0, 1.0),
@@ -60,12 +68,18 @@ def combinations() -> list[Choice]:
 
 CHOICES = combinations()
 NCHW = [Case(choice) for choice in CHOICES]
+FIRST = NCHW + [Case(choice, layout) for choice in CHOICES for layout in ("ncl", "ncdhw")]
 ALL = [
     Case(choice, layout)
     for choice in CHOICES
     for layout in sorted(get_family(choice.name).layouts(**choice.options))
 ]
-SAMPLE = [Case(choice) for choice in {choice.name: choice for choice in reversed(CHOICES)}.values()] + [
+SAMPLE = [
+    Case(choice, layout)
+    for choice in {choice.name: choice for choice in reversed(CHOICES)}.values()
+    for layout in ("nchw", "ncl", "ncdhw")
+    if layout == "nchw" or choice.name in ("reborn", "crelu", "frelu")
+] + [
     Case(Choice.parse(label), layout)
     for label, layout in (
         ("reborn(kernel_size=3,compression=none,deconv=depthwise,positive=original)", "nhwc"),

@@ -15,7 +15,8 @@ from reborn_nas.errors import SiteError
 KERNELS = pytest.mark.parametrize("kernel_size", [1, 3, 5])
 COMPRESSIONS = pytest.mark.parametrize("compression", ["1x1", "3x3", "none"])
 DECONVS = pytest.mark.parametrize("deconv", ["dense", "depthwise"])
-SIZES = pytest.mark.parametrize("size", [(7, 6), (4, 4), (1, 1)])
+SIZES = pytest.mark.parametrize("size", [(7, 6), (4, 4), (1, 1), (9,), (1,), (3, 4, 2), (1, 1, 1)])
+LAYOUTS = {1: "ncl", 2: "nchw", 3: "ncdhw"}
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -24,18 +25,18 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def scattered(x: np.ndarray, weight: np.ndarray, groups: int) -> np.ndarray:
     """Φ as its definition has it: each value of x stamps the scaled kernel onto the output; then p is cropped off."""
-    batch, channels, height, width = x.shape
+    batch, channels, *size = x.shape
     k, p = weight.shape[-1], weight.shape[-1] // 2
-    out = np.zeros((batch, channels, height + k - 1, width + k - 1))
+    out = np.zeros((batch, channels, *(extent + k - 1 for extent in size)))
     for c in range(channels):
-        for i in range(height):
-            for j in range(width):
-                for b in range(batch):
-                    if groups == 1:
-                        out[b, :, i : i + k, j : j + k] += x[b, c, i, j] * weight[c]
-                    else:
-                        out[b, c, i : i + k, j : j + k] += x[b, c, i, j] * weight[c, 0]
-    return out[:, :, p : p + height, p : p + width]
+        for place in np.ndindex(*size):
+            stamp = tuple(slice(i, i + k) for i in place)
+            for b in range(batch):
+                if groups == 1:
+                    out[(b, slice(None), *stamp)] += x[(b, c, *place)] * weight[c]
+                else:
+                    out[(b, c, *stamp)] += x[(b, c, *place)] * weight[c, 0]
+    return out[(slice(None), slice(None), *(slice(p, p + extent) for extent in size))]
 
 
 def equation_two(block: Reborn, x: np.ndarray, training: bool, eps: float = 1e-5) -> np.ndarray:
@@ -43,24 +44,24 @@ def equation_two(block: Reborn, x: np.ndarray, training: bool, eps: float = 1e-5
     value = {key: tensor.detach().numpy() for key, tensor in block.state_dict().items()}
     x1 = np.maximum(x, 0)
     x2 = scattered(-np.maximum(-x, 0), value["deconv.weight"], block.groups)
-    axes = (0, 2, 3)
+    axes = (0, *range(2, x.ndim))
     mean, var = value["norm.running_mean"], value["norm.running_var"]
     if training:
         mean, var = x2.mean(axes), x2.var(axes)
-    broadcast = (None, slice(None), None, None)
+    broadcast = (None, slice(None), *[None] * (x.ndim - 2))
     x2 = (x2 - mean[broadcast]) / np.sqrt(var[broadcast] + eps)
     x2 = x2 * value["norm.weight"][broadcast] + value["norm.bias"][broadcast]
     both = np.concatenate([x1, x2], axis=1)
     if "compress.weight" not in value:
         return both
     gamma = value["compress.weight"]
-    r = gamma.shape[-1] // 2
-    padded = np.pad(both, ((0, 0), (0, 0), (r, r), (r, r)))
+    r, size = gamma.shape[-1] // 2, x.shape[2:]
+    padded = np.pad(both, ((0, 0), (0, 0), *[(r, r)] * len(size)))
     out = np.zeros_like(x)
-    for i in range(2 * r + 1):
-        for j in range(2 * r + 1):
-            window = padded[:, :, i : i + x.shape[2], j : j + x.shape[3]]
-            out += np.einsum("oc,bchw->bohw", gamma[:, :, i, j], window)
+    for offset in np.ndindex(*gamma.shape[2:]):
+        window = tuple(slice(i, i + extent) for i, extent in zip(offset, size))
+        at = (slice(None), slice(None))
+        out += np.einsum("oc,bc...->bo...", gamma[(*at, *offset)], padded[(*at, *window)])
     return out
 
 
@@ -81,9 +82,9 @@ def block(channels: int = 5, **options: object) -> Reborn:
 @SIZES
 @pytest.mark.parametrize("training", [True, False])
 def test_equals_equation_two(
-    kernel_size: int, compression: str, deconv: str, size: tuple[int, int], training: bool
+    kernel_size: int, compression: str, deconv: str, size: tuple[int, ...], training: bool
 ) -> None:
-    made = block(kernel_size=kernel_size, compression=compression, deconv=deconv)
+    made = block(kernel_size=kernel_size, compression=compression, deconv=deconv, layout=LAYOUTS[len(size)])
     x = normal(3, 5, *size, seed=9)
     expected = equation_two(made, x.numpy(), training)
     y = made.train(training)(x).detach().numpy()
@@ -123,12 +124,15 @@ def test_gradients_equal_those_of_the_literal_equation(
 @KERNELS
 @DECONVS
 @SIZES
-def test_both_forms_of_the_deconvolution_agree(kernel_size: int, deconv: str, size: tuple[int, int]) -> None:
+def test_both_forms_of_the_deconvolution_agree(kernel_size: int, deconv: str, size: tuple[int, ...]) -> None:
     groups = 4 if deconv == "depthwise" else 1
+    rank = len(size)
     x = normal(2, 4, *size).requires_grad_()
-    weight = normal(4, 4 // groups, kernel_size, kernel_size, seed=1).requires_grad_()
-    transposed = F.conv_transpose2d(x, weight, padding=kernel_size // 2, groups=groups)
-    plain = F.conv2d(x, as_convolution(weight, groups), padding=kernel_size // 2, groups=groups)
+    weight = normal(4, 4 // groups, *[kernel_size] * rank, seed=1).requires_grad_()
+    stamp = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
+    slide = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
+    transposed = stamp(x, weight, padding=kernel_size // 2, groups=groups)
+    plain = slide(x, as_convolution(weight, groups), padding=kernel_size // 2, groups=groups)
     torch.testing.assert_close(plain, transposed, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(deconvolve(x, weight, groups), transposed, rtol=1e-12, atol=1e-12)
     wanted = normal(*transposed.shape, seed=2)

@@ -109,7 +109,7 @@ def test_an_unknown_name_comes_with_close_matches() -> None:
         ({"channels": 0}, "channels"),
         ({"channels": 2.0}, "channels"),
         ({"channels": True}, "channels"),
-        ({"channels": 4, "layout": "nlc"}, "nc, nchw, nhwc"),
+        ({"channels": 4, "layout": "nlc"}, "nc, ncdhw, nchw, ncl, ndhwc, nhwc"),
         ({"channels": 4, "init": "zeros"}, "xavier, preserve"),
         ({"channels": 4, "kernel_size": 2}, "kernel_size"),
     ],

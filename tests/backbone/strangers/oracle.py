@@ -62,6 +62,8 @@ ACTIVATIONS = frozenset(
     )
 )
 TORCH = str(Path(torch.__file__).parent)
+DOUBLING = "crelu(compression=none)"
+CHOICES = ("reborn", "relu", DOUBLING)
 Label = tuple[Any, ...]
 
 
@@ -268,10 +270,10 @@ class Wrong(Exception):
     """Silently wrong, or broken behind an acceptance."""
 
 
-def judge(own: Own) -> Verdict:
-    """Convert the network and compare it with the oracle; then train each other kind of choice one step."""
+def judge(own: Own, choices: Sequence[str] = CHOICES) -> Verdict:
+    """Convert the network and compare it with the oracle; then train it one step with each of `choices`."""
     try:
-        return _judge(own)
+        return _judge(own, choices)
     except Wrong as wrong:
         return Verdict("wrong", reasons=[str(wrong)])
     except RebornError as error:
@@ -288,7 +290,7 @@ def _given(own: Own) -> dict[str, Any]:
     return {"input_size": tuple(own.inputs(1, own.sizes[0])[0].shape[1:])}
 
 
-def _judge(own: Own) -> Verdict:
+def _judge(own: Own, more: Sequence[str]) -> Verdict:
     model, given = fresh(own.make), _given(own)
     before = {name: t.clone() for name, t in model.state_dict().items()}
     sites = rn.find_sites(model, **given)
@@ -296,7 +298,7 @@ def _judge(own: Own) -> Verdict:
     slopes = {site.name: round(0.05 + 0.013 * (site.index + 1), 4) for site in sites}
     choices = {name: f"leaky_relu(negative_slope={slope})" for name, slope in slopes.items()}
     admitted = [site.name for site in sites if site.admits(choices[site.name])]
-    if len(admitted) > own.sites:
+    if own.sites is not None and len(admitted) > own.sites:
         raise Wrong(f"{len(admitted)} sites where there are {own.sites}: {admitted}")
     reasons = []
     for site in sites:
@@ -318,8 +320,8 @@ def _judge(own: Own) -> Verdict:
     if list(before) != list(after) or not all(torch.equal(before[k], after[k]) for k in before):
         raise Wrong("planning changed the network's own tensors")
     runs = compare(own, new, {slopes[name] for name in admitted})
-    trained(own, model, sites, given)
-    outcome = "right" if len(admitted) == own.sites else "partly"
+    trained(own, model, sites, given, more)
+    outcome = "right" if len(admitted) == (len(sites) if own.sites is None else own.sites) else "partly"
     if runs < len(admitted):
         raise Wrong(f"{len(admitted)} sites were converted, and {runs} of them ever ran")
     return Verdict(outcome, len(admitted), listed, reasons)
@@ -411,11 +413,13 @@ def _equal(want: Result, got: Result, answers: Sequence[Call], where: str, twin:
             raise Wrong(f"{where}: buffer {name} differs")
 
 
-def trained(own: Own, model: nn.Module, sites: Sequence[Any], given: Mapping[str, Any]) -> None:
+def trained(
+    own: Own, model: nn.Module, sites: Sequence[Any], given: Mapping[str, Any], choices: Sequence[str]
+) -> None:
     """Other choices: each admitted one must convert, run in both modes, train, and preserve where it promises to."""
-    for label in ("reborn", "relu", "crelu(compression=none)"):
+    for label in choices:
         admitted = [site for site in sites if site.admits(label)]
-        for chosen in [admitted] if label != "crelu(compression=none)" else [[site] for site in admitted]:
+        for chosen in [[site] for site in admitted] if label == DOUBLING else [admitted]:
             if not chosen:
                 continue
             where = f"{label} at {', '.join(site.name for site in chosen)}"
@@ -425,7 +429,7 @@ def trained(own: Own, model: nn.Module, sites: Sequence[Any], given: Mapping[str
                 )
             except RebornError as error:
                 raise Wrong(f"{where}: admitted, then refused: {error}") from error
-            keeps = label != "relu" and all(site.activation == "relu" for site in chosen)
+            keeps = label not in ("relu", "prelu") and all(site.activation == "relu" for site in chosen)
             _one_step(own, new, where, keeps)
 
 

@@ -19,7 +19,7 @@ class Own:
     Args:
         name: its name in the table.
         make: builds it; the same one for the same seed.
-        sites: how many activation sites it has, counted by hand.
+        sites: how many activation sites it has, counted by hand; None where nobody did.
         inputs: (batch, size) → the arguments of its forward.
         sizes: the image sizes that it takes; the first is the one planned with.
         batches: the batch sizes that it takes; the first is the one planned with.
@@ -29,7 +29,7 @@ class Own:
 
     name: str
     make: Maker
-    sites: int
+    sites: int | None
     inputs: Callable[[int, int], tuple[Any, ...]]
     sizes: Sequence[int] = (16, 24)
     batches: Sequence[int] = (2, 3, 5)

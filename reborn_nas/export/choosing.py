@@ -3,114 +3,144 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from reborn_nas.commands import command_line
 from reborn_nas.errors import ExportError
 from reborn_nas.records import TrialRecord
+from reborn_nas.winners import best_observed, best_of, handed_over, retested
 
-__all__ = ["CHOICES", "Kept", "choose", "judged"]
+__all__ = ["CHOICES", "Kept", "Trainings", "choose"]
 
 Kept = tuple[TrialRecord, Path]
 """A record with the file of its trained weights."""
 
 
-def choose(
-    kept: Sequence[Kept],
-    records: Sequence[TrialRecord],
-    which: str,
-    run: str,
-    front: Sequence[TrialRecord] = (),
-) -> list[Kept]:
+@dataclass(frozen=True)
+class Trainings:
+    """A run's trainings, as `choose` looks at them.
+
+    Args:
+        run: the run's folder, for messages.
+        records: all of them.
+        kept: key → the file of its weights, where they were kept.
+        numbers: number of a trial in the dashboard's study of the run's name → key.
+        front: those that no other one beats in all objectives.
+        parent_arm: the arm of the trainings that have the reference at every site.
+    """
+
+    run: str
+    records: Sequence[TrialRecord]
+    kept: Mapping[str, Path]
+    numbers: Mapping[int, str] = field(default_factory=dict)
+    front: Sequence[TrialRecord] = ()
+    parent_arm: str = "parent"
+
+
+def choose(trainings: Trainings, which: str) -> list[Kept]:
     """The trained networks that `which` names; several for "pareto".
 
     Args:
-        kept: the records whose weights were kept.
-        records: all records of the run.
-        which: a word of `CHOICES`, a number of the search as the dashboard shows it, or a record's key.
-        run: the run's folder, for messages.
-        front: of the search's trainings, those that no other one beats in all objectives.
+        which: a word of `CHOICES`, a number as the dashboard shows it, or a record's key.
 
     Raises:
         ExportError: there is none, or its weights were not kept.
     """
-    if not kept:
-        done = sum(record.state == "complete" for record in records)
-        what = (
-            f"none of its {done} finished trainings kept weights" if done else "it has no finished training"
-        )
-        raise ExportError(f"{run}: {what}; weights are kept from the search phase on: finish the run")
+    records = trainings.records
+    if not any(record.state == "complete" for record in records):
+        raise ExportError(f"{trainings.run}: it has no finished training; finish the run")
     if which in CHOICES:
-        return CHOICES[which](kept, front, run)
-    for record, path in kept:
-        if record.key == which or _is_number(record, which):
-            return [(record, path)]
-    found = next((r for r in records if r.key == which or _is_number(r, which)), None)
-    if found is not None:
-        raise ExportError(
-            f"the weights of trial {found.key!r} were not kept, only those of {_keys(kept)}; "
-            f"`reborn-nas train --architecture {run} --trial {found.key}` trains it again"
-        )
+        found = CHOICES[which](trainings)
+        if isinstance(found, list):
+            return [_kept(trainings, record) for record in found]
+        return [_kept(trainings, found)]
+    key = trainings.numbers.get(int(which), which) if which.isdigit() else which
+    for record in records:
+        if record.key == key:
+            return [_kept(trainings, record)]
+    what = "trial of the number" if which.isdigit() else "trial"
     raise ExportError(
-        f"the run has no {'search trial of the number' if which.isdigit() else 'trial'} {which!r}; weights were kept "
-        f"of {_keys(kept)}; --trial takes such a key, {', '.join(CHOICES)}, or a number as the dashboard shows it"
+        f"the run has no {what} {which!r}; --trial takes {', '.join(CHOICES)}, a key such as {_example(trainings)}, or "
+        "a number as the dashboard shows it"
     )
 
 
-def judged(record: TrialRecord) -> float:
-    """The validation accuracy, in [0, 1], also of a training whose record holds its test accuracy."""
-    return float(record.extra.get("validation_accuracy", record.accuracy or 0.0))
+def _kept(trainings: Trainings, record: TrialRecord) -> Kept:
+    """The record with its weights."""
+    path = trainings.kept.get(record.key)
+    if path is not None:
+        return record, path
+    again = command_line(
+        "reborn-nas", "train", "--architecture", trainings.run, "--trial", record.key, "--out", "my-model"
+    )
+    some = f", those of {_example(trainings)} were" if trainings.kept else ""
+    raise ExportError(
+        f"the weights of trial {record.key} were not kept{some}; this trains its network again: {again}"
+    )
 
 
-def _auto(kept: Sequence[Kept], front: Sequence[TrialRecord], run: str) -> list[Kept]:
-    """The candidate where there is one, else the search's best, else what there is."""
-    candidates = [pair for pair in kept if pair[0].arm == "candidate"]
-    others = [pair for pair in kept if pair[0].phase == "search"]
-    return [_best(candidates or others or kept)]
+def _example(trainings: Trainings) -> str:
+    """A key that can be exported, or else one that there is."""
+    found = [record.key for record in trainings.records if record.key in trainings.kept]
+    return found[0] if found else trainings.records[0].key
 
 
-def _confirmed(kept: Sequence[Kept], front: Sequence[TrialRecord], run: str) -> list[Kept]:
-    """The candidate, trained afresh and compared with its parent on the test set."""
-    candidates = [pair for pair in kept if pair[0].arm == "candidate"]
-    if not candidates:
-        raise ExportError(
-            f"{run}: no candidate has been trained against its parent yet; finish the run, or take --trial best"
-        )
-    return [_best(candidates)]
-
-
-def _best_of_search(kept: Sequence[Kept], front: Sequence[TrialRecord], run: str) -> list[Kept]:
-    """The search's best by validation accuracy."""
-    others = [pair for pair in kept if pair[0].phase == "search"]
-    if not others:
-        raise ExportError(f"{run}: the search has no finished trial; take --trial confirmed")
-    return [_best(others)]
-
-
-def _pareto(kept: Sequence[Kept], front: Sequence[TrialRecord], run: str) -> list[Kept]:
-    """The search's front, as far as weights were kept."""
-    weights = {record.key: path for record, path in kept}
-    found = [(record, weights[record.key]) for record in front if record.key in weights]
-    if not found:
-        raise ExportError(f"{run}: the search has no finished trial; take --trial confirmed")
+def _auto(trainings: Trainings) -> TrialRecord:
+    """The candidate where it was retested, else the best observed, else the most accurate of all."""
+    found = handed_over(trainings.records) or best_of(_complete(trainings))
+    assert found is not None
     return found
 
 
-CHOICES: Mapping[str, Callable[[Sequence[Kept], Sequence[TrialRecord], str], list[Kept]]] = {
+def _retested(trainings: Trainings) -> TrialRecord:
+    """The candidate, trained afresh beside its parent."""
+    found = best_of(retested(trainings.records))
+    if found is None:
+        raise ExportError(
+            f"{trainings.run}: no candidate has been trained beside its parent; take --trial best, or more --trials"
+        )
+    return found
+
+
+def _parent(trainings: Trainings) -> TrialRecord:
+    """The network with its reference activations, as it was trained beside the candidate, else in the baseline."""
+    arm = trainings.parent_arm
+    baseline = [one for one in _complete(trainings) if one.phase == "baseline" and one.arm == arm]
+    found = best_of(retested(trainings.records, arm)) or best_of(baseline)
+    if found is None:
+        raise ExportError(f"{trainings.run}: the parent was not trained in this run")
+    return found
+
+
+def _best(trainings: Trainings) -> TrialRecord:
+    """The best observed training of screen and exploration."""
+    found = best_observed(trainings.records)
+    if found is None:
+        raise ExportError(f"{trainings.run}: no finished trial of screen or exploration")
+    return found
+
+
+def _pareto(trainings: Trainings) -> list[TrialRecord]:
+    """The front, as far as weights were kept."""
+    found = [record for record in trainings.front if record.key in trainings.kept]
+    if not found:
+        raise ExportError(f"{trainings.run}: no finished trial of the exploration whose weights were kept")
+    return found
+
+
+def _complete(trainings: Trainings) -> list[TrialRecord]:
+    return [record for record in trainings.records if record.state == "complete"]
+
+
+CHOICES: Mapping[str, Callable[[Trainings], TrialRecord | list[TrialRecord]]] = {
     "auto": _auto,
-    "confirmed": _confirmed,
-    "best": _best_of_search,
+    "retested": _retested,
+    "confirmed": _retested,
+    "candidate": _retested,
+    "best": _best,
+    "parent": _parent,
     "pareto": _pareto,
 }
-"""Word → what it chooses. Another word is another entry here."""
-
-
-def _best(pairs: Sequence[Kept]) -> Kept:
-    return max(pairs, key=lambda pair: judged(pair[0]))
-
-
-def _is_number(record: TrialRecord, which: str) -> bool:
-    return which.isdigit() and record.phase == "search" and record.number == int(which)
-
-
-def _keys(kept: Sequence[Kept]) -> str:
-    return ", ".join(record.key for record, _ in kept)
+"""Word → what it chooses. Another word is another entry here. `recommended` is the study's to decide, see `api.export`;
+"confirmed" and "candidate" are other words for the retested network."""

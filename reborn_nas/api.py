@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import Architecture
+from reborn_nas.commands import command_line
 from reborn_nas.errors import ExportError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from reborn_nas.export import Card, Trained
+    from reborn_nas.export import Card, Trained, Trainings
     from reborn_nas.records import TrialRecord
     from reborn_nas.report import RunView
     from reborn_nas.report.features import Sight
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from reborn_nas.study.dashboard import Shown
     from reborn_nas.study.standing import Recommended, Standing
 
-__all__ = ["dashboard", "export", "recommend", "report", "run_view", "search", "standing"]
+__all__ = ["dashboard", "export", "exportable", "recommend", "report", "run_view", "search", "standing"]
 
 Run = str | os.PathLike[str]
 
@@ -188,6 +189,7 @@ def export(
     force: bool = False,
     name: str | None = None,
     model: nn.Module | None = None,
+    say: Callable[[str], None] | None = None,
     **about: Any,
 ) -> Path:
     """Write a trained network as a timm `local-dir`.
@@ -195,17 +197,19 @@ def export(
     Args:
         study_or_arch: what `search` returned, or a run folder; or an architecture, with the network in `model`.
         out: the folder to write.
-        trial: of a run. "confirmed": the candidate, trained afresh and compared with its parent on the test set;
-            "recommended": the largest expected accuracy, see `recommend`, where it was trained; "best": the best of
-            the search by validation accuracy; "pareto": the front of the search's objectives (accuracy and MACs
-            where it had one), a sub-folder each; a number of the search or a trial's key, where its weights were
-            kept; "auto": confirmed where there is one, else best.
+        trial: of a run. "retested": the candidate, trained afresh beside its parent and judged by the test images;
+            "recommended": the largest expected accuracy, see `recommend`, where it was trained; "best": the highest
+            validation accuracy observed; "parent": the network with its reference activations; "pareto": the front of
+            the exploration's objectives (accuracy and MACs where it had one), a sub-folder each; a number of the study
+            as the dashboard shows it, or a trial's key, where its weights were kept; "auto": retested where there is
+            one, else best.
         fold: in deployment form, for inference only.
         forms: further files: "onnx", "torch-export", "jit-trace".
         force: replace a folder that is not empty.
         name: of the model in its card.
         model: the network of an architecture, as `convert` made it and somebody trained it; without it the
             exported weights are random.
+        say: is told which network of a run was written, and how it compares with its parent.
         about: with an architecture: `input_size`, `classes`, `mean`, `std` and `accuracies`, as far as neither its
             backbone spec nor the model say them; see `reborn_nas.export.bare_network`.
 
@@ -230,41 +234,109 @@ def export(
         raise ExportError(
             "a run brings its own networks; model and what describes it go with an Architecture"
         )
-    from reborn_nas.study.objectives import pareto_records
-
     info = _info(study_or_arch)
-    run = str(info.folder or info.name)
-    kept = [(record, path) for record in info.records if (path := info.checkpoint(record)) is not None]
-    objectives = tuple(info.config.get("objectives") or ())
-    objectives = objectives if len(objectives) > 1 else ("accuracy", "macs")
-    front = pareto_records(info.records, objectives) if trial == "pareto" else []
-    which = _recommended_key(info, kept) if trial == "recommended" else trial
-    chosen = choose(kept, info.records, which, run, front)
+    trainings = _trainings(info, trial)
+    which = _recommended_key(info, trainings) if trial == "recommended" else trial
+    chosen = choose(trainings, which)
+    compared = {record.key: _against_parent(info, record) for record, _ in chosen}
 
     def trained(record: TrialRecord, weights: Path) -> Trained:
-        return _trained(record, weights, card_of(record, info.records, info.name, info.plan["data"], name))
+        card = card_of(record, info.records, info.name, info.plan["data"], name, compared[record.key])
+        return _trained(record, weights, card)
 
     if trial != "pareto":
-        return export_trained(trained(*chosen[0]), out, **written)
+        record, weights = chosen[0]
+        path = export_trained(trained(record, weights), out, **written)
+        if say is not None:
+            say(f"{record.key}: {compared[record.key]}")
+            if "not shown to beat it" in compared[record.key]:
+                parent = ("--trial", "parent", "--out", f"{os.fspath(out)}-parent")
+                command = command_line("reborn-nas", "export", trainings.run, *parent)
+                say(f"warning: the parent may be as good or better; this exports it: {command}")
+        return path
     folders = {record.key.replace("/", "-"): (record, path) for record, path in chosen}
     records = {folder: record for folder, (record, _) in folders.items()}
-    readme = front_readme(info.name, records, front, objectives, run)
+    readme = front_readme(info.name, records, trainings.front, _objectives(info), trainings.run)
     several = {folder: trained(*pair) for folder, pair in folders.items()}
+    if say is not None:
+        say(
+            f"{len(several)} networks of the front, each chosen by its validation accuracy: {', '.join(several)}"
+        )
     return export_trained_many(several, out, readme, **written)
 
 
-def _recommended_key(info: RunInfo, kept: Sequence[tuple[TrialRecord, Path]]) -> str:
-    """The key of a training of the recommended architecture whose weights were kept."""
+def _objectives(info: RunInfo) -> tuple[str, ...]:
+    """Of the exploration's front: its own objectives, or accuracy against multiply-accumulates where it had one."""
+    objectives = tuple(info.config.get("objectives") or ())
+    return objectives if len(objectives) > 1 else ("accuracy", "macs")
+
+
+def _trainings(info: RunInfo, trial: str = "auto") -> Trainings:
+    """The run's trainings as `choose` looks at them."""
+    from reborn_nas.export import Trainings
+    from reborn_nas.study.objectives import pareto_records
+
+    return Trainings(
+        run=str(info.folder or info.name),
+        records=info.records,
+        kept={record.key: path for record in info.records if (path := info.checkpoint(record)) is not None},
+        numbers=info.numbers,
+        front=pareto_records(info.records, _objectives(info)) if trial == "pareto" else (),
+        parent_arm=_parent_arm(info),
+    )
+
+
+def _parent_arm(info: RunInfo) -> str:
+    return "parent" if info.arms[1] == "original" else info.arms[1]
+
+
+def _against_parent(info: RunInfo, record: TrialRecord) -> str:
+    """One clause: how the network of `record` compares with its parent."""
+    from reborn_nas.report import comparison_words, study_findings
+
+    if record.arm == _parent_arm(info):
+        return "the parent itself"
+    found = None
+    if record.phase == "candidate" and record.arm == "candidate":
+        found = study_findings(run_view(info.folder, look=False)).candidate if info.folder else None
+    return comparison_words(found)
+
+
+def exportable(study_or_path: RunResult | Run) -> bool:
+    """Whether `export` without further words has a network to write."""
+    from reborn_nas.errors import ExportError
+    from reborn_nas.export import choose
+
+    try:
+        choose(_trainings(_info(study_or_path)), "auto")
+    except ExportError:
+        return False
+    return True
+
+
+def _recommended_key(info: RunInfo, trainings: Trainings) -> str:
+    """The key of the best training of the recommended architecture whose weights were kept."""
     from reborn_nas.study.standing import recommend_info
+    from reborn_nas.winners import best_of
 
     digest = recommend_info(info).architecture.digest
-    found = [record for record, _ in kept if record.digest == digest]
-    if not found:
-        raise ExportError(
-            f"{info.folder}: the recommended network was not trained, or its weights were not kept; take --trial "
-            f"confirmed or best, or train it: reborn-nas train --architecture {info.folder}"
+    found = best_of(one for one in info.records if one.digest == digest and one.key in trainings.kept)
+    if found is None:
+        train = command_line(
+            "reborn-nas",
+            "train",
+            "--architecture",
+            trainings.run,
+            "--trial",
+            "recommended",
+            "--out",
+            "my-model",
         )
-    return max(found, key=lambda record: record.extra.get("validation_accuracy", record.accuracy or 0.0)).key
+        raise ExportError(
+            f"{trainings.run}: the recommended network was not trained, or its weights were not kept; take --trial "
+            f"retested or best, or train it: {train}"
+        )
+    return found.key
 
 
 def _trained(record: TrialRecord, weights: Path, card: Card) -> Trained:

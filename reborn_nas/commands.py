@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
+from importlib import metadata
 
-__all__ = ["command_line", "load_line"]
+__all__ = ["command_line", "install_line", "load_line"]
 
 
 def command_line(*words: str | os.PathLike[str]) -> str:
@@ -26,3 +27,14 @@ def load_line(folder: str | os.PathLike[str], *, trust: bool = False) -> str:
     also = ", trust_source=True" if trust else ""
     place = str(os.fspath(folder)).replace("\\", "\\\\").replace('"', '\\"')
     return f'import reborn_nas, timm; timm.create_model("local-dir:{place}", pretrained=True{also})'
+
+
+def install_line(extra: str) -> str:
+    """The command that installs the packages of an optional extra, wherever reborn-nas itself came from."""
+    try:
+        required = metadata.requires("reborn-nas") or []
+    except metadata.PackageNotFoundError:
+        required = []
+    marks = (f'extra == "{extra}"', f"extra == '{extra}'")
+    found = [line.partition(";")[0].strip() for line in required if line.endswith(marks)]
+    return command_line("pip", "install", *(found or [f".[{extra}]"]))

@@ -103,8 +103,9 @@ def _one_architecture(
 
     A file may come from anybody, so a source file that it names is run only where the caller names that too.
     """
-    from reborn_nas.export import choose, read_architecture
+    from reborn_nas.export import Trainings, choose, read_architecture
     from reborn_nas.study import load_run
+    from reborn_nas.study.standing import recommend_info
 
     if isinstance(given, Architecture):
         return given, {}
@@ -123,8 +124,12 @@ def _one_architecture(
     known = {**info.config, "recipe_settings": info.settings.get("recipe", {})}
     if trial == "auto" and info.candidate is not None:
         return info.candidate, known
-    done = [(record, path) for record in info.records if record.state == "complete"]
-    record, _ = choose(done, info.records, trial, str(path))[0]
+    if trial == "recommended":
+        return recommend_info(info).architecture, known
+    done = {record.key: path for record in info.records if record.state == "complete"}
+    parent_arm = "parent" if info.arms[1] == "original" else info.arms[1]
+    trainings = Trainings(str(path), info.records, done, info.numbers, parent_arm=parent_arm)
+    record, _ = choose(trainings, trial)[0]
     return Architecture.from_dict(record.architecture), known
 
 

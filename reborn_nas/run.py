@@ -14,20 +14,32 @@ from pathlib import Path
 __all__ = ["main"]
 
 
+USAGE = """usage: python -m reborn_nas.run [--trust-source] SCRIPT [ARGUMENTS …]
+
+Runs SCRIPT after `import reborn_nas`. With --trust-source, exports that carry a source file of their own are loaded
+as with timm.create_model(..., trust_source=True): read that file first.
+"""
+
+
 def main() -> None:
     """Import `reborn_nas`, then run the script that the command line names."""
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        print(
-            "usage: python -m reborn_nas.run SCRIPT [ARGUMENTS …]\n\nRuns SCRIPT after `import reborn_nas`."
-        )
-        raise SystemExit(0 if len(sys.argv) > 1 else 2)
-    script = Path(sys.argv[1])
+    words = sys.argv[1:]
+    trust = words[:1] == ["--trust-source"]
+    words = words[1:] if trust else words
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        raise SystemExit(0 if words else 2)
+    script = Path(words[0])
     if not script.is_file():
         print(f"python -m reborn_nas.run: error: there is no file {script}", file=sys.stderr)
         raise SystemExit(2)
     import reborn_nas  # noqa: F401  registers the models
 
-    sys.argv = sys.argv[1:]
+    if trust:
+        from reborn_nas.models.exported import TRUST
+
+        TRUST.every_export = True
+    sys.argv = words
     sys.path.insert(0, str(script.resolve().parent))
     runpy.run_path(str(script), run_name="__main__")
 

@@ -25,12 +25,12 @@ EXPLORED = ("screen", "search")
 
 
 def validation_accuracy(record: TrialRecord) -> float:
-    """In [0, 1], also of a training whose record holds its test accuracy; it ranks trainings, the test set never does."""
+    """In [0, 1], also of a training whose record holds its test accuracy; trainings are ranked by it alone."""
     return float(record.extra.get("validation_accuracy", record.accuracy or 0.0))
 
 
 def best_of(records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """The highest validation accuracy; of equal ones the fewest parameters, then multiply-accumulates, then the first."""
+    """The highest validation accuracy; of equal ones the one with the fewest parameters, then the first."""
     return min(records, key=_rank, default=None)
 
 
@@ -63,7 +63,5 @@ def handed_over(records: Sequence[TrialRecord]) -> TrialRecord | None:
 
 
 def _rank(record: TrialRecord) -> tuple[object, ...]:
-    parts = tuple(
-        (1, int(part), "") if part.isdigit() else (0, 0, part) for part in record.key.split("/")
-    )
-    return (-validation_accuracy(record), record.params, record.macs, parts)
+    parts = tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in record.key.split("/"))
+    return (-validation_accuracy(record), record.params, parts)

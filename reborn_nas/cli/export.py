@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
+
+from reborn_nas.commands import load_line
 
 EXAMPLES = """  reborn-nas export runs/convnet5-digits --out my-model
-  reborn-nas export runs/convnet5-digits --trial 12 --out my-model --force
+  reborn-nas export runs/convnet5-digits --trial best --out my-model --force
   reborn-nas export runs/convnet5-digits --trial pareto --out front
   reborn-nas export runs/convnet5-digits --out fast-model --fold --onnx
 """
@@ -19,8 +22,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--trial",
         default="auto",
         metavar="WHICH",
-        help="confirmed (the candidate, default where there is one), recommended, best, pareto (a folder for each "
-        "network of the front of accuracy and MACs), a number of the search, or a trial's key as in the report",
+        help="retested (the candidate; default where there is one), recommended, best, parent, pareto (a folder "
+        "for each network of the front of accuracy and MACs), a key such as screen/3, or a number of the dashboard",
     )
     add_forms(parser)
     parser.add_argument("--force", action="store_true", help="replace DIR if it is not empty")
@@ -54,8 +57,9 @@ def run(args: argparse.Namespace) -> int:
         forms=args.forms or (),
         force=args.force,
         name=args.name,
+        say=lambda text: print(text, file=sys.stderr if text.startswith("warning") else sys.stdout),
     )
     print(out)
-    which = f"{out}/FOLDER" if args.trial == "pareto" else str(out)
-    print(f'load it: import reborn_nas, timm; timm.create_model("local-dir:{which}", pretrained=True)')
+    for folder in sorted(one for one in out.iterdir() if one.is_dir()) if args.trial == "pareto" else [out]:
+        print(f"load it: {load_line(folder, trust=any(folder.glob('*.py')))}")
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.cli.progress import duration_text
+from reborn_nas.commands import command_line
 
 if TYPE_CHECKING:
     from reborn_nas.report import RunView
@@ -122,6 +123,7 @@ def print_plan(plan: PlanView) -> None:
 
 def print_result(result: RunResult, view: RunView, page: Path) -> None:
     """The answer first, then the paths and the next commands."""
+    from reborn_nas.api import exportable
     from reborn_nas.report import study_findings
 
     print()
@@ -138,8 +140,9 @@ def print_result(result: RunResult, view: RunView, page: Path) -> None:
         if not result.candidate.choices:
             print("  every site keeps its original activation")
     print(f"\nreport:  {page}")
-    print(f"look:    reborn-nas dashboard {result.folder}")
-    print(f"export:  reborn-nas export {result.folder} --out my-model")
+    print(f"look:    {command_line('reborn-nas', 'dashboard', result.folder)}")
+    if exportable(result):
+        print(f"export:  {command_line('reborn-nas', 'export', result.folder, '--out', 'my-model')}")
 
 
 def result_json(result: RunResult, view: RunView, page: Path) -> dict[str, Any]:
@@ -156,8 +159,8 @@ def result_json(result: RunResult, view: RunView, page: Path) -> dict[str, Any]:
     }
 
 
-def print_status(state: RunStatus, run: str) -> None:
-    """Phases, then the best so far."""
+def print_status(state: RunStatus, run: str, command: str) -> None:
+    """Phases, then how the run goes on: by `command`."""
     print(f"{state.name}: {state.done} of {state.total} trainings done, {state.running} under way")
     rows = [
         (
@@ -173,14 +176,14 @@ def print_status(state: RunStatus, run: str) -> None:
     print_table(("phase", "planned", "done", "running", "failed", ""), rows, right=(1, 2, 3, 4))
     if state.reason:
         print(f"candidate: {state.reason}")
-    print(f"report: reborn-nas report {run}" if state.complete else "to go on, repeat the search command")
+    report = command_line("reborn-nas", "report", Path(run))
+    print(f"report: {report}" if state.complete else f"to go on: {command}")
 
 
 def status_json(state: RunStatus) -> dict[str, Any]:
     """The status for scripts."""
     from dataclasses import asdict
 
-    best = state.best
     return {
         "name": state.name,
         "complete": state.complete,
@@ -188,7 +191,6 @@ def status_json(state: RunStatus) -> dict[str, Any]:
         "done": state.done,
         "running": state.running,
         "phases": [asdict(phase) for phase in state.phases],
-        "best": None if best is None else {"key": best.key, "accuracy": best.accuracy, "n": best.accuracy_n},
         "candidate": None if state.candidate is None else state.candidate.to_dict(),
     }
 

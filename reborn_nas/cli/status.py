@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
             )
         )
         return 0
-    print_status(state, args.run_path)
+    print_status(state, args.run_path, view.command)
     print_standing(networks)
     print_estimates(rows, summary, view.arms, state.complete)
     return 0

@@ -6,10 +6,12 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from reborn_nas.cli.arguments import add_backbone
 from reborn_nas.cli.export import add_forms
 from reborn_nas.cli.progress import announce
+from reborn_nas.commands import load_line
 
 EXAMPLES = """  reborn-nas train --architecture runs/resnet34-cifar100 --epochs 200 --seeds 5 --out my-model
   reborn-nas train --architecture arch.json --dataset folder:photos --ema 0.999 --out my-model
@@ -29,7 +31,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="an architecture's JSON file, an export's folder, a run's folder, or an activation for every site",
     )
     parser.add_argument(
-        "--trial", default="auto", metavar="WHICH", help="of a run: confirmed (default), best, number or key"
+        "--trial",
+        default="auto",
+        metavar="WHICH",
+        help="of a run: retested (default), recommended, best, parent, a key or a number as for `export`",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to export to")
     add_backbone(parser)
@@ -104,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         print(note)
     print(f"test accuracy {outcome.sentence}")
     print(args.out)
-    print(f'load it: import reborn_nas, timm; timm.create_model("local-dir:{args.out}", pretrained=True)')
+    print(f"load it: {load_line(args.out, trust=any(Path(args.out).glob('*.py')))}")
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reborn_nas.export.bare import bare_network
     from reborn_nas.export.card import Accuracy, Card
-    from reborn_nas.export.choosing import choose
+    from reborn_nas.export.choosing import Trainings, choose
     from reborn_nas.export.forms import check_forms
     from reborn_nas.export.parent import Parent
     from reborn_nas.export.record_card import card_of, front_readme
@@ -24,6 +24,7 @@ _LAZY = {  # importing the package must not pay for exports
     "Parent": "parent",
     "Retrained": "seeds",
     "Trained": "timm_model",
+    "Trainings": "choosing",
     "bare_network": "bare",
     "card_of": "record_card",
     "check_forms": "forms",
@@ -44,6 +45,7 @@ __all__ = [
     "Parent",
     "Retrained",
     "Trained",
+    "Trainings",
     "bare_network",
     "card_of",
     "check_forms",

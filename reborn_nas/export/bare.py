@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from timm.models import is_model
 from torch import nn
 
 from reborn_nas.architecture import Architecture, BackboneSpec
@@ -19,6 +20,9 @@ from reborn_nas.export.timm_model import Trained
 __all__ = ["bare_network"]
 
 EXAMPLE = 8  # images
+
+UNNAMED = ("own:module", "timm:unnamed")
+"""Sources of architectures that were made from a module, not from a name."""
 
 
 def bare_network(
@@ -43,17 +47,19 @@ def bare_network(
         mean, std: per channel; the model's own, else 0.5 and 0.25.
 
     Raises:
-        ExportError: the architecture does not say where its backbone comes from.
+        ExportError: neither the architecture nor timm's note in the model say where its backbone comes from.
     """
     spec = _completed(architecture.backbone, model, input_size, classes)
     whole = architecture.with_backbone(spec)
     assert spec.input_size is not None
     conversion = plan(build(spec, device="meta"), whole, spec.input_size)
-    if model is None:
-        from reborn_nas.models.converted import build_network
+    from reborn_nas.models.converted import build_network
 
+    if model is None:
         network = build_network(whole, conversion, timm_api=False).eval()
     else:
+        if architecture.backbone.source in UNNAMED:
+            _check_guess(build_network(whole, conversion, timm_api=False), model, spec)
         network = (
             copy.deepcopy(model).to("cpu", torch.float32).to(memory_format=torch.contiguous_format).eval()
         )
@@ -77,6 +83,16 @@ def bare_network(
     return Trained(dict(network.state_dict()), whole, {"input": images, "logits": logits}, card, conversion)
 
 
+def _check_guess(built: nn.Module, model: nn.Module, spec: BackboneSpec) -> None:
+    """Raise ExportError where the network that timm builds by the noted name has other weights than `model`."""
+    shapes, own = ({key: tuple(v.shape) for key, v in one.state_dict().items()} for one in (built, model))
+    if shapes != own:
+        raise ExportError(
+            f"the network is not what {spec.source} builds by default: name it with its arguments: "
+            f'architecture.with_backbone(BackboneSpec("{spec.source}", arguments={{"width": 0.25}}))'
+        )
+
+
 def _completed(
     spec: BackboneSpec,
     model: nn.Module | None,
@@ -84,12 +100,15 @@ def _completed(
     classes: Sequence[str] | None,
 ) -> BackboneSpec:
     """The spec with nothing open; a given network keeps the stem that it was built with."""
-    if spec.source in ("own:module", "timm:unnamed"):
-        raise ExportError(
-            "the architecture does not say where its backbone comes from, so nobody could load the export; "
-            'name it: architecture.with_backbone("resnet18"), or "path/to/file.py:factory"'
-        )
     own: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    if spec.source in UNNAMED:
+        if not is_model(str(own.get("architecture", ""))):
+            raise ExportError(
+                "the architecture does not say where its backbone comes from, so nobody could load the export; "
+                'name it: architecture.with_backbone("resnet18"), or "path/to/file.py:factory"'
+            )
+        # timm writes the name into what it builds; whether other arguments matter is seen when the export is compared
+        spec = replace(spec, source=f"timm:{own['architecture']}")
     if model is not None and spec.stem is None:
         spec = replace(spec, stem="original")
     size = input_size or spec.input_size

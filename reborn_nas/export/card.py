@@ -107,6 +107,7 @@ _FILES = {
 
 def _loading(folder: str, own_source: bool, folded: bool) -> list[str]:
     trust = ", trust_source=True" if own_source else ""
+    script = " --trust-source" if own_source else ""
     lines = [
         "## Load it",
         "",
@@ -116,9 +117,9 @@ def _loading(folder: str, own_source: bool, folded: bool) -> list[str]:
         f'model = timm.create_model("local-dir:{folder}", pretrained=True{trust})',
         "```",
         "",
-        "- `import reborn_nas` (`pip install reborn-nas`) registers the architecture; without it timm knows no such",
+        "- `import reborn_nas` registers the architecture; without it timm knows no such",
         "  model and says `Unknown model (reborn_model.needs_import_reborn_nas)`. timm's `train.py` takes",
-        "  `--device-modules reborn_nas`; other scripts run as `python -m reborn_nas.run SCRIPT …`.",
+        f"  `--device-modules reborn_nas`; other scripts run as `python -m reborn_nas.run{script} SCRIPT …`.",
         "- **Without `pretrained=True` timm builds the network with random weights**; that is timm's rule.",
         "- `example.safetensors` holds a batch (`input`) and the logits of the trained network itself (`logits`);",
     ]
@@ -132,7 +133,10 @@ def _loading(folder: str, own_source: bool, folded: bool) -> list[str]:
     else:
         lines.append("  a loaded model in eval mode reproduces them.")
     if own_source:
-        lines.append("- The network's own source file lies beside this card; read it before you trust it.")
+        lines += [
+            "- The network's own source file lies beside this card; read it before you trust it.",
+            "  timm's `train.py` takes `--model-kwargs trust_source=True`.",
+        ]
     return lines
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reborn_nas.commands import install_line
 from reborn_nas.errors import ExportError
 
 __all__ = ["FORMS", "check_forms", "write_forms"]
@@ -33,7 +34,7 @@ def check_forms(forms: Sequence[str]) -> None:
         needed = ("onnx", "onnxscript", "onnxruntime")
         missing = [name for name in needed if importlib.util.find_spec(name) is None]
         if missing:
-            raise ExportError(f"ONNX needs {', '.join(missing)}; pip install 'reborn-nas[onnx]'")
+            raise ExportError(f"ONNX needs {', '.join(missing)}: {install_line('onnx')}")
 
 
 def write_forms(folder: Path, model: nn.Module, example: Tensor, forms: Sequence[str]) -> dict[str, float]:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from reborn_nas.commands import command_line
 from reborn_nas.export.card import Accuracy, Card, plain
-from reborn_nas.export.choosing import judged
 from reborn_nas.records import TrialRecord
+from reborn_nas.winners import EXPLORED, validation_accuracy
 
 __all__ = ["card_of", "front_readme", "mean_interval"]
 
@@ -19,6 +20,7 @@ def card_of(
     study: str,
     data: Mapping[str, Any],
     name: str | None = None,
+    compared: str = "",
 ) -> Card:
     """The card of one trained network of a run.
 
@@ -27,10 +29,11 @@ def card_of(
         study: the study's name.
         data: of the plan: `name`, `classes`, `mean`, `std`.
         name: of the model; study and digest where None.
+        compared: a clause on how it compares with its parent.
     """
     accuracies = []
     if record.accuracy is not None and record.accuracy_n:
-        chosen = record.phase == "search"
+        chosen = record.phase in EXPLORED
         accuracies.append(
             Accuracy(
                 record.accuracy_part,
@@ -55,6 +58,8 @@ def card_of(
     ]
     if len(shares) > 1:
         details["accuracy over seeds"] = mean_interval(shares)
+    if compared:
+        details["against its parent"] = compared
     return Card(
         name=name or f"{study}-{record.digest}",
         dataset=str(data["name"]),
@@ -86,7 +91,7 @@ def front_readme(
         f"# {plain(study)}: accuracy against cost",
         "",
         f"The search's trainings that no other one beats in all of {', '.join(objectives)}. The validation accuracies "
-        "chose them, so they are optimistic; only `--trial confirmed` has been judged on images of its own.",
+        "chose them, so they are optimistic; only `--trial retested` has been judged on images of its own.",
         "",
         "| folder | trial | MACs an image | parameters | validation accuracy | n |",
         "|---|---|---|---|---|---|",
@@ -98,11 +103,15 @@ def front_readme(
             lost.append(record.key)
         lines.append(
             f"| {folder or '–'} | {plain(record.key)} | {record.macs:,} | {record.params:,} | "
-            f"{judged(record):.2%} | {record.accuracy_n:,} |"
+            f"{validation_accuracy(record):.2%} | {record.accuracy_n:,} |"
         )
     if lost:
         lines += ["", "Without a folder: the weights were not kept. To train one again:", ""]
-        lines += [f"    reborn-nas train --architecture {run} --trial {key}" for key in lost]
+        lines += [
+            "    "
+            + command_line("reborn-nas", "train", "--architecture", run, "--trial", key, "--out", "my-model")
+            for key in lost
+        ]
     return "\n".join([*lines, ""])
 
 

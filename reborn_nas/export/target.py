@@ -20,9 +20,14 @@ def check_target(out: str | os.PathLike[str], force: bool) -> Path:
     """The folder to write.
 
     Raises:
-        ExportError: it is a file, or it is not empty and `force` is not set.
+        ExportError: timm could not load from there, it is a file, or it is not empty and `force` is not set.
     """
     target = Path(out)
+    if odd := sorted(set(os.fspath(out)) & set("#?\t\n\r")):
+        raise ExportError(
+            f"{os.fspath(out)!r} has {', '.join(map(repr, odd))} in it, and timm could not load local-dir:FOLDER; "
+            "give another folder"
+        )
     if target.exists() and not target.is_dir():
         raise ExportError(f"{target} is a file; give a folder")
     if target.is_dir() and any(target.iterdir()) and not force:

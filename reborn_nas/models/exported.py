@@ -36,6 +36,20 @@ ENTRY = "reborn_model.needs_import_reborn_nas"
 """What config.json calls the model. timm ignores what stands behind the dot, but without our import its error shows it:
 `Unknown model (reborn_model.needs_import_reborn_nas)`."""
 
+
+class Trust:
+    """What a process was told to trust, beside what one call says.
+
+    Args:
+        every_export: run the source files of exports, as `python -m reborn_nas.run --trust-source` asks for.
+    """
+
+    def __init__(self) -> None:
+        self.every_export = False
+
+
+TRUST = Trust()
+
 _NEVER_STORED = ("trust_source", "checkpoint_path", "pretrained", "pretrained_cfg", "cache_dir")
 
 
@@ -55,8 +69,8 @@ def vet_folder(pretrained_cfg: Any, pretrained: bool) -> Path | None:
     version = about.get("version", 1) if isinstance(about, Mapping) else 1
     if type(version) is not int or version > CONFIG_VERSION:
         raise ExportError(
-            f"{folder / CONFIG} has format {version!r}, but this reborn-nas reads up to {CONFIG_VERSION}; upgrade it "
-            "(pip install -U reborn-nas)"
+            f"{folder / CONFIG} has format {version!r}, but this reborn-nas reads up to {CONFIG_VERSION}; install a "
+            "newer one"
         )
     stored = config.get("model_args")
     asked = [key for key in _NEVER_STORED if isinstance(stored, Mapping) and key in stored]
@@ -100,7 +114,7 @@ def located(
         return architecture
     file, factory = spec.source.rsplit(":", 1)
     if folder is not None:
-        if not trusted:
+        if not (trusted or TRUST.every_export):
             raise ConfigError(
                 f"this export runs its own source file {Path(file).name!r}; read it, then load with "
                 "timm.create_model(..., trust_source=True)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from reborn_nas.report.build import build_report
 from reborn_nas.report.findings import Findings, study_findings
 from reborn_nas.report.pictures import trial_pictures
+from reborn_nas.report.standing import comparison_words
 from reborn_nas.report.view import RunView
 
-__all__ = ["Findings", "RunView", "build_report", "study_findings", "trial_pictures"]
+__all__ = ["Findings", "RunView", "build_report", "comparison_words", "study_findings", "trial_pictures"]

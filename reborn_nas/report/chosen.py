@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from reborn_nas.records import TrialRecord
 from reborn_nas.report.view import RunView
 from reborn_nas.report.words import percent
+from reborn_nas.winners import best_observed, best_of, explored, retested
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 
 def best_choices(view: RunView) -> tuple[dict[str, str], str] | None:
     """The architecture to draw, site → label, and a sentence that says what it is."""
-    candidates = [r for r in view.phase("candidate") if r.arm == "candidate"]
-    if candidates:
-        return _choices(candidates[-1]), f"The candidate that was compared with {view.parent}."
+    candidate = best_of(retested(view.records))
+    if candidate is not None:
+        return _choices(candidate), f"The candidate that was compared with {view.parent}."
     given = view.recommendation
     if given and isinstance(given.get("choices"), Mapping):
         words = "The architecture that the study recommends"
@@ -31,12 +32,12 @@ def best_choices(view: RunView) -> tuple[dict[str, str], str] | None:
                 else ""
             )
         return {str(k): str(v) for k, v in given["choices"].items()}, words + "."
-    done = [r for r in view.records if r.state == "complete" and r.accuracy is not None]
-    if not done:
+    best = best_observed(view.records)
+    if best is None:
         return None
-    best = max(done, key=lambda record: record.accuracy or 0.0)
+    many = len(explored(view.records))
     words = (
-        f"The most accurate training so far ({best.key}, {percent(best.accuracy)}). The best of {len(done)} is partly "
+        f"The best observed training so far ({best.key}, {percent(best.accuracy)}). The best of {many} is partly "
         "luck: a repeat is expected to come out lower."
     )
     return _choices(best), words

@@ -1,26 +1,31 @@
-"""Best, recommended, confirmed: three networks of a run, three words."""
+"""Best observed, recommended, retested: three networks of a run."""
 
 from __future__ import annotations
 
-from reborn_nas.report.view import RunView
-from reborn_nas.report.words import percent
+from typing import TYPE_CHECKING
 
-__all__ = ["standing"]
+from reborn_nas.report.view import RunView
+from reborn_nas.report.words import interval, percent, signed
+from reborn_nas.winners import best_observed, explored, retested
+
+if TYPE_CHECKING:
+    from reborn_nas.analysis import Comparison
+
+__all__ = ["comparison_words", "standing"]
 
 
 def standing(view: RunView) -> list[str]:
     """A sentence for each of the three that there is."""
-    return [*_best(view), *_recommended(view), *_confirmed(view)]
+    return [*_best(view), *_recommended(view), *_retested(view)]
 
 
 def _best(view: RunView) -> list[str]:
-    done = [r for r in view.phase("search") if r.state == "complete" and r.accuracy is not None]
-    if not done:
+    best = best_observed(view.records)
+    if best is None:
         return []
-    best = max(done, key=lambda record: record.accuracy or 0.0)
     return [
-        f"Best: {best.key} of the search was observed at {percent(best.accuracy)} of {best.accuracy_n:,} "
-        f"{best.accuracy_part} images; the best of {len(done)} is partly luck: a repeat is expected to be lower."
+        f"Best observed: {best.key}, {percent(best.accuracy)} of {best.accuracy_n:,} {best.accuracy_part} images; the "
+        f"best of {len(explored(view.records))} is partly luck: a repeat is expected to be lower."
     ]
 
 
@@ -40,12 +45,27 @@ def _recommended(view: RunView) -> list[str]:
     ]
 
 
-def _confirmed(view: RunView) -> list[str]:
-    seeds = [r for r in view.phase("candidate") if r.arm == "candidate" and r.test_accuracy is not None]
+def _retested(view: RunView) -> list[str]:
+    seeds = retested(view.records)
     if not seeds:
         return []
     mean = sum(float(r.test_accuracy or 0.0) for r in seeds) / len(seeds)
     return [
-        f"Confirmed: the candidate, trained afresh against its parent, has {percent(mean)} of {seeds[0].test_n:,} test "
+        f"Retested: the candidate, trained afresh beside its parent, has {percent(mean)} of {seeds[0].test_n:,} test "
         f"images over {len(seeds)} seed{'s' if len(seeds) > 1 else ''}."
     ]
+
+
+def comparison_words(comparison: Comparison | None) -> str:
+    """One clause on a network and its parent: what a user should know before the network is used."""
+    if comparison is None:
+        return "not compared with its parent; its validation accuracy is that of one training among several"
+    size = (
+        f"{signed(comparison.effect)} percentage points {interval(comparison.ci_low, comparison.ci_high)} against its "
+        f"parent on the test images, {comparison.n_first} and {comparison.n_second} seeds"
+    )
+    if comparison.ci_low > 0:
+        return f"{size}: better than its parent"
+    if comparison.ci_high < 0:
+        return f"{size}: worse than its parent, so not shown to beat it"
+    return f"{size}: not shown to beat it"

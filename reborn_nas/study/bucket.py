@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reborn_nas.commands import install_line
 from reborn_nas.errors import StudyError, TrainingError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def open_bucket(url: str) -> ArtifactStore:
         import boto3
         from botocore.config import Config
     except ImportError as error:
-        raise StudyError(f"artifacts {url}: {error}; pip install 'reborn-nas[s3]'") from None
+        raise StudyError(f"artifacts {url}: {error}; {install_line('s3')}") from None
     try:
         store = Boto3ArtifactStore(bucket, boto3.client("s3", config=Config(**PATIENCE)))
         store.client.head_bucket(Bucket=bucket)

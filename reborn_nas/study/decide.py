@@ -10,6 +10,7 @@ from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.contrast import Contrast, Side
+from reborn_nas.winners import best_of
 
 if TYPE_CHECKING:
     from reborn_nas.study.costs import CostBook
@@ -69,7 +70,8 @@ def decide_candidate(
         reason = f"the largest expected accuracy by {len(done) + len(usable)} trainings"
         return Candidate(architecture, "recommended", reason)
     if done:
-        best = max(done, key=lambda record: (record.accuracy or 0.0, -record.params, record.key))
+        best = best_of(done)
+        assert best is not None
         reason = f"the best of {len(done)} search trials ({best.key}): too few for a recommendation"
         return Candidate(Architecture.from_dict(best.architecture), "best", reason)
     everywhere = dict.fromkeys(contrast.factors, contrast.high.default)

@@ -12,7 +12,7 @@ __all__ = [
     "OBJECTIVES",
     "check_objectives",
     "directions",
-    "is_dominated",
+    "is_beaten",
     "objective_values",
     "pareto_records",
     "pareto_series",
@@ -128,10 +128,8 @@ def pareto_series(records: Iterable[TrialRecord], names: Sequence[str]) -> dict[
     }
 
 
-def is_dominated(values: Sequence[float], others: Iterable[Sequence[float]], names: Sequence[str]) -> bool:
-    """Whether some other row is at least as good in every objective: then this one need not be kept."""
+def is_beaten(values: Sequence[float], other: Sequence[float], names: Sequence[str]) -> bool:
+    """Whether `other` is at least as good in every objective and better in one."""
     signs = [1.0 if name == "accuracy" else -1.0 for name in names]
-    return any(
-        all(sign * theirs >= sign * mine for sign, mine, theirs in zip(signs, values, other, strict=True))
-        for other in others
-    )
+    gains = [sign * (theirs - mine) for sign, mine, theirs in zip(signs, values, other, strict=True)]
+    return min(gains) >= 0 and max(gains) > 0

@@ -28,6 +28,7 @@ from reborn_nas.study.storage import (
     run_url,
     storage_file,
 )
+from reborn_nas.winners import best_observed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,6 +162,8 @@ class RunInfo:
         candidate: the architecture compared with the parent, or None.
         reason: how the candidate was decided.
         complete: whether every planned training has a result.
+        numbers: number of a trial in the study of the run's name, as the dashboard shows it → key of its training;
+            the screen's, of which that study holds copies, too.
     """
 
     folder: Path | None
@@ -173,6 +176,7 @@ class RunInfo:
     reason: str = ""
     complete: bool = False
     decisions: Mapping[str, Any] = field(default_factory=dict)
+    numbers: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def sites(self) -> list[Mapping[str, Any]]:
@@ -246,11 +250,22 @@ def load_run(run: str | Path, name: str | None = None) -> RunInfo:
         reason=kept["reason"] if kept else "",
         complete=store.attribute("finished", -1) == plan.get("total"),
         decisions={"candidate": kept, "confirm": {"sites": store.attribute("top")}},
+        numbers=_numbers(store),
     )
     if len(info.records) > MANY:
         del store
         gc.collect()  # the storage's own trials lie in cycles, and are as large as the records
     return info
+
+
+def _numbers(store: RunStore) -> dict[int, str]:
+    """Number in the study of the run's name → key; a copy has that of the training that it is a copy of."""
+    found = {}
+    for trial in store.study("search").get_trials(deepcopy=False):
+        key = trial.user_attrs.get("copy_of") or (trial.user_attrs.get("record") or {}).get("key")
+        if key:
+            found[trial.number] = str(key)
+    return found
 
 
 @dataclass(frozen=True)
@@ -294,7 +309,7 @@ class RunStatus:
 
 
 def status(run: str | Path, name: str | None = None) -> RunStatus:
-    """How far a run is. `best` is the best training by validation accuracy: an observation, not a claim."""
+    """How far a run is. `best` is the best observed training, see `winners.best_observed`: no claim."""
     return read_status(open_store(run, name))
 
 
@@ -323,13 +338,12 @@ def read_status(store: RunStore) -> RunStatus:
                 phase.reason,
             )
         )
-    judged = [one for one in records if one.state == "complete" and one.accuracy_part == "validation"]
     kept = store.attribute("candidate")
     return RunStatus(
         store.name,
         tuple(phases),
         store.attribute("finished", -1) == info_plan.get("total"),
-        max(judged, key=lambda one: one.accuracy or 0.0, default=None),
+        best_observed(records),
         Architecture.from_dict(kept["architecture"]) if kept else None,
         kept["reason"] if kept else "",
     )

@@ -1,4 +1,4 @@
-"""Three words for three networks of a run: the best observed, the recommended, the confirmed."""
+"""Three networks of a run: the best observed, the recommended, the retested."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from reborn_nas.backbone.variants import is_argument, with_arguments
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.costs import counted_excess
-from reborn_nas.study.recommending import own_words, recommend_run, usable_records
+from reborn_nas.study.recommending import own_words, recommend_run
+from reborn_nas.winners import best_observed, retested
 
 if TYPE_CHECKING:
     from reborn_nas.study.reading import RunInfo
@@ -44,33 +45,25 @@ class Standing:
     """What a run has to show.
 
     Args:
-        best: the search's best training by validation accuracy: an observation, partly luck.
+        best: the best observed training, see `winners.best_observed`: partly luck.
         recommended: the largest expected accuracy; None while there are too few trainings, see `reason`.
-        confirmed: the trainings of the candidate that was compared with its parent on the test set.
+        retested: the trainings of the candidate that was compared with its parent on the test set.
         reason: why nothing is recommended.
     """
 
     best: TrialRecord | None
     recommended: Recommended | None
-    confirmed: tuple[TrialRecord, ...]
+    retested: tuple[TrialRecord, ...]
     reason: str = ""
 
 
 def standing(info: RunInfo) -> Standing:
     """The three networks, as far as there are any."""
-    searched = [
-        one for one in usable_records(info.records) if one.phase == "search" and one.state == "complete"
-    ]
-    best = max(searched, key=lambda one: one.accuracy or 0.0, default=None)
-    confirmed = tuple(
-        one
-        for one in info.records
-        if one.phase == "candidate" and one.arm == "candidate" and one.test_accuracy is not None
-    )
+    best, tested = best_observed(info.records), tuple(retested(info.records))
     try:
-        return Standing(best, recommend_info(info), confirmed)
+        return Standing(best, recommend_info(info), tested)
     except ConfigError as error:
-        return Standing(best, None, confirmed, " ".join(str(error).split()))
+        return Standing(best, None, tested, " ".join(str(error).split()))
 
 
 def recommend_info(info: RunInfo) -> Recommended:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from reborn_nas.commands import install_line
 from reborn_nas.errors import RebornError, StudyError
 from reborn_nas.study.lease import LeaseWatch, identity
 from reborn_nas.study.masking import is_readable, mask_url, without_secrets
@@ -38,8 +39,10 @@ UNREACHABLE = {
 }
 """How PostgreSQL's driver notices a network that swallows everything, instead of waiting for two hours."""
 
-DRIVERS = {"postgresql": "'reborn-nas[postgresql]'", "grpc": "'reborn-nas[grpc]'", "mysql": "pymysql"}
-"""Scheme of a storage's URL → what to install for it."""
+EXTRAS = ("postgresql", "grpc")
+"""Schemes of a storage's URL whose drivers are an optional extra of the same name."""
+
+OTHER_DRIVERS = {"mysql": "pip install sqlalchemy pymysql", "sqlite": "pip install sqlalchemy"}
 
 FORMAT = "reborn_nas:format"
 """Attribute of every run's first study, written when all three are made."""
@@ -115,9 +118,10 @@ def connect(url: str, *, patience: float = 0.0, read_only: bool = False) -> Base
     except RebornError:
         raise
     except ImportError as error:
-        package = DRIVERS.get(re.split(r"[+:]", url)[0], "SQLAlchemy's driver for it")
+        kind = re.split(r"[+:]", url)[0]
+        install = install_line(kind) if kind in EXTRAS else OTHER_DRIVERS.get(kind, "")
         raise StudyError(
-            f"storage {mask_url(url)}: the driver is missing ({error}); pip install {package}"
+            f"storage {mask_url(url)}: the driver is missing ({error}); {install or 'install it with pip'}"
         ) from None
     except Exception as error:  # drivers raise what they like, with the URL inside
         text = " ".join(without_secrets(str(error), url).split())[:300]

@@ -1,4 +1,4 @@
-"""Which trained weights a run keeps: the best of each arm; of a search with several objectives its Pareto front."""
+"""Which trained weights a run keeps: all while there is room, then the best, or the Pareto front."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from reborn_nas.files import replace_durably, safe_join
 from reborn_nas.records import TrialRecord
-from reborn_nas.study.objectives import is_dominated, objective_values
+from reborn_nas.study.objectives import is_beaten, objective_values
 from reborn_nas.training.example import save_example
+from reborn_nas.winners import EXPLORED
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from reborn_nas.data import ImageSet
 
 __all__ = ["keep_weights"]
+
+
+ROOM = 256 * 2**20
+"""Bytes of weights that each folder may hold: within them all are kept, beyond them those that none beats."""
 
 
 def keep_weights(
@@ -27,7 +32,10 @@ def keep_weights(
     validation: float,
     objectives: Sequence[str] = ("accuracy",),
 ) -> str:
-    """Keep the weights unless a kept training of the same arm is as good in every objective; drop those it beats.
+    """Keep the weights while there is room; without, if no kept training beats this one, in place of some it beats.
+
+    Screen and exploration share their room, so that the best observed training is among those that are kept; equals
+    are kept too.
 
     Args:
         folder: the run folder.
@@ -38,32 +46,44 @@ def keep_weights(
         The file's path relative to the run folder, "" where the weights are not kept. Beside the file lies a batch of
         images with the network's logits.
     """
-    if record.phase not in ("search", "candidate"):
+    if record.phase not in (*EXPLORED, "candidate"):
         return ""
-    names = objectives if record.phase == "search" else ("accuracy",)
+    names = objectives if record.phase in EXPLORED else ("accuracy",)
     costs = objective_values(record, names[1:])
     if costs is None:
         return ""
     from safetensors.torch import save_file
 
-    home = safe_join(folder, "checkpoints", f"{record.phase}-{record.arm}")
+    group = "search-sampled" if record.phase in EXPLORED else f"{record.phase}-{record.arm}"
+    home = safe_join(folder, "checkpoints", group)
     kept = {path: _rank(path, len(names)) for path in home.glob("*.safetensors")} if home.is_dir() else {}
     rank = (validation, *costs)
-    if is_dominated(rank, kept.values(), names):
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+    missing = sum(value.nbytes for value in state.values()) + sum(map(_bytes, kept)) - ROOM
+    if missing > 0 and any(is_beaten(rank, other, names) for other in kept.values()):
         return ""
     home.mkdir(parents=True, exist_ok=True)
     words = [record.key.replace("/", "-"), *(f"{cost:.9g}" for cost in costs), f"{validation:.6f}"]
     name = "~".join(words) + ".safetensors"
     partial = home / f".{name}.tmp"
-    state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     save_file(state, partial, metadata={"format": "pt", "digest": record.digest, "key": record.key})
     save_example(model, images, (home / name).with_suffix(".example"))
     replace_durably(partial, home / name)
-    for path, other in kept.items():
-        if is_dominated(other, [rank], names):
-            path.unlink(missing_ok=True)
-            path.with_suffix(".example").unlink(missing_ok=True)
+    beaten = [path for path, other in kept.items() if is_beaten(other, rank, names)]
+    for path in sorted(beaten, key=lambda one: kept[one]):
+        if missing <= 0:
+            break
+        missing -= _bytes(path)
+        path.unlink(missing_ok=True)
+        path.with_suffix(".example").unlink(missing_ok=True)
     return f"checkpoints/{home.name}/{name}"
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # another worker dropped it
+        return 0
 
 
 def _rank(path: Path, count: int) -> tuple[float, ...]:

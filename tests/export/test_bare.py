@@ -52,3 +52,24 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="with an Architecture"):
         rn.export(tmp_path, tmp_path / "out", model=network())
     assert not list(tmp_path.iterdir())
+
+
+def test_a_timm_network_of_a_three_line_objective_needs_no_name(tmp_path: Path) -> None:
+    """timm notes in what it builds what it was called; that is enough where the arguments were the default ones."""
+    model = timm.create_model("resnet10t", num_classes=4)
+    site = rn.find_sites(model, input_size=(3, 32, 32))[0].name
+    new = rn.convert(model, {site: "reborn"}, input_size=(3, 32, 32)).eval()
+    architecture = rn.Architecture("own:module", {site: rn.Choice("reborn")})
+    folder = rn.export(architecture, tmp_path / "out", model=new)
+    images = torch.randn(2, 3, 64, 64)
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(images), new(images))
+
+
+@pytest.mark.parametrize("name", ["my#model", "what?", "two\nlines"])
+def test_a_folder_that_timm_could_not_load_from_is_refused(name: str, tmp_path: Path) -> None:
+    architecture = rn.Architecture(rn.BackboneSpec("convnet5", arguments={"width": 0.0625}), CHOICES)
+    with pytest.raises(ExportError, match="timm could not load"):
+        rn.export(architecture, tmp_path / name, input_size=(1, 28, 28))
+    assert not list(tmp_path.iterdir())

@@ -24,14 +24,14 @@ def test_each_of_the_three_has_its_word() -> None:
         record("candidate/parent/0", "candidate", "parent", test_accuracy=0.5, test_n=1000),
     ]
     recommendation = {"choices": {}, "predicted": 0.931, "ci_low": 0.9, "ci_high": 0.96}
-    best, recommended, confirmed = standing(RunView("x", records, recommendation=recommendation))
-    assert best.startswith("Best: search/1")
-    assert "95.0 % of 360 validation images; the best of 2 " in best
+    best, recommended, tested = standing(RunView("x", records, recommendation=recommendation))
+    assert best.startswith("Best observed: screen/0, ")
+    assert "98.0 % of 360 validation images; the best of 3 " in best
     assert recommended.startswith("Recommended: ")
     assert "93.1 % on validation images, 95 % interval [90.0 %, 96.0 %]" in recommended
-    assert confirmed.startswith("Confirmed: ")
-    assert "93.0 % of 1,000 test images over 2 seeds" in confirmed
+    assert tested.startswith("Retested: ")
+    assert "93.0 % of 1,000 test images over 2 seeds" in tested
 
 
 def test_nothing_is_said_of_what_there_is_not() -> None:
-    assert standing(RunView("x", [record("screen/0", "screen", "design", accuracy=0.5)])) == []
+    assert standing(RunView("x", [record("baseline/parent/0", "baseline", "parent", accuracy=0.5)])) == []

@@ -20,7 +20,7 @@ from reborn_nas.records import TrialRecord
 from reborn_nas.study import AdditiveSampler, StudyConfig
 from reborn_nas.study.costs import CostBook
 from reborn_nas.study.limits import amount_text, read_limit, refuse_impossible
-from reborn_nas.study.objectives import is_dominated, pareto_records, pareto_series
+from reborn_nas.study.objectives import is_beaten, pareto_records, pareto_series
 from reborn_nas.study.pruning import make_pruner, pruned_shares, rungs
 from reborn_nas.study.recommending import usable_records
 from reborn_nas.study.telling import Told, told
@@ -144,8 +144,9 @@ def test_the_front_is_that_of_finished_search_trainings() -> None:
     # reference: accuracy .79, 12.7 parameters; unit of parameters: 7
     expected = (0.9 - 0.79) * (12.7 - 10) / 7 + (0.8 - 0.79) * (10 - 5) / 7
     assert series["hypervolume"][-1] == pytest.approx(expected)
-    assert is_dominated((0.8, 12), [(0.8, 12)], ("accuracy", "params"))
-    assert not is_dominated((0.8, 11), [(0.9, 12)], ("accuracy", "params"))
+    assert not is_beaten((0.8, 12), (0.8, 12), ("accuracy", "params")), "equals are both kept"
+    assert is_beaten((0.8, 12), (0.8, 11), ("accuracy", "params"))
+    assert not is_beaten((0.8, 11), (0.9, 12), ("accuracy", "params"))
 
 
 def test_rungs_are_a_third_of_each_other_and_never_the_last_epoch() -> None:

@@ -69,8 +69,8 @@ def vet_folder(pretrained_cfg: Any, pretrained: bool) -> Path | None:
     version = about.get("version", 1) if isinstance(about, Mapping) else 1
     if type(version) is not int or version > CONFIG_VERSION:
         raise ExportError(
-            f"{folder / CONFIG} has format {version!r}, but this reborn-nas reads up to {CONFIG_VERSION}; install a "
-            "newer one"
+            f"{folder / CONFIG} has format {version!r}, but this reborn-nas reads up to {CONFIG_VERSION}; upgrade "
+            "reborn-nas"
         )
     stored = config.get("model_args")
     asked = [key for key in _NEVER_STORED if isinstance(stored, Mapping) and key in stored]

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from reborn_nas.data import ImageSet, Resident
-from reborn_nas.training.graph import Recorder, Replay
+from reborn_nas.training.device import is_out_of_memory
+from reborn_nas.training.graph import Recorder, Replay, Snapshot
 from reborn_nas.training.precision import arithmetic, resolve_precision
 from reborn_nas.training.result import Evaluation
 from reborn_nas.training.step import logits_of
 
 BATCH = 500
-"""Images at once; part of no result, as nothing depends on it in eval mode but rounding."""
+"""Images at once, at most; part of no result, as nothing depends on it in eval mode but rounding."""
+
+BATCH_BYTES = 2**30
+"""Memory that one batch's maps may take, at most; large images are judged in smaller batches."""
+
+MAPS = 3
+"""Times the largest operation's inputs and outputs that a forward pass without gradients holds, estimated high."""
 
 
 def evaluate(
@@ -26,60 +36,104 @@ def evaluate(
     device: torch.device | str = "cpu",
     precision: str = "auto",
     *,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     keep_logits: bool = False,
     channels_last: bool = False,
 ) -> Evaluation:
     """Right answers of `model`, moved to `device`, in eval mode on images `indices`, without augmentation.
 
     Args:
+        batch_size: images at once; by default as many as `BATCH_BYTES` allow.
         keep_logits: also give the logits, float32 (n, classes) on the CPU, in the order of `indices`.
     """
     place = torch.device(device)
     model.to(place)
     precision = resolve_precision(precision, place, model)
     part = Resident(images, indices, place, channels_last=channels_last)
-    tally = Tally(model, precision, place)
-    kept = tally.run(part, batch_size, keep_logits=keep_logits)
+    tally = Tally(model, precision, place, batch_size)
+    kept = tally.run(part, keep_logits=keep_logits)
     correct, loss = tally.read()
     n = len(indices)
     return Evaluation(correct, n, loss / max(n, 1), None if kept is None else kept.cpu())
 
 
 class Tally:
-    """Counts right answers and adds up losses on the device; `read` is the only synchronisation."""
+    """Counts right answers and adds up losses on the device; `read` is the only synchronisation.
 
-    def __init__(self, model: nn.Module, precision: str, device: torch.device) -> None:
+    Args:
+        batch_size: images at once; by default as many as `BATCH_BYTES` allow, found at the first batch.
+    """
+
+    def __init__(
+        self, model: nn.Module, precision: str, device: torch.device, batch_size: int | None = None
+    ) -> None:
         self.model, self.precision, self.device = model, precision, device
         kind = torch.float32 if device.type == "mps" else torch.float64
         self.sums = torch.zeros(2, device=device, dtype=kind)  # right answers, losses
+        self._batch_size = batch_size
         self._replay: Replay | None = None
 
-    def capture(self, recorder: Recorder, part: Resident, batch_size: int) -> None:
+    def capture(self, recorder: Recorder, part: Resident) -> None:
         """Replay the judging of batches like those of `part` from now on.
 
         Raises:
-            RuntimeError: the network cannot be captured; it is judged as before.
+            RuntimeError: the network cannot be captured, or its replay judges otherwise; it is judged as before.
         """
-        if len(part) < batch_size:
+        size = self.batch_size(part)
+        if len(part) < size:
             return
-        images, labels = next(part.ordered(batch_size))
+        batches = [batch for batch, _ in zip(part.ordered(size), range(len(part) // size))][:2]
+        buffers = {f"buffer {name}": tensor for name, tensor in self.model.named_buffers()}
         with self._judging():
-            replay = Replay(self.step, images, labels)
-            replay.warm_up(recorder)
-            replay.record(recorder)
+            before = Snapshot({"sums": self.sums, **buffers}, self.model, self.device)
+            replay = Replay(self.step, batches, before)
+            replay.prove(recorder, self.precision)
         self._replay = replay
 
     def release(self) -> None:
         """Judge eagerly from now on: a captured graph holds its memory, and this object in a circle."""
         self._replay = None
 
-    def run(self, part: Resident, batch_size: int, *, keep_logits: bool = False) -> torch.Tensor | None:
-        """Start from zero and go once through `part`; the network's mode is restored."""
+    def batch_size(self, part: Resident) -> int:
+        """Images of `part` at once."""
+        if self._batch_size is None:
+            images, _ = next(part.ordered(1))
+            with self._judging():
+                each = self._bytes_of_an_image(images)
+            self._batch_size = max(1, min(BATCH, BATCH_BYTES // max(1, each)))
+        return self._batch_size
+
+    def _bytes_of_an_image(self, images: torch.Tensor) -> int:
+        before = Snapshot({}, self.model, self.device)
+        try:
+            with _LargestOperation() as largest, arithmetic(self.precision, self.device):
+                self.model(images)
+        finally:
+            before.restore()
+        return MAPS * largest.bytes
+
+    def run(self, part: Resident, *, keep_logits: bool = False) -> torch.Tensor | None:
+        """Start from zero and go once through `part`; the network's mode is restored.
+
+        Where the device's memory does not hold a batch, it goes through `part` again in batches of half the size.
+        """
+        while True:
+            size = self.batch_size(part)
+            try:
+                return self._run(part, size, keep_logits)
+            except RuntimeError as error:
+                if size == 1 or not is_out_of_memory(error):
+                    raise
+            self.release()
+            self._batch_size = size // 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _run(self, part: Resident, size: int, keep_logits: bool) -> torch.Tensor | None:
         self.sums.zero_()
         kept = []
         with self._judging():
-            for images, labels in part.ordered(batch_size):
+            for images, labels in part.ordered(size):
                 if keep_logits:
                     kept.append(self.step(images, labels))
                 elif self._replay is not None:
@@ -111,3 +165,19 @@ class Tally:
         """Right answers and the sum of the losses."""
         correct, loss = self.sums.tolist()
         return int(correct), float(loss)
+
+
+class _LargestOperation(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The most bytes that one operation within reads and writes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        maps = [
+            leaf for leaf in tree_leaves((args, made)) if isinstance(leaf, torch.Tensor) and leaf.ndim > 2
+        ]
+        self.bytes = max(self.bytes, sum(one.numel() * one.element_size() for one in maps))
+        return made

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import math
+import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,8 +21,9 @@ from reborn_nas.seeds import derive_seed
 from reborn_nas.training.average import Average, check_decay
 from reborn_nas.training.checkpoint import Checkpoint, TrainingState
 from reborn_nas.training.compiled import Compiled, eagerly
-from reborn_nas.training.evaluation import BATCH, Tally
-from reborn_nas.training.graph import CudaRecorder, GraphStep, Recorder, Snapshot, Step
+from reborn_nas.training.device import check_device
+from reborn_nas.training.evaluation import Tally
+from reborn_nas.training.graph import WARM_UP, Batch, CudaRecorder, GraphStep, Recorder, Step, StepSnapshot
 from reborn_nas.training.heap import kept_heap
 from reborn_nas.training.initial import draw_weights
 from reborn_nas.training.precision import resolve_precision
@@ -29,6 +33,10 @@ from reborn_nas.training.schedule import batch_sizes, learning_rates
 from reborn_nas.training.step import TrainingStep
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
+
+_log = logging.getLogger(__name__)
+_reported: set[str] = set()
+"""Forms of training that the log has named already: one line for all trainings of a process."""
 
 
 def train(
@@ -187,28 +195,42 @@ class _Run:
         """Capture the step and the judging, if there is a recorder and the network allows it; else say why not."""
         if recorder is None or self.epoch >= self.recipe.epochs:
             return
+        self.tally.release()  # before a capture: a graph that is destroyed later would take workspaces along
+        self.run_step = self.step
         self.model.train()
-        pictures, labels = next(self.data.epoch(self.sizes, seed=self.seed, epoch=0))
         how = ", compiled" if self.compiled else ""
         try:
-            self.run_step = GraphStep(self.step, pictures, labels, recorder)
+            self.run_step = GraphStep(self.step, self._first_batches(), recorder)
             self.form = "cuda-graph" + how
         except RuntimeError as error:
-            self.form = f"eager{how} (no CUDA graph: {_first_line(error)})"
+            self._run_eagerly(f"eager{how} (no CUDA graph: {_first_line(error)})", error)
             return
         try:
             for part in self.every_epoch[:1]:  # the others have batches of the same size
                 with eagerly(self.compiled is not None):
-                    self.tally.capture(recorder, self.parts[part], BATCH)
+                    self.tally.capture(recorder, self.parts[part])
         except RuntimeError as error:
-            self.form += f" (judged eagerly: {_first_line(error)})"
+            self._run_eagerly(f"{self.form} (judged eagerly: {_first_line(error)})", error)
+
+    def _first_batches(self) -> list[Batch]:
+        """Up to three batches of the size of the first one."""
+        batches = self.data.epoch(self.sizes, seed=self.seed, epoch=0)
+        first = [size for size in self.sizes[:WARM_UP] if size == self.sizes[0]]
+        return [batch for batch, _ in zip(batches, first)]
+
+    def _run_eagerly(self, form: str, error: Exception) -> None:
+        check_device(self.device, error)
+        self.form = form
+        if form not in _reported:
+            _reported.add(form)
+            _log.warning("%s", form)
 
     def compile(self, recorder: Recorder | None, backend: str) -> None:
         """Compile the blocks and capture the step anew; later trainings of this process find the compiled code."""
         self.model.train()
         self.compiled = Compiled(self.model, backend)
-        pictures, labels = next(self.data.epoch(self.sizes, seed=self.seed, epoch=0))
-        before = Snapshot(self.step)
+        pictures, labels = self._first_batches()[0]
+        before = StepSnapshot(self.step)
         try:
             self.compiled.run(lambda: self.step(pictures, labels))
         finally:
@@ -231,7 +253,7 @@ class _Run:
         start = time.perf_counter()
         first = self.epoch * len(self.sizes)
         rates = self.rates[first : first + len(self.sizes)]
-        torch.manual_seed(derive_seed(self.seed, "noise", self.epoch))  # dropout and its kin
+        _seed(derive_seed(self.seed, "noise", self.epoch))
         self.model.train()
         self.step.loss_sum.zero_()
         batches = self.data.epoch(self.sizes, seed=self.seed, epoch=self.epoch)
@@ -242,9 +264,9 @@ class _Run:
         sums = [self.step.loss_sum]
         for part in self.every_epoch:
             with eagerly(self.compiled is not None):
-                self.tally.run(self.parts[part], BATCH)
-            sums += self.tally.sums.unbind()
-        loss, *numbers = torch.stack([value.clone() for value in sums]).tolist()
+                self.tally.run(self.parts[part])
+            sums += self.tally.sums.clone().unbind()  # the next part is counted in the same memory
+        loss, *numbers = torch.stack(sums).tolist()
         self.epoch += 1
         metrics = {"epoch": float(self.epoch), "train_loss": loss / sum(self.sizes)}
         judged = dict(zip(self.every_epoch, zip(numbers[::2], numbers[1::2]), strict=True))
@@ -264,7 +286,7 @@ class _Run:
             self.judged = {}
         for part, resident in self.parts.items():
             if part not in self.judged:
-                self.tally.run(resident, BATCH)
+                self.tally.run(resident)
                 self.judged[part] = self.tally.read()
         self.model.eval()
         self.check_finite(*(loss for _, loss in self.judged.values()))
@@ -328,13 +350,25 @@ def _identity(
     return digest.hexdigest()[:16]
 
 
+def _seed(seed: int) -> None:
+    """Dropout and the like, and third-party layers that draw from the host's generators."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - the generator that third-party layers use
+
+
 @contextlib.contextmanager
 def _own_randomness(device: torch.device) -> Iterator[None]:
-    """Seeding within leaves the caller's global generators as they were."""
+    """Seeding within leaves the caller's global generators as they were: torch's, Python's and NumPy's."""
     cuda = device.type == "cuda"
     index = torch.cuda.current_device() if cuda and device.index is None else device.index
-    with torch.random.fork_rng(devices=[index] if cuda else []):
-        yield
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[index] if cuda else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 @contextlib.contextmanager

@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from reborn_nas.errors import TrainingError
+from reborn_nas.training.hidden_state import attribute_tensors
 from reborn_nas.training.precision import arithmetic
 from reborn_nas.training.recipe import Recipe
+from reborn_nas.training.scaling import LossScaler
 
 AUXILIARY_WEIGHT = 0.3
 """Of each auxiliary classifier's loss, as in the GoogLeNet paper (Szegedy et al. 2015, Sec. 5)."""
@@ -55,15 +57,27 @@ class TrainingStep:
             weight_decay=recipe.weight_decay,
             fused=device.type in ("cpu", "cuda"),
         )
+        self.scaler = LossScaler(device) if precision == "fp16" else None
         self.momenta()
         # sums of 50,000 losses: float64 where the device has it
         kind = torch.float32 if device.type == "mps" else torch.float64
         self.loss_sum = torch.zeros((), device=device, dtype=kind)
 
-    def changed(self) -> list[torch.Tensor]:
-        """Every tensor that a step changes in place, gradients aside."""
-        found = [*self.parameters, *self.momenta(), *self.model.buffers(), self.loss_sum]
-        return found if self.rate is None or not self.rates else [*found, self.rate, self.place]
+    def changed(self) -> dict[str, torch.Tensor]:
+        """Every tensor that a step changes in place, gradients aside; the first word of a name is its kind."""
+        names = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        found: dict[str, torch.Tensor] = {}
+        found |= {f"weight {name}": tensor for name, tensor in zip(names, self.parameters, strict=True)}
+        found |= {f"momentum of {name}": tensor for name, tensor in zip(names, self.momenta(), strict=True)}
+        found |= {f"buffer {name}": tensor for name, tensor in self.model.named_buffers()}
+        found |= {f"attribute {k}": tensor for k, tensor in enumerate(attribute_tensors(self.model))}
+        found["loss"] = self.loss_sum
+        found |= self.scaler.tensors() if self.scaler is not None else {}
+        return (
+            found
+            if self.rate is None or not self.rates
+            else {**found, "rate": self.rate, "place": self.place}
+        )
 
     def follow(self, rates: Sequence[float], at: int = 0) -> None:
         """Take the learning rate of each step to come from `rates`, beginning with the one at `at`.
@@ -95,8 +109,11 @@ class TrainingStep:
         with arithmetic(self.precision, self.device):
             outputs = self.model(images)
         loss = total_loss(outputs, labels, self.smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
+        if self.scaler is None:
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimiser.step()
+        else:
+            self.scaler.step(loss, self.optimiser, self.parameters)
         self.loss_sum += loss.detach() * len(labels)
 
     def momenta(self) -> list[torch.Tensor]:

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import itertools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,9 +25,10 @@ class StandIn:
     def __init__(self) -> None:
         self.warmed = self.replays = 0
 
-    def warm_up(self, work: Callable[[], Any]) -> None:
+    def warm_up(self, steps: Sequence[Callable[[], Any]]) -> None:
         self.warmed += 1
-        work()
+        for step in steps:
+            step()
 
     def record(self, work: Callable[[], Any]) -> Callable[[], None]:
         def replay() -> None:
@@ -45,8 +46,8 @@ class Refusing(StandIn):
 
 
 class Breaking(StandIn):
-    def warm_up(self, work: Callable[[], Any]) -> None:
-        work()
+    def warm_up(self, steps: Sequence[Callable[[], Any]]) -> None:
+        steps[0]()
         raise RuntimeError("out of memory while warming up")
 
 
@@ -133,7 +134,7 @@ class Handles(StandIn):
 
 def test_what_was_captured_goes_with_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch collects no garbage before a capture: a circle would keep a training's memory into the next one."""
-    monkeypatch.setattr("reborn_nas.training.loop.BATCH", 8)
+    monkeypatch.setattr("reborn_nas.training.evaluation.BATCH", 8)
     recorder = Handles()
     gc.collect()
     gc.disable()
@@ -152,6 +153,7 @@ class FakeCuda:
 
     def __init__(self, broken: int = 0) -> None:
         self.said: list[str] = []
+        self.modes: list[Any] = []
         self.broken = broken
         self.current = "default"
 
@@ -178,6 +180,8 @@ class FakeCuda:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         names = itertools.count()
         monkeypatch.setattr(torch.cuda, "graph", self.graph)
+        monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", self.modes.append)
         monkeypatch.setattr(torch.cuda, "stream", self.stream)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: Stream("default"))
         monkeypatch.setattr(torch.cuda, "Stream", lambda device=None: Stream(f"{device} {next(names)}"))
@@ -200,12 +204,36 @@ def test_captures_of_a_device_share_its_stream_and_pool(monkeypatch: pytest.Monk
     cuda.install(monkeypatch)
     recorder = CudaRecorder(torch.device("meta", 1))
     streams: list[str] = []
-    recorder.warm_up(lambda: streams.append(cuda.current))
+    recorder.warm_up([lambda: streams.append(cuda.current)])
     for _ in range(2):
         recorder.record(lambda: streams.append(cuda.current))
     assert streams == ["meta:1 0"] * 3
     assert cuda.said == [f"capture on meta:1 0, pool {pool}, thread_local" for pool in (None, (0, 7))]
     assert cuda.current == "default"
+    assert cuda.modes == ["error", 0]  # within the last step of the warm-up
+
+
+def test_the_main_stream_waits_for_a_warm_up_that_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would read memory that the side stream still writes."""
+    cuda, waited = FakeCuda(), []
+    cuda.install(monkeypatch)
+    monkeypatch.setattr(Stream, "wait_stream", lambda self, other: waited.append((self.name, other.name)))
+    recorder = CudaRecorder(torch.device("meta", 0))
+    with pytest.raises(ZeroDivisionError):
+        recorder.warm_up([lambda: 1 / 0])
+    assert waited == [("meta:0 0", "default"), ("default", "meta:0 0")]
+
+
+def test_an_interrupt_within_a_capture_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda()
+    cuda.install(monkeypatch)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        CudaRecorder(torch.device("meta", 0)).record(interrupt)
+    assert len(cuda.said) == 2  # the second capture ends the first
 
 
 def test_a_broken_capture_is_mended(monkeypatch: pytest.MonkeyPatch) -> None:

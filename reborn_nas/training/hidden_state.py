@@ -1,0 +1,195 @@
+"""What a training step changes outside of its tensors' memory: rebound tensors, Python attributes, host generators.
+
+A captured CUDA graph replays kernels on fixed addresses and runs no Python. A network that counts its calls, replaces
+a buffer by a new tensor or draws from `random` trains differently when it is replayed, without any error.
+`HiddenState` finds such networks by comparing this state before and after eager steps, and puts it back.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+_OWN = frozenset(vars(nn.Module()))
+"""Attributes that `nn.Module` itself keeps; parameters and buffers are compared by identity."""
+
+DEPTH = 6
+"""Levels of nested containers and objects that are compared."""
+
+_CONTAINERS = (list, tuple, set, frozenset, dict, collections.deque)
+
+
+class HiddenState:
+    """The state of `model` and of the host's random generators that a replay does not reproduce.
+
+    Args:
+        model: the network.
+        device: where it trains; elsewhere than on a CPU, torch's CPU generator belongs to the host.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._generators = _generators(device)
+        self._drawn = {name: read() for name, (read, _) in self._generators.items()}
+        self._tensors = dict(_registered(model))
+        self._holders = dict(_holders(model))
+        self._attributes = {path: _attributes(holder) for path, holder in self._holders.items()}
+        self._marks = self._marked()
+        memo = _kept_as_they_are(model)
+        self._copies = {path: _copied(values, memo) for path, values in self._attributes.items()}
+        self._model = model
+
+    def changes(self) -> list[str]:
+        """One sentence for each difference from the state at the beginning; empty where there is none."""
+        found = []
+        for name, (read, _) in self._generators.items():
+            if not _same(read(), self._drawn[name]):
+                found.append(f"a step draws random numbers from {name}")
+        now = dict(_registered(self._model))
+        for name in sorted(now.keys() | self._tensors.keys()):
+            if now.get(name) is not self._tensors.get(name):
+                found.append(f"a step replaces the tensor {name!r} by another one")
+        marks = self._marked()
+        for path, before in self._marks.items():
+            for name in sorted(marks[path].keys() | before.keys()):
+                if marks[path].get(name) != before.get(name):
+                    found.append(f"a step changes the Python attribute {f'{path}.{name}'.lstrip('.')!r}")
+        return found
+
+    def restore(self) -> None:
+        """Put rebound tensors, changed attributes and generators back."""
+        for name, (read, write) in self._generators.items():
+            if not _same(read(), self._drawn[name]):
+                write(self._drawn[name])
+        for name, tensor in self._tensors.items():
+            path, _, last = name.rpartition(".")
+            module = self._model.get_submodule(path)
+            table: Any = module._parameters if last in module._parameters else module._buffers
+            if table.get(last) is not tensor:
+                table[last] = tensor
+        marks = self._marked()
+        for path, holder in self._holders.items():
+            for name in marks[path].keys() | self._marks[path].keys():
+                if marks[path].get(name) == self._marks[path].get(name):
+                    continue
+                if name in self._copies[path]:
+                    setattr(holder, name, self._copies[path][name])
+                elif name not in self._attributes[path]:
+                    delattr(holder, name)
+
+    def _marked(self) -> dict[str, dict[str, Any]]:
+        return {
+            path: {name: _mark(value) for name, value in _attributes(holder).items()}
+            for path, holder in self._holders.items()
+        }
+
+
+def attribute_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
+    """Tensors that modules keep as plain attributes, also inside lists and mappings."""
+    for holder in model.modules():
+        for value in _attributes(holder).values():
+            yield from _tensors(value, DEPTH)
+
+
+def _tensors(value: Any, depth: int) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif depth and isinstance(value, _CONTAINERS):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(one, depth - 1)
+
+
+def _generators(device: torch.device) -> dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]]:
+    found: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+        "Python's random module": (random.getstate, random.setstate),
+        "numpy.random": (np.random.get_state, np.random.set_state),
+    }
+    if device.type != "cpu":
+        found["torch's CPU generator"] = (torch.get_rng_state, torch.set_rng_state)
+    return found
+
+
+def _registered(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def _holders(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The modules by path, and the classes that are not torch's own: these may keep counters too."""
+    classes: dict[type, str] = {}
+    for path, module in model.named_modules():
+        yield path, module
+        for kind in type(module).__mro__:
+            if not kind.__module__.startswith(("torch.", "builtins")):
+                classes.setdefault(kind, f"class {kind.__qualname__}")
+    yield from ((name, kind) for kind, name in classes.items())
+
+
+def _attributes(holder: Any) -> dict[str, Any]:
+    if not isinstance(holder, type):
+        return {name: value for name, value in vars(holder).items() if name not in _OWN}
+    kept = (bool, int, float, str, type(None), torch.Tensor, *_CONTAINERS)
+    return {
+        name: value
+        for name, value in vars(holder).items()
+        if isinstance(value, kept) and not name.startswith("__")
+    }
+
+
+def _kept_as_they_are(model: nn.Module) -> dict[int, Any]:
+    """A memo for `deepcopy` by which modules and tensors are not copied."""
+    found: list[Any] = list(model.modules())
+    found += [tensor for _, tensor in _registered(model)]
+    found += attribute_tensors(model)
+    return {id(one): one for one in found}
+
+
+def _copied(values: Mapping[str, Any], memo: Mapping[int, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in values.items():
+        try:
+            found[name] = copy.deepcopy(value, dict(memo))
+        except Exception:  # third-party objects may refuse; their changes are still found
+            continue
+    return found
+
+
+def _mark(value: Any, depth: int = DEPTH) -> Any:
+    """A value that compares equal as long as `value` has not changed."""
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        return type(value).__name__, repr(value)  # repr: a NaN equals itself
+    if isinstance(value, torch.Generator):
+        return value.get_state().numpy().tobytes()
+    if isinstance(value, random.Random):
+        return value.getstate()
+    if isinstance(value, np.random.Generator):
+        return repr(value.bit_generator.state)
+    if isinstance(value, np.random.RandomState):
+        return repr(value.get_state())
+    if isinstance(value, np.ndarray):
+        return id(value), value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, torch.Tensor | nn.Module | type) or depth == 0:
+        return id(value)
+    if isinstance(value, itertools.count | itertools.cycle):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return id(value), tuple((repr(key), _mark(one, depth - 1)) for key, one in value.items())
+    if isinstance(value, _CONTAINERS):
+        inner = sorted(map(repr, value)) if isinstance(value, set | frozenset) else list(value)
+        return type(value), tuple(_mark(one, depth - 1) for one in inner)
+    if hasattr(value, "__dict__") and not callable(value):
+        return id(value), _mark(vars(value), depth - 1)
+    return id(value)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    return repr(one) == repr(other) if isinstance(one, tuple) else bool(one == other)

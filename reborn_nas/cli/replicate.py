@@ -56,7 +56,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--init", metavar="NAME", help="how weights are drawn: xavier (the paper's), kaiming, default"
     )
-    how.add_argument("--precision", choices=("auto", "fp32", "bf16"))
+    how.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"))
     how.add_argument("--device", default="auto", metavar="NAME")
     how.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     how.add_argument(

@@ -50,7 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         ("weight-decay", float),
     ):
         data.add_argument(f"--{option}", type=kind, metavar="N" if kind is int else "X")
-    data.add_argument("--precision", choices=("auto", "fp32", "bf16"))
+    data.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"))
     how = parser.add_argument_group("trainings")
     how.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings (default 3)")
     how.add_argument(

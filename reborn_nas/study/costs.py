@@ -119,7 +119,7 @@ class CostBook:
         cost = self.cost(architecture)
         if quantity == "memory":
             images = min(self._bench.recipe.batch_size, max(1, len(self._bench.images.pool)))
-            share = 0.5 if self._bench.recipe.precision == "bf16" else 1.0
+            share = 0.5 if self._bench.recipe.precision in ("bf16", "fp16") else 1.0
             return images * share * cost.activation_bytes + STATE_BYTES * cost.params
         return float(cost.params if quantity == "params" else cost.macs)
 

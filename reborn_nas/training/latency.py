@@ -12,6 +12,7 @@ from torch import nn
 
 from reborn_nas.activations import fold
 from reborn_nas.errors import TrainingError
+from reborn_nas.training.precision import HALF
 
 WARM_UP, REPEATS = 3, 15
 
@@ -26,7 +27,7 @@ class Latency:
         batch_size: images of the pass.
         repeats: passes measured.
         device: where.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "fp16".
     """
 
     seconds: float
@@ -96,7 +97,7 @@ def _times(
     network: nn.Module, batch: torch.Tensor, precision: str, warm_up: int, repeats: int
 ) -> list[float]:
     """Seconds of each pass."""
-    lower = torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    lower = torch.autocast(batch.device.type, dtype=HALF.get(precision), enabled=precision in HALF)
     with torch.inference_mode(), lower:
         for _ in range(warm_up):
             network(batch)

@@ -176,6 +176,8 @@ class _Run:
             with torch.no_grad():
                 for k, momentum in enumerate(self.step.momenta()):
                     momentum.copy_(state.tensors[f"momentum/{k}"])
+                for name, tensor in self.scaling().items():
+                    tensor.copy_(state.tensors[name])
             if self.average is not None:
                 self.average.restore(state.tensors)
         except (RuntimeError, KeyError) as error:
@@ -186,10 +188,18 @@ class _Run:
         """The state after this epoch, copied to the CPU."""
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"momentum/{k}": tensor for k, tensor in enumerate(self.step.momenta())}
+        tensors |= self.scaling()
         if self.average is not None:
             tensors |= self.average.state()
         copies = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
         return TrainingState(self.epoch, copies, list(self.curve), self.identity, self.seconds())
+
+    def scaling(self) -> dict[str, torch.Tensor]:
+        """The loss scaling's state by its names in a checkpoint; empty without."""
+        scaler = self.step.scaler
+        return (
+            {} if scaler is None else {f"scaler/{name}": tensor for name, tensor in scaler.tensors().items()}
+        )
 
     def capture(self, recorder: Recorder | None) -> None:
         """Capture the step and the judging, if there is a recorder and the network allows it; else say why not."""

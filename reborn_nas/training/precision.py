@@ -10,35 +10,50 @@ from torch import nn
 
 from reborn_nas.errors import TrainingError
 
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Types of the autocast arithmetics."""
+
+FP16_CAPABILITY = (7, 0)
+"""Compute capability from which NVIDIA's GPUs multiply fp16 in tensor cores (Volta, Turing)."""
+
 CPU_BF16_PARAMETERS = 100_000
 """On a CPU with bf16 instructions, networks from this many parameters on are faster in bf16 than in fp32."""
 
 
 def resolve_precision(precision: str, device: torch.device | str, model: nn.Module) -> str:
-    """ "fp32" or "bf16" for "auto", by a fixed rule: the arithmetic must not change within a comparison.
+    """The arithmetic for "auto", by a fixed rule: it must not change within a comparison.
 
-    A GPU that has bf16 uses it. A CPU uses it where it has AVX512-BF16 or AMX and `model` gains by it: a network of
+    A GPU that has bf16 uses it; an older one with tensor cores (Volta, Turing) uses fp16 with loss scaling. A CPU uses
+    bf16 where it has AVX512-BF16 or AMX and `model` gains by it: a network of
     100,000 parameters or more without depthwise convolutions. Measured on one core with AVX512-BF16, batch 64 at
     32×32, a step is 1.3 to 2.1 times faster (resnet18, densenet121, regnetx_002, convnet8, five convolutions); small
     networks and convnext_atto gain nothing; mobilenetv2, mobilenetv3 and efficientnet_b0 take 1.3 times as long.
 
-    A study resolves this once, by its parent network, and passes "fp32" or "bf16" on, so that no trial differs
-    from another in it.
+    A study resolves this once, by its parent network, and passes the result on, so that no trial differs from another
+    in it.
 
     Args:
-        precision: "auto", "fp32" or "bf16".
+        precision: "auto", "fp32", "bf16" or "fp16".
         model: the network, or its template on the meta device.
 
     Raises:
-        TrainingError: bf16 was asked for and the GPU has none.
+        TrainingError: the device does not have the arithmetic that was asked for.
     """
     place = torch.device(device)
     if precision != "auto":
         if precision == "bf16" and place.type == "cuda" and not _gpu_has_bf16(place):
-            raise TrainingError(f"device {place} has no bf16 arithmetic; choose precision fp32 or auto")
+            raise TrainingError(
+                f"precision bf16: {torch.cuda.get_device_name(place)} ({place}) has no bf16 arithmetic; choose fp16, "
+                "fp32 or auto"
+            )
+        if precision == "fp16" and place.type not in ("cpu", "cuda"):
+            raise TrainingError(
+                f"precision fp16: loss scaling needs torch's fused optimisers, which {place.type} does not have; "
+                "choose bf16, fp32 or auto"
+            )
         return precision
     if place.type == "cuda":
-        return "bf16" if _gpu_has_bf16(place) else "fp32"
+        return _best_of_gpu(place)
     if place.type == "cpu" and _gains_on_cpu(model) and cpu_has_bf16():
         return "bf16"
     return "fp32"
@@ -62,6 +77,12 @@ def _gpu_has_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
+def _best_of_gpu(device: torch.device) -> str:
+    if _gpu_has_bf16(device):
+        return "bf16"
+    return "fp16" if torch.cuda.get_device_capability(device) >= FP16_CAPABILITY else "fp32"
+
+
 def arithmetic(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """The context in which a forward pass runs.
 
@@ -70,7 +91,7 @@ def arithmetic(precision: str, device: torch.device) -> contextlib.AbstractConte
     """
     if precision == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+    return torch.autocast(device.type, HALF[precision], cache_enabled=False)
 
 
 def parameter_count(model: nn.Module) -> int:

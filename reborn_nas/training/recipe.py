@@ -11,7 +11,7 @@ from reborn_nas.data import Augmentation
 from reborn_nas.errors import ConfigError, unknown_name
 
 SCHEDULES = ("one_cycle", "step_half", "constant")
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 INITS = ("default", "xavier", "kaiming")
 
 
@@ -29,7 +29,7 @@ class Recipe:
             to zero; "step_half" divides by ten after half of the epochs (paper, Sec. 4.3); "constant".
         warmup: share of the steps in which "one_cycle" rises.
         label_smoothing: in [0, 1).
-        precision: "fp32", "bf16" (autocast), or "auto" (`resolve_precision`).
+        precision: "fp32", "bf16" or "fp16" (autocast; fp16 with loss scaling), or "auto" (`resolve_precision`).
         channels_last: memory format on a GPU; a CPU always has the ordinary one, which is faster in fp32 there.
         init: "xavier" (paper, Sec. 4.3) or "kaiming" draws all weights anew (`draw_weights`), which undoes a
             pretrained or a function-preserving start; "default" leaves the network as it comes.

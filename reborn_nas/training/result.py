@@ -35,7 +35,7 @@ class TrainingResult:
         train_loss_sum: sum of the epochs' mean training losses.
         epochs: epochs trained.
         seconds: wall seconds, evaluations included.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "fp16".
         form: how the steps ran: "eager", "cuda-graph", or "eager (why there is no graph)".
         device: where.
         batch_size: images a step, smaller than asked for where the set is.

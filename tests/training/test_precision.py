@@ -44,9 +44,21 @@ def test_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_precision("auto", "cuda", SMALL) == "bf16"
     assert resolve_precision("fp32", "cuda", SMALL) == "fp32"
     monkeypatch.setattr(precision, "_gpu_has_bf16", lambda device: False)
-    assert resolve_precision("auto", "cuda:0", LARGE) == "fp32"
-    with pytest.raises(TrainingError, match="no bf16"):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    for capability, expected in (((7, 5), "fp16"), ((7, 0), "fp16"), ((6, 1), "fp32")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert resolve_precision("auto", "cuda:0", LARGE) == expected
+    with pytest.raises(
+        TrainingError, match=r"Tesla T4 \(cuda:0\) has no bf16 arithmetic; choose fp16, fp32 or auto"
+    ):
         resolve_precision("bf16", "cuda:0", SMALL)
+
+
+def test_elsewhere() -> None:
+    for device in ("mps", "xpu"):
+        assert resolve_precision("auto", device, LARGE) == "fp32"
+        with pytest.raises(TrainingError, match="fused optimisers"):
+            resolve_precision("fp16", device, LARGE)
 
 
 def test_the_hardware_test_agrees_with_the_kernel() -> None:

@@ -132,7 +132,7 @@ def test_all_faults_are_listed_at_once() -> None:
         ("momentum", 1.0),
         ("weight_decay", -1e-4),
         ("label_smoothing", 1.0),
-        ("precision", "fp16"),
+        ("precision", "fp8"),
         ("init", "he"),
         ("warmup", 1.1),
         ("crop_padding", -1),

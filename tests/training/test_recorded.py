@@ -101,7 +101,7 @@ def network(kind: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", ["ReLU", "crelu", "reborn", "reborn, sparing"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_what_was_recorded_trains_to_the_same_bits(
     kind: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from reborn_nas.architecture import Architecture
 from reborn_nas.commands import command_line
 from reborn_nas.errors import ExportError
+from reborn_nas.files import safe_join
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,20 +69,21 @@ def search(
     return result
 
 
-def report(study_or_path: RunResult | Run, out: Run | None = None) -> Path:
+def report(study_or_path: RunResult | Run, out: Run | None = None, *, trust_source: bool = False) -> Path:
     """Write the report of a run: `index.html`, CSVs and figures.
 
     Args:
         study_or_path: what `search` returned, or a run folder.
         out: the folder to write; `RUN/report` if None.
+        trust_source: run the source code that a run from elsewhere names for its network, to show what the sites see.
 
     Returns:
         The path of `index.html`.
     """
     from reborn_nas.report import build_report
 
-    view = run_view(study_or_path)
-    return build_report(view, Path(out) if out is not None else _folder(study_or_path) / "report")
+    view = run_view(study_or_path, trust_source=trust_source)
+    return build_report(view, Path(out) if out is not None else safe_join(_folder(study_or_path), "report"))
 
 
 def dashboard(study_or_path: RunResult | Run, *, host: str = "127.0.0.1", port: int = 8080) -> None:
@@ -117,15 +119,17 @@ def _describe(folder: Path) -> None:
     describe_studies(store, status(folder), _shown(folder), folder / ARTIFACTS)
 
 
-def run_view(study_or_path: RunResult | Run, *, look: bool = True) -> RunView:
+def run_view(study_or_path: RunResult | Run, *, look: bool = True, trust_source: bool = False) -> RunView:
     """A run as the plain data that a report is made from.
 
     Args:
         look: also look at what the sites see, which runs the kept networks.
+        trust_source: run the source code of a network that comes from elsewhere.
     """
     from reborn_nas.report import RunView
 
     info = _info(study_or_path)
+    sights, left_out = _sights(info, trust_source) if look else ((), ())
     return RunView(
         title=info.name,
         records=info.records,
@@ -134,9 +138,9 @@ def run_view(study_or_path: RunResult | Run, *, look: bool = True) -> RunView:
         config=info.settings,
         environment=info.environment,
         curves=info.curve,
-        notes=list(info.plan.get("notes", ())),
+        notes=[*info.plan.get("notes", ()), *left_out],
         command=_command(info),
-        sights=_sights(info) if look else (),
+        sights=sights,
         arms=info.arms,
         finished=info.complete,
         recommendation=_recommendation(info),
@@ -188,6 +192,7 @@ def export(
     forms: Sequence[str] = (),
     force: bool = False,
     name: str | None = None,
+    trust_source: bool = False,
     model: nn.Module | None = None,
     say: Callable[[str], None] | None = None,
     **about: Any,
@@ -207,6 +212,7 @@ def export(
         forms: further files: "onnx", "torch-export", "jit-trace".
         force: replace a folder that is not empty.
         name: of the model in its card.
+        trust_source: run the source code that a run from elsewhere names for its network.
         model: the network of an architecture, as `convert` made it and somebody trained it; without it the
             exported weights are random.
         say: is told which network of a run was written, and how it compares with its parent.
@@ -238,6 +244,12 @@ def export(
     trainings = _trainings(info, trial)
     which = _recommended_key(info, trainings) if trial == "recommended" else trial
     chosen = choose(trainings, which)
+    code = None if trust_source else _foreign_code(record for record, _ in chosen)
+    if code is not None:
+        raise ExportError(
+            f"{trainings.run}: the network is built by source code, {code}, that no search of yours has run on this "
+            "machine; read it, then export with --trust-source"
+        )
     compared = {record.key: _against_parent(info, record) for record, _ in chosen}
 
     def trained(record: TrialRecord, weights: Path) -> Trained:
@@ -406,17 +418,33 @@ def _with_costs(info: RunInfo) -> list[dict[str, Any]]:
     return rows
 
 
-def _sights(info: RunInfo) -> tuple[Sight, ...]:
-    """What the sites of parent and candidate see, where both networks' weights were kept."""
+def _foreign_code(records: Iterable[TrialRecord]) -> str | None:
+    """The source code behind `records` that is not known to be this user's; None where there is none."""
+    from reborn_nas.known import foreign_code
+
+    return foreign_code(Architecture.from_dict(record.architecture).backbone for record in records)
+
+
+def _sights(info: RunInfo, trust_source: bool) -> tuple[tuple[Sight, ...], tuple[str, ...]]:
+    """What the sites of parent and candidate see, where both networks' weights were kept; and why it is left out."""
     from reborn_nas.errors import RebornError
     from reborn_nas.report.watching import watch
 
     data = info.plan.get("data", {})
     kept = {r.arm: (r, path) for r in info.records if r.phase == "candidate" and (path := info.checkpoint(r))}
     with suppress(RebornError, KeyError):
-        reference = kept["parent" if info.arms[1] == "original" else info.arms[1]]
-        return watch(reference, kept["candidate"], data.get("mean", ()), data.get("std", ()))
-    return ()
+        reference, candidate = (
+            kept["parent" if info.arms[1] == "original" else info.arms[1]],
+            kept["candidate"],
+        )
+        code = None if trust_source else _foreign_code((reference[0], candidate[0]))
+        if code is not None:
+            return (), (
+                f"what the sites see is left out: the networks are built by source code, {code}, that no search of "
+                "yours has run on this machine; read it, then report with --trust-source",
+            )
+        return watch(reference, candidate, data.get("mean", ()), data.get("std", ())), ()
+    return (), ()
 
 
 def _command(info: RunInfo) -> str:

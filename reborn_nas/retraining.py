@@ -104,6 +104,7 @@ def _one_architecture(
     A file may come from anybody, so a source file that it names is run only where the caller names that too.
     """
     from reborn_nas.export import Trainings, choose, read_architecture
+    from reborn_nas.known import foreign_code
     from reborn_nas.study import load_run
     from reborn_nas.study.standing import recommend_info
 
@@ -123,14 +124,21 @@ def _one_architecture(
     info = load_run(path)
     known = {**info.config, "recipe_settings": info.settings.get("recipe", {})}
     if trial == "auto" and info.candidate is not None:
-        return info.candidate, known
-    if trial == "recommended":
-        return recommend_info(info).architecture, known
-    done = {record.key: path for record in info.records if record.state == "complete"}
-    parent_arm = "parent" if info.arms[1] == "original" else info.arms[1]
-    trainings = Trainings(str(path), info.records, done, info.numbers, parent_arm=parent_arm)
-    record, _ = choose(trainings, trial)[0]
-    return Architecture.from_dict(record.architecture), known
+        chosen = info.candidate
+    elif trial == "recommended":
+        chosen = recommend_info(info).architecture
+    else:
+        done = {record.key: path for record in info.records if record.state == "complete"}
+        parent_arm = "parent" if info.arms[1] == "original" else info.arms[1]
+        trainings = Trainings(str(path), info.records, done, info.numbers, parent_arm=parent_arm)
+        chosen = Architecture.from_dict(choose(trainings, trial)[0][0].architecture)
+    code = None if backbone_named else foreign_code([chosen.backbone])
+    if code is not None:
+        raise ConfigError(
+            f"{given}: its network is source code, {code}, that no search of yours has run on this machine; read it, "
+            f"then name it with --backbone {code}"
+        )
+    return chosen, known
 
 
 def _recipe(known: Mapping[str, Any], name: str | None, dataset: str, overrides: Mapping[str, Any]) -> Recipe:

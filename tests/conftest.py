@@ -27,6 +27,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no GPU"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _a_state_folder_of_the_tests_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Searches mark what they use: not in the folder of whoever runs the tests."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder with real MNIST and a JPEG copy of CIFAR-10, where a checkout has one beside it."""

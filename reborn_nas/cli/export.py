@@ -27,6 +27,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add_forms(parser)
     parser.add_argument("--force", action="store_true", help="replace DIR if it is not empty")
+    parser.add_argument(
+        "--trust-source", action="store_true", help="run the source code that a run from elsewhere names"
+    )
     parser.add_argument("--name", help="the model's name in its card")
 
 
@@ -57,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         forms=args.forms or (),
         force=args.force,
         name=args.name,
+        trust_source=args.trust_source,
         say=lambda text: print(text, file=sys.stderr if text.startswith("warning") else sys.stdout),
     )
     print(out)

@@ -12,6 +12,9 @@ EXAMPLES = """  reborn-nas report runs/convnet5-digits
 def add(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     parser.add_argument("run_path", metavar="RUN", help="the run's folder")
+    parser.add_argument(
+        "--trust-source", action="store_true", help="run the source code that a run from elsewhere names"
+    )
     parser.add_argument("--out", metavar="DIR", help="where to write; default RUN/report")
 
 
@@ -19,5 +22,5 @@ def run(args: argparse.Namespace) -> int:
     """Write it and print where."""
     from reborn_nas.api import report
 
-    print(report(args.run_path, args.out))
+    print(report(args.run_path, args.out, trust_source=args.trust_source))
     return 0

@@ -16,13 +16,12 @@ from reborn_nas.commands import command_line
 from reborn_nas.errors import ConfigError
 from reborn_nas.files import write_atomic
 from reborn_nas.study.config import StudyConfig
+from reborn_nas.study.masking import STORAGE_VARIABLE, mask_url
 
 __all__ = ["SETTINGS_FILE", "Flag", "needed_settings", "resume_command", "setting_flags", "write_settings"]
 
 SETTINGS_FILE = "study.yaml"
 """In the run folder: the settings that the study was asked for, for `--config`."""
-
-STORAGE_VARIABLE = "REBORN_NAS_STORAGE"
 
 _OPTIONS = {"backbone_arguments": "--model-arg"}
 """Settings whose flag has another name; all others have their own."""
@@ -186,8 +185,6 @@ def resume_command(config: StudyConfig) -> str:
     Settings without a flag are read from the file that the run has written. A storage's password is not printed: it
     is read from the environment.
     """
-    from reborn_nas.study.masking import mask_url
-
     settings = needed_settings(config)
     secret = config.storage is not None and mask_url(config.storage) != config.storage
     if secret:
@@ -201,8 +198,6 @@ def resume_command(config: StudyConfig) -> str:
 
 def write_settings(config: StudyConfig) -> Path:
     """Write the settings that the study was asked for into its folder, as a file for `--config`; no password in it."""
-    from reborn_nas.study.masking import mask_url
-
     settings = StudyConfig.model_construct(**needed_settings(config)).model_dump(
         mode="json", exclude_unset=True
     )

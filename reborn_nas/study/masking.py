@@ -9,9 +9,12 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-__all__ = ["HIDDEN", "is_readable", "mask_url", "without_secrets"]
+__all__ = ["HIDDEN", "STORAGE_VARIABLE", "is_readable", "mask_url", "without_secrets"]
 
 HIDDEN = "***"
+
+STORAGE_VARIABLE = "REBORN_NAS_STORAGE"
+"""Environment variable with a storage's whole URL, password included."""
 
 HARMLESS = {
     "application_name", "charset", "client_encoding", "connect_timeout", "dbname", "gssencmode", "host", "hostaddr",

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import RebornError, StudyError
 from reborn_nas.files import safe_join
+from reborn_nas.known import is_known_storage
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.folder import is_run_folder, read_json
-from reborn_nas.study.masking import HIDDEN, mask_url
+from reborn_nas.study.masking import HIDDEN, STORAGE_VARIABLE, mask_url
 from reborn_nas.study.phases import ORDER, Phase
 from reborn_nas.study.storage import (
     JOURNAL,
@@ -58,15 +59,17 @@ def open_store(run: str | Path, name: str | None = None, *, read_only: bool = Tr
     if "://" in str(run):
         return _open_study(str(run), name, read_only)
     folder, url, study = _described(run)
-    if not _lies_in(folder, url):
-        _log.warning("%s: the run's storage lies outside of its folder: %s", folder, mask_url(url))
+    shown = mask_url(url)
+    if not _lies_in(folder, url) and not is_known_storage(shown):
+        _log.warning("%s: the run's storage lies outside of its folder: %s", folder, shown)
+        _refuse_server(folder, url, shown)
     return _open_study(_whole(folder, url), name or study, read_only)
 
 
 def is_writable(run: str | Path) -> bool:
-    """Whether who looks at a run may change it: its storage lies in its folder, and this user may write there."""
+    """Whether who looks at a run may change it: its storage is in its folder or known, and may be written."""
     folder, url, _ = _described(run)
-    return _lies_in(folder, url) and all(
+    return (_lies_in(folder, url) or is_known_storage(mask_url(url))) and all(
         os.access(path, os.W_OK) for path in (folder, storage_file(url)) if path is not None
     )
 
@@ -107,14 +110,25 @@ def _lies_in(folder: Path, url: str) -> bool:
     return file is not None and file.resolve().is_relative_to(folder.resolve())
 
 
+def _refuse_server(folder: Path, url: str, shown: str) -> None:
+    """A stranger's folder makes nobody connect to a server: who wants to names it."""
+    given = os.environ.get(STORAGE_VARIABLE, "")
+    named = bool(given) and (HIDDEN in url or mask_url(given) == shown)
+    if storage_file(url) is None and not named and opened_url(shown) is None:
+        raise StudyError(
+            f"{folder}: its config.json names the server {shown}, which no search of yours has used on this machine; "
+            f"set {STORAGE_VARIABLE} to the full URL to read the study there"
+        )
+
+
 def _whole(folder: Path, url: str) -> str:
     """`url` with its password, which a run folder does not keep."""
     if HIDDEN not in url:
         return url
-    whole = opened_url(url) or os.environ.get("REBORN_NAS_STORAGE", "")
+    whole = opened_url(url) or os.environ.get(STORAGE_VARIABLE, "")
     if not whole:
         raise StudyError(
-            f"{folder}: the study lies in {url}, whose password is not kept; set REBORN_NAS_STORAGE to the full URL"
+            f"{folder}: the study lies in {url}, whose password is not kept; set {STORAGE_VARIABLE} to the full URL"
         )
     return whole
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import StudyError
+from reborn_nas.known import remember_code, remember_storage
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.artifacts import Illustrate
 from reborn_nas.study.config import StudyConfig
@@ -18,6 +19,7 @@ from reborn_nas.study.engine import Engine
 from reborn_nas.study.flags import resume_command, write_settings
 from reborn_nas.study.folder import write_json
 from reborn_nas.study.leading import begin_anew
+from reborn_nas.study.masking import mask_url
 from reborn_nas.study.objective import Objective
 from reborn_nas.study.planning import PlanView, plan_search, require_device_free
 from reborn_nas.study.progress import Progress, SilentProgress
@@ -161,6 +163,9 @@ def prepare_run(view: PlanView) -> RunStore:
     write_json(folder / "config.json", {**described, "settings": view.bench.settings})
     write_json(folder / "plan.json", view.to_dict())
     write_settings(config)
+    remember_code(view.bench.spec)
+    if config.storage is not None:
+        remember_storage(mask_url(config.storage))
     return store
 
 

@@ -18,10 +18,12 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, cast
 
 from reborn_nas.errors import RebornError, StudyError
+from reborn_nas.known import remember_code, remember_storage
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.artifacts import Illustrate
 from reborn_nas.study.config import StudyConfig
 from reborn_nas.study.engine import Engine
+from reborn_nas.study.masking import mask_url
 from reborn_nas.study.mps import service
 from reborn_nas.study.progress import Progress, SilentProgress
 from reborn_nas.study.stopping import NOTICE, Stopper
@@ -353,6 +355,9 @@ def run_worker(
     if store is None:
         raise StudyError(f"there is no study {config.study_name!r} to join; `reborn-nas search` begins it")
     check_same(store, bench)
+    remember_code(bench.spec)
+    if config.storage is not None:
+        remember_storage(mask_url(config.storage))
     plan = store.attribute("plan")
     if plan is None:
         raise StudyError(f"study {config.study_name!r} has no plan yet; `reborn-nas search` makes it")

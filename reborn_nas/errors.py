@@ -56,6 +56,10 @@ class DivergedError(TrainingError, ArithmeticError):
         self.epoch = epoch
 
 
+class DeviceLostError(RebornError, RuntimeError):
+    """An accelerator that no longer answers in this process: a failed assertion, an illegal address, a broken card."""
+
+
 class StudyError(RebornError, RuntimeError):
     """A run folder, storage or study that cannot be used as asked."""
 

@@ -64,7 +64,7 @@ def train(
     """
     from reborn_nas.data import load_dataset
     from reborn_nas.export import Parent, check_forms, check_target, export_trained, prepare, retrain
-    from reborn_nas.study.workbench import pick_device
+    from reborn_nas.training.device import pick_device
 
     if seeds < 1:
         raise ConfigError(f"seeds: at least one training, not {seeds}")
@@ -83,7 +83,7 @@ def train(
         images,
         _recipe(known, recipe, images.name, overrides or {}),
         seeds=range(seed, seed + seeds),
-        device=pick_device(device),
+        device=pick_device(device)[0],
         parent=Parent(pretrained, None if checkpoint is None else Path(checkpoint)),
         folder=None if run is None else Path(run),
         **network,

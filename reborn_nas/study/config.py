@@ -142,7 +142,10 @@ class StudyConfig(BaseModel):
         None, "of the cross entropy", group=HOW, metavar="X"
     )
     precision: str | None = setting(
-        None, "auto: bf16 where the device computes with it", group=HOW, choices=("auto", "fp32", "bf16")
+        None,
+        "auto: bf16 where the device computes with it, fp16 on older NVIDIA GPUs",
+        group=HOW,
+        choices=("auto", "fp32", "bf16", "fp16"),
     )
     sampler: Sampler = setting(
         "tpe",

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from reborn_nas.architecture import Architecture
+from reborn_nas.errors import DeviceLostError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.artifacts import Illustrate, picture_attributes
 from reborn_nas.study.journal import together
@@ -166,6 +167,9 @@ class Engine:
             if not claim.lost:
                 self.queue.give_back(claim)
             return
+        except DeviceLostError as error:
+            self.queue.give_back(claim, f"lost with its device: {error}")
+            raise
         except BaseException:
             self.queue.give_back(claim, "its worker failed")
             raise

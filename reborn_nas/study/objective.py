@@ -17,7 +17,7 @@ import torch
 
 from reborn_nas.activations import spare_memory
 from reborn_nas.architecture import Architecture
-from reborn_nas.errors import DivergedError
+from reborn_nas.errors import DeviceLostError, DivergedError
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.bucket import SCHEME, BucketCheckpoint, open_bucket, parse_bucket
@@ -28,6 +28,7 @@ from reborn_nas.study.warm import ParentWeights, is_warm_study, search_recipe
 from reborn_nas.study.weights import keep_weights
 from reborn_nas.study.workbench import Workbench, environment
 from reborn_nas.training import FileCheckpoint
+from reborn_nas.training.device import check_device, empty_cache, is_out_of_memory
 from reborn_nas.training.recompute import recompute_activations
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Objective:
         self._in_training = 0.0
 
     def __call__(self, run: Run, architecture: Architecture, on_epoch: OnEpoch | None = None) -> TrialRecord:
-        """Train `architecture` as `run` says. Raises only `Stopped` and KeyboardInterrupt."""
+        """Train `architecture` as `run` says. Raises only `Stopped`, `DeviceLostError` and KeyboardInterrupt."""
         started = time.perf_counter()
         self._in_training = 0.0
         record = self._blank(run, architecture)
@@ -95,7 +96,7 @@ class Objective:
                 record = self._attempt(record, run, architecture, on_epoch, sparing)
             except Pruned:
                 record = self._pruned(record)
-            except (Stopped, KeyboardInterrupt):
+            except (Stopped, KeyboardInterrupt, DeviceLostError):
                 raise
             except DivergedError as error:
                 if not repeated and self._bench.device != "cpu":  # the same seed once more tells a glitch
@@ -103,12 +104,11 @@ class Objective:
                     self.forget()
                     continue
                 record = self._diverged(record, error)
-            except torch.OutOfMemoryError as error:
-                if not sparing:  # recomputing changes no result; a smaller batch would change batch norm
-                    sparing = True
+            except Exception as error:  # third-party code may raise anything; the study goes on
+                if is_out_of_memory(error) and not sparing:
+                    sparing = True  # recomputing changes no result; a smaller batch would change batch norm
                     continue
-                record = replace(record, state="failed", reason=_one_line(error))
-            except Exception as error:  # a stranger's code may raise anything; the study goes on
+                check_device(self._bench.device, error)
                 record = replace(record, state="failed", reason=_one_line(error))
             break
         return replace(
@@ -128,7 +128,7 @@ class Objective:
     ) -> TrialRecord:
         if sparing:  # here the failed attempt's tensors are gone
             gc.collect()
-            torch.cuda.empty_cache()
+            empty_cache(self._bench.device)
         model = self._build(architecture, run)
         if self._bench.config.recompute:
             spare_memory(model)

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,8 +211,17 @@ class RunInfo:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Versions, host and device of the last training."""
-        return self.records[-1].environment if self.records else {}
+        """Versions, host, device and form of the trainings; where they differ, each value with its trainings."""
+        counts: dict[str, Counter[str]] = {}
+        for record in self.records:
+            for name, value in record.environment.items():
+                counts.setdefault(name, Counter())[value] += 1
+        return {
+            name: next(iter(found))
+            if len(found) == 1
+            else "; ".join(f"{one} ({n})" for one, n in found.items())
+            for name, found in counts.items()
+        }
 
     def curve(self, record: TrialRecord | str) -> pd.DataFrame | None:
         """The learning curve of a record (or of its key), None where it is lost."""

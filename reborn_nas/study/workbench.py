@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import ORIGINAL, BackboneSpec, Choice
-from reborn_nas.errors import ConfigError, StudyError
+from reborn_nas.errors import ConfigError
 from reborn_nas.study.config import StudyConfig, split_contrast
 from reborn_nas.study.contrast import Contrast, make_contrast, members_of
 from reborn_nas.study.settings import settings_digest
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from reborn_nas.space import SearchSpace
     from reborn_nas.training import Recipe
 
-__all__ = ["Workbench", "environment", "make_workbench", "pick_device", "settle_numerics"]
+__all__ = ["Workbench", "environment", "make_workbench", "settle_numerics"]
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,9 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
     from reborn_nas.data import load_dataset
     from reborn_nas.space import load_space
     from reborn_nas.training import get_recipe, resolve_precision
+    from reborn_nas.training.device import pick_device
 
-    chosen = pick_device(device or (config.devices[0] if config.devices else config.device))
+    chosen, fault = pick_device(device or (config.devices[0] if config.devices else config.device))
     recipe = get_recipe(config.recipe, dataset=config.dataset, **config.recipe_overrides)
     space = load_space(config.space)
     images = load_dataset(
@@ -178,7 +179,7 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
     space.check(sites)
     variants = trace_variants(space, spec, sites)
     contrast = make_contrast(*split_contrast(config.contrast), space, sites, spec)
-    said = [*spec_notes(spec), *images.notes]
+    said = [*([fault] if fault else []), *spec_notes(spec), *images.notes]
     if contrast.left_out:
         first = next(iter(contrast.left_out.items()))
         said.append(
@@ -252,29 +253,14 @@ def settle_numerics(*, deterministic: bool) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def pick_device(name: str) -> str:
-    """`auto` → the best there is; another name is checked. Raises StudyError where it is not there."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    count = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(kind)
-    if count is None:
-        count = int(kind == "mps" and torch.backends.mps.is_available())
-    if count == 0 or (number and int(number) >= count):
-        raise StudyError(
-            f"device {name!r} is not there: this machine has {count} {kind} devices; try --device auto"
-        )
-    return name
-
-
 def environment(device: str) -> dict[str, str]:
     """Versions, host and device, as this process sees them."""
     import optuna
     import timm
     import torch
     import torchvision
+
+    from reborn_nas.training.device import driver_version
 
     found = {
         "python": platform.python_version(),
@@ -289,7 +275,7 @@ def environment(device: str) -> dict[str, str]:
     if device.startswith("cuda"):
         found["device"] = f"{device} ({torch.cuda.get_device_name(device)})"
         found["cuda"] = str(torch.version.cuda)
-        found["driver"] = _after(Path("/proc/driver/nvidia/version"), "Kernel Module").split(" ")[0]
+        found["driver"] = driver_version()
     elif device == "cpu":
         found["device"] = f"cpu ({_after(Path('/proc/cpuinfo'), 'model name') or platform.machine()})"
         found["driver"] = f"{platform.system()} {platform.release()}"

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, cast
 
-from reborn_nas.errors import RebornError, StudyError
+from reborn_nas.errors import DeviceLostError, RebornError, StudyError
 from reborn_nas.known import remember_code, remember_storage
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.artifacts import Illustrate
@@ -27,6 +27,7 @@ from reborn_nas.study.masking import mask_url
 from reborn_nas.study.mps import service
 from reborn_nas.study.progress import Progress, SilentProgress
 from reborn_nas.study.stopping import NOTICE, Stopper
+from reborn_nas.study.watchdog import EXIT_CODE
 
 if TYPE_CHECKING:
     from reborn_nas.study.planning import PlanView
@@ -315,6 +316,12 @@ def _work(
         config = StudyConfig(**settings)
         with Stopper(parent=supervisor) as stopper:
             run_worker(config, device, progress, stopper, illustrate, lead=True, expendable=True)
+    except DeviceLostError as error:
+        progress.note(str(error))
+        pipe.close()
+        os._exit(
+            EXIT_CODE
+        )  # leaving in order would wait for the device; another process takes this one's place
     except RebornError as error:
         pipe.send(("error", str(error)))
     except KeyboardInterrupt:

@@ -1,10 +1,16 @@
-"""Whether an accelerator still answers, and what an error of it means."""
+"""Choosing a device, whether it still answers, and what an error of it means."""
 
 from __future__ import annotations
 
+import re
+import warnings
+from pathlib import Path
+
 import torch
 
-from reborn_nas.errors import RebornError
+from reborn_nas.errors import DeviceLostError, StudyError
+
+DRIVER = Path("/proc/driver/nvidia/version")
 
 _MEMORY = (
     "out of memory",
@@ -13,12 +19,77 @@ _MEMORY = (
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     "CUSOLVER_STATUS_ALLOC_FAILED",
     "CUSPARSE_STATUS_ALLOC_FAILED",
+    "can't allocate memory",
 )
 """What the device's libraries say where torch does not raise `OutOfMemoryError`."""
 
 
-class DeviceLostError(RebornError, RuntimeError):
-    """The accelerator no longer answers in this process: a failed assertion, an illegal address, a hardware fault."""
+def pick_device(name: str) -> tuple[str, str]:
+    """The device to train on, and a note where `auto` passes over a GPU that does not work.
+
+    Args:
+        name: "auto" (the first GPU that computes, else the CPU), "cpu", "cuda", "cuda:1", "mps", "xpu".
+
+    Raises:
+        StudyError: the device is not there, or does not compute.
+    """
+    place = torch.device("cuda" if name == "auto" else name)
+    fault = _fault(place)
+    if not fault:
+        return (place.type if name == "auto" else name), ""
+    if name != "auto":
+        raise StudyError(f"device {name!r}: {fault}; try --device auto")
+    there = _count("cuda") or _why_not("cuda")
+    return "cpu", f"training on the CPU: {fault}" if there else ""
+
+
+def _fault(place: torch.device) -> str:
+    """Why nothing can be computed on `place`; "" where it can."""
+    count = _count(place.type)
+    if not count:
+        why = _why_not(place.type)
+        return f"this machine has no usable {place.type} device{f' ({why})' if why else ''}"
+    if (place.index or 0) >= count:
+        return f"this machine has {count} {place.type} device{'s' * (count > 1)}, numbered from 0"
+    try:
+        probe(place)
+    except Exception as error:
+        return f"{place} does not compute ({(str(error).strip().splitlines() or [type(error).__name__])[0][:200]})"
+    return ""
+
+
+def _count(kind: str) -> int:
+    if kind == "cpu":
+        return 1
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    module = getattr(torch, kind, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an old driver: `_why_not` reports it
+        return int(module.device_count()) if module is not None and module.is_available() else 0
+
+
+def _why_not(kind: str) -> str:
+    """Why a machine with an NVIDIA driver has no CUDA device for torch; "" where there is no driver."""
+    if kind != "cuda" or not DRIVER.exists():
+        return ""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is a build without CUDA"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except Exception as error:
+        return " ".join(str(error).split())[:300]
+    return ""
+
+
+def driver_version(path: Path = DRIVER) -> str:
+    """The NVIDIA driver's version, such as "560.35.03"; "" where there is none."""
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return ""
+    found = re.search(r"Kernel Module\D*?(?:x86_64|aarch64)?\s+(\d+(?:\.\d+)+)", text)
+    return found[1] if found else ""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -42,9 +113,16 @@ def check_device(device: torch.device | str, error: BaseException) -> None:
     except Exception as fault:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DeviceLostError(
-            f"device {place} no longer answers in this process after: {first[:200]}. A new process can use it again; "
-            "if that fails too, see `nvidia-smi` and the system log"
+            f"device {place} no longer answers in this process, after: {first[:200]}. What is finished is kept, and "
+            "the same command goes on in a new process; if that fails too, see `nvidia-smi` and the system log"
         ) from fault
+
+
+def empty_cache(device: torch.device | str) -> None:
+    """Give memory that torch keeps for later back to the device."""
+    empty = getattr(getattr(torch, torch.device(device).type, None), "empty_cache", None)
+    if empty is not None:
+        empty()
 
 
 def probe(device: torch.device) -> None:

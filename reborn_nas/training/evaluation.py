@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from reborn_nas.data import ImageSet, Resident
-from reborn_nas.training.device import is_out_of_memory
+from reborn_nas.training.device import empty_cache, is_out_of_memory
 from reborn_nas.training.graph import Recorder, Replay, Snapshot
 from reborn_nas.training.precision import arithmetic, resolve_precision
 from reborn_nas.training.result import Evaluation
@@ -126,8 +126,7 @@ class Tally:
                     raise
             self.release()
             self._batch_size = size // 2
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            empty_cache(self.device)
 
     def _run(self, part: Resident, size: int, keep_logits: bool) -> torch.Tensor | None:
         self.sums.zero_()

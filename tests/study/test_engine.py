@@ -13,7 +13,7 @@ import pytest
 from reborn_nas.analysis import screen_sizes
 from reborn_nas.analysis.encoding import Space
 from reborn_nas.architecture import Architecture
-from reborn_nas.errors import StudyError
+from reborn_nas.errors import DeviceLostError, StudyError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study import decide
 from reborn_nas.study.engine import Engine, told
@@ -301,6 +301,46 @@ def test_a_baseline_that_fails_altogether_stops_the_study_and_is_begun_anew(fold
     assert run(bench, phases, FakeObjective())
     assert len(read_records(store_of(bench))) == 64
     assert {record.state for record in read_records(store_of(bench))} == {"complete"}
+
+
+class Breaking(FakeObjective):
+    """Its device is lost in the training of one run, `times` times."""
+
+    def __init__(self, key: str, times: int) -> None:
+        super().__init__()
+        self.key, self.left = key, times
+
+    def __call__(self, run: Run, *args: Any) -> TrialRecord:
+        if run.key == self.key and self.left:
+            self.left -= 1
+            raise DeviceLostError("device cuda no longer answers in this process, after: device-side assert")
+        return super().__call__(run, *args)
+
+
+def test_a_lost_device_ends_the_process_and_costs_no_training(folder: Path) -> None:
+    """The next process trains what was given back; nothing is told as failed for the device's sake."""
+    bench = make_bench(folder)
+    phases = plan(bench, 64)
+    objective = Breaking("screen/3", times=1)
+    with pytest.raises(DeviceLostError):
+        run(bench, phases, objective)
+    assert run(bench, phases, objective)
+    records = read_records(store_of(bench))
+    assert len(records) == 64
+    assert {record.state for record in records} == {"complete"}
+
+
+def test_what_breaks_its_device_each_time_is_given_up(folder: Path) -> None:
+    bench = make_bench(folder)
+    phases = plan(bench, 64)
+    objective = Breaking("screen/3", times=100)
+    for _ in range(5):
+        with pytest.raises(DeviceLostError):
+            run(bench, phases, objective)
+    assert run(bench, phases, objective)
+    states = {record.key: record.state for record in read_records(store_of(bench))}
+    assert states.pop("screen/3") == "failed"
+    assert set(states.values()) == {"complete"}
 
 
 @pytest.mark.parametrize("spared", ["parent", "reborn"])

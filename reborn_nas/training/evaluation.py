@@ -106,7 +106,7 @@ class Tally:
     def _bytes_of_an_image(self, images: torch.Tensor) -> int:
         before = Snapshot({}, self.model, self.device)
         try:
-            with _LargestOperation() as largest, arithmetic(self.precision, self.device):
+            with _LargestOperation(self.model) as largest, arithmetic(self.precision, self.device):
                 self.model(images)
         finally:
             before.restore()
@@ -167,16 +167,16 @@ class Tally:
 
 
 class _LargestOperation(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The most bytes that one operation within reads and writes."""
+    """The most bytes of maps that one operation within reads and writes; parameters of `model` do not count."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
+        self._weights = {parameter.data_ptr() for parameter in model.parameters()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        maps = [
-            leaf for leaf in tree_leaves((args, made)) if isinstance(leaf, torch.Tensor) and leaf.ndim > 2
-        ]
+        found = [leaf for leaf in tree_leaves((args, made)) if isinstance(leaf, torch.Tensor)]
+        maps = [one for one in found if one.ndim > 2 and one.data_ptr() not in self._weights]
         self.bytes = max(self.bytes, sum(one.numel() * one.element_size() for one in maps))
         return made

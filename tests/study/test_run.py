@@ -182,7 +182,7 @@ def test_a_time_limit(tmp_path: Path) -> None:
         ({"space": "two_levle"}, RebornError, "two_level"),
         ({"batch_size": 10_000}, ConfigError, "717 training images"),
         ({"search": 60}, ConfigError, "need 64 trainings"),
-        ({"device": "cuda:77"}, StudyError, "not there"),
+        ({"device": "cuda:77"}, StudyError, "no usable cuda device"),
         ({"backbone_arguments": {"widht": 1}}, RebornError, "widht"),
     ],
 )

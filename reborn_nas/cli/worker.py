@@ -24,7 +24,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--study", metavar="NAME", required=True, help="the study's name")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda, cuda:1")
     parser.add_argument("--devices", default="", metavar="LIST", help="one process each, such as 0,1,2")
-    parser.add_argument("--workers", type=int, metavar="K", help="processes that train at the same time")
+    parser.add_argument(
+        "--workers",
+        default="auto",
+        metavar="K",
+        help="processes that train at the same time; auto (default): one on each GPU, or on each core",
+    )
     parser.add_argument("--data-dir", metavar="DIR", help="where data sets lie or are downloaded to")
     parser.add_argument(
         "--dataset", metavar="NAME", help="where the study's folder:PATH lies on this machine"

@@ -33,6 +33,7 @@ from reborn_nas.study.fields import (
     Sampler,
     Stem,
     StorageUrl,
+    Workers,
     setting,
     split_contrast,
 )
@@ -255,8 +256,11 @@ class StudyConfig(BaseModel):
     devices: Devices = setting(
         (), "one worker each, such as 0,1,2 for three GPUs", group=MACHINE, metavar="LIST"
     )
-    workers: Annotated[int, Field(ge=1, le=1024)] = setting(
-        1, "processes that train at the same time", group=MACHINE, metavar="K"
+    workers: Workers = setting(
+        "auto",
+        "processes that train at the same time; auto (default): one on each GPU, or as many as end soonest on a CPU",
+        group=MACHINE,
+        metavar="K",
     )
     slots_per_device: Annotated[int, Field(ge=1, le=64)] | None = setting(
         None, "trainings at a time on each device, each a worker", group=MACHINE, metavar="N"
@@ -281,6 +285,7 @@ class StudyConfig(BaseModel):
     )
 
     _given: frozenset[str] = PrivateAttr(default=frozenset())
+    _processes: int | None = PrivateAttr(default=None)
 
     def __init__(self, **settings: Any) -> None:
         try:
@@ -361,6 +366,17 @@ class StudyConfig(BaseModel):
         if all(count is not None for count in counts):
             return sum(counts)
         return 64 if self.dataset == "digits" else 160
+
+    @property
+    def processes(self) -> int:
+        """Processes that train at the same time: `workers`, or what "auto" was settled to; one before that."""
+        return self.workers if isinstance(self.workers, int) else self._processes or 1
+
+    def with_processes(self, count: int) -> StudyConfig:
+        """The same settings, with "auto" settled to so many processes on this machine."""
+        settled = self.model_copy()
+        settled._processes = count
+        return settled
 
     @property
     def counts(self) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -28,6 +28,7 @@ __all__ = [
     "Sampler",
     "Stem",
     "StorageUrl",
+    "Workers",
     "setting",
     "split_contrast",
 ]
@@ -102,6 +103,18 @@ def _devices(value: Any) -> Any:
     )
 
 
+def _workers(value: Any) -> Any:
+    if value == "auto":
+        return value
+    try:
+        count = int(value) if isinstance(value, str) else value
+    except ValueError:
+        count = None
+    if type(count) is not int or not 1 <= count <= 1024:
+        raise ValueError("a whole number from 1 to 1024, or auto")
+    return count
+
+
 def _storage(value: str) -> str:
     schemes = ("journal", "sqlite", "postgresql", "mysql", "grpc")
     if not re.match(rf"({'|'.join(schemes)})(\+\w+)?://", value):
@@ -159,6 +172,7 @@ Stem = Annotated[str, AfterValidator(_stem)]
 Contrast = Annotated[str, AfterValidator(_contrast)]
 Device = Annotated[str, AfterValidator(_device)]
 Devices = Annotated[tuple[str, ...], BeforeValidator(_devices)]
+Workers = Annotated[int | Literal["auto"], BeforeValidator(_workers)]
 StorageUrl = Annotated[str, AfterValidator(_storage)]
 Artifacts = Annotated[str, BeforeValidator(_artifacts)]
 Objectives = Annotated[tuple[str, ...], BeforeValidator(_objectives)]

@@ -11,9 +11,11 @@ from reborn_nas.study.bucket import SCHEME
 from reborn_nas.study.config import StudyConfig
 from reborn_nas.study.masking import mask_url
 from reborn_nas.study.phases import Phase
+from reborn_nas.study.processes import processes_here
 from reborn_nas.study.progress import Progress, SilentProgress
 from reborn_nas.study.stopping import Stopper
 from reborn_nas.study.storage import JOURNAL, RunStore, connect, open_run
+from reborn_nas.study.workbench import pick_device
 from reborn_nas.study.workers import run_worker, supervise
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def join(
     *,
     device: str = "auto",
     devices: tuple[str, ...] | str = (),
-    workers: int | None = None,
+    workers: int | str = "auto",
     progress: Progress | None = None,
     timeout: float | None = None,
     illustrate: Illustrate | None = None,
@@ -49,7 +51,7 @@ def join(
         study: the study's name.
         device: where to train.
         devices: one process each under a supervisor, which starts them again when they die.
-        workers: processes of that kind; one trains in this process.
+        workers: processes of that kind; one trains in this process; "auto" is one a device, or one a core of a CPU.
         timeout: leave after so many seconds.
         illustrate: as in `run_search`.
         stopper: says when to leave, in place of `timeout`.
@@ -64,10 +66,12 @@ def join(
     changes = {key: value for key, value in overrides.items() if value is not None}
     place = {"storage": storage, "device": device, "devices": devices}
     config = StudyConfig(**{**_settled(store, storage), **changes, **place, "workers": workers})
+    if config.workers == "auto":
+        config = config.with_processes(processes_here(pick_device(device), config))
     config.folder.mkdir(parents=True, exist_ok=True)
     watcher = progress or SilentProgress()
     with stopper or Stopper(timeout) as stop:
-        if config.workers > 1:
+        if config.processes > 1:
             return _several(config, store, watcher, stop, illustrate)
         single = config.devices[0] if config.devices else device
         return run_worker(config, single, watcher, stop, illustrate, lead=True, expendable=expendable)

@@ -63,7 +63,7 @@ class Leader:
         self._bench, self._store, self._phases, self._queue = bench, store, phases, queue
         self._progress = progress
         seed = bench.config.seed
-        most = max(WINDOW, 16 * bench.config.workers)
+        most = max(WINDOW, 16 * bench.config.processes)
         self._window = most if isinstance(store.storage, GatheringJournal) else most // 4
         self._screen = designs.screen_runs(phases["screen"], bench.contrast, bench.spec, seed)
         blocks = max([1, *(run.block + 1 for run in self._screen)])

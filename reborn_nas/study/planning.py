@@ -13,6 +13,7 @@ from reborn_nas.study.contrast import members_of
 from reborn_nas.study.costs import CostBook
 from reborn_nas.study.folder import check_run_folder, is_run_folder
 from reborn_nas.study.phases import Phase, plan_phases
+from reborn_nas.study.processes import choose_processes
 from reborn_nas.study.settings import difference
 from reborn_nas.study.sharing import slots_note
 from reborn_nas.study.warm import read_parent
@@ -249,50 +250,29 @@ def _sampling_spread(bench: Workbench) -> float:
     return float(100 * (0.75 * 0.25 / max(1, int(bench.images.validation_size))) ** 0.5)
 
 
-PROBE_MACS = 2e10
-"""Multiply-accumulates that one probing step may take on a CPU: a second or so."""
-
-
 def _with_seconds(view: PlanView) -> PlanView:
-    """Time of each phase from a few steps of the backbone, and from what the contrast's two networks compute."""
-    from reborn_nas.backbone import build
-    from reborn_nas.backbone.cost import predict
-    from reborn_nas.training import cpu_threads, estimate_seconds
-
-    bench = view.bench
-    contrast = bench.contrast
-    full = contrast.architecture(bench.spec, dict.fromkeys(contrast.factors, contrast.high.default))
-    backbone, reference, tested = (
-        predict(bench.template, architecture, discovery=bench.discovery).macs
-        for architecture in (Architecture(bench.spec, {}), contrast.reference(bench.spec), full)
-    )
-    recipe = bench.recipe
-    if bench.device == "cpu":  # there the time is in proportion to the images, so a few do
-        few = max(8, int(PROBE_MACS / (3 * max(1, backbone))))
-        recipe = replace(recipe, batch_size=min(recipe.batch_size, few))
-    with cpu_threads(bench.config.threads):
-        epoch = estimate_seconds(build(bench.spec, device="cpu"), bench.images, recipe, bench.device, steps=2)
-    training = recipe.epochs * epoch * (reference + tested) / 2 / max(1, backbone)
-    slots = max(1, bench.config.workers)
-    phases = tuple(replace(phase, seconds=phase.count * training / slots) for phase in view.phases)
+    """Time of each phase, and how many processes share it, from a few measured steps."""
     left = max(0, view.total - view.done)
-    return replace(view, phases=phases, seconds=left * training / slots)
+    chosen = choose_processes(view.bench, left)
+    bench = replace(view.bench, config=view.bench.config.with_processes(chosen.count))
+    phases = tuple(
+        replace(phase, seconds=phase.count * chosen.training / chosen.count) for phase in view.phases
+    )
+    notes = (*view.notes, chosen.note) if chosen.note else view.notes
+    seconds = left * chosen.training / chosen.count
+    return replace(view, bench=bench, phases=phases, notes=notes, seconds=seconds)
 
 
 def require_device_free(config: StudyConfig) -> None:
     """Raise StudyError where more workers than devices would share an accelerator unasked."""
     slots = config.slots_per_device
-    if slots is not None and config.workers != slots * max(1, len(config.devices)):
+    asked = config.workers if isinstance(config.workers, int) else 0
+    if asked and slots is not None and asked != slots * max(1, len(config.devices)):
         raise StudyError(
-            f"workers: {slots} slots on {max(1, len(config.devices))} devices are not {config.workers} workers; leave "
+            f"workers: {slots} slots on {max(1, len(config.devices))} devices are not {asked} workers; leave "
             "workers out"
         )
-    if (
-        slots is None
-        and config.workers > 1
-        and config.devices
-        and len(config.devices) not in (1, config.workers)
-    ):
+    if slots is None and asked > 1 and config.devices and len(config.devices) not in (1, asked):
         raise StudyError(
-            f"workers: {config.workers} workers on {len(config.devices)} devices; name one, or one a worker"
+            f"workers: {asked} workers on {len(config.devices)} devices; name one, or one a worker"
         )

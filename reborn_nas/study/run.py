@@ -103,12 +103,13 @@ def run_search(
     watcher: Progress = progress or SilentProgress()
     require_device_free(config)
     view = plan if plan is not None else plan_search(config)
+    config = view.config
     store = prepare_run(view)
     watcher.plan(view)
-    if config.workers > 1 and is_warm_study(view.bench) and view.done < view.total:
+    if config.processes > 1 and is_warm_study(view.bench) and view.done < view.total:
         ParentWeights(view.bench, config.folder).ensure()  # once, before the workers start
     with Stopper(config.timeout) as stopper, _said(config):
-        if config.workers > 1:
+        if config.processes > 1:
             from reborn_nas.study.workers import supervise
 
             complete = supervise(view, store, watcher, stopper, illustrate)

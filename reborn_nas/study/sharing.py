@@ -10,11 +10,15 @@ if TYPE_CHECKING:
 __all__ = ["slot_count", "slots_note"]
 
 
-def slot_count(devices: Any, slots: Any) -> int:
-    """Workers that nobody counted: one a slot of each device. What cannot be counted is refused elsewhere."""
+def slot_count(devices: Any, slots: Any) -> int | str:
+    """Workers that nobody counted: one a slot of each device, "auto" where no devices are named.
+
+    What cannot be counted is refused elsewhere.
+    """
     parts = devices.split(",") if isinstance(devices, str) else devices
-    many = max(1, len(parts)) if isinstance(parts, list | tuple) else 1
-    return many * slots if type(slots) is int and slots > 0 else many
+    if not isinstance(parts, list | tuple) or not parts:
+        return "auto"
+    return len(parts) * (slots if type(slots) is int and slots > 0 else 1)
 
 
 def slots_note(bench: Workbench) -> str:

@@ -44,7 +44,7 @@ class Pace:
     def __init__(self, config: StudyConfig, phases: Sequence[Phase], epochs: int) -> None:
         self._given = config.hang_after
         estimates = [phase.seconds / phase.count for phase in phases if phase.seconds and phase.count]
-        self._longest = max(estimates, default=0.0) * config.workers / max(1, epochs)
+        self._longest = max(estimates, default=0.0) * config.processes / max(1, epochs)
 
     def epoch(self, seconds: float) -> None:
         """An epoch took so long."""

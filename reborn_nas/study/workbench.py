@@ -211,7 +211,7 @@ def _threads(config: StudyConfig, device: str) -> int | None:
 
     from reborn_nas.training import threads_each
 
-    return threads_each(config.workers) if config.workers > 1 else torch.get_num_threads()
+    return threads_each(config.processes) if config.processes > 1 else torch.get_num_threads()
 
 
 def _versions(library: str, words: set[str]) -> dict[str, Any]:

@@ -10,11 +10,13 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from reborn_nas.errors import DeviceLostError, RebornError, StudyError
@@ -86,7 +88,7 @@ def supervise(
     stopper: Stopper,
     illustrate: Illustrate | None = None,
 ) -> bool:
-    """Run the plan with `config.workers` processes; whether it is complete.
+    """Run the plan with `config.processes` processes; whether it is complete.
 
     Raises:
         StudyError: workers cannot start, or die again and again.
@@ -124,10 +126,10 @@ class _Supervisor:
             return True
         try:
             devices = self._config.devices or (self._device,)
-            with service(devices, self._config.workers) as said:
+            with service(devices, self._config.processes) as said:
                 if said:
                     self._progress.note(said)
-                for slot in range(self._config.workers):
+                for slot in range(self._config.processes):
                     self._start(slot)
                 return self._watch()
         except KeyboardInterrupt:
@@ -164,7 +166,7 @@ class _Supervisor:
         process = context.Process(
             target=_work,
             args=(
-                self._config.as_given(),
+                {**self._config.as_given(), "workers": self._config.processes},
                 devices[slot % len(devices)],
                 theirs,
                 os.getpid(),
@@ -173,7 +175,7 @@ class _Supervisor:
             name=f"worker {slot}",
             daemon=True,
         )
-        with _without_keyboard():
+        with _without_keyboard(), _without_main():
             process.start()
         theirs.close()
         self._slots[slot] = (process, ours)
@@ -299,6 +301,20 @@ def _without_keyboard() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """A child that starts inside does not run the caller's script again, as `spawn` would without a `__main__` guard.
+
+    Workers need nothing of it: they are told everything by name.
+    """
+    before = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = before
+
+
 def _never(*_: Any, **__: Any) -> TrialRecord:
     raise StudyError("a supervisor trains nothing")
 
@@ -355,7 +371,7 @@ def run_worker(
     from reborn_nas.study.workbench import make_workbench, settle_numerics
     from reborn_nas.training import threads_each
 
-    torch.set_num_threads(config.threads or threads_each(config.workers))
+    torch.set_num_threads(config.threads or threads_each(config.processes))
     settle_numerics(deterministic=config.deterministic)
     bench = make_workbench(config, device)
     store = find_store(config, patience=300)

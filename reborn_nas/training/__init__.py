@@ -2,7 +2,7 @@
 
 from reborn_nas.training.checkpoint import Checkpoint, FileCheckpoint, TrainingState
 from reborn_nas.training.compiled import second_rung
-from reborn_nas.training.cores import available_cores, cpu_threads, threads_each
+from reborn_nas.training.cores import available_cores, available_memory, cpu_threads, threads_each
 from reborn_nas.training.estimate import estimate_seconds
 from reborn_nas.training.evaluation import evaluate
 from reborn_nas.training.example import example_of, save_example
@@ -23,6 +23,7 @@ __all__ = [
     "TrainingResult",
     "TrainingState",
     "available_cores",
+    "available_memory",
     "batch_sizes",
     "cpu_has_bf16",
     "cpu_threads",

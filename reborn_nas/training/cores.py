@@ -13,6 +13,9 @@ import torch
 LIMIT = Path("/sys/fs/cgroup/cpu.max")
 """A container's quota: microseconds of CPU time, or "max", and in how many microseconds."""
 
+MEMORY = Path("/proc/meminfo")
+MEMORY_LIMIT = Path("/sys/fs/cgroup")
+
 
 def available_cores() -> int:
     """Cores that this process may use: those it is bound to, and no more than its container's quota."""
@@ -26,6 +29,22 @@ def available_cores() -> int:
     except (OSError, ValueError):  # no such file, or no limit
         pass
     return max(1, cores)
+
+
+def available_memory() -> int | None:
+    """Bytes that processes may still take: what is free, and no more than the container leaves; None if unknown."""
+    found = []
+    try:
+        lines = MEMORY.read_text().splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        most = (MEMORY_LIMIT / "memory.max").read_text().strip()
+        found.append(int(most) - int((MEMORY_LIMIT / "memory.current").read_text()))
+    except (OSError, ValueError):  # no such file, or "max"
+        pass
+    return max(0, min(found)) if found else None
 
 
 def threads_each(workers: int) -> int:

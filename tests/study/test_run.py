@@ -234,3 +234,32 @@ def test_two_workers_and_one_of_them_killed(tmp_path: Path, finished: Path) -> N
     assert {r.key: r.accuracy for r in result.records if r.phase in designed} == {
         r.key: r.accuracy for r in alone.records if r.phase in designed
     }
+
+
+UNGUARDED = """
+import sys
+from reborn_nas.study import StudyConfig, run_search
+
+print("the script runs", flush=True)
+sys.exit(0 if run_search(StudyConfig(**{settings!r})).complete else 1)
+"""
+
+
+@pytest.mark.slow
+def test_workers_do_not_run_the_callers_script(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    settings = {
+        **TINY,
+        "run": str(tmp_path / "run"),
+        "workers": 2,
+        "trials": 4,
+        "baseline": 2,
+        "candidate": 0,
+    }
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED.format(settings=settings))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("the script runs") == 1

@@ -1,0 +1,130 @@
+"""How many processes train at the same time where nobody says: as many as end soonest, by measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from reborn_nas.architecture import Architecture
+
+if TYPE_CHECKING:
+    from reborn_nas.study.config import StudyConfig
+    from reborn_nas.study.workbench import Workbench
+
+__all__ = ["Processes", "choose_processes", "processes_here"]
+
+PROBE_MACS = 2e10
+"""Multiply-accumulates that one probing step may take on a CPU: a second or so."""
+
+STARTING = 5.0
+"""Seconds that a worker process takes to import torch and to read the data, in which it trains nothing."""
+
+PROCESS_BYTES = 1.2e9
+"""Memory of a worker process before it trains: Python with torch."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How a study's trainings are shared.
+
+    Args:
+        count: processes.
+        training: seconds of one training, in one of them.
+        note: what the user should be told; "" where the number was given or is one.
+    """
+
+    count: int
+    training: float
+    note: str = ""
+
+
+def choose_processes(bench: Workbench, left: int) -> Processes:
+    """As many processes as were asked for; for "auto" one a GPU, or as many as end `left` trainings soonest on a CPU.
+
+    Trains a few steps to measure. A process has the CPU threads that the study has, or its share of the cores.
+    """
+    config = bench.config
+    if config.workers == "auto" and bench.device == "cpu" and config.slots_per_device is None:
+        most = max(1, min(processes_here(bench.device, config), left, _fitting(bench)))
+        return fastest(left, most, lambda count: _training_seconds(bench, _threads(config.threads, count)))
+    training = _training_seconds(bench, config.threads)
+    if config.workers != "auto":
+        return Processes(config.processes, training)
+    count = min(processes_here(bench.device, config), max(1, left))
+    note = f"{count} processes train at the same time, on all visible GPUs; --workers 1 takes one GPU"
+    return Processes(count, training, note if count > 1 and bench.device == "cuda" else "")
+
+
+def fastest(left: int, most: int, training: Callable[[int], float]) -> Processes:
+    """The number of processes, 1 to `most`, with which `left` trainings end soonest.
+
+    Args:
+        training: number of processes → seconds of one training in each of them.
+    """
+    seconds = {1: training(1)}
+    ends = {1: left * seconds[1]}
+    for count in sorted({max(2, most // 4), max(2, most // 2), most} if most > 1 else ()):
+        if STARTING + -(-left // count) * seconds[1] > min(ends.values()):
+            continue  # not even if each process trained as fast as one that has all the cores
+        seconds[count] = training(count)
+        ends[count] = STARTING + -(-left // count) * seconds[count]
+    best = min(ends, key=lambda count: ends[count])
+    note = ""
+    if best > 1:
+        note = f"{best} processes train at the same time, which ends soonest on this CPU; --workers sets another number"
+    return Processes(best, seconds[best], note)
+
+
+def processes_here(device: str, config: StudyConfig) -> int:
+    """Processes that this machine takes without measuring: as many as its cores have threads for, or one a slot of each
+    visible GPU.
+    """
+    import torch
+
+    from reborn_nas.training import available_cores
+
+    if device == "cpu":
+        return config.slots_per_device or max(1, available_cores() // (config.threads or 1))
+    return (config.slots_per_device or 1) * (max(1, torch.cuda.device_count()) if device == "cuda" else 1)
+
+
+def _threads(given: int | None, processes: int) -> int | None:
+    from reborn_nas.training import threads_each
+
+    return given if given is not None or processes == 1 else threads_each(processes)
+
+
+def _fitting(bench: Workbench) -> int:
+    """Worker processes whose memory is there: of each, the images, and a step of the larger network of the contrast."""
+    from reborn_nas.study.costs import CostBook
+    from reborn_nas.training import available_memory
+
+    there = available_memory()
+    if there is None:
+        return 1024
+    contrast = bench.contrast
+    full = contrast.architecture(bench.spec, dict.fromkeys(contrast.factors, contrast.high.default))
+    each = PROCESS_BYTES + bench.images.images.nbytes + CostBook(bench).value(full, "memory")
+    return int(there // each)
+
+
+def _training_seconds(bench: Workbench, threads: int | None) -> float:
+    """Of one training, from a few steps of the backbone and from what the contrast's two networks compute."""
+    from reborn_nas.backbone import build
+    from reborn_nas.backbone.cost import predict
+    from reborn_nas.training import cpu_threads, estimate_seconds
+
+    contrast = bench.contrast
+    full = contrast.architecture(bench.spec, dict.fromkeys(contrast.factors, contrast.high.default))
+    backbone, reference, tested = (
+        predict(bench.template, architecture, discovery=bench.discovery).macs
+        for architecture in (Architecture(bench.spec, {}), contrast.reference(bench.spec), full)
+    )
+    recipe = bench.recipe
+    if bench.device == "cpu":  # there the time is in proportion to the images, so a few do
+        few = max(8, int(PROBE_MACS / (3 * max(1, backbone))))
+        recipe = replace(recipe, batch_size=min(recipe.batch_size, few))
+    with cpu_threads(threads):
+        epoch = estimate_seconds(build(bench.spec, device="cpu"), bench.images, recipe, bench.device, steps=2)
+    return recipe.epochs * epoch * (reference + tested) / 2 / max(1, backbone)

@@ -15,7 +15,6 @@ from reborn_nas.study.processes import processes_here
 from reborn_nas.study.progress import Progress, SilentProgress
 from reborn_nas.study.stopping import Stopper
 from reborn_nas.study.storage import JOURNAL, RunStore, connect, open_run
-from reborn_nas.study.workbench import pick_device
 from reborn_nas.study.workers import run_worker, supervise
 
 if TYPE_CHECKING:
@@ -67,7 +66,9 @@ def join(
     place = {"storage": storage, "device": device, "devices": devices}
     config = StudyConfig(**{**_settled(store, storage), **changes, **place, "workers": workers})
     if config.workers == "auto":
-        config = config.with_processes(processes_here(pick_device(device), config))
+        from reborn_nas.training.device import pick_device
+
+        config = config.with_processes(processes_here(pick_device(device)[0], config))
     config.folder.mkdir(parents=True, exist_ok=True)
     watcher = progress or SilentProgress()
     with stopper or Stopper(timeout) as stop:

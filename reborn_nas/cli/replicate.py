@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SHORTER = "--scale, --only or fewer --seeds make it short"
 
 EXAMPLES = """  reborn-nas replicate table2 --counts
-  reborn-nas replicate studies/table2.yaml --dry-run
+  reborn-nas replicate table2 --dry-run
   reborn-nas replicate table2 --only convnet8,mnist --seeds 3 --scale 0.1
   reborn-nas replicate table4 --only resnet34,reborn,relu --data-dir ~/data --yes
   reborn-nas replicate table2 --only cifar10 --replace cifar10=folder:photos

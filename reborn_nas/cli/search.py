@@ -15,7 +15,7 @@ SHORTER = "--trials, --epochs, --fraction, --image-size or a smaller --backbone 
 EXAMPLES = """  reborn-nas search
   reborn-nas search --backbone resnet34 --dataset cifar100 --data-dir ~/data --dry-run
   reborn-nas search --dataset folder:photos --backbone torchvision:resnet18 --trials 160 --yes
-  reborn-nas search --config studies/mnist-convnet8.yaml
+  reborn-nas search --config mnist-convnet8
 """
 
 

@@ -149,7 +149,8 @@ def load_replication(path: str | Path) -> Replication:
     if not isinstance(data, Mapping) or data.get("kind") != "replication":
         raise ConfigError(
             f"study file {found} is no replication: it lacks `kind: replication`; "
-            f"shipped replications: {', '.join(shipped_replications())}. `reborn-nas search --config` runs searches"
+            f"shipped replications: {', '.join(shipped_replications())}; "
+            "`reborn-nas search --config FILE` runs searches"
         )
     try:
         study = Replication(**{"name": found.stem, **{str(key): value for key, value in data.items()}})

@@ -85,7 +85,7 @@ def _fusible(x: Tensor) -> bool:
     jit: Any = torch.jit
     if jit.is_tracing() or compiler.is_compiling() or functorch.is_functorch_wrapped_tensor(x):
         return False
-    return is_dense(x) and kernels_work(str(x.device))
+    return is_dense(x) and kernels_work(str(x.device), x.dtype, not x.is_contiguous())
 
 
 def is_dense(x: Tensor) -> bool:
@@ -108,30 +108,51 @@ def block_form(device: str) -> str:
 
 
 @functools.cache
-def kernels_work(device: str) -> bool:
-    """Whether Triton compiles and runs the kernels on `device`, tried once on a small map.
+def kernels_work(device: str, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> bool:
+    """Whether the Triton kernels give the point-wise operations' numbers on `device`, tried once on a small map.
 
-    Where it does not, the point-wise operations serve: slower, the same numbers. A warning says why.
+    Each type and memory order is tried by itself when a network first uses it. Where a kernel does not compile, does
+    not run or gives other numbers, the point-wise operations take its place: slower. A warning says why.
     """
     if importlib.util.find_spec("triton") is None:
         return False
     try:
-        from reborn_nas.activations import kernels
-
-        x = torch.linspace(-1, 1, 2049, device=device)
-        positive, negative = kernels.split(x, False)
-        good = torch.equal(positive + negative, x) and torch.equal(kernels.join(x, x, -x, False), x.abs())
-        fault = "" if good else "a wrong result"
-    except (
-        Exception
-    ) as error:  # no C compiler, an unknown GPU, another Triton: whatever it is, there is another way
+        fault = _kernel_fault(device, dtype, channels_last)
+    except Exception as error:  # no C compiler, an unknown GPU, another Triton: there is another way
         fault = f"{type(error).__name__}: {error}"
     if fault:
         warnings.warn(
-            f"the Triton kernels do not work on {device} ({fault}); plain operations take their place, slower",
+            f"the Triton kernels do not work on {device} in {dtype} ({fault}); plain operations take their place, "
+            "slower",
             stacklevel=2,
         )
     return not fault
+
+
+@torch.no_grad()
+def _kernel_fault(device: str, dtype: torch.dtype, channels_last: bool) -> str:
+    """What differs from the point-wise operations on a map with zeros, infinities and a NaN; "" where nothing does."""
+    from reborn_nas.activations import kernels
+
+    x = torch.linspace(-3, 3, 2 * 17 * 5 * 13, device=device).to(dtype).view(2, 17, 5, 13)
+    x.view(-1)[:6] = torch.tensor([0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1.0], device=device)
+    upstream = (
+        torch.cos(3 * x.float()).nan_to_num().to(dtype),
+        torch.sin(5 * x.float()).nan_to_num().to(dtype),
+    )
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    for mirrored in (False, True):
+        sign = -1.0 if mirrored else 1.0
+        expected = (F.relu(x), F.relu(-x) if mirrored else negative_part(x))
+        got = kernels.split(x, mirrored)
+        if not all(torch.equal(one.nan_to_num(7), other.nan_to_num(7)) for one, other in zip(got, expected)):
+            return "the phases differ"
+        gradient = torch.where(x > 0, upstream[0], torch.where(x < 0, sign * upstream[1], 0.0))
+        found = kernels.join(x, *upstream, mirrored)
+        if not torch.equal(found[~x.isnan()], gradient[~x.isnan()]):
+            return "the gradients differ"
+    return ""
 
 
 def merge(positive: Tensor, negative: Tensor, weight: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from reborn_nas.activations import build_activation, phases
 from reborn_nas.activations.phases import both_phases, fused_phases, is_dense
 
 INTERPRETED = """
+import warnings
+
 import torch
 from torch.nn import functional as F
 from reborn_nas.activations import kernels, phases
@@ -44,7 +46,20 @@ for mirrored in (False, True):
             assert found.stride() == x.stride()
 x = torch.randn(4, 6, 5, 5, requires_grad=True)
 torch.testing.assert_close(torch.autograd.grad(phases.fused_phases(x, False)[1].sum(), x)[0], (x < 0).float())
-assert phases.kernels_work("cpu")
+for dtype in phases.KINDS:
+    for channels_last in (False, True):
+        assert phases.kernels_work("cpu", dtype, channels_last)
+right = kernels.split, kernels.join
+wrong = {
+    "the phases differ": (lambda x, mirrored: (F.relu(x), F.relu(x)), kernels.join),
+    "the gradients differ": (kernels.split, lambda x, positive, negative, mirrored: positive),
+}
+for fault, (kernels.split, kernels.join) in wrong.items():
+    phases.kernels_work.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert not phases.kernels_work("cpu", torch.bfloat16, True)
+    assert f"on cpu in torch.bfloat16 ({fault})" in str(caught[0].message)
 print("agreed")
 """
 

@@ -38,7 +38,6 @@ from reborn_nas.study.fields import (
     split_contrast,
 )
 from reborn_nas.study.limits import LIMITS, read_limit
-from reborn_nas.study.sharing import slot_count
 
 __all__ = ["StudyConfig", "split_contrast"]
 
@@ -262,9 +261,6 @@ class StudyConfig(BaseModel):
         group=MACHINE,
         metavar="K",
     )
-    slots_per_device: Annotated[int, Field(ge=1, le=64)] | None = setting(
-        None, "trainings at a time on each device, each a worker", group=MACHINE, metavar="N"
-    )
     threads: Annotated[int, Field(ge=1, le=1024)] | None = setting(
         None, "CPU threads of each worker", group=MACHINE, metavar="N"
     )
@@ -299,13 +295,13 @@ class StudyConfig(BaseModel):
     def _small_defaults(cls, data: Any) -> Any:
         """What nobody chose is small: a quarter of the default network's width; on digits 10 epochs, one thread.
 
-        A worker a slot. One thread: at 8×8 pixels a second gains nothing; the numbers do not depend on the cores.
+        A worker a device. One thread: at 8×8 pixels a second gains nothing; the numbers do not depend on the cores.
         """
         if not isinstance(data, dict):
             return data
         data = dict(data)
         if data.get("workers") is None:
-            data["workers"] = slot_count(data.get("devices"), data.get("slots_per_device"))
+            data["workers"] = _one_a_device(data.get("devices"))
         if "backbone" not in data:
             data.setdefault("backbone_arguments", {"width": 0.25})
         if data.get("dataset", "digits") == "digits":
@@ -441,3 +437,9 @@ def _faults(error: ValidationError) -> list[str]:
             shown = "what was given"
         faults.append(f"{place}: {text[0].lower()}{text[1:]}, got {shown[:200]}")
     return faults
+
+
+def _one_a_device(devices: Any) -> int | str:
+    """Workers that nobody counted: one a named device, else "auto". What cannot be counted is refused elsewhere."""
+    parts = devices.split(",") if isinstance(devices, str) else devices
+    return len(parts) if isinstance(parts, list | tuple) and parts else "auto"

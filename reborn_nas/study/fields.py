@@ -98,9 +98,11 @@ def _devices(value: Any) -> Any:
     parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
         return value
-    return tuple(
-        _device(f"cuda:{part}" if str(part).strip().isdigit() else str(part).strip()) for part in parts
-    )
+    found = [_device(f"cuda:{part}" if str(part).strip().isdigit() else str(part).strip()) for part in parts]
+    for name in found:
+        if name != "cpu" and found.count(name) > 1:
+            raise ValueError(f"{name} is named twice; each device has one worker")
+    return tuple(found)
 
 
 def _workers(value: Any) -> Any:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["join"]
 
-OWN = ("timeout", "workers", "slots_per_device")
+OWN = ("timeout", "workers")
 """Settings that each machine has for itself."""
 
 PATIENCE = 300.0

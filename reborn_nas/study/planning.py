@@ -15,7 +15,6 @@ from reborn_nas.study.folder import check_run_folder, is_run_folder
 from reborn_nas.study.phases import Phase, plan_phases
 from reborn_nas.study.processes import choose_processes
 from reborn_nas.study.settings import difference
-from reborn_nas.study.sharing import slots_note
 from reborn_nas.study.warm import read_parent
 from reborn_nas.study.workbench import Workbench, make_workbench
 
@@ -160,7 +159,6 @@ def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
             f"the study has {before} trainings planned already; a total of {config.total} takes none away"
         )
     notes += [f"{phase.name}: {phase.reason}" for phase in phases if phase.reason]
-    notes += [advice] if (advice := slots_note(bench)) else []
     view = PlanView(
         bench, phases, tuple(notes), done=done, resumed=bool(earlier), budgets=budgets, store=store
     )
@@ -265,14 +263,8 @@ def _with_seconds(view: PlanView) -> PlanView:
 
 def require_device_free(config: StudyConfig) -> None:
     """Raise StudyError where more workers than devices would share an accelerator unasked."""
-    slots = config.slots_per_device
     asked = config.workers if isinstance(config.workers, int) else 0
-    if asked and slots is not None and asked != slots * max(1, len(config.devices)):
-        raise StudyError(
-            f"workers: {slots} slots on {max(1, len(config.devices))} devices are not {asked} workers; leave "
-            "workers out"
-        )
-    if slots is None and asked > 1 and config.devices and len(config.devices) not in (1, asked):
+    if asked > 1 and config.devices and len(config.devices) not in (1, asked):
         raise StudyError(
             f"workers: {asked} workers on {len(config.devices)} devices; name one, or one a worker"
         )

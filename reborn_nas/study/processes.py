@@ -45,7 +45,7 @@ def choose_processes(bench: Workbench, left: int) -> Processes:
     Trains a few steps to measure. A process has the CPU threads that the study has, or its share of the cores.
     """
     config = bench.config
-    if config.workers == "auto" and bench.device == "cpu" and config.slots_per_device is None:
+    if config.workers == "auto" and bench.device == "cpu":
         most = max(1, min(processes_here(bench.device, config), left, _fitting(bench)))
         return fastest(left, most, lambda count: _training_seconds(bench, _threads(config.threads, count)))
     training = _training_seconds(bench, config.threads)
@@ -77,16 +77,14 @@ def fastest(left: int, most: int, training: Callable[[int], float]) -> Processes
 
 
 def processes_here(device: str, config: StudyConfig) -> int:
-    """Processes that this machine takes without measuring: as many as its cores have threads for, or one a slot of each
-    visible GPU.
-    """
+    """Processes that this machine takes without measuring: one a GPU, or as many as the cores have threads for."""
     import torch
 
     from reborn_nas.training import available_cores
 
     if device == "cpu":
-        return config.slots_per_device or max(1, available_cores() // (config.threads or 1))
-    return (config.slots_per_device or 1) * (max(1, torch.cuda.device_count()) if device == "cuda" else 1)
+        return max(1, available_cores() // (config.threads or 1))
+    return max(1, torch.cuda.device_count()) if device == "cuda" else 1
 
 
 def _threads(given: int | None, processes: int) -> int | None:

@@ -26,7 +26,6 @@ from reborn_nas.study.artifacts import Illustrate
 from reborn_nas.study.config import StudyConfig
 from reborn_nas.study.engine import Engine
 from reborn_nas.study.masking import mask_url
-from reborn_nas.study.mps import service
 from reborn_nas.study.progress import Progress, SilentProgress
 from reborn_nas.study.stopping import NOTICE, Stopper
 from reborn_nas.study.watchdog import EXIT_CODE
@@ -125,13 +124,9 @@ class _Supervisor:
         if self._engine.complete():
             return True
         try:
-            devices = self._config.devices or (self._device,)
-            with service(devices, self._config.processes) as said:
-                if said:
-                    self._progress.note(said)
-                for slot in range(self._config.processes):
-                    self._start(slot)
-                return self._watch()
+            for slot in range(self._config.processes):
+                self._start(slot)
+            return self._watch()
         except KeyboardInterrupt:
             return False
         finally:

@@ -12,13 +12,11 @@ from reborn_nas.training.precision import cpu_has_bf16, parameter_count, resolve
 from reborn_nas.training.recipe import Recipe, get_recipe, recipe_names
 from reborn_nas.training.result import Evaluation, TrainingResult
 from reborn_nas.training.schedule import batch_sizes, learning_rates
-from reborn_nas.training.slots import Gpu, filled, suggest_slots
 
 __all__ = [
     "Checkpoint",
     "Evaluation",
     "FileCheckpoint",
-    "Gpu",
     "Recipe",
     "TrainingResult",
     "TrainingState",
@@ -31,7 +29,6 @@ __all__ = [
     "estimate_seconds",
     "evaluate",
     "example_of",
-    "filled",
     "get_recipe",
     "learning_rates",
     "parameter_count",
@@ -39,7 +36,6 @@ __all__ = [
     "resolve_precision",
     "save_example",
     "second_rung",
-    "suggest_slots",
     "threads_each",
     "train",
 ]

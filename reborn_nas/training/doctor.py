@@ -61,7 +61,9 @@ def examine(device: str) -> Iterator[Finding]:
     reference = _train("relu", images, torch.device("cpu"), "fp32").curve[-1]["train_loss"]
     for precision in precisions:
         for kind in KINDS_OF_SITE:
-            checks.append((f"training, {kind}, {precision}", _training(kind, images, place, precision, reference)))
+            checks.append(
+                (f"training, {kind}, {precision}", _training(kind, images, place, precision, reference))
+            )
     checks += [("repeats", lambda: _repeats(images, place)), ("memory", lambda: _memory(images, place))]
     for name, check in checks:
         try:

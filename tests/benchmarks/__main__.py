@@ -19,15 +19,14 @@ import torch
 
 from tests.benchmarks.harness import hardware_slug
 
-GPU = {"memory": 1, "step_overhead": 3, "block": 3, "epoch": 8, "trials_per_hour": 5, "slots": 3}
-CPU = {"memory": 1, "step_overhead": 3, "block": 2, "cpu": 5, "trials_per_hour": 1, "slots": 2}
+GPU = {"memory": 1, "step_overhead": 3, "block": 3, "epoch": 8, "trials_per_hour": 5}
+CPU = {"memory": 1, "step_overhead": 3, "block": 2, "cpu": 5, "trials_per_hour": 1}
 """Benchmark → share of the time."""
 
 SHORT = {
     "block": ["--batch", "8"],
     "cpu": ["--batch", "8", "--backbones", "convnet8", "resnet18"],
     "memory": ["--batch", "128"],
-    "slots": ["--slots", "1", "2"],
     "trials_per_hour": ["--trials", "10"],
 }
 """Smaller problems for a CPU."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.benchmarks import epoch, networks, slots, time_to_accuracy, trials_per_hour
+from tests.benchmarks import epoch, networks, time_to_accuracy, trials_per_hour
 from tests.benchmarks.__main__ import CPU, GPU, LONG
 from tests.benchmarks.harness import Timing, alternate, goal, hardware_slug, print_table
 from tests.benchmarks.loops import LoaderLoop, OurLoop
@@ -158,19 +158,6 @@ def test_accuracies_are_compared_over_five_seeds() -> None:
     assert ours["accuracy"] == pytest.approx(0.989)
 
 
-def test_any_number_of_a_crew_works_at_a_time() -> None:
-    code = "import sys\nprint('ready', flush=True)\nfor line in sys.stdin: print('done', flush=True)"
-    crew = slots.Crew(2, [sys.executable, "-c", code])
-    for many in (1, 2, 1):
-        crew.work(many)
-    crew.workers[0].kill()
-    crew.workers[0].wait()
-    for _ in range(2):  # told of at each call
-        with pytest.raises(RuntimeError, match="a worker ended with code -9"):
-            crew.work(1)
-    crew.close()
-
-
 def test_every_benchmark_is_in_the_list() -> None:
     folder = Path(__file__).parent
     assert all((folder / f"{name}.py").is_file() for name in {*GPU, *CPU, *LONG})
@@ -200,7 +187,6 @@ TINY = {
         "ours",
     ],
     "trials_per_hour": ["--backbone", "convnet5", "--trials", "1", "--images", "64", "--batch", "16"],
-    "slots": ["--backbone", "convnet5", "--slots", "1", "2", "--images", "64", "--batch", "16"],
     "step_overhead": ["--backbone", "convnet5", "--form", "ReLU", "--batch", "4"],
     "time_to_accuracy": [
         *("--backbone", "convnet5", "--form", "ReLU", "--batch", "16", "--dataset", "mnist"),

@@ -1,0 +1,84 @@
+"""How many processes train at the same time: one a device that was named, one a GPU, or as many as end soonest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from reborn_nas.errors import ConfigError, StudyError
+from reborn_nas.study import StudyConfig
+from reborn_nas.study.planning import require_device_free
+from reborn_nas.study.processes import fastest, processes_here
+from reborn_nas.training import available_cores, available_memory, cores, threads_each
+
+
+def test_devices_make_workers() -> None:
+    assert StudyConfig(devices="0,1").workers == 2
+    assert StudyConfig(devices="0,1", workers=2).workers == 2
+    assert StudyConfig().workers == "auto"
+    require_device_free(StudyConfig(devices="0,1"))
+    with pytest.raises(StudyError, match="name one, or one a worker"):
+        require_device_free(StudyConfig(devices="0,1", workers=3))
+
+
+def test_a_device_is_named_once() -> None:
+    for twice in ("0,0", "cuda:1,cpu,cuda:1", ["cuda:0", "0"]):
+        with pytest.raises(ConfigError, match=r"devices: cuda:\d is named twice; each device has one worker"):
+            StudyConfig(devices=twice)
+
+
+def test_every_visible_gpu_has_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert processes_here("cuda", StudyConfig()) == 4
+    assert processes_here("cuda:1", StudyConfig(device="cuda:1")) == 1
+
+
+def test_as_many_processes_as_end_soonest() -> None:
+    def shared(count: int) -> float:
+        return {1: 6.0, 2: 7.0, 4: 8.0, 8: 12.0}[count]
+
+    tried = fastest(100, 8, shared)  # 600 s, 5 + 50 · 7, 5 + 25 · 8, 5 + 13 · 12
+    assert (tried.count, tried.training) == (8, 12.0)
+    assert fastest(100, 4, shared).count == 4
+    assert fastest(2, 8, shared).count == 1  # 12 s, and 5 + 7 are no sooner
+    assert fastest(4, 4, shared).count == 4
+    assert fastest(1, 8, shared).count == 1
+    few = fastest(20, 8, lambda count: 0.2)  # 4 s are over before another process has started
+    assert (few.count, few.note) == (1, "")
+    assert fastest(100, 1, lambda count: 1.0).count == 1
+
+
+def test_what_cannot_end_sooner_is_not_measured() -> None:
+    measured = []
+
+    def training(count: int) -> float:
+        measured.append(count)
+        return 1.0
+
+    assert fastest(5, 64, training).count == 1  # 5 s; 16 processes would need 5 to start and 1 to train
+    assert measured == [1]
+
+
+def test_memory_bounds_the_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cores, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(cores, "MEMORY_LIMIT", tmp_path)
+    assert available_memory() is None
+    (tmp_path / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable:    8000000 kB\n")
+    assert available_memory() == 8_192_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory() == 8_192_000_000
+    (tmp_path / "memory.max").write_text("3000\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert available_memory() == 2000
+
+
+def test_cores_are_divided(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)), raising=False)
+    monkeypatch.setattr(cores, "LIMIT", tmp_path / "cpu.max")
+    assert [threads_each(workers) for workers in (1, 2, 5, 12, 30)] == [12, 6, 2, 1, 1]
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert available_cores() == 12
+    (tmp_path / "cpu.max").write_text("350000 100000\n")
+    assert available_cores() == 4

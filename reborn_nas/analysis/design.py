@@ -1,6 +1,7 @@
 """Balanced designs: which site is reborn in which run.
 
-A screen stacks foldovers [H; −H] of a Hadamard matrix, so that every site is reborn in half of the runs, the
+A screen is a stack of whole designs. Where the runs are many enough for the sites, that is a full factorial or a fraction
+of resolution V; else a foldover [H; −H] of a Hadamard matrix. Either way every site is reborn in half of the runs, the
 sites are uncorrelated with one another, and no site's effect is mixed up with any interaction of two sites.
 """
 
@@ -10,23 +11,31 @@ import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
+from reborn_nas.analysis.blocks import split_blocks
+from reborn_nas.analysis.factorials import factorial, factorial_size
 from reborn_nas.analysis.hadamard import hadamard, hadamard_order, is_constructible
 from reborn_nas.analysis.options import balanced_options
 from reborn_nas.errors import ConfigError
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
+Signs = npt.NDArray[np.int8]
 
 MOST_SITES = 200
 MOST_RUNS = 100_000
 LEAST_CONTROL = 48
 CONFIRM_UNIT = 16
 SPARE_COLUMNS = 8
-"""With so many columns of H to spare, one of them halves the splits once more, see `ScreenPlan.block`."""
+"""Edition 1: with so many columns of H to spare, one of them halves the splits once more."""
+
+EDITION = 2
+"""How designs are drawn. 1: foldovers of Hadamard matrices throughout. 2: full factorials and fractions of resolution V
+where they fit, and as many splits as honest intervals need. A study keeps the edition that it began with."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +50,15 @@ class ScreenPlan:
         block: (N,) index of the train/validation split. Each half of a foldover, [H] and [−H], has its own:
             were a run and its mirror image trained on the same split, what that split does to a site would
             enter both with opposite sign and add up in the effect, but not in the residuals (with ±.1 pp a site
-            and split, 95 % intervals then cover 87 % of the effects at 288 runs, against 95 %). Where the
-            matrix has many columns to spare, one of them halves the splits again, for the same reason.
-        order: (N,) the run's row in the unshuffled stack [H₁; −H₁; H₂; −H₂; …].
+            and split, 95 % intervals then cover 87 % of the effects at 288 runs, against 95 %). For the same reason
+            a whole design has as many splits as `blocks.split_blocks` finds to be needed.
+        order: (N,) the run's row in the unshuffled stack of whole designs, [H₁; −H₁; H₂; −H₂; …] of foldovers.
         seeds: (N,) unique seeds in [0, 2**63).
         kernel: (N, n) kernel size where reborn, 0 elsewhere; None where there is only one.
         compression: (N, n) compression where reborn, "" elsewhere; None where there is only one.
-        order_h: order of the Hadamard matrix.
-        replicates: foldovers in the stack.
+        order_h: half the runs of one whole design; of a foldover the order of the Hadamard matrix.
+        replicates: whole designs in the stack.
+        regular: whether they are full factorials or fractions of resolution V.
         requested: the number of runs that was asked for.
         seed: what the plan was drawn from.
         notes: what the user should be told.
@@ -65,6 +75,7 @@ class ScreenPlan:
     requested: int
     seed: int
     notes: tuple[str, ...] = ()
+    regular: bool = False
 
     @property
     def n_runs(self) -> int:
@@ -85,10 +96,11 @@ def screen_sizes(n_sites: int, up_to: int) -> tuple[int, ...]:
 
 
 def screen_design(n_sites: int, n_runs: int, seed: int = 0) -> BoolArray:
-    """A balanced foldover screen: bool array (runs, sites), True where the site is reborn.
+    """A balanced screen: bool array (runs, sites), True where the site is reborn.
 
     Each column has N/2 True, any two columns are uncorrelated, and each is orthogonal to the product of any
-    two others. Column and sign permutation and the rows' order are random, drawn from `seed`. The runs are a
+    two others. Where a full factorial or a fraction of resolution V fits, the joint effects of three sites are kept out
+    of each site's effect too. Columns, signs and the rows' order are random, drawn from `seed`. The runs are a
     multiple of 2h, h a Hadamard order > `n_sites`; a request in between is rounded up to the next whole
     design with a warning.
 
@@ -112,6 +124,7 @@ def plan_screen(
     *,
     kernels: Sequence[int] = (1, 3, 5),
     compressions: Sequence[str] = ("1x1",),
+    edition: int = EDITION,
 ) -> ScreenPlan:
     """`screen_design` with everything that running it needs: splits, seeds, kernels and compressions.
 
@@ -123,14 +136,15 @@ def plan_screen(
         raise ConfigError(f"a screen has between 1 and {MOST_RUNS} runs, not {n_runs}")
     size, h = _next_size(n_sites, n_runs)
     notes = _size_notes(n_sites, n_runs, size)
-    replicates = size // (2 * h)
-    design, block, order = _stack(n_sites, h, replicates, seed)
+    regular = factorial_size(n_sites, size) if edition > 1 else None
+    unit = regular or 2 * h
+    design, block, order = _stack(n_sites, unit, size // unit, seed, regular is not None, edition)
     option_rng = np.random.default_rng(np.random.SeedSequence([abs(seed), int(seed < 0), 1]))
-    kernel, compression = balanced_options(design, order // (2 * h), kernels, compressions, option_rng)
-    seeds = _unique_seeds(size, seed)
+    kernel, compression = balanced_options(design, order // unit, kernels, compressions, option_rng)
     return ScreenPlan(
-        design, block, order, seeds, kernel, compression, h, replicates, n_runs, seed, tuple(notes)
-    )
+        design, block, order, _unique_seeds(size, seed), kernel, compression, unit // 2, size // unit, n_runs, seed,
+        tuple(notes), regular is not None,
+    )  # fmt: skip
 
 
 def confirmation_design(n_sites: int = 5, n_runs: int = 32, seed: int = 0) -> BoolArray:
@@ -161,22 +175,26 @@ def confirmation_design(n_sites: int = 5, n_runs: int = 32, seed: int = 0) -> Bo
     return np.concatenate(parts)
 
 
-def control_design(n_sites: int, n_runs: int = LEAST_CONTROL, seed: int = 0) -> BoolArray:
+def control_design(
+    n_sites: int, n_runs: int = LEAST_CONTROL, seed: int = 0, *, edition: int = EDITION
+) -> BoolArray:
     """The control: bool array (runs, sites) over the top sites, True for reborn, False for its positive twin.
 
-    A foldover as in a screen, of at least 48 runs.
+    A stack of whole designs as in a screen, of at least 48 runs.
     """
     if not 1 <= n_sites <= MOST_SITES:
         raise ConfigError(f"a control has 1 to {MOST_SITES} sites, not {n_sites}")
     size, h = _next_size(n_sites, max(n_runs, LEAST_CONTROL))
     if size != n_runs:
         warnings.warn(
-            f"a control of {n_sites} sites is a whole foldover of at least {LEAST_CONTROL} runs: "
+            f"a control of {n_sites} sites is a whole design of at least {LEAST_CONTROL} runs: "
             f"{n_runs} became {size}",
             UserWarning,
             stacklevel=2,
         )
-    return _stack(n_sites, h, size // (2 * h), seed)[0]
+    regular = factorial_size(n_sites, size) if edition > 1 else None
+    unit = regular or 2 * h
+    return _stack(n_sites, unit, size // unit, seed, regular is not None, 1)[0]
 
 
 def smallest_screen(n_sites: int) -> int:
@@ -219,27 +237,54 @@ def _size_notes(n_sites: int, n_runs: int, size: int) -> list[str]:
     ]
 
 
-def _stack(n_sites: int, h: int, replicates: int, seed: int) -> tuple[BoolArray, IntArray, IntArray]:
-    """Foldovers of h-order matrices: design, block (half foldover) and unshuffled row, in run order."""
-    columns = hadamard(h)[:, 1:]  # the constant column is the mean
+def _stack(
+    n_sites: int, unit: int, replicates: int, seed: int, regular: bool, edition: int
+) -> tuple[BoolArray, IntArray, IntArray]:
+    """Whole designs of `unit` runs: levels, split and unshuffled row, in run order."""
     designs, blocks, orders = [], [], []
     for replicate in range(replicates):
         # a stream of its own each, so that a longer screen begins with the shorter one
         rng = np.random.default_rng(np.random.SeedSequence([abs(seed), int(seed < 0), 0, replicate]))
-        mixed = columns[:, rng.permutation(h - 1)]
-        chosen = mixed[:, :n_sites] * rng.choice((-1, 1), size=n_sites)
-        split = np.repeat([0, 1], h)
-        if h - 1 - n_sites >= SPARE_COLUMNS:
-            split = 2 * split + np.tile(mixed[:, n_sites] > 0, 2)
-        shuffle = rng.permutation(2 * h)
-        designs.append((np.concatenate([chosen, -chosen]) > 0)[shuffle])
-        blocks.append(replicate * (int(split.max()) + 1) + split[shuffle])
-        orders.append(2 * h * replicate + shuffle)
+        signs, split = (
+            _factorial(n_sites, unit, rng) if regular else _foldover(n_sites, unit // 2, rng, edition)
+        )
+        shuffle = rng.permutation(unit)
+        designs.append((signs > 0)[shuffle])
+        first = int(blocks[-1].max()) + 1 if blocks else 0
+        blocks.append(first + split[shuffle])
+        orders.append(unit * replicate + shuffle)
     return (
         np.concatenate(designs),
         np.concatenate(blocks).astype(np.int64),
         np.concatenate(orders).astype(np.int64),
     )
+
+
+def _foldover(n_sites: int, h: int, rng: np.random.Generator, edition: int) -> tuple[Signs, IntArray]:
+    """[H; −H] of `n_sites` random columns of a matrix of order h with random signs, and the split of each row."""
+    columns = hadamard(h)[:, 1:]  # the constant column is the mean
+    mixed = columns[:, rng.permutation(h - 1)]
+    chosen = mixed[:, :n_sites] * rng.choice((-1, 1), size=n_sites)
+    signs = np.concatenate([chosen, -chosen]).astype(np.int8)
+    half = np.repeat(np.array([0, 1]), h)
+    if edition > 1:
+        spare = np.tile(mixed[:, n_sites:], (2, 1))  # the same in both halves, so balanced in each
+        return signs, split_blocks(signs, spare, half, rng)
+    if h - 1 - n_sites >= SPARE_COLUMNS:
+        half = 2 * half + np.tile(mixed[:, n_sites] > 0, 2)
+    return signs, half
+
+
+@lru_cache(maxsize=32)
+def _regular_blocks(n_sites: int, size: int) -> tuple[Signs, IntArray]:
+    sites, spare = factorial(n_sites, size)
+    return sites, split_blocks(sites, spare, None, np.random.default_rng(0))
+
+
+def _factorial(n_sites: int, size: int, rng: np.random.Generator) -> tuple[Signs, IntArray]:
+    """A full factorial or a fraction of resolution V, its columns in random order with random signs."""
+    sites, split = _regular_blocks(n_sites, size)
+    return sites[:, rng.permutation(n_sites)] * rng.choice((-1, 1), size=n_sites).astype(np.int8), split
 
 
 def _unique_seeds(count: int, seed: int) -> IntArray:

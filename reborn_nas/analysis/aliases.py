@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -41,8 +41,8 @@ class Aliases:
         """What a reader must know of it."""
         if self.two > 1e-9:
             return (
-                f"A joint effect of two sites can look like one site's effect: up to {self.two:.0%} of it enters. Only a "
-                "whole design keeps them apart."
+                f"A joint effect of two sites can look like one site's effect: up to {self.two:.0%} of it enters. "
+                "Only a whole design keeps them apart."
             )
         if self.three <= 1e-9:
             return "No joint effect of two or three sites can look like the effect of one."
@@ -68,9 +68,9 @@ def _aliases(cells: bytes, shape: tuple[int, int]) -> Aliases:
     levels: npt.NDArray[np.bool_] = np.frombuffer(cells, dtype=np.bool_).reshape(shape)
     signs = np.where(levels, 1.0, -1.0).astype(np.float32)
     signs = signs - signs.mean(axis=0)  # of a screen cut short; a balanced column has a mean of 0
-    n_runs, n = shape
+    n = shape[1]
     two = max((share for _, share, _ in _shares(signs, itertools.combinations(range(n), 2))), default=0.0)
-    triples = itertools.combinations(range(n), 3)
+    triples: Iterator[tuple[int, ...]] = itertools.combinations(range(n), 3)
     complete = n * (n - 1) * (n - 2) // 6 <= MOST_TRIPLES
     if not complete:
         rng = np.random.default_rng(0)
@@ -81,10 +81,13 @@ def _aliases(cells: bytes, shape: tuple[int, int]) -> Aliases:
     return Aliases(two, three, site, tuple(int(k) for k in others), complete)
 
 
-def _shares(signs: npt.NDArray[np.float32], sets: Any) -> Any:
+def _shares(
+    signs: npt.NDArray[np.float32], sets: Iterable[tuple[int, ...]]
+) -> Iterator[tuple[tuple[int, ...], float, int]]:
     """(sites, largest share, at which site) of sets of sites, the largest of each few thousand."""
     n_runs = len(signs)
-    while chunk := list(itertools.islice(sets, 4096)):
+    remaining = iter(sets)
+    while chunk := list(itertools.islice(remaining, 4096)):
         index = np.array(chunk)
         product = signs[:, index].prod(axis=2)  # (N, sets)
         share = np.abs(signs.T @ product) / n_runs  # (n, sets)

@@ -1,8 +1,8 @@
 """How many train/validation splits a screen needs, and which run goes to which.
 
-What a split adds to one site's effect enters that effect in full and the residuals only in so far as splits differ. With
-few splits the standard error then misses it: with as much of it as there is noise of training, 95 % intervals of a full
-factorial of five sites cover 77 % with two splits, 92 % with four and 94 % with eight.
+What a split adds to one site's effect enters that effect in full and the residuals only in so far as splits differ.
+With few splits the standard error then misses it: with as much of it as there is noise of training, 95 % intervals of a
+full factorial of five sites cover 77 % with two splits, 92 % with four and 94 % with eight.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Balanced designs: which site is reborn in which run.
 
-A screen is a stack of whole designs. Where the runs are many enough for the sites, that is a full factorial or a fraction
-of resolution V; else a foldover [H; −H] of a Hadamard matrix. Either way every site is reborn in half of the runs, the
-sites are uncorrelated with one another, and no site's effect is mixed up with any interaction of two sites.
+A screen is a stack of whole designs. Where the runs are many enough for the sites, that is a full factorial or a
+fraction of resolution V; else a foldover [H; −H] of a Hadamard matrix. Either way every site is reborn in half of the
+runs, the sites are uncorrelated with one another, and no site's effect is mixed up with any interaction of two sites.
 """
 
 from __future__ import annotations
@@ -241,7 +241,9 @@ def _stack(
     n_sites: int, unit: int, replicates: int, seed: int, regular: bool, edition: int
 ) -> tuple[BoolArray, IntArray, IntArray]:
     """Whole designs of `unit` runs: levels, split and unshuffled row, in run order."""
-    designs, blocks, orders = [], [], []
+    designs: list[BoolArray] = []
+    blocks: list[IntArray] = []
+    orders: list[IntArray] = []
     for replicate in range(replicates):
         # a stream of its own each, so that a longer screen begins with the shorter one
         rng = np.random.default_rng(np.random.SeedSequence([abs(seed), int(seed < 0), 0, replicate]))

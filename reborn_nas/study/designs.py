@@ -45,7 +45,7 @@ def baseline_runs(count: int, contrast: Contrast, spec: BackboneSpec, seed: int,
 
 
 def screen_runs(phase: Phase, contrast: Contrast, spec: BackboneSpec, seed: int) -> list[Run]:
-    """The balanced foldover screen, one whole design after the other, each with splits of its own."""
+    """The balanced screen, one whole design after the other, each with splits of its own."""
     runs: list[Run] = []
     first_block = 0
     names = list(contrast.factors)
@@ -57,6 +57,7 @@ def screen_runs(phase: Phase, contrast: Contrast, spec: BackboneSpec, seed: int)
             seed=derive_seed(seed, "screen", batch) >> 32,
             kernels=varied.kernels,
             compressions=varied.compressions,
+            edition=phase.edition(batch),
         )
         design = (
             plan.design if varied is contrast.high else ~plan.design
@@ -122,12 +123,13 @@ def confirm_runs(
 
 
 def control_runs(
-    count: int, incumbent: Architecture, factors: Sequence[str], contrast: Contrast, seed: int
+    phase: Phase, incumbent: Architecture, factors: Sequence[str], contrast: Contrast, seed: int
 ) -> list[Run]:
     """Level 1's block (1) against its positive twin (0) over the top `factors` on the incumbent."""
     from reborn_nas.study.decide import twin
 
-    design = control_design(len(factors), count, seed=derive_seed(seed, "control") >> 32)
+    drawn = derive_seed(seed, "control") >> 32
+    design = control_design(len(factors), phase.count, seed=drawn, edition=phase.edition())
     high = {name: contrast.tested_at(incumbent, name) for name in factors}
     low = {name: twin(choice) for name, choice in high.items()}
     return list(_two_level("control", design, incumbent, low, high, contrast, seed))

@@ -172,9 +172,9 @@ class Leader:
         contrast, incumbent = self._bench.contrast, candidate.architecture
         seed = self._bench.config.seed
         runs = designs.candidate_runs(self._phases["candidate"].count, incumbent, contrast, seed)
-        confirm, control = self._phases["confirm"].count, self._phases["control"].count
+        confirm, control = self._phases["confirm"].count, self._phases["control"]
         checks = self._phases["checks"].count if "checks" in self._phases else 0
-        if not confirm and not control and not checks:
+        if not confirm and not control.count and not checks:
             return runs
         top = self._store.attribute("top")
         if top is None:
@@ -183,7 +183,7 @@ class Leader:
             self._store.keep("top", top)
         if confirm:
             runs += designs.confirm_runs(confirm, incumbent, top, contrast, seed)
-        if control:
+        if control.count:
             runs += designs.control_runs(control, incumbent, top, contrast, seed)
         if checks:
             runs += check_runs(checks, incumbent, top, self._leading(), contrast, seed, self._admits)

@@ -40,6 +40,8 @@ class Phase:
         count: trainings; 0 where the phase is left out.
         reason: why it is left out or differs from what was asked, else "".
         batches: screen only: sizes of the whole designs it consists of, the first run's first.
+        editions: how the designs were drawn, one for each batch of the screen, one for the control; see
+            `analysis.design.EDITION`. Plans from before there were several have none.
         seconds: estimated time of the phase's trainings, or None while not measured.
     """
 
@@ -48,6 +50,11 @@ class Phase:
     reason: str = ""
     batches: tuple[int, ...] = ()
     seconds: float | None = None
+    editions: tuple[int, ...] = ()
+
+    def edition(self, batch: int = 0) -> int:
+        """How the design of a batch is drawn."""
+        return self.editions[batch] if batch < len(self.editions) else 1
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only."""
@@ -57,12 +64,20 @@ class Phase:
             "reason": self.reason,
             "batches": list(self.batches),
             "seconds": self.seconds,
+            "editions": list(self.editions),
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Phase:
         """The inverse of `to_dict`."""
-        return cls(data["name"], data["count"], data["reason"], tuple(data["batches"]), data.get("seconds"))
+        return cls(
+            data["name"],
+            data["count"],
+            data["reason"],
+            tuple(data["batches"]),
+            data.get("seconds"),
+            tuple(data.get("editions", ())),
+        )
 
 
 def plan_phases(
@@ -74,6 +89,7 @@ def plan_phases(
     earlier: Sequence[Phase] = (),
     no_control: str = "",
     spread: float = 0.0,
+    edition: int = 1,
 ) -> tuple[Phase, ...]:
     """The phases of a study of `total` trainings, in execution order.
 
@@ -89,6 +105,7 @@ def plan_phases(
         earlier: the plan that this one extends; no phase shrinks.
         no_control: why the question has no control (and no checks), else "".
         spread: standard deviation of one training in percentage points, as far as it is known.
+        edition: how designs that `earlier` lacks are drawn.
 
     Raises:
         ConfigError: what was asked for exceeds `total`, or is not whole.
@@ -120,7 +137,17 @@ def plan_phases(
             f"{blind[0]}: which {TOP} of {n_factors} sites it looks at is told by a screen, and there is none "
             f"({planned['screen'].reason or 'not asked for'}); ask for a screen or leave {', '.join(blind)} out"
         )
+    for name in ("screen", "control"):
+        planned[name] = _with_editions(planned[name], before.get(name, Phase(name, 0)), edition)
     return tuple(planned[name] for name in ORDER)
+
+
+def _with_editions(phase: Phase, old: Phase, edition: int) -> Phase:
+    """`phase` with the editions of its designs: those that there were stay as they are."""
+    parts = max(len(phase.batches), 1 if phase.count else 0)
+    kept = max(len(old.batches), 1 if old.count else 0)
+    drawn = [old.edition(k) for k in range(kept)] + [edition] * (parts - kept)
+    return replace(phase, editions=tuple(drawn[:parts]))
 
 
 def _phase(

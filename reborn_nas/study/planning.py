@@ -204,6 +204,7 @@ def check_same(store: RunStore, bench: Workbench) -> None:
 
 def _phases(bench: Workbench, earlier: Sequence[Phase]) -> tuple[Phase, ...]:
     from reborn_nas.analysis import screen_sizes
+    from reborn_nas.analysis.design import EDITION
 
     config = bench.config
     n_factors = len(bench.contrast.factors)
@@ -220,6 +221,7 @@ def _phases(bench: Workbench, earlier: Sequence[Phase]) -> tuple[Phase, ...]:
         earlier=earlier,
         no_control=no_control,
         spread=_sampling_spread(bench),
+        edition=EDITION,
     )
 
 

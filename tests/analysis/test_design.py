@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
+from reborn_nas.analysis.aliases import find_aliases
+from reborn_nas.analysis.blocks import HONEST, honesty
 from reborn_nas.analysis.design import (
     confirmation_design,
     control_design,
@@ -17,6 +21,7 @@ from reborn_nas.analysis.design import (
     screen_sizes,
     smallest_screen,
 )
+from reborn_nas.analysis.factorials import factorial, factorial_size
 from reborn_nas.analysis.hadamard import hadamard, hadamard_order, is_constructible
 from reborn_nas.analysis.options import option_counts
 from reborn_nas.errors import ConfigError
@@ -80,13 +85,20 @@ def test_main_effects_are_orthogonal_to_all_two_factor_interactions(n_sites: int
 
 
 def test_blocks_are_orthogonal_to_the_sites_and_new_in_each_half() -> None:
-    for n_sites, n_runs, splits in ((33, 72, 2), (33, 144, 4), (33, 288, 8), (33, 96, 4), (5, 32, 4)):
+    for n_sites, n_runs, splits in (
+        (33, 72, 2),
+        (33, 144, 4),
+        (33, 288, 8),
+        (33, 96, 4),
+        (5, 32, 8),
+        (5, 16, 4),
+    ):
         plan = plan_screen(n_sites, n_runs, seed=1)
         x = signs(plan.design)
         assert len(np.unique(plan.block)) == splits
         for block in np.unique(plan.block):
             assert not x[plan.block == block].sum(axis=0).any()
-        for row in range(n_runs):  # the mirror image of a run is in another split
+        for row in range(0 if plan.regular else n_runs):  # the mirror image of a run is in another split
             mirrored = (plan.design == ~plan.design[row]).all(axis=1)
             assert mirrored.any()
             half = plan.order // plan.order_h
@@ -187,12 +199,110 @@ def test_confirmation_has_resolution_five() -> None:
         confirmation_design(6, 32)
 
 
-def test_control_is_a_foldover_of_at_least_48_runs() -> None:
+def test_control_is_a_stack_of_whole_designs_of_at_least_48_runs() -> None:
     for n_sites in (1, 2, 5, 12, 30):
-        with pytest.warns(UserWarning, match="foldover"):
+        with pytest.warns(UserWarning, match="whole design"):
             design = control_design(n_sites, 10)
         assert len(design) >= 48
         x = signs(design)
         assert np.array_equal(x.T @ x, len(design) * np.eye(n_sites, dtype=int))
-        rows = {tuple(row) for row in design}
-        assert {tuple(~row) for row in design} == rows
+        assert find_aliases(design).two == 0
+
+
+@pytest.mark.parametrize(
+    ("n_sites", "size"),
+    [
+        (2, 8),
+        (3, 8),
+        (4, 16),
+        (5, 16),
+        (5, 32),
+        (6, 32),
+        (6, 64),
+        (7, 64),
+        (8, 64),
+        (9, 128),
+        (10, 128),
+        (11, 128),
+    ],
+)
+def test_regular_designs_keep_pairs_and_triples_apart(n_sites: int, size: int) -> None:
+    """By counting: every product of up to four columns has as many +1 as −1."""
+    assert factorial_size(n_sites, size) == size
+    x = factorial(n_sites, size)[0].astype(int)
+    for length in range(1, min(4, n_sites) + 1):
+        for sites in itertools.combinations(range(n_sites), length):
+            assert x[:, sites].prod(axis=1).sum() == 0, sites
+
+
+def test_the_largest_regular_design_that_fits_is_taken() -> None:
+    sizes = {(5, 16): 16, (5, 32): 32, (5, 48): 16, (5, 64): 32, (5, 24): None, (6, 16): None, (7, 32): None}
+    sizes |= {
+        (8, 64): 64,
+        (8, 128): 128,
+        (2, 8): 8,
+        (3, 24): 8,
+        (10, 128): 128,
+        (12, 256): None,
+        (33, 96): None,
+    }
+    assert {key: factorial_size(*key) for key in sizes} == sizes
+    plan = plan_screen(5, 32, seed=4, kernels=())
+    assert plan.regular
+    assert len({tuple(row) for row in plan.design}) == 32  # a foldover of order 8, twice, has 16 to 24
+    assert plan_screen(5, 64, seed=4).replicates == 2
+
+
+def test_aliases_are_the_counted_ones() -> None:
+    for n_sites, n_runs in ((5, 32), (7, 32), (10, 48)):
+        design = screen_design(n_sites, n_runs, seed=2)
+        x = signs(design)
+        largest = 0.0
+        for i in range(n_sites):
+            for others in itertools.combinations([k for k in range(n_sites) if k != i], 3):
+                largest = max(largest, abs((x[:, i] * x[:, others].prod(axis=1)).mean()))
+        found = find_aliases(design)
+        assert found.three == pytest.approx(largest, abs=1e-6)
+        assert found.two == 0
+        assert found.complete
+        if found.three:
+            product = x[:, found.others].prod(axis=1)
+            assert abs((x[:, found.site] * product).mean()) == pytest.approx(largest, abs=1e-6)
+    assert find_aliases(screen_design(5, 32)).sentence(range(5)).startswith("No joint effect of two or three")
+    told = find_aliases(screen_design(7, 32)).sentence("abcdefg")
+    assert "a joint effect of three can: up to 50% of it enters" in told
+    cut = find_aliases(screen_design(5, 32)[:19])
+    assert cut.two > 0.05
+    assert "joint effect of two sites can look like" in cut.sentence(range(5))
+
+
+def test_splits_are_as_many_as_honest_intervals_need() -> None:
+    """The ratio of expected estimated to true variance against simulated splits; and where it is reached."""
+    rng = np.random.default_rng(0)
+    for n_sites, n_runs in ((5, 32), (6, 32), (33, 72)):
+        plan = plan_screen(n_sites, n_runs, kernels=())
+        assert honesty(np.where(plan.design, 1, -1).astype(np.int8), plan.block) >= HONEST
+    for edition, covered in ((1, (0.90, 0.93)), (2, (0.93, 0.965))):
+        plan = plan_screen(5, 32, kernels=(), edition=edition)
+        x, blocks = signs(plan.design) / 2, np.eye(plan.block.max() + 1)[plan.block]
+        matrix = np.hstack([x, blocks])
+        inverse = np.linalg.inv(matrix.T @ matrix)
+        split = rng.normal(0, 1, (8000, blocks.shape[1], 5))
+        y = rng.normal(0, 1, (8000, 32)) + (x * split[:, plan.block]).sum(axis=2)
+        found = y @ matrix @ inverse
+        df = 32 - matrix.shape[1]
+        error = np.sqrt(((y - found @ matrix.T) ** 2).sum(axis=1)[:, None] / df * np.diag(inverse)[:5])
+        share = (np.abs(found[:, :5]) <= stats.t.ppf(0.975, df) * error).mean()
+        assert covered[0] < share < covered[1]
+
+
+def test_the_first_edition_is_drawn_as_ever() -> None:
+    """A study that was begun before the second edition goes on with its runs: digests of what was drawn then."""
+    drawn = {(5, 32): "a03b1db941b5daab", (10, 48): "96a0373670757e1f", (33, 96): "d4be79bcef651b08"}
+    for (n_sites, n_runs), digest in drawn.items():
+        plan = plan_screen(n_sites, n_runs, 7, edition=1)
+        assert plan.kernel is not None
+        parts = (plan.design, plan.block, plan.order, plan.seeds, plan.kernel)
+        assert hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:16] == digest
+    control = control_design(5, 48, 3, edition=1)
+    assert hashlib.sha256(control.tobytes()).hexdigest()[:16] == "36d1468d9bfe6ec0"

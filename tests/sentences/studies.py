@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reborn_nas.activations import complete
+from reborn_nas.analysis.design import EDITION
 from reborn_nas.architecture import ORIGINAL as AS_IT_IS
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.records import TrialRecord
@@ -156,7 +157,9 @@ SPEC = BackboneSpec("timm:resnet34", num_classes=round(1 / CHANCE))
 @functools.lru_cache(maxsize=4096)
 def _screen(mix: Mix, seed: int) -> tuple[list[Run], Networks]:
     contrast = contrast_of(mix.sites, mix.kernels)
-    runs = designs.screen_runs(Phase("screen", mix.runs, batches=(mix.runs,)), contrast, SPEC, seed)
+    runs = designs.screen_runs(
+        Phase("screen", mix.runs, batches=(mix.runs,), editions=(EDITION,)), contrast, SPEC, seed
+    )
     return runs, _networks(runs, site_names(mix.sites))
 
 
@@ -188,7 +191,9 @@ def simulate(planted: Planted, mix: Mix, seed: int) -> SimulatedStudy:
         if mix.retest:
             later += designs.confirm_runs(mix.retest, candidate, top, contrast, drawn)
         if mix.control:
-            later += designs.control_runs(mix.control, candidate, top, contrast, drawn)
+            later += designs.control_runs(
+                Phase("control", mix.control, editions=(EDITION,)), candidate, top, contrast, drawn
+            )
         if mix.checks:
             leading = leading_factors(screen, contrast, TOP_ALONE, drawn)
             later += check_runs(

@@ -134,3 +134,18 @@ def test_without_factors_there_is_only_search() -> None:
     phases = plan_phases(30, 0, sizes=())
     assert counts(phases) == {"search": 30}
     assert "contrast" in phases[0].reason
+
+
+def test_designs_that_there_were_keep_the_way_they_were_drawn() -> None:
+    old = [
+        Phase.from_dict({**phase.to_dict(), "editions": []}) for phase in plan_phases(64, 5, sizes=SIZES[5])
+    ]
+    grown = {p.name: p for p in plan_phases(400, 5, sizes=SIZES[5], earlier=old, edition=2)}
+    assert grown["screen"].batches[0] == 32
+    assert grown["screen"].editions == (1, 2)
+    assert [grown["screen"].edition(batch) for batch in range(2)] == [1, 2]
+    assert grown["control"].editions == (2,)
+    again = {p.name: p for p in plan_phases(500, 5, sizes=SIZES[5], earlier=tuple(grown.values()), edition=3)}
+    assert again["screen"].editions[:2] == (1, 2)
+    assert again["control"].editions == (2,)
+    assert Phase.from_dict(again["screen"].to_dict()) == again["screen"]

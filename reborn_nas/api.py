@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from reborn_nas.architecture import Architecture
 from reborn_nas.commands import command_line
 from reborn_nas.errors import ExportError
 from reborn_nas.files import safe_join
+from reborn_nas.study.flags import with_settings
+from reborn_nas.study.keywords import Settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,20 +34,22 @@ MOST_RECOMMENDED = 2000
 """Trainings up to which a report shows the recommendation; `recommend` itself has no such limit."""
 
 
+@with_settings
 def search(
     config: StudyConfig | Run | None = None,
     *,
-    progress: Progress | None = None,
+    progress: Progress | Literal["auto"] | None = "auto",
     plan: PlanView | None = None,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> RunResult:
     """Plan and run a study, or resume it: the same settings continue where the run folder stands.
 
     Args:
-        config: a `StudyConfig`, the path of a study YAML, or None for `settings` alone.
-        progress: told of every phase, trial and epoch; None is silent.
+        config: a `StudyConfig`, the path of a study YAML, or None for the settings alone.
+        progress: told of every phase, trial and epoch; "auto" shows bars on a terminal and in a notebook, None nothing.
         plan: what `plan_search` gave for the same settings, to spare making it again.
-        settings: fields of `StudyConfig`, such as `backbone="resnet18", dataset="cifar10"`; they override `config`.
+
+    The settings below are those of `StudyConfig`; they override `config`.
 
     Returns:
         The run: its folder, records, candidate architecture, and whether it is complete.
@@ -56,14 +60,18 @@ def search(
     """
     from reborn_nas.report import trial_pictures
     from reborn_nas.study import SilentProgress, StudyConfig, load_config, run_search
+    from reborn_nas.study.display import bars_where_seen
     from reborn_nas.study.progress import AfterPhase
 
+    given: dict[str, Any] = dict(settings)
     if isinstance(config, StudyConfig):
-        settled = config.replace(**settings) if settings else config
+        settled = config.replace(**given) if given else config
     else:
-        settled = load_config(None if config is None else Path(config), **settings)
-    watcher = AfterPhase(progress or SilentProgress(), lambda: _describe(settled.folder))
-    result = run_search(settled, progress=watcher, plan=plan, illustrate=trial_pictures)
+        settled = load_config(None if config is None else Path(config), **given)
+    shown = bars_where_seen() if progress == "auto" else nullcontext(progress)
+    with shown as watching:
+        watcher = AfterPhase(watching or SilentProgress(), lambda: _describe(settled.folder))
+        result = run_search(settled, progress=watcher, plan=plan, illustrate=trial_pictures)
     with suppress(Exception):  # the dashboard's notes: nothing that a finished run should fail of
         _describe(result.folder)
     return result

@@ -75,10 +75,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, train what is left, write the tables. 1 where data sets were absent or trainings are missing."""
-    from reborn_nas.cli.progress import make_progress
     from reborn_nas.cli.replicated import plan_json, print_counts, print_outcome, print_plan
     from reborn_nas.replicate import load_replication, plan_replication, run_replication, select
     from reborn_nas.replicate.writing import write_tables
+    from reborn_nas.study.display import make_progress
 
     study = load_replication(args.study)
     if args.counts:

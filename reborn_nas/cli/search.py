@@ -7,8 +7,8 @@ import json
 import sys
 
 from reborn_nas.cli.consent import agreed
-from reborn_nas.cli.progress import announce
 from reborn_nas.cli.settings import add_settings, given_settings
+from reborn_nas.study.display import announce
 
 SHORTER = "--trials, --epochs, --fraction, --image-size or a smaller --backbone make it short"
 
@@ -34,10 +34,10 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         announce("reading the settings; importing torch and timm takes a few seconds")
     from reborn_nas.api import report, run_view, search, standing
-    from reborn_nas.cli.progress import make_progress
     from reborn_nas.cli.show import print_plan, print_result, result_json
     from reborn_nas.cli.words import print_standing, standing_json
     from reborn_nas.study import load_config, plan_search
+    from reborn_nas.study.display import make_progress
 
     config = load_config(args.config, **given_settings(args))
     plan = plan_search(config)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reborn_nas.cli.progress import duration_text
 from reborn_nas.commands import command_line
+from reborn_nas.study.display import duration_text
 
 if TYPE_CHECKING:
     from reborn_nas.report import RunView

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from reborn_nas.cli.arguments import add_backbone
 from reborn_nas.cli.export import add_forms
-from reborn_nas.cli.progress import announce
 from reborn_nas.commands import load_line
+from reborn_nas.study.display import announce
 
 EXAMPLES = """  reborn-nas train --architecture runs/resnet34-cifar100 --epochs 200 --seeds 5 --out my-model
   reborn-nas train --architecture arch.json --dataset folder:photos --ema 0.999 --out my-model

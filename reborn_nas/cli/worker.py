@@ -7,8 +7,8 @@ import os
 import sys
 
 from reborn_nas.cli.arguments import duration
-from reborn_nas.cli.progress import announce
 from reborn_nas.errors import ConfigError
+from reborn_nas.study.display import announce
 
 VARIABLE = "REBORN_NAS_STORAGE"
 
@@ -52,9 +52,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Join, train, and say why it left."""
     announce("joining the study; importing torch and timm takes a few seconds")
-    from reborn_nas.cli.progress import make_progress
     from reborn_nas.report import trial_pictures
     from reborn_nas.study import Stopper, join
+    from reborn_nas.study.display import make_progress
 
     storage = args.storage or os.environ.get(VARIABLE)
     if not storage:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic.fields import FieldInfo
@@ -18,7 +19,17 @@ from reborn_nas.files import write_atomic
 from reborn_nas.study.config import StudyConfig
 from reborn_nas.study.masking import STORAGE_VARIABLE, mask_url
 
-__all__ = ["SETTINGS_FILE", "Flag", "needed_settings", "resume_command", "setting_flags", "write_settings"]
+__all__ = [
+    "SETTINGS_FILE",
+    "Flag",
+    "needed_settings",
+    "resume_command",
+    "setting_flags",
+    "with_settings",
+    "write_settings",
+]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 SETTINGS_FILE = "study.yaml"
 """In the run folder: the settings that the study was asked for, for `--config`."""
@@ -118,6 +129,22 @@ def read_pair(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+def with_settings(function: Function) -> Function:
+    """`function` with each setting as a keyword argument in its signature and documentation, not `**settings`."""
+    own = [one for one in inspect.signature(function).parameters.values() if one.kind is not one.VAR_KEYWORD]
+    settings = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=field.get_default(), annotation=field.annotation
+        )
+        for name, field in StudyConfig.model_fields.items()
+    ]
+    returns = inspect.signature(function).return_annotation
+    function.__signature__ = inspect.Signature([*own, *settings], return_annotation=returns)  # type: ignore[attr-defined]
+    lines = "".join(f"\n        {flag.setting}: {flag.help}" for flag in setting_flags())
+    function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nSettings:{lines}\n"
+    return function
 
 
 def needed_settings(config: StudyConfig) -> dict[str, Any]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["PlanView", "plan_search"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PlanView:
     """What a search will do.
 
@@ -54,6 +54,10 @@ class PlanView:
     spread_pp: float | None = None
     budgets: tuple[Budget, ...] = ()
     store: RunStore | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{phase.name} {phase.count}" for phase in self.phases if phase.count)
+        return f"<PlanView {self.config.study_name!r}: {self.done} of {self.total} trainings done; {counts}>"
 
     @property
     def config(self) -> StudyConfig:

@@ -163,7 +163,7 @@ def load_records(run: str | Path, name: str | None = None) -> list[TrialRecord]:
     return read_records(open_store(run, name))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunInfo:
     """A run as it was left.
 
@@ -192,6 +192,9 @@ class RunInfo:
     complete: bool = False
     decisions: Mapping[str, Any] = field(default_factory=dict)
     numbers: Mapping[int, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<RunInfo {self.name!r}: {len(self.records)} of {self.plan.get('total', '?')} trainings>"
 
     @property
     def sites(self) -> list[Mapping[str, Any]]:

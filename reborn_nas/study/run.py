@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from reborn_nas.architecture import Architecture
@@ -31,7 +33,7 @@ from reborn_nas.study.workbench import settle_numerics
 __all__ = ["RunResult", "find_store", "run_search"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
     """What a search left.
 
@@ -62,6 +64,25 @@ class RunResult:
     complete: bool
     seconds: float
     resume_command: str
+
+    def __repr__(self) -> str:
+        state = "complete" if self.complete else "not complete"
+        done = f"{len(self.records)} of {self.plan.total} trainings"
+        return f"<RunResult {self.name!r} in {str(self.folder)!r}: {done}, {state}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the phases, how the candidate was chosen, and the next step."""
+        done = Counter(record.phase for record in self.records)
+        rows = "".join(
+            f"<tr><td>{phase.name}</td><td>{done[phase.name]} of {phase.count}</td><td>{escape(phase.reason)}</td></tr>"
+            for phase in self.plan.phases
+        )
+        after = "reborn_nas.report(run)" if self.complete else f"to go on: {self.resume_command}"
+        reason = f"<p>candidate: {escape(self.reason)}</p>" if self.reason else ""
+        return (
+            f"<p><b>{escape(self.name)}</b> in <code>{escape(str(self.folder))}</code></p><table>"
+            f"<tr><th>phase</th><th>trainings</th><th></th></tr>{rows}</table>{reason}<p><code>{escape(after)}</code></p>"
+        )
 
 
 def find_store(config: StudyConfig, *, patience: float = 0.0) -> RunStore | None:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import shlex
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
+import reborn_nas as rn
 from reborn_nas.cli.main import parser
 from reborn_nas.cli.settings import given_settings
 from reborn_nas.errors import ConfigError
-from reborn_nas.study import StudyConfig, load_config
+from reborn_nas.records import TrialRecord
+from reborn_nas.study import Phase, PlanView, RunResult, StudyConfig, load_config
 from reborn_nas.study.duration import read_duration
 from reborn_nas.study.flags import needed_settings, resume_command, setting_flags, write_settings
+from reborn_nas.study.keywords import Settings
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "backbone": st.sampled_from(["convnet5", "resnet34", "torchvision:resnet18", "my nets/é.py:make"]),
@@ -159,3 +165,48 @@ def test_what_is_no_duration(text: str) -> None:
         return
     with pytest.raises(ValueError, match="30min"):
         read_duration(text)
+
+
+def test_search_takes_every_setting_by_name_and_documents_it() -> None:
+    parameters = inspect.signature(rn.search).parameters
+    assert list(parameters)[3:] == list(StudyConfig.model_fields)
+    assert parameters["contrast"].default == "reborn:original"
+    assert not any(one.kind is one.VAR_KEYWORD for one in parameters.values()), "a misspelt name is seen"
+    for flag in setting_flags():
+        assert f"{flag.setting}: {flag.help}" in (rn.search.__doc__ or "")
+
+
+def test_the_types_that_editors_show_are_those_of_the_settings() -> None:
+    hints = get_type_hints(Settings)
+    assert list(hints) == list(StudyConfig.model_fields)
+    for name, field in StudyConfig.model_fields.items():
+        TypeAdapter(hints[name]).validate_python(getattr(StudyConfig(), name))
+        optional = type(None) in get_args(field.annotation)
+        assert (type(None) in get_args(hints[name])) == optional, name
+
+
+def test_a_run_prints_itself_in_a_line() -> None:
+    config = StudyConfig(name="mine")
+    phases = (Phase("screen", 8), Phase("control", 0, "needs <48>"))
+    plan = PlanView(SimpleNamespace(config=config), phases, ())  # type: ignore[arg-type]
+    record = TrialRecord("screen/0", "screen", "design", 0, "complete", {"choices": {"x": "y" * 9999}})
+    run = RunResult(
+        Path("runs/mine"),
+        "mine",
+        plan,
+        (record,),
+        None,
+        "",
+        False,
+        False,
+        False,
+        False,
+        1.0,
+        "reborn-nas search",
+    )
+    assert repr(run) == "<RunResult 'mine' in 'runs/mine': 1 of 8 trainings, not complete>"
+    assert repr(plan) == "<PlanView 'mine': 0 of 8 trainings done; screen 8>"
+    page = run._repr_html_()
+    assert "1 of 8" in page
+    assert "&lt;48&gt;" in page
+    assert "reborn-nas search" in page

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from reborn_nas.records import TrialRecord
     from reborn_nas.study import PlanView, Progress
 
-__all__ = ["BarProgress", "LineProgress", "announce", "make_progress"]
+__all__ = ["BarProgress", "LineProgress", "announce", "bars_where_seen", "duration_text", "make_progress"]
 
 
 def announce(text: str) -> None:
@@ -21,11 +21,11 @@ def announce(text: str) -> None:
 
 
 @contextmanager
-def make_progress(quiet: bool) -> Iterator[Progress | None]:
+def make_progress(quiet: bool, notebook: bool = False) -> Iterator[Progress | None]:
     """Bars on a terminal, lines in a log, nothing where JSON is printed. The terminal is given back at the end."""
     if quiet:
         yield None
-    elif not sys.stderr.isatty():
+    elif not (sys.stderr.isatty() or notebook):
         yield LineProgress()
     else:
         bars = BarProgress()
@@ -33,6 +33,21 @@ def make_progress(quiet: bool) -> Iterator[Progress | None]:
             yield bars
         finally:
             bars.close()
+
+
+@contextmanager
+def bars_where_seen() -> Iterator[Progress | None]:
+    """Bars on a terminal and in a notebook, nothing elsewhere: what a call from Python shows by default."""
+    with make_progress(
+        quiet=not (sys.stderr.isatty() or _in_notebook()), notebook=_in_notebook()
+    ) as progress:
+        yield progress
+
+
+def _in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this."""
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    return getattr(shell, "kernel", None) is not None
 
 
 class LineProgress:

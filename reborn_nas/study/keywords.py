@@ -1,0 +1,68 @@
+"""The settings as keyword arguments, for type checkers and editors; a test holds them against `StudyConfig`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+__all__ = ["Settings"]
+
+
+class Settings(TypedDict, total=False):
+    """What `reborn_nas.search` takes by name; described where `StudyConfig` defines them."""
+
+    backbone: str
+    backbone_arguments: Mapping[str, Any]
+    stem: str | None
+    pretrained: bool
+    dataset: str
+    data_dir: str | os.PathLike[str] | None
+    image_size: int | None
+    fraction: float
+    space: str
+    contrast: str
+    recipe: str
+    epochs: int | None
+    batch_size: int | None
+    learning_rate: float | None
+    momentum: float | None
+    weight_decay: float | None
+    label_smoothing: float | None
+    precision: str | None
+    sampler: str
+    objectives: Sequence[str] | str
+    max_params: str | float | None
+    max_macs: str | float | None
+    max_latency: str | float | None
+    max_memory: str | float | None
+    latency_batch: int | None
+    pruner: str
+    init: str | None
+    parent: str | os.PathLike[str] | None
+    warm_epochs: int | None
+    trials: int | None
+    baseline: int | None
+    screen: int | None
+    search: int | None
+    candidate: int | None
+    confirm: int | None
+    control: int | None
+    checks: int | None
+    seed: int
+    name: str | None
+    run: str | os.PathLike[str] | None
+    storage: str | None
+    timeout: float | str | None
+    gpu_hours: float | None
+    hang_after: float | str | None
+    adopt: bool
+    device: str
+    devices: Sequence[str] | str
+    workers: int | str
+    slots_per_device: int | None
+    threads: int | None
+    compile: bool
+    recompute: bool
+    deterministic: bool
+    artifacts: str | os.PathLike[str] | None

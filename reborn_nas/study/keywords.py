@@ -60,7 +60,6 @@ class Settings(TypedDict, total=False):
     device: str
     devices: Sequence[str] | str
     workers: int | str
-    slots_per_device: int | None
     threads: int | None
     compile: bool
     recompute: bool

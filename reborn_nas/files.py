@@ -37,14 +37,6 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> Path:
     return target
 
 
-def replace_durably(temporary: Path, target: Path) -> None:
-    """Rename a finished file to its name in the same folder, so that neither a crash nor a power cut shows a part."""
-    with open(temporary, "rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(temporary, target)
-    _sync_folder(target.parent)
-
-
 def safe_join(root: str | os.PathLike[str], *parts: str) -> Path:
     """`root/parts`, refused where it would lie outside `root` (absolute parts, `..`, links)."""
     base = Path(root).resolve()

@@ -14,6 +14,7 @@ from torch import nn
 
 from reborn_nas.architecture import ORIGINAL, Choice, Scalar
 from reborn_nas.errors import ConfigError, SiteError, unknown_name
+from reborn_nas.faults import blame_machine
 
 GROUP = "reborn_nas.activations"
 LAYOUTS = ("ncl", "nchw", "nhwc", "ncdhw", "ndhwc", "nc", "nlc")
@@ -204,6 +205,7 @@ def _load(point: EntryPoint) -> ActivationFamily | None:
         found = point.load()
         built = found() if isinstance(found, type) or not isinstance(found, ActivationFamily) else found
     except Exception as error:  # third-party code may raise anything; the others must stay usable
+        blame_machine(error, f"activation entry point {point.name!r} ({point.value})")
         _broken[f"{point.name} = {point.value}"] = f"{type(error).__name__}: {error}"
         warnings.warn(
             f"activation entry point {point.name!r} ({point.value}) could not be loaded and is skipped: {error!r}",

@@ -12,6 +12,7 @@ from reborn_nas import __version__
 from reborn_nas.cli.arguments import Parser
 from reborn_nas.cli.streams import write_anything
 from reborn_nas.errors import RebornError, unknown_name
+from reborn_nas.faults import machine_fault
 
 VERBS = {
     "search": "run a study, or resume it with the same command",
@@ -94,6 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if machine_fault(error) is None and not isinstance(error, PermissionError):
+            raise
+        print(f"reborn-nas {args.verb}: error: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

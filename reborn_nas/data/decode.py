@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from reborn_nas.errors import DataError
+from reborn_nas.faults import blame_machine
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -115,12 +116,14 @@ class _open:
         try:
             self._image = Image.open(self.file)
         except Exception as error:
+            blame_machine(error, f"image {self.file}")
             raise self._broken(error) from error
         return self._image
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._image.close()
         if isinstance(error, Exception) and not isinstance(error, DataError):
+            blame_machine(error, f"image {self.file}")
             raise self._broken(error) from error
 
     def _broken(self, error: Exception) -> DataError:

@@ -27,6 +27,7 @@ from reborn_nas.data.images import (
 from reborn_nas.data.network import reachable
 from reborn_nas.data.split import plan_parts
 from reborn_nas.errors import DataError
+from reborn_nas.faults import blame_machine
 
 Arrays = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
 """uint8 images (N, H, W) or (N, H, W, C), and labels (N,)."""
@@ -70,6 +71,7 @@ def load_standard(
     except DataError:
         raise
     except Exception as error:  # whatever a damaged file makes a reader raise
+        blame_machine(error, f"data set {name!r} under {root}")
         raise DataError(
             f"data set {name!r} under {root} cannot be read: {error}; delete its files there and let them be "
             "downloaded again, or put whole ones there"
@@ -129,6 +131,7 @@ def _find(name: str, source: Source, root: Path) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         _download(source, root)
     except Exception as error:  # torchvision raises what urllib, tarfile or the disk raised
+        blame_machine(error, f"data set {name!r}, downloaded to {root}")
         raise DataError(
             f"data set {name!r} is not there (looked in {looked}), and its download from {url} failed: {error}; "
             f"{way_out}"

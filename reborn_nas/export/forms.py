@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from reborn_nas.commands import install_line
 from reborn_nas.errors import ExportError
+from reborn_nas.faults import blame_machine
 
 __all__ = ["FORMS", "check_forms", "write_forms"]
 
@@ -60,6 +61,7 @@ def write_forms(folder: Path, model: nn.Module, example: Tensor, forms: Sequence
                 write(copy.deepcopy(model), example, folder / name)
                 error = _deviation(model, load(folder / name), example)
         except Exception as failure:  # exporters raise whatever the network's code makes them meet
+            blame_machine(failure, folder / name)
             lines = str(failure).strip().splitlines() or [type(failure).__name__]
             raise ExportError(f"{name} cannot be written ({form}): {lines[0][:300]}") from failure
         if not error <= TOLERANCE:

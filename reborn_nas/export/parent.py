@@ -14,6 +14,7 @@ from reborn_nas.activations import CReLU, ExtendedConv, Reborn
 from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import Discovery, Plan, apply, build, discover, plan
 from reborn_nas.errors import TrainingError
+from reborn_nas.faults import blame_machine
 from reborn_nas.models.adapter import final_linear
 
 __all__ = ["Parent", "Start", "make_start", "on_own_path"]
@@ -160,6 +161,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     try:
         found = load_state_dict(str(file), device="cpu", weights_only=True)
     except Exception as error:  # safetensors and pickle raise whatever the bytes make them
+        blame_machine(error, file)
         said = " ".join(str(error).split())[:300]
         raise TrainingError(
             f"{file} cannot be read as weights ({said}); only safetensors and files of torch.save that hold tensors "

@@ -47,6 +47,8 @@ def new_folder(target: Path) -> Iterator[Path]:
     try:
         yield work
         _swap(work, target)
+    except OSError as error:
+        raise ExportError(f"{target} cannot be written: {error}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,18 @@ from reborn_nas.export.card import Accuracy, Card
 from reborn_nas.export.parent import Parent, Start, make_start
 from reborn_nas.export.seeds import Retrained, SeedResult, over_seeds
 from reborn_nas.export.timm_model import Trained
+from reborn_nas.faults import wait_out
 from reborn_nas.files import sha256_of, write_atomic
 from reborn_nas.training import FileCheckpoint, Recipe, example_of, train
+from reborn_nas.training.checkpoint import TrainingState
 
 __all__ = ["Retraining", "claim_folder", "folder_name", "retrain"]
 
 OnEpoch = Callable[[int, int, Mapping[str, float]], None]
 """Called with the seed, the epoch (from 1) and its metrics."""
+
+
+_log = logging.getLogger("reborn_nas.training")
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ def _train_one(job: Retraining, seed: int, on_epoch: OnEpoch | None) -> SeedResu
     from safetensors.torch import save
 
     start = _start(job, seed)
-    keep = FileCheckpoint(job.folder / f"seed-{seed}.state")
+    keep = _State(job.folder / f"seed-{seed}.state")
     result = train(
         start.model,
         job.images,
@@ -143,8 +150,8 @@ def _train_one(job: Retraining, seed: int, on_epoch: OnEpoch | None) -> SeedResu
     )
     if seed == job.seeds[0]:
         weights = {k: v.detach().cpu().contiguous().clone() for k, v in start.model.state_dict().items()}
-        write_atomic(_weights(job, seed).with_suffix(".example"), save(example_of(start.model, job.images)))
-        write_atomic(_weights(job, seed), save(weights, metadata={"format": "pt"}))
+        _keep(_weights(job, seed).with_suffix(".example"), save(example_of(start.model, job.images)))
+        _keep(_weights(job, seed), save(weights, metadata={"format": "pt"}))
     done = SeedResult(
         seed,
         result.correct["test"],
@@ -154,11 +161,32 @@ def _train_one(job: Retraining, seed: int, on_epoch: OnEpoch | None) -> SeedResu
         result.precision,
         start.notes,
     )
-    write_atomic(
+    _keep(
         job.folder / f"seed-{seed}.json", json.dumps({**vars(done), "curve": result.curve}, indent=1) + "\n"
     )
     keep.discard()
     return done
+
+
+class _State(FileCheckpoint):
+    """A training's state; one that the disk refuses is left out, and the training goes on."""
+
+    def save(self, state: TrainingState) -> None:
+        """Keep `state` where there is room for it."""
+        try:
+            super().save(state)
+        except OSError as error:
+            _log.warning("the training's state cannot be kept (%s); it goes on", error)
+
+    def discard(self) -> None:
+        """Remove it, if that can be done."""
+        with suppress(OSError):
+            super().discard()
+
+
+def _keep(path: Path, content: str | bytes) -> None:
+    """Write the result of a training once the disk takes it."""
+    wait_out(lambda: write_atomic(path, content), f"{path} cannot be written")
 
 
 def _start(job: Retraining, seed: int) -> Start:

@@ -15,6 +15,7 @@ from reborn_nas.activations import Pair
 from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import Plan
 from reborn_nas.errors import ConfigError, ExportError
+from reborn_nas.faults import blame_machine
 
 __all__ = [
     "CONFIG_VERSION",
@@ -95,6 +96,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     try:
         return load_file(folder / WEIGHTS)
     except Exception as error:  # safetensors has a kind of its own
+        blame_machine(error, folder / WEIGHTS)
         raise ExportError(f"{folder / WEIGHTS} is damaged ({error}); copy or export it again") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import DeviceLostError
+from reborn_nas.faults import FIRST_WAIT, LONGEST_WAIT, PATIENCE, MachineError, machine_fault, pause
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.artifacts import Illustrate, picture_attributes
 from reborn_nas.study.journal import together
 from reborn_nas.study.leading import Leader
 from reborn_nas.study.lease import BEAT
 from reborn_nas.study.objective import Pruned, Stopped
+from reborn_nas.study.patience import AwayError
 from reborn_nas.study.phases import ORDER, Phase
 from reborn_nas.study.planning import site_row
 from reborn_nas.study.progress import Progress
@@ -36,6 +39,9 @@ __all__ = ["Engine", "Executes", "told"]
 
 IDLE = 0.25
 """Seconds between two looks at a queue in which nothing waits."""
+
+
+_log = logging.getLogger("reborn_nas.study")
 
 
 class Executes(Protocol):
@@ -94,6 +100,8 @@ class Engine:
         self._pace = Pace(bench.config, phases, int(getattr(bench.recipe, "epochs", 1)))
         self._done: dict[str, int] = {}
         self._started: set[str] = set()
+        self._ill: tuple[float, float] | None = None
+        """Since when this machine has failed at every run, and for how long the next pause is."""
 
     @property
     def total(self) -> int:
@@ -170,9 +178,18 @@ class Engine:
         except DeviceLostError as error:
             self.queue.give_back(claim, f"lost with its device: {error}")
             raise
-        except BaseException:
-            self.queue.give_back(claim, "its worker failed")
-            raise
+        except AwayError:
+            raise  # there is nothing to give it back to; others will see that its holder is gone
+        except BaseException as error:
+            fault = machine_fault(error)
+            self.queue.give_back(
+                claim, "its worker failed" if fault is None else f"its machine failed: {fault}"
+            )
+            if fault is None:
+                raise
+            self._recover(fault)
+            return
+        self._ill = None
         if record.state == "rejected" and claim.rejections < MOST_REJECTIONS:
             self.queue.reject(claim, self._proposer.tell(record), record.reason)
             return
@@ -191,6 +208,18 @@ class Engine:
             self._settled()
         if phase == "baseline" and record.state != "complete":
             self._leader.check_hope()
+
+    def _recover(self, fault: str) -> None:
+        """Leave the machine some time before it is given another run. Raises MachineError where that does not help."""
+        now = time.monotonic()
+        began, wait = self._ill or (now, FIRST_WAIT)
+        if now - began > PATIENCE:
+            raise MachineError(
+                f"{fault}, for {now - began:.0f} s; what is finished is kept. Repeat the command when that is mended"
+            )
+        _log.warning("a training was given back (%s); the next begins in %.1f s", fault, wait)
+        self._ill = began, min(2 * wait, LONGEST_WAIT)
+        pause(wait, lambda: self._stopper.wanted)
 
     def _last_words(self, claim: Claim, architecture: Architecture) -> Callable[[str], None] | None:
         """Tells that a training hangs, where another process takes this one's place."""

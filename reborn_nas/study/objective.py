@@ -7,17 +7,17 @@ import gc
 import io
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from reborn_nas.activations import spare_memory
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import DeviceLostError, DivergedError
+from reborn_nas.faults import MachineError, machine_fault, wait_out
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.bucket import SCHEME, BucketCheckpoint, open_bucket, parse_bucket
@@ -41,6 +41,8 @@ __all__ = ["Objective", "Pruned", "Stopped"]
 
 TIMED = ("baseline", "candidate")
 """Phases whose networks' latency is measured; the search's are where an objective or a limit asks for it."""
+
+T = TypeVar("T")
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 
@@ -82,7 +84,12 @@ class Objective:
         self._in_training = 0.0
 
     def __call__(self, run: Run, architecture: Architecture, on_epoch: OnEpoch | None = None) -> TrialRecord:
-        """Train `architecture` as `run` says. Raises only `Stopped`, `DeviceLostError` and KeyboardInterrupt."""
+        """Train `architecture` as `run` says.
+
+        Raises:
+            Stopped, KeyboardInterrupt: it shall not go on.
+            DeviceLostError, MachineError: the machine could not do it, which says nothing about the architecture.
+        """
         started = time.perf_counter()
         self._in_training = 0.0
         record = self._blank(run, architecture)
@@ -109,6 +116,9 @@ class Objective:
                     sparing = True  # recomputing changes no result; a smaller batch would change batch norm
                     continue
                 check_device(self._bench.device, error)
+                fault = machine_fault(error)
+                if fault is not None:
+                    raise MachineError(fault) from error
                 record = replace(record, state="failed", reason=_one_line(error))
             break
         return replace(
@@ -293,7 +303,11 @@ class Objective:
             environment={**self._environment, "precision": result.precision, "form": result.form},
         )
         record = replace(record, curve=self._save_curve(record.key, result.curve))
-        kept = keep_weights(self._folder, record, model, images, validation, self._bench.config.objectives)
+        objectives = self._bench.config.objectives
+        kept = self._written(
+            "the trained weights",
+            lambda: keep_weights(self._folder, record, model, images, validation, objectives),
+        )
         return replace(record, checkpoint=kept)
 
     def _latency(self, record: TrialRecord) -> dict[str, float]:
@@ -303,9 +317,12 @@ class Objective:
         """
         if record.phase not in TIMED:
             return {}
-        with suppress(Exception):  # no training is lost for want of a stopwatch
+        try:
             return {"latency": self._costs.value(Architecture.from_dict(record.architecture), "latency")}
-        return {}
+        except Exception as error:  # no training is lost for want of a stopwatch
+            if machine_fault(error) is not None:
+                raise
+            return {}
 
     def _resumed(self) -> dict[str, float]:
         """Epochs that an earlier attempt at the run had done, where there was one."""
@@ -356,8 +373,13 @@ class Objective:
         writer.writeheader()
         writer.writerows(curve)
         path = f"curves/{_file_name(key)}.csv"
-        write_atomic(safe_join(self._folder, path), text.getvalue())
+        target = safe_join(self._folder, path)
+        self._written("the learning curve", lambda: write_atomic(target, text.getvalue()))
         return path
+
+    def _written(self, what: str, write: Callable[[], T]) -> T:
+        """What `write` returns, once the disk takes it: a training that is done is not lost to a full one."""
+        return wait_out(write, f"{what} cannot be written", stopping=self._stopping)
 
 
 def _file_name(key: str) -> str:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import errno
 import functools
 import inspect
-import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.errors import StudyError
+from reborn_nas.faults import PASSING, machine_fault
+from reborn_nas.study.silence import asking
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-__all__ = ["be_patient"]
+__all__ = ["AwayError", "be_patient", "is_passing", "is_waiting"]
 
 PATIENCE = 600.0
 """Seconds that a call waits for its storage to come back."""
@@ -26,23 +27,18 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0
 OURS = ("append_together", "replay")
 """Calls of our own storages, beside Optuna's."""
 
-_PASSING = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EIO,
-    errno.ESTALE,
-    errno.EAGAIN,
-    errno.ETIMEDOUT,
-    errno.ENOTCONN,
-}
+_PASSING = {*PASSING, errno.EAGAIN, errno.ETIMEDOUT}
 _BY_NAME = {"OperationalError", "InterfaceError", "StorageInternalError", "_InactiveRpcError"}
 
-_log = logging.getLogger("reborn_nas.study")
+
+class AwayError(StudyError):
+    """The storage did not come back."""
 
 
 def be_patient(
     storage: BaseStorage,
     *,
+    name: str = "the storage",
     patience: float = PATIENCE,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
@@ -51,13 +47,17 @@ def be_patient(
 
     A call that took effect although it seemed to fail does no harm when it is repeated: an attempt that nobody
     knows to hold is reaped, a second one of the same run ends itself, and a result is told once only.
+
+    Args:
+        name: of the storage in what is logged, without secrets.
     """
     from optuna.storages import BaseStorage as Base
 
-    names = [name for name, _ in inspect.getmembers(Base, inspect.isfunction)]
-    for name in (*names, *OURS):
-        if not name.startswith("_") and name != "remove_session" and hasattr(storage, name):
-            setattr(storage, name, _patient(getattr(storage, name), storage, patience, sleep, clock))
+    names = [method for method, _ in inspect.getmembers(Base, inspect.isfunction)]
+    for method in (*names, *OURS):
+        if not method.startswith("_") and method != "remove_session" and hasattr(storage, method):
+            call = _patient(getattr(storage, method), storage, name, patience, sleep, clock)
+            setattr(storage, method, call)
     return storage
 
 
@@ -76,6 +76,7 @@ def is_passing(error: BaseException) -> bool:
 def _patient(
     call: Callable[..., Any],
     storage: BaseStorage,
+    name: str,
     patience: float,
     sleep: Callable[[float], None],
     clock: Callable[[], float],
@@ -83,23 +84,22 @@ def _patient(
     @functools.wraps(call)
     def patient(*args: Any, **kwargs: Any) -> Any:
         began, wait = clock(), FIRST_WAIT
-        while True:
-            try:
-                return call(*args, **kwargs)
-            except Exception as error:
-                if not is_passing(error):
-                    raise
-                if clock() - began + wait > patience:
-                    raise StudyError(
-                        f"the storage has been away for {patience:.0f} s ({type(error).__name__}); what is told is "
-                        "kept. Run the same command when it is back"
-                    ) from None
-                _log.warning(
-                    "the storage does not answer (%s); trying again in %.1f s", type(error).__name__, wait
-                )
-                _forget_connection(storage)
-            _rest(wait, sleep)
-            wait = min(2 * wait, LONGEST_WAIT)
+        with asking(name) as question:
+            while True:
+                try:
+                    return call(*args, **kwargs)
+                except Exception as error:
+                    if not is_passing(error):
+                        raise
+                    question.trouble = machine_fault(error) or type(error).__name__
+                    if clock() - began + wait > patience:
+                        raise AwayError(
+                            f"{name} has been away for {patience:.0f} s ({question.trouble}); what is finished is "
+                            "kept. Run the same command when it is back"
+                        ) from None
+                    _forget_connection(storage)
+                _rest(wait, sleep)
+                wait = min(2 * wait, LONGEST_WAIT)
 
     return patient
 

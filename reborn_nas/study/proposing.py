@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import StudyError
+from reborn_nas.faults import blame_machine
 from reborn_nas.records import TrialRecord
 from reborn_nas.seeds import derive_seed
+from reborn_nas.study.patience import AwayError
 from reborn_nas.study.pruning import make_pruner, rungs
 from reborn_nas.study.queue import Claim
 from reborn_nas.study.samplers import learns_from_pruned, make_sampler
@@ -65,7 +67,10 @@ class Proposer:
         try:
             trial = optuna.trial.Trial(self._study(sampler), claim.trial_id)
             architecture = self._bench.space.suggest(trial, self._bench.sites, self._bench.spec)
+        except AwayError:
+            raise
         except Exception as error:
+            blame_machine(error, f"sampler {config.sampler!r}")
             raise StudyError(
                 f"sampler {config.sampler!r} failed to propose an architecture: {error!r}"
             ) from error

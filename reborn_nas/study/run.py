@@ -182,9 +182,14 @@ def prepare_run(view: PlanView) -> RunStore:
     if (store.attribute("plan") or {}).get("phases") != view.to_dict()["phases"]:
         store.keep("plan", view.to_dict())
     begin_anew(store, next((phase.count for phase in view.phases if phase.name == "baseline"), 0))
-    write_json(folder / "config.json", {**described, "settings": view.bench.settings})
-    write_json(folder / "plan.json", view.to_dict())
-    write_settings(config)
+    try:
+        write_json(folder / "config.json", {**described, "settings": view.bench.settings})
+        write_json(folder / "plan.json", view.to_dict())
+        write_settings(config)
+    except OSError as error:
+        raise StudyError(
+            f"run folder {folder} cannot be written: {error}; repeat the command when it can"
+        ) from error
     remember_code(view.bench.spec)
     if config.storage is not None:
         remember_storage(mask_url(config.storage))

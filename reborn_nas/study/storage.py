@@ -20,7 +20,8 @@ from reborn_nas.errors import RebornError, StudyError
 from reborn_nas.study.lease import LeaseWatch, identity
 from reborn_nas.study.masking import is_readable, mask_url, without_secrets
 from reborn_nas.study.objectives import directions
-from reborn_nas.study.patience import be_patient, is_passing
+from reborn_nas.study.patience import PATIENCE, be_patient, is_passing
+from reborn_nas.study.silence import Question, asking
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -130,8 +131,7 @@ def connect(url: str, *, patience: float = 0.0, read_only: bool = False) -> Base
         ) from None
     if read_only:
         _refuse_changes(storage, mask_url(url))
-        return be_patient(storage, patience=READING)
-    return be_patient(storage)
+    return be_patient(storage, name=f"storage {mask_url(url)}", patience=READING if read_only else PATIENCE)
 
 
 def storage_file(url: str) -> Path | None:
@@ -153,9 +153,11 @@ def _open(url: str, patience: float, read_only: bool) -> BaseStorage:
 
         parts = urlsplit(url)
         proxy = GrpcStorageProxy(host=parts.hostname or "localhost", port=parts.port or 13000)
-        proxy.wait_server_ready(timeout=60)
+        with asking(f"storage {mask_url(url)}"):
+            proxy.wait_server_ready(timeout=60)
         return proxy
-    return _database(url, patience, read_only)
+    with asking(f"storage {mask_url(url)}") as question:
+        return _database(url, patience, read_only, question)
 
 
 def _refuse_changes(storage: BaseStorage, shown: str) -> None:
@@ -183,7 +185,7 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _database(url: str, patience: float, read_only: bool) -> BaseStorage:
+def _database(url: str, patience: float, read_only: bool, question: Question) -> BaseStorage:
     """An SQL database. A connection that died while idle is noticed when it is used, and the call made again."""
     import optuna
 
@@ -210,6 +212,7 @@ def _database(url: str, patience: float, read_only: bool) -> BaseStorage:
                 races += 1  # another worker makes the same tables at this moment
             elif not is_passing(error) or time.monotonic() - began > patience:
                 raise
+            question.trouble = type(error).__name__
         time.sleep(0.5)
 
 

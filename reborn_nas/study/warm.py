@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reborn_nas.errors import ConfigError
-from reborn_nas.files import replace_durably
+from reborn_nas.faults import blame_machine, wait_out
+from reborn_nas.files import write_atomic
 from reborn_nas.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class ParentWeights:
 
     def _train(self) -> None:
         import torch
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         from reborn_nas.backbone import build
         from reborn_nas.data import split
@@ -95,13 +96,11 @@ class ParentWeights:
             seed=seed,
             device=bench.device,
         )
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_name(f".{self._path.name}.tmp")
         state = {
             name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()
         }
-        save_file(state, partial, metadata={"format": "pt"})
-        replace_durably(partial, self._path)
+        data = save(state, metadata={"format": "pt"})
+        wait_out(lambda: write_atomic(self._path, data), "the parent's weights cannot be written")
 
 
 def read_parent(path: str | Path, template: nn.Module) -> dict[str, torch.Tensor]:
@@ -118,6 +117,7 @@ def read_parent(path: str | Path, template: nn.Module) -> dict[str, torch.Tensor
     try:
         state: dict[str, torch.Tensor] = load_file(found)
     except (OSError, SafetensorError) as error:
+        blame_machine(error, found)
         raise ConfigError(
             f"parent: {found} cannot be read ({error}); give a safetensors file, or the folder of an export"
         ) from error

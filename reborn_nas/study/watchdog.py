@@ -11,6 +11,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.errors import TrainingError
+from reborn_nas.faults import is_pausing
+from reborn_nas.study.silence import is_asking
 
 if TYPE_CHECKING:
     from reborn_nas.study.config import StudyConfig
@@ -115,6 +117,9 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._over.wait(self._pause()):
+            main = threading.main_thread().ident
+            if is_pausing(main) or is_asking(main):
+                self._moved = time.monotonic()  # the disk or the storage is to blame, and both are waited for
             limit = self._limit()
             if limit is None or time.monotonic() - self._moved <= limit:
                 continue

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reborn_nas.files import replace_durably, safe_join
+from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.objectives import is_beaten, objective_values
 from reborn_nas.training.example import save_example
@@ -52,7 +52,7 @@ def keep_weights(
     costs = objective_values(record, names[1:])
     if costs is None:
         return ""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     group = "search-sampled" if record.phase in EXPLORED else f"{record.phase}-{record.arm}"
     home = safe_join(folder, "checkpoints", group)
@@ -65,10 +65,9 @@ def keep_weights(
     home.mkdir(parents=True, exist_ok=True)
     words = [record.key.replace("/", "-"), *(f"{cost:.9g}" for cost in costs), f"{validation:.6f}"]
     name = "~".join(words) + ".safetensors"
-    partial = home / f".{name}.tmp"
-    save_file(state, partial, metadata={"format": "pt", "digest": record.digest, "key": record.key})
     save_example(model, images, (home / name).with_suffix(".example"))
-    replace_durably(partial, home / name)
+    about = {"format": "pt", "digest": record.digest, "key": record.key}
+    write_atomic(home / name, save(state, metadata=about))
     beaten = [path for path, other in kept.items() if is_beaten(other, rank, names)]
     for path in sorted(beaten, key=lambda one: kept[one]):
         if missing <= 0:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from reborn_nas.errors import TrainingError
+from reborn_nas.faults import blame_machine
 from reborn_nas.files import write_atomic
 
 VERSION = 1
@@ -70,6 +71,7 @@ class FileCheckpoint:
 
         Raises:
             TrainingError: the file is damaged.
+            MachineError: the disk cannot be read.
         """
         from safetensors import safe_open
 
@@ -85,6 +87,7 @@ class FileCheckpoint:
                 data["epoch"], tensors, data["curve"], data["identity"], float(data["seconds"])
             )
         except Exception as error:  # safetensors, json and the types within raise many kinds
+            blame_machine(error, self.path)
             raise TrainingError(
                 f"checkpoint {self.path} cannot be read ({error}); delete it to train from the beginning"
             ) from error

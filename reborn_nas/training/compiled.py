@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from reborn_nas.errors import TrainingError
+from reborn_nas.faults import blame_machine
 
 RECOMPILE_LIMIT = 512
 """Compiled forms of one block's code: shapes × architectures of a study. Torch's own limit is 8."""
@@ -94,6 +95,7 @@ class Compiled:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # compilers raise anything
+            blame_machine(error, "compile: what the compiler keeps on the disk")
             lines = str(error).strip().splitlines() or [""]
             raise TrainingError(
                 f"compile: a block of the network cannot be compiled ({type(error).__name__}: {lines[0][:200]}); "

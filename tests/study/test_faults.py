@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from reborn_nas.files import replace_durably, write_atomic
+from reborn_nas.files import write_atomic
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.engine import Engine
 from reborn_nas.study.progress import SilentProgress
@@ -107,9 +107,7 @@ def test_files_are_on_the_disk_before_they_have_their_name(
 ) -> None:
     disk = Disk(monkeypatch)
     write_atomic(tmp_path / "one.json", "text")
-    temporary = tmp_path / ".two.tmp"
-    temporary.write_bytes(b"weights")
-    replace_durably(temporary, tmp_path / "two.safetensors")
+    write_atomic(tmp_path / "two.safetensors", b"weights")
     for index, name in enumerate(("one.json", "two.safetensors")):
         first, second, third = disk.events[3 * index : 3 * index + 3]
         assert first[0] == "fsync"

@@ -18,7 +18,9 @@ from reborn_nas.architecture import ORIGINAL, Architecture, Choice
 from reborn_nas.backbone.admission import everywhere
 from reborn_nas.backbone.convert import apply
 from reborn_nas.backbone.cost import predict
+from reborn_nas.backbone.inputs import arguments, moved
 from reborn_nas.backbone.plan import Plan, plan
+from reborn_nas.backbone.replica import replace_tensors, tensors_in
 from reborn_nas.backbone.sites import Discovery, Site, discover
 from reborn_nas.backbone.trace import trace
 from reborn_nas.errors import RebornError
@@ -149,20 +151,22 @@ def architecture(choices: Mapping[str, Choice | str]) -> Architecture:
     return Architecture("timm:any", choices)
 
 
-def outputs(model: nn.Module, inputs: Tensor) -> list[Tensor]:
-    """All tensors that the network in eval mode returns."""
+def called(model: nn.Module, inputs: Any) -> list[Tensor]:
+    """All tensors that the network returns in its present mode, in order; `inputs` as `example_inputs` are."""
+    args, kwargs = arguments(moved(inputs, "cpu"))
+    return list(tensors_in(model(*args, **kwargs)))
+
+
+def doubled(inputs: Any) -> Any:
+    """The same inputs in double precision."""
+    return replace_tensors(inputs, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+
+
+def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
+    """All tensors that the network returns in eval mode."""
     model.eval()
     with torch.no_grad():
-        result = model(inputs.clone())
-    return flat(result)
-
-
-def flat(result: Any) -> list[Tensor]:
-    """The tensors of a nested result, in order."""
-    if isinstance(result, Tensor):
-        return [result]
-    items = result.values() if isinstance(result, Mapping) else result
-    return [tensor for item in items if item is not None for tensor in flat(item)]
+        return called(model, inputs)
 
 
 def same(first: list[Tensor], second: list[Tensor]) -> bool:
@@ -173,10 +177,12 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
 def distance(first: list[Tensor], second: list[Tensor]) -> float:
     """Largest difference, relative to the largest value."""
     assert len(first) == len(second), "another number of outputs"
-    return max(float((a - b).abs().max() / (a.abs().max() + 1e-30)) for a, b in zip(first, second))
+    assert all(a.shape == b.shape for a, b in zip(first, second)), "outputs of another shape"
+    pairs = [(a.double(), b.double()) for a, b in zip(first, second) if a.numel()]
+    return max(float((a - b).abs().max() / (a.abs().max() + 1e-30)) for a, b in pairs)
 
 
-def randomise(model: nn.Module, inputs: Tensor) -> None:
+def randomise(model: nn.Module, inputs: Any) -> None:
     """Weights under which no branch is silent: a zero-initialised scale would hide a wrong one."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -192,14 +198,14 @@ def randomise(model: nn.Module, inputs: Tensor) -> None:
                 buffer.uniform_(0.5, 1.5, generator=generator)
         for _ in range(6):
             found = outputs(model, inputs)
-            if all(bool(tensor.isfinite().all()) and tensor.abs().max() < 1e12 for tensor in found):
+            if all(bool((tensor.double().abs() < 1e12).all()) for tensor in found):
                 return
             for name, parameter in model.named_parameters():
                 if parameter.dim() <= 1 and not name.endswith("bias"):
                     parameter.mul_(0.5)
 
 
-def training_step(model: nn.Module, new: nn.Module, inputs: Tensor) -> None:
+def training_step(model: nn.Module, new: nn.Module, inputs: Any) -> None:
     """One step of `new` leaves a finite gradient on every parameter that `model` itself trains, and on all new ones."""
     silent = _step(new, inputs)
     if silent:
@@ -207,10 +213,10 @@ def training_step(model: nn.Module, new: nn.Module, inputs: Tensor) -> None:
         assert silent <= before, f"no gradient reaches {', '.join(sorted(silent - before)[:3])}"
 
 
-def _step(model: nn.Module, inputs: Tensor) -> set[str]:
+def _step(model: nn.Module, inputs: Any) -> set[str]:
     """Names of the parameters without a gradient after one step; all others must be finite."""
     model.train()
-    loss = torch.stack([tensor.float().square().mean() for tensor in flat(model(inputs.clone()))]).sum()
+    loss = torch.stack([tensor.float().square().mean() for tensor in called(model, inputs)]).sum()
     loss.backward()
     assert bool(loss.isfinite()), "the loss of a training step is not finite"
     for name, parameter in model.named_parameters():
@@ -229,7 +235,7 @@ def own_choice(model: nn.Module, site: Site) -> Choice:
     return Choice(site.activation) if exact else ORIGINAL
 
 
-def identity(model: nn.Module, found: Discovery, inputs: Tensor, own: list[Tensor]) -> None:
+def identity(model: nn.Module, found: Discovery, inputs: Any, own: list[Tensor]) -> None:
     """Every site converted to what it has already: the `own` numbers of the untouched model, bit for bit."""
     choices = {site.name: own_choice(model, site) for site in found.sites}
     new = apply(model, plan(model, architecture(choices), discovery=found))
@@ -241,7 +247,7 @@ def slopes(found: Discovery) -> dict[str, float]:
     return {site.name: round(0.05 + 0.6 * i / len(found.sites), 5) for i, site in enumerate(found.sites)}
 
 
-def in_flight(model: nn.Module, found: Discovery, inputs: Tensor, own: list[Tensor]) -> None:
+def in_flight(model: nn.Module, found: Discovery, inputs: Any, own: list[Tensor]) -> None:
     """Each site with a Leaky ReLU of another slope: the same numbers as substituting them in the untouched model."""
     chosen = {name: slope for name, slope in slopes(found).items() if _site(found, name).admits("leaky_relu")}
     choices = {name: Choice("leaky_relu", negative_slope=slope) for name, slope in chosen.items()}
@@ -272,7 +278,7 @@ def _site(found: Discovery, name: str) -> Site:
     return next(site for site in found.sites if site.name == name)
 
 
-def copies(model: nn.Module, template: nn.Module, steps: Plan, new: nn.Module, inputs: Tensor) -> None:
+def copies(model: nn.Module, template: nn.Module, steps: Plan, new: nn.Module, inputs: Any) -> None:
     """Of `new`, which `steps` made: keys are kept; deep copy and state-dict round trip compute the same.
 
     Args:
@@ -299,7 +305,7 @@ def copies(model: nn.Module, template: nn.Module, steps: Plan, new: nn.Module, i
     assert same(expected, outputs(other, inputs)), "its state-dict round trip differs"
 
 
-def widened(model: nn.Module, found: Discovery, inputs: Tensor, own: list[Tensor]) -> int:
+def widened(model: nn.Module, found: Discovery, inputs: Any, own: list[Tensor]) -> int:
     """How many sites can double their channels: each is doubled in some network that computes what it did before."""
     left = [site.name for site in found.sites if site.admits(DOUBLED)]
     proven = 0

@@ -25,11 +25,13 @@ class Value:
         id: its index in `Trace.values`.
         shape: its shape, batch included.
         param: its name in the state dict where it is a parameter or buffer.
+        floating: whether its elements are real (or complex) numbers, not integers or truth values.
     """
 
     id: int
     shape: tuple[int, ...]
     param: str | None = None
+    floating: bool = True
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,29 @@ def gate_reason(trace: Trace, unit: Unit, live: frozenset[int], classes: Mapping
         kind = classes.get(path, "")
         if kind in SPATIAL_ATTENTION:
             return f"inside {SPATIAL_ATTENTION[kind]} ({path}: {kind}), which weighs places, not features"
+    if only_decides(trace, unit):
+        return "its result is only compared or ranked; none of its numbers reaches a layer or an output"
     if is_gate(trace, unit, live):
         return "inside a gate: its result only scales or shifts a larger map"
     return None
+
+
+def only_decides(trace: Trace, unit: Unit) -> bool:
+    """Whether all that is made of the result are truth values and indices, as of overlaps between boxes."""
+    outputs, seen, todo = set(trace.outputs), {unit.output}, [unit.output]
+    decides = False
+    while todo:
+        value = todo.pop()
+        if value in outputs:
+            return False
+        for op in trace.consumers(value):
+            if any(trace.values[other].param is not None for other in op.inputs):
+                return False
+            decides = decides or not all(trace.values[made].floating for made in op.outputs)
+            new = {made for made in op.outputs if trace.values[made].floating} - seen
+            seen |= new
+            todo += new
+    return decides
 
 
 def is_gate(trace: Trace, unit: Unit, live: frozenset[int]) -> bool:
@@ -65,7 +85,7 @@ def is_gate(trace: Trace, unit: Unit, live: frozenset[int]) -> bool:
         if value in outputs:
             return False
         for op in trace.consumers(value):
-            others = _other_data(op, value, live)
+            others = _other_data(trace, op, value, live)
             if others is None:
                 continue
             if not others:
@@ -79,13 +99,15 @@ def is_gate(trace: Trace, unit: Unit, live: frozenset[int]) -> bool:
     return joins > 0
 
 
-def _other_data(op: Op, value: int, live: frozenset[int]) -> tuple[int, ...] | None:
-    """The other tensors that the operation joins with `value`; None where `value` only lends its shape."""
+def _other_data(trace: Trace, op: Op, value: int, live: frozenset[int]) -> tuple[int, ...] | None:
+    """The other numbers that the operation joins with `value`, not indices; None where `value` only lends its shape."""
     if op.name in _SHAPE_FROM_OTHER:
         return () if op.inputs[0] == value else None
     if op.inputs.count(value) > 1:
         return (value,)
-    return tuple(other for other in op.inputs if other != value and other in live)
+    return tuple(
+        other for other in op.inputs if other != value and other in live and trace.values[other].floating
+    )
 
 
 def _smaller(trace: Trace, value: int, others: tuple[int, ...]) -> bool:

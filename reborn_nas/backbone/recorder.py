@@ -149,7 +149,8 @@ class Recorder(TorchFunctionMode):
         return f"module {path or '(the model)'!r} ({type(self._modules[-1]).__name__})"
 
     def _new(self, tensor: Tensor, param: str | None = None) -> int:
-        value = Value(len(self.values), tuple(tensor.shape), param)
+        floating = tensor.is_floating_point() or tensor.is_complex()
+        value = Value(len(self.values), tuple(tensor.shape), param, floating)
         self.values.append(value)
         self._alive.append(tensor)
         self._ids[id(tensor)] = value.id

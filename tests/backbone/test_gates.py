@@ -81,11 +81,25 @@ class Case(nn.Module):
     def pointwise_use(self, x: Tensor) -> Tensor:
         return self.act(x) * 2 + 1
 
+    def chosen_probabilities(self, x: Tensor) -> Tensor:
+        """As a mask head returns the mask of the class that another branch found."""
+        classes = x.mean((2, 3)).argmax(1)
+        return self.fc(self.act(x)).sigmoid()[torch.arange(len(x), device=x.device), classes]
+
+    def ranked_and_used(self, x: Tensor) -> Tensor:
+        y = self.act(x)
+        return y.amax((2, 3)) * (y > 1).float().mean((2, 3))
+
+    def overlaps(self, x: Tensor) -> Tensor:
+        """As boxes are matched: what the activation gives is compared, and chooses what is taken."""
+        best, index = (self.act(x) / 2).flatten(2).max(2)
+        return torch.where(best > 0.5, x.flatten(2).gather(2, index[..., None])[..., 0], x.mean((2, 3)))
+
 
 GATES = ["squeeze", "squeeze_unsquashed", "squeeze_added", "squeeze_expanded", "handmade_hardsigmoid"]
 GATES += ["full_attention", "spatial", "softmax_weights"]
 SITES = ["plain", "residual", "gated_by_itself", "gated_by_another", "star", "concatenated", "head"]
-SITES += ["gate_and_output", "pointwise_use", "squashed_twice"]
+SITES += ["gate_and_output", "pointwise_use", "squashed_twice", "chosen_probabilities", "ranked_and_used"]
 
 
 @pytest.mark.parametrize("flow", GATES)
@@ -100,6 +114,13 @@ def test_a_feature_activation_is_a_site(flow: str) -> None:
     model = Case(flow)
     assert [site.name for site in find_sites(model, (3, 8, 8))] == ["act"]
     assert "act" not in [other.name for other in non_sites(model, (3, 8, 8))]
+
+
+def test_what_is_only_compared_is_no_site() -> None:
+    assert find_sites(Case("overlaps"), (3, 8, 8)) == ()
+    assert [
+        (other.name, "only compared" in other.reason) for other in non_sites(Case("overlaps"), (3, 8, 8))
+    ] == [("act", True)]
 
 
 def test_squashing_functions_are_named_with_their_reason() -> None:

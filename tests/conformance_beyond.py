@@ -1,0 +1,151 @@
+"""The sweep of what is no image classifier: `python -m tests.conformance_beyond [--missing | NAME …]`.
+
+All of torchvision's segmentation, detection, video and optical flow networks, and those of segmentation_models_pytorch
+and MONAI where they are installed, go one after the other through the checks below; the table goes to
+`tests/golden/coverage-beyond.csv`. A name may be the beginning of several, such as `torchvision.video`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import multiprocessing
+import resource
+import time
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import reborn_nas as rn
+from reborn_nas.activations import Reborn
+from reborn_nas.backbone.sites import Discovery, discover
+from reborn_nas.backbone.trace import trace
+from reborn_nas.errors import RebornError
+from reborn_nas.files import write_atomic
+from tests import checks
+from tests.beyond import Network, left_out, networks
+
+TABLE = Path(__file__).parent / "golden" / "coverage-beyond.csv"
+COLUMNS = ("network", "sites", "reborn", "doubled", "refused", "why", "seconds", "gib")
+FORM = "reborn(kernel_size=3,deconv=depthwise)"
+
+
+def check(network: Network) -> dict[str, object]:
+    """One row of the table. A check that fails is named in `why`; nothing is raised."""
+    begin = time.process_time()
+    row: dict[str, object] = dict.fromkeys(("sites", "reborn", "doubled", "refused"), 0)
+    why: list[str] = []
+    try:
+        torch.manual_seed(0)
+        model, inputs = network.make(), network.inputs()
+        found = discover(model, example_inputs=inputs)
+        row["sites"] = len(found.sites)
+        reasons = Counter(site.refusal(FORM) for site in found.sites)
+        refused = sum(count for reason, count in reasons.items() if reason is not None)
+        why += [f"{count} sites: {reason}" for reason, count in reasons.items() if reason is not None]
+        row.update(refused=refused, reborn=len(found.sites) - refused)
+        if network.on_meta:
+            _on_meta(model, found, inputs)
+        else:
+            row["doubled"] = _on_cpu(model, found, inputs, network.in_double)
+    except (AssertionError, RebornError, RuntimeError, TypeError, ValueError) as error:
+        lines = str(error).strip().splitlines() or [""]
+        why.append(f"FAILED {type(error).__name__}: {lines[0][:300]}")
+    seconds = round(time.process_time() - begin, 1)
+    gib = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)
+    return {"network": network.name, **row, "why": "; ".join(why), "seconds": seconds, "gib": gib}
+
+
+def _on_meta(model: nn.Module, found: Discovery, inputs: Any) -> None:
+    """Every site converted to a Leaky ReLU, the network runs in both modes and returns the same shapes."""
+    new = rn.convert(model, "leaky_relu", example_inputs=inputs)
+    for before in (found.eval_trace, found.train_trace):
+        assert before is not None, "it does not run in train mode"
+        after = trace(new, inputs, training=before.training)
+        shapes = [[run.values[value].shape for value in run.outputs] for run in (before, after)]
+        assert shapes[0] == shapes[1], "converted, its outputs have other shapes"
+
+
+def _on_cpu(model: nn.Module, found: Discovery, inputs: Any, in_double: bool) -> int:
+    """Train and eval mode with real numbers; how many sites can double their channels."""
+    if any(site.admits(FORM) for site in found.sites):
+        new = rn.convert(model, FORM, example_inputs=inputs, seed=1)
+        blocks = sum(isinstance(module, Reborn) for module in new.modules())
+        admitted = sum(site.admits(FORM) for site in found.sites)
+        assert blocks == admitted, f"{admitted} sites admit the block and {blocks} have one"
+        checks.training_step(model, new, inputs)
+        results = checks.outputs(new, inputs)
+        assert results, "converted, it returns nothing"
+        assert all(bool(result.isfinite().all()) for result in results), (
+            "converted, its outputs are not finite"
+        )
+        del new
+    if in_double:
+        model, inputs = model.double(), checks.doubled(inputs)
+        found = discover(model, example_inputs=inputs)
+    checks.randomise(model, inputs)
+    own = checks.outputs(model, inputs)
+    assert any(result.numel() and result.is_floating_point() for result in own), "it returns no numbers"
+    checks.identity(model, found, inputs, own)
+    checks.in_flight(model, found, inputs, own)
+    return checks.widened(model, found, inputs, own)
+
+
+def run(name: str) -> dict[str, object]:
+    """One network, in a process of its own."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    return check(next(each for each in networks() if each.name == name))
+
+
+def read_table(path: Path = TABLE) -> dict[str, dict[str, str]]:
+    """The rows of the table by network."""
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8") as file:
+        return {row["network"]: row for row in csv.DictReader(file)}
+
+
+def table(rows: Mapping[str, Mapping[str, object]]) -> str:
+    """The table as CSV text."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows.values())
+    return text.getvalue()
+
+
+def main() -> None:
+    """Check, print, and write each row as it is known."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help="such as torchvision.detection; all by default")
+    parser.add_argument("--missing", action="store_true", help="only what the table does not hold yet")
+    parser.add_argument("--table", type=Path, default=TABLE, help="where the rows go")
+    args = parser.parse_args()
+    for library in left_out():
+        print(f"{library} is not installed; its rows stay as they are")
+    rows: dict[str, Mapping[str, object]] = dict(read_table(args.table))
+    names = [each.name for each in networks()]
+    if args.names:
+        names = [name for name in names if name.startswith(tuple(args.names))]
+    if args.missing:
+        names = [name for name in names if name not in rows]
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for row in pool.imap(run, names):
+            name = str(row["network"])
+            rows[name] = row
+            write_atomic(args.table, table(rows))
+            counts = f"{row['reborn']}/{row['sites']} reborn, {row['doubled']} doubled"
+            print(f"{name}: {counts}, {row['seconds']} s, {row['gib']} GiB {row['why']}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

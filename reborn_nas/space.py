@@ -15,6 +15,7 @@ from reborn_nas.activations import complete
 from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice, scalar_text
 from reborn_nas.backbone import Site
 from reborn_nas.backbone.variants import Variants, with_arguments
+from reborn_nas.documents import number_hint, read_yaml, yaml_fault
 from reborn_nas.errors import ConfigError, RebornError, unknown_name
 
 __all__ = ["Rule", "SearchSpace", "SuggestsCategorical", "list_spaces", "load_space"]
@@ -204,9 +205,9 @@ def load_space(name: str | Path) -> SearchSpace:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"search space {path}: cannot be read ({error})") from error
     try:
-        data = yaml.safe_load(text)
+        data = read_yaml(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"search space {path} is no YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"search space {path}: {yaml_fault(error)}") from error
     return _Reader(path.stem).space(data)
 
 
@@ -253,6 +254,8 @@ class _Reader:
                 self.faults.append(
                     f"backbone.{name}: a number, text or truth value, or a list of them, not {values!r}"
                 )
+            elif hint := next((number_hint(item) for item in items if number_hint(item)), ""):
+                self.faults.append(f"backbone.{name}: {values!r}{hint}")
             elif len(set(texts)) < len(texts):
                 self.faults.append(f"backbone.{name}: a value is there twice")
             else:
@@ -327,6 +330,12 @@ class _Reader:
             return []
         # `compression: none` is the word, whatever YAML version reads it
         words = [["none" if item is None else item for item in value] for value in values]
+        for key, value in zip(options, words, strict=True):
+            self.faults += [
+                f"{place}: {key}: {item!r}{hint}" for item in value if (hint := number_hint(item))
+            ]
+            if any(number_hint(item) for item in value):
+                return []
         return self._completed(
             place,
             lambda: [
@@ -356,6 +365,8 @@ class _Reader:
     def _listed(self, value: Any, place: str, kind: type) -> tuple[Any, ...]:
         items = value if isinstance(value, list) else [value]
         if not all(type(item) is kind for item in items):
-            self.faults.append(f"{place}: {kind.__name__} or a list of them, not {value!r}")
+            what = {str: "a site's name, such as layer1.0.act1 (`reborn-nas sites` lists them), or a pattern",
+                    int: "a stage's number"}[kind]  # fmt: skip
+            self.faults.append(f"{place}: {what}, or a list of them, not {value!r}")
             return ()
         return tuple(items)

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reborn_nas.architecture import Architecture, BackboneSpec
+from reborn_nas.activations import complete
+from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice
 from reborn_nas.backbone import build, discover, resolve
 from reborn_nas.backbone import notes as stem_notes
 from reborn_nas.data import ImageSet
@@ -28,6 +29,7 @@ def read_architecture(given: str) -> Architecture | str:
 
     Raises:
         ConfigError: a file that holds no architecture.
+        UnknownNameError: neither a file nor an activation.
     """
     path = Path(given)
     if path.is_dir():
@@ -38,6 +40,9 @@ def read_architecture(given: str) -> Architecture | str:
                 f"there is no architecture at {given!r}; give its JSON file, an export's folder, a run's folder, or "
                 "an activation such as reborn for every site"
             )
+        choice = Choice.parse(given)
+        if choice != ORIGINAL:
+            complete(choice)
         return given
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

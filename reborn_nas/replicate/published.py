@@ -14,6 +14,7 @@ from reborn_nas.activations import complete
 from reborn_nas.architecture import BackboneSpec, Choice
 from reborn_nas.backbone import resolve
 from reborn_nas.data import dataset_names
+from reborn_nas.documents import read_yaml
 from reborn_nas.errors import ConfigError, RebornError, unknown_name
 from reborn_nas.study.config import RECIPE_FIELDS
 from reborn_nas.study.loading import shipped_files
@@ -143,7 +144,7 @@ def load_replication(path: str | Path) -> Replication:
     """The replication in a YAML file, or the shipped one of that name. Raises ConfigError with every fault."""
     found = _find(path)
     try:
-        data = yaml.safe_load(found.read_text(encoding="utf-8"))
+        data = read_yaml(found.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"study file {found} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(data, Mapping) or data.get("kind") != "replication":

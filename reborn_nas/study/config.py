@@ -250,7 +250,11 @@ class StudyConfig(BaseModel):
         group=STUDY,
         metavar="TIME",
     )
-    adopt: bool = setting(False, "resume although settings differ", group=STUDY)
+    adopt: bool = setting(
+        False,
+        "resume although settings differ; choices, contrast, data set and objectives cannot",
+        group=STUDY,
+    )
     device: Device = setting("auto", "auto (default), cpu, cuda, cuda:1", group=MACHINE, metavar="NAME")
     devices: Devices = setting(
         (), "one worker each, such as 0,1,2 for three GPUs", group=MACHINE, metavar="LIST"

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from reborn_nas.errors import StudyError
+from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.study.artifacts import ARTIFACTS, ATTRIBUTE
 from reborn_nas.study.reading import RunStatus, is_writable, open_store, read_status
@@ -70,8 +70,11 @@ def serve_dashboard(
         show: says what to show besides the trials; asked again while the run goes on.
 
     Raises:
+        ConfigError: no such port can be.
         StudyError: no such run, or the port is taken.
     """
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"port: a number from 1 to 65535 (0: any that is free), not {port}")
     writable = is_writable(run)
     store = open_store(run, read_only=not writable)
     with _artifact_folder(Path(run), writable) as folder:
@@ -110,7 +113,7 @@ def _serve(store: RunStore, folder: Path, host: str, port: int, show: Callable[[
         server: Any = make_server(host, port, app, server_class=_threaded(WSGIServer), handler_class=_quiet())
     except OSError as error:
         raise StudyError(
-            f"dashboard: {host}:{port} cannot be served ({error}); choose another --port"
+            f"dashboard: {host}:{port} cannot be served ({error}); choose another --port or --host"
         ) from error
     over = threading.Event()
     if show is not None:

@@ -99,6 +99,7 @@ class Engine:
         self._leader = Leader(bench, store, self._phases, self.queue, progress)
         self._pace = Pace(bench.config, phases, int(getattr(bench.recipe, "epochs", 1)))
         self._done: dict[str, int] = {}
+        self._hopeful = False
         self._started: set[str] = set()
         self._ill: tuple[float, float] | None = None
         """Since when this machine has failed at every run, and for how long the next pause is."""
@@ -206,7 +207,8 @@ class Engine:
                 self._progress.phase_finished(phase)
         if self._settled is not None:
             self._settled()
-        if phase == "baseline" and record.state != "complete":
+        self._hopeful = self._hopeful or record.state not in ("failed", "diverged")
+        if not self._hopeful:
             self._leader.check_hope()
 
     def _recover(self, fault: str) -> None:

@@ -97,7 +97,8 @@ def _device(value: str) -> str:
 def _devices(value: Any) -> Any:
     parts = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
-        return value
+        example = f"[{value}]" if type(value) is int else "[0, 1]"
+        raise ValueError(f"a list of devices such as {example}, one worker each; on the command line 0,1")
     found = [_device(f"cuda:{part}" if str(part).strip().isdigit() else str(part).strip()) for part in parts]
     for name in found:
         if name != "cpu" and found.count(name) > 1:

@@ -41,6 +41,13 @@ WINDOW = 64
 wait at every look: a quarter there."""
 
 
+SMALLEST_BASELINE = 8
+"""Trainings that end in the same way before no other is tried, in a study without a baseline."""
+
+MOST_REASONS = 3
+"""Reasons that an error names."""
+
+
 class Leader:
     """Fills one run's queue. Any worker may lead; one at a time does.
 
@@ -97,15 +104,17 @@ class Leader:
         return added
 
     def check_hope(self) -> None:
-        """Raise StudyError where every training of the baseline failed in the same way: so would all others."""
-        count = self._phases["baseline"].count
-        records = list(self._queue.finished("baseline").values()) if count else []
-        reason = hopeless(records) if count and len(records) >= count else None
-        if reason is not None:
-            raise StudyError(
-                f"all {count} trainings of the baseline ended in the same way, and nothing else was trained: {reason}\n"
-                "Mend the cause and run the same command: it begins the baseline anew"
-            )
+        """Raise StudyError where not one training ended well: all others would end in the same way.
+
+        That is known when the baseline is over, or as many trainings as the smallest baseline has, or all.
+        """
+        records = [record for name in self._phases for record in self._queue.finished(name).values()]
+        if len(records) < enough(self._phases) or (reason := hopeless(records)) is None:
+            return
+        raise StudyError(
+            f"all {len(records)} trainings ended without a result: {reason}\n"
+            "Mend the cause and run the same command: it begins anew"
+        )
 
     def candidate(self) -> Candidate:
         """The candidate: as decided before if its runs are under way, else from what there is now."""
@@ -267,21 +276,31 @@ class Leader:
         return found
 
 
-def begin_anew(store: RunStore, count: int) -> None:
-    """Where a baseline of `count` trainings failed altogether, let its results count no longer."""
+def begin_anew(store: RunStore, phases: Mapping[str, Phase]) -> None:
+    """Where no training of the study ended well, let their results count no longer."""
     void = store.void()
     failed = {
         trial._trial_id: TrialRecord.from_dict(trial.user_attrs["record"])
-        for trial in store.study("baseline").get_trials(deepcopy=False)
-        if is_final(trial) and trial.user_attrs.get("phase") == "baseline" and trial._trial_id not in void
+        for study in store.studies()
+        for trial in study.get_trials(deepcopy=False)
+        if is_final(trial) and "record" in trial.user_attrs and trial._trial_id not in void
     }
-    if count and len(failed) >= count and hopeless(list(failed.values())) is not None:
+    if len(failed) >= enough(phases) and hopeless(list(failed.values())) is not None:
         store.keep("void", sorted({*void, *failed}))
 
 
+def enough(phases: Mapping[str, Phase]) -> int:
+    """Trainings after which it is known that none ends well: the baseline, or as many, where there are so many."""
+    baseline = phases["baseline"].count if "baseline" in phases else 0
+    return baseline or min(SMALLEST_BASELINE, sum(phase.count for phase in phases.values()))
+
+
 def hopeless(records: Sequence[TrialRecord]) -> str | None:
-    """The reason of all `records`, where not one is complete and all have the same, numbers in it aside."""
+    """Why not one of `records` is complete, each reason once; None where one is, or there are none.
+
+    Reasons that differ only in numbers are one.
+    """
     if not records or any(record.state not in ("failed", "diverged") for record in records):
         return None
-    reasons = {re.sub(r"[\d.]+", "…", record.reason) for record in records}
-    return records[0].reason if len(reasons) == 1 else None
+    reasons = {re.sub(r"[\d.]+", "…", record.reason): record.reason for record in reversed(records)}
+    return "; ".join(sorted(reasons.values())[:MOST_REASONS])

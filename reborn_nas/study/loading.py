@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from reborn_nas.documents import read_yaml, yaml_fault
 from reborn_nas.errors import ConfigError, unknown_name
 from reborn_nas.study.config import StudyConfig
 
@@ -68,11 +69,9 @@ def _find(path: str | Path) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:  # the line itself may hold a storage's password
-        mark = error.problem_mark or error.context_mark
-        where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
-        raise ConfigError(f"study file {path}{where}: {error.problem or error.context}") from None
+        data = read_yaml(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(f"study file {path}, {yaml_fault(error)}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"study file {path} cannot be read: {' '.join(str(error).split())}") from error
     if data is None:

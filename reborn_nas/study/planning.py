@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PlanView", "plan_search"]
 
+FIXED = ("contrast:", "data.name:", "search.objectives:", "space.parameters.")
+"""Settings that a study keeps for good, as `settings.difference` writes them."""
+
 
 @dataclass(frozen=True, repr=False)
 class PlanView:
@@ -41,6 +44,7 @@ class PlanView:
             spread of `spread_pp` between runs; None without a screen.
         budgets: the limits as sums over the search's parameters.
         spread_pp: the spread assumed, in percentage points: the sampling of the validation images alone, at 75 %.
+        adopted: the settings that were changed while the study went on, each a line.
         store: the run's studies where it exists, open: reading ten thousand trials again takes seconds.
     """
 
@@ -53,6 +57,7 @@ class PlanView:
     detectable_effect: float | None = None
     spread_pp: float | None = None
     budgets: tuple[Budget, ...] = ()
+    adopted: tuple[str, ...] = ()
     store: RunStore | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -149,22 +154,30 @@ def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
     bench = make_workbench(config)
     budgets = check_search(bench)
     earlier: Sequence[Phase] = ()
+    adopted: tuple[str, ...] = ()
     done = 0
     if store is not None:
-        check_same(store, bench)
+        adopted = (*store.attribute("adopted", ()), *check_same(store, bench))
         kept = store.attribute("plan")
         earlier = [Phase.from_dict(row) for row in kept["phases"]] if kept else ()
         done = _count_done(store)
     phases = _phases(bench, earlier)
     before = sum(phase.count for phase in earlier)
-    notes = list(bench.notes)
+    notes = [*bench.notes, *(f"changed while the study went on: {line}" for line in adopted)]
     if before > config.total:
         notes.append(
             f"the study has {before} trainings planned already; a total of {config.total} takes none away"
         )
     notes += [f"{phase.name}: {phase.reason}" for phase in phases if phase.reason]
     view = PlanView(
-        bench, phases, tuple(notes), done=done, resumed=bool(earlier), budgets=budgets, store=store
+        bench,
+        phases,
+        tuple(notes),
+        done=done,
+        resumed=bool(earlier),
+        budgets=budgets,
+        adopted=adopted,
+        store=store,
     )
     effect, spread = _detectable(view)
     view = replace(view, detectable_effect=effect, spread_pp=spread)
@@ -193,17 +206,29 @@ def settled(config: StudyConfig, store: RunStore) -> StudyConfig:
     return config if config.threads is not None or threads is None else config.replace(threads=threads)
 
 
-def check_same(store: RunStore, bench: Workbench) -> None:
-    """Raise StudyError, listing the differences, unless the run in `store` has the same settings."""
+def check_same(store: RunStore, bench: Workbench) -> tuple[str, ...]:
+    """The settings in which the run in `store` differs, which `adopt` allows; each a line.
+
+    Raises:
+        StudyError: listing the differences, where they are not to be adopted or cannot be.
+    """
     kept = store.attribute("settings")
     if kept is None or store.attribute("digest") == bench.digest:
-        return
+        return ()
     lines = difference(kept, bench.settings)
+    fixed = [line for line in lines if line.startswith(FIXED)]
+    if fixed:
+        raise StudyError(
+            f"study {store.name!r} was begun with other settings, some of which cannot change within a study, not even "
+            "with --adopt: its designs are made for them, and Optuna keeps a parameter's choices for good. Begin a new "
+            "study with another --run:\n" + "\n".join(f"  {line}" for line in fixed)
+        )
     if lines and not bench.config.adopt:
         raise StudyError(
             f"study {store.name!r} was begun with other settings; repeat those, choose another --run, or continue "
             "all the same with --adopt:\n" + "\n".join(f"  {line}" for line in lines)
         )
+    return tuple(lines)
 
 
 def _phases(bench: Workbench, earlier: Sequence[Phase]) -> tuple[Phase, ...]:

@@ -179,9 +179,12 @@ def prepare_run(view: PlanView) -> RunStore:
         store.keep("settings", view.bench.settings)
         store.keep("digest", view.bench.digest)
     store.keep("config", described)
-    if (store.attribute("plan") or {}).get("phases") != view.to_dict()["phases"]:
+    changed = list(view.adopted) != list(store.attribute("adopted", ()))
+    if changed:
+        store.keep("adopted", list(view.adopted))
+    if changed or (store.attribute("plan") or {}).get("phases") != view.to_dict()["phases"]:
         store.keep("plan", view.to_dict())
-    begin_anew(store, next((phase.count for phase in view.phases if phase.name == "baseline"), 0))
+    begin_anew(store, {phase.name: phase for phase in view.phases})
     try:
         write_json(folder / "config.json", {**described, "settings": view.bench.settings})
         write_json(folder / "plan.json", view.to_dict())

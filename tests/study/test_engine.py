@@ -17,7 +17,7 @@ from reborn_nas.errors import DeviceLostError, StudyError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study import decide
 from reborn_nas.study.engine import Engine, told
-from reborn_nas.study.leading import begin_anew
+from reborn_nas.study.leading import begin_anew, hopeless
 from reborn_nas.study.phases import Phase, plan_phases
 from reborn_nas.study.progress import SilentProgress
 from reborn_nas.study.reading import read_records
@@ -290,17 +290,54 @@ def test_a_baseline_that_fails_altogether_stops_the_study_and_is_begun_anew(fold
     bench = make_bench(folder)
     phases = plan(bench, 64)
     objective = FakeObjective(state=lambda run: "failed")
-    with pytest.raises(
-        StudyError, match=r"all 8 trainings of the baseline ended in the same way.*made to fail"
-    ):
+    with pytest.raises(StudyError, match=r"all 8 trainings ended without a result: .*made to fail"):
         run(bench, phases, objective)
     assert {key.partition("/")[0] for key in objective.calls} == {"baseline"}
     with pytest.raises(StudyError, match="all 8 trainings"):  # a worker that comes later trains nothing
         run(bench, phases, FakeObjective())
-    begin_anew(store_of(bench), 8)  # the same command, once more
+    begin_anew(store_of(bench), {phase.name: phase for phase in phases})  # the same command, once more
     assert run(bench, phases, FakeObjective())
     assert len(read_records(store_of(bench))) == 64
     assert {record.state for record in read_records(store_of(bench))} == {"complete"}
+
+
+@pytest.mark.parametrize("state", ["failed", "diverged"])
+@pytest.mark.parametrize("total", [1, 3, 7])
+def test_a_study_without_a_baseline_of_which_nothing_ends_well_is_no_success(
+    folder: Path, total: int, state: str
+) -> None:
+    bench = make_bench(folder)
+    phases = plan(bench, total)
+    objective = FakeObjective(state=lambda run: state)
+    with pytest.raises(StudyError, match=f"all {total} trainings ended without a result"):
+        run(bench, phases, objective)
+    assert len(objective.calls) == total
+    begin_anew(store_of(bench), {phase.name: phase for phase in phases})
+    assert run(bench, phases, FakeObjective())
+
+
+def test_reasons_that_differ_only_in_numbers_are_one() -> None:
+    def record(reason: str, state: str = "diverged") -> TrialRecord:
+        fields = {"key": "search/0", "phase": "search", "arm": "sampled", "number": 0, "architecture": {}}
+        return TrialRecord(**fields, parameters={}, levels={}, block=0, seed=0, state=state, reason=reason)
+
+    told = [record("loss 3.5 in epoch 1"), record("loss nan in epoch 2"), record("loss 1.5 in epoch 2")]
+    assert hopeless(told) == "loss 3.5 in epoch 1; loss nan in epoch 2"
+    assert hopeless([*told, record("", "complete")]) is None
+    assert hopeless([]) is None
+
+
+def test_one_good_training_is_hope_enough(folder: Path) -> None:
+    bench = make_bench(folder)
+    phases = plan(bench, 5)
+    calls: list[str] = []
+
+    def state(one: Run) -> str:
+        calls.append(one.key)
+        return "complete" if len(calls) == 4 else "diverged"
+
+    assert run(bench, phases, FakeObjective(state=state))
+    assert len(calls) == 5
 
 
 class Breaking(FakeObjective):
@@ -349,8 +386,9 @@ def test_a_baseline_of_which_one_arm_fails_goes_on(folder: Path, spared: str) ->
     objective = FakeObjective(
         state=lambda run: "failed" if run.phase == "baseline" and run.arm != spared else "complete"
     )
-    assert run(bench, plan(bench, 64), objective)
-    begin_anew(store_of(bench), 8)
+    phases = plan(bench, 64)
+    assert run(bench, phases, objective)
+    begin_anew(store_of(bench), {phase.name: phase for phase in phases})
     assert store_of(bench).void() == frozenset()
 
 

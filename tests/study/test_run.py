@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,33 @@ def test_other_settings_are_refused_with_the_difference(finished: Path) -> None:
     assert "recipe.epochs: 1 in the study, 2 now" in str(caught.value)
     assert "seed: 0 in the study, 3 now" in str(caught.value)
     assert plan_search(tiny(finished, epochs=2, adopt=True), measure=False).resumed
+
+
+def test_what_was_adopted_stays_in_the_notes(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    line = "changed while the study went on: recipe.epochs: 1 in the study, 2 now"
+    assert run_search(tiny(folder, epochs=2, adopt=True, trials=7)).complete
+    assert line in load_run(folder).plan["notes"]
+    again = plan_search(tiny(folder, epochs=2, trials=7), measure=False)
+    assert line in again.notes, "now the study's own settings"
+
+
+@pytest.mark.parametrize("adopt", [False, True])
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"space": "paper"}, "space.parameters.features.conv1.act: ["),
+        ({"contrast": "crelu:original"}, 'contrast: "reborn:original" in the study, "crelu:original" now'),
+        ({"objectives": "accuracy,params"}, "search.objectives: not set in the study"),
+    ],
+)
+def test_what_cannot_change_is_refused_before_any_training(
+    finished: Path, change: dict[str, Any], line: str, adopt: bool
+) -> None:
+    with pytest.raises(StudyError, match="not even with --adopt") as caught:
+        plan_search(tiny(finished, **change, adopt=adopt), measure=False)
+    assert line in str(caught.value)
 
 
 def test_planning_writes_nothing(tmp_path: Path) -> None:

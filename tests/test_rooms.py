@@ -7,7 +7,18 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "reborn_nas"
 ROWS = (
-    ("architecture", "commands", "known", "records", "seeds", "files", "faults", "errors", "winners"),
+    (
+        "architecture",
+        "commands",
+        "documents",
+        "known",
+        "records",
+        "seeds",
+        "files",
+        "faults",
+        "errors",
+        "winners",
+    ),
     ("activations",),
     ("backbone", "data"),
     ("models", "space", "training", "analysis"),

@@ -83,9 +83,9 @@ def resized(model: nn.Module, inputs: Any, *, images: int = 1, pixels: int = 32)
     and boxes lie within their images. Masks and targets follow the images that they belong to. Whether the network
     takes the result is for the caller to try: a head for one size does not.
 
-    What counts as the images: tensors (B, C, …) with the spatial dimensions of one of the network's convolutions; or a
-    list of images (C, …), or of mappings with one each; or a lone image (C, …); else rows (B, …), whose last dimension
-    grows. Channels-last tensors are recognised by the convolution's input channels.
+    What counts as the images: tensors (B, C, …) with the spatial dimensions of one of the network's convolutions, or
+    (B, T, C, …); or a list of images (C, …), or of mappings with one each; or a lone image (C, …); else rows (B, …),
+    whose last dimension grows. Channels-last tensors are recognised by the convolution's input channels.
 
     Args:
         model: the network; only its convolutions are looked at.
@@ -133,16 +133,23 @@ class _Form:
 
     def _find(self, tree: list[Any]) -> bool:
         """Whether `tree` holds images of as many dimensions as the convolutions at hand have."""
-        batch = next((tensor for tensor in tensors_in(tree) if tensor.dim() == self._rank + 2), None)
+        batch = next(filter(self._is_batch, tensors_in(tree)), None)
         if batch is not None:
             self.images, self.extents = batch.shape[0], [self._sizes(batch)]
             return True
         lists = [each for item in tree for each in _lists(item)]
         found = next((each for each in lists if all(self._image(item) is not None for item in each)), None)
         images = [image for image in map(self._image, found or [tree]) if image is not None]
+        if found is None:  # a lone image has the channels that the convolution reads, rows have not
+            images = [image for image in images if self._channels in (image.shape[0], image.shape[-1])]
         self._listed, self.images = found is not None, None if found is None else len(found)
         self.extents = [self._sizes(image) for image in images]
         return bool(images)
+
+    def _is_batch(self, tensor: Tensor) -> bool:
+        """(B, C, …), or (B, T, C, …) for a network that works frame by frame."""
+        dims = tensor.dim() - self._rank
+        return dims == 2 or (dims > 2 and tensor.shape[dims - 1] == self._channels)
 
     def _image(self, item: Any) -> Tensor | None:
         """The first image (C, …) in `item`."""
@@ -178,7 +185,8 @@ class _Form:
     def _larger(self, tensor: Tensor, place: int, images: int, pixels: int) -> Tensor:
         rank = tensor.dim()
         extents = self.extents[place % len(self.extents)] if self.extents else ()
-        if self._rank and rank == self._rank + (1 if self._listed or self.images is None else 2):
+        apart = self._listed or self.images is None
+        if self._rank and (rank == self._rank + 1 if apart else self._is_batch(tensor)):
             dims = self._places(tensor)  # an image, of whatever size
         elif extents and rank >= len(extents) and tuple(tensor.shape[-len(extents) :]) == extents:
             dims = range(rank - len(extents), rank)  # a mask

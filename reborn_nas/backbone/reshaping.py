@@ -118,6 +118,16 @@ def squeezed(scene: Scene) -> Outcome:
     return scene.same(Wide(wide.dim - sum(d < wide.dim for d in gone), wide.channels))
 
 
+def unflattened(scene: Scene) -> Outcome:
+    """unflatten of another dimension."""
+    value, wide = scene.subject()
+    dim = int(scene.arg(1, "dim")) % len(scene.shape(value))
+    if dim == wide.dim:
+        raise Blocked("a reshape that divides the channels into groups (channel shuffle, attention heads)")
+    more = len(scene.shape(scene.op.outputs[0])) - len(scene.shape(value))
+    return scene.same(Wide(wide.dim + more * (dim < wide.dim), wide.channels))
+
+
 def expanded(scene: Scene) -> Outcome:
     """expand and expand_as along other dimensions, or to a widened value's channels."""
     value = scene.tensor(0, "input")

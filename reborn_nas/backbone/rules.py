@@ -53,6 +53,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("view", "reshape", "flatten"), reshaping.viewed),
     **dict.fromkeys(("permute", "transpose", "swapaxes", "swapdims", "T", "mT"), reshaping.permuted),
     **dict.fromkeys(("squeeze", "unsqueeze"), reshaping.squeezed),
+    "unflatten": reshaping.unflattened,
     **dict.fromkeys(("expand", "expand_as"), reshaping.expanded),
     **dict.fromkeys(
         ("split", "chunk", "tensor_split", "unbind", "narrow", "select", "index_select"), reshaping.divided
@@ -72,4 +73,5 @@ BLOCKERS = {
     "channel_shuffle": "a channel shuffle",
     "setitem": "a write into a part of it",
     "glu": "a split of the channels (GLU)",
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), "a recurrent layer"),
 }

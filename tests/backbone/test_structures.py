@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import reborn_nas as rn
 from reborn_nas.activations import Reborn
@@ -21,13 +21,8 @@ from tests import checks
 from tests.backbone import structures
 
 EVERY = pytest.mark.parametrize("name", structures.NETWORKS)
-UNDOUBLED = {
-    "Tcn": 3,
-    "Siamese": 2,
-    "Crnn": 2,
-    "Pyramid": 2,
-    "Records": 2,
-}  # sums, shared weights, LSTM, outputs
+# sums, shared weights, an LSTM, outputs
+UNDOUBLED = {"Tcn": 3, "Siamese": 2, "Crnn": 2, "Pyramid": 2, "Records": 2, "Separable3d": 1}
 
 
 def made(name: str) -> tuple[nn.Module, Any]:
@@ -81,6 +76,31 @@ def test_its_numbers_are_those_of_substitution_in_flight(name: str) -> None:
     checks.identity(model, found, inputs, own)
     checks.in_flight(model, found, inputs, own)
     assert checks.widened(model, found, inputs, own) == len(found.sites) - UNDOUBLED.get(name, 0)
+
+
+class Clip(nn.Module):
+    """Frames by themselves, then time."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.frame, self.act, self.time = nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv3d(4, 2, 1)
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = self.act(self.frame(x.flatten(0, 1)))
+        if self.dim == 0:
+            return self.time(frames.unflatten(0, x.shape[:2]).transpose(1, 2))
+        return self.time(frames.unflatten(1, (2, 2)).flatten(1, 2).unsqueeze(2))
+
+
+def test_channels_double_through_an_unflattened_batch_and_not_through_groups() -> None:
+    inputs = structures.drawn(2, 5, 3, 4, 4)
+    model = Clip(0)
+    found = discover(model, example_inputs=inputs)
+    own = checks.outputs(model, inputs)
+    assert checks.widened(model, found, inputs, own) == 1
+    site = rn.find_sites(Clip(1), example_inputs=inputs)[0]
+    assert "divides the channels into groups" in str(site.refusal("crelu(compression=none)"))
 
 
 def test_macs_of_signals_and_volumes_by_hand() -> None:

@@ -97,6 +97,16 @@ class TrialRecord:
         return cls(**{key: value for key, value in data.items() if key in known})
 
 
+def chance_level(records: Iterable[TrialRecord]) -> float:
+    """Accuracy of a guess, where the records tell the number of classes; else 0."""
+    for record in records:
+        backbone = record.architecture.get("backbone")
+        classes = backbone.get("num_classes") if isinstance(backbone, Mapping) else None
+        if isinstance(classes, int) and classes > 0:
+            return 1 / classes
+    return 0.0
+
+
 def records_frame(records: Iterable[TrialRecord]) -> pd.DataFrame:
     """One row a trial, nested fields as JSON text; the table that a report starts from."""
     import pandas as pd

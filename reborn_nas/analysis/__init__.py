@@ -20,11 +20,12 @@ from reborn_nas.analysis.design import (
     screen_sizes,
     smallest_screen,
 )
-from reborn_nas.analysis.effects import depth_slope, largest_correlation, site_effects, stage_means
-from reborn_nas.analysis.losses import LossBounds, divergence_p_value, loss_bounds, needs_bounds
+from reborn_nas.analysis.effects import depth_slope, site_effects, stage_means
+from reborn_nas.analysis.losses import LossBounds, loss_bounds
 from reborn_nas.analysis.options import option_counts
 from reborn_nas.analysis.pooled import best_levels, pooled_effects
 from reborn_nas.analysis.power import minimum_detectable_effect
+from reborn_nas.analysis.screening import largest_correlation
 from reborn_nas.analysis.verdicts import VERDICTS, verdicts
 
 __all__ = [
@@ -42,11 +43,9 @@ __all__ = [
     "control_effects",
     "curvature",
     "depth_slope",
-    "divergence_p_value",
     "largest_correlation",
     "loss_bounds",
     "minimum_detectable_effect",
-    "needs_bounds",
     "option_counts",
     "plan_screen",
     "pooled_effects",

@@ -1,112 +1,137 @@
 """The sentences that a report may print: pure functions from tables to text, within the allowed claims.
 
-Never said: importance from the sampler's trials, a strict order where rank intervals overlap, a best kernel per
-site, the best trial's accuracy as the expected one, "no effect" from a missing significance, other data sets.
+Every interval is the one that belongs to its verdict (`verdicts.decide`). Never said: importance from the sampler's
+trials, a strict order where rank intervals overlap, a best kernel per site, the best trial's accuracy as the expected
+one, "no effect" from a missing significance, other data sets.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 
 from reborn_nas.analysis.compare import Comparison
-from reborn_nas.analysis.verdicts import CONFIRMED, HARMFUL, LEVEL, NO_VERDICT, SUGGESTIVE
+from reborn_nas.analysis.intervals import said_interval
+from reborn_nas.analysis.verdicts import BOTH, CONFIRMED, HARMFUL, NO_VERDICT, RETEST, SCREEN, SUGGESTIVE
 from reborn_nas.errors import ConfigError
+
+MOST_NAMES = 6
+CAUSE_FCR = 0.05
+"""Share of the intervals given beside a cause that may miss; the claim itself is much stricter
+(`confirm.CAUSE_LEVEL`)."""
+GROUNDS = {
+    BOTH: "confirmed by the retest",
+    SCREEN: "suggested by the screen, not confirmed",
+    RETEST: "suggested on the candidate network alone, not on average",
+}
 
 
 def where_it_helps(effects: pd.DataFrame, *, tested: str = "reborn", reference: str = "original") -> str:
-    """The first sentence: where it helps and by how much, or that nothing was resolved.
+    """Where it helps and by how much, where it does harm, or that nothing was resolved.
 
-    It prints what the verdict rests on: the screen's average, the confirmation on the incumbent, or both.
+    It prints the estimate on which the verdict rests: the screen's average, the retest on the candidate, or both.
 
     Args:
-        effects: a table of `site_effects`, its verdict possibly that of `verdicts`; then the confirmation's
-            `confirmed, confirmed_low, confirmed_high` are told where they are among its columns.
+        effects: a table of `site_effects`, or that with the columns of `verdicts.decide`; the retest's estimates
+            stand in `confirmed, confirmed_low, confirmed_high`.
         tested, reference: what level 1 and level 0 of the contrast are called.
     """
-    _needs(effects, "site", "effect", "ci_low", "ci_high", "q_value", "verdict", "rank_low", "rank_high")
+    _needs(effects, "site", "effect", "said_low", "said_high", "shrunk", "verdict", "rank_low", "rank_high")
     contrast = f"{tested} instead of {'the original activation' if reference == 'original' else reference}"
     what = contrast[0].upper() + contrast[1:]
-    top = effects.iloc[int(effects["effect"].to_numpy().argmax())]
     if (effects["verdict"] == NO_VERDICT).all():
-        return f"No verdict on {contrast}: the runs cannot carry one; {_largest(top, tested)}."
-    helps = effects[effects["verdict"].isin((CONFIRMED, SUGGESTIVE))]
-    harms = effects[effects["verdict"] == HARMFUL]
-    worse = _harm(harms)
-    if not len(helps):
-        if len(harms):
-            return f"{what} helps at no site that this study could resolve.{worse}"
-        most = largest_plausible(effects)
-        return f"No site resolved; effects of {contrast} above {most:.2f} pp are unlikely."
-    confirmed = helps[helps["verdict"] == CONFIRMED]
-    averaged = helps[helps["q_value"] <= LEVEL]
-    firm, word = next(
-        (rows, word)
-        for rows, word in (
-            (confirmed, "confirmed on the incumbent"),
-            (averaged, "suggested by the screen, not confirmed"),
-            (helps, "suggested on the incumbent alone, not on average"),
+        return f"No verdict on {contrast}: the runs cannot carry one{_largest(effects, tested)}."
+    basis = effects.get("basis", pd.Series(SCREEN, index=effects.index))
+    helps = effects["verdict"].isin((CONFIRMED, SUGGESTIVE))
+    harms = effects["verdict"] == HARMFUL
+    said: list[str] = []
+    for ground, word in GROUNDS.items():
+        rows = effects[helps & (basis == ground)]
+        if len(rows):
+            said.append(f"{'It also' if said else what} helps at {_helping(rows, word, ground, tested)}.")
+    if not said and harms.any():
+        said.append(f"{what} helps at no site that this study could resolve.")
+    elif not said:
+        said.append(
+            f"No site resolved; effects of {contrast} above {largest_plausible(effects):.2f} pp are unlikely."
         )
-        if len(rows)
+    said += [_harm(effects[harms & (basis != RETEST)]), _harm_there(effects[harms & (basis == RETEST)])]
+    if "contradicts" in effects:
+        said.append(_contradiction(effects[effects["contradicts"].astype(bool)]))
+    return " ".join(line for line in said if line)
+
+
+def _helping(rows: pd.DataFrame, word: str, ground: str, tested: str) -> str:
+    size = "confirmed" if ground == RETEST else "effect"
+    lead = rows.iloc[int(rows[size].to_numpy().argmax())]
+    basis = _basis(lead, ground, tested)
+    if len(rows) == 1:
+        return f"{lead['site']} ({word}): {basis}"
+    rivals = rows[(rows["rank_low"] <= lead["rank_high"]) & (rows["site"] != lead["site"])]
+    order = (
+        f"; its rank interval overlaps that of {_names(rivals)}" if len(rivals) and ground != RETEST else ""
     )
-    lead = firm.iloc[int(firm["effect"].to_numpy().argmax())]
-    if len(firm) == 1:
-        return f"{what} helps at {lead['site']} ({word}): {_basis(lead, tested)}.{worse}"
-    rivals = firm[(firm["rank_low"] <= lead["rank_high"]) & (firm["site"] != lead["site"])]
-    order = f"; its rank interval overlaps that of {_names(rivals)}" if len(rivals) else ""
+    return f"{_names(rows)} ({word}), the largest estimate at {lead['site']}{order}: {basis}"
+
+
+def _basis(row: pd.Series, ground: str, tested: str) -> str:
+    """The estimates that the row's verdict rests on, each with its interval."""
+    own = "on the candidate network, on images unused before, "
+    if ground == RETEST:
+        return f"{own}{row['site']} adds {_size(row['confirmed'], row['said_low'], row['said_high'])}"
+    average = (
+        f"averaged over networks whose other sites are {tested} half of the time, {row['site']} adds "
+        f"{_size(row['effect'], row['said_low'], row['said_high'])}, shrunk {row['shrunk']:+.2f} pp"
+    )
+    if ground == SCREEN:
+        return average
+    return f"{average}; {own}{_size(row['confirmed'], row['retest_low'], row['retest_high'])}"
+
+
+def _harm(rows: pd.DataFrame) -> str:
+    """Where it does harm on average; "" where it does not."""
+    if not len(rows):
+        return ""
+    worst = rows.iloc[int(rows["effect"].to_numpy().argmin())]
+    size = _size(worst["effect"], worst["said_low"], worst["said_high"])
+    return f"It does harm at {_names(rows)} ({_of(worst, rows)}{size} on average, shrunk {worst['shrunk']:+.2f} pp)."
+
+
+def _harm_there(rows: pd.DataFrame) -> str:
+    """Where it does harm by the retest alone; "" where it does not."""
+    if not len(rows):
+        return ""
+    worst = rows.iloc[int(rows["confirmed"].to_numpy().argmin())]
+    size = _size(worst["confirmed"], worst["said_low"], worst["said_high"])
     return (
-        f"{what} helps at {len(firm)} sites ({word}), the largest estimate at {lead['site']}{order}: "
-        f"{_basis(lead, tested)}.{worse}"
+        f"It does harm on the candidate network at {_names(rows)} ({_of(worst, rows)}{size} there), which the average "
+        "does not show."
     )
 
 
-def _harm(harms: pd.DataFrame) -> str:
-    """Where it does harm, on average or on the incumbent alone; "" where it does not."""
-    on_average = (harms["q_value"] <= LEVEL) & (harms["effect"] < 0)
-    average, incumbent = harms[on_average], harms[~on_average]
-    said = ""
-    if len(average):
-        worst = average.iloc[int(average["effect"].to_numpy().argmin())]
-        size = _size(worst["effect"], worst["ci_low"], worst["ci_high"])
-        said += f" It does harm at {_names(average)} ({_of(worst, average)}{size} on average)."
-    if len(incumbent):
-        size = ""
-        if "confirmed" in incumbent:
-            worst = incumbent.iloc[int(incumbent["confirmed"].to_numpy().argmin())]
-            size = _size(worst["confirmed"], worst["confirmed_low"], worst["confirmed_high"])
-            size = f" ({_of(worst, incumbent)}{size} there)"
-        said += (
-            f" It does harm on the incumbent at {_names(incumbent)}{size}, which the average does not show."
-        )
-    return said
+def _contradiction(rows: pd.DataFrame) -> str:
+    """The sites at which screen and retest are each significant, on different sides."""
+    told = "; ".join(
+        f"{row['site']} {row['effect']:+.2f} pp on average, {row['confirmed']:+.2f} pp on the candidate network"
+        for _, row in rows.iterrows()
+    )
+    return f"The screen and the retest contradict each other, so there is no verdict: {told}." if told else ""
 
 
 def _of(row: pd.Series, rows: pd.DataFrame) -> str:
     return "" if len(rows) == 1 else f"most at {row['site']}: "
 
 
-def _basis(row: pd.Series, tested: str) -> str:
-    """The estimates that the row's verdict rests on, each with its interval."""
-    average = (
-        f"averaged over networks whose other sites are {tested} half of the time, {row['site']} adds "
-        f"{_size(row['effect'], row['ci_low'], row['ci_high'])}"
-    )
-    fresh = row.get("confirmed", math.nan)
-    if not math.isfinite(fresh):
-        return average
-    own = _size(fresh, row["confirmed_low"], row["confirmed_high"])
-    if row["q_value"] > LEVEL:
-        return f"on the incumbent, on images unused before, {row['site']} adds {own}; {average}"
-    return f"{average}; on the incumbent, on images unused before, {own}"
-
-
-def _largest(row: pd.Series, tested: str) -> str:
+def _largest(effects: pd.DataFrame, tested: str) -> str:
+    if not effects["effect"].notna().any():
+        return ""
+    row = effects.iloc[int(effects["effect"].fillna(-np.inf).to_numpy().argmax())]
     return (
-        f"the largest estimate, averaged over networks whose other sites are {tested} half of the time, is "
-        f"{_size(row['effect'], row['ci_low'], row['ci_high'])} at {row['site']}"
+        f"; the largest estimate, averaged over networks whose other sites are {tested} half of the time, is "
+        f"{_size(row['effect'], row['said_low'], row['said_high'])} at {row['site']}"
     )
 
 
@@ -125,12 +150,29 @@ def largest_plausible(effects: pd.DataFrame, level: float = 0.95) -> float:
     return float((effects["effect"].abs() + quantile * half).max())
 
 
+def failure_sentence(effects: pd.DataFrame, *, tested: str = "reborn") -> str:
+    """Which sites make trainings fail; "" where none is named."""
+    if "makes_fail" not in effects or not effects["makes_fail"].any():
+        return ""
+    told = "; ".join(
+        f"at {row['site']} {row['failed_with']:.0f} of {row['ended_with']:.0f} trainings with it failed, "
+        f"{row['failed_without']:.0f} of {row['ended_without']:.0f} without"
+        for _, row in effects[effects["makes_fail"].astype(bool)].iterrows()
+    )
+    return f"{tested[0].upper()}{tested[1:]} makes trainings fail: {told}."
+
+
 def candidate_sentence(
     comparison: Comparison, *, candidate: str = "the candidate", parent: str = "its parent"
 ) -> str:
-    """The second sentence: candidate against parent."""
+    """The candidate against its parent."""
     size = _size(comparison.effect, comparison.ci_low, comparison.ci_high)
     arms = f"over {comparison.n_first} and {comparison.n_second} seeds, on images that no earlier phase used"
+    if not comparison.noisy:
+        return (
+            f"Whether {candidate} beats {parent} cannot be told ({comparison.effect:+.2f} pp): the trainings of each "
+            "arm came out the same, so that their noise is unknown."
+        )
     if comparison.ci_low > 0:
         verb = f"beats {parent} by"
     elif comparison.ci_high < 0:
@@ -149,15 +191,16 @@ def cause_sentence(control: pd.DataFrame | None, effects: pd.DataFrame | None = 
     """
     if control is None or "claim" not in control:
         return ""
-    sites = control[control["claim"].astype(bool)]
+    named = control["claim"].to_numpy(bool)
     if effects is not None:
         helped = set(effects.loc[effects["verdict"].isin((CONFIRMED, SUGGESTIVE)), "site"])
-        sites = sites[sites["site"].isin(helped)]
-    if not len(sites):
+        named = named & control["site"].isin(helped).to_numpy(bool)
+    if not named.any():
         return ""
+    low, high = said_interval(control, named, CAUSE_FCR)
     told = ", ".join(
-        f"{row['site']} ({_size(row['effect'], row['ci_low'], row['ci_high'])})"
-        for _, row in sites.iterrows()
+        f"{control['site'].iloc[k]} ({_size(control['effect'].iloc[k], low[k], high[k])})"
+        for k in np.flatnonzero(named)
     )
     return (
         f"At {told} the gain is because of the negative phase, beyond the block's parameters: reborn − positive twin, "
@@ -165,24 +208,35 @@ def cause_sentence(control: pd.DataFrame | None, effects: pd.DataFrame | None = 
     )
 
 
-def pooled_sentence(pooled: pd.DataFrame, *, units: Mapping[str, str] | None = None) -> str:
-    """Kernel and compression, pooled over the sites; never a best one per site."""
-    if not len(pooled):
-        return ""
-    _needs(pooled, "option", "level", "effect", "ci_low", "ci_high", "best")
+def resolved(effects: pd.DataFrame | None) -> bool:
+    """Whether any site has a verdict: what a trend, a best kernel or another rate may be named beside."""
+    return effects is not None and bool(effects["verdict"].isin((CONFIRMED, SUGGESTIVE, HARMFUL)).any())
+
+
+def trend_sentence(slope: dict[str, float], *, named: bool) -> str:
+    """How the effect changes with depth; `named`: whether a trend may be named, see `resolved`."""
+    clear = named and (slope["ci_low"] > 0 or slope["ci_high"] < 0)
+    verb = "rises with depth" if slope["effect"] > 0 else "falls with depth"
+    words = f"The effect {verb}: " if clear else "No trend with depth is resolved: "
+    size = _size(slope["effect"], slope["ci_low"], slope["ci_high"])
+    return f"{words}{size} from the first site to the last, fitted as a straight line."
+
+
+def kernel_sentence(pooled: pd.DataFrame, *, named: bool) -> str:
+    """Which kernel and compression are best, pooled over the sites and against the second best; never one per site."""
     parts = []
-    for option, rows in pooled.groupby("option", sort=False):
-        best = rows.iloc[int(rows["effect"].to_numpy().argmax())]
-        name = (units or {}).get(str(option), str(option))
-        size = (
-            f"{best['effect']:+.2f} pp [{best['ci_low']:+.2f}, {best['ci_high']:+.2f}] over the levels' mean"
-        )
-        resolved = "adds" if best["ci_low"] > 0 else "has the largest estimate, not resolved:"
-        parts.append(f"{name} {best['level']} {resolved} {size}")
-    return "Pooled over the sites, " + "; ".join(parts) + "."
+    for found in pooled.attrs.get("best", ()):
+        size = _size(found["effect"], found["ci_low"], found["ci_high"])
+        what = f"{found['option']} {found['level']}"
+        over = f"{size} over {found['option']} {found['second']}, the second"
+        if named and found["ci_low"] > 0:
+            parts.append(f"Pooled over the sites, {what} is best: {over}.")
+        else:
+            parts.append(f"Which {found['option']} is best is not resolved: {what} by {over}.")
+    return " ".join(parts)
 
 
-def _names(rows: pd.DataFrame, most: int = 3) -> str:
+def _names(rows: pd.DataFrame, most: int = MOST_NAMES) -> str:
     names = [str(name) for name in rows["site"]]
     shown = names if len(names) <= most + 1 else [*names[:most], f"{len(names) - most} more"]
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

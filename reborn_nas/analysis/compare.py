@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from reborn_nas.analysis.linear import PP
+from reborn_nas.analysis.linear import NO_NOISE, PP
 from reborn_nas.errors import ConfigError
 
 LEAST_SEEDS = 8
@@ -22,13 +22,14 @@ class Comparison:
     """First arm − second arm, in percentage points (pp).
 
     Args:
-        effect, ci_low, ci_high: difference of the means and its 95 % interval (Welch).
+        effect, ci_low, ci_high: difference of the means and its interval (Welch) at `level`.
         p_value: two-sided.
         df: Welch–Satterthwaite degrees of freedom.
         mean_first, mean_second: accuracies in [0, 1].
         sd_first, sd_second: standard deviation between seeds, in pp.
         n_first, n_second: seeds.
         notes: what a reader must know, such as the images' share of the uncertainty.
+        level: 1 − the interval's confidence.
     """
 
     effect: float
@@ -43,9 +44,28 @@ class Comparison:
     n_first: int
     n_second: int
     notes: tuple[str, ...] = ()
+    level: float = 0.05
+
+    @property
+    def se(self) -> float:
+        """Standard error of `effect`, in pp."""
+        return float(np.sqrt(self.sd_first**2 / self.n_first + self.sd_second**2 / self.n_second))
+
+    def interval(self, level: float = 0.05) -> tuple[float, float]:
+        """Welch's interval at 1 − `level`."""
+        half = float(stats.t.isf(level / 2, self.df)) * self.se
+        return self.effect - half, self.effect + half
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the trainings of an arm differ at all: without noise there is nothing to hold a difference
+        against."""
+        return max(self.sd_first, self.sd_second) > NO_NOISE
 
 
-def candidate_against_parent(candidate: Any, parent: Any, *, n_images: int | None = None) -> Comparison:
+def candidate_against_parent(
+    candidate: Any, parent: Any, *, n_images: int | None = None, level: float = 0.05
+) -> Comparison:
     """Welch's comparison of the seeds' accuracies, on images that no earlier phase used.
 
     The interval is over seeds, given these images. `n_images` adds a note on how far one accuracy could move
@@ -68,10 +88,12 @@ def candidate_against_parent(candidate: Any, parent: Any, *, n_images: int | Non
             f"the interval is over seeds on these {n_images:,} images; on others of the same kind either "
             f"accuracy would move by about ±{spread:.2f} pp (one binomial standard deviation)"
         )
-    return welch(first, second, tuple(notes))
+    return welch(first, second, tuple(notes), level)
 
 
-def welch(first: FloatArray, second: FloatArray, notes: tuple[str, ...] = ()) -> Comparison:
+def welch(
+    first: FloatArray, second: FloatArray, notes: tuple[str, ...] = (), level: float = 0.05
+) -> Comparison:
     """Difference of two means of accuracies in [0, 1], variances not assumed equal."""
     parts = np.array([first.var(ddof=1) / len(first), second.var(ddof=1) / len(second)]) * PP**2
     se = float(np.sqrt(parts.sum()))
@@ -82,7 +104,7 @@ def welch(first: FloatArray, second: FloatArray, notes: tuple[str, ...] = ()) ->
     else:
         df = float(len(first) + len(second) - 2)
         p_value = float(effect == 0)
-    half = float(stats.t.ppf(0.975, df)) * se
+    half = float(stats.t.isf(level / 2, df)) * se
     return Comparison(
         effect=effect,
         ci_low=effect - half,
@@ -96,6 +118,7 @@ def welch(first: FloatArray, second: FloatArray, notes: tuple[str, ...] = ()) ->
         n_first=len(first),
         n_second=len(second),
         notes=notes,
+        level=level,
     )
 
 

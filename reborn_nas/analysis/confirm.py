@@ -12,10 +12,10 @@ import pandas as pd
 from scipy import stats
 
 from reborn_nas.analysis.design import LEAST_CONTROL
-from reborn_nas.analysis.effects import two_sided_p
-from reborn_nas.analysis.linear import Fit, as_accuracy, as_design, fit, site_names
+from reborn_nas.analysis.linear import Fit, as_accuracy, as_design, fit, site_names, two_sided_p
 
-SATURATED_FROM = 32
+SATURATED_FROM, LEAST_SATURATED = 32, 24
+"""Runs from which the confirmation's model holds all two-factor interactions, and how many of them must have ended."""
 CAUSE_LEVEL = 0.002
 """BH level of "because of the negative phase": sites whose gain is capacity alone must never get it. At .05 one such
 study in forty would, at .002 one in a thousand; five real causes of .35 pp are still found in three cases of four."""
@@ -46,7 +46,8 @@ def confirmation_effects(
     signs = np.where(levels, 0.5, -0.5)
     # x_i x_j = ±¼ has the coefficient γ; its contrast is the change in one effect when the other switches
     products = np.column_stack([signs[:, i] * signs[:, j] for i, j in pairs]) if pairs else None
-    saturated = int(np.isfinite(outcome).sum()) >= SATURATED_FROM and products is not None
+    finished = int(np.isfinite(outcome).sum())
+    saturated = len(outcome) >= SATURATED_FROM and finished >= LEAST_SATURATED and products is not None
     fitted = fit(levels, outcome, block=block, covariates=products if saturated else None, names=names)
     table = _table(fitted, listed)
     interactions: list[dict[str, Any]] = []

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import stats
 
 from reborn_nas.errors import ConfigError
 
@@ -17,6 +18,9 @@ FloatArray = npt.NDArray[np.float64]
 
 PP = 100.0
 """Percentage points (pp) in an accuracy of 1."""
+
+NO_NOISE = 1e-6
+"""pp; a standard deviation of no more is rounding."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,15 @@ def fit(
     matrix = np.column_stack([sites, extra, blocks])
     _check_estimable(matrix, sites, listed)
     return _solve(matrix, outcome[keep] * PP, sites.shape[1], extra.shape[1])
+
+
+def two_sided_p(
+    effect: npt.NDArray[np.float64], se: npt.NDArray[np.float64], df: float
+) -> npt.NDArray[np.float64]:
+    """P(|t_df| ≥ |effect| / se); a zero error leaves no doubt, and a zero effect no finding."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.abs(effect) / se
+    return np.asarray(np.where(effect == 0, 1.0, 2 * stats.t.sf(np.nan_to_num(t, posinf=np.inf), df)))
 
 
 def _solve(matrix: FloatArray, outcome: FloatArray, n_sites: int, n_extra: int) -> Fit:

@@ -1,4 +1,10 @@
-"""Adaptive shrinkage: a scale mixture of normals, fitted to the estimates themselves (Stephens 2017)."""
+"""Shrinkage whose scale comes from the estimates themselves, with the noise shared by all sites and integrated out.
+
+Each site's effect is drawn from N(0, τ²), or is exactly 0 with a probability π₀ where there are sites enough to tell.
+τ is uniform, π₀ one of three values and the noise of one run has the posterior that its degrees of freedom leave; all
+three are integrated over on a grid, by how well they explain the estimates. Stephens (2017, Biostatistics 18(2))
+takes the same likelihood with a maximum in place of the integral, which is too sure of itself with few sites.
+"""
 
 from __future__ import annotations
 
@@ -6,80 +12,110 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr
+from scipy import stats
+from scipy.special import logsumexp, ndtr
 
 FloatArray = npt.NDArray[np.float64]
 
-GRID = (0.0, 0.03, 0.06, 0.1, 0.15, 0.22, 0.32, 0.45)
-"""Prior standard deviations g_m in percentage points (pp)."""
-
-_STEPS = 2000
-_TOLERANCE = 1e-9
+FEW_SITES = 10
+"""Up to here every site is taken to have an effect of some size: too few estimates to tell a share without one."""
+NULL_SHARES = {0.0: 0.8, 0.5: 0.1, 0.9: 0.1}
+"""Values of π₀ and their prior: mostly without a point at 0, or small effects all but vanish and so do their
+intervals."""
+_NOISES, _SCALES = 7, 48
+_REACH = 3.0
+"""The grid of τ ends at so many times the largest estimate (or its standard error, where that is larger)."""
+_NEGLIGIBLE = 1e-5
 
 
 @dataclass(frozen=True)
 class Shrunk:
-    """Posterior of each effect under the fitted prior Σ π_m N(0, g_m²).
+    """Posterior of each effect: a mixture over K grid points of a point at 0 and a normal.
 
     Args:
         mean, low, high: (n,) posterior mean and 95 % credible interval, in the estimates' unit.
-        weights: (M,) the fitted π.
+        share: (K,) weight of each grid point.
+        at_zero: (K, n) probability that the effect is exactly 0.
+        centre, spread: (K, n) mean and standard deviation of the effect where it is not.
+        prior_sd: standard deviation of the effects, root of its posterior mean square.
     """
 
     mean: FloatArray
     low: FloatArray
     high: FloatArray
-    weights: FloatArray
+    share: FloatArray
+    at_zero: FloatArray
+    centre: FloatArray
+    spread: FloatArray
+    prior_sd: float
+
+    def draw(self, rng: np.random.Generator, draws: int) -> FloatArray:
+        """(draws, n) joint draws of the effects: the sites of one draw share their grid point."""
+        point = rng.choice(len(self.share), size=draws, p=self.share)
+        drawn = self.centre[point] + self.spread[point] * rng.standard_normal((draws, len(self.mean)))
+        return np.asarray(np.where(rng.random(drawn.shape) < self.at_zero[point], 0.0, drawn))
 
 
-def shrink(effect: FloatArray, se: FloatArray, grid: tuple[float, ...] = GRID) -> Shrunk:
-    """Shrink `effect` (n,) with standard errors `se` (n,) towards 0.
-
-    π by EM from equal weights; then w_m ∝ π_m N(β̂; 0, s² + g_m²), λ_m = g_m²/(g_m² + s²), and the posterior
-    is Σ w_m N(λ_m β̂, λ_m s²).
-    """
-    estimate = np.asarray(effect, dtype=np.float64)[:, None]  # (n, 1)
-    variance = np.maximum(np.asarray(se, dtype=np.float64), 1e-12)[:, None] ** 2
-    prior = np.asarray(grid)[None, :] ** 2  # (1, M)
-    total = variance + prior
-    log_likelihood = -0.5 * (np.log(total) + estimate**2 / total)
-    likelihood = np.exp(log_likelihood - log_likelihood.max(axis=1, keepdims=True))
-    weights = _em(likelihood)
-    posterior = weights * likelihood
-    posterior /= posterior.sum(axis=1, keepdims=True)
-    factor = prior / total
-    means, sds = factor * estimate, np.sqrt(factor * variance)
+def shrink(effect: FloatArray, se: FloatArray, df: float = np.inf) -> Shrunk:
+    """Shrink `effect` (n,) with standard errors `se` (n,), which rest on one noise of `df` degrees of freedom."""
+    estimate = np.asarray(effect, dtype=np.float64)
+    error = np.maximum(np.asarray(se, dtype=np.float64), 1e-12)
+    noise = _noise_factors(df)
+    largest = float(max(np.abs(estimate).max(), error.max()))
+    scales = np.concatenate([[0.0], _REACH * largest * (np.arange(1, _SCALES) / (_SCALES - 1)) ** 2])
+    # uniform in τ: each point stands for the stretch between its neighbours
+    stretch = np.gradient(scales)
+    shares = np.array(list(NULL_SHARES) if len(estimate) > FEW_SITES else [0.0])
+    f, t, p = (grid.ravel() for grid in np.meshgrid(noise, scales, shares, indexing="ij"))
+    width = np.broadcast_to(stretch[None, :, None], (len(noise), len(scales), len(shares))).ravel()
+    variance = (f[:, None] * error) ** 2  # (K, n)
+    total = variance + t[:, None] ** 2
+    slab = -0.5 * (np.log(total) + estimate**2 / total)
+    with np.errstate(divide="ignore"):
+        spike = -0.5 * (np.log(variance) + estimate**2 / variance) + np.log(p)[:, None]
+        slab = slab + np.log1p(-p)[:, None]
+    both = np.logaddexp(spike, slab)
+    logs = both.sum(axis=1) + np.log(width) + np.log([NULL_SHARES[share] for share in p])
+    weight = np.exp(logs - logsumexp(logs))
+    kept = weight > _NEGLIGIBLE
+    weight = weight[kept] / weight[kept].sum()
+    at_zero = np.exp(spike - both)[kept]
+    factor = (t[:, None] ** 2 / total)[kept]
+    centre, spread = factor * estimate, np.sqrt(factor * variance[kept])
+    mean = weight @ ((1 - at_zero) * centre)
     return Shrunk(
-        mean=(posterior * means).sum(axis=1),
-        low=_quantile(posterior, means, sds, 0.025),
-        high=_quantile(posterior, means, sds, 0.975),
-        weights=weights,
+        mean=mean,
+        low=_quantile(weight, at_zero, centre, spread, 0.025),
+        high=_quantile(weight, at_zero, centre, spread, 0.975),
+        share=weight,
+        at_zero=at_zero,
+        centre=centre,
+        spread=spread,
+        prior_sd=float(np.sqrt(weight @ ((1 - p[kept]) * t[kept] ** 2))),
     )
 
 
-def _em(likelihood: FloatArray) -> FloatArray:
-    weights = np.full(likelihood.shape[1], 1.0 / likelihood.shape[1])
-    for _ in range(_STEPS):
-        responsibility = weights * likelihood
-        updated = (responsibility / responsibility.sum(axis=1, keepdims=True)).mean(axis=0)
-        moved = float(np.abs(updated - weights).max())
-        weights = updated
-        if moved < _TOLERANCE:
-            break
-    return np.asarray(weights)
+def _noise_factors(df: float) -> FloatArray:
+    """Equally likely values of σ/s given s: quantiles of √(df/χ²_df)."""
+    if not np.isfinite(df):
+        return np.ones(1)
+    levels = (np.arange(_NOISES) + 0.5) / _NOISES
+    return np.asarray(np.sqrt(df / stats.chi2.ppf(levels, df)))
 
 
-def _quantile(posterior: FloatArray, means: FloatArray, sds: FloatArray, level: float) -> FloatArray:
-    """The `level` quantile of each row's mixture by bisection; a component without spread is a point at 0."""
-    reach = np.abs(means).max(axis=1) + 6 * sds.max(axis=1) + 1e-12
+def _quantile(
+    weight: FloatArray, at_zero: FloatArray, centre: FloatArray, spread: FloatArray, level: float
+) -> FloatArray:
+    """The `level` quantile of each site's mixture by bisection; exactly 0 where the point at 0 holds it."""
+    reach = np.abs(centre).max(axis=0) + 9 * spread.max(axis=0) + 1e-12
     low, high = -reach, reach.copy()
-    point = sds <= 0
-    scale = np.where(point, 1.0, sds)
-    for _ in range(60):
+    point = spread <= 0
+    scale = np.where(point, 1.0, spread)
+    for _ in range(50):
         middle = 0.5 * (low + high)
-        z = (middle[:, None] - means) / scale
-        cdf = (posterior * np.where(point, (middle[:, None] >= 0).astype(np.float64), ndtr(z))).sum(axis=1)
+        step = (middle >= 0).astype(np.float64)
+        smooth = np.where(point, (middle >= centre).astype(np.float64), ndtr((middle - centre) / scale))
+        cdf = weight @ (at_zero * step + (1 - at_zero) * smooth)
         below = cdf < level
         low, high = np.where(below, middle, low), np.where(below, high, middle)
-    # bisection converges on an atom at 0 from either side; say 0 exactly
-    return np.where(np.abs(high) < 1e-12, 0.0, high)
+    return np.where(np.abs(high) < 1e-9 * reach, 0.0, high)

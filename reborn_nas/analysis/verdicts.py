@@ -1,59 +1,146 @@
-"""Verdicts: the four words a site may get, and the words for when it gets none."""
+"""Verdicts: the word, the interval and the sign of a site, decided in one place."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from reborn_nas.analysis.budget import CONFIRMED as CONFIRMED_LEVEL
+from reborn_nas.analysis.budget import SITES, Budget, spend
+from reborn_nas.analysis.intervals import said_interval, widened
 from reborn_nas.errors import ConfigError
 
 CONFIRMED, SUGGESTIVE, UNRESOLVED, HARMFUL = "confirmed", "suggestive", "unresolved", "harmful"
 NO_VERDICT = "no verdict"
-"""The data cannot carry one: a screen smaller than one foldover, or lost runs on which the verdict depends."""
+"""The data cannot carry one: a screen smaller than one foldover, no noise to compare with, lost runs on which the
+verdict
+depends, or a screen and a retest that contradict each other."""
 
 VERDICTS = (CONFIRMED, SUGGESTIVE, UNRESOLVED, HARMFUL, NO_VERDICT)
-LEVEL = 0.05
+SCREEN, RETEST, BOTH = "screen", "retest", "screen and retest"
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
 
 
-def screen_verdicts(
-    effect: npt.NDArray[np.float64], q_value: npt.NDArray[np.float64]
-) -> npt.NDArray[np.object_]:
-    """Verdicts from the screen alone: suggestive or harmful where q ≤ .05, by the sign, else unresolved."""
-    found = np.asarray(q_value) <= LEVEL
+def screen_verdicts(effect: FloatArray, q_value: FloatArray, level: float = SITES) -> npt.NDArray[np.object_]:
+    """Verdicts from the screen alone: suggestive or harmful where q ≤ `level`, by the sign, else unresolved."""
     words = np.where(np.asarray(effect) > 0, SUGGESTIVE, HARMFUL)
-    return np.where(found, words, UNRESOLVED).astype(object)
+    return np.where(np.asarray(q_value) <= level, words, UNRESOLVED).astype(object)
 
 
 def verdicts(screen: pd.DataFrame, confirmation: pd.DataFrame | None = None) -> pd.Series:
-    """The verdict of each site of `screen`, in its order.
+    """The verdict of each site of `screen`, in its order; arguments as in `decide`."""
+    return decide(screen, confirmation)["verdict"]
 
-    confirmed: q ≤ .05 in the screen and the confirmation's 95 % interval on the same side, above 0.
-    suggestive: one of the two. harmful: either, below 0. unresolved: else. A screen without verdict keeps
-    none, whatever the confirmation says: it chose what was confirmed.
+
+def decide(
+    screen: pd.DataFrame, retest: pd.DataFrame | None = None, budget: Budget | None = None
+) -> pd.DataFrame:
+    """What may be said of each site of `screen`, in its order.
+
+    confirmed: the screen's q within the budget and, above 0 too, the retest's p by Holm's method at 5 % over the
+        sites that
+    the screen found. suggestive: above 0 in the screen alone, or in the retest alone at the retest's own level.
+    harmful: either, below 0. no verdict: the screen cannot carry one, or the two phases contradict each other.
+        unresolved: else.
 
     Args:
         screen: what `site_effects` returned.
-        confirmation: what `confirmation_effects` returned; sites that it lacks were not confirmed.
+        retest: what `confirmation_effects` returned; sites that it lacks were not tested again.
+        budget: the levels; by default those of a study with or without a retest.
+
+    Returns:
+        Columns verdict, basis (the phases that it rests on, "" without), and the estimate that belongs to the word:
+        said_effect, said_low, said_high (the screen's, or the retest's where that alone speaks), retest_low,
+        retest_high (the retest's interval where a sentence gives it). Word, sign and interval agree: said_low > 0 for
+        confirmed and suggestive, said_high < 0 for harmful, 0 inside for unresolved.
+
+    Raises:
+        ConfigError: `screen` lacks a column.
     """
-    missing = {"site", "effect", "q_value", "verdict"} - set(screen.columns)
+    missing = {"site", "effect", "ci_low", "ci_high", "q_value", "verdict"} - set(screen.columns)
     if missing:
         raise ConfigError(f"screen: a table of site_effects is needed; it lacks {', '.join(sorted(missing))}")
-    first = screen_verdicts(screen["effect"].to_numpy(), screen["q_value"].to_numpy())
-    above = np.zeros(len(screen), dtype=bool)
-    below = np.zeros(len(screen), dtype=bool)
-    if confirmation is not None and len(confirmation):
-        low = screen["site"].map(dict(zip(confirmation["site"], confirmation["ci_low"], strict=True)))
-        high = screen["site"].map(dict(zip(confirmation["site"], confirmation["ci_high"], strict=True)))
-        above, below = (low > 0).to_numpy(bool), (high < 0).to_numpy(bool)
-    words = np.where(
-        (first == HARMFUL) | below,
-        HARMFUL,
-        np.where(
-            (first == SUGGESTIVE) & above,
-            CONFIRMED,
-            np.where((first == SUGGESTIVE) | above, SUGGESTIVE, UNRESOLVED),
-        ),
+    tested = retest if retest is not None and len(retest) else None
+    budget = spend(retest=tested is not None) if budget is None else budget
+    able = (screen["verdict"] != NO_VERDICT).to_numpy(bool)
+    open_ = (screen["verdict"] == UNRESOLVED).to_numpy(bool)  # by its lost runs, perhaps, in spite of its q
+    effect = screen["effect"].to_numpy(dtype=np.float64)
+    selected = able & ~open_ & (screen["q_value"].to_numpy(dtype=np.float64) <= budget.screen)
+    first = np.where(selected, np.sign(effect), 0.0)
+    again = _retested(screen, tested, selected, budget)
+    own, joined = again["own"], again["joined"]
+    against = (first * own < 0) | (first * joined < 0)
+    spoken = np.where(first != 0, first, np.where(able, own, 0.0))
+    words = np.where(spoken > 0, SUGGESTIVE, np.where(spoken < 0, HARMFUL, UNRESOLVED)).astype(object)
+    words[(first > 0) & (joined > 0)] = CONFIRMED
+    words[~able | against] = NO_VERDICT
+    alone = (first == 0) & (own != 0) & able
+    basis = np.where(first == 0, np.where(alone, RETEST, ""), np.where(first * joined > 0, BOTH, SCREEN))
+    low, high = said_interval(screen, selected, budget.screen)
+    return pd.DataFrame(
+        {
+            "verdict": words,
+            "basis": np.where(words == NO_VERDICT, "", basis).astype(object),
+            "contradicts": against,
+            "said_effect": np.where(alone, again["effect"], effect),
+            "said_low": np.where(alone, again["low"], low),
+            "said_high": np.where(alone, again["high"], high),
+            "retest_low": again["low"],
+            "retest_high": again["high"],
+        },
+        index=screen.index,
     )
-    words = np.where((screen["verdict"] == NO_VERDICT).to_numpy(bool), NO_VERDICT, words)
-    return pd.Series(words, index=screen.index, name="verdict", dtype=object)
+
+
+def tone_of(verdict: Any) -> str:
+    """The colour's name that belongs to a verdict: "gain", "harm" or "flat"."""
+    return {CONFIRMED: "gain", SUGGESTIVE: "gain", HARMFUL: "harm"}.get(str(verdict), "flat")
+
+
+def holm(p_value: FloatArray, level: float) -> BoolArray:
+    """Which hypotheses Holm's step-down method rejects."""
+    order = np.argsort(p_value, kind="stable")
+    within = p_value[order] <= level / np.arange(len(p_value), 0, -1)
+    rejected = np.zeros(len(p_value), dtype=np.bool_)
+    rejected[order] = np.logical_and.accumulate(within)
+    return rejected
+
+
+def _retested(
+    screen: pd.DataFrame, retest: pd.DataFrame | None, selected: BoolArray, budget: Budget
+) -> dict[str, FloatArray]:
+    """By site of the screen: the retest's estimate, its interval, and the sign found on its own and after the screen.
+
+    Both selections are simple ones, so that Benjamini–Yekutieli's intervals at 5 % leave out 0 wherever they reject.
+    """
+    n = len(screen)
+    found = {name: np.full(n, np.nan) for name in ("effect", "low", "high")}
+    found |= {name: np.zeros(n) for name in ("own", "joined")}
+    if retest is None:
+        return found
+    place = {site: k for k, site in enumerate(retest["site"])}
+    where = np.array([place.get(site, -1) for site in screen["site"]])
+    there = where >= 0
+    effect = retest["effect"].to_numpy(dtype=np.float64)
+    p_value = retest["p_value"].to_numpy(dtype=np.float64)
+    own = holm(p_value, budget.retest) if budget.retest else np.zeros(len(retest), dtype=np.bool_)
+    gate = np.zeros(len(retest), dtype=np.bool_)
+    gate[where[there & selected]] = True
+    joined = np.zeros(len(retest), dtype=np.bool_)
+    joined[gate] = holm(p_value[gate], CONFIRMED_LEVEL)
+    # a site's interval is that of the family in which it is found
+    alpha = np.full(len(retest), (budget.retest or CONFIRMED_LEVEL) / len(retest))
+    alpha[own] = own.sum() * CONFIRMED_LEVEL / len(retest)
+    alpha[gate] = np.where(joined[gate], int(joined.sum()), 1) * CONFIRMED_LEVEL / max(int(gate.sum()), 1)
+    low, high = widened(retest, alpha)
+    sign = np.sign(effect)
+    for name, values in (
+        ("effect", effect), ("low", low), ("high", high), ("own", own * sign), ("joined", joined * sign)
+    ):  # fmt: skip
+        found[name][there] = values[where[there]]
+    return found

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from reborn_nas.report.screen import Designed
 from reborn_nas.report.view import RunView
-from reborn_nas.report.words import number, percent, true_minus
+from reborn_nas.report.words import number, percent, spelled
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from reborn_nas.analysis import Comparison
+    from reborn_nas.analysis.budget import Budget
 
-MANY_DIVERGED = 0.1
+MANY_COLLAPSED = 0.1
 """Share of the screen's runs above which the recipe, not the luck of a seed, is the likely cause."""
 
 SMALL_SE = 0.5
@@ -27,10 +27,17 @@ def answer(
     view: RunView, effects: pd.DataFrame | None, comparison: Comparison | None, control: pd.DataFrame | None
 ) -> list[str]:
     """Two plain sentences within the allowed claims; a third where the control allows one."""
-    from reborn_nas.analysis.claims import candidate_sentence, cause_sentence, where_it_helps
+    from reborn_nas.analysis.claims import (
+        candidate_sentence,
+        cause_sentence,
+        failure_sentence,
+        where_it_helps,
+    )
 
     if effects is not None:
         said = [where_it_helps(effects, tested=view.arms[0], reference=view.arms[1])]
+        if view.finished:
+            said.append(failure_sentence(effects, tested=view.arms[0]))
     elif view.phase("screen"):
         said = ["The screen has too few finished runs to estimate what each site adds."]
     else:
@@ -41,7 +48,7 @@ def answer(
         parent = "its parent" if view.arms[1] == "original" else view.parent
         said.append(candidate_sentence(comparison, parent=parent))
     cause = cause_sentence(control, effects) if view.finished else ""
-    return [re.sub(r" pp\b", " percentage points", true_minus(line)) for line in [*said, cause] if line]
+    return [spelled(line) for line in [*said, cause] if line]
 
 
 def cautions(
@@ -67,14 +74,15 @@ def cautions(
             f"Two sites' levels are correlated by {number(summary['correlation'])}: their effects are hard to "
             "tell apart."
         )
-    if screen is not None and screen.diverged.any():
-        many, all_runs = int(screen.diverged.sum()), screen.n_runs
-        advice = " A lower learning rate would tell more." if many > MANY_DIVERGED * all_runs else ""
-        said.append(f"{many} of {all_runs} screen runs diverged; they count at their last accuracy.{advice}")
+    many = 0 if effects is None else int(effects.attrs.get("collapsed", 0))
+    if screen is not None and many > MANY_COLLAPSED * screen.n_runs:
+        said.append(
+            f"{percent(many / screen.n_runs, 0)} of the screen's runs collapsed. A lower learning rate would tell more."
+        )
     return said
 
 
-def method(view: RunView, screen: Designed | None, summary: Mapping[str, float]) -> list[str]:
+def method(view: RunView, screen: Designed | None, summary: Mapping[str, float], budget: Budget) -> list[str]:
     """How it was measured, a line each."""
     said = []
     if screen is not None and summary:
@@ -82,12 +90,13 @@ def method(view: RunView, screen: Designed | None, summary: Mapping[str, float])
             f"Screen: {summary['runs']:.0f} unpruned trainings over {summary['splits']:.0f} train/validation splits, "
             f"each site {view.arms[0]} in half of them and {view.arms[1]} in the others; least squares with the splits "
             f"as blocks, t intervals on "
-            f"{summary['df']:.0f} degrees of freedom, Benjamini–Hochberg at q = 0.05 over {len(screen.names)} sites.",
+            f"{summary['df']:.0f} degrees of freedom, Benjamini–Hochberg at q = {budget.screen:.2g} over "
+            f"{len(screen.names)} sites.",
             f"Noise of one training σ̂ = {number(summary['sigma'])} percentage points; an effect of "
             f"{number(summary['detectable'])} is found with 80 % power. Largest correlation between two "
             f"sites: {number(summary['correlation'])}.",
-            "Confirmed: q ≤ 0.05 in the screen, and the confirmation's 95 % interval on the same side of 0. "
-            "Suggestive: one of the two. Harmful: either, below 0. Unresolved: else.",
+            "Confirmed: found by the screen, and again by the retest, above 0. Suggestive: by one of the two. Harmful: "
+            "by either, below 0. Unresolved: else. Intervals in sentences allow for the site having been chosen.",
         ]
     searched = view.phase("search")
     if searched:

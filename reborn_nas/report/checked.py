@@ -58,7 +58,7 @@ class Checks:
         )
 
 
-def checks(view: RunView) -> Checks:
+def checks(view: RunView, chance: float = 0.0) -> Checks:
     """What the check runs of `view` say."""
     runs = [r for r in unique_runs(view.phase("checks")) if r.state in ("complete", "diverged")]
     rate = [record for record in runs if record.arm == "rate"]

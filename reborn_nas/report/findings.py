@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reborn_nas.errors import ConfigError
+from reborn_nas.records import chance_level
 from reborn_nas.report import fresh
 from reborn_nas.report.answer import answer, cautions, method
 from reborn_nas.report.checked import Checks, checks
 from reborn_nas.report.screen import Designed, designed
+from reborn_nas.report.sums import Sums, sums
 from reborn_nas.report.view import RunView
-from reborn_nas.report.words import interval, signed
+from reborn_nas.report.words import spelled
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from reborn_nas.analysis import Comparison
+    from reborn_nas.analysis.budget import Budget
 
 NO_VERDICT = "no verdict"
-LOST = (
-    "{} screen runs were lost or diverged in a way that goes with the level: both bounds stand in the table."
-)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class Findings:
             correlation, validation_se, validation_n.
         effects: one row a site, the report's columns; None without a screen.
         stages, pooled: tables with `label, effect, ci_low, ci_high`.
-        slope_words: a sentence.
+        slope_words, pooled_words: a sentence on each.
+        sums: whether the effects add up.
+        budget: the error budget, and how it was spent, a line each.
         candidate: candidate against parent, or None.
         candidate_arms: accuracies by arm.
         candidate_part, candidate_images: what they were measured on.
@@ -57,6 +59,9 @@ class Findings:
     stages: pd.DataFrame | None = None
     slope_words: str = ""
     pooled: pd.DataFrame | None = None
+    pooled_words: str = ""
+    sums: Sums = field(default_factory=Sums)
+    budget: Sequence[str] = ()
     candidate: Comparison | None = None
     candidate_arms: Mapping[str, Sequence[float]] = field(default_factory=dict)
     candidate_part: str = ""
@@ -68,41 +73,89 @@ class Findings:
 
 def study_findings(view: RunView) -> Findings:
     """All estimates that the view's records allow."""
-    from reborn_nas.analysis import verdicts
+    from reborn_nas.analysis.claims import kernel_sentence, resolved
 
-    chance = _chance(view)
+    chance = chance_level(view.records)
     screen = designed(view.phase("screen"), view.site_names, chance)
+    whole = None if screen is None else screen.converged(chance)
     covariates = _covariates(screen)
-    effects = _effects(view, screen, covariates, chance) if screen is not None else None
-    confirmed, controlled = fresh.confirmation(view, chance), fresh.control(view, chance)
+    retest, controlled = fresh.confirmation(view, chance), fresh.control(view, chance)
+    budget = _budget(view, screen, chance)
+    effects = _effects(view, screen, covariates, chance, budget) if screen is not None else None
     if effects is not None:
-        attrs = effects.attrs
-        effects["verdict"] = verdicts(effects, confirmed) if view.finished else NO_VERDICT
-        for prefix, table in (("confirmed", confirmed), ("control", controlled)):
+        effects = _decided(effects, retest, budget, view.finished)
+        for prefix, table in (("confirmed", retest), ("control", controlled)):
             _join(effects, prefix, table)
-        effects.attrs = attrs
-    compared = fresh.compared(view)
-    arms, part, images = fresh.candidate_arms(view)
+    arms = fresh.candidate_arms(view, chance)
+    compared = fresh.compared(view, arms, budget.candidate)
     summary = _summary(view, screen, effects)
-    ends, bent = fresh.baseline(view, screen, summary.get("sigma", math.nan))
-    stages, slope = _depth(view, screen, covariates, effects)
+    added = sums(view, whole, compared, chance, budget.other)
+    stages, slope = _depth(view, whole, covariates, effects)
+    pooled = _pooled(whole) if effects is not None else None
     return Findings(
         sentences=answer(view, effects, compared, controlled),
-        cautions=[*cautions(view, screen, effects, summary), *bent],
-        method=[*method(view, screen, summary), *ends],
+        cautions=[*cautions(view, screen, effects, summary), *added.cautions],
+        method=[*method(view, screen, summary, budget), *added.method],
+        budget=_budget_words(budget, effects, retest, compared),
         summary=summary,
         effects=effects,
         stages=stages,
         slope_words=slope,
-        pooled=_pooled(screen) if effects is not None else None,
+        pooled=pooled,
+        pooled_words="" if pooled is None else spelled(kernel_sentence(pooled, named=resolved(effects))),
+        sums=added,
         candidate=compared,
-        candidate_arms=arms,
-        candidate_part=part,
-        candidate_images=images,
-        confirmation=_beside_screen(confirmed, effects),
+        candidate_arms=arms.accuracy,
+        candidate_part=arms.part,
+        candidate_images=arms.images,
+        confirmation=_beside_screen(retest, effects),
         control=controlled,
-        checks=checks(view),
+        checks=checks(view, chance),
     )
+
+
+def _budget(view: RunView, screen: Designed | None, chance: float) -> Budget:
+    """The levels of this study's tests: by its phases, planned or run, and by how many trainings failed."""
+    from reborn_nas.analysis.budget import spend
+    from reborn_nas.analysis.collapse import collapsed, failures_by_site
+
+    retest = bool(view.phase("confirm")) or any(
+        item.get("phase") == "confirm" and item.get("planned") for item in view.phases
+    )
+    if screen is None:
+        return spend(retest=retest)
+    fallen = collapsed(screen.accuracy, chance, screen.diverged)
+    ended = np.isfinite(screen.accuracy) | fallen
+    lost = failures_by_site(screen.design[ended], fallen[ended])
+    return spend(retest=retest, failures_testable=lost.testable, failures_found=lost.found)
+
+
+def _budget_words(
+    budget: Budget, effects: pd.DataFrame | None, retest: pd.DataFrame | None, candidate: Comparison | None
+) -> list[str]:
+    from reborn_nas.analysis.budget import budget_lines
+
+    return budget_lines(
+        budget,
+        sites=0 if effects is None else len(effects),
+        retested=0 if retest is None else len(retest),
+        candidate=candidate is not None,
+    )
+
+
+def _decided(
+    effects: pd.DataFrame, retest: pd.DataFrame | None, budget: Budget, finished: bool
+) -> pd.DataFrame:
+    """The table with what may be said of each site; nothing while trainings are still to come."""
+    from reborn_nas.analysis.verdicts import decide
+
+    attrs = effects.attrs
+    if not finished:
+        effects = effects.assign(verdict=NO_VERDICT)
+    told = decide(effects, retest, budget)
+    effects = effects.assign(**{name: told[name] for name in told.columns})
+    effects.attrs = attrs
+    return effects
 
 
 def _covariates(screen: Designed | None) -> pd.DataFrame | None:
@@ -114,26 +167,21 @@ def _covariates(screen: Designed | None) -> pd.DataFrame | None:
 
 
 def _effects(
-    view: RunView, screen: Designed, covariates: pd.DataFrame | None, chance: float
+    view: RunView, screen: Designed, covariates: pd.DataFrame | None, chance: float, budget: Budget
 ) -> pd.DataFrame | None:
     """The table of `site_effects` with what the report adds to it; None where the runs are too few."""
-    from reborn_nas.analysis import loss_bounds, needs_bounds, site_effects
+    from reborn_nas.analysis import site_effects
 
-    shared: dict[str, Any] = {"names": screen.names, "block": screen.block, "covariates": covariates}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they stand in attrs["warnings"]
         try:
-            found = site_effects(screen.design, screen.accuracy, **shared)
+            found = site_effects(
+                screen.design, screen.accuracy, names=screen.names, block=screen.block, covariates=covariates,
+                chance=chance, failed=screen.diverged, level=budget.screen,
+            )  # fmt: skip
         except ConfigError:
             return None
-        attrs = dict(found.attrs)
-        lost = screen.diverged | np.isnan(screen.accuracy)
-        if lost.any() and needs_bounds(screen.design, screen.accuracy, screen.diverged):
-            bounds = loss_bounds(screen.design, screen.accuracy, lost=lost, chance=chance, **shared)
-            found["at_chance"], found["at_block_mean"] = bounds.chance["effect"], bounds.block_mean["effect"]
-            agree = bounds.chance["verdict"] == bounds.block_mean["verdict"]
-            found["verdict"] = found["verdict"].where(agree, NO_VERDICT)
-            attrs["warnings"] = (*attrs.get("warnings", ()), LOST.format(int(lost.sum())))
+    attrs = dict(found.attrs)
     about = view.sites.set_index("name").reindex(screen.names)
     for name in ("stage", "block", "shape", "activation", "added_params", "added_macs"):
         found[name] = about[name].to_numpy()
@@ -168,22 +216,23 @@ def _depth(
 ) -> tuple[pd.DataFrame | None, str]:
     """Stage means, and the trend with depth in words."""
     from reborn_nas.analysis import depth_slope, stage_means
+    from reborn_nas.analysis.claims import resolved, trend_sentence
 
     if screen is None or effects is None or len(effects) < 3 or not set(screen.names) <= set(view.site_names):
         return None, ""
     shared: dict[str, Any] = {"block": screen.block, "covariates": covariates}
-    stages = stage_means(screen.design, screen.accuracy, list(effects["stage"]), **shared)
+    try:
+        stages = stage_means(screen.design, screen.accuracy, list(effects["stage"]), **shared)
+        slope = depth_slope(effects["effect"])
+    except ConfigError:
+        return None, ""
     counts = stages["sites"]
     stages.insert(
         0,
         "label",
         [f"Stage {s + 1} ({n} site{'s' if n > 1 else ''})" for s, n in zip(stages["stage"], counts)],
     )
-    slope = depth_slope(screen.design, screen.accuracy, **shared)
-    trend = "rises with depth" if slope["ci_low"] > 0 else "falls with depth" if slope["ci_high"] < 0 else ""
-    told = f"{signed(slope['effect'])} percentage points {interval(slope['ci_low'], slope['ci_high'])}"
-    words = f"The effect {trend}: " if trend else "No trend with depth is resolved: "
-    return stages, f"{words}{told} from the first site to the last, fitted as a straight line."
+    return stages, spelled(trend_sentence(slope, named=resolved(effects)))
 
 
 def _pooled(screen: Designed | None) -> pd.DataFrame | None:
@@ -231,13 +280,3 @@ def _summary(view: RunView, screen: Designed | None, effects: pd.DataFrame | Non
         summary["validation_n"] = float(screen.images)
         summary["validation_se"] = 100 * math.sqrt(level * (1 - level) / screen.images)
     return summary
-
-
-def _chance(view: RunView) -> float:
-    """Accuracy of a guess, where the records tell the number of classes."""
-    for record in view.records:
-        backbone = record.architecture.get("backbone")
-        classes = backbone.get("num_classes") if isinstance(backbone, Mapping) else None
-        if isinstance(classes, int) and classes > 0:
-            return 1 / classes
-    return 0.0

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
 from reborn_nas.report.screen import Designed, designed, unique_runs
 from reborn_nas.report.view import RunView
-from reborn_nas.report.words import interval, signed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,46 +21,79 @@ if TYPE_CHECKING:
     from reborn_nas.analysis import Comparison
 
 
-def candidate_arms(view: RunView) -> tuple[dict[str, list[float]], str, int]:
-    """Accuracies of the reference's network and of the candidate, the part they were measured on, and its images.
+def candidate_arms(view: RunView, chance: float = 0.0) -> CandidateArms:
+    """Accuracies of the reference's network and of the candidate.
 
-    The test set where every training has it, else what the phase judged by.
+    The test set where every training has it, else what the phase judged by. Collapsed trainings are counted apart, by
+    the rule for all phases.
     """
+    from reborn_nas.analysis.collapse import collapsed
+
     runs = [r for r in unique_runs(view.phase("candidate")) if r.state in ("complete", "diverged")]
-    runs = [r for r in runs if r.accuracy is not None]
-    tested = bool(runs) and all(r.test_accuracy is not None for r in runs)
+    runs = [r for r in runs if r.accuracy is not None and r.arm in (view.parent_arm, "candidate")]
+    whole = [r for r in runs if r.state == "complete"]
+    tested = bool(whole) and all(r.test_accuracy is not None for r in whole)
+    values = np.array([_judged(record, tested) for record in runs], dtype=np.float64)
+    fallen = collapsed(values, chance, [record.state == "diverged" for record in runs])
     arms: dict[str, list[float]] = {view.parent_arm: [], "candidate": []}
-    for record in runs:
-        value = record.test_accuracy if tested else record.accuracy
-        if record.arm in arms and value is not None:
-            arms[record.arm].append(value)
-    part = "test" if tested else (runs[0].accuracy_part if runs else "")
-    images = max((r.test_n if tested else r.accuracy_n for r in runs), default=0)
-    return {arm: values for arm, values in arms.items() if values}, part, images
+    lost = dict.fromkeys(arms, 0)
+    for record, value, gone in zip(runs, values, fallen):
+        if gone:
+            lost[record.arm] += 1
+        else:
+            arms[record.arm].append(float(value))
+    part = "test" if tested else (whole[0].accuracy_part if whole else "")
+    images = max((r.test_n if tested else r.accuracy_n for r in whole), default=0)
+    return CandidateArms({arm: found for arm, found in arms.items() if found}, part, images, lost)
 
 
-def compared(view: RunView) -> Comparison | None:
-    """Candidate − parent with its interval, in pp; None where an arm has fewer than two trainings."""
+def _judged(record: TrialRecord, tested: bool) -> float:
+    value = record.test_accuracy if tested and record.test_accuracy is not None else record.accuracy
+    return math.nan if value is None else value
+
+
+@dataclass(frozen=True)
+class CandidateArms:
+    """Accuracies by arm, the part they were measured on, its images, and the collapsed trainings by arm."""
+
+    accuracy: Mapping[str, list[float]]
+    part: str
+    images: int
+    lost: Mapping[str, int]
+
+
+def compared(view: RunView, arms: CandidateArms, level: float) -> Comparison | None:
+    """Candidate − parent with its interval at 1 − `level`, in pp; None where an arm has fewer than two trainings."""
     from reborn_nas.analysis.compare import candidate_against_parent
 
-    arms, _, images = candidate_arms(view)
-    if min(len(arms.get(arm, ())) for arm in (view.parent_arm, "candidate")) < 2:
+    first, second = (arms.accuracy.get(arm, []) for arm in ("candidate", view.parent_arm))
+    if min(len(first), len(second)) < 2:
         return None
-    return candidate_against_parent(arms["candidate"], arms[view.parent_arm], n_images=images or None)
+    found = candidate_against_parent(first, second, n_images=arms.images or None, level=level)
+    if not any(arms.lost.values()):
+        return found
+    note = (
+        f"{arms.lost['candidate']} of the candidate's and {arms.lost[view.parent_arm]} of the parent's trainings "
+        "collapsed and are left out"
+    )
+    return replace(found, notes=(note, *found.notes))
 
 
 def confirmation(view: RunView, chance: float) -> pd.DataFrame | None:
     """The top sites on the incumbent: site, effect, ci_low, ci_high, …; None where there is none."""
     from reborn_nas.analysis.confirm import confirmation_effects
 
-    return _estimated(confirmation_effects, designed(_plain(view.phase("confirm")), view.site_names, chance))
+    runs = designed(_plain(view.phase("confirm")), view.site_names, chance)
+    return _estimated(confirmation_effects, runs, chance)
 
 
 def control(view: RunView, chance: float) -> pd.DataFrame | None:
     """Reborn − positive twin: site, effect, ci_low, ci_high, …, claim; None where there is none."""
     from reborn_nas.analysis.confirm import control_effects
 
-    return _estimated(control_effects, designed(_plain(view.phase("control")), view.site_names, chance))
+    return _estimated(
+        control_effects, designed(_plain(view.phase("control")), view.site_names, chance), chance
+    )
 
 
 def _plain(records: list[TrialRecord]) -> list[TrialRecord]:
@@ -65,44 +101,20 @@ def _plain(records: list[TrialRecord]) -> list[TrialRecord]:
     return [record for record in records if record.arm == "design"]
 
 
-def _estimated(estimate: Any, runs: Designed | None) -> pd.DataFrame | None:
+def _estimated(estimate: Any, runs: Designed | None, chance: float) -> pd.DataFrame | None:
+    from reborn_nas.analysis.collapse import converged
+    from reborn_nas.analysis.linear import NO_NOISE
+
     if runs is None:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         try:
-            table: pd.DataFrame = estimate(runs.design, runs.accuracy, names=runs.names, block=runs.block)
+            accuracy = converged(runs.accuracy, chance, runs.diverged)
+            table: pd.DataFrame = estimate(runs.design, accuracy, names=runs.names, block=runs.block)
         except ConfigError:
             return None
+    if table.attrs["sigma"] <= NO_NOISE:
+        return None
     table.attrs["part"], table.attrs["images"] = runs.part, runs.images
     return table
-
-
-def baseline(view: RunView, screen: Designed | None, sigma: float) -> tuple[list[str], list[str]]:
-    """The baseline in words, one activation everywhere against the other; and a caution where effects do not add up."""
-    from reborn_nas.analysis.compare import candidate_against_parent, curvature
-
-    runs = [r for r in unique_runs(view.phase("baseline")) if r.state in ("complete", "diverged")]
-    reference, tested = (
-        [record.accuracy for record in runs if record.arm == arm and record.accuracy is not None]
-        for arm in (view.parent_arm, view.arms[0])
-    )
-    if min(len(reference), len(tested)) < 2:
-        return [], []
-    found = candidate_against_parent(tested, reference)
-    said = [
-        f"Baseline: {view.arms[0]} at every site against {view.parent}, {signed(found.effect)} percentage points "
-        f"{interval(found.ci_low, found.ci_high)} ({found.n_first} against {found.n_second} trainings, "
-        f"{runs[0].accuracy_part} images)."
-    ]
-    if screen is None or not math.isfinite(sigma):
-        return said, []
-    bend = curvature(reference, tested, screen.accuracy, sigma=sigma)
-    size = f"{signed(bend.effect)} percentage points {interval(bend.ci_low, bend.ci_high)}"
-    said.append(f"Curvature: the mean of the baseline's two ends lies {size} from the screen's mean.")
-    if bend.p_value >= 0.05:
-        return said, []
-    return said, [
-        f"Effects do not simply add up here (curvature {size}): what a site adds depends on the other sites, so an "
-        f"average over half-{view.arms[0]} networks need not hold on another network."
-    ]

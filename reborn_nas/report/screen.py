@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import Choice
@@ -48,6 +48,12 @@ class Designed:
     def n_runs(self) -> int:
         """Runs, missing ones included."""
         return len(self.accuracy)
+
+    def converged(self, chance: float) -> Designed:
+        """The same without the accuracies of collapsed runs."""
+        from reborn_nas.analysis.collapse import converged
+
+        return replace(self, accuracy=converged(self.accuracy, chance, self.diverged))
 
 
 def unique_runs(records: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -108,18 +114,19 @@ def _option(
     """One option of the choices that are on, (N, n); None where it has a single value."""
     import numpy as np
 
-    rows = []
-    for record in runs:
-        choices = record.architecture.get("choices") or {}
-        labels = {**choices, **record.parameters}
-        rows.append([_value(labels.get(n), option, absent) if record.levels[n] else absent for n in names])
+    rows = [
+        [option_of(record, name, option, absent) if record.levels[name] else absent for name in names]
+        for record in runs
+    ]
     levels = {value for row in rows for value in row if value != absent}
     if len(levels) < 2 or len({type(value) for value in levels}) > 1:
         return None
     return np.array(rows)
 
 
-def _value(label: object, option: str, absent: Any) -> Any:
+def option_of(record: TrialRecord, name: str, option: str, absent: Any) -> Any:
+    """One option of what a network has at a site or group; `absent` where its choice has none."""
+    label = record.parameters.get(name, (record.architecture.get("choices") or {}).get(name))
     if not isinstance(label, str):
         return absent
     try:

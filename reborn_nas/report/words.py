@@ -40,6 +40,11 @@ def true_minus(text: str) -> str:
     return re.sub(r"(?<![\w.\-])-(?=\d)", MINUS, text)
 
 
+def spelled(text: str) -> str:
+    """A sentence of the analysis as the report prints it: true minus signs, and "pp" in full."""
+    return re.sub(r" pp\b", " percentage points", true_minus(text))
+
+
 def signed(value: float | None, digits: int = 2) -> str:
     """`+0.25`, `−0.10`, `0.00`; a dash where there is none."""
     if value is None or not math.isfinite(value):

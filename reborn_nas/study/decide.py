@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.errors import ConfigError
-from reborn_nas.records import TrialRecord
+from reborn_nas.records import TrialRecord, chance_level
 from reborn_nas.study.contrast import Contrast, Side
 from reborn_nas.winners import best_of
 
@@ -83,18 +83,50 @@ def decide_candidate(
 def _from_screen(
     usable: Sequence[TrialRecord], contrast: Contrast, spec: BackboneSpec, costs: CostBook | None
 ) -> Candidate | None:
-    effects = _effects(usable, contrast)
-    form, told = _best_form(usable, contrast)
-    wanted = {name: form if effects[name] > 0 else contrast.low.default for name in contrast.factors}
+    ended = converged_runs(usable)
+    if not ended:
+        return None
+    effects = _effects(ended, contrast)
+    failing = _failing(usable, contrast)
+    form, told = _best_form(ended, contrast)
+    wanted = {
+        name: form if effects[name] > 0 and name not in failing else contrast.low.default
+        for name in contrast.factors
+    }
     chosen = _within(contrast, wanted, effects, spec, costs)
     if chosen is None:
         return None
-    many = sum(effect > 0 for effect in effects.values())
+    many = sum(effects[name] > 0 and name not in failing for name in effects)
     reason = f"{contrast.high.choice} at the {many} of {len(effects)} factors whose estimate is above 0{told}"
+    if failing:
+        reason += f", without {', '.join(failing)}, where it makes trainings fail"
     if chosen != wanted:
         kept = sum(choice == form for choice in chosen.values())
         reason += f"; at {kept} of these, to keep the limits"
     return Candidate(contrast.architecture(spec, chosen), "screen", reason)
+
+
+def converged_runs(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The runs that did not collapse."""
+    fallen = _fallen(records)
+    return [record for record, gone in zip(records, fallen) if not gone]
+
+
+def _fallen(records: Sequence[TrialRecord]) -> Any:
+    """(N,) bool, which trainings came to nothing, by the one rule for it."""
+    from reborn_nas.analysis.collapse import collapsed
+
+    accuracy = [record.accuracy for record in records]
+    return collapsed(accuracy, chance_level(records), [record.state == "diverged" for record in records])
+
+
+def _failing(records: Sequence[TrialRecord], contrast: Contrast) -> list[str]:
+    """The factors whose level 1 makes trainings fail, as in the report."""
+    from reborn_nas.analysis.collapse import failures_by_site
+
+    names = list(contrast.factors)
+    named = failures_by_site(_arrays(records, names)[0], _fallen(records)).named
+    return [name for name, fails in zip(names, named) if fails]
 
 
 def _within(
@@ -137,43 +169,24 @@ def _within(
     return None
 
 
-def top_factors(
-    screen: Sequence[TrialRecord], contrast: Contrast, count: int = TOP, seed: int = 0
-) -> list[str]:
-    """The factors most probably among the five largest effects, `count` of them, in the contrast's order."""
-    top = set(leading_factors(screen, contrast, count, seed))
+def top_factors(screen: Sequence[TrialRecord], contrast: Contrast, count: int = TOP) -> list[str]:
+    """The factors with the largest effects, `count` of them, in the contrast's order."""
+    top = set(leading_factors(screen, contrast, count))
     return [name for name in contrast.factors if name in top]
 
 
-def leading_factors(
-    screen: Sequence[TrialRecord], contrast: Contrast, count: int, seed: int = 0
-) -> list[str]:
-    """The same, the first one first; by the report's estimates, blocks and options taken out.
+def leading_factors(screen: Sequence[TrialRecord], contrast: Contrast, count: int) -> list[str]:
+    """The same, the first one first; by the report's estimates among the runs that converged.
 
-    In the contrast's order where the screen cannot tell.
+    Factors that make trainings fail come last. In the contrast's order where the screen cannot tell.
     """
-    from reborn_nas.analysis import site_effects
-
     names = list(contrast.factors)
     usable = [record for record in screen if record.accuracy is not None and record.levels]
-    if not usable:
+    ended = converged_runs(usable)
+    if not ended:
         return names[:count]
-    design, accuracy, block = _arrays(usable, names)
-    options = _option_columns(usable, contrast)
-    try:
-        table = site_effects(
-            design,
-            accuracy,
-            names=names,
-            block=block,
-            covariates=options if options.shape[1] else None,
-            seed=seed,
-        )
-    except ConfigError:
-        return names[:count]
-    return [
-        str(name) for name in table.sort_values(["p_top5", "effect"], ascending=False)["site"].head(count)
-    ]
+    effects, failing = _effects(ended, contrast), set(_failing(usable, contrast))
+    return sorted(names, key=lambda name: (name in failing, -effects[name]))[:count]
 
 
 def twin(choice: Choice) -> Choice:

@@ -188,7 +188,7 @@ class Leader:
         top = self._store.attribute("top")
         if top is None:
             screen = list(self._queue.finished("screen").values())
-            top = top_factors(screen, contrast, seed=seed % 2**32)
+            top = top_factors(screen, contrast)
             self._store.keep("top", top)
         if confirm:
             runs += designs.confirm_runs(confirm, incumbent, top, contrast, seed)
@@ -199,11 +199,11 @@ class Leader:
         return runs
 
     def _leading(self) -> list[str]:
-        """The first factors of the screen, the most probable of the five best first."""
+        """The first factors of the screen, the one with the largest estimate first."""
         kept = self._store.attribute("top_ranked")
         if kept is None:
             screen = list(self._queue.finished("screen").values())
-            kept = leading_factors(screen, self._bench.contrast, TOP_ALONE, self._bench.config.seed % 2**32)
+            kept = leading_factors(screen, self._bench.contrast, TOP_ALONE)
             self._store.keep("top_ranked", kept)
         return [str(name) for name in kept]
 

@@ -1,0 +1,93 @@
+"""The error budget of a report: how often any statement of a kind may be false in a study where nothing has an effect.
+
+Statements about sites 5 %, about the candidate 4 %, whether effects add up 1 %: together at most 10 %. A trend, a best
+kernel, a second learning rate and a cause cost nothing, because they are only made beside a statement about a site.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["CANDIDATE", "OTHER", "SITES", "Budget", "budget_lines", "spend"]
+
+SITES, CANDIDATE, OTHER = 0.05, 0.04, 0.01
+RETEST_SHARE = 0.2
+"""Of the sites' level, where there is a retest: what may be found by it alone (simulated: .04 + .01 lose least
+power)."""
+CONFIRMED = 0.05
+"""Level of the retest over the sites that the screen has found. It costs nothing: a false one was found falsely
+before."""
+FAILURES = 0.05
+"""Bonferroni's level of the exact tests on failed trainings."""
+FAILURES_SPENT = 0.02
+"""What these tests really err by: their p values come in steps, and the next one is mostly far below the level."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Levels of a report's tests.
+
+    Args:
+        screen: of Benjamini–Hochberg over the screen's sites.
+        retest: of Holm's method over the retested sites; 0 without a retest.
+        failures: spent on which sites make trainings fail; 0 where too few failed to tell.
+        candidate: of candidate against parent.
+        other: of whether effects add up.
+    """
+
+    screen: float = SITES
+    retest: float = 0.0
+    failures: float = 0.0
+    candidate: float = CANDIDATE
+    other: float = OTHER
+
+    @property
+    def total(self) -> float:
+        """Upper bound on the share of studies without any effect in which the report makes a false statement."""
+        return self.screen + self.retest + self.failures + self.candidate + self.other
+
+
+def spend(*, retest: bool = False, failures_testable: bool = False, failures_found: bool = False) -> Budget:
+    """How the sites' level is divided.
+
+    The number of failed runs says nothing about which sites fail, so the division may depend on it. A test that has
+    rejected passes its share on, as in Holm's method.
+
+    Args:
+        retest: whether the study has a retest, planned or run.
+        failures_testable: whether so many runs failed that a site could be named.
+        failures_found: whether one was.
+    """
+    failures = FAILURES_SPENT if failures_testable and not failures_found else 0.0
+    left = SITES - failures
+    again = RETEST_SHARE * left if retest else 0.0
+    return Budget(left - again, again, FAILURES_SPENT if failures_testable else 0.0)
+
+
+def budget_lines(budget: Budget, *, sites: int, retested: int = 0, candidate: bool = False) -> list[str]:
+    """The budget in words, a line each: level, method, number of tests."""
+    lines = [f"Sites, screen: Benjamini–Hochberg at {_percent(budget.screen)} over {sites} sites."]
+    if budget.retest:
+        over = f" over {retested} sites" if retested else ""
+        lines.append(
+            f"Sites, retest alone: Holm at {_percent(budget.retest)}{over}; “confirmed” at {_percent(CONFIRMED)} over "
+            "those that the screen found, which costs nothing more."
+        )
+    if budget.failures:
+        lines.append(
+            f"Sites that make trainings fail: exact tests over {sites} sites, which err in {_percent(budget.failures)} "
+            "of studies."
+        )
+    lines.append(
+        f"Candidate against parent: {_percent(budget.candidate)}" + ("." if candidate else ", not spent.")
+    )
+    lines.append(f"Whether effects add up: {_percent(budget.other)}.")
+    lines.append(
+        "A trend with depth, a best kernel, another learning rate and a cause are only named beside a site that has a "
+        "verdict, and cost nothing more."
+    )
+    return lines
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"

@@ -1,0 +1,114 @@
+"""Trainings that came to nothing: one rule for which they are, and which sites cause them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from reborn_nas.analysis.budget import FAILURES
+
+__all__ = ["Failures", "collapsed", "converged", "failures_by_site"]
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+
+LOST_SHARE = 1 / 3
+"""Of the way from chance to an ordinary training: whoever lost more has collapsed."""
+APART, FAR_APART = 4.0, 6.0
+"""Robust standard deviations below the median. The first keeps large effects from counting as collapses."""
+RARE = 0.05
+"""Share of the runs that may count as collapsed for being far apart alone."""
+LEAST_RUNS = 4
+
+
+def collapsed(accuracy: Any, chance: float = 0.0, failed: Any = None) -> BoolArray:
+    """Which trainings came to nothing: those that `failed` (a loss that was not finite), and those that fell far
+    behind.
+
+    A training fell far behind when it lost more than a third of the way from chance to the median of the better half,
+    four robust standard deviations below the median at least; or when it lies more than six of them below it, with at
+    most 5 % of the runs there. The spread is that of the better half, so that many collapses do not hide themselves.
+
+    Args:
+        accuracy: (N,), larger is better; NaN for a missing run, which has not collapsed.
+        chance: accuracy of a guess.
+        failed: (N,) bool, runs that are known to have failed.
+    """
+    values = np.asarray(accuracy, dtype=np.float64)
+    known = np.zeros(values.shape, dtype=np.bool_) if failed is None else np.asarray(failed, dtype=np.bool_)
+    there = np.isfinite(values)
+    judged = values[there & ~known]
+    if len(judged) < LEAST_RUNS:
+        return known
+    middle = float(np.median(judged))
+    spread = _spread(judged, middle)
+    upper = float(np.median(judged[judged >= middle]))
+    below = np.where(there, values, np.inf)
+    fallen = (below < upper - LOST_SHARE * (upper - chance)) & (below < middle - APART * spread)
+    far = (below < middle - FAR_APART * spread) & ~known
+    if spread > 0 and far.sum() <= RARE * there.sum():
+        fallen |= far
+    return np.asarray(known | fallen)
+
+
+def converged(accuracy: Any, chance: float = 0.0, failed: Any = None) -> FloatArray:
+    """`accuracy` with NaN for the trainings that came to nothing."""
+    values = np.asarray(accuracy, dtype=np.float64)
+    return np.where(collapsed(values, chance, failed), np.nan, values)
+
+
+def _spread(values: FloatArray, middle: float) -> float:
+    """Standard deviation by the better half: its distance from the median, and from the median to the upper decile."""
+    better = values[values >= middle]
+    by_median = float(np.median(better) - middle) / float(stats.norm.ppf(0.75))
+    by_decile = float(np.quantile(values, 0.9) - middle) / float(stats.norm.ppf(0.9))
+    return max(by_median, by_decile)
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Failed runs by site.
+
+    Args:
+        with_level, without_level: (n,) failed runs in which the site is at level 1, at level 0.
+        p_value: (n,) Fisher's exact test, one-sided: more failures at level 1.
+        named: (n,) bool, p ≤ level / sites.
+        testable: whether any arrangement of so many failures could name a site.
+    """
+
+    with_level: npt.NDArray[np.int64]
+    without_level: npt.NDArray[np.int64]
+    p_value: FloatArray
+    named: BoolArray
+    testable: bool
+
+    @property
+    def found(self) -> bool:
+        """Whether a site is named."""
+        return bool(self.named.any())
+
+
+def failures_by_site(design: BoolArray, failed: BoolArray, *, level: float = FAILURES) -> Failures:
+    """Does level 1 of a site make trainings fail? Fisher's one-sided test a site, Bonferroni over the sites.
+
+    Args:
+        design: (N, n) bool, the runs that ended, collapsed or not.
+        failed: (N,) bool.
+    """
+    n_runs, n_sites = design.shape
+    on = design.sum(axis=0)
+    count = int(failed.sum())
+    having = design[failed].sum(axis=0)
+    p_value = stats.hypergeom.sf(having - 1, n_runs, count, on) if count else np.ones(n_sites)
+    best = stats.hypergeom.sf(np.minimum(count, on) - 1, n_runs, count, on) if count else np.ones(n_sites)
+    return Failures(
+        with_level=having.astype(np.int64),
+        without_level=(count - having).astype(np.int64),
+        p_value=np.minimum(np.asarray(p_value, dtype=np.float64), 1.0),
+        named=np.asarray(p_value <= level / n_sites),
+        testable=bool((best <= level / n_sites).any()),
+    )

@@ -1,0 +1,212 @@
+"""The table of a screen's effects, from the runs that there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from reborn_nas.analysis.budget import SITES
+from reborn_nas.analysis.collapse import collapsed, failures_by_site
+from reborn_nas.analysis.design import MOST_SITES, smallest_screen
+from reborn_nas.analysis.intervals import joint_interval, said_interval
+from reborn_nas.analysis.linear import NO_NOISE, Fit, as_design, fit, site_names, two_sided_p
+from reborn_nas.analysis.power import minimum_detectable_effect
+from reborn_nas.analysis.ranks import ranks
+from reborn_nas.analysis.shrinkage import shrink
+from reborn_nas.analysis.verdicts import HARMFUL, NO_VERDICT, SUGGESTIVE, screen_verdicts
+from reborn_nas.errors import ConfigError
+
+COLUMNS = (
+    "site",
+    "effect",
+    "ci_low",
+    "ci_high",
+    "p_value",
+    "q_value",
+    "shrunk",
+    "shrunk_low",
+    "shrunk_high",
+    "p_top5",
+    "rank_low",
+    "rank_high",
+    "verdict",
+)
+FURTHER_COLUMNS = (
+    "said_low",
+    "said_high",
+    "joint_low",
+    "joint_high",
+    "ended_with",
+    "ended_without",
+    "failed_with",
+    "failed_without",
+    "failure_p",
+    "makes_fail",
+)
+
+
+def complete_effects(
+    levels: npt.NDArray[np.bool_],
+    outcome: npt.NDArray[np.float64],
+    *,
+    names: Sequence[Any] | None,
+    block: Any,
+    covariates: Any,
+    chance: float,
+    failed: Any,
+    level: float,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """`site_effects` of the runs that there are, without a word on those that are missing."""
+    n_sites = levels.shape[1]
+    listed = site_names(names, n_sites)
+    fallen = collapsed(outcome, chance, failed)
+    fitted, estimable = fit_converged(
+        levels, outcome, fallen, block=block, covariates=covariates, names=names
+    )
+    table = effect_table(fitted, listed, estimable, seed=seed, level=level)
+    ended = np.isfinite(outcome) | fallen
+    lost = failures_by_site(levels[ended], fallen[ended])
+    table["ended_with"], table["ended_without"] = levels[ended].sum(axis=0), (~levels[ended]).sum(axis=0)
+    table["failed_with"], table["failed_without"] = lost.with_level, lost.without_level
+    table["failure_p"], table["makes_fail"] = lost.p_value, lost.named
+    said = _weaknesses(levels, fitted)
+    if said:
+        table["verdict"] = NO_VERDICT
+    if fallen.any():
+        said.append(_collapse_words(fallen, table, estimable))
+    table = with_said(table, level)
+    table.attrs |= {
+        "sigma": fitted.sigma,
+        "df": fitted.df,
+        "n_runs": fitted.n_runs,
+        "missing": 0,
+        "collapsed": int(fallen.sum()),
+        "failures_testable": lost.testable,
+        "detectable": minimum_detectable_effect(fitted.n_runs, n_sites, fitted.sigma, df=fitted.df),
+        "max_correlation": largest_correlation(levels),
+        "level": level,
+        "warnings": tuple(said),
+    }
+    return table[[*COLUMNS, *FURTHER_COLUMNS]]
+
+
+def fit_converged(
+    levels: npt.NDArray[np.bool_],
+    outcome: npt.NDArray[np.float64],
+    fallen: npt.NDArray[np.bool_],
+    *,
+    block: Any = None,
+    covariates: Any = None,
+    names: Sequence[Any] | None = None,
+) -> tuple[Fit, npt.NDArray[np.bool_]]:
+    """The fit over the runs that converged, and which sites it estimates.
+
+    A site all of whose runs at one level collapsed has no effect among the others; that it makes them fail is another
+    answer.
+    """
+    kept = np.isfinite(outcome) & ~fallen
+    estimable = np.ones(levels.shape[1], dtype=np.bool_)
+    if fallen.any():
+        varied = np.ptp(levels, axis=0) > 0
+        estimable = ~varied | ((levels[kept].any(axis=0)) & (~levels[kept]).any(axis=0))
+    listed = np.array(site_names(names, levels.shape[1]), dtype=object)
+    if not estimable.any() or not kept.any():
+        raise ConfigError(
+            f"{int(fallen.sum())} of {len(outcome)} runs collapsed: too few converged to estimate any effect"
+        )
+    fitted = fit(
+        levels[:, estimable],
+        np.where(fallen, np.nan, outcome),
+        block=block,
+        covariates=covariates,
+        names=list(listed[estimable]),
+    )
+    return fitted, estimable
+
+
+def effect_table(
+    fitted: Fit,
+    names: Sequence[Any],
+    estimable: npt.NDArray[np.bool_] | None = None,
+    *,
+    seed: int = 0,
+    level: float = SITES,
+) -> pd.DataFrame:
+    """The columns `COLUMNS` of `site_effects` from a fit; without numbers for the sites that it does not estimate."""
+    beta, se = fitted.beta, fitted.se
+    half = stats.t.ppf(0.975, fitted.df) * se
+    p_value = two_sided_p(beta, se, fitted.df)
+    q_value = stats.false_discovery_control(p_value, method="bh")
+    posterior = shrink(beta, se, fitted.df)
+    order = ranks(posterior, se, seed=seed)
+    columns = (
+        [name for name, there in zip(names, estimable) if there] if estimable is not None else list(names),
+        beta,
+        beta - half,
+        beta + half,
+        p_value,
+        q_value,
+        posterior.mean,
+        posterior.low,
+        posterior.high,
+        order.p_top,
+        order.low,
+        order.high,
+        screen_verdicts(beta, q_value, level),
+    )
+    table = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
+    if estimable is not None and not estimable.all():
+        table = table.set_index("site").reindex(list(names)).rename_axis("site").reset_index()
+        table["verdict"] = table["verdict"].fillna(NO_VERDICT)
+    table.attrs["df"] = fitted.df
+    return table
+
+
+def with_said(table: pd.DataFrame, level: float) -> pd.DataFrame:
+    """The table with the intervals that belong to its verdicts."""
+    selected = table["verdict"].isin((SUGGESTIVE, HARMFUL)).to_numpy(bool)
+    table["said_low"], table["said_high"] = said_interval(table, selected, level)
+    table["joint_low"], table["joint_high"] = joint_interval(table, level)
+    return table
+
+
+def _collapse_words(
+    fallen: npt.NDArray[np.bool_], table: pd.DataFrame, estimable: npt.NDArray[np.bool_]
+) -> str:
+    words = f"{int(fallen.sum())} of {len(fallen)} designed runs collapsed: effects are among those that converged"
+    without = [str(name) for name, there in zip(table["site"], estimable) if not there]
+    return words + (f"; none is left to estimate that of {', '.join(without)}" if without else "")
+
+
+def largest_correlation(design: Any) -> float:
+    """Largest absolute correlation between two sites' columns; 0 in a whole balanced screen."""
+    signs = np.where(as_design(design), 1.0, -1.0)
+    if signs.shape[1] < 2:
+        return 0.0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlation = np.abs(np.corrcoef(signs.T))
+    np.fill_diagonal(correlation, 0.0)
+    return float(np.nan_to_num(correlation, nan=1.0).max())
+
+
+def _weaknesses(design: npt.NDArray[np.bool_], fitted: Fit) -> list[str]:
+    """Why these runs carry no verdict; empty when they do."""
+    n_runs, n_sites = design.shape
+    said = []
+    if 2 <= n_sites <= MOST_SITES and n_runs < smallest_screen(n_sites):
+        said.append(
+            f"{n_runs} runs are fewer than one whole foldover of {n_sites} sites "
+            f"({smallest_screen(n_sites)}): estimates only, no verdict"
+        )
+    if fitted.sigma <= NO_NOISE:
+        said.append(
+            "the runs differ by nothing but their sites and splits, or not at all: the noise of a training is unknown, "
+            "so estimates only, no verdict"
+        )
+    return said

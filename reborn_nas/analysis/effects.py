@@ -14,9 +14,11 @@ from scipy import stats
 from reborn_nas.analysis.budget import SITES
 from reborn_nas.analysis.linear import Fit, as_accuracy, as_design, fit, two_sided_p
 from reborn_nas.analysis.losses import agreed_verdicts, loss_bounds
-from reborn_nas.analysis.screening import complete_effects, with_said
+from reborn_nas.analysis.screening import COLUMNS, FURTHER_COLUMNS, complete_effects, with_said
 from reborn_nas.analysis.verdicts import NO_VERDICT
 from reborn_nas.errors import ConfigError
+
+__all__ = ["COLUMNS", "FURTHER_COLUMNS", "depth_slope", "site_effects", "stage_means"]
 
 
 def site_effects(
@@ -55,7 +57,8 @@ def site_effects(
         A table with the columns `COLUMNS` and `FURTHER_COLUMNS`: the interval that belongs to the verdict (`said_…`),
         the one that holds for all sites together (`joint_…`), and the failed runs with and without the site, with the
         p value of its making them fail. Its `attrs` hold sigma (pp), df, n_runs, missing, collapsed, detectable (pp,
-        80 % power), max_correlation, level, failures_testable and warnings.
+        80 % power), max_correlation, level, failures_testable and warnings. With missing runs also
+        `at_chance` and `at_block_mean`, the effects under both readings of them.
 
     Raises:
         ConfigError: fewer runs than parameters, or a site that the runs cannot tell from others.
@@ -83,6 +86,7 @@ def site_effects(
         named = bounds.chance["makes_fail"] & bounds.block_mean["makes_fail"]
         table["makes_fail"] &= named
         table = with_said(table, level)
+        table["at_chance"], table["at_block_mean"] = bounds.chance["effect"], bounds.block_mean["effect"]
     table.attrs |= {"missing": missing, "warnings": tuple(said)}
     for line in said:
         warnings.warn(line, UserWarning, stacklevel=2)

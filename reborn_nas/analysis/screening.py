@@ -111,10 +111,9 @@ def fit_converged(
     answer.
     """
     kept = np.isfinite(outcome) & ~fallen
-    estimable = np.ones(levels.shape[1], dtype=np.bool_)
-    if fallen.any():
-        varied = np.ptp(levels, axis=0) > 0
-        estimable = ~varied | ((levels[kept].any(axis=0)) & (~levels[kept]).any(axis=0))
+    varied = levels.any(axis=0) & ~levels.all(axis=0)
+    left = levels[kept].any(axis=0) & ~levels[kept].all(axis=0)
+    estimable = np.asarray(left | ~varied if fallen.any() else np.ones(len(varied)), dtype=np.bool_)
     listed = np.array(site_names(names, levels.shape[1]), dtype=object)
     if not estimable.any() or not kept.any():
         raise ConfigError(

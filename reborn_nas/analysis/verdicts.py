@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -95,11 +93,6 @@ def decide(
         },
         index=screen.index,
     )
-
-
-def tone_of(verdict: Any) -> str:
-    """The colour's name that belongs to a verdict: "gain", "harm" or "flat"."""
-    return {CONFIRMED: "gain", SUGGESTIVE: "gain", HARMFUL: "harm"}.get(str(verdict), "flat")
 
 
 def holm(p_value: FloatArray, level: float) -> BoolArray:

@@ -202,7 +202,7 @@ def estimates(view: RunView) -> tuple[list[dict[str, Any]], dict[str, float]]:
     found = study_findings(view)
     if found.effects is None:
         return [], {}
-    columns = ["site", "effect", "ci_low", "ci_high", "verdict"]
+    columns = ["site", "effect", "ci_low", "ci_high", "verdict", "said_effect", "said_low", "said_high"]
     rows = [
         {str(key): value for key, value in row.items()} for row in found.effects[columns].to_dict("records")
     ]
@@ -222,18 +222,19 @@ def print_estimates(
     runs, sigma = summary.get("runs", 0.0), summary.get("sigma", float("nan"))
     print(f"\nestimates of {runs:.0f} screen runs, {arms[0]} − {arms[1]}:")
     print_table(
-        ("site", "effect, pp", "95 % interval", "verdict"),
+        ("site", "effect, pp", "interval", "verdict"),
         [
             (
                 str(row["site"]),
-                f"{row['effect']:+.2f}",
-                f"[{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]",
+                f"{row['said_effect']:+.2f}",
+                f"[{row['said_low']:+.2f}, {row['said_high']:+.2f}]",
                 str(row["verdict"]) if complete else "–",
             )
             for row in rows
         ],
         right=(1,),
     )
+    print("Intervals allow for the number of sites, and for a site having been chosen by its verdict.")
     if "detectable" in summary:
         say(
             f"Noise of one training {sigma:.2f} pp: an effect of {summary['detectable']:.2f} pp is found with 80 % "

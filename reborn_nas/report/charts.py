@@ -69,13 +69,18 @@ def limits(values: Sequence[float], *, zero: bool = False, margin: float = 0.04)
 
 @dataclass(frozen=True)
 class Estimate:
-    """One point with its interval in a row; the shape `tick` is a small stroke, `bar` the interval alone."""
+    """One point with its interval in a row; the shape `tick` is a small stroke, `bar` the interval alone.
+
+    `outer_low` and `outer_high` are a wider interval, drawn as a thin line.
+    """
 
     value: float
     low: float
     high: float
     tone: str = "gain"
     shape: str = "circle"
+    outer_low: float = math.nan
+    outer_high: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,9 @@ def interval_chart(
 ) -> Drawing:
     """Rows of points with intervals over one axis, numbers at the right; on a phone labels stand above the lines."""
     narrow = width < NARROW
-    values = [v for row in rows for e in row.estimates for v in (e.value, e.low, e.high)]
+    values = [
+        v for row in rows for e in row.estimates for v in (e.value, e.low, e.high, e.outer_low, e.outer_high)
+    ]
     low, high = bounds or limits(values, zero=zero)
     lanes = max((len(row.estimates) for row in rows), default=1)
     height = (38 if narrow else 25) + (lanes - 1) * 10
@@ -186,6 +193,10 @@ def _estimate(drawing: Drawing, estimate: Estimate, y: float, scale: Scale) -> N
         left, right = scale(estimate.low), scale(estimate.high)
         drawing.rect(left, y - 4, right - left, 8, estimate.tone, radius=4, opacity=0.8)
         return
+    if math.isfinite(estimate.outer_low) and math.isfinite(estimate.outer_high):
+        drawing.line(
+            scale(estimate.outer_low), y, scale(estimate.outer_high), y, estimate.tone, width=0.9, opacity=0.9
+        )
     if math.isfinite(estimate.low) and math.isfinite(estimate.high):
         drawing.line(scale(estimate.low), y, scale(estimate.high), y, estimate.tone, width=2.2, opacity=0.75)
     if estimate.shape == "tick":
@@ -246,6 +257,8 @@ def legend(drawing: Drawing, entries: Sequence[tuple[str, str, str]], x: float, 
             at, y = x, y + 19
         if shape == "line":
             drawing.line(at, y - 4, at + 14, y - 4, tone, width=2)
+        elif shape == "thin":
+            drawing.line(at, y - 4, at + 14, y - 4, tone, width=0.9)
         elif shape == "swatch":
             drawing.rect(at, y - 10, 14, 12, tone, radius=3)
         else:

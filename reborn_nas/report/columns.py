@@ -10,7 +10,7 @@ SITE_TABLE = (
     ("site", "site", None), ("stage", "stage", lambda v: f"{v + 1:.0f}"),
     ("runs_with", "runs with", count), ("runs_without", "without", count),
     ("effect", "effect, pp", signed), ("ci", "95 % interval", str),
-    ("p_value", "p", p_value), ("q_value", "BH q", p_value),
+    ("said_ci", "corrected", str), ("p_value", "p", p_value), ("q_value", "BH q", p_value),
     ("shrunk", "shrunk", signed), ("shrunk_ci", "95 % interval", str),
     ("p_top5", "P(top 5)", lambda v: percent(v, 0)), ("ranks", "rank, 90 %", str),
     ("confirmed", "confirmed", signed), ("confirmed_ci", "95 % interval", str),

@@ -125,6 +125,14 @@ def _sights(view: RunView) -> Section:
 def _method(view: RunView, findings: Findings) -> Section:
     section = Section("method", "How this was measured")
     section.add("list", list(findings.method))
+    if findings.effects is not None:
+        section.add("heading", "The error budget")
+        section.add(
+            "text",
+            "Were there no effect at all, this report would say anything false in at most 10 % of studies. So much of "
+            "that is left to each kind of statement:",
+        )
+        section.add("list", list(findings.budget))
     if view.notes:
         section.add("heading", "What the run noted")
         section.add("list", [str(note) for note in view.notes])

@@ -10,17 +10,13 @@ import numpy as np
 
 from reborn_nas.report.charts import NARROW, Estimate, Row, effect_aside, interval_chart, legend
 from reborn_nas.report.drawing import Drawing
+from reborn_nas.report.palette import tone_of
 from reborn_nas.report.words import percent
 
 if TYPE_CHECKING:
     import pandas as pd
 
 AXIS = "effect on accuracy, percentage points (95 % interval)"
-
-
-def tone_of(low: float, high: float) -> str:
-    """Blue where an interval lies above 0, orange where below, grey else."""
-    return "gain" if low > 0 else "harm" if high < 0 else "flat"
 
 
 def stage_heading(stage: int, shape: str = "") -> str:
@@ -34,33 +30,42 @@ def forest_figure(effects: pd.DataFrame, width: float, arms: tuple[str, str]) ->
     several = len(shapes) > 1
     rows = []
     for row in effects.to_dict("records"):
-        tone = tone_of(row["ci_low"], row["ci_high"])
+        value = row.get("said_effect", row["effect"])
+        alone = row.get("basis") == "retest"
+        tone = tone_of(row["verdict"])
         shape = {"suggestive": "ring", "harmful": "cross"}.get(row["verdict"], "circle")
-        points = [Estimate(row["effect"], row["ci_low"], row["ci_high"], tone, shape)]
-        aside = effect_aside(row["effect"], row["ci_low"], row["ci_high"])
+        inner = (row["confirmed_low"], row["confirmed_high"]) if alone else (row["ci_low"], row["ci_high"])
+        outer = (row["said_low"], row["said_high"]) if alone else (row["joint_low"], row["joint_high"])
+        points = [Estimate(value, *inner, tone, shape, *outer)]
+        aside = effect_aside(value, row["said_low"], row["said_high"])
         heading = stage_heading(int(row["stage"]), str(shapes[row["stage"]])) if several else ""
         hover = f"{row['site']}: {aside} pp" + (f", {row['verdict']}" if row["verdict"] else "")
         note = row["verdict"] if row["verdict"] in ("confirmed", "suggestive", "harmful") else ""
+        note += ", on the candidate" if alone else ""
         rows.append(Row(str(row["site"]), tuple(points), heading, aside, hover, strong=bool(note), note=note))
-    clear = [str(r["site"]) for r in effects.to_dict("records") if r["ci_low"] > 0]
+    clear = [str(r["site"]) for r in effects.to_dict("records") if tone_of(r["verdict"]) == "gain"]
     alt = (
-        f"Effect of {arms[0]} against {arms[1]} at each of {len(rows)} sites, in depth order, with 95 % intervals. "
-        + (f"Intervals above 0: {', '.join(clear[:12])}." if clear else "No interval lies above 0.")
+        f"Effect of {arms[0]} against {arms[1]} at each of {len(rows)} sites, in depth order, with intervals. "
+        + (f"Sites where it helps: {', '.join(clear[:12])}." if clear else "It is seen to help at none.")
     )
-    axis = f"{arms[0]} − {arms[1]}, percentage points (95 % interval)"
-    return interval_chart("effects", "Effect by site, in depth order", alt, rows, width=width, axis=axis)
+    axis = f"{arms[0]} − {arms[1]}, percentage points"
+    chart = interval_chart("effects", "Effect by site, in depth order", alt, rows, width=width, axis=axis)
+    chart.height += 28
+    entries = [("line", "flat", "95 % interval, one site alone"), ("thin", "flat", "all sites together")]
+    chart.height += legend(chart, entries, 8, chart.height - 8) - chart.height + 8
+    return chart
 
 
 def rank_figure(effects: pd.DataFrame, width: float, most: int = 15) -> Drawing:
     """The sites most likely among the five best, with their 90 % rank intervals."""
-    top = effects.sort_values(["p_top5", "effect"], ascending=False)
+    top = effects[effects["p_top5"].notna()].sort_values(["p_top5", "effect"], ascending=False)
     top = top[(top["p_top5"] >= 0.005) | (np.arange(len(top)) < 8)].head(most)
     rows = []
     for row in top.to_dict("records"):
         share = percent(row["p_top5"], 0)
         aside = f"{share} in top 5" if width >= NARROW else share
         hover = f"{row['site']}: rank {row['rank_low']:.0f} to {row['rank_high']:.0f}; P(top 5) {share}"
-        tone = "gain" if row["p_top5"] >= 0.5 else "flat"
+        tone = tone_of(row["verdict"])
         span = Estimate(row["rank_low"], row["rank_low"] - 0.4, row["rank_high"] + 0.4, tone, "bar")
         rows.append(Row(str(row["site"]), (span,), "", aside, hover))
     alt = (
@@ -77,14 +82,15 @@ def rank_figure(effects: pd.DataFrame, width: float, most: int = 15) -> Drawing:
 def table_figure(
     frame: pd.DataFrame, width: float, *, name: str, title: str, label: str, axis: str = AXIS
 ) -> Drawing:
-    """Any table of `effect, ci_low, ci_high` as an interval chart, labelled by its column `label`."""
+    """Any table of `effect, ci_low, ci_high` as an interval chart, labelled by its column `label`.
+
+    Intervals of one estimate alone: grey but for a column `verdict`, because no verdict rests on them.
+    """
     rows = []
     reach = max((abs(value) for column in ("ci_low", "ci_high") for value in frame[column]), default=1.0)
     for row in frame.to_dict("records"):
         aside = effect_aside(row["effect"], row["ci_low"], row["ci_high"], 2 if reach >= 0.1 else 3)
-        points = (
-            Estimate(row["effect"], row["ci_low"], row["ci_high"], tone_of(row["ci_low"], row["ci_high"])),
-        )
+        points = (Estimate(row["effect"], row["ci_low"], row["ci_high"], tone_of(row.get("verdict", ""))),)
         rows.append(Row(str(row[label]), points, str(row.get("group", "")), aside))
     alt = "; ".join(f"{row.label}: {row.aside} pp" for row in rows[:20])
     return interval_chart(name, title, alt, rows, width=width, axis=axis)

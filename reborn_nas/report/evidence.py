@@ -26,7 +26,9 @@ def evidence(view: RunView, findings: Findings) -> list[Section]:
         _candidate(sections[0], view, findings)
     if findings.effects is not None:
         sections += [_network(view, findings, findings.effects), _effects(view, findings.effects)]
-    return [*sections, _depth(findings), _confirmation(view, findings), _control(view, findings)]
+    return [
+        *sections, _sums(findings), _depth(findings), _confirmation(view, findings), _control(view, findings)
+    ]  # fmt: skip
 
 
 def _whose(view: RunView) -> str:
@@ -68,8 +70,8 @@ def _network(view: RunView, findings: Findings, effects: pd.DataFrame) -> Sectio
     section.intro.append(
         f"From input to output, in execution order. A tile is a site, its number the effect of {tested} against "
         f"{reference} in percentage points, averaged over networks whose other sites are {tested} half of the time. "
-        "The bar below is its 95 % interval around 0; the colour is the effect shrunk towards 0, so that what is "
-        "uncertain stays pale."
+        "The bar below is the interval that belongs to its verdict, around 0; sites without a verdict are grey, the "
+        "others the deeper the larger their effect, shrunk towards 0."
     )
     frame = _all_sites(view, effects)
     detectable = findings.summary.get("detectable", 0.0)
@@ -92,14 +94,19 @@ def _effects(view: RunView, effects: pd.DataFrame) -> Section:
     section = Section("effects", "How much, and how surely")
     section.figure(
         lambda width: estimates.forest_figure(effects, width, view.arms),
-        "Estimate and 95 % interval of each site; where no verdict stands at the end, the site is unresolved or has "
-        "none. Coloured intervals leave out 0 but are not corrected for the number of sites; the verdicts are.",
+        "Thick: the 95 % interval of one site alone. Thin: the interval that holds for all sites together. At the end "
+        "of the line stands the interval that belongs to the verdict, corrected for the number of sites; a site is "
+        "coloured where it has a verdict, and where none stands there it is unresolved or has none.",
     )
     shown = effects.assign(
         ci=[interval(a, b) for a, b in zip(effects["ci_low"], effects["ci_high"])],
+        said_ci=[interval(a, b) for a, b in zip(effects["said_low"], effects["said_high"])],
         shrunk_ci=[interval(a, b) for a, b in zip(effects["shrunk_low"], effects["shrunk_high"])],
         ranks=[f"{a:.0f} – {b:.0f}" for a, b in zip(effects["rank_low"], effects["rank_high"])],
     )
+    ranked = bool(effects["p_top5"].notna().any())
+    if not ranked:
+        shown = shown.drop(columns=["p_top5", "ranks"])
     for name in ("confirmed", "control"):
         if effects[name].notna().any():
             pairs = zip(effects[f"{name}_low"], effects[f"{name}_high"])
@@ -112,7 +119,7 @@ def _effects(view: RunView, effects: pd.DataFrame) -> Section:
     )
     table = show(shown, "sites", caption, SITE_TABLE, file="sites.csv")
     section.table(table, folded="The numbers, site by site")
-    if len(effects) > 5:
+    if ranked:
         section.add("heading", "Which sites rank first")
         section.figure(
             lambda width: estimates.rank_figure(effects, width),
@@ -121,11 +128,24 @@ def _effects(view: RunView, effects: pd.DataFrame) -> Section:
     return section
 
 
+def _sums(findings: Findings) -> Section:
+    section = Section("sums", "Do the effects add up?")
+    if findings.sums.table is not None:
+        title, axis = "Sums of effects, and what was measured", f"difference from the parent, {PP}"
+        _intervals(section, findings.sums.table, "sums", title, axis, "label")
+        for line in findings.sums.words:
+            section.add("text", line)
+    return section
+
+
 def _depth(findings: Findings) -> Section:
     section = Section("depth", "By stage, kernel and compression")
     if findings.stages is not None and len(findings.stages) > 1:
         _intervals(section, findings.stages, "stages", "Mean effect by stage", estimates.AXIS, "label")
         section.add("text", findings.slope_words)
+        section.add(
+            "text", "A stage's mean is that of its own sites, and the interval of each stands for itself."
+        )
     if findings.pooled is not None and len(findings.pooled):
         section.add("heading", "Kernel and compression, pooled over all sites")
         _intervals(
@@ -133,6 +153,7 @@ def _depth(findings: Findings) -> Section:
             "against the mean of the levels, percentage points at one site (95 % interval)", "label",
             "Estimated over all sites together; which is best at a single site cannot be told.",
         )  # fmt: skip
+        section.add("text", findings.pooled_words)
     return section
 
 
@@ -146,7 +167,7 @@ def _confirmation(view: RunView, findings: Findings) -> Section:
             "fresh seeds and judged on images that no earlier phase used. The columns estimate different quantities: "
             f"the average over half-{tested} networks and the effect on this incumbent, so they need not agree exactly."
         )
-        series = [("screen", "screen", "flat", "ring"), ("effect", "confirmation", "gain", "circle")]
+        series = [("screen", "screen", "flat", "ring"), ("effect", "confirmation", "other", "circle")]
         section.figure(
             lambda width: estimates.paired_figure(
                 frame, width, name="confirmation", title="Screen and confirmation", series=series,

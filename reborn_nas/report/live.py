@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.report.findings import Findings
-from reborn_nas.report.palette import TONES
+from reborn_nas.report.palette import TONES, tone_of
 from reborn_nas.report.view import RunView
 from reborn_nas.report.words import clean, interval, number, signed
 
@@ -54,10 +53,10 @@ def _table(effects: pd.DataFrame) -> list[str]:
     """The largest estimates as a Markdown table."""
     top = effects.sort_values("effect", ascending=False).head(MOST_ROWS)
     told = "Largest estimates" if len(top) < len(effects) else "Estimates"
-    lines = [f"{told} (pp, 95 % interval; not corrected for the number of sites):", ""]
+    lines = [f"{told} (pp, with intervals that allow for the number of sites):", ""]
     lines += ["| site | effect | interval | verdict |", "|---|---|---|---|"]
     for row in top.to_dict("records"):
-        size = f"{signed(row['effect'])} | {interval(row['ci_low'], row['ci_high'])}"
+        size = f"{signed(row['said_effect'])} | {interval(row['said_low'], row['said_high'])}"
         lines.append(f"| {_plain(row['site'])} | {size} | {row['verdict'] or '–'} |")
     return lines
 
@@ -85,9 +84,17 @@ def graphs(view: RunView, findings: Findings) -> dict[str, dict[str, Any]]:
 
 
 def forest_graph(table: pd.DataFrame, title: str) -> dict[str, Any]:
-    """A Plotly figure of `site, effect, ci_low, ci_high`, one row a site, the first at the top."""
+    """A Plotly figure of `site, effect, ci_low, ci_high`, one row a site, the first at the top.
+
+    Where the table has verdicts, the estimates and intervals are those that belong to them; else all are grey.
+    """
+    decided = "said_effect" in table
+    if decided:
+        table = table.assign(
+            effect=table["said_effect"], ci_low=table["said_low"], ci_high=table["said_high"]
+        )
     rows = table.to_dict("records")
-    colours = [TONES[_tone(row)][0] for row in rows]
+    colours = [TONES[tone_of(row.get("verdict", ""))][0] for row in rows]
     sites = [_text(row["site"]) for row in rows]
     hover = [
         f"{site}: {signed(row['effect'])} {interval(row['ci_low'], row['ci_high'])} pp"
@@ -96,15 +103,16 @@ def forest_graph(table: pd.DataFrame, title: str) -> dict[str, Any]:
     ]
     traces = []
     for tone, words in (
-        ("gain", "interval above 0"),
-        ("harm", "interval below 0"),
-        ("flat", "interval holds 0"),
+        ("gain", "helps"),
+        ("harm", "does harm"),
+        ("flat", "unresolved" if decided else "estimate"),
     ):
         kept = [k for k, colour in enumerate(colours) if colour == TONES[tone][0]]
         if kept:
             traces.append(_trace(rows, sites, hover, kept, TONES[tone][0], words))
+    kind = "interval allows for the number of sites" if decided else "95 % interval"
     axis = {
-        "title": {"text": "percentage points (95 % interval)"}, "zeroline": True, "zerolinewidth": 2,
+        "title": {"text": f"percentage points ({kind})"}, "zeroline": True, "zerolinewidth": 2,
         "zerolinecolor": INK, "gridcolor": GRID, "rangemode": "tozero",
     }  # fmt: skip
     return {
@@ -147,10 +155,6 @@ def _trace(
             "color": colour, "thickness": 2, "width": 0,
         },
     }  # fmt: skip
-
-
-def _tone(row: Mapping[Any, Any]) -> str:
-    return "gain" if row["ci_low"] > 0 else "harm" if row["ci_high"] < 0 else "flat"
 
 
 def _text(text: object) -> str:

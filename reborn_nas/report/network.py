@@ -130,49 +130,50 @@ def _chunks(members: list[int], rows: Rows, size: int) -> list[tuple[str, list[i
 def network_figure(
     effects: pd.DataFrame, width: float, arms: tuple[str, str], detectable: float = 0.0
 ) -> Drawing:
-    """Each site with its effect, coloured by the shrunk one, its interval drawn inside, its verdict as a sign.
+    """Each site with its effect, its verdict as a colour and a sign, and the interval of the verdict drawn inside.
 
-    Full colour needs an effect of at least `detectable`, so that noise stays pale.
+    Full colour needs a shrunk effect of at least `detectable`.
     """
     settled = effects["shrunk"]
     scale = max([*(abs(v) for v in settled if math.isfinite(v)), detectable, 0.05])
-    reach = max([*[abs(v) for c in ("ci_low", "ci_high") for v in effects[c] if math.isfinite(v)], 0.05])
+    reach = max([*[abs(v) for c in ("said_low", "said_high") for v in effects[c] if math.isfinite(v)], 0.05])
     rows = effects.to_dict("records")
 
     def paint(drawing: Drawing, tile: Tile) -> None:
         row = rows[tile.row]
-        tone = effect_tone(row["shrunk"], scale)
+        tone = effect_tone(row.get("verdict"), row["shrunk"], scale)
         ink = on_tone(tone)
         with drawing.hover(_details(row, arms)):
             drawing.rect(tile.x, tile.y, TILE_W, TILE_H, tone, radius=6)
             drawing.text(tile.x + 6, tile.y + 13, shorten(_short(row), TILE_W - 20, 9.5), ink, size=9.5)
             middle = tile.x + TILE_W / 2
             drawing.text(
-                middle, tile.y + 32, signed(row["effect"]), ink, size=14, weight=650, anchor="middle"
+                middle, tile.y + 32, signed(row["said_effect"]), ink, size=14, weight=650, anchor="middle"
             )
             _verdict_sign(drawing, row.get("verdict", ""), tile.x + TILE_W - 9, tile.y + 9.5, ink)
-            if math.isfinite(row["ci_low"]) and math.isfinite(row["ci_high"]):
+            if math.isfinite(row["said_low"]) and math.isfinite(row["said_high"]):
                 half = TILE_W / 2 - 6
                 y = tile.y + TILE_H - 10
                 drawing.line(middle, y - 4, middle, y + 4, ink, opacity=0.45)
                 drawing.line(
-                    middle + row["ci_low"] / reach * half,
+                    middle + row["said_low"] / reach * half,
                     y,
-                    middle + row["ci_high"] / reach * half,
+                    middle + row["said_high"] / reach * half,
                     y,
                     ink,
                     width=2,
                 )
 
     entries = [
-        ("swatch", "plus4", f"{arms[0]} helps"), ("swatch", "plus0", "about 0"), ("swatch", "minus4", "harms"),
+        ("swatch", "plus4", f"{arms[0]} helps"), ("swatch", "plus0", "no verdict"), ("swatch", "minus4", "harms"),
         ("circle", "ink", "confirmed"), ("ring", "ink", "suggestive"), ("cross", "ink", "harmful"),
     ]  # fmt: skip
     found = effects[effects["effect"].notna()]
     best = max(found.to_dict("records"), key=lambda row: row["effect"], default=None)
     alt = f"The network's {len(effects)} activation sites from input to output, coloured by effect."
     if best is not None:
-        alt += f" Largest estimate: {best['site']}, {effect_aside(best['effect'], best['ci_low'], best['ci_high'])} pp."
+        size = effect_aside(best["effect"], best["said_low"], best["said_high"])
+        alt += f" Largest estimate: {best['site']}, {size} pp."
     return _network("network", "The network, site by site", alt, rows, width, paint, entries)
 
 
@@ -329,7 +330,7 @@ def _verdict_sign(drawing: Drawing, verdict: str, x: float, y: float, ink: str) 
 def _details(row: Mapping[Any, Any], arms: tuple[str, str]) -> str:
     lines = [
         str(row["site"]),
-        f"{arms[0]} − {arms[1]}: {effect_aside(row['effect'], row['ci_low'], row['ci_high'])} pp",
+        f"{arms[0]} − {arms[1]}: {effect_aside(row['said_effect'], row['said_low'], row['said_high'])} pp",
         f"verdict: {row.get('verdict') or 'none given'}",
     ]
     if row.get("shape"):

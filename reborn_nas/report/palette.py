@@ -54,13 +54,21 @@ PHASE_SHAPES = {
 VERDICT_SHAPES = {"confirmed": "circle", "suggestive": "ring", "harmful": "cross", "unresolved": "none"}
 
 
-def effect_tone(effect: float, scale: float) -> str:
-    """The tone for an effect where `scale` (> 0) is the largest that the drawing shows."""
-    if effect != effect or scale <= 0:
+def tone_of(verdict: object) -> str:
+    """The tone of a verdict: blue where it helps, orange where it does harm, grey else."""
+    return {"confirmed": "gain", "suggestive": "gain", "harmful": "harm"}.get(str(verdict), "flat")
+
+
+def effect_tone(verdict: object, effect: float, scale: float) -> str:
+    """The tone of a site's tile: grey without a verdict, else the deeper the larger its effect.
+
+    `scale` (> 0) is the largest effect that the drawing shows.
+    """
+    side = {"gain": "plus", "harm": "minus"}.get(tone_of(verdict))
+    if side is None or effect != effect or scale <= 0:
         return "plus0"
     share = abs(effect) / scale
-    step = 0 if share < 0.08 else 1 if share < 0.3 else 2 if share < 0.55 else 3 if share < 0.8 else 4
-    return f"{'plus' if effect >= 0 or step == 0 else 'minus'}{step}"
+    return f"{side}{1 if share < 0.3 else 2 if share < 0.55 else 3 if share < 0.8 else 4}"
 
 
 def on_tone(tone: str) -> str:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from reborn_nas.analysis import control_design, control_effects, screen_design, site_effects
 from reborn_nas.analysis.claims import (
     candidate_sentence,
     cause_sentence,
+    failure_sentence,
+    kernel_sentence,
     largest_plausible,
-    pooled_sentence,
+    trend_sentence,
     where_it_helps,
 )
 from reborn_nas.analysis.compare import candidate_against_parent
 from reborn_nas.analysis.simulate import simulate_study
+from reborn_nas.analysis.verdicts import decide
 from reborn_nas.errors import ConfigError
 
 
@@ -25,35 +29,61 @@ def screen(*effects: float, noise: float = 0.2, seed: int = 0) -> pd.DataFrame:
     return site_effects(design, 0.7 + pp / 100, names=[f"layer{i}.act" for i in range(len(effects))])
 
 
-def test_one_site_is_named_with_its_interval() -> None:
+def decided(screened: pd.DataFrame, **retested: tuple[float, float]) -> pd.DataFrame:
+    """The screen's table with the verdicts that a retest of some sites leaves; site → its estimate and p value."""
+    retest = None
+    if retested:
+        values = [(name.replace("_", "."), value, p) for name, (value, p) in retested.items()]
+        retest = pd.DataFrame(values, columns=["site", "effect", "p_value"])
+        half = [abs(value) / stats.norm.isf(p / 2) * stats.norm.isf(0.025) for _, value, p in values]
+        retest["ci_low"], retest["ci_high"] = retest["effect"] - half, retest["effect"] + half
+        screened["confirmed"] = screened["site"].map(dict(zip(retest["site"], retest["effect"])))
+    told = decide(screened, retest)
+    return screened.assign(**{name: told[name] for name in told.columns})
+
+
+def test_one_site_is_named_with_the_interval_of_its_verdict() -> None:
     table = screen(2.0, 0, 0, 0, 0)
     said = where_it_helps(table)
-    low, high = table["ci_low"][0], table["ci_high"][0]
+    # Benjamini and Yekutieli: one of five selected, 1 − .05/5
+    half = (table["ci_high"][0] - table["effect"][0]) * stats.t.isf(0.005, table.attrs["df"])
+    half /= stats.t.isf(0.025, table.attrs["df"])
+    size = (
+        f"{table['effect'][0]:+.2f} pp [{table['effect'][0] - half:+.2f}, {table['effect'][0] + half:+.2f}]"
+    )
     assert "helps at layer0.act (suggested by the screen, not confirmed)" in said
-    adds = f"layer0.act adds {table['effect'][0]:+.2f} pp"
+    adds = f"layer0.act adds {size}, shrunk {table['shrunk'][0]:+.2f} pp."
     assert f"averaged over networks whose other sites are reborn half of the time, {adds}" in said
-    assert f"[{low:+.2f}, {high:+.2f}]" in said
-    table["verdict"] = ["confirmed"] + ["unresolved"] * 4
-    assert "confirmed on the incumbent" in where_it_helps(table)
 
 
 def test_the_sentence_prints_what_its_verdict_rests_on() -> None:
-    table = screen(2.0, 0, 0, 0, 0)
-    nothing = [np.nan] * 4
-    table["confirmed"], table["confirmed_low"], table["confirmed_high"] = (
-        [value, *nothing] for value in (0.7, 0.3, 1.1)
-    )
-    table["verdict"] = ["confirmed"] + ["unresolved"] * 4
-    average = f"layer0.act adds {table['effect'][0]:+.2f} pp"
-    own = "on the incumbent, on images unused before"
+    average = "averaged over networks whose other sites are reborn half of the time, layer0.act adds"
+    own = "on the candidate network, on images unused before"
+    said = where_it_helps(decided(screen(2.0, 0, 0, 0, 0), layer0_act=(0.7, 0.001)))
+    assert "helps at layer0.act (confirmed by the retest)" in said
+    assert said.index(average) < said.index(f"{own}, +0.70 pp [")
+    alone = decided(screen(0, 0, 0, 0, 0), layer1_act=(0.7, 0.001))
+    said = where_it_helps(alone)
+    assert "helps at layer1.act (suggested on the candidate network alone" in said
+    assert f"{own}, layer1.act adds +0.70 pp [+" in said
+    assert average not in said
+
+
+def test_a_screen_and_a_retest_that_contradict_each_other_give_no_verdict() -> None:
+    table = decided(screen(2.0, 1.0, 0, 0, 0), layer0_act=(-0.7, 0.001), layer1_act=(0.5, 0.001))
+    assert list(table["verdict"][:2]) == ["no verdict", "confirmed"]
     said = where_it_helps(table)
-    assert said.index(average) < said.index(f"{own}, +0.70 pp [+0.30, +1.10]")
-    table["verdict"], table["q_value"] = ["suggestive"] + ["unresolved"] * 4, 0.5  # by the confirmation alone
-    said = where_it_helps(table)
-    assert "suggested on the incumbent alone" in said
-    assert said.index(f"{own}, layer0.act adds +0.70 pp [+0.30, +1.10]") < said.index(average)
-    table["effect"] *= -1  # below 0 on average: what was seen is the incumbent's gain
-    assert "helps at layer0.act (suggested on the incumbent alone" in where_it_helps(table)
+    assert "helps at layer1.act (confirmed by the retest)" in said
+    assert "contradict each other, so there is no verdict: layer0.act +2." in said
+
+
+def test_every_site_with_a_verdict_is_named() -> None:
+    said = where_it_helps(screen(*[2.0] * 5))
+    assert "helps at layer0.act, layer1.act, layer2.act, layer3.act and layer4.act (suggested" in said
+    both = decided(screen(2.0, 2.0, 0, 0, 0), layer0_act=(0.7, 0.001))
+    said = where_it_helps(both)
+    assert "helps at layer0.act (confirmed by the retest)" in said
+    assert "It also helps at layer1.act (suggested by the screen, not confirmed)" in said
 
 
 def test_both_activations_are_named() -> None:
@@ -64,9 +94,11 @@ def test_both_activations_are_named() -> None:
 
 
 def test_no_strict_order_where_rank_intervals_overlap() -> None:
-    near, far = screen(1.0, 1.0, 0, 0, 0), screen(5.0, 1.0, 0, 0, 0)
+    sites = [0.0] * 10
+    near, far = screen(4.0, 4.0, *sites), screen(9.0, 4.0, *sites)
     assert "rank interval overlaps" in where_it_helps(near)
     assert "overlaps" not in where_it_helps(far)
+    assert "overlaps" not in where_it_helps(screen(1.0, 1.0, 0, 0, 0))  # no ranks of five sites
 
 
 def test_nothing_resolved_says_what_is_unlikely_and_never_no_effect() -> None:
@@ -113,22 +145,47 @@ def test_cause_is_said_only_of_sites_that_beat_their_twin_and_the_original() -> 
     assert "At a (+" in said
     assert "b (" not in said
     assert "c (" not in said
+    half = (control["ci_high"][0] - control["effect"][0]) * stats.t.isf(0.025 / 3, control.attrs["df"])
+    half /= stats.t.isf(0.025, control.attrs["df"])
+    assert f"[{control['effect'][0] - half:+.2f}, {control['effect'][0] + half:+.2f}]" in said
     assert cause_sentence(control.assign(claim=False)) == ""
     assert cause_sentence(None) == ""
 
 
-def test_pooled_sentence_does_not_call_an_unresolved_level_best() -> None:
-    table = pd.DataFrame(
-        {
-            "option": ["kernel", "kernel", "compression", "compression"],
-            "level": [1, 3, "1x1", "3x3"],
-            "effect": [-0.1, 0.1, 0.01, -0.01],
-            "ci_low": [-0.2, 0.05, -0.1, -0.2],
-            "ci_high": [0.0, 0.15, 0.2, 0.1],
-            "best": [False, True, True, False],
-        }
+def test_failures_are_told_by_site() -> None:
+    table = screen(0, 0, 0, 0, 0)
+    assert failure_sentence(table) == ""
+    table.loc[0, ["failed_with", "failed_without", "makes_fail"]] = [9, 1, True]
+    assert failure_sentence(table) == (
+        "Reborn makes trainings fail: at layer0.act 9 of 32 trainings with it failed, 1 of 32 without."
     )
-    said = pooled_sentence(table)
-    assert "kernel 3 adds +0.10 pp [+0.05, +0.15]" in said
-    assert "compression 1x1 has the largest estimate, not resolved" in said
-    assert pooled_sentence(table.iloc[:0]) == ""
+
+
+def test_trends_and_kernels_are_named_only_beside_a_site_with_a_verdict() -> None:
+    slope = {"effect": -0.4, "ci_low": -0.6, "ci_high": -0.2, "p_value": 0.001}
+    assert trend_sentence(slope, named=True).startswith(
+        "The effect falls with depth: -0.40 pp [-0.60, -0.20]"
+    )
+    assert trend_sentence(slope, named=False).startswith("No trend with depth is resolved: -0.40 pp")
+    table = pd.DataFrame()
+    table.attrs["best"] = [
+        {"option": "kernel", "level": 3, "second": 5, "effect": 0.1, "ci_low": 0.02, "ci_high": 0.18},
+        {
+            "option": "compression",
+            "level": "1x1",
+            "second": "none",
+            "effect": 0.1,
+            "ci_low": -0.1,
+            "ci_high": 0.3,
+        },
+    ]
+    said = kernel_sentence(table, named=True)
+    assert "kernel 3 is best: +0.10 pp [+0.02, +0.18] over kernel 5, the second" in said
+    assert "Which compression is best is not resolved: compression 1x1 by" in said
+    assert "Which kernel is best is not resolved" in kernel_sentence(table, named=False)
+    assert kernel_sentence(pd.DataFrame(), named=True) == ""
+
+
+def test_a_candidate_without_noise_is_told_without_a_verdict() -> None:
+    said = candidate_sentence(candidate_against_parent(np.full(8, 0.8), np.full(8, 0.7)))
+    assert "cannot be told (+10.00 pp)" in said

@@ -18,9 +18,7 @@ from reborn_nas.analysis import (
     control_design,
     control_effects,
     curvature,
-    divergence_p_value,
     loss_bounds,
-    needs_bounds,
     plan_screen,
     pooled_effects,
     pooled_sigma,
@@ -28,7 +26,9 @@ from reborn_nas.analysis import (
     site_effects,
     verdicts,
 )
+from reborn_nas.analysis.intervals import said_interval
 from reborn_nas.analysis.losses import agreed_verdicts
+from reborn_nas.analysis.verdicts import decide, holm
 from reborn_nas.errors import ConfigError
 
 
@@ -124,34 +124,6 @@ def test_pooled_sigma_weights_by_degrees_of_freedom() -> None:
     assert pooled_sigma([0.1, 0.3], [0.2, 0.2, 0.2]) == (pytest.approx(100 * np.sqrt(0.02 / 3)), 3)
 
 
-def test_divergence_p_value_is_the_enumerated_one() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(5):
-        design = rng.random((12, 6)) < 0.5
-        diverged = np.zeros(12, dtype=bool)
-        diverged[rng.permutation(12)[:4]] = True
-        counts = design.sum(axis=1)
-        sums = np.array([counts[list(chosen)].sum() for chosen in itertools.combinations(range(12), 4)])
-        centre = 4 * counts.mean()
-        truth = (np.abs(sums - centre) >= abs(counts[diverged].sum() - centre) - 1e-9).mean()
-        assert divergence_p_value(design, diverged) == pytest.approx(truth)
-    assert divergence_p_value(design, np.zeros(12, dtype=bool)) == 1.0
-
-
-def test_divergence_that_goes_with_the_level_needs_bounds() -> None:
-    rng = np.random.default_rng(1)
-    design = rng.random((64, 9)) < 0.5
-    counts = design.sum(axis=1)
-    accuracy = np.full(64, 0.7)
-    most, few = np.zeros(64, dtype=bool), np.zeros(64, dtype=bool)
-    most[np.argsort(counts)[-6:]] = True
-    few[np.argsort(counts)[[0, -1, 30, 32]]] = True
-    assert needs_bounds(design, accuracy, most)
-    assert not needs_bounds(design, accuracy, few)
-    accuracy[3] = np.nan
-    assert needs_bounds(design, accuracy)
-
-
 def test_loss_bounds_are_the_two_fillings() -> None:
     design = screen_design(5, 32, seed=0)
     block = np.arange(32) // 16
@@ -197,25 +169,106 @@ def test_pooled_effects_without_options_are_empty() -> None:
         )
 
 
-def test_verdicts_combine_screen_and_confirmation() -> None:
-    screen = pd.DataFrame(
-        {
-            "site": list("abcdefgh"),
-            "effect": [0.4, 0.4, 0.4, -0.4, 0.1, 0.1, 0.1, 0.4],
-            "q_value": [0.01, 0.01, 0.01, 0.01, 0.5, 0.5, 0.5, 0.01],
-            "verdict": ["suggestive"] * 7 + ["no verdict"],
-        }
+def table_of(site: str, effect: list[float], p: list[float], verdict: str = "suggestive") -> pd.DataFrame:
+    """Estimates whose z tests have these p values."""
+    table = pd.DataFrame({"site": list(site), "effect": effect, "p_value": p})
+    half = np.abs(effect) / stats.norm.isf(np.array(p) / 2) * stats.norm.isf(0.025)
+    table["ci_low"], table["ci_high"] = table["effect"] - half, table["effect"] + half
+    table["q_value"] = stats.false_discovery_control(p)
+    return table.assign(verdict=verdict)
+
+
+def test_verdicts_combine_screen_and_retest() -> None:
+    screened = table_of(
+        "abcdefgh", [0.4, 0.4, 0.4, -0.4, 0.1, 0.1, 0.1, 0.4], [1e-4] * 4 + [0.5] * 3 + [1e-4]
     )
-    confirmation = pd.DataFrame(
-        {
-            "site": list("abcefh"),
-            "ci_low": [0.1, -0.1, -0.5, 0.1, -0.5, 0.2],
-            "ci_high": [0.3, 0.3, -0.1, 0.3, -0.1, 0.3],
-        }
-    )
-    assert list(verdicts(screen, confirmation)) == [
-        "confirmed", "suggestive", "harmful", "harmful", "suggestive", "harmful", "unresolved", "no verdict",
+    screened.loc[7, "verdict"] = "no verdict"
+    #                    confirmed; not seen again; contradicts; alone at .01, above and below; no verdict stays
+    retest = table_of("abcefh", [0.2, 0.1, -0.3, 0.3, -0.3, 0.3], [0.015, 0.4, 0.001, 0.0015, 0.0015, 1e-4])
+    found = decide(screened, retest)
+    assert list(found["verdict"]) == [
+        "confirmed", "suggestive", "no verdict", "harmful", "suggestive", "harmful", "unresolved", "no verdict",
     ]  # fmt: skip
-    assert list(verdicts(screen)) == ["suggestive"] * 3 + ["harmful"] + ["unresolved"] * 3 + ["no verdict"]
+    assert list(found["basis"]) == ["screen and retest", "screen", "", "screen", "retest", "retest", "", ""]
+    assert list(found["contradicts"]) == [False, False, True, *[False] * 5]
+    assert list(verdicts(screened, retest)) == list(found["verdict"])
+    assert list(verdicts(screened)) == ["suggestive"] * 3 + ["harmful"] + ["unresolved"] * 3 + ["no verdict"]
+    # what would be seen at 5 % alone is not enough for a site that the screen did not find
+    weak = table_of("abcefh", [0.2, 0.1, 0.3, 0.3, -0.3, 0.3], [0.015, 0.4, 0.001, 0.005, 0.004, 1e-4])
+    assert list(verdicts(screened, weak))[4:6] == ["unresolved", "unresolved"]
     with pytest.raises(ConfigError, match="q_value"):
-        verdicts(screen.drop(columns="q_value"))
+        verdicts(screened.drop(columns="q_value"))
+
+
+def test_a_site_that_its_lost_runs_leave_unresolved_stays_so() -> None:
+    screened = table_of("ab", [0.4, 0.4], [1e-4, 1e-4])
+    screened.loc[0, "verdict"] = "unresolved"
+    assert list(verdicts(screened)) == ["unresolved", "suggestive"]
+
+
+def test_word_sign_and_interval_never_disagree() -> None:
+    rng = np.random.default_rng(0)
+    sides = {"confirmed": 1, "suggestive": 1, "harmful": -1, "unresolved": 0}
+    seen = set()
+    for study in range(300):
+        n = int(rng.integers(2, 12))
+        p = rng.uniform(0, 1, n) ** rng.integers(1, 9)
+        screened = table_of("abcdefghijkl"[:n], list(rng.normal(0, 1, n)), list(p), "suggestive")
+        again = rng.permutation(n)[: min(n, 5)]
+        names = "".join("abcdefghijkl"[k] for k in again)
+        retest = table_of(names, list(rng.normal(0, 1, len(again))), list(rng.uniform(0, 1, len(again)) ** 6))
+        found = decide(screened, retest if study % 2 else None)
+        for row in found.itertuples():
+            side = int(np.sign(row.said_low)) if row.said_low * row.said_high > 0 else 0
+            if row.verdict in sides:
+                assert side == sides[row.verdict]
+                seen.add((row.verdict, row.basis))
+            if row.verdict == "confirmed":
+                assert row.retest_low > 0
+    assert len(seen) == 7
+
+
+def test_holm_by_hand() -> None:
+    p = np.array([0.04, 0.011, 0.2, 0.016, 0.001])  # against .05/2, .05/4, .05/1, .05/3, .05/5: stops at .04
+    assert list(holm(p, 0.05)) == [False, True, False, True, True]
+    assert list(holm(np.array([0.02, 0.02, 0.02]), 0.05)) == [False] * 3
+    assert not len(holm(np.zeros(0), 0.05))
+
+
+def test_selected_intervals_are_benjamini_and_yekutieli_s_and_the_others_bonferroni_s() -> None:
+    screened = table_of("abcde", [0.5, -0.5, 0.1, 0.1, 0.1], [1e-4, 1e-3, 0.4, 0.5, 0.6])
+    se = (screened["ci_high"] - screened["effect"]) / stats.norm.isf(0.025)
+    low, high = said_interval(screened, np.array([True, True, False, False, False]), 0.04)
+    assert (high - screened["effect"]).to_list() == pytest.approx(
+        [stats.norm.isf(0.04 * r / 5 / 2) * error for r, error in zip((2, 2, 1, 1, 1), se)]
+    )
+    assert low + high == pytest.approx(2 * screened["effect"].to_numpy())
+
+
+@pytest.mark.parametrize("retest", [False, True])
+def test_no_effect_gives_a_verdict_in_one_study_of_twenty(retest: bool) -> None:
+    """Gaussian summaries of 33 sites and a retest of the five largest; both sides of the limit are held."""
+    rng = np.random.default_rng(int(retest))
+    studies, false = 600, 0
+    for _ in range(studies):
+        z = rng.normal(0, 1, 33)
+        screened = table_of_z(z)
+        again = None
+        if retest:
+            top = np.argsort(-z)[:5]
+            again = table_of_z(rng.normal(0, 1, 5)).assign(site=screened["site"].to_numpy()[top])
+        false += bool((verdicts(screened, again) != "unresolved").any())
+    assert false / studies <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / studies)
+    assert false / studies >= 0.03
+
+
+def table_of_z(z: np.ndarray) -> pd.DataFrame:
+    """Estimates with standard error 1."""
+    p = 2 * stats.norm.sf(np.abs(z))
+    half = stats.norm.isf(0.025)
+    return pd.DataFrame(
+        {
+            "site": range(len(z)), "effect": z, "ci_low": z - half, "ci_high": z + half, "p_value": p,
+            "q_value": stats.false_discovery_control(p), "verdict": "suggestive",
+        }
+    )  # fmt: skip

@@ -69,7 +69,10 @@ def test_the_answer_names_the_largest_estimate_the_harm_and_the_candidate() -> N
     assert effects is not None
     top = max(effects.to_dict("records"), key=lambda row: row["effect"])
     assert (top["site"], top["verdict"]) == ("act1", "confirmed")
-    size = f"act1 adds +{top['effect']:.2f} percentage points [+{top['ci_low']:.2f}, +{top['ci_high']:.2f}]"
+    size = (
+        f"act1 adds +{top['effect']:.2f} percentage points [+{top['said_low']:.2f}, +{top['said_high']:.2f}]"
+    )
+    assert top["said_low"] < top["ci_low"] < top["ci_high"] < top["said_high"]
     assert (
         f"averaged over networks whose other sites are reborn half of the time, {size}"
         in findings.sentences[0]
@@ -105,22 +108,33 @@ def test_nothing_planted_claims_nothing() -> None:
     assert "is unresolved" in findings.sentences[1]
 
 
-def test_harm_on_the_incumbent_alone_is_told_apart_from_harm_on_average() -> None:
+def test_harm_on_the_candidate_alone_is_told_apart_from_harm_on_average() -> None:
+    made = [
+        replace(r, accuracy=(r.accuracy or 0) - 0.03 * r.levels["act3"]) if r.phase == "confirm" else r
+        for r in _plain(replicates=8)
+    ]
+    findings = study_findings(_view(made))
+    assert findings.effects is not None
+    assert list(findings.effects["verdict"])[2::2] == ["harmful", "harmful"]
+    assert list(findings.effects["basis"])[2::2] == ["retest", "screen and retest"]
+    said = findings.sentences[0]
+    assert "It does harm at act5 (−" in said
+    row = findings.effects.iloc[2]
+    size = f"{row['said_effect']:.2f} percentage points [{row['said_low']:.2f}, {row['said_high']:.2f}]"
+    assert f"It does harm on the candidate network at act3 ({size} there)".replace("-", "−") in said
+    assert row["said_effect"] == row["confirmed"]
+    assert row["said_high"] < 0
+
+
+def test_phases_that_contradict_each_other_give_no_verdict() -> None:
     made = [
         replace(r, accuracy=(r.accuracy or 0) - 0.03 * r.levels["act1"]) if r.phase == "confirm" else r
         for r in _plain(replicates=8)
     ]
     findings = study_findings(_view(made))
     assert findings.effects is not None
-    assert list(findings.effects["verdict"])[::4] == ["harmful", "harmful"]
-    said = findings.sentences[0]
-    assert "It does harm at act5 (−" in said
-    assert "It does harm on the incumbent at act1 (−" in said
-    row = findings.effects.iloc[0]
-    size = (
-        f"{row['confirmed']:.2f} percentage points [{row['confirmed_low']:.2f}, {row['confirmed_high']:.2f}]"
-    )
-    assert size.replace("-", "−") in said
+    assert findings.effects["verdict"][0] == "no verdict"
+    assert "contradict each other, so there is no verdict: act1 +1." in findings.sentences[0]
 
 
 def test_effects_that_do_not_add_up_are_a_caution() -> None:
@@ -173,37 +187,78 @@ def test_a_running_study_gets_no_verdict() -> None:
     assert any("still running" in line for line in findings.cautions)
 
 
-def test_a_diverged_run_counts_at_its_last_accuracy_and_a_repeated_run_once() -> None:
+@pytest.mark.parametrize(("state", "accuracy"), [("diverged", 0.85), ("diverged", None), ("complete", 0.1)])
+def test_a_collapsed_run_is_left_out_whatever_it_came_to(state: str, accuracy: float | None) -> None:
     made = _plain()
     k = next(i for i, r in enumerate(made) if r.phase == "screen")
-    diverged = [*made]
-    diverged[k] = replace(made[k], state="diverged", accuracy=0.5)
-    before, after = study_findings(_view(made)).effects, study_findings(_view(diverged)).effects
-    assert before is not None
-    assert after is not None
-    n = before["runs_with"][0] + before["runs_without"][0]
-    moved = 100 * (0.5 - (made[k].accuracy or 0)) / (n / 2)
-    for row, other in zip(before.itertuples(), after.itertuples()):
-        sign = 1 if made[k].levels[row.site] else -1
-        assert other.effect - row.effect == pytest.approx(sign * moved, abs=1e-9)
-    lost_then_repeated = [replace(made[k], state="failed", accuracy=None), *made]
+    changed, without = [*made], [*made]
+    changed[k] = replace(made[k], state=state, accuracy=accuracy)
+    del without[k]
+    found, truth = study_findings(_view(changed)), study_findings(_view(without))
+    assert found.effects is not None
+    assert truth.effects is not None
+    assert list(found.effects["effect"]) == pytest.approx(list(truth.effects["effect"]))
+    assert found.summary["sigma"] == pytest.approx(truth.summary["sigma"])
+    assert list(found.effects["verdict"]) == list(truth.effects["verdict"])
+    assert any("1 of 32 designed runs collapsed" in line for line in found.cautions)
+    assert not found.effects["makes_fail"].any()
+
+
+def test_a_repeated_run_counts_once() -> None:
+    made = _plain()
+    before = study_findings(_view(made)).effects
+    lost_then_repeated = [
+        *(replace(r, state="failed", accuracy=None) for r in made if r.phase == "screen"),
+        *made,
+    ]
     again = study_findings(_view(lost_then_repeated)).effects
+    assert before is not None
     assert again is not None
     assert list(again["effect"]) == pytest.approx(list(before["effect"]))
 
 
-def test_losses_that_go_with_the_level_print_both_bounds_and_keep_only_agreed_verdicts() -> None:
+def test_a_site_that_makes_trainings_fail_is_named_and_the_others_keep_their_effects() -> None:
+    made = _plain(replicates=8)
+    lost, at = [], 0
+    for record in made:
+        hit = record.phase == "screen" and record.levels["act3"] == 1
+        at += hit
+        lost.append(replace(record, state="diverged", accuracy=0.1) if hit and at % 3 else record)
+    before, after = study_findings(_view(made)), study_findings(_view(lost))
+    assert before.effects is not None
+    assert after.effects is not None
+    fails = sum(record.state == "diverged" for record in lost)
+    told = f"Reborn makes trainings fail: at act3 {fails} of 64 trainings with it failed, 0 of 64 without."
+    assert told in after.sentences
+    assert list(after.effects["makes_fail"]) == [False, False, True, False, False]
+    assert list(after.effects["verdict"]) == list(before.effects["verdict"])
+    assert list(after.effects["effect"]) == pytest.approx(list(before.effects["effect"]), abs=0.25)
+    assert any("lower learning rate" in line for line in after.cautions)
+    assert not any("makes trainings fail" in line for line in before.sentences)
+
+
+def test_a_site_without_a_run_that_converged_gets_no_verdict_and_breaks_nothing() -> None:
     made = [
-        replace(r, state="diverged", accuracy=None)
-        if r.phase == "screen" and sum(r.levels.values()) >= 4
-        else r
+        replace(r, state="diverged", accuracy=None) if r.phase == "screen" and r.levels["act2"] else r
         for r in _plain()
     ]
     findings = study_findings(_view(made))
     assert findings.effects is not None
+    assert np.isnan(findings.effects["effect"][1])
+    assert findings.effects["verdict"][1] == "no verdict"
+    assert findings.effects["effect"].notna().sum() == 4
+    assert "at act2 16 of 16 trainings with it failed, 0 of 16 without" in " ".join(findings.sentences)
+
+
+def test_missing_runs_leave_a_verdict_only_where_both_readings_have_it() -> None:
+    made = _plain()
+    gone = [k for k, r in enumerate(made) if r.phase == "screen" and r.levels["act1"]][:3]
+    missing = [replace(r, state="failed", accuracy=None) if k in gone else r for k, r in enumerate(made)]
+    findings = study_findings(_view(missing))
+    assert findings.effects is not None
     assert {"at_chance", "at_block_mean"} <= set(findings.effects.columns)
-    assert any("both bounds" in line for line in findings.cautions)
-    assert "no verdict" in set(findings.effects["verdict"])
+    assert any("3 of 32 designed runs are missing" in line for line in findings.cautions)
+    assert findings.effects["at_block_mean"][0] < findings.effects["effect"][0]
 
 
 def test_the_validation_set_s_standard_error_is_binomial_and_said_aloud() -> None:
@@ -281,11 +336,60 @@ def test_a_running_study_says_what_the_whole_screen_will_find() -> None:
     assert study_findings(_view(made, phases=phases)).summary["planned"] == 256
 
 
-def test_many_diverged_runs_point_to_the_learning_rate() -> None:
+def test_many_collapsed_runs_point_to_the_learning_rate() -> None:
     made = _plain()
     screen = [k for k, record in enumerate(made) if record.phase == "screen"]
     for count, advised in ((3, False), (4, True)):  # of 32
         odd = [replace(r, state="diverged") if k in screen[:count] else r for k, r in enumerate(made)]
-        (line,) = [one for one in study_findings(_view(odd)).cautions if "diverged;" in one]
-        assert line.startswith(f"{count} of 32 screen runs diverged")
-        assert ("learning rate" in line) == advised
+        found = study_findings(_view(odd)).cautions
+        assert any(f"{count} of 32 designed runs collapsed" in line for line in found)
+        assert any("lower learning rate" in line for line in found) == advised
+
+
+def test_the_budget_is_what_the_phases_leave() -> None:
+    alone = study_findings(_view(_plain(confirm=False))).budget
+    both = study_findings(_view(_plain())).budget
+    assert any("Benjamini–Hochberg at 5 % over 5 sites" in line for line in alone)
+    assert any("Benjamini–Hochberg at 4 % over 5 sites" in line for line in both)
+    assert any("Holm at 1 % over 5 sites" in line for line in both)
+    assert any("parent: 4 %" in line for line in both)
+
+
+def test_sums_are_those_of_the_table_beside_the_measured_difference() -> None:
+    made = _plain(replicates=8)
+    findings = study_findings(_view(made))
+    table = findings.sums.table
+    assert findings.effects is not None
+    assert table is not None
+    assert table["effect"][0] == pytest.approx(findings.effects["effect"].sum())
+    ends = [
+        np.mean([r.accuracy for r in made if r.phase == "baseline" and r.arm == a])
+        for a in ("reborn", "parent")
+    ]
+    assert table["effect"][1] == pytest.approx(100 * (ends[0] - ends[1]))
+    helping = findings.effects["site"].isin([f"act{k}" for k in (1, 2, 3, 4)])
+    assert table["effect"][2] == pytest.approx(findings.effects["shrunk"][helping].sum(), abs=1e-6)
+    assert findings.candidate is not None
+    assert table["effect"][3] == pytest.approx(findings.candidate.effect)
+    assert len(findings.sums.words) == 2
+    assert all("is not resolved" in line for line in findings.sums.words)
+    apart = [
+        replace(r, accuracy=(r.accuracy or 0) - 0.05) if r.phase == "baseline" and r.arm == "reborn" else r
+        for r in made
+    ]
+    findings = study_findings(_view(apart))
+    assert "the effects do not add up" in findings.sums.words[0]
+    assert any("is what was measured of it, not the sum" in line for line in findings.cautions)
+
+
+@pytest.mark.parametrize("accuracy", [0.5, 1.0])
+def test_runs_that_are_all_the_same_give_numbers_and_no_verdict(accuracy: float) -> None:
+    made = [
+        replace(r, accuracy=accuracy, test_accuracy=None if r.test_accuracy is None else accuracy)
+        for r in _plain()
+    ]
+    findings = study_findings(_view(made))
+    assert findings.effects is not None
+    assert set(findings.effects["verdict"]) == {"no verdict"}
+    assert any("noise of a training is unknown" in line for line in findings.cautions)
+    assert "cannot be told" in findings.sentences[1]

@@ -111,9 +111,10 @@ def fit_converged(
     answer.
     """
     kept = np.isfinite(outcome) & ~fallen
-    varied = levels.any(axis=0) & ~levels.all(axis=0)
-    left = levels[kept].any(axis=0) & ~levels[kept].all(axis=0)
-    estimable = np.asarray(left | ~varied if fallen.any() else np.ones(len(varied)), dtype=np.bool_)
+    estimable = np.ones(levels.shape[1], dtype=np.bool_)
+    if fallen.any():
+        varied, left = (rows.any(axis=0) & ~rows.all(axis=0) for rows in (levels, levels[kept]))
+        estimable = np.asarray(left | ~varied, dtype=np.bool_)
     listed = np.array(site_names(names, levels.shape[1]), dtype=object)
     if not estimable.any() or not kept.any():
         raise ConfigError(

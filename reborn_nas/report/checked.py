@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,12 +34,14 @@ class Checks:
         controls: `label`, reborn − another thing at all top sites of the incumbent at once.
         rate: `site`, one row: the top site on the incumbent at the second learning rate.
         learning_rate: that rate.
+        rate_named: whether that site has a verdict; only then is its effect at another rate more than numbers.
     """
 
     alone: pd.DataFrame | None = None
     controls: pd.DataFrame | None = None
     rate: pd.DataFrame | None = None
     learning_rate: float = float("nan")
+    rate_named: bool = False
 
     def rate_words(self) -> str:
         """What the second learning rate says of the top site, a sentence; "" where it was not tried."""
@@ -48,8 +50,8 @@ class Checks:
         row = self.rate.iloc[0]
         size = f"{signed(row['effect'])} percentage points {interval(row['ci_low'], row['ci_high'])}"
         held = (
-            "is above 0 at another learning rate" if row["ci_low"] > 0
-            else "is below 0 at another learning rate" if row["ci_high"] < 0
+            "is above 0 at another learning rate" if self.rate_named and row["ci_low"] > 0
+            else "is below 0 at another learning rate" if self.rate_named and row["ci_high"] < 0
             else "is not resolved at another learning rate"
         )  # fmt: skip
         return (
@@ -58,28 +60,32 @@ class Checks:
         )
 
 
-def checks(view: RunView, chance: float = 0.0) -> Checks:
-    """What the check runs of `view` say."""
+def checks(view: RunView, chance: float = 0.0, named: Collection[str] = ()) -> Checks:
+    """What the check runs of `view` say; `named` are the sites that have a verdict."""
     runs = [r for r in unique_runs(view.phase("checks")) if r.state in ("complete", "diverged")]
     rate = [record for record in runs if record.arm == "rate"]
+    again = _alone(rate, chance)
     return Checks(
-        alone=_alone([record for record in runs if record.arm == "alone"]),
-        controls=_controls([record for record in runs if record.arm.startswith(CONTROLS)]),
-        rate=_alone(rate),
+        alone=_alone([record for record in runs if record.arm == "alone"], chance),
+        controls=_controls([record for record in runs if record.arm.startswith(CONTROLS)], chance),
+        rate=again,
+        rate_named=again is not None and str(again["site"].iloc[0]) in named,
         learning_rate=next(
             (float(record.extra.get("learning_rate", "nan")) for record in rate), float("nan")
         ),
     )
 
 
-def _alone(runs: Sequence[TrialRecord]) -> pd.DataFrame | None:
+def _alone(runs: Sequence[TrialRecord], chance: float) -> pd.DataFrame | None:
     """Runs with one factor on, or none: each factor against none."""
-    found = _compared(runs, lambda record: next((name for name, on in record.levels.items() if on), ""), "")
+    found = _compared(
+        runs, lambda record: next((name for name, on in record.levels.items() if on), ""), "", chance
+    )
     return None if found is None else found.rename(columns={"arm": "site"})
 
 
-def _controls(runs: Sequence[TrialRecord]) -> pd.DataFrame | None:
-    found = _compared(runs, lambda record: record.arm.removeprefix(CONTROLS), "reborn")
+def _controls(runs: Sequence[TrialRecord], chance: float) -> pd.DataFrame | None:
+    found = _compared(runs, lambda record: record.arm.removeprefix(CONTROLS), "reborn", chance)
     if found is None:
         return None
     turned = found.assign(
@@ -91,14 +97,16 @@ def _controls(runs: Sequence[TrialRecord]) -> pd.DataFrame | None:
 
 
 def _compared(
-    runs: Sequence[TrialRecord], arm: Callable[[TrialRecord], str], reference: str
+    runs: Sequence[TrialRecord], arm: Callable[[TrialRecord], str], reference: str, chance: float
 ) -> pd.DataFrame | None:
     from reborn_nas.analysis.arms import arm_effects
+    from reborn_nas.analysis.collapse import converged
 
+    accuracy = [float("nan") if record.accuracy is None else record.accuracy for record in runs]
     try:
         return arm_effects(
             [arm(record) for record in runs],
-            [float("nan") if record.accuracy is None else record.accuracy for record in runs],
+            converged(accuracy, chance, [record.state == "diverged" for record in runs]),
             reference=reference,
             block=[record.block for record in runs],
         )

@@ -110,7 +110,7 @@ def study_findings(view: RunView) -> Findings:
         candidate_images=arms.images,
         confirmation=_beside_screen(retest, effects),
         control=controlled,
-        checks=checks(view, chance),
+        checks=checks(view, chance, _named(effects)),
     )
 
 
@@ -156,6 +156,15 @@ def _decided(
     effects = effects.assign(**{name: told[name] for name in told.columns})
     effects.attrs = attrs
     return effects
+
+
+def _named(effects: pd.DataFrame | None) -> set[str]:
+    """The sites that have a verdict."""
+    from reborn_nas.analysis.verdicts import CONFIRMED, HARMFUL, SUGGESTIVE
+
+    if effects is None:
+        return set()
+    return set(effects.loc[effects["verdict"].isin((CONFIRMED, SUGGESTIVE, HARMFUL)), "site"].map(str))
 
 
 def _covariates(screen: Designed | None) -> pd.DataFrame | None:

@@ -103,7 +103,7 @@ def test_capacity_alone_is_never_the_negative_phase() -> None:
         for scenario in ("capacity", "sparse"):
             study = simulate_study(scenario, 96, seed=seed)
             table = site_effects(study.plan.design, study.accuracy, block=study.plan.block)
-            top = np.argsort(-table["p_top5"].to_numpy(), kind="stable")[:5]
+            top = np.argsort(-table["effect"].to_numpy(), kind="stable")[:5]
             design = control_design(5, 48, seed=seed)
             control = control_effects(design, study.truth.only(top).run_control(design, seed=seed + 1000))
             if scenario == "capacity":

@@ -7,9 +7,10 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from reborn_nas.analysis import VERDICTS
 from reborn_nas.report.drawing import Drawing, shorten, text_width
 from reborn_nas.report.features import picture
-from reborn_nas.report.palette import TONES, effect_tone, on_tone
+from reborn_nas.report.palette import TONES, effect_tone, on_tone, tone_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -85,8 +86,11 @@ def test_text_can_be_read_on_every_ground(dark: int) -> None:
     assert min(weak.values()) >= 4.5, weak
 
 
-def test_effect_tones_are_symmetric_and_reach_the_ends() -> None:
-    assert [effect_tone(v, 1.0) for v in (1, 0.6, 0.05, -0.05, -0.6, -1)] == [
-        "plus4", "plus3", "plus0", "plus0", "minus3", "minus4",
+def test_a_tile_has_the_colour_of_its_verdict_and_the_depth_of_its_effect() -> None:
+    assert [effect_tone("confirmed", v, 1.0) for v in (1, 0.6, 0.05, -0.05)] == [
+        "plus4", "plus3", "plus1", "plus1",
     ]  # fmt: skip
-    assert effect_tone(float("nan"), 1.0) == effect_tone(1.0, 0.0) == "plus0"
+    assert [effect_tone("harmful", v, 1.0) for v in (-1, -0.6, -0.05)] == ["minus4", "minus3", "minus1"]
+    assert effect_tone("unresolved", 1.0, 1.0) == effect_tone("no verdict", -1.0, 1.0) == "plus0"
+    assert effect_tone("confirmed", float("nan"), 1.0) == effect_tone("confirmed", 1.0, 0.0) == "plus0"
+    assert [tone_of(word) for word in VERDICTS] == ["gain", "gain", "flat", "harm", "flat"]

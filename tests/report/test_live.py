@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pandas as pd
+import pytest
 from plotly.graph_objects import Figure
 
 from reborn_nas.report import study_findings
@@ -31,11 +32,16 @@ def test_the_graph_s_points_and_intervals_are_the_table_s() -> None:
         "a‹b›": [0.5, 0.2, 0.9], "b": [-0.4, -0.7, -0.1], "c": [0.1, None, None],
     }  # fmt: skip
     assert list(figure.layout.yaxis.categoryarray) == ["c", "b", "a‹b›"], "depth order from the top"
-    assert [trace.name for trace in figure.data] == [
-        "interval above 0",
-        "interval below 0",
-        "interval holds 0",
-    ]
+    assert [trace.name for trace in figure.data] == ["helps", "does harm", "estimate"]
+
+
+def test_with_verdicts_the_graph_shows_the_estimates_that_they_rest_on() -> None:
+    said = TABLE.assign(said_effect=[0.7, -0.4, 0.1], said_low=[0.1, -0.9, -0.2], said_high=[1.3, -0.05, 0.4])
+    figure = Figure(forest_graph(said, "t"))
+    first = figure.data[0]
+    ends = (first.x[0] - first.error_x.arrayminus[0], first.x[0] + first.error_x.array[0])
+    assert (first.name, first.x[0], *ends) == ("helps", 0.7, pytest.approx(0.1), pytest.approx(1.3))
+    assert [trace.name for trace in figure.data][2] == "unresolved"
 
 
 def test_the_note_says_the_answer_and_gives_no_verdict_before_the_end() -> None:

@@ -10,6 +10,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from tests.sentences.planted import REBORN
 from tests.sentences.studies import SimulatedStudy
 
 NUMBER = r"[+−-]?\d[\d,]*(?:\.\d+)?"
@@ -125,32 +128,40 @@ def _site(study: SimulatedStudy, name: str, direction: int, grounds: str) -> boo
 
 WHAT = r"(?:[Rr]eborn instead of the original activation)"
 ON_AVERAGE = r"averaged over networks whose other sites are reborn half of the time, "
+SHRUNK = rf"shrunk (?P<shrunk>{NUMBER}){UNIT}"
+THERE = r"on the candidate network, on images unused before, "
 BASIS = (
-    rf"(?:{ON_AVERAGE}(?P<site1>{SITE}) adds {size_of('1')}(?:; on the incumbent, on images unused before, {size_of('2')})?"
-    rf"|on the incumbent, on images unused before, (?P<site3>{SITE}) adds {size_of('3')}; "
-    rf"{ON_AVERAGE}(?P<site4>{SITE}) adds {size_of('4')})"
+    rf"(?:{ON_AVERAGE}(?P<site1>{SITE}) adds {size_of('1')}, {SHRUNK}(?:; {THERE}{size_of('2')})?"
+    rf"|{THERE}(?P<site3>{SITE}) adds {size_of('3')})"
 )
 GROUNDS = {
-    "confirmed on the incumbent": "both",
+    "confirmed by the retest": "both",
     "suggested by the screen, not confirmed": "average",
-    "suggested on the incumbent alone, not on average": "incumbent",
+    "suggested on the candidate network alone, not on average": "incumbent",
 }
 
 
 @sentence(
-    rf"{WHAT} helps at (?:(?P<one>{SITE})|(?P<many>\d+) sites) \((?P<word>[^)]*)\)"
+    rf"(?:{WHAT}|It also) helps at (?P<sites>{SITES}) \((?P<word>[^)]*)\)"
     rf"(?:, the largest estimate at (?P<lead>{SITE})(?:; its rank interval overlaps that of {SITES})?)?: {BASIS}\."
 )
 def _helps(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
     grounds = GROUNDS[match["word"]]
-    lead = match["one"] or match["lead"]
+    names = listed(match["sites"])
+    lead = match["lead"] or names[0]
+    for name in names:
+        if name != lead:
+            yield Claim("site", _site(study, name, 1, grounds), about=name)
     sizes = [
         (read_size(match, place), (study.on_incumbent if place in "23" else study.average)[lead])
-        for place in "1234"
+        for place in "123"
         if match[f"v{place}"] is not None
     ]
-    covered = all(size.covers(truth) for size, truth in sizes)
-    yield Claim("site", _site(study, lead, 1, grounds), covered, sizes[0][0].excess(sizes[0][1]), about=lead)
+    first, truth = sizes[0]
+    shrunk = number_of(match["shrunk"]) / truth if match["shrunk"] and truth else None
+    for size, own in sizes:
+        excess = {"excess": first.excess(truth), "excess_shrunk": shrunk} if size is first else {}
+        yield Claim("site", _site(study, lead, 1, grounds), size.covers(own), about=lead, **excess)
 
 
 @sentence(rf"{WHAT} helps at no site that this study could resolve\.")
@@ -166,19 +177,25 @@ def _bound(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
 
 
 @sentence(
-    rf"No verdict on {WHAT}: the runs cannot carry one; the largest estimate, {ON_AVERAGE}is {size_of()} at {SITE}\."
+    rf"No verdict on {WHAT}: the runs cannot carry one(?:; the largest estimate, {ON_AVERAGE}is {size_of()} at {SITE})?\."
+)
+@sentence(
+    rf"The screen and the retest contradict each other, so there is no verdict: (?:{SITE} {NUMBER}{UNIT} on average, "
+    rf"{NUMBER}{UNIT} on the candidate network(?:; )?)+\."
 )
 def _no_verdict(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
     return iter(())
 
 
-@sentence(rf"It does harm at (?P<sites>{SITES}) \((?:most at (?P<lead>{SITE}): )?{size_of()} on average\)\.")
+@sentence(
+    rf"It does harm at (?P<sites>{SITES}) \((?:most at (?P<lead>{SITE}): )?{size_of()} on average, {SHRUNK}\)\."
+)
 def _harm(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
     yield from _harms(match, study, study.average, "average")
 
 
 @sentence(
-    rf"It does harm on the incumbent at (?P<sites>{SITES})(?: \((?:most at (?P<lead>{SITE}): )?{size_of()} there\))?, "
+    rf"It does harm on the candidate network at (?P<sites>{SITES}) \((?:most at (?P<lead>{SITE}): )?{size_of()} there\), "
     r"which the average does not show\."
 )
 def _harm_there(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
@@ -195,7 +212,10 @@ def _harms(
         here = size if name == lead else None
         yield Claim(
             "site", _site(study, name, -1, grounds), here.covers(truth[name]) if here else None,
-            here.excess(truth[name]) if here else None, about=name,
+            here.excess(truth[name]) if here else None,
+            number_of(match["shrunk"]) / truth[name]
+            if here and truth[name] and match.groupdict().get("shrunk") else None,
+            about=name,
         )  # fmt: skip
 
 
@@ -207,6 +227,53 @@ def _candidate(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
     direction = 1 if "beats" in match["verb"] else -1
     size = read_size(match)
     yield Claim("candidate", study.gain * direction > 0, size.covers(study.gain), size.excess(study.gain))
+
+
+FAILED = rf"at (?P<site>{SITE}) \d+ of \d+ trainings with it failed, \d+ of \d+ without"
+
+
+@sentence(rf"Reborn makes trainings fail: (?P<told>at {SITE} [^.;]*(?:; at {SITE} [^.;]*)*)\.")
+def _failures(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    rates = study.planted.diverges
+    for one in re.finditer(FAILED, match["told"]):
+        yield Claim("failure", rates is not None and rates[study.site(one["site"])] > 0, about=one["site"])
+
+
+SUM = rf"the sum is {size_of('1')}, measured were {size_of('2')}, which is {size_of('3')} more"
+
+
+@sentence(rf"For (?P<where>reborn everywhere|the candidate), (?P<word>the effects do not add up|whether the effects add up is not resolved): {SUM}\.")  # fmt: skip
+@sentence(rf"The effects do not add up for (?P<where>reborn everywhere|the candidate): {SUM}\.")
+def _sum(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    everywhere = match["where"] == "reborn everywhere"
+    on = np.ones(study.planted.n) if everywhere else study.incumbent.kinds[0] == REBORN
+    total = float(study.planted.average @ on)
+    if everywhere and study.planted.kernel is not None:
+        total += float(study.planted.kernel[:, 1].sum())  # the baseline has the default kernel
+    measured = study.everywhere if everywhere else study.gain
+    claimed = "not resolved" not in match[0]
+    yield Claim(
+        "sum",
+        abs(measured - total) > 1e-9 if claimed else None,
+        read_size(match, "3").covers(measured - total),
+    )
+
+
+@sentence(
+    r"What a site adds depends on the other sites, so what the candidate gains over the parent is what was measured of it, "
+    r"not the sum of its sites' effects\."
+)
+def _no_sum(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    return iter(())
+
+
+@sentence(
+    rf"Pooled over the sites, kernel (?P<best>\d) is best: {size_of()} over kernel (?P<second>\d), the second\."
+)
+@sentence(rf"Which kernel is best is not resolved: kernel (?P<best>\d) by {size_of()} over kernel (?P<second>\d), the second\.")  # fmt: skip
+def _kernel(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    """Of these sites: kernels that are drawn alike at every site are none the better on the whole."""
+    yield Claim("kernel", False if "is best:" in match[0] else None)
 
 
 @sentence(rf"Whether the candidate beats its parent is unresolved: {size_of()}{ARMS}")
@@ -267,23 +334,25 @@ def _bent(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
     yield Claim("sum", abs(study.bend) > 1e-9)
 
 
-@sentence(r"Screen: \d+ unpruned trainings over \d+ train/validation splits, [^.]*, Benjamini–Hochberg at q = 0\.05 over \d+ sites\.")  # fmt: skip
+@sentence(rf"Screen: \d+ unpruned trainings over \d+ train/validation splits, [^.]*, Benjamini–Hochberg at q = {NUMBER} over \d+ sites\.")  # fmt: skip
+@sentence(r"Whether the candidate beats its parent cannot be told [^.]*\.\d+ pp[^.]*\.")
 @sentence(
     rf"Noise of one training σ̂ = {NUMBER} percentage points; an effect of {NUMBER} is found with 80 % power\."
 )
 @sentence(rf"Largest correlation between two sites: {NUMBER}\.")
 @sentence(
-    r"Confirmed: q ≤ 0\.05 in the screen, and the confirmation's 95 % interval on the same side of 0\. "
+    r"Confirmed: found by the screen, and again by the retest, above 0\. Suggestive: by one of the two\. "
 )
-@sentence(r"Suggestive: one of the two\. Harmful: either, below 0\. Unresolved: else\.")
+@sentence(r"Harmful: by either, below 0\. Unresolved: else\. Intervals in sentences allow for the site having been chosen\.")  # fmt: skip
 @sentence(r"A reborn block brings its own batch norm: [^.]*\.")
 @sentence(r"All effects hold for this study's recipe and data\.")
 @sentence(rf"Only {NUMBER} validation images: one accuracy alone has a standard error of {NUMBER} percentage points\.")  # fmt: skip
 @sentence(r"That shows the mechanics; it is not a finding\.")
 @sentence(r"\d+ runs are fewer than one whole foldover of \d+ sites \(\d+\): estimates only, no verdict\.")
-@sentence(r"\d+ of \d+ designed runs are missing: verdicts only where both bounds agree\.")
-@sentence(r"\d+ screen runs were lost or diverged in a way that goes with the level: both bounds stand in the table\.+")  # fmt: skip
-@sentence(r"\d+ of \d+ screen runs diverged; they count at their last accuracy\.")
+@sentence(r"\d+ of \d+ designed runs are missing: verdicts only where both readings of them agree\.")
+@sentence(rf"\d+ of \d+ designed runs collapsed: effects are among those that converged(?:; none is left to estimate that of {SITES})?\.")  # fmt: skip
+@sentence(rf"{NUMBER} % of the screen's runs collapsed\.")
+@sentence(r"The runs differ by nothing but their sites and splits, or not at all: [^.]*\.")
 @sentence(r"A lower learning rate would tell more\.")
 @sentence(rf"Two sites' levels are correlated by {NUMBER}: their effects are hard to tell apart\.")
 def _plain(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:

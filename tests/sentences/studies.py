@@ -187,7 +187,7 @@ def simulate(planted: Planted, mix: Mix, seed: int) -> SimulatedStudy:
         candidate = decide_candidate(screen, [], contrast, SPEC).architecture
         later: list[Run] = designs.candidate_runs(mix.candidate, candidate, contrast, drawn)
         if mix.retest or mix.control or mix.checks:
-            top = top_factors(screen, contrast, seed=drawn)
+            top = top_factors(screen, contrast)
         if mix.retest:
             later += designs.confirm_runs(mix.retest, candidate, top, contrast, drawn)
         if mix.control:
@@ -195,7 +195,7 @@ def simulate(planted: Planted, mix: Mix, seed: int) -> SimulatedStudy:
                 Phase("control", mix.control, editions=(EDITION,)), candidate, top, contrast, drawn
             )
         if mix.checks:
-            leading = leading_factors(screen, contrast, TOP_ALONE, drawn)
+            leading = leading_factors(screen, contrast, TOP_ALONE)
             later += check_runs(
                 mix.checks, candidate, top, leading, contrast, drawn, lambda site, choice: True
             )

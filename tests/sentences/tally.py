@@ -45,11 +45,13 @@ def printed(findings: Findings) -> Iterator[str]:
     yield from findings.cautions
     yield from findings.method
     yield findings.slope_words
+    yield findings.pooled_words
+    yield from findings.sums.words
     yield findings.checks.rate_words()
 
 
 def _table_claims(study: SimulatedStudy, findings: Findings) -> Iterator[Claim]:
-    """What the table of sites and the pooled figure say in a word or a colour."""
+    """What the table of sites says in a word."""
     if findings.effects is not None:
         for row in findings.effects.to_dict("records"):
             direction = {"confirmed": 1, "suggestive": 1, "harmful": -1}.get(str(row["verdict"]), 0)
@@ -59,10 +61,6 @@ def _table_claims(study: SimulatedStudy, findings: Findings) -> Iterator[Claim]:
                 right = [truth * direction > 0 for truth in truths]
                 true = all(right) if row["verdict"] == "confirmed" else any(right)
                 yield Claim("site", true, about=name, text=f"{name}: {row['verdict']}")
-    if findings.pooled is not None and len(findings.pooled):
-        for row in findings.pooled[findings.pooled["best"].astype(bool)].to_dict("records"):
-            if row["ci_low"] > 0:  # no scenario has a kernel that is better on the whole
-                yield Claim("kernel", False, text=f"{row['label']} adds {row['effect']:+.2f}")
 
 
 def read_many(scenario: str, mix: Mix, studies: int, first: int = 0) -> Iterator[Read]:

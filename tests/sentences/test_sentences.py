@@ -44,7 +44,8 @@ def test_the_same_words_are_true_of_one_truth_and_false_of_another() -> None:
     assert [c.true for text in (better, worse) for c in read(text, helped)] == [True, False]
     assert [c.true for text in (better, worse) for c in read(text, nothing)] == [False, False]
     assert not read(better, helped)[0].covered  # the gain is 9
-    harm = "It does harm at layer1.0.act (−0.40 percentage points [−0.60, −0.20] on average)."
+    size = "−0.40 percentage points [−0.60, −0.20] on average, shrunk −0.30 percentage points"
+    harm = f"It does harm at layer1.0.act ({size})."
     found = [read(harm, study(effect, 0, 0))[0] for effect in (-0.4, -0.1, 0.0)]
     assert [(c.true, c.covered) for c in found] == [(True, True), (True, False), (False, False)]
     assert found[1].excess == pytest.approx(4)

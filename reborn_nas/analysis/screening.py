@@ -63,37 +63,53 @@ def complete_effects(
     seed: int = 0,
 ) -> pd.DataFrame:
     """`site_effects` of the runs that there are, without a word on those that are missing."""
-    n_sites = levels.shape[1]
-    listed = site_names(names, n_sites)
+    listed = site_names(names, levels.shape[1])
     fallen = collapsed(outcome, chance, failed)
-    fitted, estimable = fit_converged(
-        levels, outcome, fallen, block=block, covariates=covariates, names=names
-    )
-    table = effect_table(fitted, listed, estimable, seed=seed, level=level)
+    try:
+        fitted, estimable = fit_converged(
+            levels, outcome, fallen, block=block, covariates=covariates, names=names
+        )
+        table = effect_table(fitted, listed, estimable, seed=seed, level=level)
+        said = [*_weaknesses(levels, fitted), *_collapse_words(fallen, table, estimable)]
+        if _weaknesses(levels, fitted):
+            table["verdict"] = NO_VERDICT
+    except ConfigError:
+        if not fallen.any():
+            raise
+        fitted, table = None, _blank(listed)
+        said = [
+            f"{int(fallen.sum())} of {len(fallen)} designed runs collapsed: the others are too few for any effect"
+        ]
     ended = np.isfinite(outcome) | fallen
     lost = failures_by_site(levels[ended], fallen[ended])
     table["ended_with"], table["ended_without"] = levels[ended].sum(axis=0), (~levels[ended]).sum(axis=0)
     table["failed_with"], table["failed_without"] = lost.with_level, lost.without_level
     table["failure_p"], table["makes_fail"] = lost.p_value, lost.named
-    said = _weaknesses(levels, fitted)
-    if said:
-        table["verdict"] = NO_VERDICT
-    if fallen.any():
-        said.append(_collapse_words(fallen, table, estimable))
     table = with_said(table, level)
-    table.attrs |= {
-        "sigma": fitted.sigma,
-        "df": fitted.df,
-        "n_runs": fitted.n_runs,
+    table.attrs |= _figures(fitted, levels) | {
         "missing": 0,
         "collapsed": int(fallen.sum()),
         "failures_testable": lost.testable,
-        "detectable": minimum_detectable_effect(fitted.n_runs, n_sites, fitted.sigma, df=fitted.df),
         "max_correlation": largest_correlation(levels),
         "level": level,
         "warnings": tuple(said),
     }
     return table[[*COLUMNS, *FURTHER_COLUMNS]]
+
+
+def _figures(fitted: Fit | None, levels: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """The numbers behind the table; NaN without a fit."""
+    if fitted is None:
+        return {"sigma": float("nan"), "df": 0, "n_runs": 0, "detectable": float("nan")}
+    seen = minimum_detectable_effect(fitted.n_runs, levels.shape[1], fitted.sigma, df=fitted.df)
+    return {"sigma": fitted.sigma, "df": fitted.df, "n_runs": fitted.n_runs, "detectable": seen}
+
+
+def _blank(names: Sequence[Any]) -> pd.DataFrame:
+    """The columns `COLUMNS` without any number."""
+    table = pd.DataFrame(np.nan, index=range(len(names)), columns=list(COLUMNS)).astype({"site": object})
+    table["site"], table["verdict"] = list(names), NO_VERDICT
+    return table
 
 
 def fit_converged(
@@ -178,10 +194,12 @@ def with_said(table: pd.DataFrame, level: float) -> pd.DataFrame:
 
 def _collapse_words(
     fallen: npt.NDArray[np.bool_], table: pd.DataFrame, estimable: npt.NDArray[np.bool_]
-) -> str:
+) -> list[str]:
+    if not fallen.any():
+        return []
     words = f"{int(fallen.sum())} of {len(fallen)} designed runs collapsed: effects are among those that converged"
     without = [str(name) for name, there in zip(table["site"], estimable) if not there]
-    return words + (f"; none is left to estimate that of {', '.join(without)}" if without else "")
+    return [words + (f"; none is left to estimate that of {', '.join(without)}" if without else "")]
 
 
 def largest_correlation(design: Any) -> float:

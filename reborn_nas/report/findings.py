@@ -273,6 +273,8 @@ def _summary(view: RunView, screen: Designed | None, effects: pd.DataFrame | Non
     if screen is None or effects is None:
         return {}
     attrs = effects.attrs
+    if not attrs["n_runs"]:
+        return {}
     level = float(np.nanmean(screen.accuracy))
     planned = max(
         (int(item.get("planned", 0)) for item in view.phases if item.get("phase") == "screen"), default=0

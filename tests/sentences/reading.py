@@ -351,6 +351,7 @@ def _bent(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
 @sentence(r"\d+ runs are fewer than one whole foldover of \d+ sites \(\d+\): estimates only, no verdict\.")
 @sentence(r"\d+ of \d+ designed runs are missing: verdicts only where both readings of them agree\.")
 @sentence(rf"\d+ of \d+ designed runs collapsed: effects are among those that converged(?:; none is left to estimate that of {SITES})?\.")  # fmt: skip
+@sentence(r"\d+ of \d+ designed runs collapsed: the others are too few for any effect\.")
 @sentence(rf"{NUMBER} % of the screen's runs collapsed\.")
 @sentence(r"The runs differ by nothing but their sites and splits, or not at all: [^.]*\.")
 @sentence(r"A lower learning rate would tell more\.")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
-from scipy import stats
+from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize, special, stats
+
+from reborn_nas.analysis.verdicts import LEVEL
 from reborn_nas.errors import ConfigError
 
-TRUE_SITES = 5
-"""Sites taken to have an effect when the multiplicity of a screen is allowed for: the top five."""
+__all__ = ["minimum_detectable_effect", "screen_power"]
+
+_QUANTILES = 400
+"""Of the estimated spread, over which the power is averaged; scipy's noncentral t gives NaN at 3 degrees of freedom."""
 
 
 def minimum_detectable_effect(
@@ -17,19 +23,23 @@ def minimum_detectable_effect(
     sigma: float = 0.3,
     *,
     power: float = 0.8,
-    q: float = 0.05,
+    q: float = LEVEL,
     df: int | None = None,
-    true_sites: int = TRUE_SITES,
+    true_sites: int = 1,
 ) -> float:
-    """The effect, in `sigma`'s unit (pp), that `n_runs` balanced runs find with probability `power`.
+    """The effect, in `sigma`'s unit (pp), that a screen finds at each of `true_sites` with probability `power`.
 
-    A site's standard error is 2σ/√N. Benjamini–Hochberg at level `q` over `n_sites`, of which `true_sites` have
-    an effect and are found, tests each at about α = q · true_sites / n_sites, and the power is that of the
-    two-sided test: (z_{1−α/2} + z_power) · 2σ/√N. With `df` given, t quantiles take the place of z.
+    A site's standard error is 2s/√N on `df` degrees of freedom, so the power is that of a noncentral t. Of `n_sites`
+    sites tested by Benjamini and Hochberg at level `q`, one is tested at about α = q · (1 + (k − 1) · power) / n_sites:
+    the other k − 1 `true_sites` are found in that share of studies, and each that is found raises the level for the
+    rest.
+
+    Args:
+        df: residual degrees of freedom; without, those of a screen on one split, N − sites − 1.
 
     Example:
-        >>> [round(minimum_detectable_effect(n, 33), 2) for n in (72, 96, 144)]
-        [0.25, 0.22, 0.18]
+        >>> [round(minimum_detectable_effect(n, 33, df=n - 37), 2) for n in (72, 96, 144)]
+        [0.31, 0.26, 0.21]
     """
     if n_runs < 1 or n_sites < 1 or not sigma >= 0 or not 0 < power < 1 or not 0 < q < 1:
         raise ConfigError(
@@ -38,9 +48,54 @@ def minimum_detectable_effect(
         )
     if df is not None and df < 1:
         raise ConfigError(f"minimum_detectable_effect: df is at least 1, not {df}")
-    alpha = q * min(true_sites, n_sites) / n_sites
-    if df is None:
-        quantile = stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)
-    else:
-        quantile = stats.t.ppf(1 - alpha / 2, df) + stats.t.ppf(power, df)
-    return float(quantile * 2 * sigma / np.sqrt(n_runs))
+    if true_sites < 1:
+        raise ConfigError(f"minimum_detectable_effect: true_sites is at least 1, not {true_sites}")
+    free = max(1, n_runs - n_sites - 1) if df is None else df
+    level = _level(q, min(true_sites, n_sites), n_sites, power)
+    return float(_noncentrality(power, level, free) * 2 * sigma / np.sqrt(n_runs))
+
+
+def screen_power(
+    effect: float,
+    n_runs: int,
+    n_sites: int = 1,
+    sigma: float = 0.3,
+    *,
+    q: float = LEVEL,
+    df: int | None = None,
+    true_sites: int = 1,
+) -> float:
+    """Probability that a screen finds a site of this effect, as in `minimum_detectable_effect`."""
+    free = max(1, n_runs - n_sites - 1) if df is None else df
+    shift = abs(effect) * np.sqrt(n_runs) / (2 * sigma)
+
+    def surplus(power: float) -> float:
+        level = _level(q, min(true_sites, n_sites), n_sites, power)
+        return _power(shift, level, free) - power
+
+    return float(optimize.brentq(surplus, 0.0, 1.0))
+
+
+def _level(q: float, true_sites: int, n_sites: int, power: float) -> float:
+    return q * (1 + (true_sites - 1) * power) / n_sites
+
+
+@lru_cache(maxsize=4096)
+def _noncentrality(power: float, level: float, df: int) -> float:
+    """The effect in standard errors that a two-sided t test at `level` finds with probability `power`."""
+    high = 2.0
+    while _power(high, level, df) < power:
+        high *= 2
+    return float(optimize.brentq(lambda shift: _power(shift, level, df) - power, 0.0, high))
+
+
+def _power(shift: float, level: float, df: int) -> float:
+    critical = float(stats.t.ppf(1 - level / 2, df)) * _spreads(df)
+    return float((special.ndtr(shift - critical) + special.ndtr(-shift - critical)).mean())
+
+
+@lru_cache(maxsize=256)
+def _spreads(df: int) -> npt.NDArray[np.float64]:
+    """Quantiles of the estimated over the true standard deviation."""
+    share = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    return np.asarray(np.sqrt(stats.chi2.ppf(share, df) / df))

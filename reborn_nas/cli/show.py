@@ -107,11 +107,8 @@ def print_plan(plan: PlanView) -> None:
         )
         rows.append((phase.name, str(phase.count) if phase.count else "–", time, remark))
     print_table(("phase", "trainings", "time", "what for"), rows, right=(1, 2))
-    if plan.detectable_effect is not None:
-        say(
-            f"The screen detects effects from {plan.detectable_effect:.2f} pp a site (80 % power) if runs spread by "
-            f"{plan.spread_pp:.2f} pp; the baseline measures the spread."
-        )
+    for line in plan.prospects.lines() if plan.prospects is not None else ():
+        say(line)
     if plan.seconds is not None:
         print(
             f"Estimated time: {duration_text(plan.seconds)} on {plan.bench.device}, from a few measured steps."

@@ -14,6 +14,7 @@ from reborn_nas.study.costs import CostBook
 from reborn_nas.study.folder import check_run_folder, is_run_folder
 from reborn_nas.study.phases import Phase, plan_phases
 from reborn_nas.study.processes import choose_processes
+from reborn_nas.study.prospects import Prospects, screen_prospects
 from reborn_nas.study.settings import difference
 from reborn_nas.study.warm import read_parent
 from reborn_nas.study.workbench import Workbench, make_workbench
@@ -40,10 +41,8 @@ class PlanView:
         done: trainings that have a result already.
         resumed: whether the run exists.
         seconds: estimated time of what is left on this machine with the workers asked for; None if not measured.
-        detectable_effect: effect of one site in percentage points that the screen would see with 80 % power at a
-            spread of `spread_pp` between runs; None without a screen.
+        prospects: what the screen will be able to see; None without a screen.
         budgets: the limits as sums over the search's parameters.
-        spread_pp: the spread assumed, in percentage points: the sampling of the validation images alone, at 75 %.
         adopted: the settings that were changed while the study went on, each a line.
         store: the run's studies where it exists, open: reading ten thousand trials again takes seconds.
     """
@@ -54,8 +53,7 @@ class PlanView:
     done: int = 0
     resumed: bool = False
     seconds: float | None = None
-    detectable_effect: float | None = None
-    spread_pp: float | None = None
+    prospects: Prospects | None = None
     budgets: tuple[Budget, ...] = ()
     adopted: tuple[str, ...] = ()
     store: RunStore | None = field(default=None, repr=False, compare=False)
@@ -113,7 +111,7 @@ class PlanView:
             },
             "notes": list(self.notes),
             "seconds": self.seconds,
-            "detectable_effect": self.detectable_effect,
+            "detectable_effect": self.prospects and self.prospects.effects[1],
             "objectives": list(self.config.objectives),
             "members": {name: list(sites) for name, sites in members.items()},
             "fixed": {
@@ -179,8 +177,9 @@ def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
         adopted=adopted,
         store=store,
     )
-    effect, spread = _detectable(view)
-    view = replace(view, detectable_effect=effect, spread_pp=spread)
+    screen = next(phase for phase in phases if phase.name == "screen")
+    seen = screen_prospects(screen, bench.contrast, config.seed, _sampling_spread(bench))
+    view = replace(view, prospects=seen)
     return _with_seconds(view) if measure and done < view.total else view
 
 
@@ -261,17 +260,6 @@ def _count_done(store: RunStore) -> int:
         for study in store.studies()
         for trial in study.get_trials(deepcopy=False)
     )
-
-
-def _detectable(view: PlanView) -> tuple[float | None, float | None]:
-    screen = next(phase.count for phase in view.phases if phase.name == "screen")
-    if not screen:
-        return None, None
-    from reborn_nas.analysis import minimum_detectable_effect
-
-    spread = _sampling_spread(view.bench)
-    effect = minimum_detectable_effect(screen, len(view.bench.contrast.factors), spread)
-    return float(effect), spread
 
 
 def _sampling_spread(bench: Workbench) -> float:

@@ -14,7 +14,6 @@ from statsmodels.stats.multitest import multipletests
 
 from reborn_nas.analysis import (
     depth_slope,
-    minimum_detectable_effect,
     option_counts,
     plan_screen,
     screen_design,
@@ -296,29 +295,6 @@ def test_site_effects_unrelated_to_depth_make_a_trend_in_one_study_of_twenty(n_s
     studies = [depth_slope(rng.normal(0, np.hypot(0.2, 0.06), n_sites)) for _ in range(1000)]
     told = np.mean([slope["ci_low"] > 0 or slope["ci_high"] < 0 for slope in studies])
     assert told == pytest.approx(0.05, abs=3 * np.sqrt(0.05 * 0.95 / 1000))
-
-
-def test_minimum_detectable_effect_at_the_documented_sizes() -> None:
-    for n_runs, expected in ((72, 0.25), (96, 0.21), (144, 0.18)):
-        assert minimum_detectable_effect(n_runs, 33, 0.3) == pytest.approx(expected, abs=0.006)
-    # one comparison: the textbook (1.960 + 0.8416) · 2σ/√N
-    assert minimum_detectable_effect(100, 1, 1.0) == pytest.approx(2 * 2.8016 / 10, abs=1e-4)
-    with pytest.raises(ConfigError):
-        minimum_detectable_effect(0, 33)
-    with pytest.raises(ConfigError):
-        minimum_detectable_effect(72, 33, power=1.0)
-
-
-def test_detectable_effect_has_the_promised_power() -> None:
-    n_runs, n_sites, df = 96, 33, 58
-    size = minimum_detectable_effect(n_runs, n_sites, 0.3, df=df)
-    rng = np.random.default_rng(0)
-    se = 0.6 / np.sqrt(n_runs)
-    effects = np.where(np.arange(n_sites) < 5, size, 0.0)
-    found = effects + rng.normal(0, se, (3000, n_sites))
-    told = se * np.sqrt(rng.chisquare(df, (3000, 1)) / df)
-    q = stats.false_discovery_control(2 * stats.t.sf(np.abs(found) / told, df), axis=1)
-    assert (q[:, :5] <= 0.05).mean() == pytest.approx(0.8, abs=0.04)
 
 
 def test_analysis_of_300_runs_takes_at_most_two_seconds_of_a_core() -> None:

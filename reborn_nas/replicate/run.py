@@ -26,6 +26,7 @@ from reborn_nas.study.leading import Leader
 from reborn_nas.study.objective import Objective
 from reborn_nas.study.phases import ORDER, Phase
 from reborn_nas.study.planning import PlanView, check_same
+from reborn_nas.study.processes import measure_epoch
 from reborn_nas.study.progress import Progress, SilentProgress
 from reborn_nas.study.queue import RunQueue
 from reborn_nas.study.reading import read_records
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
     from reborn_nas.study.storage import RunStore
 
 __all__ = ["GroupPlan", "Outcome", "Plan", "RowPlan", "plan_replication", "run_replication"]
-
-PROBE_MACS = 2e10
-"""Multiply-accumulates that one probing step may take on a CPU: a second or so."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +269,7 @@ def _plan_group(
         rows.append(RowPlan(row, cost[row].params, cost[row].macs, keys, finished))
     if measure and any(row.done < len(row.keys) for row in rows):
         parent = max(1, predict(bench.template, Architecture(bench.spec, {}), discovery=bench.discovery).macs)
-        each = _seconds(bench, parent)
+        each = _seconds(bench)
         rows = [replace(row, seconds=each * row.macs / parent) for row in rows]
     held = bench.images.validation_size
     return GroupPlan(
@@ -280,15 +278,10 @@ def _plan_group(
     )  # fmt: skip
 
 
-def _seconds(bench: Workbench, macs: int) -> float:
+def _seconds(bench: Workbench) -> float:
     """Estimated seconds of one training of the network as it comes."""
-    from reborn_nas.backbone import build
-    from reborn_nas.training import estimate_seconds
-
     recipe = bench.recipe
-    if bench.device == "cpu":  # there the time is in proportion to the images, so a few do
-        recipe = replace(recipe, batch_size=min(recipe.batch_size, max(8, int(PROBE_MACS / (3 * macs)))))
-    epoch = estimate_seconds(build(bench.spec, device="cpu"), bench.images, recipe, bench.device, steps=2)
+    epoch = measure_epoch(bench, None).seconds
     seen = recipe.epochs * (len(bench.images.pool) - bench.images.validation_size)
     test = len(bench.images.test) / (3 * max(1, seen))  # a forward pass is a third of a training step
     return recipe.epochs * epoch * (1 + test)

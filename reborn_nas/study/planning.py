@@ -272,12 +272,12 @@ def _with_seconds(view: PlanView) -> PlanView:
     left = max(0, view.total - view.done)
     chosen = choose_processes(view.bench, left)
     bench = replace(view.bench, config=view.bench.config.with_processes(chosen.count))
-    phases = tuple(
-        replace(phase, seconds=phase.count * chosen.training / chosen.count) for phase in view.phases
-    )
-    notes = (*view.notes, chosen.note) if chosen.note else view.notes
-    seconds = left * chosen.training / chosen.count
-    return replace(view, bench=bench, phases=phases, notes=notes, seconds=seconds)
+    view = replace(view, bench=bench, notes=(*view.notes, *chosen.notes))
+    if chosen.training is None:
+        return view
+    each = chosen.training / chosen.count
+    phases = tuple(replace(phase, seconds=phase.count * each) for phase in view.phases)
+    return replace(view, phases=phases, seconds=left * each)
 
 
 def require_device_free(config: StudyConfig) -> None:

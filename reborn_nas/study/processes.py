@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import Architecture
+from reborn_nas.errors import TrainingError
+from reborn_nas.study.children import call_in_child
 
 if TYPE_CHECKING:
     from reborn_nas.study.config import StudyConfig
     from reborn_nas.study.workbench import Workbench
+    from reborn_nas.training import Estimate
 
-__all__ = ["Processes", "choose_processes", "processes_here"]
+__all__ = ["Processes", "choose_processes", "measure_epoch", "processes_here"]
 
 PROBE_MACS = 2e10
 """Multiply-accumulates that one probing step may take on a CPU: a second or so."""
@@ -30,13 +33,13 @@ class Processes:
 
     Args:
         count: processes.
-        training: seconds of one training, in one of them.
-        note: what the user should be told; "" where the number was given or is one.
+        training: seconds of one training, in one of them; None where a step does not fit into the device's memory.
+        notes: what the user should be told.
     """
 
     count: int
-    training: float
-    note: str = ""
+    training: float | None
+    notes: tuple[str, ...] = ()
 
 
 def choose_processes(bench: Workbench, left: int) -> Processes:
@@ -47,13 +50,39 @@ def choose_processes(bench: Workbench, left: int) -> Processes:
     config = bench.config
     if config.workers == "auto" and bench.device == "cpu":
         most = max(1, min(processes_here(bench.device, config), left, _fitting(bench)))
-        return fastest(left, most, lambda count: _training_seconds(bench, _threads(config.threads, count)))
-    training = _training_seconds(bench, config.threads)
-    if config.workers != "auto":
-        return Processes(config.processes, training)
-    count = min(processes_here(bench.device, config), max(1, left))
-    note = f"{count} processes train at the same time, on all visible GPUs; --workers 1 takes one GPU"
-    return Processes(count, training, note if count > 1 and bench.device == "cuda" else "")
+        return fastest(
+            left,
+            most,
+            lambda count: _training_seconds(bench, measure_epoch(bench, _threads(config.threads, count))),
+        )
+    count, notes = config.processes, []
+    if config.workers == "auto":
+        count = min(processes_here(bench.device, config), max(1, left))
+        if count > 1:
+            notes.append(
+                f"{count} processes train at the same time, one on each visible GPU; --workers 1 takes one"
+            )
+    apart = count > 1 and bench.device != "cpu"  # the supervisor holds no GPU
+    try:
+        epoch = (
+            call_in_child(_measure, config.as_given(), bench.device)
+            if apart
+            else measure_epoch(bench, config.threads)
+        )
+    except TrainingError as error:
+        return Processes(count, None, (*notes, str(error)))
+    if bench.device != "cpu":
+        notes.insert(0, f"{bench.device_text}, {epoch.images_per_second:,.0f} images a second, {epoch.form}")
+    return Processes(count, _training_seconds(bench, epoch), tuple(notes))
+
+
+def _measure(settings: dict[str, Any], device: str) -> Estimate:
+    """In a process of its own."""
+    from reborn_nas.study.config import StudyConfig
+    from reborn_nas.study.workbench import make_workbench
+
+    config = StudyConfig(**settings)
+    return measure_epoch(make_workbench(config, device), config.threads)
 
 
 def fastest(left: int, most: int, training: Callable[[int], float]) -> Processes:
@@ -70,10 +99,10 @@ def fastest(left: int, most: int, training: Callable[[int], float]) -> Processes
         seconds[count] = training(count)
         ends[count] = STARTING + -(-left // count) * seconds[count]
     best = min(ends, key=lambda count: ends[count])
-    note = ""
-    if best > 1:
-        note = f"{best} processes train at the same time, which ends soonest on this CPU; --workers sets another number"
-    return Processes(best, seconds[best], note)
+    if best == 1:
+        return Processes(1, seconds[1])
+    note = f"{best} processes train at the same time, which ends soonest on this CPU; --workers sets another number"
+    return Processes(best, seconds[best], (note,))
 
 
 def processes_here(device: str, config: StudyConfig) -> int:
@@ -107,11 +136,42 @@ def _fitting(bench: Workbench) -> int:
     return int(there // each)
 
 
-def _training_seconds(bench: Workbench, threads: int | None) -> float:
-    """Of one training, from a few steps of the backbone and from what the contrast's two networks compute."""
+def measure_epoch(bench: Workbench, threads: int | None) -> Estimate:
+    """An epoch of the backbone as it comes, from a few steps.
+
+    Raises:
+        TrainingError: the device's memory does not hold a step.
+    """
     from reborn_nas.backbone import build
     from reborn_nas.backbone.cost import predict
-    from reborn_nas.training import cpu_threads, estimate_seconds
+    from reborn_nas.training import cpu_threads, estimate_epoch
+    from reborn_nas.training.device import check_device, empty_cache, is_out_of_memory
+
+    recipe = bench.recipe
+    if bench.device == "cpu":  # there the time is in proportion to the images, so a few do
+        macs = predict(bench.template, Architecture(bench.spec, {}), discovery=bench.discovery).macs
+        few = max(8, int(PROBE_MACS / (3 * max(1, macs))))
+        recipe = replace(recipe, batch_size=min(recipe.batch_size, few))
+    try:
+        with cpu_threads(threads):
+            return estimate_epoch(
+                build(bench.spec, device="cpu"), bench.images, recipe, bench.device, steps=2
+            )
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            check_device(bench.device, error)
+            raise
+    empty_cache(bench.device)
+    raise TrainingError(
+        f"no time is estimated: a step of the parent with {recipe.batch_size} images does not fit into the memory of "
+        f"{bench.device} now ({bench.device_text}); trainings will make activations again in the backward pass, and "
+        "fail where that is not enough: free the device, or lower --batch-size"
+    )
+
+
+def _training_seconds(bench: Workbench, epoch: Estimate) -> float:
+    """Of one training: the mean of the contrast's two networks, by what they compute."""
+    from reborn_nas.backbone.cost import predict
 
     contrast = bench.contrast
     full = contrast.architecture(bench.spec, dict.fromkeys(contrast.factors, contrast.high.default))
@@ -119,10 +179,4 @@ def _training_seconds(bench: Workbench, threads: int | None) -> float:
         predict(bench.template, architecture, discovery=bench.discovery).macs
         for architecture in (Architecture(bench.spec, {}), contrast.reference(bench.spec), full)
     )
-    recipe = bench.recipe
-    if bench.device == "cpu":  # there the time is in proportion to the images, so a few do
-        few = max(8, int(PROBE_MACS / (3 * max(1, backbone))))
-        recipe = replace(recipe, batch_size=min(recipe.batch_size, few))
-    with cpu_threads(threads):
-        epoch = estimate_seconds(build(bench.spec, device="cpu"), bench.images, recipe, bench.device, steps=2)
-    return recipe.epochs * epoch * (reference + tested) / 2 / max(1, backbone)
+    return bench.recipe.epochs * epoch.seconds * (reference + tested) / 2 / max(1, backbone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from reborn_nas.study.phases import Phase
 
 __all__ = ["HungError", "Pace", "Watchdog"]
+
+_log = logging.getLogger(__name__)
 
 SHORTEST, TIMES = 900.0, 30.0
 """A training hangs that finishes no epoch for so many seconds, or for so many times the longest epoch."""
@@ -128,7 +131,14 @@ class Watchdog:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
             if self._over.wait(self._grace):
                 return
-            if self._last_words is not None:
+            if self._last_words is None:
+                _log.error(
+                    "%s; it hangs in native code, such as a driver without an answer, and cannot be interrupted; end "
+                    "this process (`kill -9 %d`), and the same command goes on",
+                    self._reason,
+                    os.getpid(),
+                )
+            else:
                 try:
                     self._last_words(self._reason + " (the process could not be interrupted and was ended)")
                 finally:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from reborn_nas.data import ImageSet
     from reborn_nas.space import SearchSpace
     from reborn_nas.training import Recipe
+    from reborn_nas.training.survey import Survey
 
 __all__ = ["Workbench", "environment", "make_workbench", "settle_numerics"]
 
@@ -58,6 +59,7 @@ class Workbench:
     template: Any = None
     discovery: Any = None
     variants: Mapping[BackboneSpec, tuple[Any, Any]] = field(default_factory=dict)
+    device_text: str = ""
 
     def traced(self, spec: BackboneSpec) -> tuple[Any, Any]:
         """Template and discovery of the backbone, or of one of its variants."""
@@ -150,10 +152,10 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
     from reborn_nas.data import load_dataset
     from reborn_nas.space import load_space
     from reborn_nas.training import get_recipe, resolve_precision
-    from reborn_nas.training.device import pick_device
 
-    chosen, fault = pick_device(device or (config.devices[0] if config.devices else config.device))
     recipe = get_recipe(config.recipe, dataset=config.dataset, **config.recipe_overrides)
+    found = _survey(config, device, recipe.precision)
+    chosen = found.device
     space = load_space(config.space)
     images = load_dataset(
         config.dataset,
@@ -173,13 +175,14 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
     )
     template = build(spec, device="meta")
     # settled once, by the parent: no training of a study may differ from another in its arithmetic
-    recipe = replace(recipe, precision=resolve_precision(recipe.precision, chosen, template))
+    precision = found.precision or resolve_precision(recipe.precision, chosen, template)
+    recipe = replace(recipe, precision=precision)
     discovery = discover(template, spec.input_size)
     sites = discovery.sites
     space.check(sites)
     variants = trace_variants(space, spec, sites)
     contrast = make_contrast(*split_contrast(config.contrast), space, sites, spec)
-    said = [*([fault] if fault else []), *spec_notes(spec), *images.notes]
+    said = [*([found.note] if found.note else []), *spec_notes(spec), *images.notes]
     if contrast.left_out:
         first = next(iter(contrast.left_out.items()))
         said.append(
@@ -200,7 +203,26 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
         template,
         discovery,
         variants,
+        found.text,
     )
+
+
+def _survey(config: StudyConfig, device: str | None, precision: str) -> Survey:
+    """The device of the trainings. Where workers will train, none of it is held here: a child looks at the GPU.
+
+    A supervisor with a context of its own takes memory, and on a card in exclusive mode its workers' place.
+    """
+    import torch
+
+    from reborn_nas.study.children import call_in_child
+    from reborn_nas.training.survey import survey
+
+    if device is not None:
+        return survey(device, precision)
+    name = config.devices[0] if config.devices else config.device
+    cards = 0 if name == "cpu" else torch.cuda.device_count()  # asks the driver's library, without a context
+    supervised = config.processes > 1 or (config.workers == "auto" and cards > 1)
+    return call_in_child(survey, name, precision) if cards and supervised else survey(name, precision)
 
 
 def _threads(config: StudyConfig, device: str) -> int | None:
@@ -261,6 +283,7 @@ def environment(device: str) -> dict[str, str]:
     import torchvision
 
     from reborn_nas.training.device import driver_version
+    from reborn_nas.training.survey import has_tf32
 
     found = {
         "python": platform.python_version(),
@@ -276,6 +299,7 @@ def environment(device: str) -> dict[str, str]:
         found["device"] = f"{device} ({torch.cuda.get_device_name(device)})"
         found["cuda"] = str(torch.version.cuda)
         found["driver"] = driver_version()
+        found["tf32"] = "in fp32 convolutions" if has_tf32(torch.device(device)) else "no"
     elif device == "cpu":
         found["device"] = f"cpu ({_after(Path('/proc/cpuinfo'), 'model name') or platform.machine()})"
         found["driver"] = f"{platform.system()} {platform.release()}"

@@ -7,22 +7,20 @@ What a worker says over its pipe is for the progress display only: nothing is lo
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import signal
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from reborn_nas.errors import DeviceLostError, RebornError, StudyError
 from reborn_nas.known import remember_code, remember_storage
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.artifacts import Illustrate
+from reborn_nas.study.children import start_child
 from reborn_nas.study.config import StudyConfig
 from reborn_nas.study.engine import Engine
 from reborn_nas.study.masking import mask_url
@@ -155,25 +153,10 @@ class _Supervisor:
         return False
 
     def _start(self, slot: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe(duplex=False)
         devices = _devices(self._config)
-        process = context.Process(
-            target=_work,
-            args=(
-                {**self._config.as_given(), "workers": self._config.processes},
-                devices[slot % len(devices)],
-                theirs,
-                os.getpid(),
-                self._illustrate,
-            ),
-            name=f"worker {slot}",
-            daemon=True,
-        )
-        with _without_keyboard(), _without_main():
-            process.start()
-        theirs.close()
-        self._slots[slot] = (process, ours)
+        settings = {**self._config.as_given(), "workers": self._config.processes}
+        arguments = (settings, devices[slot % len(devices)], os.getpid(), self._illustrate)
+        self._slots[slot] = start_child(_work, arguments, f"worker {slot}")
 
     def _receive(self, slot: int) -> None:
         process, pipe = self._slots[slot]
@@ -283,33 +266,6 @@ def _devices(config: StudyConfig) -> tuple[str, ...]:
     return (config.device,)
 
 
-@contextmanager
-def _without_keyboard() -> Iterator[None]:
-    """A child that starts inside never sees Ctrl-C, which a terminal sends to all: the supervisor tells it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """A child that starts inside does not run the caller's script again, as `spawn` would without a `__main__` guard.
-
-    Workers need nothing of it: they are told everything by name.
-    """
-    before = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = before
-
-
 def _never(*_: Any, **__: Any) -> TrialRecord:
     raise StudyError("a supervisor trains nothing")
 
@@ -317,9 +273,9 @@ def _never(*_: Any, **__: Any) -> TrialRecord:
 def _work(
     settings: Mapping[str, Any],
     device: str,
-    pipe: Connection,
     supervisor: int,
-    illustrate: Illustrate | None = None,
+    illustrate: Illustrate | None,
+    pipe: Connection,
 ) -> None:
     """A worker process: prepare once, then claim and train until nothing is left or the supervisor is gone."""
     progress = PipeProgress(pipe)
@@ -332,7 +288,7 @@ def _work(
         pipe.close()
         os._exit(
             EXIT_CODE
-        )  # leaving in order would wait for the device; another process takes this one's place
+        )  # an orderly exit would wait for the device; another process takes this one's place
     except RebornError as error:
         pipe.send(("error", str(error)))
     except KeyboardInterrupt:

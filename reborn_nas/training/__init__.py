@@ -3,7 +3,7 @@
 from reborn_nas.training.checkpoint import Checkpoint, FileCheckpoint, TrainingState
 from reborn_nas.training.compiled import second_rung
 from reborn_nas.training.cores import available_cores, available_memory, cpu_threads, threads_each
-from reborn_nas.training.estimate import estimate_seconds
+from reborn_nas.training.estimate import Estimate, estimate_epoch
 from reborn_nas.training.evaluation import evaluate
 from reborn_nas.training.example import example_of, save_example
 from reborn_nas.training.initial import draw_weights
@@ -26,7 +26,8 @@ __all__ = [
     "cpu_has_bf16",
     "cpu_threads",
     "draw_weights",
-    "estimate_seconds",
+    "Estimate",
+    "estimate_epoch",
     "evaluate",
     "example_of",
     "get_recipe",

@@ -54,7 +54,7 @@ def _fault(place: torch.device) -> str:
     try:
         probe(place)
     except Exception as error:
-        return f"{place} does not compute ({(str(error).strip().splitlines() or [type(error).__name__])[0][:200]})"
+        return f"{place} does not compute ({first_line(error)})"
     return ""
 
 
@@ -111,11 +111,16 @@ def check_device(device: torch.device | str, error: BaseException) -> None:
     try:
         probe(place)
     except Exception as fault:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DeviceLostError(
-            f"device {place} no longer answers in this process, after: {first[:200]}. What is finished is kept, and "
-            "the same command goes on in a new process; if that fails too, see `nvidia-smi` and the system log"
+            f"device {place} no longer answers in this process, after: {first_line(error)}. What is finished is "
+            "kept, and the same command goes on in a new process; if that fails too, see nvidia-smi and the system log"
         ) from fault
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, at most 200 characters; its class where it has none."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
 
 
 def empty_cache(device: torch.device | str) -> None:

@@ -14,11 +14,12 @@ from reborn_nas.activations import build_activation
 from reborn_nas.activations.phases import KINDS, kernels_work
 from reborn_nas.data import ImageSet, load_dataset, split
 from reborn_nas.seeds import derive_seed
-from reborn_nas.training.device import driver_version, probe
+from reborn_nas.training.device import first_line, probe
 from reborn_nas.training.loop import train
-from reborn_nas.training.precision import cpu_has_bf16, resolve_precision
+from reborn_nas.training.precision import resolve_precision
 from reborn_nas.training.recipe import Recipe
 from reborn_nas.training.result import TrainingResult
+from reborn_nas.training.survey import describe
 
 KINDS_OF_SITE = ("relu", "reborn", "crelu", "positive_twin")
 ARITHMETIC = {"fp32": 0.02, "bf16": 0.25, "fp16": 0.1}
@@ -57,7 +58,9 @@ def examine(device: str) -> Iterator[Finding]:
     if place.type == "cuda":
         checks += [("Triton kernels", lambda: _kernels(place))]
     images = load_dataset("digits", seed=0)
-    precisions = list(dict.fromkeys(["fp32", _auto(place)]))
+    precisions = list(
+        dict.fromkeys(["fp32", resolve_precision("auto", place, nn.Linear(1000, 1000, device="meta"))])
+    )
     reference = _train("relu", images, torch.device("cpu"), "fp32").curve[-1]["train_loss"]
     for precision in precisions:
         for kind in KINDS_OF_SITE:
@@ -69,31 +72,9 @@ def examine(device: str) -> Iterator[Finding]:
         try:
             yield Finding(name, True, check())
         except Exception as error:  # whatever a broken device raises is the finding
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            yield Finding(name, False, lines[0][:300])
+            yield Finding(name, False, first_line(error))
             if name == "computes":
                 return
-
-
-def describe(place: torch.device) -> str:
-    """Card, driver and arithmetic in one line."""
-    precision = _auto(place)
-    if place.type == "cuda":
-        card = torch.cuda.get_device_properties(place)
-        free, total = torch.cuda.mem_get_info(place)
-        tf32 = ", TF32 in fp32 convolutions" if torch.backends.cudnn.allow_tf32 and card.major >= 8 else ""
-        return (
-            f"{card.name} (sm_{card.major}{card.minor}), driver {driver_version() or 'unknown'}, CUDA "
-            f"{torch.version.cuda}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, trains in {precision}{tf32}"
-        )
-    if place.type == "cpu":
-        bf16 = "multiplies bf16" if cpu_has_bf16() else "without bf16"
-        return f"CPU, {torch.get_num_threads()} threads, {bf16}, trains networks of some size in {precision}"
-    return f"{place.type}, trains eagerly in {precision}"
-
-
-def _auto(place: torch.device) -> str:
-    return resolve_precision("auto", place, nn.Linear(1000, 1000, device="meta"))
 
 
 def _computes(place: torch.device) -> str:

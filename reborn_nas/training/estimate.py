@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from reborn_nas.data import ImageSet, Resident
+from reborn_nas.training.device import first_line
 from reborn_nas.training.evaluation import BATCH, Tally
+from reborn_nas.training.graph import CudaRecorder, GraphStep, Recorder, Step
 from reborn_nas.training.heap import kept_heap
 from reborn_nas.training.precision import resolve_precision
 from reborn_nas.training.recipe import Recipe
@@ -25,18 +27,35 @@ PATIENCE = 10.0
 """Seconds after which no further step is measured."""
 
 
-def estimate_seconds(
+class Estimate(NamedTuple):
+    """What a few steps say of an epoch.
+
+    Args:
+        seconds: of one epoch, the validation included.
+        images_per_second: trained, without the validation.
+        form: "cuda-graph", "eager", or "eager (no CUDA graph: REASON)".
+    """
+
+    seconds: float
+    images_per_second: float
+    form: str
+
+
+def estimate_epoch(
     model: nn.Module,
     images: ImageSet,
     recipe: Recipe,
     device: torch.device | str = "cpu",
     steps: int = 3,
-) -> float:
-    """Seconds of one epoch, the validation included: the median of a few steps times their number.
+    recorder: Recorder | None = None,
+) -> Estimate:
+    """Measure the median of a few training steps, replayed on a GPU where they can be, and a warm pass of judging.
 
     A copy of the network is trained, after one step that is not counted; where that step alone takes longer than
-    `PATIENCE`, it is what counts. Global generators are left as they are. On a GPU the steps run eagerly, so the
-    estimate is an upper one where a CUDA graph is used.
+    `PATIENCE`, it is what counts. Global generators are left as they are.
+
+    Args:
+        recorder: captures the step; CUDA's on a GPU.
     """
     place = torch.device(device)
     training = len(images.pool) - images.validation_size
@@ -46,15 +65,18 @@ def estimate_seconds(
     last = recipe.channels_last and place.type == "cuda"
     if last:
         twin.to(memory_format=torch.channels_last)
+    recorder = recorder or (CudaRecorder(place) if place.type == "cuda" else None)
     with kept_heap(place), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         step = TrainingStep(twin, replace(recipe, epochs=1), precision, place)
         augmentation = recipe.augmentation(images.augmentation)
         data = Resident(images, images.pool, place, augmentation=augmentation, channels_last=last)
         few = [sizes[0]] * (steps + 1)
         few = [size for k, size in enumerate(few) if size * (k + 1) <= len(data)] or [len(data)]
+        batches = list(data.epoch(few, seed=0, epoch=0))
+        work, form = _captured(step, batches, recorder)
         seconds = []
-        for pictures, labels in data.epoch(few, seed=0, epoch=0):
-            seconds.append(_seconds(partial(step, pictures, labels), place))
+        for pictures, labels in batches:
+            seconds.append(_seconds(partial(work, pictures, labels), place))
             if sum(seconds) > PATIENCE:
                 break
         tally = Tally(twin, precision, place)
@@ -63,7 +85,18 @@ def estimate_seconds(
         passes = [_seconds(lambda: tally.run(judged), place) for _ in range(2)]  # the first one is cold
         judging = min(passes) * images.validation_size / len(seen)
     each = statistics.median(seconds[1:] or seconds)
-    return each * sum(sizes) / sizes[0] + judging
+    return Estimate(each * sum(sizes) / sizes[0] + judging, sizes[0] / each, form)
+
+
+def _captured(
+    step: TrainingStep, batches: list[tuple[torch.Tensor, torch.Tensor]], recorder: Recorder | None
+) -> tuple[Step, str]:
+    if recorder is None:
+        return step, "eager"
+    try:
+        return GraphStep(step, batches, recorder), "cuda-graph"
+    except RuntimeError as error:
+        return step, f"eager (no CUDA graph: {first_line(error)})"
 
 
 def _seconds(work: Callable[[], Any], device: torch.device) -> float:

@@ -21,7 +21,7 @@ from reborn_nas.seeds import derive_seed
 from reborn_nas.training.average import Average, check_decay
 from reborn_nas.training.checkpoint import Checkpoint, TrainingState
 from reborn_nas.training.compiled import Compiled, eagerly
-from reborn_nas.training.device import check_device
+from reborn_nas.training.device import check_device, first_line
 from reborn_nas.training.evaluation import Tally
 from reborn_nas.training.graph import WARM_UP, Batch, CudaRecorder, GraphStep, Recorder, Step, StepSnapshot
 from reborn_nas.training.heap import kept_heap
@@ -213,14 +213,14 @@ class _Run:
             self.run_step = GraphStep(self.step, self._first_batches(), recorder)
             self.form = "cuda-graph" + how
         except RuntimeError as error:
-            self._run_eagerly(f"eager{how} (no CUDA graph: {_first_line(error)})", error)
+            self._run_eagerly(f"eager{how} (no CUDA graph: {first_line(error)})", error)
             return
         try:
             for part in self.every_epoch[:1]:  # the others have batches of the same size
                 with eagerly(self.compiled is not None):
                     self.tally.capture(recorder, self.parts[part])
         except RuntimeError as error:
-            self._run_eagerly(f"{self.form} (judged eagerly: {_first_line(error)})", error)
+            self._run_eagerly(f"{self.form} (judged eagerly: {first_line(error)})", error)
 
     def _first_batches(self) -> list[Batch]:
         """Up to three batches of the size of the first one."""
@@ -337,11 +337,6 @@ class _Run:
     def seconds(self) -> float:
         """Wall seconds so far, those before a resume included."""
         return self.seconds_before + time.perf_counter() - self.began
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]
 
 
 def _identity(

@@ -46,7 +46,7 @@ def test_as_many_processes_as_end_soonest() -> None:
     assert fastest(4, 4, shared).count == 4
     assert fastest(1, 8, shared).count == 1
     few = fastest(20, 8, lambda count: 0.2)  # 4 s are over before another process has started
-    assert (few.count, few.note) == (1, "")
+    assert (few.count, few.notes) == (1, ())
     assert fastest(100, 1, lambda count: 1.0).count == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -98,3 +99,19 @@ def test_a_run_that_hangs_is_told_as_failed_and_the_next_process_goes_on(folder:
     assert [record.key for record in failed] == ["baseline/reborn/0"]
     assert failed[0].reason.startswith("HungError: no epoch ended")
     assert failed[0].architecture
+
+
+def test_a_process_that_is_not_to_be_ended_says_how_to_end_it(caplog: pytest.LogCaptureFixture) -> None:
+    """Native code that no signal interrupts, in a search of one process: its user would wait for ever."""
+    left: list[int] = []
+    with Watchdog(lambda: 0.05, None, grace=0.05, leave=left.append):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        try:
+            until = time.monotonic() + 60
+            while not caplog.records and time.monotonic() < until:
+                time.sleep(0.02)
+        finally:
+            with contextlib.suppress(HungError):
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    assert f"end this process (`kill -9 {os.getpid()}`), and the same command goes on" in caplog.text
+    assert left == []

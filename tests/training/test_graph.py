@@ -148,6 +148,24 @@ def test_what_was_captured_goes_with_the_training(monkeypatch: pytest.MonkeyPatc
         gc.enable()
 
 
+def live_bytes() -> int:
+    """Of all tensors that Python holds, each storage once: what an allocator would count."""
+    gc.collect()
+    found = [one for one in gc.get_objects() if isinstance(one, torch.Tensor)]
+    return sum({one.untyped_storage()._cdata: one.untyped_storage().nbytes() for one in found}.values())
+
+
+@pytest.mark.slow
+def test_thirty_trainings_leave_no_more_than_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snapshots, warm-up and the comparison with eager steps hold copies of everything, for their time only."""
+    monkeypatch.setattr("reborn_nas.training.evaluation.BATCH", 8)
+    run(StandIn(), monkeypatch)
+    before = live_bytes()
+    for _ in range(29):
+        run(StandIn(), monkeypatch)
+    assert live_bytes() == before
+
+
 class FakeCuda:
     """What `CudaRecorder` calls of torch.cuda, and in which order; captures break where `broken` says so."""
 

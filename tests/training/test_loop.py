@@ -21,7 +21,7 @@ from reborn_nas.training import (
     TrainingResult,
     draw_weights,
     estimate,
-    estimate_seconds,
+    estimate_epoch,
     evaluate,
     get_recipe,
     learning_rates,
@@ -421,11 +421,12 @@ def test_an_estimate_touches_nothing_and_is_made_of_warm_steps(monkeypatch: pyte
     monkeypatch.setattr(estimate, "_seconds", clock)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
-    seconds = estimate_seconds(model, images, SHORT)
+    seconds, speed, form = estimate_epoch(model, images, SHORT)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     training, seen = len(images.pool) - images.validation_size, len(images.pool)
     assert seconds == pytest.approx(training / SHORT.batch_size + 2.0 * images.validation_size / seen)
+    assert (speed, form) == (SHORT.batch_size / 1.0, "eager")
 
 
 def test_real_mnist(shared_data: Path) -> None:

@@ -1,0 +1,41 @@
+"""`reborn-nas doctor`: whether trainings on this machine's device compute what they should."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+EXAMPLES = """  reborn-nas doctor
+  reborn-nas doctor --device cuda:1
+  reborn-nas doctor --json
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda, cuda:1")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Try and print; 1 where something is wrong."""
+    from reborn_nas.training.device import pick_device
+    from reborn_nas.training.doctor import examine
+
+    device, note = pick_device(args.device)
+    found = []
+    if note and not args.json:
+        print(note)
+    for finding in examine(device):
+        found.append(finding)
+        if not args.json:
+            print(f"{'ok   ' if finding.good else 'WRONG'}  {finding.name}: {finding.text}", flush=True)
+    wrong = [finding.name for finding in found if not finding.good]
+    if args.json:
+        rows = [{"name": one.name, "good": one.good, "text": one.text} for one in found]
+        print(json.dumps({"device": device, "note": note, "good": not wrong, "checks": rows}, indent=2))
+    elif wrong:
+        print(f"{len(wrong)} of {len(found)} checks found something wrong: {'; '.join(wrong)}")
+    else:
+        print(f"nothing wrong in {len(found)} checks")
+    return 1 if wrong else 0

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special, stats
 
-from reborn_nas.analysis.verdicts import LEVEL
+from reborn_nas.analysis.budget import SITES
 from reborn_nas.errors import ConfigError
 
 __all__ = ["minimum_detectable_effect", "screen_power"]
@@ -23,7 +23,7 @@ def minimum_detectable_effect(
     sigma: float = 0.3,
     *,
     power: float = 0.8,
-    q: float = LEVEL,
+    q: float = SITES,
     df: int | None = None,
     true_sites: int = 1,
 ) -> float:
@@ -61,7 +61,7 @@ def screen_power(
     n_sites: int = 1,
     sigma: float = 0.3,
     *,
-    q: float = LEVEL,
+    q: float = SITES,
     df: int | None = None,
     true_sites: int = 1,
 ) -> float:

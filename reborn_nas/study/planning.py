@@ -177,8 +177,14 @@ def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
         adopted=adopted,
         store=store,
     )
-    screen = next(phase for phase in phases if phase.name == "screen")
-    seen = screen_prospects(screen, bench.contrast, config.seed, _sampling_spread(bench))
+    count = {phase.name: phase for phase in phases}
+    seen = screen_prospects(
+        count["screen"],
+        bench.contrast,
+        config.seed,
+        _sampling_spread(bench),
+        retest=count["confirm"].count > 0,
+    )
     view = replace(view, prospects=seen)
     return _with_seconds(view) if measure and done < view.total else view
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from reborn_nas.analysis import minimum_detectable_effect
 from reborn_nas.analysis.aliases import find_aliases
-from reborn_nas.analysis.verdicts import LEVEL
+from reborn_nas.analysis.budget import spend
 from reborn_nas.architecture import BackboneSpec
 from reborn_nas.study.contrast import Contrast
 from reborn_nas.study.designs import screen_runs
@@ -53,8 +53,14 @@ class Prospects:
         ]
 
 
-def screen_prospects(phase: Phase, contrast: Contrast, seed: int, spread: float) -> Prospects | None:
-    """What the screen `phase` can see where trainings spread by `spread` percentage points; None without a screen."""
+def screen_prospects(
+    phase: Phase, contrast: Contrast, seed: int, spread: float, *, retest: bool = False
+) -> Prospects | None:
+    """What the screen `phase` can see where trainings spread by `spread` percentage points; None without a screen.
+
+    Args:
+        retest: whether the study has a retest, to which a part of the error budget goes.
+    """
     if not phase.count:
         return None
     runs = screen_runs(phase, contrast, BackboneSpec("own:any"), seed)
@@ -64,9 +70,11 @@ def screen_prospects(phase: Phase, contrast: Contrast, seed: int, spread: float)
     sides = (contrast.low, contrast.high)
     options = sum(max(0, len(values) - 1) for side in sides for values in (side.kernels, side.compressions))
 
+    level = spend(retest=retest).screen
+
     def smallest(times: int, true_sites: int) -> float:
         return minimum_detectable_effect(
-            times * len(runs), len(names), spread, q=LEVEL, true_sites=true_sites,
+            times * len(runs), len(names), spread, q=level, true_sites=true_sites,
             df=max(1, times * (len(runs) - splits) - len(names) - options),
         )  # fmt: skip
 

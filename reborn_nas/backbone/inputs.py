@@ -20,8 +20,8 @@ def inputs_of(model: nn.Module, input_size: Any = None, example_inputs: Any = No
     """`example_inputs` where given, else meta tensors of a batch of two images of `input_size`.
 
     Args:
-        input_size: (C, H, W) of one image, or one such per input; by default the model's own (timm), else 224×224.
-            (C, L) and (C, D, H, W) are sizes as well.
+        input_size: (C, H, W) of one image, or one such per input; by default the model's own (timm), else 224×224
+            pixels. (C, L) of a signal and (C, D, H, W) of a volume are sizes as well.
         example_inputs: a tuple of positional arguments, a dict of keyword arguments, or the one argument itself.
 
     Raises:
@@ -42,8 +42,7 @@ def inputs_of(model: nn.Module, input_size: Any = None, example_inputs: Any = No
         config = getattr(model, "default_cfg", None) or {}
         input_size = config.get("input_size") if isinstance(config, Mapping) else None
     if input_size is None:
-        first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-        input_size = (first.in_channels if first is not None else 3, 224, 224)
+        input_size = _usual_size(model)
     dtypes = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
     dtype = next(dtypes, torch.float32)
     return tuple(torch.empty((2, *size), dtype=dtype, device="meta") for size in _sizes(input_size))
@@ -56,6 +55,23 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, tuple) and not hasattr(inputs, "_fields"):
         return inputs, {}
     return (inputs,), {}
+
+
+def call_text(inputs: Any) -> str:
+    """The call's arguments for a message: `(2, 3, 8, 8), scale=2`, each tensor by its shape."""
+    args, kwargs = arguments(inputs)
+    text = ", ".join([*map(_text, args), *(f"{name}={_text(item)}" for name, item in kwargs.items())])
+    return text if len(text) <= 200 else f"{text[:197]}…"
+
+
+def _text(item: Any) -> str:
+    if isinstance(item, Tensor):
+        return str(tuple(item.shape))
+    if isinstance(item, Mapping):
+        return "{" + ", ".join(f"{key!r}: {_text(value)}" for key, value in item.items()) + "}"
+    if isinstance(item, list | tuple):
+        return f"[{', '.join(map(_text, item))}]"
+    return _shown(item)
 
 
 def moved(inputs: Any, device: str) -> Any:
@@ -199,6 +215,19 @@ class _Form:
             size = tensor.shape[dim]
             tensor = tensor.index_select(dim, torch.arange(size + count, device=tensor.device) % max(size, 1))
         return tensor
+
+
+def _usual_size(model: nn.Module) -> tuple[int, int, int]:
+    """An image of 224×224 pixels. Raises ConversionError for networks of signals or volumes, which have none."""
+    convolutions = dict(_convolutions(model))
+    if not convolutions or 2 in convolutions:
+        return convolutions.get(2, 3), 224, 224
+    rank, channels = next(iter(convolutions.items()))
+    size = {1: "length", 3: "depth, height, width"}.get(rank, "…")
+    raise ConversionError(
+        f"{type(model).__name__} has convolutions of {rank} dimension{'s' * (rank > 1)}, for which there is no usual "
+        f"size; give input_size=({channels}, {size}) or example_inputs"
+    )
 
 
 def _convolutions(model: nn.Module) -> list[tuple[int, int]]:

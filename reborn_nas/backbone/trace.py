@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from reborn_nas.backbone.events import ModuleCall, Op, Trace, Value, ValueRef
-from reborn_nas.backbone.inputs import arguments, moved
+from reborn_nas.backbone.inputs import arguments, call_text, moved
 from reborn_nas.backbone.recorder import Recorder
-from reborn_nas.backbone.replica import replicate, tensors_in
+from reborn_nas.backbone.replica import replicate
 from reborn_nas.backbone.spans import CallSpan
 from reborn_nas.errors import ConversionError
 
@@ -91,10 +91,10 @@ def _trace(replicas: _Replicas, inputs: Any, training: bool, quick: bool = False
     try:
         return _run(replicas["cpu"], *arguments(moved(inputs, "cpu")), training=training, device="cpu")
     except _RunError as on_cpu:
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs))
         raise ConversionError(
-            f"{type(replicas.model).__name__}: the forward fails in {on_cpu.where} on inputs of shape {shapes}: "
+            f"{type(replicas.model).__name__}: called with {call_text(inputs)}, the forward fails in {on_cpu.where}: "
             f"{on_cpu.reason}; give input_size or example_inputs that the network takes"
+            + ("; a list is one argument, several go into a tuple" if isinstance(inputs, list) else "")
         ) from on_meta
 
 
@@ -120,6 +120,10 @@ def _run(
         try:
             output = model(*args, **kwargs)
         except Exception as error:
-            lines = str(error).strip().splitlines()
-            raise _RunError(recorder.where(), lines[0] if lines else type(error).__name__) from error
+            lines = str(error).strip().splitlines() or [""]
+            plain = lines[0] and isinstance(
+                error, RuntimeError | TypeError | ValueError | NotImplementedError
+            )
+            reason = lines[0] if plain else f"{type(error).__name__}: {lines[0]}".removesuffix(": ")
+            raise _RunError(recorder.where(), reason) from error
     return recorder.finish(output, training)

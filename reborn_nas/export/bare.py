@@ -47,7 +47,8 @@ def bare_network(
         mean, std: per channel; the model's own, else 0.5 and 0.25.
 
     Raises:
-        ExportError: neither the architecture nor timm's note in the model say where its backbone comes from.
+        ExportError: neither the architecture nor timm's note in the model say where its backbone comes from, or the
+            network is no image classifier.
     """
     spec = _completed(architecture.backbone, model, input_size, classes)
     whole = architecture.with_backbone(spec)
@@ -66,6 +67,15 @@ def bare_network(
     images = torch.randn(EXAMPLE, *spec.input_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = network(images)
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
+        returns = (
+            f"of shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+        )
+        raise ExportError(
+            f"an export is an image classifier for timm, which returns (images, classes); {type(network).__name__} "
+            f"returns {returns}. Keep its state dict and the text that rn.plan(…).to_json() gives; "
+            "rn.apply(network, rn.Plan.from_json(text)) builds it again"
+        )
     own: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     count = spec.input_size[0]
     known = list(own.get("mean", ())) if len(own.get("mean", ())) == count else None

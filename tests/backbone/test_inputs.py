@@ -137,6 +137,26 @@ def test_one_image_without_a_batch_has_another_size_alone() -> None:
         resized(nn.Linear(3, 4), image(2))
 
 
+@pytest.mark.parametrize(
+    ("model", "size"), [(LINE, r"\(3, length\)"), (SOLID, r"\(3, depth, height, width\)")]
+)
+def test_signals_and_volumes_have_no_usual_size(model: nn.Module, size: str) -> None:
+    with pytest.raises(ConversionError, match=f"give input_size={size}"):
+        rn.find_sites(nn.Sequential(model, nn.ReLU()))
+
+
+class Asks(nn.Module):
+    """Wants a key that a mapping may lack."""
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return batch["image"].relu()
+
+
+def test_an_error_without_words_of_its_own_is_named() -> None:
+    with pytest.raises(ConversionError, match="KeyError: 'image'"):
+        rn.find_sites(Asks(), example_inputs=({"picture": image(1, 3, 8, 8)},))
+
+
 def test_moved_inputs_are_copies() -> None:
     x, mapping = torch.ones(1, 3, 4, 4), OrderedDict(a=torch.ones(2))
     copied = moved((x, mapping, "text"), "cpu")
@@ -178,7 +198,12 @@ def test_a_list_of_images_of_different_sizes_is_one_argument() -> None:
         ({"example_inputs": image(1, 3, 8, 8), "input_size": (3, 8, 8)}, "not both"),
         ({"example_inputs": {"picture": image(1, 3, 8, 8)}}, "unexpected keyword argument 'picture'"),
         ({"example_inputs": (image(1, 3, 8, 8), 1)}, "takes 2 positional arguments but 3 were given"),
-        ({"example_inputs": image(1, 5, 8, 8)}, r"\(1, 5, 8, 8\).*5 channels"),
+        ({"example_inputs": image(1, 5, 8, 8)}, r"called with \(1, 5, 8, 8\).*5 channels"),
+        ({"example_inputs": [image(3, 8, 8)] * 2}, r"called with \[\(3, 8, 8\), .*several go into a tuple"),
+        (
+            {"example_inputs": {"input": image(1, 5, 8, 8), "n": [{"y": 2}]}},
+            r"called with input=\(1, 5, 8, 8\), n=\[\{'y': 2\}\]",
+        ),
     ],
 )
 def test_inputs_that_the_network_does_not_take_are_named(given: dict[str, Any], message: str) -> None:

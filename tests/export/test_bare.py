@@ -54,6 +54,32 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+FACTORY = """
+from torch import nn
+
+
+class Segments(nn.Sequential):
+    def __init__(self, num_classes=3):
+        super().__init__(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, num_classes, 1))
+
+
+class Detects(Segments):
+    def forward(self, x):
+        return {"heat": super().forward(x)}
+"""
+
+
+@pytest.mark.parametrize(("name", "returns"), [("Segments", r"shape \(8, 3, 14, 14\)"), ("Detects", "dict")])
+def test_what_is_no_classifier_is_refused_with_another_way(
+    name: str, returns: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExportError, match=f"{name} returns .*{returns}.*Plan.from_json"):
+        rn.export(rn.Architecture(f"file.py:{name}", {"1": "reborn"}), "out", input_size=(3, 16, 16))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_timm_network_of_a_three_line_objective_needs_no_name(tmp_path: Path) -> None:
     """timm notes in what it builds what it was called; that is enough where the arguments were the default ones."""
     model = timm.create_model("resnet10t", num_classes=4)

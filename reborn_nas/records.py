@@ -17,6 +17,9 @@ STATES = ("complete", "diverged", "failed", "rejected", "pruned", "running")
 """complete: trained to the end. diverged: non-finite loss. failed: an error. rejected: over budget, never
 trained. pruned: stopped by the pruner (search phase only). running: not told yet."""
 
+EXCESS = "excess:"
+"""`TrialRecord.extra` holds by what share an architecture is above each limit, under this and the quantity."""
+
 
 @dataclass(frozen=True)
 class TrialRecord:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from reborn_nas.records import TrialRecord
+from reborn_nas.records import EXCESS, TrialRecord
 
 __all__ = [
     "best_of",
@@ -24,22 +24,29 @@ EXPLORED = ("screen", "search")
 """Phases whose trainings the dashboard's first study shows, and among which the best observed one is."""
 
 
+DIGITS = 4
+"""Of an accuracy in [0, 1] that are told apart: a hundredth of a percentage point."""
+
+
 def validation_accuracy(record: TrialRecord) -> float:
     """In [0, 1], also of a training whose record holds its test accuracy; trainings are ranked by it alone."""
     return float(record.extra.get("validation_accuracy", record.accuracy or 0.0))
 
 
 def best_of(records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """The highest validation accuracy; of equal ones the one with the fewest parameters, then the first."""
+    """The highest validation accuracy, to four digits; of equal ones the first, as in optuna-dashboard."""
     return min(records, key=_rank, default=None)
 
 
 def explored(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """The finished trainings of screen and exploration."""
+    """The finished trainings of screen and exploration whose networks keep the run's limits."""
     return [
         one
         for one in records
-        if one.phase in EXPLORED and one.state == "complete" and one.accuracy is not None
+        if one.phase in EXPLORED
+        and one.state == "complete"
+        and one.accuracy is not None
+        and not any(value > 0 for name, value in one.extra.items() if name.startswith(EXCESS))
     ]
 
 
@@ -64,4 +71,5 @@ def handed_over(records: Sequence[TrialRecord]) -> TrialRecord | None:
 
 def _rank(record: TrialRecord) -> tuple[object, ...]:
     parts = tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in record.key.split("/"))
-    return (-validation_accuracy(record), record.params, parts)
+    phase = EXPLORED.index(record.phase) if record.phase in EXPLORED else len(EXPLORED)
+    return (-round(validation_accuracy(record), DIGITS), phase, parts)

@@ -19,15 +19,12 @@ if TYPE_CHECKING:
     from reborn_nas.backbone.sites import Discovery
     from reborn_nas.study.workbench import Workbench
 
-__all__ = ["EXCESS", "CostBook", "counted_excess", "limits_of"]
+__all__ = ["CostBook", "counted_excess", "limits_of"]
 
 STATE_BYTES = 12
 """A parameter's own four bytes, its gradient's and its momentum's."""
 
 TOLERANCE = 1e-9
-
-EXCESS = "excess:"
-"""`TrialRecord.extra` holds by what share an architecture is above each limit, under this and the quantity."""
 
 Build = Callable[[Mapping[str, str]], Architecture]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import logging
 import threading
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.study.artifacts import ARTIFACTS, ATTRIBUTE
+from reborn_nas.study.notes import note_trials, study_note
 from reborn_nas.study.reading import RunStatus, is_writable, open_store, read_status
 
 if TYPE_CHECKING:
@@ -29,12 +29,7 @@ __all__ = ["Shown", "describe_studies", "serve_dashboard"]
 GRAPHS = {"": ("effects", "control"), "/design": ("effects",), "/confirm": ("confirmation", "control")}
 """Suffix of a study's name → the graphs that it shows."""
 
-MEANING = {
-    "": "What the sampler ran, and the screen's runs that it started from. The best trial's accuracy is partly "
-    "luck, and importances here carry neither sign nor interval: the effects are in the report.",
-    "/design": "Baseline and balanced screen: what the effects are estimated from.",
-    "/confirm": "Candidate against parent on the test images, confirmation and control on the reserved images.",
-}
+CAVEAT = "the answer; hyperparameter importance has neither sign nor interval, and may contradict it"
 
 FRESH = 60.0
 """Seconds between two looks of a serving dashboard at whether the answer has changed."""
@@ -118,7 +113,9 @@ def _serve(store: RunStore, folder: Path, host: str, port: int, show: Callable[[
     over = threading.Event()
     if show is not None:
         threading.Thread(target=_keep_fresh, args=(store, folder, show, over), daemon=True).start()
-    print(f"optuna-dashboard on http://{host}:{port}/  (Ctrl-C ends it)", flush=True)
+    first = store.study("screen")._study_id
+    print(f"optuna-dashboard on http://{host}:{port}/  (Ctrl-C ends it)")
+    print(f"open first: http://{host}:{port}/dashboard/studies/{first}", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
@@ -152,20 +149,17 @@ def describe_studies(
     from plotly.graph_objects import Figure
 
     shown = shown or Shown()
-    rows = "\n".join(
-        f"| {phase.name} | {phase.done} | {phase.planned} | {html.escape(phase.reason)} |"
-        for phase in state.phases
-    )
-    progress = f"| phase | done | planned | |\n|---|---|---|---|\n{rows}\n"
-    candidate = f"\nCandidate: {html.escape(state.reason)}.\n" if state.reason else ""
     for study in store.studies():
-        suffix = study.study_name.removeprefix(store.name)
-        links = _links(store, study, _keep_page(study, shown.page, artifacts))
-        parts = [shown.note, f"{links}\n\n*{MEANING.get(suffix, '')}*", progress + candidate]
-        _unless_same(study, "\n\n".join(part for part in parts if part), save_note)
-        for name in GRAPHS.get(suffix, ()):
+        page = _keep_page(study, shown.page, artifacts)
+        _unless_same(study, study_note(store, study, state, shown.note, page), save_note)
+        for name in GRAPHS.get(study.study_name.removeprefix(store.name), ()):
             if name in shown.graphs:
-                save_plotly_graph_object(study, Figure(shown.graphs[name]), graph_object_id=name)
+                figure = Figure(shown.graphs[name])
+                if study.study_name == store.name and name == "effects":  # stands under the importances
+                    title = f"{figure.layout.title.text or ''}<br><sub>{CAVEAT}</sub>"
+                    figure.update_layout(title_text=title, margin_t=115)
+                save_plotly_graph_object(study, figure, graph_object_id=name)
+    note_trials(store, None if artifacts is None else artifacts.parent)
 
 
 def _unless_same(study: Study, note: str, save: Callable[[Study, str], None]) -> None:
@@ -174,16 +168,6 @@ def _unless_same(study: Study, note: str, save: Callable[[Study, str], None]) ->
 
     if get_note(study) != note:
         save(study, note)
-
-
-def _links(store: RunStore, study: Study, page: str) -> str:
-    words = {"": "search", "/design": "baseline and screen", "/confirm": "candidate, confirmation, control"}
-    others = [
-        f"[{words[one.study_name.removeprefix(store.name)]}](/dashboard/studies/{one._study_id})"
-        for one in store.studies()
-        if one.study_name != study.study_name
-    ]
-    return " · ".join([*([f"[**the report**]({page})"] if page else []), *others])
 
 
 def _keep_page(study: Study, page: Path | None, artifacts: Path | None) -> str:

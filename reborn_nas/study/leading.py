@@ -25,6 +25,7 @@ from reborn_nas.study.queue import RunQueue
 from reborn_nas.study.recommending import recommend_run
 from reborn_nas.study.runs import Run
 from reborn_nas.study.warm import is_warm_study
+from reborn_nas.winners import DIGITS
 
 if TYPE_CHECKING:
     from reborn_nas.study.attempts import Census
@@ -238,7 +239,11 @@ class Leader:
             if key in known or parameters is None or record.accuracy is None:
                 continue
             architecture = Architecture.from_dict(record.architecture)
-            values = objective_values(record, objectives, partial(self._costs.value, architecture))
+            values = objective_values(
+                replace(record, accuracy=round(record.accuracy, DIGITS)),
+                objectives,
+                partial(self._costs.value, architecture),
+            )
             copies.append(
                 create_trial(
                     state=TrialState.COMPLETE,

@@ -19,9 +19,9 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.errors import DeviceLostError, DivergedError
 from reborn_nas.faults import MachineError, machine_fault, wait_out
 from reborn_nas.files import safe_join, write_atomic
-from reborn_nas.records import TrialRecord
+from reborn_nas.records import EXCESS, TrialRecord
 from reborn_nas.study.bucket import SCHEME, BucketCheckpoint, open_bucket, parse_bucket
-from reborn_nas.study.costs import EXCESS, CostBook
+from reborn_nas.study.costs import CostBook
 from reborn_nas.study.resuming import STATES, SavedState
 from reborn_nas.study.runs import Run
 from reborn_nas.study.warm import ParentWeights, is_warm_study, search_recipe
@@ -30,6 +30,7 @@ from reborn_nas.study.workbench import Workbench, environment
 from reborn_nas.training import FileCheckpoint
 from reborn_nas.training.device import check_device, empty_cache, is_out_of_memory
 from reborn_nas.training.recompute import recompute_activations
+from reborn_nas.winners import EXPLORED
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
@@ -176,11 +177,13 @@ class Objective:
         """What the architecture costs; a proposal of the search above a limit is rejected, before any training."""
         cost = self._costs.cost(architecture)
         record = replace(record, params=cost.params, macs=cost.macs)
-        if record.phase != "search":
+        if record.phase not in EXPLORED:
             return record
         over = self._costs.excess(architecture)
+        if record.phase != "search":  # a designed run is trained whatever it costs
+            return replace(record, extra={**record.extra, **_over_limits(over)})
         weighed = {*over, *self._bench.config.objectives} & {"latency", "memory"}
-        extra = {f"{EXCESS}{name}": share for name, share in over.items()}
+        extra = _over_limits(over)
         extra |= {name: self._costs.value(architecture, name) for name in sorted(weighed)}
         extra |= {"warm": 1.0} if self._is_warm(record.phase) else {}
         record = replace(record, extra=extra)
@@ -384,6 +387,10 @@ class Objective:
 
 def _file_name(key: str) -> str:
     return key.replace("/", "-")
+
+
+def _over_limits(over: Mapping[str, float]) -> dict[str, float]:
+    return {f"{EXCESS}{name}": share for name, share in over.items()}
 
 
 def _one_line(error: BaseException) -> str:

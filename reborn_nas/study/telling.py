@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from reborn_nas.records import TrialRecord
-from reborn_nas.study.costs import EXCESS
+from reborn_nas.records import EXCESS, TrialRecord
 from reborn_nas.study.objectives import objective_values
+from reborn_nas.winners import DIGITS
 
 __all__ = ["Told", "told"]
 
@@ -71,8 +71,8 @@ class Told:
 
     @property
     def values(self) -> list[float] | None:
-        """What Optuna is told: one value an objective, or none."""
-        return None if self.value is None else [self.value, *self.costs]
+        """What Optuna is told: one value an objective, the accuracy in four digits, or none."""
+        return None if self.value is None else [round(self.value, DIGITS), *self.costs]
 
     def to_dict(self) -> dict[str, Any]:
         """What a reaper needs to tell it in the worker's place."""

@@ -10,7 +10,7 @@ from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.objectives import is_beaten, objective_values
 from reborn_nas.training.example import save_example
-from reborn_nas.winners import EXPLORED
+from reborn_nas.winners import DIGITS, EXPLORED
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,13 +57,13 @@ def keep_weights(
     group = "search-sampled" if record.phase in EXPLORED else f"{record.phase}-{record.arm}"
     home = safe_join(folder, "checkpoints", group)
     kept = {path: _rank(path, len(names)) for path in home.glob("*.safetensors")} if home.is_dir() else {}
-    rank = (validation, *costs)
+    rank = (round(validation, DIGITS), *costs)
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     missing = sum(value.nbytes for value in state.values()) + sum(map(_bytes, kept)) - ROOM
     if missing > 0 and any(is_beaten(rank, other, names) for other in kept.values()):
         return ""
     home.mkdir(parents=True, exist_ok=True)
-    words = [record.key.replace("/", "-"), *(f"{cost:.9g}" for cost in costs), f"{validation:.6f}"]
+    words = [record.key.replace("/", "-"), *(f"{cost:.9g}" for cost in costs), f"{rank[0]:.6f}"]
     name = "~".join(words) + ".safetensors"
     save_example(model, images, (home / name).with_suffix(".example"))
     about = {"format": "pt", "digest": record.digest, "key": record.key}

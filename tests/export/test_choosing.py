@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_words_numbers_and_keys() -> None:
     assert keys("auto", RECORDS[:4]) == ["search/1"]
 
 
-def test_ties_are_broken_by_parameters_then_by_the_order_of_keys() -> None:
+def test_ties_go_to_the_first_as_in_the_dashboard() -> None:
     def tied(key: str, params: int, number: int) -> TrialRecord:
         return record(key, "sampled", 0.9, number, params=params)
 
@@ -66,7 +67,10 @@ def test_ties_are_broken_by_parameters_then_by_the_order_of_keys() -> None:
     for some in (records, records[::-1]):
         found = best_observed(some)
         assert found is not None
-        assert found.key == "search/9"
+        assert found.key == "screen/30"
+    assert best_observed(records[:2]) is records[1], "9 before 10"
+    close = tied("search/0", 1, 0)
+    assert best_observed([*records[:2], replace(close, accuracy=0.90004)]) is not records[1], "four digits"
 
 
 @pytest.mark.parametrize(

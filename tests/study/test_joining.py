@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reborn_nas.errors import StudyError
-from reborn_nas.study import join, load_records, run_search, status
+from reborn_nas.study import join, load_records, load_run, run_search, status
 from reborn_nas.study.dashboard import Shown, describe_studies
 from reborn_nas.study.reading import open_store
 from tests.study.test_run import tiny
@@ -69,3 +69,32 @@ def test_the_dashboard_gets_the_answer_the_graphs_and_the_report(begun: Path, tm
     assert drawn == {
         "shared": ["control", "effects"], "shared/design": ["effects"], "shared/confirm": ["control"],
     }  # fmt: skip
+
+
+def test_every_trial_has_a_note_and_copies_say_so(begun: Path, tmp_path: Path) -> None:
+    import optuna
+    from optuna_dashboard import get_note
+
+    folder = tmp_path / "with a screen"
+    assert run_search(tiny(folder, screen=8, baseline=2, trials=14)).complete
+    store = open_store(folder, read_only=False)
+    describe_studies(store, status(folder), Shown("answer"), folder / "artifacts")
+    describe_studies(store, status(folder), Shown("answer"), folder / "artifacts")  # changes nothing
+    notes: dict[str, list[str]] = {}
+    for study in store.studies():
+        handles = [optuna.trial.Trial(study, trial._trial_id) for trial in study.get_trials()]
+        notes[study.study_name] = [get_note(handle) for handle in handles]
+        assert "1. baseline and screen" in get_note(study)
+    assert all(note for found in notes.values() for note in found)
+    everything = store.studies()[0]
+    copies = [trial.number for trial in everything.get_trials() if "copy_of" in trial.user_attrs]
+    assert len(copies) == 8
+    marked = [n for n, note in enumerate(notes[everything.study_name]) if "*A copy*" in note]
+    assert marked == copies
+    command = f"reborn-nas export '{folder}' --trial screen/"
+    assert sum(command in note for note in notes[everything.study_name]) == 8
+    values = [trial.value for study in store.studies() for trial in study.get_trials()]
+    assert all(value == round(value or 0.0, 4) for value in values)
+    best = status(folder).best
+    assert best is not None
+    assert load_run(folder).numbers[everything.best_trial.number] == best.key, "the dashboard's best trial"

@@ -76,7 +76,7 @@ def test_every_trial_has_a_note_and_copies_say_so(begun: Path, tmp_path: Path) -
     from optuna_dashboard import get_note
 
     folder = tmp_path / "with a screen"
-    assert run_search(tiny(folder, screen=8, baseline=2, trials=14)).complete
+    assert run_search(tiny(folder, screen=16, baseline=2, trials=22, space="paper")).complete
     store = open_store(folder, read_only=False)
     describe_studies(store, status(folder), Shown("answer"), folder / "artifacts")
     describe_studies(store, status(folder), Shown("answer"), folder / "artifacts")  # changes nothing
@@ -88,11 +88,11 @@ def test_every_trial_has_a_note_and_copies_say_so(begun: Path, tmp_path: Path) -
     assert all(note for found in notes.values() for note in found)
     everything = store.studies()[0]
     copies = [trial.number for trial in everything.get_trials() if "copy_of" in trial.user_attrs]
-    assert len(copies) == 8
+    assert len(copies) == 16
     marked = [n for n, note in enumerate(notes[everything.study_name]) if "*A copy*" in note]
     assert marked == copies
     command = f"reborn-nas export '{folder}' --trial screen/"
-    assert sum(command in note for note in notes[everything.study_name]) == 8
+    assert sum(command in note for note in notes[everything.study_name]) == 16
     values = [trial.value for study in store.studies() for trial in study.get_trials()]
     assert all(value == round(value or 0.0, 4) for value in values)
     best = status(folder).best

@@ -48,32 +48,33 @@ def choose_processes(bench: Workbench, left: int) -> Processes:
     Trains a few steps to measure. A process has the CPU threads that the study has, or its share of the cores.
     """
     config = bench.config
-    if config.workers == "auto" and bench.device == "cpu":
-        most = max(1, min(processes_here(bench.device, config), left, _fitting(bench)))
-        return fastest(
-            left,
-            most,
-            lambda count: _training_seconds(bench, measure_epoch(bench, _threads(config.threads, count))),
-        )
-    count, notes = config.processes, []
-    if config.workers == "auto":
-        count = min(processes_here(bench.device, config), max(1, left))
-        if count > 1:
-            notes.append(
-                f"{count} processes train at the same time, one on each visible GPU; --workers 1 takes one"
-            )
-    apart = count > 1 and bench.device != "cpu"  # the supervisor holds no GPU
+    automatic = config.workers == "auto"
+    count = min(processes_here(bench.device, config), max(1, left)) if automatic else config.processes
     try:
-        epoch = (
-            call_in_child(_measure, config.as_given(), bench.device)
-            if apart
-            else measure_epoch(bench, config.threads)
-        )
+        if automatic and bench.device == "cpu":
+            most = max(1, min(count, _fitting(bench)))
+            return fastest(left, most, lambda n: _training_seconds(bench, _epoch(bench, n)))
+        epoch = _epoch(bench, count)
     except TrainingError as error:
-        return Processes(count, None, (*notes, str(error)))
+        return Processes(count, None, (str(error),))
+    notes = []
     if bench.device != "cpu":
-        notes.insert(0, f"{bench.device_text}, {epoch.images_per_second:,.0f} images a second, {epoch.form}")
+        notes.append(f"{bench.device_text}, {epoch.images_per_second:,.0f} images a second, {epoch.form}")
+    if automatic and count > 1:
+        notes.append(
+            f"{count} processes train at the same time, one on each visible GPU; --workers 1 takes one"
+        )
     return Processes(count, _training_seconds(bench, epoch), tuple(notes))
+
+
+def _epoch(bench: Workbench, processes: int) -> Estimate:
+    """An epoch in one of so many processes. A supervisor holds no GPU, so there a child measures."""
+    config = bench.config
+    if processes > 1 and bench.device != "cpu":
+        return call_in_child(_measure, config.as_given(), bench.device)
+    return measure_epoch(
+        bench, _threads(config.threads, processes) if config.workers == "auto" else config.threads
+    )
 
 
 def _measure(settings: dict[str, Any], device: str) -> Estimate:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.study import StudyConfig
-from reborn_nas.study.planning import require_device_free
+from reborn_nas.study.children import call_in_child
+from reborn_nas.study.planning import plan_search, require_device_free
 from reborn_nas.study.processes import fastest, processes_here
-from reborn_nas.training import available_cores, available_memory, cores, threads_each
+from reborn_nas.training import Estimate, available_cores, available_memory, cores, threads_each
+from reborn_nas.training.survey import Survey
 
 
 def test_devices_make_workers() -> None:
@@ -82,3 +86,86 @@ def test_cores_are_divided(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert available_cores() == 12
     (tmp_path / "cpu.max").write_text("350000 100000\n")
     assert available_cores() == 4
+
+
+def test_a_step_that_does_not_fit_into_memory_is_a_note_of_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr("reborn_nas.training.estimate_epoch", full)
+    for workers in (1, "auto"):
+        plan = plan_search(StudyConfig(run=tmp_path / "run", workers=workers))
+        assert plan.seconds is None
+        assert [
+            note for note in plan.notes if note.startswith("no time is estimated: a step of the parent with")
+        ]
+
+
+def test_another_error_while_measuring_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr("reborn_nas.training.estimate_epoch", broken)
+    with pytest.raises(RuntimeError, match="shapes cannot"):
+        plan_search(StudyConfig(run=tmp_path / "run", workers=1))
+
+
+def test_a_gpu_is_surveyed_and_measured_where_it_will_be_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process: here, and the plan names the card. Several: by children, with nothing of CUDA called here."""
+    card = Survey("cuda", "", "fp16", "Tesla T4 (sm_75), driver 560.35.03, trains in fp16")
+    asked: list[str] = []
+
+    def here(name: str, precision: str) -> Survey:
+        asked.append("survey here")
+        return card
+
+    def child(function: Callable[..., Any], *arguments: Any) -> Any:
+        asked.append(f"{function.__name__} in a child")
+        return Estimate(2.0, 1234.5, "cuda-graph") if "measure" in function.__name__ else card
+
+    def epoch(*_: object, **__: object) -> Estimate:
+        asked.append("measure here")
+        return Estimate(2.0, 1234.5, "eager (no CUDA graph: why)")
+
+    monkeypatch.setattr("reborn_nas.training.survey.survey", here)
+    monkeypatch.setattr("reborn_nas.study.children.call_in_child", child)
+    monkeypatch.setattr("reborn_nas.study.processes.call_in_child", child)
+    monkeypatch.setattr("reborn_nas.training.estimate_epoch", epoch)
+    here.__name__ = "survey"
+    for cards, expected, form in (
+        (1, ["survey here", "measure here"], "eager (no CUDA graph: why)"),
+        (4, ["survey in a child", "_measure in a child"], "cuda-graph"),
+    ):
+        asked.clear()
+        monkeypatch.setattr("torch.cuda.device_count", lambda cards=cards: cards)
+        plan = plan_search(StudyConfig(run=tmp_path / "run", epochs=10))
+        assert asked == expected
+        assert (
+            f"Tesla T4 (sm_75), driver 560.35.03, trains in fp16, 1,234 images a second, {form}" in plan.notes
+        )
+        assert plan.bench.recipe.precision == "fp16"
+        assert plan.config.processes == cards
+
+
+def _double(number: int) -> int:
+    return 2 * number
+
+
+def _refuse(text: str) -> None:
+    raise ConfigError(text)
+
+
+def _die() -> None:
+    os._exit(9)
+
+
+def test_a_child_answers_refuses_or_dies() -> None:
+    assert call_in_child(_double, 21) == 42
+    with pytest.raises(StudyError, match="no such thing"):
+        call_in_child(_refuse, "no such thing")
+    with pytest.raises(StudyError, match="ended with exit code 9; --device cpu does without it"):
+        call_in_child(_die)

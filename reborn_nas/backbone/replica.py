@@ -141,7 +141,7 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
         for item in tree:
             yield from tensors_in(item)
     elif _is_record(tree):
-        for item in vars(tree).values():
+        for item in _attributes(tree).values():
             if item is not tree:
                 yield from tensors_in(item)
 
@@ -174,7 +174,7 @@ def rebuilt(tree: Any, change: Callable[[Any], Any]) -> Any:
         return {key: change(item) for key, item in tree.items()}
     if _is_record(tree):
         new = copy.copy(tree)
-        for name, item in vars(tree).items():
+        for name, item in _attributes(tree).items():
             object.__setattr__(new, name, item if item is tree else change(item))  # frozen dataclasses too
         return new
     return tree
@@ -182,6 +182,17 @@ def rebuilt(tree: Any, change: Callable[[Any], Any]) -> Any:
 
 def _is_record(item: Any) -> bool:
     """Whether `item` is an instance that holds what it holds in attributes: a dataclass, torchvision's `ImageList`."""
-    if isinstance(item, _ATOMIC) or not hasattr(item, "__dict__"):
+    if isinstance(item, _ATOMIC) or not (hasattr(item, "__dict__") or hasattr(item, "__slots__")):
         return False
     return not (isinstance(item, nn.Module) or callable(item) or isinstance(item, ModuleType))
+
+
+def _attributes(record: Any) -> dict[str, Any]:
+    """What a record holds, in slots too."""
+    found = dict(getattr(record, "__dict__", ()))
+    for kind in type(record).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(record, name):
+                found[name] = getattr(record, name)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reborn_nas.activations import Reborn, build_activation, extra_cost, fold
+from reborn_nas.activations import Reborn, build_activation, extra_cost, fold, spare_memory
 from reborn_nas.activations.phases import both_phases, is_dense
 
 LAYERS: dict[str, tuple[type[nn.Module], type[nn.Module], type[nn.Module]]] = {
@@ -151,3 +152,30 @@ def test_the_kernels_take_maps_of_every_dimension(layout: str) -> None:
     positive, negative = both_phases(x, False)
     assert torch.equal(positive, x.clamp(min=0))
     assert torch.equal(negative, x.clamp(max=0))
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["reborn", "crelu", "positive_twin"])
+def test_sparing_memory_changes_no_gradient(layout: str, name: str) -> None:
+    torch.manual_seed(2)
+    block = build_activation(name, 6, layout=layout)
+    gradients = []
+    for spare in (False, True):
+        twin = copy.deepcopy(block)
+        assert spare_memory(twin, spare) == 1
+        x = torch.randn(3, 6, *SIZES[layout], generator=torch.Generator().manual_seed(3)).requires_grad_()
+        twin(x).square().sum().backward()
+        gradients.append([x.grad, *(parameter.grad for parameter in twin.parameters())])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients))
+
+
+def test_volumes_train_and_fold_with_channels_last_in_memory() -> None:
+    torch.manual_seed(4)
+    block = build_activation("reborn", 6, layout="ncdhw").to(memory_format=torch.channels_last_3d)
+    x = torch.randn(3, 6, 3, 4, 5).to(memory_format=torch.channels_last_3d)
+    plain = build_activation("reborn", 6, layout="ncdhw")
+    plain.load_state_dict(block.state_dict())
+    torch.testing.assert_close(block(x), plain(x.contiguous()), rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        expected = block.eval()(x)
+        torch.testing.assert_close(fold(block)(x), expected, rtol=1e-5, atol=1e-6)

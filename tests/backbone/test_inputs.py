@@ -35,6 +35,15 @@ class Images:
         self.tensors = tensors
 
 
+class Slots:
+    """Images in an object without a `__dict__`."""
+
+    __slots__ = ("scale", "tensors")
+
+    def __init__(self, tensors: Tensor) -> None:
+        self.tensors, self.scale = tensors, 2
+
+
 def image(*sizes: int) -> Tensor:
     """Zeros."""
     return torch.zeros(sizes)
@@ -100,6 +109,7 @@ CASES: dict[str, tuple[nn.Module, Any, int, list[tuple[int, ...]]]] = {
     ),
     "a dataclass": (FLAT, Record(image(2, 3, 8, 8), 1.0), 2, [(3, 3, 16, 16)]),
     "an object": (FLAT, Images(image(2, 3, 8, 8)), 2, [(3, 3, 16, 16)]),
+    "an object with slots": (FLAT, Slots(image(2, 3, 8, 8)), 2, [(3, 3, 16, 16)]),
     "a named tuple": (FLAT, Pair(image(2, 3, 8, 8), 1), 2, [(3, 3, 16, 16)]),
     "signals": (LINE, image(2, 3, 100), 2, [(3, 3, 132)]),
     "points": (LINE, image(2, 10, 3), 2, [(3, 20, 3)]),

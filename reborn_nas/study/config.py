@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -416,6 +417,13 @@ class StudyConfig(BaseModel):
         """The settings that were given, not left to their defaults."""
         return self._given
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What `repr` shows: no password."""
+        from reborn_nas.study.masking import mask_url
+
+        for name, value in super().__repr_args__():
+            yield name, mask_url(value) if name == "storage" and value else value
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values only; credentials in the storage URL are masked."""
         from reborn_nas.study.masking import mask_url
@@ -426,17 +434,19 @@ class StudyConfig(BaseModel):
 
 
 def _faults(error: ValidationError) -> list[str]:
+    from reborn_nas.study.masking import mask_text
+
     faults = []
     for item in error.errors():
         place = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             faults.append(f"{place}: {unknown_name('setting', place, StudyConfig.model_fields)}")
             continue
-        text = item["msg"].removeprefix("Value error, ")
+        text = mask_text(item["msg"].removeprefix("Value error, "))
         if not place:  # from the model validator, one fault a line, places inside
             faults.extend(text.split("\n"))
             continue
-        shown = repr(item.get("input"))
+        shown = mask_text(repr(item.get("input")))
         if place == "storage":  # may hold a password
             shown = "what was given"
         faults.append(f"{place}: {text[0].lower()}{text[1:]}, got {shown[:200]}")

@@ -180,7 +180,8 @@ class Engine:
             self.queue.give_back(claim, f"lost with its device: {error}")
             raise
         except AwayError:
-            raise  # there is nothing to give it back to; others will see that its holder is gone
+            self.queue.abandon(claim)
+            raise
         except BaseException as error:
             fault = machine_fault(error)
             self.queue.give_back(

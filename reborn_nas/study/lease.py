@@ -52,6 +52,15 @@ def is_here(lease: Mapping[str, Any] | None) -> bool:
     return bool(lease) and lease is not None and lease.get("host") == _host()
 
 
+def is_own(lease: Mapping[str, Any] | None) -> bool:
+    """Whether this very process is the holder."""
+    return (
+        bool(lease)
+        and lease is not None
+        and all(lease.get(key) == value for key, value in identity().items())
+    )
+
+
 class LeaseWatch:
     """Tells which leases have ended, from what it sees itself.
 

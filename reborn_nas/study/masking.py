@@ -9,7 +9,7 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-__all__ = ["HIDDEN", "STORAGE_VARIABLE", "is_readable", "mask_url", "without_secrets"]
+__all__ = ["HIDDEN", "STORAGE_VARIABLE", "is_readable", "mask_text", "mask_url", "without_secrets"]
 
 HIDDEN = "***"
 
@@ -42,6 +42,11 @@ def mask_url(url: str) -> str:
         key, equals, _ = option.partition("=")
         options.append(option if not equals or unquote_plus(key) in HARMLESS else f"{key}={HIDDEN}")
     return head + sign + "&".join(options)
+
+
+def mask_text(text: str) -> str:
+    """`text` with whatever stands between a scheme and an `@` hidden: a URL that was given in the wrong place."""
+    return re.sub(r"([A-Za-z][\w+.\-]*:/+).*@", rf"\1{HIDDEN}@", text)
 
 
 def is_readable(url: str) -> bool:

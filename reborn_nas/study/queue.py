@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.attempts import (
@@ -23,7 +24,7 @@ from reborn_nas.study.attempts import (
     is_rejected,
 )
 from reborn_nas.study.journal import together
-from reborn_nas.study.lease import LeaseWatch, identity, is_here
+from reborn_nas.study.lease import LeaseWatch, identity, is_here, is_own
 from reborn_nas.study.runs import Run
 from reborn_nas.study.telling import Told
 
@@ -40,6 +41,10 @@ MOST_LOSSES = 5
 
 DIED, SILENT = "lost: its worker died", "silent: nothing was heard of its worker's machine"
 """Why an attempt was taken from its holder. A machine falls silent for reasons of its own: four times count once."""
+
+
+_queues: WeakSet[RunQueue] = WeakSet()
+"""The queues of this process: an attempt in its name that none of them holds is an earlier search's, which failed."""
 
 
 @dataclass
@@ -78,6 +83,7 @@ class RunQueue:
         self.watch = watch or LeaseWatch()
         self._tell_failure = tell or (lambda record: Told("FAIL"))
         self._held: set[int] = set()
+        _queues.add(self)
         self._indices: dict[str, Attempts] = {}
 
     def enqueue(self, runs: Iterable[Run], most: int | None = None) -> int:
@@ -212,6 +218,10 @@ class RunQueue:
         self._held.discard(claim.trial_id)
         self._end(claim.trial_id, reason)
 
+    def abandon(self, claim: Claim) -> None:
+        """Hold an attempt no longer, where the storage cannot be told: whoever reaches it again ends the attempt."""
+        self._held.discard(claim.trial_id)
+
     def census(self) -> Census:
         """How many attempts wait, run and have ended."""
         from optuna.trial import TrialState
@@ -238,7 +248,8 @@ class RunQueue:
                 if trial._trial_id in self._held or "key" not in trial.user_attrs:
                     continue
                 lease = trial.user_attrs.get("lease")
-                if not self.watch.ended(trial._trial_id, lease):
+                left = is_own(lease) and not any(trial._trial_id in queue._held for queue in _queues)
+                if not left and not self.watch.ended(trial._trial_id, lease):
                     continue
                 record = trial.user_attrs.get("record")
                 try:

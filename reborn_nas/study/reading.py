@@ -48,6 +48,8 @@ __all__ = [
 ]
 
 
+SCHEME = r"((?:journal|sqlite|postgresql|mysql|grpc)(?:\+\w+)?):"
+
 _log = logging.getLogger("reborn_nas.study")
 
 
@@ -77,7 +79,9 @@ def is_writable(run: str | Path) -> bool:
 
 def _described(run: str | Path) -> tuple[Path, str, str | None]:
     """The folder of a run, the URL of its storage and its study's name as config.json has them."""
-    if collapsed := re.match(r"(\w{2,}(?:\+\w+)?):/(.*)", str(run)):  # a URL that went through a path
+    if collapsed := re.match(
+        SCHEME + "/*(.*)", str(run)
+    ):  # a URL, which loses a slash where it goes through a path
         shown = mask_url("://".join(collapsed.groups()))
         raise StudyError(f"{shown} is a storage; give the run's folder, whose config.json names its storage")
     folder = Path(run)

@@ -259,3 +259,14 @@ def test_interruptions_are_no_losses(store: RunStore) -> None:
         assert claim is not None
         queue.give_back(claim)
     assert read_records(store) == []
+
+
+def test_what_an_earlier_search_of_this_process_held_is_free_again(store: RunStore) -> None:
+    earlier, now = RunQueue(store, LABELS), RunQueue(store, LABELS)
+    claim = held(earlier)
+    earlier.beat(claim, 0)
+    assert now.reap() == 0, "it is being trained in this process"
+    earlier.abandon(claim)  # the storage was away, and the search ended
+    assert now.reap() == 1
+    assert now.enqueue(runs(1)) == 1
+    assert not finish(earlier, claim)

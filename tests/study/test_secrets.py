@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from reborn_nas.cli.main import main
-from reborn_nas.study import run_search, status
+from reborn_nas.errors import ConfigError
+from reborn_nas.records import TrialRecord
+from reborn_nas.study import status
 from reborn_nas.study.config import StudyConfig
 from reborn_nas.study.flags import resume_command
-from reborn_nas.study.masking import mask_url
+from reborn_nas.study.masking import mask_url, without_secrets
+from reborn_nas.study.objective import Objective
 from reborn_nas.study.reading import open_store
 from tests.study import postgresql
-from tests.study.test_run import tiny
 
 SECRET = "hunter2"
 URLS = (
@@ -28,7 +34,21 @@ URLS = (
     f"mysql+nosuchdriver://me:{SECRET}@127.0.0.1:1/db",
     f"sqlite://me:{SECRET}@nowhere/x",
     f"postgresql://me:{SECRET}@127.0.0.1:noport/db",
+    f"postgresql://me@server:{SECRET}@127.0.0.1:1/db",  # as Azure names users
+    f"postgresql://me of ours:{SECRET}@127.0.0.1:1/db",
+    f"postgresql://me:x@{SECRET}/y@127.0.0.1:1/db",
+    f"postgresql://me@127.0.0.1:1/db?password={SECRET}",
+    f"postgresql://me@127.0.0.1:1/db?options=-c%20x%3D{SECRET}",
+    f"postgresql://me:{SECRET}%2F{SECRET}@127.0.0.1:1/db?password=%7B{SECRET}",
 )
+HIDDEN_WHOLE = (
+    f"postgresql://me:x@{SECRET}?y@127.0.0.1:1/db",
+    f"postgresql:/me:{SECRET}@127.0.0.1:1",
+    f"postgresql://domain/me:{SECRET}@127.0.0.1:1/db",
+    f"postgresql:/127.0.0.1/db?password=x@{SECRET}",
+    f"postgresql:me:{SECRET}@127.0.0.1",
+)
+"""URLs of which nobody can tell what in them is the user's name."""
 
 
 @pytest.mark.parametrize("url", URLS)
@@ -39,10 +59,41 @@ def test_masked(url: str) -> None:
     assert masked.startswith(url.partition("://")[0])
     config = StudyConfig(storage=url)
     assert SECRET not in str(config.to_dict())
+    assert SECRET not in f"{config!r} {config}"
     assert SECRET not in resume_command(config)
 
 
+@pytest.mark.parametrize("url", HIDDEN_WHOLE)
+def test_what_cannot_be_read_is_hidden_whole(url: str) -> None:
+    assert SECRET not in mask_url(url)
+    assert mask_url(url).startswith("postgresql:")
+    assert without_secrets(f"failed: {url}, {SECRET}", url) == "", "whatever a driver says of it"
+
+
+@pytest.mark.parametrize("setting", ["device", "contrast", "name", "stem", "trials", "storage"])
+def test_a_url_in_the_wrong_place_is_hidden(setting: str) -> None:
+    given = URLS[0] if setting != "storage" else HIDDEN_WHOLE[1]
+    with pytest.raises(ConfigError) as caught:
+        StudyConfig(**{setting: given})
+    assert SECRET not in str(caught.value)
+
+
 @pytest.mark.parametrize("url", URLS)
+def test_a_driver_s_words_hold_it_neither_plain_nor_coded(url: str) -> None:
+    try:
+        read = make_url(url)
+        words = [
+            str(read.password),
+            quote(str(read.password)),
+            *map(str, read.query.values()),
+            str(dict(read.query)),
+        ]
+    except ValueError:
+        words = []
+    assert SECRET not in without_secrets(f"cannot connect to {url}: " + ", ".join(words), url)
+
+
+@pytest.mark.parametrize("url", [*URLS, *HIDDEN_WHOLE])
 @pytest.mark.parametrize(
     "words",
     [
@@ -81,30 +132,63 @@ def test_a_worker_takes_it_from_the_environment(
 
 @pytest.mark.slow
 def test_nothing_that_a_run_leaves_holds_it(
-    tmp_path: Path, server: postgresql.Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, server: postgresql.Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     import psycopg2
 
     secret = "s3cret"
     assert secret in server.url
     folder = tmp_path / "run"
-    result = run_search(tiny(folder, storage=server.url))
-    assert result.complete
+    words = [
+        "search",
+        "--yes",
+        "--space",
+        "two_level",
+        "--epochs",
+        "1",
+        "--trials",
+        "6",
+        "--baseline",
+        "2",
+        "--screen",
+        "0",
+    ]
+    words += ["--candidate", "2", "--model-arg", "width=0.125", "--run", str(folder), "--storage", server.url]
+    monkeypatch.setattr("reborn_nas.study.storage.PATIENCE", 2.0)
+    train = Objective.__call__
+
+    def dying(self: Objective, *given: Any) -> TrialRecord:
+        server.kill()
+        return train(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objective, "__call__", dying)
+        assert main(words) == 2, "the database dies in the middle"
+    server.start()
+    said = capfd.readouterr()
+    assert "has been away" in said.err
+    assert main(words) == 0
     assert main(["report", str(folder)]) == 0  # this process has opened it
     monkeypatch.setattr("reborn_nas.study.storage._opened", {})
     assert main(["status", str(folder)]) == 2  # the folder alone does not have it
     monkeypatch.setenv("REBORN_NAS_STORAGE", server.url)
     assert status(folder).complete
     assert main(["report", str(folder)]) == 0
-    assert secret not in "".join(capfd.readouterr())
-    for path in folder.rglob("*"):
+    assert secret not in "".join([*said, *capfd.readouterr(), caplog.text])
+    for path in [*folder.rglob("*"), *Path(os.environ["XDG_STATE_HOME"]).rglob("*")]:
         assert not path.is_file() or secret.encode() not in path.read_bytes(), path
     cursor = psycopg2.connect(server.url).cursor()
-    for table in ("study_user_attributes", "study_system_attributes", "trial_user_attributes"):
-        cursor.execute(f"SELECT count(*), count(*) FILTER (WHERE value_json LIKE '%{secret}%') FROM {table}")
-        rows, found = cursor.fetchone()
-        assert found == 0
-        assert rows or table == "study_system_attributes"
+    cursor.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
+    rows = 0
+    for (table,) in cursor.fetchall():
+        cursor.execute(
+            f"SELECT count(*), count(*) FILTER (WHERE t::text LIKE '%{secret}%') FROM {table} AS t"
+        )
+        found = cursor.fetchone()
+        assert found[1] == 0, table
+        rows += found[0]
+    assert rows > 100
     assert open_store(folder).attribute("config")["storage"].endswith("/postgres")
 
 

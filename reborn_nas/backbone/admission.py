@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
 
 from reborn_nas.activations import complete, get_family
 from reborn_nas.architecture import ORIGINAL, Architecture, Choice
@@ -14,14 +13,14 @@ from reborn_nas.backbone.sites import Discovery
 from reborn_nas.errors import RebornError, SiteError
 
 
-def everywhere(found: Discovery, choice: Choice | str, excluded: Collection[str] = ()) -> dict[str, Choice]:
-    """`choice` at every site that admits it, together; not at those `excluded`.
+def everywhere(found: Discovery, choice: Choice | str) -> dict[str, Choice]:
+    """`choice` at every site that admits it, together.
 
     Raises:
         SiteError: when no site does.
     """
     wanted = complete(choice)
-    names = [site.name for site in found.sites if site.name not in excluded and site.admits(wanted)]
+    names = [site.name for site in found.sites if site.admits(wanted)]
     if not names:
         reasons = sorted({site.refusal(wanted) or "" for site in found.sites})[:3]
         raise SiteError(
@@ -36,10 +35,8 @@ def everywhere(found: Discovery, choice: Choice | str, excluded: Collection[str]
     return dict.fromkeys(names, wanted)
 
 
-def admitted(
-    architecture: Architecture, found: Discovery, reasons: Mapping[str, str] = MappingProxyType({})
-) -> dict[str, Choice]:
-    """The complete choices by site. Raises SiteError with every fault; `reasons` has more of them, by site."""
+def admitted(architecture: Architecture, found: Discovery) -> dict[str, Choice]:
+    """The complete choices by site. Raises SiteError with every fault."""
     known = {site.name: site for site in found.sites}
     chosen: dict[str, Choice] = {}
     faults: list[str] = []
@@ -55,9 +52,10 @@ def admitted(
         except RebornError as error:
             faults.append(f"site {name!r}: {error}")
             continue
-        reason = site.refusal(whole) or (reasons.get(name) if whole != ORIGINAL else None)
+        reason = site.refusal(whole)
         if reason is not None:
-            faults.append(f"site {name!r}: {reason}; exclude the site or choose another form")
+            other = " or choose another form" if site.fault is None else ""
+            faults.append(f"site {name!r}: {reason}; exclude the site{other}")
         elif whole != ORIGINAL:
             chosen[name] = whole
     if faults:

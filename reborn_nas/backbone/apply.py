@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -11,10 +10,11 @@ import torch
 from torch import nn
 
 from reborn_nas.backbone.channels import apply_widening
+from reborn_nas.backbone.heads import set_widths
 from reborn_nas.backbone.placement import Placement
 from reborn_nas.backbone.plan import Plan
+from reborn_nas.backbone.replica import copied
 from reborn_nas.backbone.rewrite import rewritten
-from reborn_nas.backbone.unroll import Unroll, unrolled
 from reborn_nas.errors import ConversionError
 from reborn_nas.seeds import derive_seed
 
@@ -29,7 +29,7 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, seed: int | No
     Raises:
         ConversionError: the plan is for another network, or a source has changed since.
     """
-    new = model if inplace else _copied(model)
+    new = model if inplace else copied(model)
     if plan.widening is not None:
         with _stream(seed, "widening"):
             apply_widening(new, plan.widening, init="zero" if plan.init == "preserve" else "xavier")
@@ -43,7 +43,13 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, seed: int | No
             made = _made(new, placement, original, plan.init)
         if placement.path == placement.replaces and original is not None:
             replaced[id(original)] = made
+        if original is not None and made is not original:
+            _take_hooks(made, original)
         _put(new, placement.path, made)
+    for path in plan.spare:
+        spare = _module_at(new, path)
+        replaced[id(spare)] = nn.Identity()
+        _put(new, path, replaced[id(spare)])
     _replace_references(new, replaced)
     for path, factor in plan.gains:
         conv: Any = _module_at(new, path)
@@ -55,8 +61,8 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, seed: int | No
             raise ConversionError(
                 f"the plan is for a {entry.cls} at {entry.owner!r}, the network has a {name} there"
             )
-        change = unrolled(owner, entry.change) if isinstance(entry.change, Unroll) else entry.change
-        owner.__class__ = rewritten(type(owner), change)
+        owner.__class__ = rewritten(type(owner), entry.change)
+    set_widths(new, plan.widths)
     return new
 
 
@@ -97,15 +103,6 @@ class _Seeded:
         self._fork.__exit__(*error)
 
 
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise ConversionError(
-            f"{type(model).__name__} cannot be copied: {error}; a network to convert must support copy.deepcopy"
-        ) from error
-
-
 def _module_at(model: nn.Module, path: str) -> nn.Module:
     try:
         return model.get_submodule(path)
@@ -122,6 +119,14 @@ def _put(model: nn.Module, path: str, module: nn.Module) -> None:
         holder._modules[name] = module
     else:
         holder.add_module(name, module)
+
+
+def _take_hooks(made: nn.Module, original: nn.Module) -> None:
+    """The hooks of what stood there act on what stands there now."""
+    for name, value in vars(original).items():
+        if name.startswith(("_forward_", "_backward_")) and isinstance(value, dict):
+            vars(made)[name].update(value)
+    made._is_full_backward_hook = original._is_full_backward_hook
 
 
 def _replace_references(model: nn.Module, replaced: Mapping[int, nn.Module]) -> None:

@@ -11,8 +11,6 @@ from torch import nn
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.backbone.admission import everywhere
 from reborn_nas.backbone.apply import apply
-from reborn_nas.backbone.guard import guard
-from reborn_nas.backbone.heads import tell_widths
 from reborn_nas.backbone.plan import plan as make_plan
 from reborn_nas.backbone.sites import discover
 from reborn_nas.backbone.source import build, resolve
@@ -49,7 +47,7 @@ def convert(
     """
     found = discover(model, input_size, example_inputs=example_inputs)
     if isinstance(architecture, Choice | str):
-        architecture = everywhere(found, architecture, guard(model, found))
+        architecture = everywhere(found, architecture)
     if isinstance(architecture, Mapping):
         for name, choice in architecture.items():
             if not isinstance(choice, Choice | str):
@@ -62,11 +60,7 @@ def convert(
             f"an architecture is an Architecture, a choice or a map site → choice, not {architecture!r}"
         )
     steps = make_plan(model, architecture, init=init, discovery=found)
-    new = apply(model, steps, seed=seed)
-    shapes = [found.eval_trace.values[value].shape for value in found.eval_trace.inputs]
-    if steps.widening is not None and len(shapes) == 1 and len(shapes[0]) == 4:
-        tell_widths(new, model, shapes[0][1:])
-    return new
+    return apply(model, steps, seed=seed)
 
 
 def build_converted(

@@ -25,7 +25,7 @@ from reborn_nas.architecture import ORIGINAL, Architecture, Choice
 from reborn_nas.backbone.apply import apply
 from reborn_nas.backbone.inputs import images_in, inputs_of
 from reborn_nas.backbone.placement import Placement
-from reborn_nas.backbone.plan import plan
+from reborn_nas.backbone.plan import outline
 from reborn_nas.backbone.replica import replicate
 from reborn_nas.backbone.sites import Discovery, Site, discover, site_values
 from reborn_nas.backbone.trace import Op, Trace, trace, trace_double
@@ -86,7 +86,7 @@ def predict(
     are added up.
     """
     found = discovery or discover(model, input_size, example_inputs=example_inputs)
-    steps = plan(model, architecture, discovery=found)
+    steps = outline(model, architecture, found)
     if steps.widening is not None:
         new = apply(replicate(model, "meta"), steps, inplace=True)
         run = trace_double(new, found.inputs, training=False, quick=True)

@@ -96,7 +96,8 @@ class ModuleCall:
 class Trace:
     """What one forward run did. `calls` stand in the order in which they began.
 
-    `shape_reads` holds (value, index of the module call) where a forward asked a value for its shape.
+    `shape_reads` holds (value, index of the module call) where a forward asked a value for its shape; `on_cpu` says
+    that the run needed real numbers.
     """
 
     ops: tuple[Op, ...]
@@ -106,6 +107,7 @@ class Trace:
     outputs: tuple[int, ...]
     training: bool
     shape_reads: frozenset[tuple[int, int]] = frozenset()
+    on_cpu: bool = False
 
     @cached_property
     def _consumers(self) -> dict[int, tuple[Op, ...]]:

@@ -3,32 +3,60 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["tell_widths"]
-
 _WIDTHS = ("num_features", "head_hidden_size", "in_features", "hidden_size")
 
 
-def tell_widths(new: nn.Module, model: nn.Module, input_size: tuple[int, ...]) -> None:
-    """Correct what timm reads off `new`: `feature_info`, and the width from which `reset_classifier` makes a layer.
+@dataclass(frozen=True)
+class Width:
+    """One number that a network holds about its own widths.
+
+    Args:
+        module: path of the module that holds it.
+        name: of the attribute.
+        value: what it is after widening.
+        row: index of the row whose `num_chs` it is, where the attribute is timm's `feature_info`; else None.
+    """
+
+    module: str
+    name: str
+    value: int
+    row: int | None = None
+
+
+def widths_of(new: nn.Module, model: nn.Module, input_size: tuple[int, ...]) -> tuple[Width, ...]:
+    """What timm reads off `new` and widening changes: `feature_info`, and the width from which `reset_classifier` makes
+    a layer. Nothing where the network is none of timm's.
 
     Args:
         new: `model` converted, with widened layers.
-        model: the network before. Nothing happens where it is none of timm's.
+        model: the network before.
         input_size: (C, H, W) of one image.
     """
-    _tell_classifier(new, _classifier_width(model), _classifier_width(new))
-    rows = _rows(new)
-    if not rows:
-        return
-    for row, old, now in zip(rows, _feature_widths(model, input_size), _feature_widths(new, input_size)):
-        if old is not None and now is not None and old == row.get("num_chs"):
-            row["num_chs"] = now
+    found = _classifier_widths(new, _classifier_width(model), _classifier_width(new))
+    rows = _rows(model)
+    if rows:
+        widths = zip(rows, _feature_widths(model, input_size), _feature_widths(new, input_size))
+        for index, (row, old, now) in enumerate(widths):
+            if old is not None and now is not None and old == row.get("num_chs") and now != old:
+                found.append(Width("", "feature_info", now, index))
+    return tuple(found)
+
+
+def set_widths(model: nn.Module, widths: Sequence[Width]) -> None:
+    """Write what `widths_of` found into a converted network."""
+    for width in widths:
+        holder: Any = model.get_submodule(width.module)
+        if width.row is None:
+            setattr(holder, width.name, width.value)
+        else:
+            _rows(holder)[width.row]["num_chs"] = width.value
 
 
 def _classifier_width(model: nn.Module) -> int | None:
@@ -37,15 +65,17 @@ def _classifier_width(model: nn.Module) -> int | None:
     return getattr(layer, "in_features", None) if paths else None
 
 
-def _tell_classifier(model: nn.Module, before: int | None, now: int | None) -> None:
+def _classifier_widths(model: nn.Module, before: int | None, now: int | None) -> list[Width]:
     if before is None or now is None or now == before:
-        return
+        return []
     paths, _ = _classifier(model)
-    for path in {"", *paths[:-1]}:
+    found = []
+    for path in sorted({"", *paths[:-1]}):
         holder: Any = model.get_submodule(path)
         for name in _WIDTHS:
             if vars(holder).get(name) == before and not isinstance(holder, nn.Linear):
-                setattr(holder, name, now)
+                found.append(Width(path, name, now))
+    return found
 
 
 def _feature_widths(model: nn.Module, input_size: tuple[int, ...]) -> list[int | None]:

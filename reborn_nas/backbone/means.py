@@ -1,4 +1,4 @@
-"""By what means the sites of one module get activations of their own: an edited class, or an unrolled forward."""
+"""By what means the sites of one module get activations of their own: an edited class."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from reborn_nas.backbone.naming import attribute_of, join
 from reborn_nas.backbone.rewrite import Edit, Rewrite, locate, rewrite_of
 from reborn_nas.backbone.sites import Discovery, Site
 from reborn_nas.backbone.taps import Taps, has_taps
-from reborn_nas.backbone.unroll import Unroll, unroll_of
 from reborn_nas.errors import ConversionError
 
 
@@ -23,31 +22,33 @@ class OwnerRewrite:
     Args:
         owner: its path.
         cls: its class, `module:qualname`.
-        change: the calls that change in its source, or in its forward as fx writes it, or in how it shows features.
+        change: the calls that change in its source, or in how it shows features.
     """
 
     owner: str
     cls: str
-    change: Rewrite | Unroll | Taps
+    change: Rewrite | Taps
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only."""
         data: dict[str, Any] = {"owner": self.owner, "cls": self.cls}
         if isinstance(self.change, Taps):
             return {**data, "taps": True}
-        kind = "rewrite" if isinstance(self.change, Rewrite) else "unroll"
-        return {**data, kind: self.change.to_dict()}
+        return {**data, "rewrite": self.change.to_dict()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> OwnerRewrite:
         """The inverse of `to_dict`."""
-        change: Rewrite | Unroll | Taps
+        change: Rewrite | Taps
         if "rewrite" in data:
             change = Rewrite.from_dict(data["rewrite"])
         elif "taps" in data:
             change = Taps()
         else:
-            change = Unroll.from_dict(data["unroll"])
+            raise ConversionError(
+                f"the plan has a forward of {data['cls']} that torch.fx wrote, which may drop what torch.fx cannot "
+                "follow and is no longer carried out; plan again"
+            )
         return cls(str(data["owner"]), str(data["cls"]), change)
 
 
@@ -70,24 +71,13 @@ def means_for(owner: str, module: nn.Module, found: Discovery, chosen: Collectio
     """The means for the chosen sites of `owner` that have no attribute of their own.
 
     Raises:
-        ConversionError: neither the source nor fx will do; names class, line and remedy.
+        ConversionError: the source will not do; names class, line and remedy.
     """
     sites = [s for s in found.sites if s.owner == owner and s.kind != "module"]
     wanted = [site for site in sites if site.name in chosen]
     name = f"{type(module).__module__}:{type(module).__qualname__}"
-    try:
-        edits, paths, loops = _edited(owner, module, sites, wanted)
-        return Means(OwnerRewrite(owner, name, rewrite_of(type(module), edits)), paths, loops)
-    except ConversionError as error:
-        why = error
-    try:
-        attributes = {site.name: attribute_of(site.name, module, owner) for site in wanted}
-        change = unroll_of(module, found, attributes)
-    except ConversionError as also:
-        sentence = f"site {wanted[0].name!r}: {why}"
-        raise ConversionError(f"{sentence} ({also})") from why
-    paths = {site: join(owner, attribute) for site, attribute in attributes.items()}
-    return Means(OwnerRewrite(owner, name, change), paths, {})
+    edits, paths, loops = _edited(owner, module, sites, wanted)
+    return Means(OwnerRewrite(owner, name, rewrite_of(type(module), edits)), paths, loops)
 
 
 def taps_for(model: nn.Module, paths: Collection[str | None]) -> tuple[OwnerRewrite, ...]:

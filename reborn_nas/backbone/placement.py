@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from reborn_nas.activations import build_activation
 from reborn_nas.architecture import ORIGINAL, Choice
 from reborn_nas.backbone.gain import Gained, gain_of, without_gain
 from reborn_nas.backbone.original import module_of
 from reborn_nas.errors import ConversionError
+
+
+class Cloned(nn.Module):
+    """An activation whose input or output the network overwrites later: it gets, or gives, a copy.
+
+    Backward reads what the activation saved, which the overwriting would change. A copy costs the memory and the time
+    of one map.
+
+    Args:
+        act: the activation.
+        what: "input", "output" or "both".
+    """
+
+    def __init__(self, act: nn.Module, what: str) -> None:
+        super().__init__()
+        self.act = act
+        self.what = what
+        self.channels: int = getattr(act, "channels", 0)
+        self.out_channels: int = getattr(act, "out_channels", 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, …) → what the activation makes of it."""
+        y: Tensor = self.act(x if self.what == "output" else x.clone())
+        return y if self.what == "input" else y.clone()
+
+    def extra_repr(self) -> str:
+        """What is copied."""
+        return self.what
 
 
 @dataclass(frozen=True)
@@ -26,6 +55,7 @@ class Placement:
         layout: of the map, as in `Site`.
         replaces: path of the module that acts there now, or None.
         function: for a functional call, what it computes, as a `torch.nn` class with its arguments, or None.
+        clone: "input", "output" or "both": what the network overwrites later and is copied first; "" for neither.
     """
 
     site: str
@@ -35,6 +65,12 @@ class Placement:
     layout: str
     replaces: str | None
     function: str | None
+    clone: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; the inverse is the constructor."""
+        data = asdict(self)
+        return data if self.clone else {key: value for key, value in data.items() if key != "clone"}
 
     def make(self, original: nn.Module | None, init: str) -> nn.Module:
         """The module that is put in, on the current default device.
@@ -56,7 +92,7 @@ class Placement:
         made = build_activation(
             choice, self.channels, layout=self.layout, original=copy.deepcopy(plain), init=init
         )
-        if gain is None:
-            return made
-        own = None if init == "preserve" else gain_of(choice, made)
-        return Gained(made, gain if own is None else own)
+        if gain is not None:
+            own = None if init == "preserve" else gain_of(choice, made)
+            made = Gained(made, gain if own is None else own)
+        return Cloned(made, self.clone) if self.clone else made

@@ -14,6 +14,7 @@ from reborn_nas.architecture import ORIGINAL, Architecture, Choice
 from reborn_nas.backbone.admission import admitted, widened
 from reborn_nas.backbone.channels import Widening
 from reborn_nas.backbone.gain import conv_gains
+from reborn_nas.backbone.heads import Width
 from reborn_nas.backbone.means import OwnerRewrite, means_for, taps_for
 from reborn_nas.backbone.original import functional_original
 from reborn_nas.backbone.placement import Placement
@@ -34,6 +35,9 @@ class Plan:
         widening: what grows behind doubled channels, or None.
         init: "xavier", or "preserve" for the function that the network had.
         gains: weight-standardised convolutions that hold the gain of the activation before them, and its change.
+        spare: paths of activation modules with parameters that nothing uses any more.
+        widths: what a timm network tells of the widths of its features, where widening changes it.
+        proof: digest of the proof that the network converts truly; "" in plans from before there was one.
     """
 
     placements: tuple[Placement, ...]
@@ -42,18 +46,27 @@ class Plan:
     widening: Widening | None = None
     init: str = "xavier"
     gains: tuple[tuple[str, float], ...] = ()
+    spare: tuple[str, ...] = ()
+    widths: tuple[Width, ...] = ()
+    proof: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only, with a format version."""
-        return {
+        data: dict[str, Any] = {
             "version": VERSION,
             "init": self.init,
-            "placements": [asdict(placement) for placement in self.placements],
+            "placements": [placement.to_dict() for placement in self.placements],
             "rewrites": [rewrite.to_dict() for rewrite in self.rewrites],
             "loops": [list(loop) for loop in self.loops],
             "gains": [list(gain) for gain in self.gains],
             "widening": None if self.widening is None else self.widening.to_dict(),
         }
+        more = {
+            "spare": list(self.spare),
+            "widths": [asdict(width) for width in self.widths],
+            "proof": self.proof,
+        }
+        return {**data, **{key: value for key, value in more.items() if value}}
 
     def to_json(self, indent: int | None = None) -> str:
         """The plan as JSON text; `from_json` restores it."""
@@ -75,7 +88,12 @@ class Plan:
                 widening=None if data["widening"] is None else Widening.from_dict(data["widening"]),
                 init=data["init"],
                 gains=tuple((str(path), float(factor)) for path, factor in data.get("gains", ())),
+                spare=tuple(map(str, data.get("spare", ()))),
+                widths=tuple(Width(**item) for item in data.get("widths", ())),
+                proof=str(data.get("proof", "")),
             )
+        except ConversionError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise ConversionError(f"this is no conversion plan: {type(error).__name__}: {error}") from error
 
@@ -117,11 +135,33 @@ def plan(
         SiteError: unknown sites and choices that a site does not admit, all of them in one message.
         ConversionError: a forward that cannot be traced or rewritten.
     """
-    from reborn_nas.backbone.guard import guard  # it draws and applies plans itself
+    from reborn_nas.backbone.rehearsal import rehearsed  # it applies plans
 
     found = discovery or discover(model, input_size, example_inputs=example_inputs)
-    chosen = admitted(architecture, found, guard(model, found))
-    return draw(model, found, chosen, widened(found, chosen), init)
+    steps = outline(model, architecture, found, init)
+    return replace(steps, widths=rehearsed(model, found, steps))
+
+
+def outline(model: nn.Module, architecture: Architecture, found: Discovery, init: str = "xavier") -> Plan:
+    """A plan that has not been tried out; enough to count what the network costs."""
+    chosen = admitted(architecture, found)
+    proof = found.proof
+    steps = draw(model, found, chosen, widened(found, chosen), init)
+    return replace(
+        steps,
+        placements=tuple(
+            replace(placement, clone=proof.clones.get(placement.site, ""))
+            if placement.choice != ORIGINAL.label
+            else placement
+            for placement in steps.placements
+        ),
+        spare=tuple(path for path in proof.spare if _all_chosen(found, path, chosen)),
+        proof=proof.digest,
+    )
+
+
+def _all_chosen(found: Discovery, path: str, chosen: Mapping[str, Choice]) -> bool:
+    return all(site.name in chosen for site in found.sites if site.path == path)
 
 
 def draw(
@@ -163,8 +203,3 @@ def draw(
     rewrites = (*(each.rewrite for each in means.values()), *taps_for(model, replaced))
     gains = () if init == "preserve" else conv_gains(model, found, chosen)
     return Plan(tuple(placements), rewrites, tuple(loops.items()), wide, init, gains)
-
-
-def with_init(plan: Plan, init: str) -> Plan:
-    """The same plan with another start."""
-    return replace(plan, init=init)

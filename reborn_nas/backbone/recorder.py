@@ -92,7 +92,7 @@ class Recorder(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = _name(func)
+        name = function_name(func)
         if name is None or name == "size":
             if args and (name or _asks_shape(func)):
                 self._shape_reads.add((self._value(args[0]), self._open[-1][0] if self._open else -1))
@@ -164,7 +164,7 @@ class Recorder(TorchFunctionMode):
         return ValueRef(self._value(tensor))
 
 
-def _name(func: Any) -> str | None:
+def function_name(func: Any) -> str | None:
     """The normalised name of a torch function, or None where it is no tensor operation (attribute access)."""
     name = getattr(func, "__name__", "") or ""
     if name == "__get__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from types import ModuleType
@@ -20,8 +21,8 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 def replicate(model: nn.Module, device: str) -> nn.Module:
     """A deep copy of `model` with every tensor on `device`; on "meta" no data is copied.
 
-    A module that is registered at several paths becomes an object at each. Hooks of the user stay behind: one that
-    keeps what it sees would keep what the copy does.
+    A module that is registered at several paths becomes an object at each. Hooks are copied with what they refer to:
+    one that keeps what it sees keeps it in the copy.
 
     Raises:
         ConversionError: when the model cannot be copied.
@@ -41,9 +42,31 @@ def replicate(model: nn.Module, device: str) -> nn.Module:
     for module in twin.modules():
         for name in _HOOKS:
             hooks = module.__dict__[name]
-            for key in [key for key, hook in hooks.items() if not _of_torch(hook)]:
-                del hooks[key]
+            for key, hook in hooks.items():
+                if not _of_torch(hook):
+                    hooks[key] = _own_hook(hook, memo)
     return _unalias(twin)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """`copy.deepcopy` of a network, also where a tensor that it computed from its parameters is kept as an attribute.
+
+    torch's `weight_norm` and pruning do so; torch refuses to copy such a tensor.
+
+    Raises:
+        ConversionError: when the network cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for tensor in tensors_in(list(module.__dict__.values())):
+            if tensor.grad_fn is not None:
+                memo[id(tensor)] = tensor.detach().clone()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ConversionError(
+            f"{type(model).__name__} cannot be copied: {error}; a network to convert must support copy.deepcopy"
+        ) from error
 
 
 def _copied_tensors(model: nn.Module, device: str) -> dict[int, Any]:
@@ -93,6 +116,19 @@ def _twins(modules: list[nn.Module], memo: dict[int, Any]) -> nn.Module:
                 state[key] = copy.deepcopy(value, memo)
     twin: nn.Module = memo[id(modules[0])]
     return twin
+
+
+def _own_hook(hook: Any, memo: dict[int, Any]) -> Any:
+    """A hook that refers to the copy: to its modules, and to copies of what a function has closed over."""
+    try:
+        if not isinstance(hook, types.FunctionType) or not hook.__closure__:
+            return copy.deepcopy(hook, memo)
+        cells = tuple(types.CellType(copy.deepcopy(cell.cell_contents, memo)) for cell in hook.__closure__)
+    except Exception:
+        return hook
+    own = types.FunctionType(hook.__code__, hook.__globals__, hook.__name__, hook.__defaults__, cells)
+    own.__kwdefaults__ = hook.__kwdefaults__
+    return own
 
 
 def _of_torch(hook: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -17,12 +17,15 @@ from reborn_nas.backbone.blocks import BlockFinder
 from reborn_nas.backbone.discovery import Place, find_places
 from reborn_nas.backbone.gates import gate_reason, live_values
 from reborn_nas.backbone.inputs import inputs_of
+from reborn_nas.backbone.proving import Proving
 from reborn_nas.backbone.replica import replace_tensors
 from reborn_nas.backbone.rewrite import locate
 from reborn_nas.backbone.spans import CallSpan
 from reborn_nas.backbone.trace import Trace, trace_modes
-from reborn_nas.backbone.unroll import unroll_fault
 from reborn_nas.errors import ConversionError, RebornError
+
+if TYPE_CHECKING:
+    from reborn_nas.backbone.proof import Proof
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Site:
         train_only: whether it runs in train mode alone (auxiliary heads).
         iteration: which pass through a loop over `span`, from 0.
         in_loop: whether a loop passes `span` several times, so that several sites share it.
-        fault: why nothing can stand here but the original; None where something can.
+        own_fault: why nothing can stand here but the original, as far as its own code shows.
     """
 
     name: str
@@ -68,8 +71,16 @@ class Site:
     train_only: bool
     iteration: int = 0
     in_loop: bool = False
-    fault: str | None = None
+    own_fault: str | None = None
     _doubling: _Doubling | None = field(default=None, repr=False, compare=False)
+    _proving: Proving | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing can stand here but the original, by its code or by the proof; None where something can."""
+        if self.own_fault is not None or self._proving is None:
+            return self.own_fault
+        return self._proving.proof().faults.get(self.name)
 
     def admits(self, choice: Choice | str) -> bool:
         """Whether `choice` can stand here."""
@@ -94,6 +105,8 @@ class Site:
         if family.channel_factor(**options) == 1:
             return None
         reason = self._doubling.refusal(self) if self._doubling is not None else "the network was not traced"
+        if reason is None and self._proving is not None and self.name in self._proving.proof().varying:
+            reason = "the site runs for some sizes or numbers of images only"
         return None if reason is None else f"{choice.name} doubles {self.channels} channels, but {reason}"
 
     @cached_property
@@ -146,6 +159,13 @@ class Discovery:
     eval_trace: Trace
     train_trace: Trace | None
     inputs: Any = field(default=None, repr=False, compare=False)
+    proving: Proving | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def proof(self) -> Proof:
+        """What the proof of the network found, made when first asked for."""
+        assert self.proving is not None
+        return self.proving.proof()
 
 
 def find_sites(model: nn.Module, input_size: Any = None, *, example_inputs: Any = None) -> tuple[Site, ...]:
@@ -175,11 +195,15 @@ def non_sites(model: nn.Module, input_size: Any = None, *, example_inputs: Any =
 def discover(model: nn.Module, input_size: Any = None, *, example_inputs: Any = None) -> Discovery:
     """Trace `model` in both modes and read its sites off the data flow."""
     inputs = inputs_of(model, input_size, example_inputs)
-    found = _discover(model, *trace_modes(model, inputs))
-    return replace(found, inputs=replace_tensors(inputs, Tensor.detach))
+    proving = Proving(model, inputs)
+    traces = trace_modes(model, inputs)
+    found = _discover(model, *traces, proving)
+    found = replace(found, inputs=replace_tensors(inputs, Tensor.detach))
+    proving.settle(found, model, on_cpu=any(run is not None and run.on_cpu for run in traces))
+    return found
 
 
-def _discover(model: nn.Module, eval_trace: Trace, train_trace: Trace | None) -> Discovery:
+def _discover(model: nn.Module, eval_trace: Trace, train_trace: Trace | None, proving: Proving) -> Discovery:
     traces = (eval_trace,) if train_trace is None else (eval_trace, train_trace)
     modules = dict(model.named_modules(remove_duplicate=False))
     live = tuple(live_values(run) for run in traces)
@@ -224,12 +248,13 @@ def _discover(model: nn.Module, eval_trace: Trace, train_trace: Trace | None) ->
                 train_only=number > 0,
                 iteration=place.iteration,
                 in_loop=place.turns > 0,
-                fault=_width_fault(widths) or _source_fault(place, modules),
+                own_fault=_width_fault(widths) or _source_fault(place, modules),
                 _doubling=doubling,
+                _proving=proving,
             )
         )
     doubling.sites = tuple(sites)
-    return Discovery(tuple(sites), (*others, *fused), eval_trace, train_trace)
+    return Discovery(tuple(sites), (*others, *fused), eval_trace, train_trace, proving=proving)
 
 
 def site_values(run: Trace, site: Site) -> tuple[tuple[int, int], ...]:
@@ -316,14 +341,6 @@ def _source_fault(place: Place, modules: Mapping[str, nn.Module]) -> str | None:
     owner = modules[place.first.owner]
     if "forward" in vars(owner):
         return f"this {type(owner).__name__} has a forward of its own, which hides its class's; define it in the class"
-    reason = _rewrite_fault(place, owner)
-    if reason is None:
-        return None
-    instead = unroll_fault(owner)
-    return None if instead is None else f"{reason} ({instead})"
-
-
-def _rewrite_fault(place: Place, owner: nn.Module) -> str | None:
     kind, span = type(owner).__name__, place.span
     if span is None:
         return f"the call's place in the source of {kind} is unknown; define the class in a file"

@@ -13,6 +13,7 @@ from types import CodeType, FrameType
 import torch
 from torch import nn
 
+_HERE = os.path.dirname(os.path.abspath(__file__))
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 # frames between a call and what it runs, that belong to torch's dispatch
 _PLUMBING = frozenset(
@@ -26,8 +27,8 @@ _PLUMBING = frozenset(
         ("_jit_internal.py",),
         ("utils", "_device.py"),
     )
-) | {os.path.join(os.path.dirname(os.path.abspath(__file__)), "recorder.py")}
-_TRACER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "trace.py")
+) | {os.path.join(_HERE, name) for name in ("recorder.py", "marks.py")}
+_RUNNERS = frozenset(os.path.join(_HERE, name) for name in ("trace.py", "running.py"))
 _INLINED = frozenset({"<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>", "<lambda>"})
 
 
@@ -77,7 +78,7 @@ class SpanFinder:
         helper: str | None = None
         while frame is not None:
             code = frame.f_code
-            if code.co_filename == _TRACER:  # behind it nobody's source: a forward that is no Python
+            if code.co_filename in _RUNNERS:  # behind it nobody's source: a forward that is no Python
                 return None
             if code.co_filename not in _PLUMBING:
                 if code.co_name in _INLINED:

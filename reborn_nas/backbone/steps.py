@@ -62,6 +62,11 @@ class WidenStep:
     groups: int
     channels: ChannelMap
 
+    @property
+    def keys(self) -> tuple[tuple[str, str, int], ...]:
+        """What tells the tensors that grow: module, tensor, dimension."""
+        return tuple((self.module, tensor, self.dim) for tensor in self.tensors)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values; `from_dict` restores the step."""
         return {

@@ -6,6 +6,7 @@ The model is copied with its tensors replaced by meta tensors: no data is copied
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -126,4 +127,4 @@ def _run(
             )
             reason = lines[0] if plain else f"{type(error).__name__}: {lines[0]}".removesuffix(": ")
             raise _RunError(recorder.where(), reason) from error
-    return recorder.finish(output, training)
+    return replace(recorder.finish(output, training), on_cpu=device == "cpu")

@@ -41,6 +41,7 @@ def widening(
     steps: dict[tuple[str, str, int], WidenStep] = {}
     widths: dict[str, int] = {}
     found: set[str] = set()
+    walked: list[tuple[Trace, set[tuple[str, str, int]]]] = []
     for run in runs:
         seeds: dict[int, int] = {}
         for site in doubled:
@@ -52,6 +53,7 @@ def widening(
         refusal = walk.go() or walk.agree(steps)
         if refusal is not None:
             return refusal
+        walked.append((run, {key for made in walk.steps.values() for step in made for key in step.keys}))
         for site in (*doubled, *among):
             for given, _ in site_values(run, site):
                 if given in walk.wide:
@@ -61,7 +63,20 @@ def widening(
         raise SiteError(
             f"site {missing[0]!r} does not run in this network; `reborn-nas sites` lists those that do"
         )
+    for run, keys in walked:
+        for key, step in steps.items():
+            if key not in keys and _reads(run, key):
+                mode = "train" if run.training else "eval"
+                what = f"which in {mode} mode read channels that are not doubled"
+                reason = f"they meet the weights of {step.module!r}, {what}"
+                return Refusal(reason, step.action, step.module)
     return Widening(tuple(dict.fromkeys(steps.values())), widths)
+
+
+def _reads(run: Trace, key: tuple[str, str, int]) -> bool:
+    """Whether an operation of the run reads a tensor."""
+    name = f"{key[0]}.{key[1]}".lstrip(".")
+    return any(run.consumers(value.id) for value in run.values if value.param == name)
 
 
 class Walk:
@@ -148,8 +163,7 @@ class Walk:
         users: dict[tuple[str, str, int], set[int]] = {}
         for index, made in self.steps.items():
             for step in made:
-                for tensor in step.tensors:
-                    key = (step.module, tensor, step.dim)
+                for key in step.keys:
                     users.setdefault(key, set()).add(index)
                     if steps.setdefault(key, step) != step:
                         return _shared(self.trace.ops[max(index, 0)], step)

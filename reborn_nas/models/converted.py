@@ -20,7 +20,6 @@ from reborn_nas.activations import fold_in_place, get_family
 from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice
 from reborn_nas.backbone import Plan, apply, build, find_sites
 from reborn_nas.backbone import plan as make_plan
-from reborn_nas.backbone.heads import tell_widths
 from reborn_nas.errors import ConfigError
 from reborn_nas.models.adapter import TimmAdapter, final_linear
 from reborn_nas.models.configuration import small_cfg
@@ -55,9 +54,7 @@ def build_network(
         raise
     if plan is None:
         plan = make_plan(model, architecture, spec.input_size)
-    backbone, model = model, apply(model, plan)
-    if spec.library == "timm" and spec.input_size is not None and plan.widening is not None:
-        tell_widths(model, backbone, spec.input_size)
+    model = apply(model, plan)
     if timm_api and spec.library != "timm":
         assert spec.input_size is not None
         return TimmAdapter(model, final_linear(model, spec.input_size), spec.num_classes or 0)

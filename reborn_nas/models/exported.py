@@ -139,11 +139,8 @@ def stored_plan(data: Any) -> Plan | None:
         return None
     plan = Plan.from_dict(data)
     for owner in plan.rewrites:
-        edits = getattr(owner.change, "edits", None)
-        pairs = [edit.attribute for edit in edits] if edits is not None else [
-            attribute for _, attribute in getattr(owner.change, "swaps", ())
-        ]  # fmt: skip
-        faults = [name for name in pairs if not isinstance(name, str) or not name.isidentifier()]
+        names = [edit.attribute for edit in getattr(owner.change, "edits", ())]
+        faults = [name for name in names if not isinstance(name, str) or not name.isidentifier()]
         if faults:
             raise ConfigError(f"the stored plan calls {faults[0]!r}, which is no attribute's name")
     for item in plan.placements:

@@ -1,0 +1,143 @@
+"""Where two programs part, whose fault it is, and in what words it is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from reborn_nas.backbone.program import Event, Program
+from reborn_nas.backbone.sites import Site
+
+_OWN = "give each of its uses an activation module of its own (self.acts[i]), or write x = activation(x)"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first event in which the converted network's program differs from the untouched one's.
+
+    Args:
+        before: the untouched network's program.
+        after: the converted network's.
+        index: of the event.
+    """
+
+    before: Program
+    after: Program
+    index: int
+
+    def blame(self, sites: Sequence[Site], modules: Mapping[str, nn.Module]) -> dict[str, str]:
+        """Site → fault, for at least one of `sites`."""
+        by_name = {site.name: site for site in sites}
+        names, what = self._suspects()
+        blamed = [by_name[name] for name in names if name in by_name]
+        # a module in place of another is what it was; an edited call may be something else
+        blamed = [site for site in blamed if site.kind != "module"] or blamed or self._nearby(sites)
+        widened = [
+            site for site in sites if any(site is other or _same_loop(site, other) for other in blamed)
+        ]
+        return {site.name: f"{place_of(site, modules)}: {what}; {_OWN}" for site in widened}
+
+    def _suspects(self) -> tuple[list[str], str]:
+        """Sites that the events themselves name, and what differs."""
+        old, new = _event(self.before, self.index), _event(self.after, self.index)
+        if new is None and self.after.error is not None:
+            return [], f"the converted network fails: {_first_line(self.after.error)}"
+        if old is not None and new is not None and old[:2] == new[:2] and old[0] in ("op", "site", "return"):
+            mine, theirs = _labels(old), _labels(new)
+            names = sorted(
+                {self._name(label) for label in mine ^ theirs if isinstance(label, tuple)}
+                | ({old[1]} if old[0] == "site" and mine == theirs else set())
+            )
+            reader = self._described(old)
+            lost = [self._name(label) for label in mine - theirs if isinstance(label, tuple)]
+            if lost:
+                what = (
+                    f"after conversion {reader} would not read the result of {', '.join(map(repr, lost[:3]))}, which "
+                    "the original writes over a value that is in use under another name"
+                )
+            else:
+                more = [label for label in theirs - mine if isinstance(label, str)]
+                given = ", ".join(map(repr, sorted(more)[:3])) or "something else"
+                what = f"after conversion {reader} would read {given}"
+            return names, what
+        names = [event[1] for event in (old, new) if event is not None and event[0] == "site"]
+        then = "nothing" if new is None else self._described(new)
+        now = "nothing" if old is None else self._described(old)
+        return names, f"after conversion {then} would run where the network runs {now}"
+
+    def _nearby(self, sites: Sequence[Site]) -> list[Site]:
+        """Sites of the modules that run there: those of loops first, then those with an edited call, then all."""
+        stack = self.before.stack(min(self.index, len(self.before.events)))
+        edited = [site for site in sites if site.kind != "module"]
+        for owner in reversed(stack):
+            here = [site for site in edited if site.owner == owner]
+            for group in ([site for site in here if site.in_loop], here):
+                if group:
+                    return group
+        return [site for site in edited if site.in_loop] or edited or list(sites)
+
+    def _name(self, label: Any) -> str:
+        return str(self.before.events[label[1]][1])
+
+    def _described(self, event: Event) -> str:
+        kind: str = event[0]
+        name: Any = event[1] if len(event) > 1 else ""
+        stack = self.before.stack(self.index)
+        inside = f" in {stack[-1]!r}" if stack and stack[-1] else ""
+        if kind == "op":
+            return f"{name.overloadpacket.__name__}{inside}"
+        if kind == "site":
+            return f"site {name!r}"
+        if kind == "enter":
+            return f"module {name!r}"
+        if kind == "exit":
+            return f"the end of {name or 'the network'!r}"
+        return "the network's output"
+
+
+def difference(before: Program, after: Program) -> Difference | None:
+    """The first difference of two programs, None where there is none."""
+    for index, (old, new) in enumerate(zip(before.events, after.events)):
+        if old != new:
+            return Difference(before, after, index)
+    if len(before.events) != len(after.events) or after.error is not None:
+        return Difference(before, after, min(len(before.events), len(after.events)))
+    return None
+
+
+def rough(program: Program) -> list[Any]:
+    """A program without its numbers: what ran, in order."""
+    return [event[:2] if event[0] != "return" else event[:1] for event in program.events]
+
+
+def _event(program: Program, index: int) -> Event | None:
+    return program.events[index] if index < len(program.events) else None
+
+
+def _labels(tree: Any) -> set[Any]:
+    """The labels that the operands of an event show."""
+    found: set[Any] = set()
+    if isinstance(tree, tuple):
+        if len(tree) == 4 and isinstance(tree[1], tuple) and isinstance(tree[2], tuple):
+            return set(tree[2])
+        for item in tree:
+            found |= _labels(item)
+    return found
+
+
+def _same_loop(one: Site, other: Site) -> bool:
+    return one.in_loop and other.in_loop and (one.owner, one.span) == (other.owner, other.span)
+
+
+def place_of(site: Site, modules: Mapping[str, nn.Module]) -> str:
+    """Class, file and line of a site's call, for messages."""
+    owner = modules.get(site.owner)
+    kind = type(owner).__name__ if owner is not None else "the network"
+    return f"{kind} ({site.span.place})" if site.span is not None else kind
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,176 @@
+"""Mark the sites of a network that runs under a `ProgramRecorder`.
+
+In a converted network a site is a module that conversion put in. In the untouched network it is a call at a place in
+the source, and what is to be put in acts there in flight: on a copy of its input, in place where the original was.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from reborn_nas.backbone.program import ProgramRecorder
+from reborn_nas.backbone.recorder import function_name
+from reborn_nas.backbone.replica import tensors_in
+from reborn_nas.backbone.sites import Site
+from reborn_nas.backbone.spans import CallSpan, SpanFinder
+
+
+class Marks(TorchFunctionMode):
+    """The modules that run, and which of their calls are sites.
+
+    A function mode in both networks: torch takes other ways under one, such as the slow path of attention.
+    """
+
+    def __init__(self, model: nn.Module, recorder: ProgramRecorder) -> None:
+        super().__init__()
+        self.model, self.recorder = model, recorder
+        self.stack: list[tuple[str, nn.Module, int]] = []  # path, module, number of the call
+        self.calls = 0
+        self.pending: list[str | None] = []
+
+    def site_of_call(self, path: str, module: nn.Module) -> str | None:
+        """The site that the call of a module is, if any."""
+        raise NotImplementedError
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Hooks on every module for a while; they return None, for a value would replace the output."""
+        handles: list[Any] = []
+        for path, module in self.model.named_modules():
+            handles.append(module.register_forward_pre_hook(self._enter(path), prepend=True))
+            handles.append(module.register_forward_hook(self._leave, always_call=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, path: str) -> Callable[[nn.Module, Any], None]:
+        def hook(module: nn.Module, args: Any) -> None:
+            site = None if self.recorder.in_site else self.site_of_call(path, module)
+            self.pending.append(site)
+            self.stack.append((path, module, self.calls))
+            self.calls += 1
+            if site is None:
+                self.recorder.event("enter", path)
+
+        return hook
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        path, _, _ = self.stack.pop()
+        if self.pending.pop() is None:
+            self.recorder.event("exit", path)
+
+
+class Converted(Marks):
+    """A converted network. Args: paths: module path → the site that it is now."""
+
+    def __init__(self, model: nn.Module, recorder: ProgramRecorder, paths: Mapping[str, str]) -> None:
+        super().__init__(model, recorder)
+        self.paths = paths
+        for path, site in paths.items():
+            module = model.get_submodule(path)
+            module.forward = self._marked(module.forward, site)
+
+    def site_of_call(self, path: str, module: nn.Module) -> str | None:
+        return self.paths.get(path)
+
+    def _marked(self, own: Callable[..., Any], site: str) -> Callable[..., Any]:
+        def forward(x: Tensor) -> Any:
+            with self.recorder.site(site, (x,)) as close:
+                result = own(x)
+                close(result)
+            return result
+
+        return forward
+
+
+class Untouched(Marks):
+    """The network before conversion. Args: functions: site → what acts there in flight."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recorder: ProgramRecorder,
+        sites: Sequence[Site],
+        functions: Mapping[str, Callable[[Tensor], Tensor]],
+    ) -> None:
+        super().__init__(model, recorder)
+        self.functions = functions
+        self.spans = SpanFinder()
+        self.uneven: dict[str, tuple[int, int]] = {}
+        self._own = {site.path: site for site in sites if site.kind == "module" and site.path is not None}
+        self._shared = {(s.path, s.owner, s.span, s.iteration): s for s in sites if s.kind == "shared"}
+        self._functional = {(*_call(s), s.span, s.iteration): s for s in sites if s.path is None}
+        self._paths = {site.path for site in sites if site.kind == "shared"}
+        self._names = {name for _, name, _, _ in self._functional}
+        self._passes: dict[tuple[str, int, CallSpan | None], int] = {}
+        self._inplace = {site.name: site.inplace for site in sites}
+        for path in {*self._own, *self._paths} - {None}:
+            module = model.get_submodule(path or "")
+            module.forward = self._marked(module.forward)
+
+    def site_of_call(self, path: str, module: nn.Module) -> str | None:
+        if path in self._own:
+            return self._own[path].name
+        if path not in self._paths or not self.stack:
+            return None
+        caller, owner, call = self.stack[-1]
+        span = self.spans.find(sys._getframe(2), owner)
+        found = self._shared.get((path, caller, span, self._passed(path, call, span)))
+        return None if found is None else found.name
+
+    def _passed(self, prefix: str, call: int, span: CallSpan | None) -> int:
+        count = self._passes.get((prefix, call, span), 0)
+        self._passes[prefix, call, span] = count + 1
+        return count
+
+    def passes(self, site: Site) -> set[int]:
+        """How often the calls of the site's owner passed it, of those that did."""
+        prefix = site.path if site.path is not None else ".".join(filter(None, _call(site)))
+        return {n for (name, _, span), n in self._passes.items() if (name, span) == (prefix, site.span)}
+
+    def _marked(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            site = self.pending[-1] if self.pending else None
+            given = next(tensors_in((args, kwargs)), None)
+            if site is None or given is None or self.recorder.in_site:
+                return own(*args, **kwargs)
+            return self._act(site, given)
+
+        return forward
+
+    def _act(self, site: str, x: Tensor) -> Any:
+        with self.recorder.site(site, (x,)) as close:
+            if self._inplace[site]:
+                result = x.copy_(self.functions[site](x.clone()))
+            else:
+                result = self.functions[site](x)
+            close(result)
+        return result
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.stack and not self.recorder.in_site and (name := function_name(func)) in self._names:
+            owner, module, call = self.stack[-1]
+            span = self.spans.find(sys._getframe(1), module)
+            prefix = f"{owner}.{name}".lstrip(".")
+            site = self._functional.get((owner, name, span, self._passed(prefix, call, span)))
+            if site is not None:
+                return self._act(site.name, next(tensors_in((args, kwargs))))
+        return func(*args, **kwargs)
+
+
+def _call(site: Site) -> tuple[str, str]:
+    """Owner and function of a functional site."""
+    prefix = site.name.rsplit("@", 1)[0]
+    return site.owner, prefix[len(site.owner) + 1 :] if site.owner else prefix

@@ -1,0 +1,259 @@
+"""The program that a network runs, as one stream of events: module calls, aten operations, sites, outputs.
+
+Tensors are told apart by what was written into their storage: an event names each operand by the events whose results
+it still shows. So an in-place activation and one that returns a new tensor give the same stream, unless somebody
+reads the overwritten value under another name, which is what conversion has to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from reborn_nas.backbone.replica import tensors_in
+
+Event = tuple[Any, ...]
+Label = Any  # what wrote into a storage: a number of an event, ("site", number), or the name of a parameter or input
+
+
+@dataclass(frozen=True)
+class Region:
+    """The elements of a storage that a view shows."""
+
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Region:
+        """What `tensor` shows of its storage; dimensions of one element say nothing."""
+        pairs = [(n, s) for n, s in zip(tensor.shape, tensor.stride()) if n != 1]
+        pairs.sort(key=lambda pair: -pair[1])
+        return cls(int(tensor.storage_offset()), tuple(n for n, _ in pairs), tuple(s for _, s in pairs))
+
+    def apart(self, other: Region) -> bool:
+        """Whether the two surely share no element: boxes of one grid that lie apart in one dimension."""
+        if self.strides != other.strides or not self.strides or 0 in self.strides:
+            return False
+        mine, theirs = self.offset, other.offset
+        for stride, n, m in zip(self.strides, self.shape, other.shape):
+            start, begin = mine // stride, theirs // stride
+            if start + n <= begin or begin + m <= start:
+                return True
+            mine, theirs = mine % stride, theirs % stride
+        return False
+
+
+@dataclass
+class _Storage:
+    """What was written into one storage, oldest first; None stands for all of it."""
+
+    writes: list[tuple[Label, Region | None]]
+
+    def write(self, label: Label, tensor: Tensor, size: int) -> None:
+        if tensor.numel() * tensor.element_size() >= size:
+            self.writes = [(label, None)]
+        else:
+            self.writes.append((label, Region.of(tensor)))
+
+    def seen(self, tensor: Tensor) -> tuple[Label, ...]:
+        """The labels that the elements of `tensor` show."""
+        if len(self.writes) == 1:
+            return (self.writes[0][0],)
+        region = Region.of(tensor)
+        found: list[Label] = []
+        for label, where in reversed(self.writes):
+            if where is None or where == region:
+                found.append(label)
+                break
+            if not where.apart(region):
+                found.append(label)
+        return tuple(found)
+
+
+@dataclass
+class Program:
+    """One run.
+
+    Args:
+        events: in order; ("enter", path), ("exit", path), ("op", name, arguments), ("site", name, operands),
+            ("return", operands).
+        output: what the network returned.
+        overwritten: site → "input" and "output", where something later writes into what it read or gave.
+        parameters: names of the parameters and buffers that operations outside of sites read.
+        gradients: parameter → its gradient, where the run asked for gradients.
+        error: what the network raised, or None.
+    """
+
+    events: list[Event] = field(default_factory=list)
+    output: Any = None
+    overwritten: dict[str, set[str]] = field(default_factory=dict)
+    parameters: set[str] = field(default_factory=set)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    error: Exception | None = None
+
+    @property
+    def runs(self) -> dict[str, int]:
+        """Site → how often it ran."""
+        found: dict[str, int] = {}
+        for event in self.events:
+            if event[0] == "site":
+                found[event[1]] = found.get(event[1], 0) + 1
+        return found
+
+    def stack(self, index: int) -> list[str]:
+        """Paths of the modules that run at an event, outermost first."""
+        stack: list[str] = []
+        for event in self.events[:index]:
+            if event[0] == "enter":
+                stack.append(event[1])
+            elif event[0] == "exit":
+                stack.pop()
+        return stack
+
+
+class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records the program while the model runs. `site` marks the run of a site: one event, whatever happens inside."""
+
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.program = Program()
+        self._storages: dict[int, _Storage] = {}
+        self._alive: list[Any] = []
+        self._given = 0
+        self._site: int | None = None
+        self._held: dict[int, list[tuple[str, str]]] = {}
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            self._know(tensor, name)
+        for number, tensor in enumerate(tensors_in(inputs)):
+            self._know(tensor, f"input {number}")
+
+    @property
+    def in_site(self) -> bool:
+        """Whether a site runs now."""
+        return self._site is not None
+
+    def event(self, *event: Any) -> None:
+        """Add an event, unless a site runs."""
+        if self._site is None:
+            self.program.events.append(event)
+
+    @contextmanager
+    def site(self, name: str, given: Sequence[Tensor]) -> Iterator[Callable[[Any], None]]:
+        """While it is open, all that happens is this site's. Call what it yields with the result."""
+        if self._site is not None:
+            yield lambda result: None
+            return
+        with torch._C.DisableTorchFunction():
+            operands = tuple(self._shown(tensor) for tensor in given)
+        self._site = len(self.program.events)
+        self.program.events.append(("site", name, operands))
+        label = ("site", self._site)
+
+        def close(result: Any) -> None:
+            with torch._C.DisableTorchFunction():
+                for tensor in tensors_in(result):
+                    storage = self._storages.get(tensor.untyped_storage()._cdata)
+                    if storage is None:
+                        self._know(tensor, label)
+                    elif storage.seen(tensor) != (label,):
+                        storage.write(label, tensor, tensor.untyped_storage().nbytes())
+                for role, tensors in (("input", given), ("output", tuple(tensors_in(result)))):
+                    for tensor in tensors:
+                        self._held.setdefault(tensor.untyped_storage()._cdata, []).append((name, role))
+
+        try:
+            yield close
+        finally:
+            self._site = None
+
+    def finish(self, output: Any) -> None:
+        """Record what the network returned."""
+        self.program.output = output
+        with torch._C.DisableTorchFunction():
+            self.program.events.append(("return", tuple(self._shown(t) for t in tensors_in(output))))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunction():
+            event: Event | None = None
+            if self._site is None:
+                shown = self._describe(args), tuple((k, self._describe(v)) for k, v in kwargs.items())
+                event = ("op", func, *shown)
+            label: Label = len(self.program.events) if self._site is None else ("site", self._site)
+            result = func(*args, **kwargs)
+            if event is not None:
+                self.program.events.append(event)
+            written = _written(func, args, kwargs) if func._schema.is_mutable else ()
+            for tensor in written:
+                self._write(tensor, label)
+            for tensor in tensors_in(result):
+                if tensor.untyped_storage()._cdata not in self._storages:
+                    self._know(tensor, label)
+        return result
+
+    def _write(self, tensor: Tensor, label: Label) -> None:
+        storage = tensor.untyped_storage()
+        known = self._storages.get(storage._cdata)
+        if known is None:
+            known = self._know(tensor, self._next())
+        known.write(label, tensor, storage.nbytes())
+        if self._site is None:
+            for site, role in self._held.get(storage._cdata, ()):
+                self.program.overwritten.setdefault(site, set()).add(role)
+        else:
+            running = self.program.events[self._site][1]
+            for site, role in self._held.get(storage._cdata, ()):
+                if site != running:
+                    self.program.overwritten.setdefault(site, set()).add(role)
+
+    def _know(self, tensor: Tensor, label: Label) -> _Storage:
+        storage = tensor.untyped_storage()
+        self._alive.append(storage)
+        return self._storages.setdefault(storage._cdata, _Storage([(label, None)]))
+
+    def _next(self) -> str:
+        """The label of a tensor that came from nowhere: a constant of the network's."""
+        self._given += 1
+        return f"constant {self._given}"
+
+    def _shown(self, tensor: Tensor) -> Event:
+        """How an event names an operand."""
+        storage = self._storages.get(tensor.untyped_storage()._cdata)
+        if storage is None:
+            storage = self._know(tensor, self._next())
+        labels = storage.seen(tensor)
+        if self._site is None and isinstance(labels[0], str):
+            self.program.parameters.update(label for label in labels if isinstance(label, str))
+        # a site in place leaves a view as it was, its replacement makes a tensor of its own
+        moved = isinstance(labels[0], tuple)
+        return (tensor.dtype, tuple(tensor.shape), labels, None if moved else tensor.storage_offset())
+
+    def _describe(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._shown(value)
+        if isinstance(value, list | tuple):
+            return tuple(self._describe(item) for item in value)
+        if isinstance(value, float):
+            return repr(value)  # nan is nan
+        if isinstance(value, int | str | bool | torch.dtype | torch.layout | torch.memory_format | None):
+            return value
+        return type(value).__name__ if not isinstance(value, torch.device) else value.type
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+    """The tensors that an operation writes into, by its schema."""
+    for place, argument in enumerate(func._schema.arguments):
+        info = argument.alias_info
+        if info is None or not info.is_write:
+            continue
+        value = args[place] if place < len(args) and not argument.kwarg_only else kwargs.get(argument.name)
+        yield from tensors_in(value)

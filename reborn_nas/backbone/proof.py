@@ -1,0 +1,397 @@
+"""The proof of a conversion: the converted network runs the same program as the untouched one, sites aside.
+
+A site is a place in the source, and its runs are told apart by the turns of the loop around it. Code in which that
+does not hold (a loop over activations of several kinds, over the images of a batch, views changed in place) would be
+converted into something else. So once for each network every site gets a stand-in, a leaky ReLU with a slope of its
+own, and the program of the converted copy is compared with that of the untouched network in which the same
+activations act in flight: in eval mode, and in train mode with a larger batch and larger images. For classes that are
+neither torch's nor timm's the numbers and gradients are compared too. Sites behind a difference are refused, with
+what differed; the rest is proved again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reborn_nas.activations import get_family
+from reborn_nas.architecture import Choice
+from reborn_nas.backbone.apply import apply
+from reborn_nas.backbone.differences import difference, place_of, rough
+from reborn_nas.backbone.inputs import arguments, resized
+from reborn_nas.backbone.marks import Converted, Untouched
+from reborn_nas.backbone.numbers import other_numbers, randomised
+from reborn_nas.backbone.plan import Plan, draw
+from reborn_nas.backbone.program import Program
+from reborn_nas.backbone.proving import is_own
+from reborn_nas.backbone.replica import copied, replicate
+from reborn_nas.backbone.running import run
+from reborn_nas.backbone.sites import Discovery, Site, site_values
+from reborn_nas.backbone.varied import numbered, shrunk
+from reborn_nas.errors import ConversionError
+
+_SEEDS = 3  # further runs in train mode, where a loop tells sites apart
+_GROWN = ((1, 32), (1, 0), (0, 32), (0, 0))  # images and pixels more than in the first run
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the proof of a network found.
+
+    Args:
+        faults: site → why nothing but its original can stand there.
+        clones: site → "input", "output" or "both": what something later overwrites, and conversion has to copy.
+        spare: paths of activation modules with parameters that nothing uses once all their sites are replaced.
+        proved: sites that were put to the proof and passed.
+        varying: sites that run for some numbers and sizes of images only.
+    """
+
+    faults: Mapping[str, str] = field(default_factory=dict)
+    clones: Mapping[str, str] = field(default_factory=dict)
+    spare: tuple[str, ...] = ()
+    proved: tuple[str, ...] = ()
+    varying: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits of all that was found."""
+        data = [dict(self.faults), dict(self.clones), self.spare, self.proved, self.varying]
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def prove(model: nn.Module, found: Discovery, inputs: Any) -> Proof:
+    """Put every site of a network that could carry an activation to the proof.
+
+    Args:
+        model: the network; only copies of it are run.
+        found: its sites.
+        inputs: what it was traced with.
+    """
+    return _Prover(model, found, inputs).prove()
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """One pair of runs."""
+
+    training: bool
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    device: str
+
+
+class _Prover:
+    def __init__(self, model: nn.Module, found: Discovery, inputs: Any) -> None:
+        self.model, self.found, self.inputs = model, found, inputs
+        self.own = is_own(model)
+        self.faults: dict[str, str] = {}
+        self.clones: dict[str, set[str]] = {}
+        self.varying: set[str] = set()
+        self.modules = dict(model.named_modules(remove_duplicate=False))
+
+    def prove(self) -> Proof:
+        layouts = get_family("leaky_relu").layouts()
+        sites = [s for s in self.found.sites if s.own_fault is None and s.layout in layouts]
+        sites = self._drawable(sites)
+        spare: tuple[str, ...] = ()
+        while sites:
+            faults, spare = self._try(sites)
+            if not faults:
+                break
+            self.faults.update(faults)
+            sites = [site for site in sites if site.name not in faults]
+        clones = {
+            site.name: "both" if len(self.clones[site.name]) > 1 else next(iter(self.clones[site.name]))
+            for site in sites
+            if self.clones.get(site.name)
+        }
+        return Proof(
+            self.faults, clones, spare, tuple(site.name for site in sites), tuple(sorted(self.varying))
+        )
+
+    def _drawable(self, sites: Sequence[Site]) -> list[Site]:
+        """The sites that a plan can be made for; the others get what stands against it."""
+        kept = []
+        double = replicate(self.model, "meta")
+        by_owner: dict[str, list[Site]] = {}
+        for site in sites:
+            by_owner.setdefault("" if site.kind == "module" else f"rewritten {site.owner}", []).append(site)
+        for group in by_owner.values():
+            if group[0].kind != "module":
+                try:
+                    draw(double, self.found, _stand_ins(group, own=self.own), init="preserve")
+                except ConversionError as error:
+                    self.faults.update({site.name: str(error) for site in group})
+                    continue
+            kept += group
+        return sorted(kept, key=lambda site: site.index)
+
+    def _try(self, sites: Sequence[Site]) -> tuple[dict[str, str], tuple[str, ...]]:
+        """Site → fault, empty where all of them pass; and the modules that are spare then."""
+        chosen = _stand_ins(sites, own=self.own)
+        steps = draw(self.model, self.found, chosen, init="preserve")
+        met: set[str] = set()
+        read: set[str] = set()
+        self.clones = {}
+        for setting, before, marks in self._settings(sites, steps):
+            after = self._converted(steps, setting)
+            where = difference(before, after)
+            if where is not None:
+                return where.blame(sites, self.modules), ()
+            met |= before.runs.keys()
+            self.varying |= self._elsewhere(sites, before, setting.training)
+            read |= before.parameters | after.parameters
+            for name, roles in after.overwritten.items():
+                self.clones.setdefault(name, set()).update(roles)
+            faults = self._uneven(sites, marks)
+            if faults:
+                return faults, ()
+        faults = self._unsteady(sites, steps) or self._never_met(sites, met)
+        if not faults and self.own:
+            faults = self._numbers(sites, steps)
+        return faults, self._spare(sites, read)
+
+    def _settings(self, sites: Sequence[Site], steps: Plan) -> Iterator[tuple[_Setting, Program, Untouched]]:
+        """The runs of the untouched network that serve; each is compared before the next is made."""
+        modes = [(False, _GROWN[-1:]), (True, _GROWN)]
+        if self.found.train_trace is None:
+            modes[1] = (False, _GROWN[:-1])
+        met: set[str] = set()
+        for training, growths in modes:
+            for growth in growths:
+                found = self._first(training, growth, sites, steps)
+                if found is not None:
+                    met |= found[1].runs.keys()
+                    yield found
+                    break
+        if self.found.train_trace is not None and any(site.name not in met for site in sites):
+            found = self._first(True, _GROWN[-1], sites, steps)
+            if found is not None:
+                yield found
+
+    def _first(
+        self, training: bool, growth: tuple[int, int], sites: Sequence[Site], steps: Plan
+    ) -> tuple[_Setting, Program, Untouched] | None:
+        try:
+            inputs = self._grown(*growth)
+        except ConversionError:
+            return None
+        for device in ("meta", "cpu"):
+            setting = _Setting(training, *arguments(numbered(inputs, device)), device)
+            program, marks = self._untouched(sites, steps, setting)
+            if program.error is None:
+                return setting, program, marks
+        return None
+
+    def _grown(self, images: int, pixels: int) -> Any:
+        """The inputs with more images, which are larger."""
+        return (
+            resized(self.model, self.inputs, images=images, pixels=pixels)
+            if images or pixels
+            else self.inputs
+        )
+
+    def _untouched(
+        self, sites: Sequence[Site], steps: Plan, setting: _Setting, seed: int = 0
+    ) -> tuple[Program, Untouched]:
+        double = self._double(setting.device)
+        return untouched(double, sites, steps, setting.args, setting.kwargs, setting.training, seed=seed)
+
+    def _converted(self, steps: Plan, setting: _Setting) -> Program:
+        return converted(self._double(setting.device), steps, setting.args, setting.kwargs, setting.training)
+
+    def _double(self, device: str) -> nn.Module:
+        double = replicate(self.model, device)
+        return randomised(double) if device != "meta" and _on_meta(self.model) else double
+
+    def _elsewhere(self, sites: Sequence[Site], program: Program, training: bool) -> set[str]:
+        """Sites that ran when the network was traced and not now, or the other way round."""
+        trace = self.found.train_trace if training else self.found.eval_trace
+        ran = program.runs
+        return {site.name for site in sites if trace and bool(site_values(trace, site)) != (site.name in ran)}
+
+    def _unsteady(self, sites: Sequence[Site], steps: Plan) -> dict[str, str]:
+        """Sites of loops in networks whose program changes from run to run."""
+        looped = [site for site in sites if site.in_loop]
+        if not looped:
+            return {}
+        for training in (True, False) if self.found.train_trace is not None else (False,):
+            first: list[Any] | None = None
+            for seed in range(_SEEDS + 1):
+                for device in ("meta", "cpu"):
+                    setting = _Setting(training, *arguments(numbered(self.inputs, device)), device)
+                    program, marks = self._untouched(sites, steps, setting, seed)
+                    if program.error is None:
+                        break
+                faults = self._uneven(sites, marks)
+                if faults:
+                    return faults
+                first = rough(program) if first is None else first
+                if rough(program) != first:
+                    reason = (
+                        "the network runs other operations from run to run, so that the turns of this loop cannot be "
+                        "told apart; give each turn an activation module of its own"
+                    )
+                    return {site.name: f"{place_of(site, self.modules)}: {reason}" for site in looped}
+        return {}
+
+    def _uneven(self, sites: Sequence[Site], marks: Untouched) -> dict[str, str]:
+        """Sites of loops that did not take as many turns as there are sites."""
+        faults = {}
+        for site in sites:
+            if not site.in_loop:
+                continue
+            turns = sum((s.owner, s.span, s.path) == (site.owner, site.span, site.path) for s in sites)
+            seen = marks.passes(site)
+            if not seen <= {turns}:
+                counts = " and ".join(map(str, sorted(seen | {turns})))
+                faults[site.name] = (
+                    f"{place_of(site, self.modules)}: the loop around it runs it {counts} times, so that its "
+                    "turns are no fixed places; "
+                    "give each turn an activation module of its own"
+                )
+        return faults
+
+    def _never_met(self, sites: Sequence[Site], met: set[str]) -> dict[str, str]:
+        return {
+            site.name: f"{place_of(site, self.modules)}: it did not run when the conversion was to be proved"
+            for site in sites
+            if site.name not in met
+        }
+
+    def _numbers(self, sites: Sequence[Site], steps: Plan) -> dict[str, str]:
+        """Sites behind other numbers or gradients than the untouched network gives."""
+        source = randomised(replicate(self.model, "cpu"))
+        paths = [placement.path for placement in steps.placements]
+        paths += [placement.replaces for placement in steps.placements if placement.replaces is not None]
+        for training in (False, True) if self.found.train_trace is not None else (False,):
+            for inputs in shrunk(self.inputs):
+                args, kwargs = arguments(numbered(inputs, "cpu"))
+                runs = (args, kwargs, training)
+                before, _ = untouched(copied(source), sites, steps, *runs, gradients=True)
+                if before.error is None:
+                    break
+            else:
+                continue
+            after = converted(copied(source), steps, *runs, gradients=True)
+            where = difference(before, after)
+            if where is not None:
+                return where.blame(sites, self.modules)
+            reason = other_numbers(before, after, paths)
+            if reason is not None:
+                return self._suspected(sites, reason)
+        return {}
+
+    def _suspected(self, sites: Sequence[Site], reason: str) -> dict[str, str]:
+        """The sites that are likeliest behind other numbers: those with edited calls, else all."""
+        edited = [site for site in sites if site.kind != "module"] or list(sites)
+        return {
+            site.name: f"{place_of(site, self.modules)}: {reason}; give the site an activation module of its own"
+            for site in edited
+        }
+
+    def _spare(self, sites: Sequence[Site], read: set[str]) -> tuple[str, ...]:
+        """Shared activation modules with parameters that nothing outside of `sites` reads."""
+        names = {site.name for site in sites}
+        found = []
+        for path in dict.fromkeys(site.path for site in self.found.sites if site.kind == "shared"):
+            if path is None or any(s.path == path and s.name not in names for s in self.found.sites):
+                continue
+            own = [f"{path}.{name}" for name, _ in self.modules[path].named_parameters()]
+            if own and read.isdisjoint(own):
+                found.append(path)
+        return tuple(found)
+
+
+def untouched(
+    double: nn.Module,
+    sites: Sequence[Site],
+    steps: Plan,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    training: bool,
+    *,
+    gradients: bool = False,
+    seed: int = 0,
+) -> tuple[Program, Untouched]:
+    """The program of `double`, with what `steps` puts in acting in flight."""
+    functions = _functions(double, sites, steps)
+
+    def make(recorder: Any) -> Untouched:
+        return Untouched(double, recorder, sites, functions)
+
+    program, marks = run(make, double, args, kwargs, training=training, gradients=gradients, seed=seed)
+    assert isinstance(marks, Untouched)
+    return program, marks
+
+
+def converted(
+    double: nn.Module,
+    steps: Plan,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    training: bool,
+    *,
+    gradients: bool = False,
+) -> Program:
+    """The program of a copy of the converted `double`."""
+    try:
+        new = copied(apply(double, steps, inplace=True))
+    except ConversionError as error:
+        return Program(error=error)
+    for placement in steps.placements:
+        _slope(new.get_submodule(placement.path), placement.site)
+    paths = {placement.path: placement.site for placement in steps.placements}
+    program, _ = run(
+        lambda recorder: Converted(new, recorder, paths),
+        new,
+        args,
+        kwargs,
+        training=training,
+        gradients=gradients,
+    )
+    return program
+
+
+def _functions(
+    double: nn.Module, sites: Sequence[Site], steps: Plan
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Site → the stand-in that acts there in flight."""
+    functions: dict[str, Callable[[Tensor], Tensor]] = {}
+    like = next((p for p in double.parameters() if p.is_floating_point()), torch.empty(0))
+    for placement in steps.placements:
+        original = None if placement.replaces is None else double.get_submodule(placement.replaces)
+        made = placement.make(original, steps.init)
+        functions[placement.site] = _slope(made.to(device=like.device, dtype=like.dtype), placement.site)
+    return functions
+
+
+def _slope(made: nn.Module, site: str) -> nn.Module:
+    """Give a stand-in with parameters numbers that no other site has."""
+    generator = torch.Generator().manual_seed(int(hashlib.sha256(site.encode()).hexdigest()[:8], 16))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if not parameter.is_meta:
+                parameter.copy_(torch.rand(parameter.shape, generator=generator) * 0.9 + 0.05)
+    return made
+
+
+def _stand_ins(sites: Sequence[Site], *, own: bool = False) -> dict[str, Choice]:
+    """What acts at each site for the proof: for classes of unknown making with parameters, which a forward may read."""
+    if own:
+        return {site.name: Choice("prelu") for site in sites}
+    count = max((site.index for site in sites), default=0) + 2
+    return {
+        site.name: Choice("leaky_relu", negative_slope=round(0.02 + 0.9 * (site.index + 1) / count, 6))
+        for site in sites
+    }
+
+
+def _on_meta(model: nn.Module) -> bool:
+    return any(parameter.is_meta for parameter in model.parameters())

@@ -1,0 +1,60 @@
+"""When a network is put to the proof: at once where its own numbers are needed, else when first asked about a site."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from reborn_nas.backbone.replica import replicate
+from reborn_nas.errors import ConversionError
+
+if TYPE_CHECKING:
+    from reborn_nas.backbone.proof import Proof
+    from reborn_nas.backbone.sites import Discovery
+
+_KNOWN = ("torch", "timm", "torchvision", "reborn_nas")
+
+
+class Proving:
+    """The proof of one network, made once. Pickled as the proof, without the network.
+
+    Args:
+        model: the network. What becomes of it later does not matter: a copy on the meta device is kept.
+        inputs: what it is run with.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        self._model: nn.Module | None = replicate(model, "meta")
+        self._inputs = inputs
+        self._found: Discovery | None = None
+        self._proof: Proof | None = None
+
+    def settle(self, found: Discovery, model: nn.Module, *, on_cpu: bool) -> None:
+        """Take in the sites. A network of other classes than the known libraries', or with numbers in its control
+        flow, is proved at once, with its own weights where it has some.
+        """
+        self._found = found
+        real = not any(parameter.is_meta for parameter in model.parameters())
+        if real and (on_cpu or is_own(model)):
+            self._model = model
+            self.proof()
+
+    def proof(self) -> Proof:
+        """The proof, made when first asked for."""
+        if self._proof is None:
+            from reborn_nas.backbone.proof import prove  # it plans and applies, which ask for sites
+
+            if self._model is None or self._found is None:
+                raise ConversionError("the network was not traced")
+            self._proof = prove(self._model, self._found, self._inputs)
+            self._model = self._inputs = self._found = None
+        return self._proof
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_proof": self.proof(), "_model": None, "_inputs": None, "_found": None}
+
+
+def is_own(model: nn.Module) -> bool:
+    """Whether some of its modules are of classes that no library of ours defines."""
+    return any(type(module).__module__.partition(".")[0] not in _KNOWN for module in model.modules())

@@ -1,0 +1,383 @@
+"""The proof of a conversion: what would come out as another network is refused, what can be put right is."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from reborn_nas.architecture import Architecture
+from reborn_nas.backbone import Plan, apply, build_converted, convert, discover, plan
+from reborn_nas.errors import SiteError
+
+SIZE = (3, 16, 16)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(3 if n == 0 else 8, 8, 3, padding=1) for n in range(4)])
+        self.c1, self.c2 = self.convs[0], nn.Conv2d(8, 8, 3, padding=1)
+        self.relu, self.elu = nn.ReLU(), nn.ELU()
+        self.acts = nn.ModuleDict({"relu": nn.ReLU(), "tanh": nn.Tanh()})
+        self.fc = nn.Linear(8, 5)
+
+    def pool(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(x.mean((2, 3)))
+        return out
+
+
+class Kinds(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, name in zip(self.convs, ["relu", "relu", "tanh", "relu"]):
+            x = self.acts[name](conv(x))
+        return self.pool(x)
+
+
+class Chosen(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        for number, conv in enumerate(self.convs):
+            act = self.relu if number else self.elu
+            x = act(conv(x))
+        return self.pool(x)
+
+
+class ByName(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, name in zip(self.convs, ["relu", "elu", "relu", "relu"]):
+            x = getattr(self, name)(conv(x))
+        return self.pool(x)
+
+
+class Identity(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        for number, conv in enumerate(self.convs):
+            act = self.relu if number != 1 else (lambda value: value)
+            x = act(conv(x))
+        return self.pool(x)
+
+
+class LastIsSigmoid(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        for number, conv in enumerate(self.convs):
+            x = (F.relu if number < 3 else torch.sigmoid)(conv(x))
+        return self.pool(x)
+
+
+class Images(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        rows = []
+        for image in x:
+            rows.append(F.relu(self.c1(image[None])).mean((2, 3)))
+        out: Tensor = self.fc(torch.cat(rows))
+        return out
+
+
+class Sizes(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c1(x)
+        for _ in range(x.shape[-1] // 8):
+            x = F.relu(self.c2(x))
+        return self.pool(x)
+
+
+class Skips(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c1(x)
+        for _ in range(3):
+            if self.training and random.random() < 0.5:
+                continue
+            x = F.relu(self.c2(x))
+        return self.pool(x)
+
+
+class Shuffles(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c1(x)
+        for number in random.sample(range(1, 4), 3) if self.training else range(1, 4):
+            x = F.relu(self.convs[number](x))
+        return self.pool(x)
+
+
+class Slice(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.c1(x)
+        F.relu_(a[:, :4])
+        return self.pool(self.c2(a))
+
+
+class Chunk(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.c1(x)
+        left, right = a.chunk(2, 1)
+        left = left.relu_()
+        return self.pool(self.c2(a)) + self.pool(torch.cat([left, right], 1))
+
+
+class Flat(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.c1(x)
+        b = F.relu(a.view(len(a), -1), inplace=True)
+        return self.pool(self.c2(a)) + self.fc(b[:, :8])
+
+
+class Data(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.c1(x)
+        b = a.data.relu_()
+        return self.pool(self.c2(a)) + self.pool(b)
+
+
+class WalksParameters(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.c1(x))
+        return self.pool(x) + sum(parameter.mean() for parameter in self.parameters())
+
+
+REFUSED: dict[type[Net], str] = {
+    Kinds: "site 'acts.relu@2' would run where the network runs module 'acts.tanh'",
+    Chosen: "site 'relu@0' would run where the network runs site 'elu'",
+    ByName: "would run where the network runs site 'elu'",
+    Identity: "site 'relu@1' would run where the network runs module 'convs.2'",
+    LastIsSigmoid: "mean would run where the network runs module 'convs.3'",
+    Images: "cat would run where the network runs unsqueeze",
+    Sizes: "mean would run where the network runs module 'c2'",
+    Skips: "the loop around it runs it",
+    Shuffles: "other operations from run to run",
+    Slice: "result is dropped",
+    Chunk: "would not read the result of 'relu@0'",
+    Flat: "would not read the result of 'relu@0'",
+    Data: "would not read the result of 'relu@0'",
+    WalksParameters: "mean would read 'relu.weight'",
+}
+
+
+@pytest.mark.parametrize("make", REFUSED, ids=lambda make: str(make.__name__))
+def test_another_network_would_come_out(make: type[Net]) -> None:
+    """Refused alike by `admits` and by `convert`, with the class, the file and what differs."""
+    model = make()
+    sites = [site for site in discover(model, SIZE).sites if site.name != "elu"]
+    assert sites
+    for site in sites:
+        assert not site.admits("relu"), site.name
+        assert site.choices == ()
+        with pytest.raises(SiteError, match=r"test_proof\.py:\d+") as error:
+            convert(model, {site.name: "reborn"}, SIZE)
+        assert make.__name__ in str(error.value)
+        assert REFUSED[make] in str(error.value)
+
+
+class Reused(Net):
+    """The input of the activation is overwritten after it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c1(x)
+        r = self.c2(F.relu(x))
+        x += r
+        return self.pool(x)
+
+
+class Assigned(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.c1(x)
+        a[:, :4] = F.relu(a[:, :4])
+        return self.pool(self.c2(a))
+
+
+class Behind(Net):
+    """The output of the activation is overwritten; Hardswish does not save it, its replacement may."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.hardswish(self.c1(x))
+        return self.pool(self.c2(F.dropout(x, 0.5, self.training, inplace=True)))
+
+
+class Halves(Net):
+    """A half is activated in place, and nobody reads the whole again."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.c1(x)
+        left, right = a[:, :4], a[:, 4:]
+        left = left.relu_()
+        return self.pool(self.c2(torch.cat([left, right], 1)))
+
+
+def slopes(x: Tensor, slope: float) -> Tensor:
+    return torch.where(x > 0, x, slope * x)
+
+
+RIGHT: dict[type[Net], tuple[str, str, Callable[[Net, Tensor], Tensor]]] = {
+    Reused: ("relu@0", "input", lambda m, x: m.pool(m.c1(x) + m.c2(slopes(m.c1(x), 0.3)))),
+    Assigned: (
+        "relu@0",
+        "input",
+        lambda m, x: m.pool(m.c2(torch.cat([slopes(m.c1(x)[:, :4], 0.3), m.c1(x)[:, 4:]], 1))),
+    ),
+    Behind: ("hardswish@0", "output", lambda m, x: m.pool(m.c2(slopes(m.c1(x), 0.3)))),
+    Halves: (
+        "relu@0",
+        "",
+        lambda m, x: m.pool(m.c2(torch.cat([slopes(m.c1(x)[:, :4], 0.3), m.c1(x)[:, 4:]], 1))),
+    ),
+}
+
+
+@pytest.mark.parametrize("make", RIGHT, ids=lambda make: str(make.__name__))
+def test_what_is_overwritten_is_copied(make: type[Net]) -> None:
+    torch.manual_seed(0)
+    model = make()
+    name, clone, expected = RIGHT[make]
+    found = discover(model, SIZE)
+    assert found.proof.clones.get(name, "") == clone
+    steps = plan(model, Architecture("x", {name: "leaky_relu(negative_slope=0.3)"}), discovery=found)
+    steps = Plan.from_json(steps.to_json())
+    assert [placement.clone for placement in steps.placements] == [clone]
+    new = apply(model, steps)
+    x = torch.randn(2, *SIZE)
+    torch.testing.assert_close(new.eval()(x), expected(model, x))
+    for choice in ("relu", "reborn", "gelu"):
+        other = convert(model, {name: choice}, SIZE).train()
+        other(x).sum().backward()
+        assert all(parameter.grad is not None for parameter in (other.c1.weight, other.c2.weight))
+
+
+def test_a_graph_module_is_refused_where_copies_would_run_the_old_forward() -> None:
+    class Plain(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.pool(self.relu(self.c2(F.relu(self.c1(x)))))
+
+    graph = fx.symbolic_trace(Plain())
+    found = discover(graph, SIZE)
+    admitted = [site.name for site in found.sites if site.admits("gelu")]
+    assert admitted == ["relu"]
+    new = convert(graph, "leaky_relu(negative_slope=0.3)", SIZE)
+    x = torch.randn(2, *SIZE)
+    for twin in (new, copy.deepcopy(new), pickle.loads(pickle.dumps(new))):
+        y = F.relu(graph.get_submodule("convs.0")(x))
+        y = slopes(graph.get_submodule("c2")(y), 0.3)
+        torch.testing.assert_close(twin.eval()(x), graph.get_submodule("fc")(y.mean((2, 3))))
+
+
+class TestHooks:
+    def test_of_a_replaced_module_act_on_what_stands_there_now(self) -> None:
+        class Hooked(Net):
+            def __init__(self) -> None:
+                super().__init__()
+                self.relu.register_forward_hook(lambda module, given, made: made * 2)
+                self.relu.register_forward_pre_hook(lambda module, given: (given[0] - 1,))
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.pool(self.relu(self.c1(x)))
+
+        model = Hooked()
+        new = convert(model, {"relu": "leaky_relu(negative_slope=0.3)"}, SIZE)
+        x = torch.randn(2, *SIZE)
+        torch.testing.assert_close(new(x), model.pool(slopes(model.c1(x) - 1, 0.3) * 2))
+
+    def test_that_keep_what_they_see_keep_nothing_of_the_proof(self) -> None:
+        seen: list[Tensor] = []
+        model = Reused()
+        model.c2.register_forward_hook(lambda module, given, made: seen.append(made))
+        convert(model, "gelu", SIZE)
+        assert seen == []
+
+
+class TestShared:
+    class Twice(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = nn.PReLU(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.pool(self.act(self.c2(self.act(self.c1(x)))))
+
+    def test_no_dead_parameter_is_left(self) -> None:
+        model = self.Twice()
+        new = convert(model, "gelu", SIZE)
+        assert not any("act" in name for name, _ in new.named_parameters())
+        new(torch.randn(2, *SIZE)).sum().backward()
+        unused = {name for name, parameter in new.named_parameters() if parameter.grad is None}
+        assert not any(name.startswith(("c2", "fc", "convs.0")) for name in unused)
+
+    def test_one_site_keeps_it(self) -> None:
+        new = convert(self.Twice(), {"act@0": "gelu"}, SIZE)
+        assert "act.weight" in dict(new.named_parameters())
+
+
+class TestOneMode:
+    class Modal(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.c1(x)
+            y = F.relu(y) if self.training else F.relu6(y)
+            return self.pool(self.c2(y))
+
+    def test_doubling_what_runs_in_one_mode_is_refused(self) -> None:
+        model = self.Modal()
+        sites = {site.name: site for site in discover(model, SIZE).sites}
+        for name, mode in (("relu@0", "eval"), ("relu6@0", "train")):
+            assert sites[name].admits("gelu")
+            reason = sites[name].refusal("crelu(compression=none)")
+            assert reason is not None
+            assert f"'c2', which in {mode} mode read channels that are not doubled" in reason
+            with pytest.raises(SiteError, match=f"in {mode} mode"):
+                convert(model, {name: "crelu(compression=none)"}, SIZE)
+
+
+class TestWidths:
+    """What `apply` makes of a plan is all that `convert` makes."""
+
+    def test_apply_owns_the_widths(self) -> None:
+        model = timm.create_model("mobilenetv1_100", num_classes=10)
+        found = discover(model, (3, 64, 64))
+        widenable = {
+            s.name: "crelu(compression=none)" for s in found.sites if s.admits("crelu(compression=none)")
+        }
+        arch = Architecture("mobilenetv1_100", widenable)
+        steps = Plan.from_json(plan(model, arch, discovery=found).to_json())
+        new: Any = apply(model, steps)
+        assert new.num_features == model.num_features * 2
+        whole: Any = convert(model, arch, (3, 64, 64))
+        assert whole.num_features == new.num_features
+        assert whole.feature_info == new.feature_info
+        new.reset_classifier(7)
+        assert new(torch.randn(2, 3, 64, 64)).shape == (2, 7)
+        assert model.num_features * 2 == new.num_features
+
+    def test_so_does_a_network_built_from_its_plan(self) -> None:
+        spec = "mobilenetv1_100"
+        model = timm.create_model(spec, num_classes=10)
+        found = discover(model, (3, 64, 64))
+        last = [s for s in found.sites if s.admits("crelu(compression=none)")][-1]
+        new: Any = build_converted(spec, Architecture(spec, {last.name: "crelu(compression=none)"}), seed=0)
+        assert new.num_features == 2 * model.num_features  # type: ignore[operator]
+
+
+class TestPlan:
+    def test_it_carries_the_proof(self) -> None:
+        model = Reused()
+        found = discover(model, SIZE)
+        steps = plan(model, Architecture("x", {"relu@0": "gelu"}), discovery=found)
+        assert steps.proof == found.proof.digest
+        assert len(steps.proof) == 12
+        again = pickle.loads(pickle.dumps(found))
+        assert again.proof == found.proof  # a worker does not prove again
+
+    def test_one_from_before_the_proof_still_loads(self) -> None:
+        model = Reused()
+        data = plan(model, Architecture("x", {"relu@0": "gelu"}), SIZE).to_dict()
+        for key in ("proof", "spare", "widths"):
+            data.pop(key, None)
+        for placement in data["placements"]:
+            placement.pop("clone", None)
+        steps = Plan.from_dict(data)
+        assert steps.proof == ""
+        assert steps.to_dict() == data
+        assert apply(model, steps).eval()(torch.randn(2, *SIZE)).shape == (2, 5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,6 +64,13 @@ WHAT, HOW, EXPLORATION, STUDY, MACHINE = (
     "where it runs",
 )
 """Groups of settings, in the order of `reborn-nas search --help`."""
+
+
+NEWCOMER_NETWORK: Mapping[str, Any] = {"width": 0.125, "norm": False}
+NEWCOMER_RATE = 0.005
+"""The network and the learning rate of a study in which nobody chose any, so that a study of a minute finds something:
+without batch norm and at this rate ten epochs are too few for the network to learn, and with reborn blocks, which bring
+a batch norm of their own, they are enough."""
 
 
 class StudyConfig(BaseModel):
@@ -298,18 +305,21 @@ class StudyConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _small_defaults(cls, data: Any) -> Any:
-        """What nobody chose is small: a quarter of the default network's width; on digits 10 epochs, one thread.
+        """What nobody chose is small and finds something: see `NEWCOMER_NETWORK`. On digits 10 epochs, one thread.
 
-        A worker a device. One thread: at 8×8 pixels a second gains nothing; the numbers do not depend on the cores.
+        A worker a slot. One thread: at 8×8 pixels a second gains nothing; the numbers do not depend on the cores.
         """
         if not isinstance(data, dict):
             return data
         data = dict(data)
         if data.get("workers") is None:
             data["workers"] = _one_a_device(data.get("devices"))
-        if "backbone" not in data:
-            data.setdefault("backbone_arguments", {"width": 0.25})
-        if data.get("dataset", "digits") == "digits":
+        digits = data.get("dataset", "digits") == "digits"
+        if "backbone" not in data and "backbone_arguments" not in data:
+            data["backbone_arguments"] = dict(NEWCOMER_NETWORK)
+            if digits and data.get("recipe", "fast") == "fast" and data.get("learning_rate") is None:
+                data["learning_rate"] = NEWCOMER_RATE
+        if digits:
             for name, value in (("epochs", 10), ("threads", 1)):
                 if data.get(name) is None:
                     data[name] = value

@@ -25,6 +25,16 @@ class Sum:
     se: float
     df: float
 
+    def plus(self, other: Sum) -> Sum:
+        """The sum of two independent ones, with the smaller degrees of freedom."""
+        se = float(np.hypot(self.se, other.se))
+        return Sum(self.effect + other.effect, se, min(self.df, other.df))
+
+    def shrunk(self) -> Sum:
+        """The effect by James and Stein's positive-part factor, for one that was chosen; the error stays."""
+        factor = max(0.0, 1 - (self.se / self.effect) ** 2) if self.effect else 0.0
+        return Sum(factor * self.effect, self.se, self.df)
+
     def interval(self, level: float = 0.05) -> tuple[float, float]:
         """The t interval at 1 − `level`."""
         half = float(stats.t.isf(level / 2, self.df)) * self.se
@@ -38,8 +48,8 @@ class AddsUp:
     Args:
         total: the sum that the screen lets expect.
         measured: what was measured.
-        gap, gap_low, gap_high: measured − total with its 95 % interval.
-        clear: whether they disagree at the level that the budget leaves.
+        gap, gap_low, gap_high: measured − total with its interval at the level that the budget leaves.
+        clear: whether they disagree, which is whether that interval leaves out 0.
     """
 
     total: Sum
@@ -74,7 +84,5 @@ def adds_up(total: Sum, measured: Comparison, level: float) -> AddsUp:
     if not se > 0 or not measured.noisy:
         return AddsUp(total, measured, gap, gap, gap, False)
     df = float(parts.sum() ** 2 / (parts**2 / [total.df, measured.df]).sum())
-    half = float(stats.t.isf(0.025, df)) * se
-    return AddsUp(
-        total, measured, gap, gap - half, gap + half, bool(2 * stats.t.sf(abs(gap) / se, df) <= level)
-    )
+    half = float(stats.t.isf(level / 2, df)) * se
+    return AddsUp(total, measured, gap, gap - half, gap + half, abs(gap) > half)

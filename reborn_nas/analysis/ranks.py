@@ -11,7 +11,7 @@ from reborn_nas.analysis.shrinkage import Shrunk
 
 FloatArray = npt.NDArray[np.float64]
 
-DRAWS = 4000
+DRAWS = 2000
 LEAST_SITES = 12
 """With fewer, five of them are most of them, and their scale is too little known for a probability."""
 TOP = 5

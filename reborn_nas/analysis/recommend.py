@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from reborn_nas.analysis.additive import fit_codes
+from reborn_nas.analysis.collapse import collapsed
 from reborn_nas.analysis.conditions import find_conditions
 from reborn_nas.analysis.encoding import Space
 from reborn_nas.analysis.evidence import Mixture, integrate, integrate_codes
@@ -58,18 +59,23 @@ def recommend(
     budgets: Sequence[Budget] = (),
     excess: Excess | None = None,
     neighbours: bool = True,
+    chance: float = 0.0,
+    failed: Sequence[bool] | None = None,
 ) -> Recommendation:
     """The assignment with the largest expected accuracy under an additive model of the trials.
 
     Args:
         trials: assignments, site (or group) → label, in the order of the network.
-        accuracy: in [0, 1]; NaN trials are left out, those that collapsed count as the worst and no more.
+        accuracy: in [0, 1]; NaN trials are left out, those that collapsed (`collapse.collapsed`) count as the worst
+            and no more.
         choices: what each site may take; what the trials took, without.
         stages: site → stage, so that sites of a stage lend to each other.
         budgets: limits on costs that add up over the sites.
         excess: an assignment → by what share it exceeds each budget, by name, where the costs do not quite add up: the
             budgets are tightened until the recommended assignment exceeds none.
         neighbours: whether neighbouring choices interact.
+        chance: accuracy of a guess.
+        failed: trials that are known to have failed.
 
     Raises:
         ConfigError: fewer than 8 finished trials, or no assignment within the budgets.
@@ -82,7 +88,7 @@ def recommend(
             f"{finished} of {len(trials)}"
         )
     space = Space(choices_of(trials) if choices is None else choices, stages, neighbours)
-    posterior = integrate(space, trials, pull_in(values))
+    posterior = integrate(space, trials, pull_in(values, collapsed(values, chance, failed)))
     if excess is not None:
         budgets = tightened(posterior, budgets, excess)
     return recommend_from(posterior, trials, values, budgets=budgets)

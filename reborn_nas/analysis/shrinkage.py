@@ -8,6 +8,7 @@ takes the same likelihood with a maximum in place of the integral, which is too 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,8 @@ intervals."""
 _NOISES, _SCALES = 7, 48
 _REACH = 3.0
 """The grid of τ ends at so many times the largest estimate (or its standard error, where that is larger)."""
-_NEGLIGIBLE = 1e-5
+_NEGLIGIBLE = 2e-4
+_HALVINGS = 32
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Shrunk:
     """Posterior of each effect: a mixture over K grid points of a point at 0 and a normal.
 
     Args:
-        mean, low, high: (n,) posterior mean and 95 % credible interval, in the estimates' unit.
+        mean: (n,) posterior mean, in the estimates' unit.
         share: (K,) weight of each grid point.
         at_zero: (K, n) probability that the effect is exactly 0.
         centre, spread: (K, n) mean and standard deviation of the effect where it is not.
@@ -41,13 +43,35 @@ class Shrunk:
     """
 
     mean: FloatArray
-    low: FloatArray
-    high: FloatArray
     share: FloatArray
     at_zero: FloatArray
     centre: FloatArray
     spread: FloatArray
     prior_sd: float
+
+    @functools.cached_property
+    def low(self) -> FloatArray:
+        """(n,) lower end of the 95 % credible interval."""
+        return self._quantile(0.025)
+
+    @functools.cached_property
+    def high(self) -> FloatArray:
+        """(n,) upper end of the 95 % credible interval."""
+        return self._quantile(0.975)
+
+    def _quantile(self, level: float) -> FloatArray:
+        """The `level` quantile of each site's mixture by bisection; exactly 0 where the point at 0 holds it."""
+        reach = np.abs(self.centre).max(axis=0) + 9 * self.spread.max(axis=0) + 1e-12
+        low, high = -reach, reach.copy()
+        point = self.spread <= 0
+        scale = np.where(point, 1.0, self.spread)
+        for _ in range(_HALVINGS):
+            middle = 0.5 * (low + high)
+            smooth = np.where(point, middle >= self.centre, ndtr((middle - self.centre) / scale))
+            cdf = self.share @ (self.at_zero * (middle >= 0) + (1 - self.at_zero) * smooth)
+            below = cdf < level
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+        return np.where(np.abs(high) < reach * 2.0 ** (2 - _HALVINGS), 0.0, high)
 
     def draw(self, rng: np.random.Generator, draws: int) -> FloatArray:
         """(draws, n) joint draws of the effects: the sites of one draw share their grid point."""
@@ -85,8 +109,6 @@ def shrink(effect: FloatArray, se: FloatArray, df: float = np.inf) -> Shrunk:
     mean = weight @ ((1 - at_zero) * centre)
     return Shrunk(
         mean=mean,
-        low=_quantile(weight, at_zero, centre, spread, 0.025),
-        high=_quantile(weight, at_zero, centre, spread, 0.975),
         share=weight,
         at_zero=at_zero,
         centre=centre,
@@ -101,21 +123,3 @@ def _noise_factors(df: float) -> FloatArray:
         return np.ones(1)
     levels = (np.arange(_NOISES) + 0.5) / _NOISES
     return np.asarray(np.sqrt(df / stats.chi2.ppf(levels, df)))
-
-
-def _quantile(
-    weight: FloatArray, at_zero: FloatArray, centre: FloatArray, spread: FloatArray, level: float
-) -> FloatArray:
-    """The `level` quantile of each site's mixture by bisection; exactly 0 where the point at 0 holds it."""
-    reach = np.abs(centre).max(axis=0) + 9 * spread.max(axis=0) + 1e-12
-    low, high = -reach, reach.copy()
-    point = spread <= 0
-    scale = np.where(point, 1.0, spread)
-    for _ in range(50):
-        middle = 0.5 * (low + high)
-        step = (middle >= 0).astype(np.float64)
-        smooth = np.where(point, (middle >= centre).astype(np.float64), ndtr((middle - centre) / scale))
-        cdf = weight @ (at_zero * step + (1 - at_zero) * smooth)
-        below = cdf < level
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return np.where(np.abs(high) < 1e-9 * reach, 0.0, high)

@@ -231,6 +231,10 @@ def print_estimates(
         ],
         right=(1,),
     )
+    if summary.get("collapsed"):
+        print(
+            f"{summary['collapsed']:.0f} more collapsed: the estimates are those among the runs that converged."
+        )
     print("Intervals allow for the number of sites, and for a site having been chosen by its verdict.")
     if "detectable" in summary:
         say(

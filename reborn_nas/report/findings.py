@@ -286,6 +286,7 @@ def _summary(view: RunView, screen: Designed | None, effects: pd.DataFrame | Non
         "runs": float(attrs["n_runs"]), "planned": float(max(planned, attrs["n_runs"])),
         "splits": float(len(set(screen.block.tolist()))), "sigma": attrs["sigma"], "df": float(attrs["df"]),
         "detectable": detectable, "correlation": attrs["max_correlation"],
+        "collapsed": float(attrs["collapsed"]),
     }  # fmt: skip
     if screen.images:
         summary["validation_n"] = float(screen.images)

@@ -149,17 +149,22 @@ def _everywhere(screen: Designed, fitted: Fit, ends: _Ends, level: float) -> Add
 def _at_candidate(
     view: RunView, screen: Designed, fitted: Fit, candidate: Comparison, level: float
 ) -> AddsUp | None:
-    """The shrunk effects of the candidate's sites against what the candidate gains; None where its forms vary."""
-    from reborn_nas.analysis.adding import adds_up, shrunk_sum
+    """The shrunk effects of the candidate's sites, and what its kernel and compression add, against what it gains."""
+    from reborn_nas.analysis.adding import adds_up, fitted_sum, shrunk_sum
     from reborn_nas.analysis.shrinkage import shrink
 
     record = next((r for r in view.phase("candidate") if r.arm == "candidate"), None)
-    if record is None or len(fitted.extra):
+    change = None if record is None else _option_change(screen, record)
+    if record is None or change is None or len(change) != len(fitted.extra):
         return None
     sites = np.array([_holds(record, name, view.arms[0]) for name in screen.names], dtype=np.bool_)
     if not sites.any():
         return None
-    return adds_up(shrunk_sum(shrink(fitted.beta, fitted.se, fitted.df), sites, fitted.df), candidate, level)
+    total = shrunk_sum(shrink(fitted.beta, fitted.se, fitted.df), sites, fitted.df)
+    if len(change):
+        form = fitted_sum(fitted, np.zeros(len(fitted.beta)), change)
+        total = total.plus(form.shrunk())  # chosen for being large, as the sites are
+    return adds_up(total, candidate, level)
 
 
 def _holds(record: TrialRecord, name: str, tested: str) -> bool:

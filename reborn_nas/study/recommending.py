@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from reborn_nas.records import TrialRecord
+from reborn_nas.records import TrialRecord, chance_level
 
 if TYPE_CHECKING:
     from reborn_nas.analysis.maximise import Budget
@@ -91,7 +91,10 @@ def recommend_run(
         for budget in budgets
     )
     accuracy = [float(record.accuracy or 0.0) for record in trained]
-    return recommend(trials, accuracy, stages=stages, budgets=kept, excess=excess)
+    return recommend(
+        trials, accuracy, stages=stages, budgets=kept, excess=excess, chance=chance_level(trained),
+        failed=[record.state == "diverged" for record in trained],
+    )  # fmt: skip
 
 
 def _measured(

@@ -227,9 +227,7 @@ def point(effect: list[float], spread: float) -> Shrunk:
     """A posterior of one grid point."""
     centre = np.array([effect])
     nothing = np.zeros_like(centre)
-    return Shrunk(
-        centre[0], centre[0], centre[0], np.ones(1), nothing, centre, np.full_like(centre, spread), 1.0
-    )
+    return Shrunk(centre[0], np.ones(1), nothing, centre, np.full_like(centre, spread), 1.0)
 
 
 def test_ranks_are_those_of_the_draws() -> None:

@@ -1,0 +1,154 @@
+"""Collapsed trainings: which they are, what they cost, and which sites cause them."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from reborn_nas.analysis import plan_screen, site_effects
+from reborn_nas.analysis.collapse import collapsed, failures_by_site
+
+CHANCE = 0.1
+
+
+def test_the_rule_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    values = 0.9 + rng.normal(0, 0.003, 96)
+    values[:4] = [
+        0.1,
+        0.5,
+        0.6,
+        0.88,
+    ]  # a third of the way from .9 to .1 is lost at .633; .88 is six deviations off
+    assert list(np.flatnonzero(collapsed(values, CHANCE))) == [0, 1, 2, 3]
+    values[3] = 0.885  # five
+    assert list(np.flatnonzero(collapsed(values, CHANCE))) == [0, 1, 2]
+    failed = np.zeros(96, dtype=bool)
+    failed[50] = True
+    assert list(np.flatnonzero(collapsed(values, CHANCE, failed))) == [0, 1, 2, 50]
+    values[4] = np.nan
+    assert not collapsed(values, CHANCE)[4]
+
+
+def test_many_collapses_do_not_hide_one_another() -> None:
+    rng = np.random.default_rng(1)
+    values = np.concatenate([0.9 + rng.normal(0, 0.003, 56), 0.1 + rng.normal(0, 0.01, 40)])
+    assert list(collapsed(values, CHANCE)) == [False] * 56 + [True] * 40
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.003, 0.1])
+def test_ordinary_runs_do_not_collapse(spread: float) -> None:
+    rng = np.random.default_rng(2)
+    assert not collapsed(np.clip(0.5 + rng.normal(0, spread, 96), 0, 1), CHANCE).any()
+    assert not collapsed(rng.uniform(0, 1, 96), 0.0).any()
+    assert not collapsed([0.9, 0.1, 0.9]).any()  # too few to tell
+
+
+def test_large_effects_are_no_collapses() -> None:
+    plan = plan_screen(5, 32, 0, kernels=(), compressions=())
+    pp = np.where(plan.design, 0.5, -0.5) @ [-40.0, 10, 5, 0, 0] + np.random.default_rng(0).normal(0, 0.3, 32)
+    table = site_effects(plan.design, 0.6 + pp / 100, chance=CHANCE)
+    assert table.attrs["collapsed"] == 0
+    assert table["verdict"][0] == "harmful"
+
+
+def test_failures_by_hand() -> None:
+    design = np.array([[1, 0], [1, 0], [1, 1], [1, 1], [0, 0], [0, 0], [0, 1], [0, 1]], dtype=bool)
+    failed = np.array([1, 1, 1, 1, 0, 0, 0, 0], dtype=bool)
+    found = failures_by_site(design, failed)
+    # all four of C(8, 4) at the first site, two or more of four at the second
+    assert found.p_value == pytest.approx([1 / 70, 53 / 70])
+    assert (found.with_level.tolist(), found.without_level.tolist()) == ([4, 2], [0, 2])
+    assert list(found.named) == [True, False]  # 1/70 ≤ .05/2
+    assert found.testable
+    few = failures_by_site(design, failed & (np.arange(8) < 3))
+    assert not few.testable  # 1/14 at best
+    truth = stats.fisher_exact([[2, 2], [2, 2]], alternative="greater").pvalue
+    assert found.p_value[1] == pytest.approx(truth)
+    assert not failures_by_site(design, np.zeros(8, dtype=bool)).testable
+
+
+@functools.lru_cache(maxsize=16)
+def power(sites: int, runs: int, size: float, losses: str, studies: int) -> dict[str, float]:
+    """Share of the studies that find one effect, name the failing site and name another.
+
+    `losses` is "none", "1" … "3" random collapses, or the share of the first site's reborn runs that fail, "25 %".
+    """
+    found, named, other, covered = [], [], [], []
+    for seed in range(studies):
+        plan = plan_screen(sites, runs, seed % 40, kernels=(), compressions=())
+        rng = np.random.default_rng(np.random.SeedSequence([seed, 3]))  # the same noise for all losses
+        truth = np.zeros(sites)
+        truth[-1] = size
+        accuracy = 0.7 + (np.where(plan.design, 0.5, -0.5) @ truth + rng.normal(0, 0.3, runs)) / 100
+        failed = np.zeros(runs, dtype=bool)
+        if losses.endswith("%"):
+            failed = plan.design[:, 0] & (rng.random(runs) < float(losses[:-1]) / 100)
+        elif losses != "none":
+            failed[rng.choice(runs, int(losses), replace=False)] = True
+        accuracy[failed] = CHANCE
+        table = site_effects(plan.design, accuracy, block=plan.block, chance=CHANCE)
+        found.append(table["verdict"].iloc[-1] == "suggestive")
+        fails = table["makes_fail"].to_numpy()
+        named.append(fails[0])
+        other.append(fails[1:].any())
+        covered.append(((table["ci_low"] <= truth) & (truth <= table["ci_high"])).mean())
+    return {
+        name: float(np.mean(values))
+        for name, values in (("found", found), ("named", named), ("other", other), ("covered", covered))
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.*collapsed")
+def test_a_share_of_the_table_of_collapses() -> None:
+    """One random collapse costs little, and a site that fails in 60 % of its reborn runs is named."""
+    whole, one = power(33, 96, 0.35, "none", 60), power(33, 96, 0.35, "1", 60)
+    assert one["found"] >= whole["found"] - 0.1
+    assert one["covered"] >= 0.92
+    assert not one["named"]
+    often = power(33, 96, 0.35, "60 %", 30)
+    assert often["named"] == 1
+    assert often["other"] <= 0.1
+
+
+STUDIES = 250
+MARGIN = 3 * np.sqrt(0.25 / STUDIES)
+"""Three standard errors of a share, at the most."""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*collapsed")
+@pytest.mark.parametrize(("sites", "runs", "size", "cost"), [(33, 96, 0.35, 0.02), (5, 32, 0.45, 0.10)])
+@pytest.mark.parametrize("losses", ["1", "3"])
+def test_random_collapses_cost_little_power(
+    sites: int, runs: int, size: float, cost: float, losses: str
+) -> None:
+    whole, lost = power(sites, runs, size, "none", STUDIES), power(sites, runs, size, losses, STUDIES)
+    assert whole["found"] > 0.8
+    assert lost["found"] >= whole["found"] * (1 - cost) - 0.03  # the studies are paired
+    assert lost["covered"] >= 0.94 - 0.02
+    assert lost["named"] + lost["other"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*collapsed")
+@pytest.mark.parametrize(
+    ("sites", "runs", "size", "losses", "named", "kept"),
+    [
+        (33, 96, 0.35, "25 %", 0.8, 0.95),
+        (33, 96, 0.35, "60 %", 0.98, 0.88),
+        (5, 32, 0.45, "25 %", 0.0, 0.9),
+        (5, 32, 0.45, "60 %", 0.95, 0.65),
+    ],
+)
+def test_a_failing_site_is_named_and_the_others_keep_their_power(
+    sites: int, runs: int, size: float, losses: str, named: float, kept: float
+) -> None:
+    whole, lost = power(sites, runs, size, "none", STUDIES), power(sites, runs, size, losses, STUDIES)
+    assert lost["named"] >= named - 3 * np.sqrt(named * (1 - named) / STUDIES)
+    assert lost["other"] <= 0.025 + 0.03
+    assert lost["found"] >= whole["found"] * kept - MARGIN / 2
+    assert lost["covered"] >= 0.92

@@ -78,9 +78,11 @@ def _segmentation(name: str) -> Network:
 
 def _detection(name: str) -> Network:
     small: dict[str, Any] = {} if name.startswith("ssd") else {"min_size": 64, "max_size": 96}
-    small["box_score_thresh" if "rcnn" in name else "score_thresh"] = (
-        0.0  # so that fresh weights detect something
-    )
+    if "rcnn" in name:  # the thresholds let fresh weights detect something, the limits keep it quick
+        small.update(box_score_thresh=0.0, box_detections_per_img=8, box_batch_size_per_image=32)
+        small.update(rpn_post_nms_top_n_test=32, rpn_post_nms_top_n_train=64)
+    else:
+        small.update(score_thresh=0.0, detections_per_img=8, topk_candidates=32)
     make = _torchvision(name, weights_backbone=None, **small)
     return Network(
         f"torchvision.detection:{name}",
@@ -111,15 +113,10 @@ def targets(keypoints: bool) -> list[dict[str, Tensor]]:
 
 
 def _video(name: str) -> Network:
-    shape = (2, 3, 4, 64, 64) if name.startswith("swin3d") else (2, 3, 4, 32, 32)
-    if name == "s3d" or name.startswith("mvit"):
-        shape = (
-            2,
-            3,
-            16,
-            224,
-            224,
-        )  # s3d's last pooling has a window of 7×7, mvit's positions are for one size
+    side = 64 if name.startswith("swin3d") else 32
+    shape = (2, 3, 4, side, side)
+    if name == "s3d" or name.startswith("mvit"):  # for a last pooling of 7×7, for positions of one size
+        shape = (1, 3, 16, 224, 224)
     device = "meta" if name.startswith("mvit") else "cpu"
     make = _torchvision(name, num_classes=10)
     return Network(

@@ -237,7 +237,7 @@ def own_choice(model: nn.Module, site: Site) -> Choice:
 
 def identity(model: nn.Module, found: Discovery, inputs: Any, own: list[Tensor]) -> None:
     """Every site converted to what it has already: the `own` numbers of the untouched model, bit for bit."""
-    choices = {site.name: own_choice(model, site) for site in found.sites}
+    choices = {site.name: own_choice(model, site) for site in found.sites if site.fault is None}
     new = apply(model, plan(model, architecture(choices), discovery=found))
     assert same(own, outputs(new, inputs)), "converted to its own activations it differs"
 

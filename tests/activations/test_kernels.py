@@ -26,7 +26,15 @@ phases._fusible = lambda x: phases.is_dense(x)  # the interpreter takes tensors 
 special = torch.tensor([0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1e-30, -1e-30, 3.0])
 for mirrored in (False, True):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        for shape, form in (((3, 5, 7, 9), torch.channels_last), ((1025,), None), ((2, 4, 8, 8), None), ((0, 3), None)):
+        for shape, form in (
+            ((3, 5, 7, 9), torch.channels_last),
+            ((3, 5, 2, 3, 4), torch.channels_last_3d),
+            ((3, 5, 2, 3, 4), None),
+            ((4, 6, 9), None),
+            ((1025,), None),
+            ((2, 4, 8, 8), None),
+            ((0, 3), None),
+        ):
             x = torch.randn(shape).to(dtype)
             if x.numel() > 8:
                 x.flatten()[:8] = special.to(dtype)

@@ -39,6 +39,9 @@ def test_sites_lie_on_the_maps_of_their_dimension(name: str) -> None:
     assert set(structures.NETWORKS[name][2].split()) == {site.layout for site in sites}
     for site in sites:
         assert site.shape[-1 if site.layout in ("nlc", "ndhwc") else 0] == site.channels
+        if site.fault is not None:  # one call of a helper that runs twice in a forward
+            assert (name, "several times" in site.fault) == ("Siamese", True)
+            continue
         assert site.admits("reborn") == (site.layout != "nlc")
         if site.layout == "nlc":
             assert "3-D tokens" in str(site.refusal("reborn"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -13,6 +13,7 @@ from reborn_nas.backbone.trace import Trace
 from reborn_nas.backbone.units import Unit, find_units
 
 Key = tuple[str, str, CallSpan | None, int]  # prefix, owner, span, iteration
+Call = tuple[str, str, CallSpan | None]  # prefix, owner, span
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Place:
         span: its call, for shared and functional ones; also where a module's own call stands.
         iteration: which pass through a loop over that call, from 0.
         turns: how often one run of its owner passes that call, where more than once; else 0.
+        repeated: whether every pass is this one place, since all of them act on what one layer makes.
         runs: its executions in each trace.
     """
 
@@ -35,6 +37,7 @@ class Place:
     span: CallSpan | None
     iteration: int
     turns: int
+    repeated: bool
     runs: tuple[tuple[Unit, ...], ...]
 
     @property
@@ -49,9 +52,11 @@ def find_places(
     """All activations in execution order; one that only a later trace runs follows what ran before it there."""
     keyed: dict[Key, list[list[Unit]]] = {}
     order: list[Key] = []
-    for number, units in enumerate(find_units(traces, modules, live)):
+    found = find_units(traces, modules, live)
+    repeated = _repeated(traces, found)
+    for number, units in enumerate(found):
         before = -1
-        for key, unit in _with_keys(units):
+        for key, unit in _with_keys(units, repeated):
             if key not in keyed:
                 keyed[key] = [[] for _ in traces]
                 order.insert(before + 1, key)
@@ -70,24 +75,69 @@ def find_places(
             span=key[2],
             iteration=key[3],
             turns=turns.get(key[:3], 0),
+            repeated=key[:3] in repeated,
             runs=tuple(tuple(units) for units in keyed[key]),
         )
         for key in order
     )
 
 
-def _with_keys(units: Sequence[Unit]) -> list[tuple[Key, Unit]]:
+def _with_keys(units: Sequence[Unit], repeated: Collection[Call]) -> list[tuple[Key, Unit]]:
     """Each unit with what tells its place: repeated runs of one owner are one place, passes of a loop are several."""
-    passes: dict[tuple[str, int, CallSpan | None], int] = {}
+    passes: dict[tuple[Call, int], int] = {}
     keyed = []
     for unit in units:
-        span = unit.call.span if unit.call is not None else unit.op.span if unit.op is not None else None
-        prefix = unit.path if unit.path is not None else f"{unit.owner}.{unit.name}".lstrip(".")
+        call = _call(unit)
         # a functional relu and a module named relu may share a prefix, and then count together
-        count = passes.get((prefix, unit.parent, span), 0)
-        passes[prefix, unit.parent, span] = count + 1
-        keyed.append(((prefix, unit.owner, span, count), unit))
+        count = passes.get((call, unit.parent), 0)
+        passes[call, unit.parent] = count + 1
+        keyed.append(((*call, 0 if call in repeated else count), unit))
     return keyed
+
+
+def _call(unit: Unit) -> Call:
+    span = unit.call.span if unit.call is not None else unit.op.span if unit.op is not None else None
+    prefix = unit.path if unit.path is not None else f"{unit.owner}.{unit.name}".lstrip(".")
+    return prefix, unit.owner, span
+
+
+def _repeated(traces: Sequence[Trace], found: Sequence[Sequence[Unit]]) -> set[Call]:
+    """Calls that run several times on what one layer makes: for the images of a batch, the steps of a recurrence.
+
+    Their passes are one place, whatever their number; passes behind layers of their own are places of their own.
+    """
+    passes: dict[tuple[int, Call, int], list[Unit]] = {}
+    for number, units in enumerate(found):
+        for unit in units:
+            passes.setdefault((number, _call(unit), unit.parent), []).append(unit)
+    several = {call for (_, call, _), units in passes.items() if len(units) > 1}
+    sources: dict[Call, set[frozenset[str]]] = {}
+    for (number, call, _), units in passes.items():
+        if call in several:
+            sources.setdefault(call, set()).update(_layers(traces[number], unit.input) for unit in units)
+    return {
+        call
+        for call, layers in sources.items()
+        if call[2] is not None and len(layers) == 1 and not any("input" in names for names in layers)
+    }
+
+
+def _layers(run: Trace, value: int) -> frozenset[str]:
+    """Names of the parameters of the last layers that the value comes from."""
+    names: set[str] = set()
+    todo, seen = [value], {value}
+    while todo:
+        op = run.producer(todo.pop())
+        if op is None:
+            names.add("input")
+            continue
+        params = [name for given in op.inputs if (name := run.values[given].param) is not None]
+        names.update(params)
+        for given in () if params else op.inputs:
+            if given not in seen:
+                seen.add(given)
+                todo.append(given)
+    return frozenset(names)
 
 
 def _kind(key: Key, name: str, runs: list[list[Unit]]) -> str:

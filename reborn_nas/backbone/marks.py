@@ -113,6 +113,7 @@ class Untouched(Marks):
         self._functional = {(*_call(s), s.span, s.iteration): s for s in sites if s.path is None}
         self._paths = {site.path for site in sites if site.kind == "shared"}
         self._names = {name for _, name, _, _ in self._functional}
+        self._repeated = {(_prefix(site), site.span) for site in sites if site.repeated}
         self._passes: dict[tuple[str, int, CallSpan | None], int] = {}
         self._inplace = {site.name: site.inplace for site in sites}
         for path in {*self._own, *self._paths} - {None}:
@@ -132,12 +133,12 @@ class Untouched(Marks):
     def _passed(self, prefix: str, call: int, span: CallSpan | None) -> int:
         count = self._passes.get((prefix, call, span), 0)
         self._passes[prefix, call, span] = count + 1
-        return count
+        return 0 if (prefix, span) in self._repeated else count
 
     def passes(self, site: Site) -> set[int]:
         """How often the calls of the site's owner passed it, of those that did."""
-        prefix = site.path if site.path is not None else ".".join(filter(None, _call(site)))
-        return {n for (name, _, span), n in self._passes.items() if (name, span) == (prefix, site.span)}
+        place = (_prefix(site), site.span)
+        return {n for (name, _, span), n in self._passes.items() if (name, span) == place}
 
     def _marked(self, own: Callable[..., Any]) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -168,6 +169,10 @@ class Untouched(Marks):
             if site is not None:
                 return self._act(site.name, next(tensors_in((args, kwargs))))
         return func(*args, **kwargs)
+
+
+def _prefix(site: Site) -> str:
+    return site.path if site.path is not None else ".".join(filter(None, _call(site)))
 
 
 def _call(site: Site) -> tuple[str, str]:

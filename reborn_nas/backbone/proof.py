@@ -30,8 +30,8 @@ from reborn_nas.backbone.numbers import other_numbers, randomised
 from reborn_nas.backbone.plan import Plan, draw
 from reborn_nas.backbone.program import Program
 from reborn_nas.backbone.proving import is_own
-from reborn_nas.backbone.replica import copied, replicate
-from reborn_nas.backbone.running import run
+from reborn_nas.backbone.replica import copied, replicate, tensors_in
+from reborn_nas.backbone.running import quiet, run
 from reborn_nas.backbone.sites import Discovery, Site, site_values
 from reborn_nas.backbone.varied import numbered, shrunk
 from reborn_nas.errors import ConversionError
@@ -149,7 +149,7 @@ class _Prover:
             read |= before.parameters | after.parameters
             for name, roles in after.overwritten.items():
                 self.clones.setdefault(name, set()).update(roles)
-            faults = self._uneven(sites, marks)
+            faults = self._uneven(sites, marks) or self._other_widths(sites, before)
             if faults:
                 return faults, ()
         faults = self._unsteady(sites, steps) or self._never_met(sites, met)
@@ -258,6 +258,20 @@ class _Prover:
                 )
         return faults
 
+    def _other_widths(self, sites: Sequence[Site], program: Program) -> dict[str, str]:
+        """Sites whose maps have other channels than when the network was traced."""
+        by_name, faults = {site.name: site for site in sites}, {}
+        for event in program.events:
+            if event[0] == "site":
+                site, shape = by_name[event[1]], event[2][0][1]
+                width = shape[-1] if site.layout.endswith("c") else shape[1]
+                if width != site.channels:
+                    faults[site.name] = (
+                        f"{place_of(site, self.modules)}: it acts on {site.channels} channels in one batch and on "
+                        f"{width} in another; keep the images of a batch apart"
+                    )
+        return faults
+
     def _never_met(self, sites: Sequence[Site], met: set[str]) -> dict[str, str]:
         return {
             site.name: f"{place_of(site, self.modules)}: it did not run when the conversion was to be proved"
@@ -280,6 +294,10 @@ class _Prover:
             else:
                 continue
             after = converted(copied(source), steps, *runs, gradients=True)
+            if not training and after.error is None:
+                faults = self._fused(sites, copied(source), steps, args, kwargs, after)
+                if faults:
+                    return faults
             where = difference(before, after)
             if where is not None:
                 return where.blame(sites, self.modules)
@@ -287,6 +305,28 @@ class _Prover:
             if reason is not None:
                 return self._suspected(sites, reason)
         return {}
+
+    def _fused(
+        self,
+        sites: Sequence[Site],
+        double: nn.Module,
+        steps: Plan,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        watched: Program,
+    ) -> dict[str, str]:
+        """Sites of networks that give other numbers when nobody watches: torch has fused kernels for such times."""
+        new = apply(double, steps, inplace=True).eval()
+        for placement in steps.placements:
+            _slope(new.get_submodule(placement.path), placement.site)
+        with quiet("cpu"), torch.no_grad():
+            free = new(*numbered(args, "cpu"), **numbered(kwargs, "cpu"))
+        alike = zip(tensors_in(free), tensors_in(watched.output), strict=True)
+        if all(torch.allclose(one, other, rtol=1e-3, atol=1e-5, equal_nan=True) for one, other in alike):
+            return {}
+        fused = [s for s in sites if isinstance(self.modules.get(s.owner), nn.TransformerEncoderLayer)]
+        reason = "in eval mode torch computes the module in one fused step, without calling its activation"
+        return {site.name: f"{place_of(site, self.modules)}: {reason}" for site in fused or sites}
 
     def _suspected(self, sites: Sequence[Site], reason: str) -> dict[str, str]:
         """The sites that are likeliest behind other numbers: those with edited calls, else all."""

@@ -51,6 +51,7 @@ class Site:
         train_only: whether it runs in train mode alone (auxiliary heads).
         iteration: which pass through a loop over `span`, from 0.
         in_loop: whether a loop passes `span` several times, so that several sites share it.
+        repeated: whether every pass over `span` is this one site.
         own_fault: why nothing can stand here but the original, as far as its own code shows.
     """
 
@@ -71,6 +72,7 @@ class Site:
     train_only: bool
     iteration: int = 0
     in_loop: bool = False
+    repeated: bool = False
     own_fault: str | None = None
     _doubling: _Doubling | None = field(default=None, repr=False, compare=False)
     _proving: Proving | None = field(default=None, repr=False, compare=False)
@@ -248,6 +250,7 @@ def _discover(model: nn.Module, eval_trace: Trace, train_trace: Trace | None, pr
                 train_only=number > 0,
                 iteration=place.iteration,
                 in_loop=place.turns > 0,
+                repeated=place.repeated,
                 own_fault=_width_fault(widths) or _source_fault(place, modules),
                 _doubling=doubling,
                 _proving=proving,
@@ -269,7 +272,7 @@ def site_values(run: Trace, site: Site) -> tuple[tuple[int, int], ...]:
                 continue
             iteration = passes.get(call.parent, 0)
             passes[call.parent] = iteration + 1
-            if site.kind == "module" or iteration == site.iteration:
+            if site.kind == "module" or site.repeated or iteration == site.iteration:
                 given = [value for value in call.inputs if run.values[value].param is None]
                 found.append((given[0], call.outputs[0]))
         return tuple(found)
@@ -279,7 +282,7 @@ def site_values(run: Trace, site: Site) -> tuple[tuple[int, int], ...]:
         if op.span == site.span and op.module == site.owner and name == site.name.rsplit("@", 1)[0]:
             iteration = passes.get(op.call, 0)
             passes[op.call] = iteration + 1
-            if iteration == site.iteration:
+            if site.repeated or iteration == site.iteration:
                 found.append((op.inputs[0], op.outputs[0]))
     return tuple(found)
 

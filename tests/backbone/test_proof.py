@@ -75,27 +75,29 @@ class LastIsSigmoid(Net):
 class Images(Net):
     def forward(self, x: Tensor) -> Tensor:
         rows = []
-        for image in x:
-            rows.append(F.relu(self.c1(image[None])).mean((2, 3)))
+        for conv, image in zip(self.convs, x):
+            rows.append(F.relu(conv(image[None, :3])).mean((2, 3)))
         out: Tensor = self.fc(torch.cat(rows))
         return out
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(3, 8, 3) for _ in range(4)])
 
 
 class Sizes(Net):
     def forward(self, x: Tensor) -> Tensor:
-        x = self.c1(x)
-        for _ in range(x.shape[-1] // 8):
-            x = F.relu(self.c2(x))
+        for conv in self.convs[: x.shape[-1] // 8]:
+            x = F.relu(conv(x))
         return self.pool(x)
 
 
 class Skips(Net):
     def forward(self, x: Tensor) -> Tensor:
-        x = self.c1(x)
-        for _ in range(3):
-            if self.training and random.random() < 0.5:
+        for number, conv in enumerate(self.convs):
+            if number and self.training and random.random() < 0.5:
                 continue
-            x = F.relu(self.c2(x))
+            x = F.relu(conv(x))
         return self.pool(x)
 
 
@@ -149,7 +151,7 @@ REFUSED: dict[type[Net], str] = {
     Identity: "site 'relu@1' would run where the network runs module 'convs.2'",
     LastIsSigmoid: "mean would run where the network runs module 'convs.3'",
     Images: "cat would run where the network runs unsqueeze",
-    Sizes: "mean would run where the network runs module 'c2'",
+    Sizes: "mean would run where the network runs module 'convs.2'",
     Skips: "the loop around it runs it",
     Shuffles: "other operations from run to run",
     Slice: "result is dropped",
@@ -173,6 +175,47 @@ def test_another_network_would_come_out(make: type[Net]) -> None:
             convert(model, {site.name: "reborn"}, SIZE)
         assert make.__name__ in str(error.value)
         assert REFUSED[make] in str(error.value)
+
+
+class EachImage(Net):
+    """As many turns as there are images; one layer makes what all of them act on, so they are one site."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = []
+        for image in x:
+            rows.append(F.relu(self.c1(image[None])).mean((2, 3)))
+        out: Tensor = self.fc(torch.cat(rows))
+        return out
+
+
+class Recurrent(Net):
+    """As many turns as the image is large, at random fewer in train mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c1(x)
+        for _ in range(x.shape[-1] // 8):
+            if self.training and random.random() < 0.5:
+                continue
+            x = self.relu(self.c2(x))
+        return self.pool(x)
+
+
+@pytest.mark.parametrize("make", [EachImage, Recurrent])
+def test_turns_behind_one_layer_are_one_site(make: type[Net]) -> None:
+    torch.manual_seed(0)
+    model = make().eval()
+    (site,) = discover(model, SIZE).sites
+    new = convert(model, {site.name: "leaky_relu(negative_slope=0.3)"}, SIZE).eval()
+    for batch, size in ((1, 16), (4, 16), (5, 40)):
+        x = torch.randn(batch, 3, size, size)
+        if make is EachImage:
+            expected = model.fc(slopes(model.c1(x), 0.3).mean((2, 3)))
+        else:
+            y = model.c1(x)
+            for _ in range(size // 8):
+                y = slopes(model.c2(y), 0.3)
+            expected = model.pool(y)
+        torch.testing.assert_close(new(x), expected)
 
 
 class Reused(Net):

@@ -268,13 +268,13 @@ def export(
         record, weights = chosen[0]
         path = export_trained(trained(record, weights), out, **written)
         if say is not None:
-            say(f"{record.key}: {compared[record.key]}")
+            say(f"{record.label}: {compared[record.key]}")
             if "not shown to beat it" in compared[record.key]:
                 parent = ("--trial", "parent", "--out", f"{os.fspath(out)}-parent")
                 command = command_line("reborn-nas", "export", trainings.run, *parent)
                 say(f"warning: the parent may be as good or better; this exports it: {command}")
         return path
-    folders = {record.key.replace("/", "-"): (record, path) for record, path in chosen}
+    folders = {record.label.replace("/", "-"): (record, path) for record, path in chosen}
     records = {folder: record for folder, (record, _) in folders.items()}
     readme = front_readme(info.name, records, trainings.front, _objectives(info), trainings.run)
     several = {folder: trained(*pair) for folder, pair in folders.items()}
@@ -457,9 +457,7 @@ def _sights(info: RunInfo, trust_source: bool) -> tuple[tuple[Sight, ...], tuple
 
 def _command(info: RunInfo) -> str:
     from reborn_nas.study import StudyConfig
+    from reborn_nas.study.config import known_settings
     from reborn_nas.study.flags import resume_command
 
-    known = set(StudyConfig.model_fields)
-    return resume_command(
-        StudyConfig(**{k: v for k, v in info.config.items() if k in known and v is not None})
-    )
+    return resume_command(StudyConfig(**known_settings(info.config)))

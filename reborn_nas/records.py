@@ -15,7 +15,23 @@ PHASES = ("baseline", "screen", "search", "candidate", "confirm", "control", "ch
 
 STATES = ("complete", "diverged", "failed", "rejected", "pruned", "running")
 """complete: trained to the end. diverged: non-finite loss. failed: an error. rejected: over budget, never
-trained. pruned: stopped by the pruner (search phase only). running: not told yet."""
+trained. pruned: stopped by the pruner (exploration only). running: not told yet."""
+
+_SHOWN = {"search": "exploration", "confirm": "retest"}
+"""Phases whose name is kept as it was first stored, and the word that users read and write for it."""
+
+
+def public_name(name: str) -> str:
+    """A stored phase, or the key of a training, as users read it: `search/3` → `exploration/3`."""
+    phase, slash, rest = name.partition("/")
+    return _SHOWN.get(phase, phase) + slash + rest
+
+
+def stored_name(name: str) -> str:
+    """The inverse of `public_name`; a stored name comes back as it is."""
+    phase, slash, rest = name.partition("/")
+    return next((old for old, word in _SHOWN.items() if word == phase), phase) + slash + rest
+
 
 EXCESS = "excess:"
 """`TrialRecord.extra` holds by what share an architecture is above each limit, under this and the quantity."""
@@ -36,7 +52,7 @@ class TrialRecord:
         levels: two-level coding of a designed run, site → 0 (original) or 1; empty elsewhere.
         block: index of the train/validation split.
         seed: the seed of initialisation, order and augmentation.
-        accuracy: in [0, 1], of the part that the phase judges by (validation; reserved images when confirming);
+        accuracy: in [0, 1], of the part that the phase judges by (validation; reserved images in the retest);
             of a diverged run its last value, or chance.
         accuracy_part: name of that part.
         accuracy_n: images in that part.
@@ -92,6 +108,11 @@ class TrialRecord:
     def to_dict(self) -> dict[str, Any]:
         """JSON values only."""
         return asdict(self)
+
+    @property
+    def label(self) -> str:
+        """The key as users read it."""
+        return public_name(self.key)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrialRecord:

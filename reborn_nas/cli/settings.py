@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from reborn_nas.study.config import OLD_NAMES
 from reborn_nas.study.flags import Flag, read_pair, setting_flags
 
 __all__ = ["add_settings", "given_settings"]
@@ -34,6 +35,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
             group.add_argument(flag.option, choices=flag.choices, **shared)
         else:
             group.add_argument(flag.option, type=_type(flag), metavar=flag.metavar, **shared)
+        for old, name in OLD_NAMES.items():
+            if name == flag.setting:
+                parser.add_argument(f"--{old}", **{**shared, "help": argparse.SUPPRESS}, type=_type(flag))
 
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:

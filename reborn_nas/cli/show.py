@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.commands import command_line
+from reborn_nas.records import public_name
 from reborn_nas.study.display import duration_text
 
 if TYPE_CHECKING:
@@ -75,12 +76,18 @@ def purposes(tested: str, parent: str) -> dict[str, str]:
     return {
         "baseline": f"{parent} and all-{tested}: the noise between runs, and whether effects add up",
         "screen": f"every site {tested} in half of the runs: the effect of each",
-        "search": "proposes architectures; enters no estimate",
+        "search": "the sampler proposes networks; none of them enters an estimate",
         "candidate": f"candidate against {parent}, fresh seeds, test set",
-        "confirm": "the top sites again, on images unused so far",
+        "confirm": "the top sites measured again, on images unused so far",
         "control": f"{tested} against its positive twin: is it the negative phase?",
         "checks": f"top sites alone on {parent}; extended conv, norm + ReLU; the top site at another learning rate",
     }
+
+
+def _sites_text(plan: PlanView) -> str:
+    """Where the question is asked: at each site, or in groups of sites that change together."""
+    groups, sites = len(plan.bench.contrast.factors), plan.n_sites
+    return f"each of {groups} sites" if groups == sites else f"{groups} groups of the {sites} sites"
 
 
 def print_plan(plan: PlanView) -> None:
@@ -91,9 +98,9 @@ def print_plan(plan: PlanView) -> None:
     )
     tested, reference = plan.bench.contrast.arms
     parent = "parent" if reference == "original" else f"all-{reference}"
-    print(f"question: {tested} against {reference}, at {len(plan.bench.contrast.factors)} factors")
+    print(f"question: {tested} against {reference}, at {_sites_text(plan)}")
     purpose = purposes(tested, parent)
-    left_out = {f"{phase.name}: {phase.reason}" for phase in plan.phases if phase.reason}
+    left_out = {f"{public_name(phase.name)}: {phase.reason}" for phase in plan.phases if phase.reason}
     for note in plan.notes:
         if note not in left_out:
             say(note, "  ")
@@ -105,7 +112,7 @@ def print_plan(plan: PlanView) -> None:
             if phase.count and phase.reason
             else (purpose[phase.name] if phase.count else f"left out: {phase.reason}")
         )
-        rows.append((phase.name, str(phase.count) if phase.count else "–", time, remark))
+        rows.append((public_name(phase.name), str(phase.count) if phase.count else "–", time, remark))
     print_table(("phase", "trainings", "time", "what for"), rows, right=(1, 2))
     for line in plan.prospects.lines() if plan.prospects is not None else ():
         say(line)
@@ -161,7 +168,7 @@ def print_status(state: RunStatus, run: str, command: str) -> None:
     print(f"{state.name}: {state.done} of {state.total} trainings done, {state.running} under way")
     rows = [
         (
-            p.name,
+            public_name(p.name),
             str(p.planned or "–"),
             str(p.done),
             str(p.running),

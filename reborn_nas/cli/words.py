@@ -15,7 +15,7 @@ def print_standing(networks: Standing) -> None:
     best, recommended, tested = networks.best, networks.recommended, networks.retested
     if best is not None and best.accuracy is not None:
         print(
-            f"best observed: {best.key}, {best.accuracy:.2%} of {best.accuracy_n:,} {best.accuracy_part} images; the "
+            f"best observed: {best.label}, {best.accuracy:.2%} of {best.accuracy_n:,} {best.accuracy_part} images; the "
             "best of many is partly luck"
         )
     if recommended is not None:
@@ -39,7 +39,9 @@ def standing_json(networks: Standing) -> dict[str, Any]:
     best, recommended = networks.best, networks.recommended
     shares = [record.test_accuracy for record in networks.retested if record.test_accuracy is not None]
     return {
-        "best": None if best is None else {"key": best.key, "accuracy": best.accuracy, "n": best.accuracy_n},
+        "best": None
+        if best is None
+        else {"key": best.label, "accuracy": best.accuracy, "n": best.accuracy_n},
         "recommended": None
         if recommended is None
         else {

@@ -48,7 +48,7 @@ class ImageSet:
         labels: int64 (N,).
         classes: names by label.
         pool: indices for training and validation; `split` divides them, afresh in each block.
-        reserve: indices kept for the confirmation.
+        reserve: indices kept for the retest.
         test: indices of the test set.
         mean, std: of each channel over the pool's training images, pixels in [0, 1].
         augmentation: the default of this set.

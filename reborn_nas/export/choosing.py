@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reborn_nas.commands import command_line
 from reborn_nas.errors import ExportError
-from reborn_nas.records import TrialRecord
+from reborn_nas.records import TrialRecord, stored_name
 from reborn_nas.winners import best_observed, best_of, handed_over, retested
 
 __all__ = ["CHOICES", "Kept", "Trainings", "choose"]
@@ -55,7 +55,7 @@ def choose(trainings: Trainings, which: str) -> list[Kept]:
         if isinstance(found, list):
             return [_kept(trainings, record) for record in found]
         return [_kept(trainings, found)]
-    key = trainings.numbers.get(int(which), which) if which.isdigit() else which
+    key = trainings.numbers.get(int(which), which) if which.isdigit() else stored_name(which)
     for record in records:
         if record.key == key:
             return [_kept(trainings, record)]
@@ -72,18 +72,18 @@ def _kept(trainings: Trainings, record: TrialRecord) -> Kept:
     if path is not None:
         return record, path
     again = command_line(
-        "reborn-nas", "train", "--architecture", trainings.run, "--trial", record.key, "--out", "my-model"
+        "reborn-nas", "train", "--architecture", trainings.run, "--trial", record.label, "--out", "my-model"
     )
     some = f", those of {_example(trainings)} were" if trainings.kept else ""
     raise ExportError(
-        f"the weights of trial {record.key} were not kept{some}; this trains its network again: {again}"
+        f"the weights of trial {record.label} were not kept{some}; this trains its network again: {again}"
     )
 
 
 def _example(trainings: Trainings) -> str:
     """A key that can be exported, or else one that there is."""
-    found = [record.key for record in trainings.records if record.key in trainings.kept]
-    return found[0] if found else trainings.records[0].key
+    found = [record.label for record in trainings.records if record.key in trainings.kept]
+    return found[0] if found else trainings.records[0].label
 
 
 def _auto(trainings: Trainings) -> TrialRecord:

@@ -45,7 +45,7 @@ def card_of(
     details = {
         "data set": str(data["name"]),
         "study": study,
-        "trial": record.key,
+        "trial": record.label,
         "seed": str(record.seed),
         "epochs": str(record.epochs),
         "parameters": f"{record.params:,}",
@@ -90,8 +90,8 @@ def front_readme(
     lines = [
         f"# {plain(study)}: accuracy against cost",
         "",
-        f"The search's trainings that no other one beats in all of {', '.join(objectives)}. The validation accuracies "
-        "chose them, so they are optimistic; only `--trial retested` has been judged on images of its own.",
+        f"The exploration's trainings that no other one beats in all of {', '.join(objectives)}. The validation "
+        "accuracies chose them, so they are optimistic; only `--trial retested` has been judged on images of its own.",
         "",
         "| folder | trial | MACs an image | parameters | validation accuracy | n |",
         "|---|---|---|---|---|---|",
@@ -100,9 +100,9 @@ def front_readme(
     for record in all_of_it:
         folder = there.get(record.key)
         if folder is None:
-            lost.append(record.key)
+            lost.append(record.label)
         lines.append(
-            f"| {folder or '–'} | {plain(record.key)} | {record.macs:,} | {record.params:,} | "
+            f"| {folder or '–'} | {plain(record.label)} | {record.macs:,} | {record.params:,} | "
             f"{validation_accuracy(record):.2%} | {record.accuracy_n:,} |"
         )
     if lost:

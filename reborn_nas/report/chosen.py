@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from reborn_nas.records import TrialRecord
+from reborn_nas.records import TrialRecord, public_name
 from reborn_nas.report.view import RunView
 from reborn_nas.report.words import percent
 from reborn_nas.winners import best_observed, best_of, explored, retested
@@ -37,7 +37,7 @@ def best_choices(view: RunView) -> tuple[dict[str, str], str] | None:
         return None
     many = len(explored(view.records))
     words = (
-        f"The best observed training so far ({best.key}, {percent(best.accuracy)}). The best of {many} is partly "
+        f"The best observed training so far ({best.label}, {percent(best.accuracy)}). The best of {many} is partly "
         "luck: a repeat is expected to come out lower."
     )
     return _choices(best), words
@@ -56,5 +56,5 @@ def sampled_curves(view: RunView, most: int) -> tuple[list[tuple[str, pd.DataFra
     for record in having[::step]:
         curve = view.curves(record.key)
         if curve is not None and len(curve):
-            found.append((record.phase, curve))
+            found.append((public_name(record.phase), curve))
     return found, len(having)

@@ -173,7 +173,7 @@ def _confirmation(view: RunView, findings: Findings) -> Section:
                 frame, width, name="confirmation", title="Screen and confirmation", series=series,
                 axis=f"{tested} − {reference}, {PP}",
             ),
-            "The numbers at the end of each line are the confirmation's.",
+            "The numbers at the end of each line are the retest's.",
         )  # fmt: skip
     if findings.checks.alone is not None:
         title = f"Each alone on {view.parent}"

@@ -212,7 +212,7 @@ def _join(effects: pd.DataFrame, prefix: str, table: pd.DataFrame | None) -> Non
 
 
 def _beside_screen(confirmed: pd.DataFrame | None, effects: pd.DataFrame | None) -> pd.DataFrame | None:
-    """The confirmation with the screen's estimate of the same sites as `screen`, `screen_low`, `screen_high`."""
+    """The retest with the screen's estimate of the same sites as `screen`, `screen_low`, `screen_high`."""
     if confirmed is None:
         return None
     table = confirmed.copy()

@@ -1,4 +1,4 @@
-"""The page's sections made of trainings: accuracy against cost, the search, learning curves, each training."""
+"""The page's sections made of trainings: accuracy against cost, the exploration, learning curves, each training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["ledger"]
 MOST_TRIALS = 200
 CAPTIONS = {
     "latency_ms": "One image in deployment form, the median of 15 passes on the study's device, measured once for each "
-    "network that is compared (and for the search's where it weighs latency). What else the machine did moves it."
+    "network that is compared (and for the exploration's where it weighs latency). What else the machine did moves it."
 }
 
 
@@ -50,7 +50,7 @@ def _costs(table: pd.DataFrame) -> Section:
 
 def _search(view: RunView) -> Section:
     """Hypervolume over the search's trainings, and which choices its pruner stopped."""
-    section = Section("search", "How the search went")
+    section = Section("search", "How the exploration went")
     series = view.front
     if len(series.get("hypervolume", ())) > 1:
         corner = _corner(series["reference"])
@@ -64,8 +64,8 @@ def _search(view: RunView) -> Section:
         section.table(
             show(
                 view.pruned, "pruned",
-                f"Search trainings stopped by the pruner, choice by choice (over all choices {number(share, 0)} %). A "
-                "choice that starts late is stopped for it, not for its worth.",
+                f"Trainings of the exploration stopped by the pruner, by choice (over all {number(share, 0)} %). "
+                "A choice that starts late is stopped for it, not for its worth.",
                 PRUNED_TABLE, file="pruned.csv",
             )
         )  # fmt: skip

@@ -36,18 +36,18 @@ TONES: dict[str, tuple[str, str]] = {
 PHASE_TONES = {
     "baseline": "flat",
     "screen": "gain",
-    "search": "third",
+    "exploration": "third",
     "candidate": "harm",
-    "confirm": "other",
+    "retest": "other",
     "control": "warn",
     "checks": "ink",
 }
 PHASE_SHAPES = {
     "baseline": "square",
     "screen": "circle",
-    "search": "diamond",
+    "exploration": "diamond",
     "candidate": "triangle",
-    "confirm": "ring",
+    "retest": "ring",
     "control": "cross",
     "checks": "square",
 }

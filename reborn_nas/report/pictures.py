@@ -36,9 +36,9 @@ def trial_pictures(
         {str(site): str(label) for site, label in choices.items()} if isinstance(choices, Mapping) else {}
     )
     width = WIDE if len(rows) > FEW else NARROW
-    network = architecture_figure(rows, labels, width, f"{record.key}: architecture")
+    network = architecture_figure(rows, labels, width, f"{record.label}: architecture")
     pictures = {"architecture.svg": network.svg(literal=True, hover=False)}
-    drawn = learning_curve(record.key, curve)
+    drawn = learning_curve(record.label, curve)
     if drawn is not None:
         pictures["learning-curve.svg"] = drawn.svg(literal=True, hover=False)
     return pictures

@@ -24,8 +24,8 @@ def _best(view: RunView) -> list[str]:
     if best is None:
         return []
     return [
-        f"Best observed: {best.key}, {percent(best.accuracy)} of {best.accuracy_n:,} {best.accuracy_part} images; the "
-        f"best of {len(explored(view.records))} is partly luck: a repeat is expected to be lower."
+        f"Best observed: {best.label}, {percent(best.accuracy)} of {best.accuracy_n:,} {best.accuracy_part} images; "
+        f"the best of {len(explored(view.records))} is partly luck: a repeat is expected to be lower."
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from reborn_nas.records import PHASES, STATES
+from reborn_nas.records import PHASES, STATES, public_name
 from reborn_nas.report.view import RunView
 from reborn_nas.report.words import csv_cell
 
@@ -28,7 +28,7 @@ def phase_table(view: RunView) -> pd.DataFrame:
         trained = [record for record in records if record.seconds > 0]
         rows.append(
             {
-                "phase": name,
+                "phase": public_name(name),
                 "planned": planned.get(name, {}).get("planned", len(records)),
                 **states,
                 "mean_seconds": sum(r.seconds for r in trained) / len(trained) if trained else float("nan"),
@@ -47,7 +47,7 @@ def trial_table(view: RunView) -> pd.DataFrame:
     for record in view.records:
         choices = record.architecture.get("choices") or {}
         row = {
-            "key": record.key, "phase": record.phase, "arm": record.arm, "number": record.number,
+            "key": record.label, "phase": public_name(record.phase), "arm": record.arm, "number": record.number,
             "state": record.state, "accuracy": record.accuracy, "part": record.accuracy_part,
             "images": record.accuracy_n, "test_accuracy": record.test_accuracy, "params": record.params,
             "macs": record.macs, "changed_sites": len(choices), "epochs": record.epochs,

@@ -115,12 +115,12 @@ def cost_figure(trials: pd.DataFrame, width: float, column: str, words: str, uni
 
 
 def hypervolume_figure(numbers: Sequence[int], values: Sequence[float], width: float) -> Drawing:
-    """The hypervolume of the search's front over its trainings in order, a rising staircase."""
+    """The hypervolume of the exploration's front over its trainings in order, a rising staircase."""
     height = 260 if width < NARROW else 300
-    drawing = Drawing("hypervolume", "Hypervolume over the search's trainings", "", width, height)
+    drawing = Drawing("hypervolume", "Hypervolume over the exploration's trainings", "", width, height)
     frame = axes(
         drawing, (float(numbers[0]), float(max(numbers[-1], numbers[0] + 1))), limits(values, zero=True),
-        "training of the search", "hypervolume", whole=True,
+        "training of the exploration", "hypervolume", whole=True,
     )  # fmt: skip
     steps: list[tuple[float, float]] = []
     for training, value in zip(numbers, values):
@@ -128,7 +128,7 @@ def hypervolume_figure(numbers: Sequence[int], values: Sequence[float], width: f
         if not steps or y != steps[-1][1] or training == numbers[-1]:
             steps += [(x, steps[-1][1])] if steps else []
             steps.append((x, y))
-    drawing.path(steps, PHASE_TONES["search"], width=2)
+    drawing.path(steps, PHASE_TONES["exploration"], width=2)
     drawing.alt = f"Hypervolume from {values[0]:.3g} to {values[-1]:.3g} over {len(values)} trainings."
     return drawing
 

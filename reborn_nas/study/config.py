@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from reborn_nas.errors import ConfigError, unknown_name
+from reborn_nas.records import stored_name
 from reborn_nas.study.fields import (
     Artifacts,
     Contrast,
@@ -40,9 +41,12 @@ from reborn_nas.study.fields import (
 )
 from reborn_nas.study.limits import LIMITS, read_limit
 
-__all__ = ["StudyConfig", "split_contrast"]
+__all__ = ["StudyConfig", "known_settings", "renamed", "split_contrast"]
 
-PHASE_FIELDS = ("baseline", "screen", "search", "candidate", "confirm", "control", "checks")
+PHASE_FIELDS = ("baseline", "screen", "exploration", "candidate", "retest", "control", "checks")
+OLD_NAMES = {"search": "exploration", "confirm": "retest"}
+"""Settings that had another name: in files, in runs and from Python it still holds."""
+
 RECIPE_FIELDS = (
     "epochs",
     "batch_size",
@@ -59,7 +63,7 @@ STARTS = ("scratch", "parent")
 WHAT, HOW, EXPLORATION, STUDY, MACHINE = (
     "what is searched",
     "how it is trained",
-    "the search phase",
+    "the exploration",
     "the study",
     "where it runs",
 )
@@ -225,11 +229,11 @@ class StudyConfig(BaseModel):
     screen: Count | None = setting(
         None, "trainings of the balanced design that the effects are estimated from", group=STUDY, metavar="N"
     )
-    search: Count | None = setting(None, "trainings that the sampler proposes", group=STUDY, metavar="N")
+    exploration: Count | None = setting(None, "trainings that the sampler proposes", group=STUDY, metavar="N")
     candidate: Count | None = setting(
         None, "trainings of the candidate and its parent", group=STUDY, metavar="N"
     )
-    confirm: Count | None = setting(
+    retest: Count | None = setting(
         None, "trainings of the top sites on unused images", group=STUDY, metavar="N"
     )
     control: Count | None = setting(
@@ -296,6 +300,7 @@ class StudyConfig(BaseModel):
     _processes: int | None = PrivateAttr(default=None)
 
     def __init__(self, **settings: Any) -> None:
+        settings = renamed(settings)
         try:
             super().__init__(**settings)
         except ValidationError as error:
@@ -394,7 +399,8 @@ class StudyConfig(BaseModel):
     @property
     def counts(self) -> dict[str, int]:
         """The counts of phases that were given one by one."""
-        return {name: getattr(self, name) for name in PHASE_FIELDS if getattr(self, name) is not None}
+        found = {name: getattr(self, name) for name in PHASE_FIELDS}
+        return {stored_name(name): count for name, count in found.items() if count is not None}
 
     @property
     def recipe_overrides(self) -> dict[str, Any]:
@@ -406,7 +412,7 @@ class StudyConfig(BaseModel):
 
     @property
     def search_settings(self) -> dict[str, Any]:
-        """What was asked of the search phase beyond the sampler, where it differs from the defaults."""
+        """What was asked of the exploration beyond the sampler, where it differs from the defaults."""
         found: dict[str, Any] = {
             name: getattr(self, name) for name in (*LIMITS, "latency_batch", "warm_epochs")
         }
@@ -443,6 +449,21 @@ class StudyConfig(BaseModel):
         data = self.model_dump(mode="json")
         data["storage"] = None if self.storage is None else mask_url(self.storage)
         return {**data, "name": self.study_name, "trials": self.total}
+
+
+def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings by their names of today; where both names are given, today's holds."""
+    found = {OLD_NAMES[name]: value for name, value in settings.items() if name in OLD_NAMES}
+    return found | {name: value for name, value in settings.items() if name not in OLD_NAMES}
+
+
+def known_settings(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what a run has stored, the settings that there are today and that were not left to a rule."""
+    return {
+        name: value
+        for name, value in renamed(stored).items()
+        if name in StudyConfig.model_fields and value is not None
+    }
 
 
 def _faults(error: ValidationError) -> list[str]:

@@ -72,11 +72,13 @@ def decide_candidate(
     if done:
         best = best_of(done)
         assert best is not None
-        reason = f"the best of {len(done)} search trials ({best.key}): too few for a recommendation"
+        reason = (
+            f"the best of {len(done)} trials of the exploration ({best.label}): too few for a recommendation"
+        )
         return Candidate(Architecture.from_dict(best.architecture), "best", reason)
     everywhere = dict.fromkeys(contrast.factors, contrast.high.default)
     chosen = _within(contrast, everywhere, dict.fromkeys(contrast.factors, 1.0), spec, costs) or {}
-    where = "at every factor" if chosen == everywhere else "where the limits allow it"
+    where = "at every site" if chosen == everywhere else "where the limits allow it"
     return Candidate(contrast.architecture(spec, chosen), "rule", f"{contrast.high.choice} {where}")
 
 
@@ -97,7 +99,7 @@ def _from_screen(
     if chosen is None:
         return None
     many = sum(effects[name] > 0 and name not in failing for name in effects)
-    reason = f"{contrast.high.choice} at the {many} of {len(effects)} factors whose estimate is above 0{told}"
+    reason = f"{contrast.high.choice} at the {many} of {len(effects)} sites whose estimate is above 0{told}"
     if failing:
         reason += f", without {', '.join(failing)}, where it makes trainings fail"
     if chosen != wanted:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from reborn_nas.records import public_name
+
 if TYPE_CHECKING:
     from reborn_nas.records import TrialRecord
     from reborn_nas.study import PlanView, Progress
@@ -67,7 +69,7 @@ class LineProgress:
 
     def phase_started(self, name: str, count: int) -> None:
         """Name the phase."""
-        self._say(f"{name}: {count} trainings")
+        self._say(f"{public_name(name)}: {count} trainings")
 
     def trial_started(self, key: str, phase: str, done: int, total: int) -> None:
         """Said when it is finished."""
@@ -78,7 +80,7 @@ class LineProgress:
     def trial_finished(self, record: TrialRecord, done: int, total: int) -> None:
         """A line every half minute, and for each training that did not end well."""
         if record.state not in ("complete", "pruned"):
-            self._say(f"{record.key}: {record.state}: {record.reason}")
+            self._say(f"{record.label}: {record.state}: {record.reason}")
         elif time.monotonic() - self._said > self.EVERY_SECONDS:
             self._say(f"{done} of {total} trainings, {self._left(done, total)} left")
 
@@ -129,13 +131,13 @@ class BarProgress:
 
     def phase_started(self, name: str, count: int) -> None:
         """Name the phase beside the study's bar."""
-        self._phase = name
-        self._bars.update(self._study, description=f"study: {name}")
+        self._phase = public_name(name)
+        self._bars.update(self._study, description=f"study: {public_name(name)}")
 
     def trial_started(self, key: str, phase: str, done: int, total: int) -> None:
         """An empty bar for this training."""
         self._bars.update(self._study, completed=done, total=total)
-        self._bars.reset(self._trial, description=key, visible=True, total=1, detail="")
+        self._bars.reset(self._trial, description=public_name(key), visible=True, total=1, detail="")
 
     def epoch(self, key: str, epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
         """Advance this training's bar."""
@@ -147,7 +149,7 @@ class BarProgress:
         """Advance the study's bar; end the display behind the last one."""
         self._bars.update(self._study, completed=done, total=total)
         if record.state not in ("complete", "pruned"):
-            self.note(f"{record.key}: {record.state}: {record.reason}")
+            self.note(f"{record.label}: {record.state}: {record.reason}")
 
     def phase_finished(self, name: str) -> None:
         """Nothing to show."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.errors import StudyError
 from reborn_nas.study.bucket import SCHEME
-from reborn_nas.study.config import StudyConfig
+from reborn_nas.study.config import StudyConfig, known_settings
 from reborn_nas.study.masking import mask_url
 from reborn_nas.study.phases import Phase
 from reborn_nas.study.processes import processes_here
@@ -81,11 +81,7 @@ def join(
 def _settled(store: RunStore, storage: str) -> dict[str, Any]:
     """The study's settings, as far as they hold on this machine too."""
     kept: Mapping[str, Any] = store.attribute("config", {})
-    known = {
-        key: value
-        for key, value in kept.items()
-        if key in StudyConfig.model_fields and value is not None and key not in OWN
-    }
+    known = {key: value for key, value in known_settings(kept).items() if key not in OWN}
     for key in ("data_dir", "artifacts"):
         if key in known and not known[key].startswith(SCHEME) and not Path(known[key]).is_dir():
             del known[key]

@@ -44,9 +44,9 @@ class Settings(TypedDict, total=False):
     trials: int | None
     baseline: int | None
     screen: int | None
-    search: int | None
+    exploration: int | None
     candidate: int | None
-    confirm: int | None
+    retest: int | None
     control: int | None
     checks: int | None
     seed: int

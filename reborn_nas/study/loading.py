@@ -10,7 +10,7 @@ import yaml
 
 from reborn_nas.documents import read_yaml, yaml_fault
 from reborn_nas.errors import ConfigError, unknown_name
-from reborn_nas.study.config import StudyConfig
+from reborn_nas.study.config import StudyConfig, renamed
 
 __all__ = ["load_config", "shipped_files", "shipped_studies"]
 
@@ -26,12 +26,12 @@ def load_config(path: str | Path | None = None, **overrides: Any) -> StudyConfig
     if path is not None:
         found = _find(path)
         place = f"{found}: "
-        settings = _read(found)
-    settings.update({key: value for key, value in overrides.items() if value is not None})
+        settings = renamed(_read(found))
+    given = renamed({key: value for key, value in overrides.items() if value is not None})
+    settings |= given
     try:
         return StudyConfig(**settings)
     except ConfigError as error:
-        given = {key for key, value in overrides.items() if value is not None}
         faults = [
             fault if fault.split(":", 1)[0].split("[")[0] in given else place + fault
             for fault in error.faults

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.commands import command_line
-from reborn_nas.records import TrialRecord
+from reborn_nas.records import TrialRecord, public_name
 from reborn_nas.study.journal import together
 from reborn_nas.study.reading import RunStatus, read_records
 from reborn_nas.winners import validation_accuracy
@@ -52,11 +52,11 @@ def study_note(store: RunStore, study: Study, state: RunStatus, answer: str, pag
     """
     suffix = study.study_name.removeprefix(store.name)
     rows = "\n".join(
-        f"| {phase.name} | {phase.done} | {phase.planned} | {html.escape(phase.reason)} |"
+        f"| {public_name(phase.name)} | {phase.done} | {phase.planned} | {html.escape(phase.reason)} |"
         for phase in state.phases
     )
     progress = f"| phase | done | planned | |\n|---|---|---|---|\n{rows}\n"
-    best = "" if state.best is None else f"\nBest observed: {state.best.key}, {_accuracy(state.best)}.\n"
+    best = "" if state.best is None else f"\nBest observed: {state.best.label}, {_accuracy(state.best)}.\n"
     candidate = f"\nCandidate: {html.escape(state.reason)}.\n" if state.reason else ""
     parts = [
         answer,
@@ -103,7 +103,7 @@ def _trial_note(trial: FrozenTrial, records: Mapping[str, TrialRecord], run: Pat
     record = records.get(str(original or (attributes.get("record") or {}).get("key", "")))
     if record is None:
         return ""
-    lines = [f"**{record.key}**"]
+    lines = [f"**{record.label}**"]
     if original:
         lines.append(
             "*A copy*: the training itself is a trial of the study of baseline and screen; it is here because the "
@@ -116,7 +116,7 @@ def _trial_note(trial: FrozenTrial, records: Mapping[str, TrialRecord], run: Pat
     changed = "\n".join(f"- `{site}`: `{choice}`" for site, choice in choices.items())
     lines.append(changed or "Every site keeps its original activation.")
     if run is not None and record.checkpoint and (run / record.checkpoint).is_file():
-        command = command_line("reborn-nas", "export", run, "--trial", record.key, "--out", "my-model")
+        command = command_line("reborn-nas", "export", run, "--trial", record.label, "--out", "my-model")
         lines.append(f"Export it: `{command}`")
     return "\n\n".join(lines)
 

@@ -174,7 +174,7 @@ class Objective:
         )
 
     def _priced(self, record: TrialRecord, architecture: Architecture) -> TrialRecord:
-        """What the architecture costs; a proposal of the search above a limit is rejected, before any training."""
+        """What the architecture costs; a proposal of the exploration above a limit is rejected, before any training."""
         cost = self._costs.cost(architecture)
         record = replace(record, params=cost.params, macs=cost.macs)
         if record.phase not in EXPLORED:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reborn_nas.errors import ConfigError
+from reborn_nas.records import public_name
 
 __all__ = ["Phase", "plan_phases"]
 
@@ -20,7 +21,7 @@ SMALL_STUDY = 100
 CONFIRM_RUNS = 32
 NOISY = 0.25
 """Spread of one training in percentage points above which a confirmation has twice as many runs, where they are to be
-had: so many that it leaves the search no less than it takes."""
+had: so many that it leaves the exploration no less than it takes."""
 CONTROL_RUNS = 48
 CANDIDATE_SEEDS = 8
 TOP = 5
@@ -95,7 +96,7 @@ def plan_phases(
 
     By the rule: baseline 8 + 8 seeds (4 + 4 below a total of 100), the largest whole screen of at most half of
     the total, candidate against parent 8 + 8, confirm 32, control 48, each where it fits whole, in that order;
-    the remainder goes to the search. After a control, 64 of a remainder of 128 and more go to the checks.
+    the remainder goes to the exploration. After a control, 64 of a remainder of 128 and more go to the checks.
 
     Args:
         total: trainings over all phases.
@@ -133,9 +134,10 @@ def plan_phases(
         )
     blind = [name for name in AFTER_SCREEN if planned[name].count]
     if blind and n_factors > TOP and not planned["screen"].count:
+        names = [public_name(name) for name in blind]
         raise ConfigError(
-            f"{blind[0]}: which {TOP} of {n_factors} sites it looks at is told by a screen, and there is none "
-            f"({planned['screen'].reason or 'not asked for'}); ask for a screen or leave {', '.join(blind)} out"
+            f"{names[0]}: which {TOP} of {n_factors} sites it looks at is told by a screen, and there is none "
+            f"({planned['screen'].reason or 'not asked for'}); ask for a screen or leave {', '.join(names)} out"
         )
     for name in ("screen", "control"):
         planned[name] = _with_editions(planned[name], before.get(name, Phase(name, 0)), edition)
@@ -192,7 +194,7 @@ def _phase(
 
 
 def _twice_confirmed(planned: Mapping[str, Phase], before: Mapping[str, Phase]) -> dict[str, Phase]:
-    """The confirmation twice as long, where the search then still gains as much as it gives."""
+    """The retest twice as long, where the exploration then still gains as much as it gives."""
     confirm, search = planned["confirm"], planned["search"]
     gained = search.count - (before["search"].count if "search" in before else 0)
     if confirm.count != CONFIRM_RUNS or gained < 2 * CONFIRM_RUNS:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import Architecture, BackboneSpec
 from reborn_nas.errors import StudyError
+from reborn_nas.records import public_name
 from reborn_nas.study.config import StudyConfig
 from reborn_nas.study.contrast import members_of
 from reborn_nas.study.costs import CostBook
@@ -59,7 +60,7 @@ class PlanView:
     store: RunStore | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{phase.name} {phase.count}" for phase in self.phases if phase.count)
+        counts = ", ".join(f"{public_name(phase.name)} {phase.count}" for phase in self.phases if phase.count)
         return f"<PlanView {self.config.study_name!r}: {self.done} of {self.total} trainings done; {counts}>"
 
     @property
@@ -166,7 +167,7 @@ def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
         notes.append(
             f"the study has {before} trainings planned already; a total of {config.total} takes none away"
         )
-    notes += [f"{phase.name}: {phase.reason}" for phase in phases if phase.reason]
+    notes += [f"{public_name(phase.name)}: {phase.reason}" for phase in phases if phase.reason]
     view = PlanView(
         bench,
         phases,

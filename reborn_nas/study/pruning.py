@@ -1,6 +1,6 @@
 """Stopping hopeless search trainings early: successive halving, Hyperband, and the median rule, on epochs.
 
-Only trainings of the search phase are ever pruned, and only at rungs; a survivor trains on from where it stands. What
+Only trainings of the exploration are ever pruned, and only at rungs; a survivor trains on from where it stands. What
 is pruned enters no estimate and no recommendation.
 """
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import StudyError
 from reborn_nas.known import remember_code, remember_storage
-from reborn_nas.records import TrialRecord
+from reborn_nas.records import TrialRecord, public_name
 from reborn_nas.study.artifacts import Illustrate
 from reborn_nas.study.config import StudyConfig
 from reborn_nas.study.decide import Candidate
@@ -74,7 +74,8 @@ class RunResult:
         """What a notebook shows: the phases, how the candidate was chosen, and the next step."""
         done = Counter(record.phase for record in self.records)
         rows = "".join(
-            f"<tr><td>{phase.name}</td><td>{done[phase.name]} of {phase.count}</td><td>{escape(phase.reason)}</td></tr>"
+            f"<tr><td>{public_name(phase.name)}</td><td>{done[phase.name]} of {phase.count}</td>"
+            f"<td>{escape(phase.reason)}</td></tr>"
             for phase in self.plan.phases
         )
         after = "reborn_nas.report(run)" if self.complete else f"to go on: {self.resume_command}"

@@ -256,7 +256,7 @@ class RunStore:
         return self._studies[STUDIES[phase]]
 
     def studies(self) -> tuple[Study, ...]:
-        """All three: the search's, the designed runs', the confirming runs'."""
+        """All three: the exploration's, the designed runs', the retesting runs'."""
         return tuple(self._studies.values())
 
     def void(self) -> frozenset[int]:
@@ -298,7 +298,7 @@ def open_run(
 
     Args:
         create: make it where it is not there.
-        objectives: of the search, see `objectives.OBJECTIVES`; an existing run keeps its own.
+        objectives: of the exploration, see `objectives.OBJECTIVES`; an existing run keeps its own.
 
     Raises:
         StudyError: it is not there (and `create` is False), or it is a study of somebody else.

@@ -40,7 +40,7 @@ def keep_weights(
     Args:
         folder: the run folder.
         validation: accuracy on the validation images: it ranks, whatever else the training was judged by.
-        objectives: of the search phase.
+        objectives: of the exploration.
 
     Returns:
         The file's path relative to the run folder, "" where the weights are not kept. Beside the file lies a batch of

@@ -36,7 +36,7 @@ class Workbench:
         spec: the complete backbone spec.
         sites: its activation sites in execution order.
         space: the search space, checked against the sites.
-        parameters: Optuna parameter → its labels in the search phase.
+        parameters: Optuna parameter → its labels in the exploration.
         contrast: the two-level question.
         images: the data set.
         recipe: the training recipe with the overrides.

@@ -49,7 +49,7 @@ def test_words_numbers_and_keys() -> None:
     assert keys("best") == ["search/1"]
     assert keys("parent") == ["candidate/parent/0"]
     assert keys("40") == ["search/0"]
-    assert keys("search/0") == ["search/0"]
+    assert keys("search/0") == keys("exploration/0") == ["search/0"], "by the word, and as it was before"
     assert keys("pareto") == ["search/0", "search/1"]
     assert keys("auto", RECORDS[:4]) == ["search/1"]
 
@@ -80,10 +80,10 @@ def test_ties_go_to_the_first_as_in_the_dashboard() -> None:
         ("best", RECORDS[4:], "no finished trial"),
         ("pareto", RECORDS[4:], "no finished trial"),
         ("parent", RECORDS[:4], "parent was not trained"),
-        ("42", RECORDS, "train --architecture 'runs/x y' --trial search/2 --out my-model"),
+        ("42", RECORDS, "train --architecture 'runs/x y' --trial exploration/2 --out my-model"),
         ("0", RECORDS, "train --architecture 'runs/x y' --trial screen/0 --out my-model"),
-        ("search/2", RECORDS, "not kept, those of search/0 were"),
-        ("7", RECORDS, "no trial of the number '7'.*search/0"),
+        ("search/2", RECORDS, "not kept, those of exploration/0 were"),
+        ("7", RECORDS, "no trial of the number '7'.*exploration/0"),
         ("../../etc", RECORDS, "no trial '../../etc'"),
     ],
 )
@@ -99,9 +99,9 @@ def test_a_run_without_any_finished_training() -> None:
 
 def test_the_table_over_a_front_names_what_was_not_kept() -> None:
     text = front_readme("a|b", {"search-0": RECORDS[1]}, RECORDS[1:3], ("accuracy", "macs"), "runs/x")
-    assert "| search-0 | search/0 | 50 | 0 | 80.00% | 200 |" in text
-    assert "| – | search/1 |" in text
-    assert "reborn-nas train --architecture runs/x --trial search/1 --out my-model" in text
+    assert "| search-0 | exploration/0 | 50 | 0 | 80.00% | 200 |" in text
+    assert "| – | exploration/1 |" in text
+    assert "reborn-nas train --architecture runs/x --trial exploration/1 --out my-model" in text
     assert "a|b" not in text
 
 

@@ -147,7 +147,7 @@ def test_a_measured_latency_and_memory_get_their_figures() -> None:
     table = trial_table(RunView("t", tuple(told), sites=fabricate.sites(5)))
     columns = {column: words for column, words, _ in cost_columns(table)}
     assert list(columns) == ["params", "macs", "latency_ms", "extra_memory"]
-    searched = table[table["phase"] == "search"]["latency_ms"]
+    searched = table[table["phase"] == "exploration"]["latency_ms"]
     assert 2 < searched.min() < searched.max() < 20
     drawn = cost_figure(table, 824.0, "latency_ms", columns["latency_ms"]).svg()
     assert "ms of latency" in drawn

@@ -10,11 +10,21 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from reborn_nas.analysis.aliases import find_aliases
 from reborn_nas.analysis.budget import SITES
 from reborn_nas.analysis.collapse import collapsed, failures_by_site
 from reborn_nas.analysis.design import MOST_SITES, smallest_screen
 from reborn_nas.analysis.intervals import joint_interval, said_interval
-from reborn_nas.analysis.linear import NO_NOISE, Fit, as_design, fit, site_names, two_sided_p
+from reborn_nas.analysis.linear import (
+    JOINT_LEVEL,
+    NO_NOISE,
+    Fit,
+    allow_for_joint_effects,
+    as_design,
+    fit,
+    site_names,
+    two_sided_p,
+)
 from reborn_nas.analysis.power import minimum_detectable_effect
 from reborn_nas.analysis.ranks import ranks
 from reborn_nas.analysis.shrinkage import shrink
@@ -49,6 +59,11 @@ FURTHER_COLUMNS = (
     "makes_fail",
 )
 
+JOINT_WORDS = (
+    "joint effects of three or more sites show in these runs and can look like one site's: the intervals are as wide "
+    "as that needs"
+)
+
 
 def complete_effects(
     levels: npt.NDArray[np.bool_],
@@ -69,8 +84,13 @@ def complete_effects(
         fitted, estimable = fit_converged(
             levels, outcome, fallen, block=block, covariates=covariates, names=names
         )
+        kept = np.isfinite(outcome) & ~fallen
+        joint: list[str] = []
+        if find_aliases(levels).three > 0:
+            fitted, p_value = allow_for_joint_effects(fitted, levels[kept])
+            joint = [JOINT_WORDS] if p_value <= JOINT_LEVEL else []
         table = effect_table(fitted, listed, estimable, seed=seed, level=level)
-        said = [*_weaknesses(levels, fitted), *_collapse_words(fallen, table, estimable)]
+        said = [*_weaknesses(levels, fitted), *_collapse_words(fallen, table, estimable), *joint]
         if _weaknesses(levels, fitted):
             table["verdict"] = NO_VERDICT
     except ConfigError:

@@ -354,6 +354,7 @@ def _bent(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
 @sentence(r"\d+ of \d+ designed runs collapsed: the others are too few for any effect\.")
 @sentence(rf"{NUMBER} % of the screen's runs collapsed\.")
 @sentence(r"The runs differ by nothing but their sites and splits, or not at all: [^.]*\.")
+@sentence(r"Joint effects of three or more sites show in these runs and can look like one site's: [^.]*\.")
 @sentence(r"A lower learning rate would tell more\.")
 @sentence(rf"Two sites' levels are correlated by {NUMBER}: their effects are hard to tell apart\.")
 def _plain(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:

@@ -5,13 +5,11 @@ The walk asks for them where an operation's general rule (`rules.RULES`) would b
 
 from __future__ import annotations
 
+from reborn_nas.backbone.cut import CUT
 from reborn_nas.backbone.flow import Blocked, Outcome, Scene, spatial_rank
 from reborn_nas.backbone.known_layers import regroups
 from reborn_nas.backbone.steps import WidenStep
 from reborn_nas.backbone.trace import Op, Trace
-
-# forwards of the norms that `cut` has a form of
-_CUTTABLE = frozenset({"_BatchNorm.forward", "BatchNormAct2d.forward"})
 
 
 def identity_branch(trace: Trace, total: Op, value: int) -> Op | None:
@@ -19,7 +17,7 @@ def identity_branch(trace: Trace, total: Op, value: int) -> Op | None:
     norm = trace.producer(value)
     if norm is None or norm.name != "batch_norm" or total.name != "add":
         return None
-    if norm.span is None or norm.span.function not in _CUTTABLE or list(trace.consumers(value)) != [total]:
+    if trace.kinds.get(norm.module) not in CUT or list(trace.consumers(value)) != [total]:
         return None
     return norm
 
@@ -41,7 +39,7 @@ def is_depthwise(scene: Scene) -> bool:
     groups = 1 if op.name == "linear" else int(scene.arg(6, "groups", 1))
     place = len(scene.shape(op.inputs[0])) - spatial_rank(op) - 1
     widths = {scene.shape(value)[place] for value in (op.inputs[0], op.outputs[0])}
-    return groups > 1 and widths == {groups} and regroups(op.span)
+    return groups > 1 and widths == {groups} and regroups(scene.trace, op)
 
 
 def copied(scene: Scene) -> Outcome:

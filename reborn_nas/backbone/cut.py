@@ -79,7 +79,7 @@ class CutBatchNormAct2d(BatchNormAct2d, Cut):  # type: ignore[misc]
         return y
 
 
-_CUT: dict[type[nn.Module], type[nn.Module]] = {
+CUT: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm2d: CutBatchNorm2d,
     BatchNormAct2d: CutBatchNormAct2d,
 }
@@ -88,5 +88,5 @@ _CUT: dict[type[nn.Module], type[nn.Module]] = {
 def make_cut(norm: nn.Module, channels: ChannelMap, where: str) -> None:
     """Let a batch norm read the original channels of `channels` alone."""
     kept = channels.kept()
-    become(norm, _CUT, where).size = channels.size
+    become(norm, CUT, where).size = channels.size
     index_buffer(norm, "kept", None if kept == list(range(channels.size)) else kept)

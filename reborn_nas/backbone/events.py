@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -97,7 +97,7 @@ class Trace:
     """What one forward run did. `calls` stand in the order in which they began.
 
     `shape_reads` holds (value, index of the module call) where a forward asked a value for its shape; `on_cpu` says
-    that the run needed real numbers.
+    that the run needed real numbers; `kinds` names the modules that are layers of `layers`, by path.
     """
 
     ops: tuple[Op, ...]
@@ -108,6 +108,7 @@ class Trace:
     training: bool
     shape_reads: frozenset[tuple[int, int]] = frozenset()
     on_cpu: bool = False
+    kinds: Mapping[str, type] = field(default_factory=dict)
 
     @cached_property
     def _consumers(self) -> dict[int, tuple[Op, ...]]:

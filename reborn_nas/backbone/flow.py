@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+from timm.layers.blur_pool import BlurPool2d
+from torch import nn
+
 from reborn_nas.backbone.channelmap import ChannelMap
-from reborn_nas.backbone.known_layers import layer_class, regroups, repeats_alike, standardised_weight
+from reborn_nas.backbone.known_layers import regroups, repeats_alike, standardised_weight
 from reborn_nas.backbone.steps import Action, WidenStep
 from reborn_nas.backbone.trace import Op, Trace, ValueRef
 
@@ -219,14 +222,14 @@ def convolution(scene: Scene) -> Outcome:
         return _along_line(scene, weight, wide)
     if wide.dim != rank - spatial_rank(scene.op) - 1:
         raise Blocked("a convolution over the channels")
-    if layer_class(scene.op.span) == "BlurPool2d" and scene.shape(weight)[:2] == (groups, 1):
+    if scene.trace.kinds.get(scene.op.module) is BlurPool2d and scene.shape(weight)[:2] == (groups, 1):
         return Outcome((wide,), (scene.step("filter", (weight,), 0, wide.channels, groups),))
     stored = standardised_weight(scene.trace, scene.op, weight)
     if stored is not None and (groups == 1 or repeats_alike(wide.channels, groups)):
         owner, _, tensor = stored.rpartition(".")
         return scene.narrow(WidenStep("standardised", owner, (tensor,), 1, groups, wide.channels))
     step = scene.step("consume", (weight,), 1, wide.channels, groups)
-    if groups > 1 and not regroups(scene.op.span):
+    if groups > 1 and not regroups(scene.trace, scene.op):
         raise Blocked(f"a convolution in {groups} groups whose forward is not PyTorch's own")
     return scene.narrow(step)
 
@@ -234,7 +237,8 @@ def convolution(scene: Scene) -> Outcome:
 def _along_line(scene: Scene, weight: int, wide: Wide) -> Outcome:
     """ECA: a convolution with one channel along the line of C channel means."""
     op = scene.op
-    if scene.shape(weight)[:2] != (1, 1) or scene.shape(op.outputs[0]) != scene.shape(op.inputs[0]):
+    plain = scene.trace.kinds.get(op.module) is nn.Conv1d and scene.shape(weight)[:2] == (1, 1)
+    if not plain or scene.shape(op.outputs[0]) != scene.shape(op.inputs[0]):
         raise Blocked("a convolution along the channels")
     return Outcome((wide,), (scene.step("line", (weight,), wide.dim, wide.channels),))
 

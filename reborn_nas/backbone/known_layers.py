@@ -1,36 +1,27 @@
-"""Layers that no general rule can pass, but whose source is known: widened channels pass them by name.
+"""Layers that no general rule can pass, but whose source is known: widened channels pass them by type.
 
 timm's weight-standardised convolutions, `MixedConv2d`, `SelectiveKernel`, `CondConv2d` and `GhostModule`,
-torchvision's ShuffleNet block: each is recognised by the forward that runs the operation (`CallSpan.function`), never
-by a module's path.
+torchvision's ShuffleNet block: each is recognised by its type (`layers.kind_of`), never by a module's path.
 """
 
 from __future__ import annotations
 
+from timm.layers.cond_conv2d import CondConv2d
+
 from reborn_nas.backbone.channelmap import ChannelMap
-from reborn_nas.backbone.spans import CallSpan
+from reborn_nas.backbone.layers import CUTTING, REGROUPED, SPLITTING, WIDE, is_shuffle_block
 from reborn_nas.backbone.steps import WidenStep
 from reborn_nas.backbone.trace import Op, Trace
 
-STANDARDISED = frozenset({"StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "ScaledStdConv2dSame"})
-_SPLITTING = frozenset({"MixedConv2d", "SelectiveKernel"})
-# layers that cut their output to the width that this attribute holds
-_CUTS = {"GhostModule": "out_chs", "GhostModuleV2": "out_chs", "GhostModuleV3": "out_chs"}
 
-
-def layer_class(span: CallSpan | None) -> str:
-    """Name of the class whose method makes the call; "" where it is unknown."""
-    return span.function.split(".")[0] if span is not None and "timm" in span.filename else ""
-
-
-def regroups(span: CallSpan | None) -> bool:
+def regroups(trace: Trace, op: Op) -> bool:
     """Whether the convolution that runs can be told to bring the channels of its groups together."""
-    return span is None or span.function.split(".")[0] in ("Conv1d", "Conv2d", "Conv2dSame")
+    return trace.kinds.get(op.module) in REGROUPED
 
 
 def standardised_weight(trace: Trace, op: Op, weight: int) -> str | None:
     """The stored parameter of a weight-standardised convolution whose computed weight is `weight`."""
-    if layer_class(op.span) not in STANDARDISED:
+    if trace.kinds.get(op.module) not in WIDE:
         return None
     shape = trace.values[weight].shape
     while (producer := trace.producer(weight)) is not None and producer.module == op.module:
@@ -46,10 +37,12 @@ def repeats_alike(channels: ChannelMap, groups: int) -> bool:
     return len({tuple(entries[p][1] for p in group) for group in channels.grouped(groups)}) == 1
 
 
-def known_split(op: Op, channels: ChannelMap) -> tuple[tuple[ChannelMap, ...], WidenStep] | None:
+def known_split(
+    trace: Trace, op: Op, channels: ChannelMap
+) -> tuple[tuple[ChannelMap, ...], WidenStep] | None:
     """The maps of the parts into which one of timm's layers splits its channels, and the step that lets it."""
     sizes = op.args[1] if len(op.args) > 1 else None
-    if layer_class(op.span) not in _SPLITTING or op.name != "split":
+    if trace.kinds.get(op.module) not in SPLITTING or op.name != "split":
         return None
     if isinstance(sizes, int):
         sizes = [min(sizes, channels.size - start) for start in range(0, channels.size, sizes)]
@@ -62,7 +55,7 @@ def known_split(op: Op, channels: ChannelMap) -> tuple[tuple[ChannelMap, ...], W
 
 def experts(trace: Trace, op: Op, channels: ChannelMap) -> WidenStep | None:
     """The step for a `CondConv2d`, whose reshape `op` lets each image be convolved with a weight of its own."""
-    if layer_class(op.span) != "CondConv2d" or op.name != "reshape":
+    if trace.kinds.get(op.module) is not CondConv2d or op.name != "reshape":
         return None
     conv = next(later for later in trace.ops[op.index :] if later.name == "conv2d")
     groups = conv.kwargs.get("groups", conv.args[6] if len(conv.args) > 6 else None)
@@ -70,9 +63,10 @@ def experts(trace: Trace, op: Op, channels: ChannelMap) -> WidenStep | None:
     return WidenStep("experts", op.module, ("weight",), 1, int(groups) // batch, channels)
 
 
-def whole_cut(op: Op, cut: object, channels: ChannelMap) -> WidenStep | None:
+def whole_cut(trace: Trace, op: Op, cut: object, channels: ChannelMap) -> WidenStep | None:
     """The step for a layer that cuts its output to its own width, where that is all of it."""
-    attribute = _CUTS.get(layer_class(op.span))
+    kind = trace.kinds.get(op.module)
+    attribute = None if kind is None else CUTTING.get(kind)
     whole = isinstance(cut, slice) and cut.start in (None, 0) and cut.step in (None, 1)
     if attribute is None or not whole or not isinstance(cut, slice) or cut.stop != channels.size:
         return None
@@ -82,7 +76,7 @@ def whole_cut(op: Op, cut: object, channels: ChannelMap) -> WidenStep | None:
 def shuffled(trace: Trace, op: Op, channels: ChannelMap) -> tuple[int, ChannelMap, WidenStep] | None:
     """The result of ShuffleNet's channel shuffle that begins with `op`, its map, and the step that lets it."""
     if (
-        not _in_shufflenet(op.span)
+        not is_shuffle_block(trace.kinds.get(op.module))
         or getattr(op.span, "helper", None) != "channel_shuffle"
         or op.name != "view"
     ):
@@ -118,9 +112,9 @@ def shuffle_order(channels: ChannelMap, groups: int) -> tuple[list[int], Channel
     return order, ChannelMap.of(channels.size, runs)
 
 
-def halved(op: Op, channels: ChannelMap) -> tuple[tuple[ChannelMap, ...], WidenStep] | None:
+def halved(trace: Trace, op: Op, channels: ChannelMap) -> tuple[tuple[ChannelMap, ...], WidenStep] | None:
     """The maps of the halves into which ShuffleNet's block splits its channels, where each lies together."""
-    if not _in_shufflenet(op.span) or op.name != "chunk" or op.args[1:2] != (2,):
+    if not is_shuffle_block(trace.kinds.get(op.module)) or op.name != "chunk" or op.args[1:2] != (2,):
         return None
     half = channels.size // 2
     sides = [channel >= half for channel in channels.sources()]
@@ -128,11 +122,3 @@ def halved(op: Op, channels: ChannelMap) -> tuple[tuple[ChannelMap, ...], WidenS
         return None
     parts = (channels.part(0, half), channels.part(half, half))
     return parts, WidenStep("halve", op.module, ("sizes",), 1, 1, channels)
-
-
-def _in_shufflenet(span: CallSpan | None) -> bool:
-    return (
-        span is not None
-        and span.function == "InvertedResidual.forward"
-        and span.filename.replace("\\", "/").endswith("torchvision/models/shufflenetv2.py")
-    )

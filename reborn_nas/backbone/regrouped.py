@@ -6,6 +6,7 @@ They keep the class, the parameters and the state-dict keys of the convolution t
 # no postponed annotations: TorchScript reads those of the classes as they are
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any
 
@@ -147,7 +148,7 @@ class RegroupedCondConv2d(CondConv2d):  # type: ignore[misc]
         return y.view(x.shape[0], self.out_channels, y.shape[2], y.shape[3])
 
 
-_REGROUPED: dict[type[nn.Module], type[nn.Module]] = {
+REGROUPED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: RegroupedConv2d,
     nn.Conv1d: RegroupedConv1d,
     Conv2dSame: RegroupedConv2dSame,
@@ -161,7 +162,7 @@ def make_regrouped(conv: nn.Module, groups: int, channels: ChannelMap, where: st
     Raises:
         ConversionError: for a class of convolution that has no such form.
     """
-    regrouping(conv, groups, channels, where, _REGROUPED)
+    regrouping(conv, groups, channels, where, REGROUPED)
 
 
 def make_split(layer: nn.Module, channels: ChannelMap, where: str) -> None:
@@ -217,10 +218,8 @@ def _copies(channels: ChannelMap) -> int:
 
 def become(conv: nn.Module, classes: dict[type[nn.Module], type[nn.Module]], where: str) -> Any:
     """Give `conv` the class that `classes` has for its own. Raises ConversionError where there is none."""
-    found = classes.get(type(conv))
-    if found is None:  # a subclass that only builds itself in its own way
-        same = [wide for plain, wide in classes.items() if type(conv).forward is plain.forward]
-        found = same[0] if same and isinstance(conv, same[0].__bases__[0]) else None
+    kind = kind_among(type(conv), classes)
+    found = None if kind is None else classes[kind]
     if found is None:
         raise ConversionError(
             f"'{where}' is a {type(conv).__name__}, which has no form that reads doubled channels; keep the "
@@ -228,6 +227,15 @@ def become(conv: nn.Module, classes: dict[type[nn.Module], type[nn.Module]], whe
         )
     conv.__class__ = found
     return conv
+
+
+def kind_among(cls: type, kinds: Iterable[type]) -> type | None:
+    """The one of `kinds` that `cls` is, or whose forward it has."""
+    known = set(kinds)
+    forward = getattr(cls, "forward", None)
+    return next(
+        (base for base in cls.__mro__ if base in known and getattr(base, "forward", None) is forward), None
+    )
 
 
 def index_buffer(module: nn.Module, name: str, index: list[int] | None) -> None:

@@ -161,7 +161,9 @@ def divided(scene: Scene) -> Outcome:
     place, default = (1, 0) if scene.op.name in ("unbind", "select", "narrow", "index_select") else (2, 0)
     dim = int(scene.arg(place, "dim", default)) % rank
     if dim == wide.dim:
-        known = known_split(scene.op, wide.channels) or halved(scene.op, wide.channels)
+        known = known_split(scene.trace, scene.op, wide.channels) or halved(
+            scene.trace, scene.op, wide.channels
+        )
         if known is None:
             raise Blocked(f"a {scene.op.name} of the channels")
         return Outcome(tuple(Wide(dim, part) for part in known[0]), (known[1],))
@@ -200,7 +202,7 @@ def indexed(scene: Scene) -> Outcome:
         if item is None:
             position += 1
         elif dim == wide.dim:
-            step = None if item == slice(None) else whole_cut(scene.op, item, wide.channels)
+            step = None if item == slice(None) else whole_cut(scene.trace, scene.op, item, wide.channels)
             if item != slice(None) and step is None:
                 raise Blocked("a slice of the channels")
             return Outcome((Wide(position, wide.channels),), () if step is None else (step,))

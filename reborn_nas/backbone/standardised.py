@@ -83,7 +83,7 @@ class WideScaledStdConv2dSame(ScaledStdConv2dSame, PartlyStandardised):  # type:
         return self.convolved(x, (self.gain * self.scale).view(-1))
 
 
-_WIDE: dict[type[nn.Module], type[nn.Module]] = {
+WIDE: dict[type[nn.Module], type[nn.Module]] = {
     StdConv2d: WideStdConv2d,
     StdConv2dSame: WideStdConv2dSame,
     ScaledStdConv2d: WideScaledStdConv2d,
@@ -97,7 +97,7 @@ def make_partly_standardised(conv: nn.Module, groups: int, channels: ChannelMap,
     Raises:
         ConversionError: for a class that is none of timm's.
     """
-    wide = regrouping(conv, groups, channels, where, _WIDE)
+    wide = regrouping(conv, groups, channels, where, WIDE)
     entries = channels.entries()
     true = [column for column, place in enumerate(channels.grouped(groups)[0]) if not entries[place][1]]
     wide.size = len(true)

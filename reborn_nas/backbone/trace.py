@@ -14,6 +14,7 @@ from torch import nn
 
 from reborn_nas.backbone.events import ModuleCall, Op, Trace, Value, ValueRef
 from reborn_nas.backbone.inputs import arguments, call_text, moved
+from reborn_nas.backbone.layers import kinds_in
 from reborn_nas.backbone.recorder import Recorder
 from reborn_nas.backbone.replica import replicate
 from reborn_nas.backbone.spans import CallSpan
@@ -127,4 +128,4 @@ def _run(
             )
             reason = lines[0] if plain else f"{type(error).__name__}: {lines[0]}".removesuffix(": ")
             raise _RunError(recorder.where(), reason) from error
-    return replace(recorder.finish(output, training), on_cpu=device == "cpu")
+    return replace(recorder.finish(output, training), on_cpu=device == "cpu", kinds=kinds_in(model))

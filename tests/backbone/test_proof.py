@@ -424,3 +424,33 @@ class TestPlan:
         assert steps.proof == ""
         assert steps.to_dict() == data
         assert apply(model, steps).eval()(torch.randn(2, *SIZE)).shape == (2, 5)
+
+
+class TestOwnLayers:
+    """A layer is recognised by its type, when a conversion is planned and when it is carried out."""
+
+    class Conv2d(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * 2
+
+    class Built(nn.Conv2d):
+        def __init__(self) -> None:
+            super().__init__(8, 8, 3, padding=1, groups=4)
+
+    @pytest.mark.parametrize("own", [True, False])
+    def test_a_grouped_one_behind_a_site(self, own: bool) -> None:
+        class Grouped(Net):
+            def forward(self, x: Tensor) -> Tensor:
+                return self.pool(self.c2(F.relu(self.c1(x))))
+
+        model = Grouped()
+        model.c2 = TestOwnLayers.Conv2d(8, 8, 3, padding=1, groups=4) if own else TestOwnLayers.Built()
+        (site,) = discover(model, SIZE).sites
+        assert site.admits("crelu(compression=none)") is not own
+        if own:
+            with pytest.raises(SiteError, match="4 groups whose forward is not PyTorch's own"):
+                convert(model, {site.name: "crelu(compression=none)"}, SIZE)
+        else:
+            new = convert(model, {site.name: "crelu(compression=none)"}, SIZE, init="preserve")
+            x = torch.randn(2, *SIZE)
+            torch.testing.assert_close(new(x), model(x))

@@ -13,6 +13,7 @@ from scipy import stats
 
 from reborn_nas.analysis.design import LEAST_CONTROL
 from reborn_nas.analysis.linear import Fit, as_accuracy, as_design, fit, site_names, two_sided_p
+from reborn_nas.errors import ConfigError
 
 SATURATED_FROM, LEAST_SATURATED = 32, 24
 """Runs from which the confirmation's model holds all two-factor interactions, and how many of them must have ended."""
@@ -48,7 +49,12 @@ def confirmation_effects(
     products = np.column_stack([signs[:, i] * signs[:, j] for i, j in pairs]) if pairs else None
     finished = int(np.isfinite(outcome).sum())
     saturated = len(outcome) >= SATURATED_FROM and finished >= LEAST_SATURATED and products is not None
-    fitted = fit(levels, outcome, block=block, covariates=products if saturated else None, names=names)
+    try:
+        fitted = fit(levels, outcome, block=block, covariates=products if saturated else None, names=names)
+    except ConfigError:
+        if not saturated:
+            raise
+        fitted = fit(levels, outcome, block=block, names=names)  # lost runs took an interaction along
     table = _table(fitted, listed)
     interactions: list[dict[str, Any]] = []
     if saturated and len(fitted.extra) == len(pairs):

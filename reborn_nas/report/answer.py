@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MANY_COLLAPSED = 0.1
 """Share of the screen's runs above which the recipe, not the luck of a seed, is the likely cause."""
 
+MANY_FULL = 0.05
+"""Share of the screen's runs at 100 % above which the ceiling is worth a word."""
+
 SMALL_SE = 0.5
 """Percentage points: above this standard error a single accuracy is called rough."""
 
@@ -73,6 +76,14 @@ def cautions(
         said.append(
             f"Two sites' levels are correlated by {number(summary['correlation'])}: their effects are hard to "
             "tell apart."
+        )
+    if screen is not None and view.finished and screen.n_runs < summary.get("planned", 0.0):
+        said.append(f"The screen ended after {screen.n_runs} of {summary['planned']:.0f} trainings.")
+    full = 0.0 if screen is None else float((screen.accuracy >= 1).mean())
+    if full > MANY_FULL:
+        said.append(
+            f"{percent(full, 0)} of the screen's runs are right on every image: at the ceiling effects are squeezed, "
+            "and what a site could add there is not seen."
         )
     many = 0 if effects is None else int(effects.attrs.get("collapsed", 0))
     if screen is not None and many > MANY_COLLAPSED * screen.n_runs:

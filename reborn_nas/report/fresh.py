@@ -40,7 +40,7 @@ def candidate_arms(view: RunView, chance: float = 0.0) -> CandidateArms:
     for record, value, gone in zip(runs, values, fallen):
         if gone:
             lost[record.arm] += 1
-        else:
+        elif math.isfinite(value):
             arms[record.arm].append(float(value))
     part = "test" if tested else (whole[0].accuracy_part if whole else "")
     images = max((r.test_n if tested else r.accuracy_n for r in whole), default=0)
@@ -49,7 +49,7 @@ def candidate_arms(view: RunView, chance: float = 0.0) -> CandidateArms:
 
 def _judged(record: TrialRecord, tested: bool) -> float:
     value = record.test_accuracy if tested and record.test_accuracy is not None else record.accuracy
-    return math.nan if value is None else value
+    return value if value is not None and 0 <= value <= 1 else math.nan
 
 
 @dataclass(frozen=True)

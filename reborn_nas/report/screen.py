@@ -101,10 +101,12 @@ def designed(
 
 
 def _accuracy(record: TrialRecord, chance: float) -> float:
-    if record.state == "complete" and record.accuracy is not None:
-        return record.accuracy
+    """What a run counts with; NaN for one that has no accuracy, or one that no accuracy can have."""
+    value = record.accuracy
     if record.state == "diverged":
-        return chance if record.accuracy is None else record.accuracy
+        return value if value is not None and 0 <= value <= 1 else chance
+    if record.state == "complete" and value is not None and 0 <= value <= 1:
+        return value
     return float("nan")
 
 

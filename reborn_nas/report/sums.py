@@ -113,7 +113,7 @@ def _ends(view: RunView, chance: float) -> _Ends | None:
     from reborn_nas.analysis.compare import candidate_against_parent
 
     runs = [r for r in unique_runs(view.phase("baseline")) if r.state in ("complete", "diverged")]
-    runs = [r for r in runs if r.accuracy is not None]
+    runs = [r for r in runs if r.accuracy is not None and 0 <= r.accuracy <= 1]
     if not runs:
         return None
     values = converged([r.accuracy for r in runs], chance, [r.state == "diverged" for r in runs])
@@ -215,7 +215,7 @@ def _sizes(one: AddsUp) -> str:
     total = f"{signed(one.total.effect)} percentage points {interval(*one.total.interval())}"
     measured = f"{signed(one.measured.effect)} percentage points {interval(*one.measured.interval())}"
     gap = f"{signed(one.gap)} percentage points {interval(one.gap_low, one.gap_high)}"
-    return f"the sum is {total}, measured were {measured}, which is {gap} more"
+    return f"their sum is {total}, the measured difference {measured}, a gap of {gap}"
 
 
 def _words(name: str, one: AddsUp) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from reborn_nas.records import TrialRecord
-from reborn_nas.report import RunView, study_findings
+from reborn_nas.report import RunView, build_report, study_findings
 from reborn_nas.report.chosen import best_choices, sampled_curves
+from reborn_nas.report.drawing import Drawing
 from tests.report import fabricate
 
 
@@ -394,3 +398,60 @@ def test_runs_that_are_all_the_same_give_numbers_and_no_verdict(accuracy: float)
     assert set(findings.effects["verdict"]) == {"no verdict"}
     assert any("noise of a training is unknown" in line for line in findings.cautions)
     assert "cannot be told" in findings.sentences[1]
+
+
+def test_what_no_accuracy_can_be_counts_as_missing() -> None:
+    made = _plain()
+    k = next(i for i, r in enumerate(made) if r.phase == "screen")
+    for value in (float("inf"), float("nan"), 1.5, -0.1):
+        odd = [replace(r, accuracy=value) if i == k else r for i, r in enumerate(made)]
+        findings = study_findings(_view(odd))
+        assert findings.effects is not None
+        assert any("1 of 32 designed runs are missing" in line for line in findings.cautions)
+
+
+def test_a_ceiling_and_an_early_end_are_said() -> None:
+    made = [replace(r, accuracy=min(1.0, (r.accuracy or 0) + 0.14)) for r in _plain()]
+    phases = [{"phase": "screen", "planned": 64}]
+    found = study_findings(_view(made, phases=phases)).cautions
+    assert any("right on every image: at the ceiling" in line for line in found)
+    assert "The screen ended after 32 of 64 trainings." in found
+    plain = study_findings(_view(_plain())).cautions
+    assert not any("ceiling" in line or "ended after" in line for line in plain)
+
+
+def test_runs_lost_at_random_leave_the_retest_its_main_effects() -> None:
+    rng = np.random.default_rng(3)
+    made = [
+        replace(r, accuracy=None, state="failed") if r.phase == "confirm" and rng.random() < 0.2 else r
+        for r in _plain()
+    ]
+    assert study_findings(_view(made)).confirmation is not None
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    "trouble", ["two sites", "one split", "seven runs", "all diverged", "half diverged", "nothing"]
+)
+def test_studies_in_trouble_are_reported_without_a_traceback(
+    trouble: str, finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Drawing, "png", lambda self: b"png")
+    made, rng = fabricate.records(5), np.random.default_rng(0)
+    changed = {
+        "two sites": [
+            replace(r, levels={k: v for k, v in r.levels.items() if k in ("act1", "act2")}) for r in made
+        ],
+        "one split": [replace(r, block=0) for r in made],
+        "seven runs": [r for r in made if r.phase == "screen"][:7],
+        "all diverged": [replace(r, state="diverged", accuracy=None) for r in made],
+        "half diverged": [
+            replace(r, state="diverged", accuracy=0.01) if rng.random() < 0.5 else r for r in made
+        ],
+        "nothing": [replace(r, accuracy=float("nan")) for r in made],
+    }[trouble]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        page = build_report(_view(changed, finished=finished), tmp_path).read_text()
+    assert "What this report does not claim" in page
+    assert not re.search(r"\bnan\b", page, re.IGNORECASE)

@@ -239,7 +239,7 @@ def _failures(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
         yield Claim("failure", rates is not None and rates[study.site(one["site"])] > 0, about=one["site"])
 
 
-SUM = rf"the sum is {size_of('1')}, measured were {size_of('2')}, which is {size_of('3')} more"
+SUM = rf"their sum is {size_of('1')}, the measured difference {size_of('2')}, a gap of {size_of('3')}"
 
 
 @sentence(rf"For (?P<where>reborn everywhere|the candidate), (?P<word>the effects do not add up|whether the effects add up is not resolved): {SUM}\.")  # fmt: skip
@@ -352,6 +352,8 @@ def _bent(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
 @sentence(r"\d+ of \d+ designed runs are missing: verdicts only where both readings of them agree\.")
 @sentence(rf"\d+ of \d+ designed runs collapsed: effects are among those that converged(?:; none is left to estimate that of {SITES})?\.")  # fmt: skip
 @sentence(r"\d+ of \d+ designed runs collapsed: the others are too few for any effect\.")
+@sentence(rf"{NUMBER} % of the screen's runs are right on every image: [^.]*\.")
+@sentence(r"The screen ended after \d+ of \d+ trainings\.")
 @sentence(rf"{NUMBER} % of the screen's runs collapsed\.")
 @sentence(r"The runs differ by nothing but their sites and splits, or not at all: [^.]*\.")
 @sentence(r"Joint effects of three or more sites show in these runs and can look like one site's: [^.]*\.")

@@ -86,12 +86,13 @@ class BackboneSpec:
     """Where a network comes from and how it is built.
 
     Args:
-        source: `timm:resnet18`, `torchvision:resnet34` or `path/to/file.py:factory`; a bare name means timm.
+        source: `timm:resnet18`, `torchvision:resnet34`, `path/to/file.py:factory` or
+            `package.module:factory`; a bare name means timm.
         arguments: keyword arguments of the constructor, JSON values.
         input_size: (C, H, W) of one image, or None while it is open.
         num_classes: outputs of the head, or None while it is open.
         stem: "original", or "small" for the 3×3, stride-1, pool-free stem of small images; None while it is open.
-        source_digest: SHA-256 of the source file of a user's own network, else None.
+        source_digest: SHA-256 of the source of a user's own network, else None.
     """
 
     source: str

@@ -1,6 +1,7 @@
 """Backbone specs: from a name to a complete spec, from a spec to a network.
 
-A source is `timm:NAME` (a bare name means timm), `torchvision:NAME` or `path/to/file.py:factory`. `resolve` fills in
+A source is `timm:NAME` (a bare name means timm), `torchvision:NAME`, `path/to/file.py:factory` or
+`package.module:factory`. `resolve` fills in
 what the spec leaves open and proves on the meta device that the network runs at its input size; `build` makes it.
 """
 
@@ -19,10 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from reborn_nas.architecture import BackboneSpec
-from reborn_nas.backbone.factory import load_factory, split_source
+from reborn_nas.backbone.factory import files_of, load_factory, split_source
 from reborn_nas.backbone.stem import SMALL, StemEdit, apply_stem, small_stem
 from reborn_nas.errors import ConfigError, unknown_name
-from reborn_nas.files import sha256_of
 
 _IMAGENET = (3, 224, 224)
 _TRANSFORMING = ("torchvision:googlenet", "torchvision:inception_v3")
@@ -55,7 +55,9 @@ def resolve(
     """
     given = BackboneSpec(source) if isinstance(source, str) else source
     if given.source.startswith("timm:") and (".py" in given.source or "/" in given.source):
-        raise ConfigError(f"backbone {source!r}: a network of your own is path/to/file.py:factory")
+        raise ConfigError(
+            f"backbone {source!r}: a network of your own is path/to/file.py:factory or package.module:factory"
+        )
     asked: dict[str, Any] = {
         "input_size": input_size,
         "num_classes": num_classes,
@@ -66,8 +68,6 @@ def resolve(
     digest = _check_source(given)
     if pretrained and given.source in _TRANSFORMING:
         given = replace(given, arguments={"transform_input": True, **given.arguments})
-    if given.source_digest not in (None, digest):
-        load_factory(given.source, digest=given.source_digest)  # says what changed
     given = replace(given, source_digest=digest, input_size=given.input_size or _own_size(given))
     spec, probe = _first_that_runs(given)
     outputs = probe.classes if spec.num_classes is None else spec.num_classes
@@ -149,8 +149,8 @@ def _check_source(spec: BackboneSpec) -> str | None:
         if spec.name not in known:
             raise unknown_name("torchvision model", spec.name, known)
         return None
-    load_factory(spec.source)
-    return sha256_of(split_source(spec.source)[0])
+    load_factory(spec.source, digest=spec.source_digest)
+    return spec.source_digest or files_of(split_source(spec.source)[0]).digest
 
 
 def _own_size(spec: BackboneSpec) -> tuple[int, int, int]:

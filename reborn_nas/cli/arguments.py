@@ -39,7 +39,7 @@ def add_backbone(parser: argparse.ArgumentParser, default: str | None = None) ->
         "--backbone",
         default=default,
         metavar="NAME",
-        help="timm model (resnet34), torchvision:NAME, or path/to/file.py:factory",
+        help="timm model (resnet34), torchvision:NAME, path/to/file.py:factory or package.module:factory",
     )
     parser.add_argument(
         "--stem",

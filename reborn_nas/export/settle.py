@@ -12,6 +12,7 @@ from reborn_nas.activations import complete
 from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice
 from reborn_nas.backbone import build, discover, resolve
 from reborn_nas.backbone import notes as stem_notes
+from reborn_nas.backbone.factory import source_beside
 from reborn_nas.data import ImageSet
 from reborn_nas.errors import ConfigError
 from reborn_nas.export.parent import Parent, on_own_path
@@ -57,8 +58,7 @@ def read_architecture(given: str) -> Architecture | str:
         raise ConfigError(f"{path}: {error}") from error
     spec = architecture.backbone
     if spec.library == "file" and path.name == "config.json":  # an export's own source lies beside it
-        file, factory = spec.source.rsplit(":", 1)
-        spec = replace(spec, source=f"{path.parent / Path(file).name}:{factory}")
+        spec = replace(spec, source=source_beside(path.parent, spec.source))
     return architecture.with_backbone(spec)
 
 

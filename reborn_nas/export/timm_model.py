@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ from reborn_nas.backbone import Plan
 from reborn_nas.errors import ExportError
 from reborn_nas.export.card import Card, render_card
 from reborn_nas.export.forms import check_forms, write_forms
+from reborn_nas.export.own_source import carry_source
 from reborn_nas.export.target import check_target, new_folder
 from reborn_nas.files import write_atomic
-from reborn_nas.models.adapter import TimmAdapter, final_linear
+from reborn_nas.models.adapter import adapted
 from reborn_nas.models.converted import build_network
 from reborn_nas.models.exported import CONFIG, CONFIG_VERSION, ENTRY, WEIGHTS
 from reborn_nas.training.example import COUNTS, steady_logits
@@ -112,7 +112,7 @@ def _write(folder: Path, trained: Trained, name: str, fold: bool, forms: Sequenc
         _compare(model, example)
         example = _folded_example(model, example)
     if architecture.backbone.library == "file":
-        architecture = _with_source(folder, architecture)
+        architecture = carry_source(folder, architecture)
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_atomic(folder / "example.safetensors", save(example))
@@ -135,7 +135,7 @@ def _rebuilt(trained: Trained) -> nn.Module:
         ) from error
     if spec.library != "timm":
         assert spec.input_size is not None
-        network = TimmAdapter(network, final_linear(network, spec.input_size), spec.num_classes or 0)
+        network = adapted(network, spec.input_size, spec.num_classes)
     return network.eval()
 
 
@@ -159,14 +159,6 @@ def _compare(model: nn.Module, example: Mapping[str, Tensor]) -> None:
             f"the rebuilt network differs from the trained one (relative error {error:.1e}); "
             "was the checkpoint written by other code?"
         )
-
-
-def _with_source(folder: Path, architecture: Architecture) -> Architecture:
-    """Copy the network's own source file beside the weights; the architecture then names it there."""
-    spec = architecture.backbone
-    file, factory = spec.source.rsplit(":", 1)
-    shutil.copyfile(file, folder / Path(file).name)
-    return architecture.with_backbone(replace(spec, source=f"{Path(file).name}:{factory}"))
 
 
 def _config(

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reborn_nas.backbone import Trace, trace
 from reborn_nas.errors import ConversionError
 
-__all__ = ["TimmAdapter", "final_linear"]
+__all__ = ["TimmAdapter", "adapted", "final_linear"]
 
 
 class TimmAdapter(nn.Module):
@@ -20,7 +21,7 @@ class TimmAdapter(nn.Module):
 
     Args:
         body: the network; its classifier is taken out (the module is edited in place).
-        classifier: path of the classifier in `body`, as `final_linear` finds it, or None.
+        classifier: path of the linear layer in `body` whose result is the network's output, or None.
         outputs: number of outputs of the network.
     """
 
@@ -70,16 +71,38 @@ class TimmAdapter(nn.Module):
         return self.forward_head(x)
 
 
+def adapted(model: nn.Module, input_size: tuple[int, int, int], outputs: int | None) -> TimmAdapter:
+    """`model` with timm's interface and so many outputs; None for its own number. The module is edited in place.
+
+    Raises:
+        ConversionError: the network has another number of outputs and no linear layer at its end to replace.
+    """
+    run = trace(model, (torch.zeros(1, *input_size),), training=False)
+    shape = run.values[run.outputs[0]].shape if run.outputs else ()
+    made = shape[1] if len(shape) == 2 else None
+    classifier = _last_linear(model, run)
+    network = TimmAdapter(model, classifier, made or outputs or 0)
+    if made is not None and outputs is not None and outputs != made:
+        if classifier is None:
+            raise ConversionError(
+                f"the network has {made} outputs whatever num_classes says (its factory does not take num_classes), "
+                f"and it does not end in a linear layer that could be replaced by one with {outputs}; load it "
+                f"without num_classes, then reset_classifier({outputs}) puts a linear layer behind its outputs"
+            )
+        network.reset_classifier(outputs)
+    return network
+
+
 def final_linear(model: nn.Module, input_size: tuple[int, int, int]) -> str | None:
     """Path of the linear layer whose output is the network's output, or None where there is none."""
-    from reborn_nas.backbone.trace import trace
+    return _last_linear(model, trace(model, (torch.zeros(1, *input_size),), training=False))
 
-    run = trace(model, (torch.zeros(1, *input_size),), training=False)
+
+def _last_linear(model: nn.Module, run: Trace) -> str | None:
     for call in reversed(run.calls):
-        if call.outputs and call.outputs[0] in run.outputs[:1] and call.path:
-            module = model.get_submodule(call.path)
-            if isinstance(module, nn.Linear):
-                return call.path
+        last = call.path and call.outputs and call.outputs[0] in run.outputs[:1]
+        if last and isinstance(model.get_submodule(call.path), nn.Linear):
+            return call.path
     return None
 
 

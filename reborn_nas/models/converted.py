@@ -21,7 +21,7 @@ from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice
 from reborn_nas.backbone import Plan, apply, build, find_sites
 from reborn_nas.backbone import plan as make_plan
 from reborn_nas.errors import ConfigError
-from reborn_nas.models.adapter import TimmAdapter, final_linear
+from reborn_nas.models.adapter import adapted
 from reborn_nas.models.configuration import small_cfg
 from reborn_nas.models.exported import folded_pairs, located, read_weights, stored_plan, vet_folder
 
@@ -57,7 +57,7 @@ def build_network(
     model = apply(model, plan)
     if timm_api and spec.library != "timm":
         assert spec.input_size is not None
-        return TimmAdapter(model, final_linear(model, spec.input_size), spec.num_classes or 0)
+        return adapted(model, spec.input_size, spec.num_classes)
     return model
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from reborn_nas.activations import Pair
 from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import Plan
+from reborn_nas.backbone.factory import source_beside
 from reborn_nas.errors import ConfigError, ExportError
 from reborn_nas.faults import blame_machine
 
@@ -114,20 +115,20 @@ def located(
         raise ConfigError(f"the backbone's arguments may not hold {', '.join(reserved)}")
     if spec.library != "file":
         return architecture
-    file, factory = spec.source.rsplit(":", 1)
+    file = spec.source.rsplit(":", 1)[0]
     if folder is not None:
         if not (trusted or TRUST.every_export):
             raise ConfigError(
                 f"this export runs its own source file {Path(file).name!r}; read it, then load with "
                 "timm.create_model(..., trust_source=True)"
             )
-        file = str(folder / Path(file).name)
-    elif isinstance(pretrained_cfg, Mapping) and pretrained_cfg.get("source") == "hf-hub":
+        return architecture.with_backbone(replace(spec, source=source_beside(folder, spec.source)))
+    if isinstance(pretrained_cfg, Mapping) and pretrained_cfg.get("source") == "hf-hub":
         raise ConfigError(
             f"this model runs a source file {Path(file).name!r}, which timm does not fetch from a hub; download the "
             'whole repository, read the file, then load "local-dir:FOLDER" with trust_source=True'
         )
-    return architecture.with_backbone(replace(spec, source=f"{file}:{factory}"))
+    return architecture
 
 
 def stored_plan(data: Any) -> Plan | None:

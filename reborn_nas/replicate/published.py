@@ -33,7 +33,7 @@ class Network(_Part):
     """One network of a table.
 
     Args:
-        backbone: `convnet8`, `timm:…`, `torchvision:…` or `path/to/file.py:factory`.
+        backbone: `convnet8`, `timm:…`, `torchvision:…`, `path/to/file.py:factory` or `package.module:factory`.
         arguments: of its constructor.
         stem: "original", or "small" to have an ImageNet stem replaced.
     """

@@ -90,7 +90,7 @@ class StudyConfig(BaseModel):
 
     backbone: str = setting(
         "convnet5",
-        "timm model (resnet34), torchvision:NAME, or path/to/file.py:factory",
+        "timm model (resnet34), torchvision:NAME, path/to/file.py:factory or package.module:factory",
         group=WHAT,
         metavar="NAME",
     )

@@ -32,7 +32,7 @@ from tests import checks
 from tests.beyond import Network, left_out, networks
 
 TABLE = Path(__file__).parent / "golden" / "coverage-beyond.csv"
-COLUMNS = ("network", "sites", "reborn", "doubled", "refused", "why", "seconds", "gib")
+COLUMNS = ("network", "sites", "reborn", "doubled", "refused", "why", "seconds")
 FORM = "reborn(kernel_size=3,deconv=depthwise)"
 
 
@@ -44,6 +44,8 @@ def check(network: Network) -> dict[str, object]:
     try:
         torch.manual_seed(0)
         model, inputs = network.make(), network.inputs()
+        if network.in_double:
+            model, inputs = model.double(), checks.doubled(inputs)
         found = discover(model, example_inputs=inputs)
         row["sites"] = len(found.sites)
         reasons = Counter(site.refusal(FORM) for site in found.sites)
@@ -53,13 +55,12 @@ def check(network: Network) -> dict[str, object]:
         if network.on_meta:
             _on_meta(model, found, inputs)
         else:
-            row["doubled"] = _on_cpu(model, found, inputs, network.in_double)
+            row["doubled"] = _on_cpu(model, found, inputs)
     except (AssertionError, RebornError, RuntimeError, TypeError, ValueError) as error:
         lines = str(error).strip().splitlines() or [""]
         why.append(f"FAILED {type(error).__name__}: {lines[0][:300]}")
     seconds = round(time.process_time() - begin, 1)
-    gib = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)
-    return {"network": network.name, **row, "why": "; ".join(why), "seconds": seconds, "gib": gib}
+    return {"network": network.name, **row, "why": "; ".join(why), "seconds": seconds}
 
 
 def _on_meta(model: nn.Module, found: Discovery, inputs: Any) -> None:
@@ -72,7 +73,7 @@ def _on_meta(model: nn.Module, found: Discovery, inputs: Any) -> None:
         assert shapes[0] == shapes[1], "converted, its outputs have other shapes"
 
 
-def _on_cpu(model: nn.Module, found: Discovery, inputs: Any, in_double: bool) -> int:
+def _on_cpu(model: nn.Module, found: Discovery, inputs: Any) -> int:
     """Train and eval mode with real numbers; how many sites can double their channels."""
     if any(site.admits(FORM) for site in found.sites):
         new = rn.convert(model, FORM, example_inputs=inputs, seed=1)
@@ -86,9 +87,6 @@ def _on_cpu(model: nn.Module, found: Discovery, inputs: Any, in_double: bool) ->
             "converted, its outputs are not finite"
         )
         del new
-    if in_double:
-        model, inputs = model.double(), checks.doubled(inputs)
-        found = discover(model, example_inputs=inputs)
     checks.randomise(model, inputs)
     own = checks.outputs(model, inputs)
     assert any(result.numel() and result.is_floating_point() for result in own), "it returns no numbers"
@@ -97,11 +95,12 @@ def _on_cpu(model: nn.Module, found: Discovery, inputs: Any, in_double: bool) ->
     return checks.widened(model, found, inputs, own)
 
 
-def run(name: str) -> dict[str, object]:
-    """One network, in a process of its own."""
+def run(name: str) -> tuple[dict[str, object], float]:
+    """One network, in a worker; with the worker's peak memory in GiB."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    return check(next(each for each in networks() if each.name == name))
+    row = check(next(each for each in networks() if each.name == name))
+    return row, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def read_table(path: Path = TABLE) -> dict[str, dict[str, str]]:
@@ -149,13 +148,16 @@ def main() -> None:
         names = [name for name in names if name.startswith(tuple(args.names))]
     if args.missing:
         names = [name for name in names if name not in rows]
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        for row in pool.imap(run, names):
+    highest = 0.0
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=8) as pool:
+        for row, peak in pool.imap(run, names):
+            highest = max(highest, peak)
             name = str(row["network"])
             rows[name] = row
             write_atomic(args.table, table(rows))
             counts = f"{row['reborn']}/{row['sites']} reborn, {row['doubled']} doubled"
-            print(f"{name}: {counts}, {row['seconds']} s, {row['gib']} GiB {row['why']}", flush=True)
+            print(f"{name}: {counts}, {row['seconds']} s, {peak:.1f} GiB {row['why']}", flush=True)
+    print(f"at most {highest:.1f} GiB")
     print(summary(read_table(args.table).values()))
 
 

@@ -126,12 +126,17 @@ def _placed(
 ) -> Cost:
     """What comes: its parameters once, its work as often as one forward runs it, on as many rows as it does."""
     run = found.eval_trace
-    shapes = [run.values[given].shape for given, _ in site_values(run, site)]
-    if not shapes:
+    live = _live(run)
+    given = [value for value, _ in site_values(run, site)]
+    if not given:
         return Cost(_block(placement, site.shape, original).params, 0, 0)
-    costs = [(_block(placement, shape[1:], original), shape[0]) for shape in shapes]
-    macs = sum(cost.macs * rows for cost, rows in costs) // images
-    return Cost(costs[0][0].params, macs, sum(cost.activation_bytes * rows for cost, rows in costs) // images)
+    macs = held = 0
+    for value in given:
+        rows, *shape = run.values[value].shape
+        cost = _block(placement, tuple(shape), original)
+        macs += cost.macs * rows
+        held += cost.activation_bytes * rows * (value in live)
+    return Cost(cost.params, macs // images, held // images)
 
 
 def _block(placement: Placement, shape: tuple[int, ...], original: nn.Module | None) -> Cost:

@@ -178,9 +178,12 @@ class _Wholes:
         """The activation's name, or None where the module is more than one, or none."""
         if path not in self._found:
             module = self._modules.get(path)
+            calls = self._calls[path]
+            # a flow that starts at zero: what no input has reached says nothing of what the module does
+            reached = [each for each in calls if not each[2].isdisjoint(each[1].inputs)]
             names = {
                 _name_in(trace, call, module, live) if module is not None and path else None
-                for trace, call, live in self._calls[path]
+                for trace, call, live in reached or calls
             }
             self._found[path] = None if None in names else min(name for name in names if name)
         return self._found[path]

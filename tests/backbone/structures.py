@@ -257,6 +257,84 @@ class Separable3d(nn.Module):
         return frames + self.narrow(F.gelu(self.wide(x))).permute(0, 4, 1, 2, 3)
 
 
+class Refinement(nn.Module):
+    """A flow between two images that starts at zero and is refined twice: at first its encoder sees constants alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.InstanceNorm2d(6), nn.ReLU())
+        self.flow = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU())
+        self.update, self.act = nn.Conv2d(16, 2, 3, padding=1), nn.LeakyReLU(0.1)
+
+    def forward(self, first: Tensor, second: Tensor, times: int = 2) -> list[Tensor]:
+        both = torch.cat([self.features(first), self.features(second)], 1)
+        flow = torch.zeros(len(first), 2, *first.shape[2:], device=first.device)
+        found = []
+        for _ in range(times):
+            flow = flow + self.act(self.update(torch.cat([both, self.flow(flow)], 1)))
+            found.append(flow)
+        return found
+
+
+class SlowFast(nn.Module):
+    """Two clips of one video in a list, of different frame rates, with a lateral connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow = nn.Sequential(
+            nn.Conv3d(3, 8, (1, 3, 3), padding=(0, 1, 1)), nn.BatchNorm3d(8), nn.ReLU(True)
+        )
+        self.fast = nn.Sequential(nn.Conv3d(3, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(True))
+        self.across, self.head = nn.Conv3d(4, 4, (5, 1, 1), (4, 1, 1), (2, 0, 0)), nn.Linear(16, 3)
+
+    def forward(self, clips: list[Tensor]) -> Tensor:
+        fast = self.fast(clips[1])
+        slow = torch.cat([self.slow(clips[0]), F.relu(self.across(fast))], 1)
+        return self.head(torch.cat([slow.mean((2, 3, 4)), fast.mean((2, 3, 4))], 1))
+
+
+class Diffusion(nn.Module):
+    """Noise to be taken away at a time step, which is embedded; one SiLU serves maps and embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.Linear(2, 8), nn.SiLU(), nn.Linear(8, 8))
+        self.enter, self.norm, self.leave = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.GroupNorm(4, 8),
+            nn.Conv2d(8, 3, 1),
+        )
+        self.nonlinearity = nn.SiLU()
+
+    def forward(self, x: Tensor, timesteps: Tensor, *, guidance: float | None = None) -> Tensor:
+        when = self.embed(torch.stack([timesteps.float().sin(), timesteps.float().cos()], -1))
+        h = self.enter(x) + self.nonlinearity(when)[:, :, None, None]
+        return self.leave(self.nonlinearity(self.norm(h)))
+
+
+class Anchors(nn.Module):
+    """Raw maps of each size while it trains, boxes of all sizes together afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = ((3, 6), (6, 8), (8, 8))
+        self.steps = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(i, o, 3, 2, 1, bias=False), nn.BatchNorm2d(o), nn.SiLU(inplace=True))
+            for i, o in widths
+        )
+        self.heads = nn.ModuleList(nn.Conv2d(8, 6, 1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Any:
+        maps = []
+        for step in self.steps:
+            x = step(x)
+            maps.append(x)
+        raw = [head(each) for head, each in zip(self.heads, maps[1:])]
+        if self.training:
+            return raw
+        return torch.cat([each.flatten(2).permute(0, 2, 1).sigmoid() for each in raw], 1), raw
+
+
 def drawn(*shape: int) -> Tensor:
     """Normal numbers, the same ones each time."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -279,5 +357,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], str]] = {
     "Keypoints": (Keypoints, lambda: ({"image": drawn(2, 3, 12, 12), "ids": ["a", "b"]},), "nchw"),
     "Pyramid": (Pyramid, lambda: drawn(2, 3, 16, 16), "nchw"),
     "Records": (Records, lambda: {"image": drawn(2, 3, 12, 12), "keep": True}, "nchw"),
+    "Refinement": (Refinement, lambda: (*_pair(), 2), "nchw"),
+    "SlowFast": (SlowFast, lambda: ([drawn(2, 3, 2, 8, 8), drawn(2, 3, 8, 8, 8)],), "ncdhw"),
+    "Diffusion": (Diffusion, lambda: {"x": drawn(2, 3, 8, 8), "timesteps": torch.tensor([3, 5])}, "nchw"),
+    "Anchors": (Anchors, lambda: drawn(2, 3, 32, 32), "nchw"),
     "Separable3d": (Separable3d, lambda: drawn(2, 4, 3, 8, 8), "nchw ndhwc"),
 }

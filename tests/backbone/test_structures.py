@@ -22,7 +22,7 @@ from tests.backbone import structures
 
 EVERY = pytest.mark.parametrize("name", structures.NETWORKS)
 # sums, shared weights, an LSTM, outputs
-UNDOUBLED = {"Tcn": 3, "Crnn": 2, "Pyramid": 2, "Records": 2, "Separable3d": 1}
+UNDOUBLED = {"Tcn": 3, "Crnn": 2, "Pyramid": 2, "Records": 2, "Separable3d": 1, "Refinement": 1}
 
 
 def made(name: str) -> tuple[nn.Module, Any]:

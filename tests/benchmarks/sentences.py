@@ -105,6 +105,36 @@ def _write(path: Path, rows: Sequence[dict[str, str]]) -> None:
         for row in rows
     ]
     write_atomic(path, "\n".join(lines) + "\n")
+    write_atomic(path.with_suffix(".md"), markdown(rows))
+
+
+SHOWN = {
+    "false_site": "false, site", "false_candidate": "candidate", "false_any": "any", "coverage": "coverage",
+    "fcr": "FCR", "power": "power", "exaggeration": "exaggeration", "exaggeration_shrunk": "shrunk",
+    "failing_named": "failing named", "top5_said": "P(top 5) said", "top5_true": "true",
+}  # fmt: skip
+"""Column → heading of the table for people."""
+SHARES = ("false_site", "false_candidate", "false_any", "fcr")
+
+
+def markdown(rows: Sequence[dict[str, str]]) -> str:
+    """The table for people: shares with their standard errors, cells in the table's order."""
+    heads = ["scenario", "sites/runs", "phases", "studies", *SHOWN.values()]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for row in rows:
+        cells = [row["scenario"], f"{row['sites']}/{row['runs']}", row["phases"], row["studies"]]
+        lines.append("| " + " | ".join([*cells, *(_cell(row, name) for name in SHOWN)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict[str, str], name: str) -> str:
+    if not row.get(name):
+        return ""
+    value = float(row[name])
+    if name not in SHARES:
+        return f"{value:.3f}".removeprefix("0") if abs(value) < 1 else f"{value:.2f}"
+    error = math.sqrt(value * (1 - value) / int(row["studies"]))
+    return f"{value:.3f} ({error:.3f})".replace("0.", ".")
 
 
 def _text(value: float) -> str:
@@ -119,7 +149,7 @@ def main() -> int:
     parser.add_argument("--studies", type=int, default=1000, help="studies a cell (1000)")
     parser.add_argument("--minutes", type=float, default=30.0, help="begin no cell after (30)")
     parser.add_argument("--workers", type=int, default=1, help="processes (1)")
-    parser.add_argument("--out", type=Path, help="CSV to fill")
+    parser.add_argument("--out", type=Path, help="CSV to fill; a table for people beside it")
     parser.add_argument("--only", nargs="+", default=[], help="beginnings of scenario/sites/runs/phases")
     options = parser.parse_args()
     warnings.simplefilter("ignore")

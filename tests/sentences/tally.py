@@ -96,9 +96,23 @@ def _row(one: Read) -> Row:
         "false_other": one.false("other"),
         "false_any": any(c.true is False for c in claims if c.kind != "bound"),
         "fcr": np.mean([not c.covered for c in named]) if named else 0.0,
+        **_failing(one),
         **_estimates(one),
     }
     return Row({name: float(value) for name, value in row.items()}, named)
+
+
+def _failing(one: Read) -> dict[str, float]:
+    """Share of the sites that make trainings fail that are named for it, and whether another one is."""
+    rates = one.study.planted.diverges
+    if rates is None:
+        return {}
+    named = {claim.about for claim in one.claims if claim.kind == "failure"}
+    failing = {name for name, rate in zip(one.study.names, rates) if rate > 0}
+    return {
+        "failing_named": len(named & failing) / len(failing),
+        "failing_false": float(bool(named - failing)),
+    }
 
 
 def measures(rows: Sequence[Row]) -> dict[str, float]:

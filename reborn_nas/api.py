@@ -108,7 +108,7 @@ def _shown(folder: Path) -> Shown:
     from reborn_nas.report.live import answer_note, graphs
     from reborn_nas.study.dashboard import Shown
 
-    view = run_view(folder, look=False)
+    view = run_view(folder, brief=True)
     page = folder / "report" / "index.html"
     if not view.records:
         return Shown()
@@ -118,40 +118,46 @@ def _shown(folder: Path) -> Shown:
 
 def _describe(folder: Path) -> None:
     """Bring the notes and graphs of a run's studies up to date."""
-    from reborn_nas.study import status
     from reborn_nas.study.artifacts import ARTIFACTS
     from reborn_nas.study.dashboard import describe_studies
-    from reborn_nas.study.reading import open_store
+    from reborn_nas.study.reading import open_store, read_status
 
     store = open_store(folder, read_only=False)
-    describe_studies(store, status(folder), _shown(folder), folder / ARTIFACTS)
+    describe_studies(store, read_status(store), _shown(folder), folder / ARTIFACTS)
 
 
-def run_view(study_or_path: RunResult | Run, *, look: bool = True, trust_source: bool = False) -> RunView:
+def run_view(
+    study_or_path: RunResult | RunInfo | Run,
+    *,
+    look: bool = True,
+    brief: bool = False,
+    trust_source: bool = False,
+) -> RunView:
     """A run as the plain data that a report is made from.
 
     Args:
         look: also look at what the sites see, which runs the kept networks.
+        brief: leave out what takes PyTorch or seconds: what sites cost, the recommendation, the command.
         trust_source: run the source code of a network that comes from elsewhere.
     """
     from reborn_nas.report import RunView
 
     info = _info(study_or_path)
-    sights, left_out = _sights(info, trust_source) if look else ((), ())
+    sights, left_out = _sights(info, trust_source) if look and not brief else ((), ())
     return RunView(
         title=info.name,
         records=info.records,
-        sites=_with_costs(info),
+        sites=info.sites if brief else _with_costs(info),
         phases=[{"phase": phase.name, "planned": phase.count, "note": phase.reason} for phase in info.phases],
         config=info.settings,
         environment=info.environment,
         curves=info.curve,
         notes=[*info.plan.get("notes", ()), *left_out],
-        command=_command(info),
+        command="" if brief else _command(info),
         sights=sights,
         arms=info.arms,
         finished=info.complete,
-        recommendation=_recommendation(info),
+        recommendation=None if brief else _recommendation(info),
         **_searched(info),
     )
 
@@ -318,8 +324,21 @@ def _against_parent(info: RunInfo, record: TrialRecord) -> str:
         return "the parent itself"
     found = None
     if record.phase == "candidate" and record.arm == "candidate":
-        found = study_findings(run_view(info.folder, look=False)).candidate if info.folder else None
+        found = study_findings(run_view(info, brief=True)).candidate
     return comparison_words(found)
+
+
+def resume_line(info: RunInfo) -> str:
+    """The command that continues a run; of a large one by the file of its settings, which takes no PyTorch to name."""
+    from reborn_nas.study.flags import SETTINGS_FILE
+    from reborn_nas.study.masking import HIDDEN, STORAGE_VARIABLE
+
+    file = None if info.folder is None else info.folder / SETTINGS_FILE
+    if file is None or len(info.records) <= MOST_RECOMMENDED or not file.is_file():
+        return _command(info)
+    line = command_line("reborn-nas", "search", "--config", file)
+    secret = HIDDEN in str(info.config.get("storage"))
+    return f'{line} --storage "${STORAGE_VARIABLE}"' if secret else line
 
 
 def exportable(study_or_path: RunResult | Run) -> bool:
@@ -387,11 +406,11 @@ def recommend(study: RunResult | Run) -> Recommended:
     return recommend_info(_info(study))
 
 
-def standing(study: RunResult | Run) -> Standing:
+def standing(study: RunResult | RunInfo | Run) -> Standing:
     """The best observed, the recommended and the confirmed network of a run: three different things."""
     from reborn_nas.study.standing import standing as stand
 
-    return stand(_info(study))
+    return stand(_info(study), most=MOST_RECOMMENDED)
 
 
 def _folder(study_or_path: RunResult | Run) -> Path:
@@ -400,9 +419,11 @@ def _folder(study_or_path: RunResult | Run) -> Path:
     return Path(study_or_path.folder)
 
 
-def _info(study_or_path: RunResult | Run) -> RunInfo:
-    from reborn_nas.study import load_run
+def _info(study_or_path: RunResult | RunInfo | Run) -> RunInfo:
+    from reborn_nas.study import RunInfo, load_run
 
+    if isinstance(study_or_path, RunInfo):
+        return study_or_path
     return load_run(_folder(study_or_path))
 
 

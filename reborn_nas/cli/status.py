@@ -18,15 +18,16 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read the storage and print."""
-    from reborn_nas.api import run_view, standing
+    from reborn_nas.api import resume_line, run_view, standing
     from reborn_nas.cli.show import estimates, print_estimates, print_status, status_json
     from reborn_nas.cli.words import print_standing, standing_json
-    from reborn_nas.study import status
+    from reborn_nas.study import load_run, status
 
-    state = status(args.run_path)
-    view = run_view(args.run_path, look=False)
+    info = load_run(args.run_path)
+    state = status(info)
+    view = run_view(info, brief=True)
     rows, summary = estimates(view)
-    networks = standing(args.run_path)
+    networks = standing(info)
     if args.json:
         print(
             json.dumps(
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
             )
         )
         return 0
-    print_status(state, args.run_path, view.command)
+    print_status(state, args.run_path, "" if state.complete else resume_line(info))
     print_standing(networks)
     print_estimates(rows, summary, view.arms, state.complete)
     return 0

@@ -7,7 +7,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,9 +73,7 @@ def serve_dashboard(
     writable = is_writable(run)
     store = open_store(run, read_only=not writable)
     with _artifact_folder(Path(run), writable) as folder:
-        if writable:
-            describe_studies(store, read_status(store), show() if show else Shown(), folder)
-        else:
+        if not writable:
             _log.warning(
                 "%s is opened for reading: notes and graphs stay as they are, and none can be added", run
             )
@@ -126,14 +124,24 @@ def _serve(store: RunStore, folder: Path, host: str, port: int, show: Callable[[
 
 
 def _keep_fresh(store: RunStore, folder: Path, show: Callable[[], Shown], over: threading.Event) -> None:
-    """Describe the run again whenever it is complete or has a tenth more results than when it was described last."""
-    seen = read_status(store).done
-    while not over.wait(FRESH):
-        with suppress(Exception):  # the dashboard serves on; the next look may succeed
+    """Describe the run at once, since the pages need not wait for it, and again whenever it is complete or has a tenth
+    more results than when it was described last.
+    """
+    seen = -1
+    while True:
+        try:
             state = read_status(store)
-            if state.done >= seen + max(1, state.total // 10) or (state.complete and state.done > seen):
-                seen = state.done
+            if (
+                seen < 0
+                or state.done >= seen + max(1, state.total // 10)
+                or (state.complete and state.done > seen)
+            ):
                 describe_studies(store, state, show(), folder)
+                seen = state.done
+        except Exception as error:  # the dashboard serves on; the next look may succeed
+            _log.warning("notes and graphs cannot be brought up to date: %s", error)
+        if over.wait(FRESH):
+            return
 
 
 def describe_studies(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +19,12 @@ from reborn_nas.study.replay import Replay
 
 __all__ = ["open_journal", "together"]
 
+LONGEST_LINE = 1 << 26
+"""Bytes; a file whose first line is longer is no journal."""
+
+UNREAD = (b'{"op_code":5,', b'{"op_code":7,', b'{"op_code":9,')
+"""How a trial's parameters, intermediate values and system attributes begin."""
+
 LOCK_GRACE = 1
 """Seconds after which Optuna's lock is taken from a writer that died holding it; a write takes milliseconds.
 
@@ -27,11 +33,13 @@ left over, or be held by a foreign Optuna process such as a dashboard that write
 """
 
 
-def open_journal(path: Path, *, read_only: bool = False) -> JournalStorage:
+def open_journal(path: Path, *, read_only: bool = False, results_only: bool = False) -> JournalStorage:
     """The journal at the absolute `path` (Optuna's lock spins on a relative one), created where there is none.
 
     Args:
         read_only: it must be there, and nothing is ever written to it.
+        results_only: with `read_only`, trials are read without parameters, intermediate values and system attributes,
+            which are two thirds of a long journal, and of which the records repeat what readers need.
 
     Raises:
         StudyError: the file is no journal.
@@ -42,11 +50,22 @@ def open_journal(path: Path, *, read_only: bool = False) -> JournalStorage:
         raise StudyError(f"{path} is no file")
     if path.is_file():
         with open(path, "rb") as stream:
-            if stream.read(1) not in (b"", b"{"):
+            first = stream.readline(LONGEST_LINE)
+            if first[:1] not in (b"", b"{") or len(first) == LONGEST_LINE:
                 raise StudyError(f"{path} is no Optuna journal")
     try:
-        return GatheringJournal((ReadLines if read_only else WholeLines)(str(path)))
-    except (ValueError, KeyError, TypeError, AssertionError, AttributeError) as error:
+        if not read_only:
+            return GatheringJournal(WholeLines(str(path)))
+        return GatheringJournal(ReadLines(str(path), UNREAD if results_only else ()))
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AssertionError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise StudyError(f"{path} is no Optuna journal, or it is damaged: {error!r}") from error
 
 
@@ -94,7 +113,44 @@ class WholeLines(JournalFileBackend):
 
 
 class ReadLines(WholeLines):
-    """A journal file that is only read."""
+    """A journal file that is only read.
+
+    Args:
+        unread: how the lines begin that are passed over; each is read as None.
+    """
+
+    def __init__(self, path: str, unread: tuple[bytes, ...] = ()) -> None:
+        super().__init__(path)
+        self._unread = unread
+        self._position = (0, 0)
+
+    def read_logs(self, log_number_from: int) -> Generator[Any, None, None]:
+        """The whole lines from a number on. One that is no JSON is an error where another follows it."""
+        if not self._unread:
+            yield from super().read_logs(log_number_from)
+            return
+        number, offset = self._position
+        if number != log_number_from:
+            number, offset = 0, 0
+        with open(self._own_path, "rb") as stream:
+            stream.seek(offset)
+            broken: ValueError | None = None
+            for line in stream:
+                if broken is not None:
+                    raise broken
+                if not line.endswith(b"\n"):
+                    return  # it is being written
+                log = None
+                if not line.startswith(self._unread):
+                    try:
+                        log = json.loads(line)
+                    except ValueError as error:
+                        broken = error
+                        continue
+                number, offset = number + 1, offset + len(line)
+                self._position = (number, offset)
+                if number > log_number_from:
+                    yield log
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Refused."""

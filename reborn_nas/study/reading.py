@@ -34,6 +34,7 @@ from reborn_nas.winners import best_observed
 
 if TYPE_CHECKING:
     import pandas as pd
+    from optuna.storages import BaseStorage
 
 __all__ = [
     "RunInfo",
@@ -53,20 +54,26 @@ SCHEME = r"((?:journal|sqlite|postgresql|mysql|grpc)(?:\+\w+)?):"
 _log = logging.getLogger("reborn_nas.study")
 
 
-def open_store(run: str | Path, name: str | None = None, *, read_only: bool = True) -> RunStore:
+def open_store(
+    run: str | Path, name: str | None = None, *, read_only: bool = True, results_only: bool = False
+) -> RunStore:
     """The store of a run folder, or of the study `name` at a storage URL.
+
+    Args:
+        read_only, results_only: as in `connect`.
 
     Raises:
         StudyError: it is none.
     """
     if "://" in str(run):
-        return _open_study(str(run), name, read_only)
+        return _open_study(connect(str(run), read_only=read_only, results_only=results_only), name)
     folder, url, study = _described(run)
     shown = mask_url(url)
     if not _lies_in(folder, url) and not is_known_storage(shown):
         _log.warning("%s: the run's storage lies outside of its folder: %s", folder, shown)
         _refuse_server(folder, url, shown)
-    return _open_study(_whole(folder, url), name or study, read_only)
+    storage = connect(_whole(folder, url), read_only=read_only, results_only=results_only)
+    return _open_study(storage, name or study)
 
 
 def is_writable(run: str | Path) -> bool:
@@ -99,8 +106,7 @@ def _described(run: str | Path) -> tuple[Path, str, str | None]:
     return folder, run_url(folder, url), name
 
 
-def _open_study(url: str, name: str | None, read_only: bool) -> RunStore:
-    storage = connect(url, read_only=read_only)
+def _open_study(storage: BaseStorage, name: str | None) -> RunStore:
     if name is None:
         found = [one.study_name for one in storage.get_all_studies() if not _is_part(one.study_name)]
         if len(found) != 1:
@@ -164,7 +170,7 @@ def read_records(store: RunStore) -> list[TrialRecord]:
 
 def load_records(run: str | Path, name: str | None = None) -> list[TrialRecord]:
     """The records of a run folder, or of the study `name` at a storage URL."""
-    return read_records(open_store(run, name))
+    return read_records(open_store(run, name, results_only=True))
 
 
 @dataclass(frozen=True, repr=False)
@@ -183,6 +189,7 @@ class RunInfo:
         complete: whether every planned training has a result.
         numbers: number of a trial in the study of the run's name, as the dashboard shows it → key of its training;
             the screen's, of which that study holds copies, too.
+        live: phase and state (WAITING, RUNNING) → attempts that have not ended.
     """
 
     folder: Path | None
@@ -196,6 +203,7 @@ class RunInfo:
     complete: bool = False
     decisions: Mapping[str, Any] = field(default_factory=dict)
     numbers: Mapping[int, str] = field(default_factory=dict)
+    live: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<RunInfo {self.name!r}: {len(self.records)} of {self.plan.get('total', '?')} trainings>"
@@ -267,11 +275,24 @@ MANY = 2000
 
 def load_run(run: str | Path, name: str | None = None) -> RunInfo:
     """Everything about a run folder, or about the study `name` at a storage URL. Raises StudyError."""
-    store = open_store(run, name)
+    store = open_store(run, name, results_only=True)
+    info = _read(store, None if "://" in str(run) else Path(run))
+    if len(info.records) > MANY:
+        del store
+        gc.collect()  # the storage's own trials lie in cycles, and are as large as the records
+    return info
+
+
+def _read(store: RunStore, folder: Path | None) -> RunInfo:
     kept = store.attribute("candidate")
     plan = store.attribute("plan", {})
-    info = RunInfo(
-        folder=None if "://" in str(run) else Path(run),
+    live: Counter[tuple[str, str]] = Counter()
+    for study in store.studies():
+        for trial in study.get_trials(deepcopy=False):
+            if not trial.state.is_finished() and "phase" in trial.user_attrs:
+                live[trial.user_attrs["phase"], trial.state.name] += 1
+    return RunInfo(
+        folder=folder,
         name=store.name,
         config=store.attribute("config", {}),
         settings=store.attribute("settings", {}),
@@ -282,11 +303,8 @@ def load_run(run: str | Path, name: str | None = None) -> RunInfo:
         complete=store.attribute("finished", -1) == plan.get("total"),
         decisions={"candidate": kept, "confirm": {"sites": store.attribute("top")}},
         numbers=_numbers(store),
+        live=live,
     )
-    if len(info.records) > MANY:
-        del store
-        gc.collect()  # the storage's own trials lie in cycles, and are as large as the records
-    return info
 
 
 def _numbers(store: RunStore) -> dict[int, str]:
@@ -339,42 +357,28 @@ class RunStatus:
         return sum(phase.running for phase in self.phases)
 
 
-def status(run: str | Path, name: str | None = None) -> RunStatus:
-    """How far a run is. `best` is the best observed training, see `winners.best_observed`: no claim."""
-    return read_status(open_store(run, name))
-
-
-def read_status(store: RunStore) -> RunStatus:
-    """As `status`, of a store that is open."""
-    info_plan = store.attribute("plan", {})
-    records = read_records(store)
-    live: dict[tuple[str, str], int] = {}
-    for study in store.studies():
-        for trial in study.get_trials(deepcopy=False):
-            if not trial.state.is_finished() and "phase" in trial.user_attrs:
-                key = (trial.user_attrs["phase"], trial.state.name)
-                live[key] = live.get(key, 0) + 1
+def status(run: str | Path | RunInfo, name: str | None = None) -> RunStatus:
+    """How far a run is. `best` is the best training by validation accuracy: an observation, not a claim."""
+    info = run if isinstance(run, RunInfo) else load_run(run, name)
     phases = []
-    for row in info_plan.get("phases", ()):
-        phase = Phase.from_dict(row)
-        own = [record for record in records if record.phase == phase.name]
+    for phase in info.phases:
+        own = [record for record in info.records if record.phase == phase.name]
         phases.append(
             PhaseStatus(
                 phase.name,
                 phase.count,
                 len(own),
-                live.get((phase.name, "RUNNING"), 0),
-                live.get((phase.name, "WAITING"), 0),
+                info.live.get((phase.name, "RUNNING"), 0),
+                info.live.get((phase.name, "WAITING"), 0),
                 sum(record.state in ("failed", "diverged") for record in own),
                 phase.reason,
             )
         )
-    kept = store.attribute("candidate")
     return RunStatus(
-        store.name,
-        tuple(phases),
-        store.attribute("finished", -1) == info_plan.get("total"),
-        best_observed(records),
-        Architecture.from_dict(kept["architecture"]) if kept else None,
-        kept["reason"] if kept else "",
+        info.name, tuple(phases), info.complete, best_observed(info.records), info.candidate, info.reason
     )
+
+
+def read_status(store: RunStore) -> RunStatus:
+    """As `status`, of a store that is open."""
+    return status(_read(store, None))

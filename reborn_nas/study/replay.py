@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import json_to_distribution
@@ -31,10 +31,17 @@ class Replay(JournalStorageReplayResult):
         self._accepted: set[tuple[int, str, str]] = set()
         self._own: set[int] = set()
 
-    def apply_logs(self, logs: Iterable[dict[str, Any]]) -> None:
-        """Take in `logs`; see Optuna's for what it raises."""
+    def apply_logs(self, logs: Iterable[dict[str, Any] | None]) -> None:
+        """Take in `logs`, of which None is a line that was passed over; see Optuna's for what it raises."""
         self._own = set()
-        super().apply_logs(logs)
+        super().apply_logs(self._told(logs))
+
+    def _told(self, logs: Iterable[dict[str, Any] | None]) -> Iterator[dict[str, Any]]:
+        for log in logs:
+            if log is None:
+                self.log_number_read += 1
+            else:
+                yield log
 
     def _distribution(self, text: str) -> BaseDistribution:
         if text not in self._distributions:

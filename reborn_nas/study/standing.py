@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import Architecture, BackboneSpec
-from reborn_nas.backbone.variants import is_argument, with_arguments
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
-from reborn_nas.study.costs import counted_excess
-from reborn_nas.study.recommending import own_words, recommend_run
 from reborn_nas.winners import best_observed, retested
 
 if TYPE_CHECKING:
@@ -57,9 +54,16 @@ class Standing:
     reason: str = ""
 
 
-def standing(info: RunInfo) -> Standing:
-    """The three networks, as far as there are any."""
+def standing(info: RunInfo, most: int | None = None) -> Standing:
+    """The three networks, as far as there are any.
+
+    Args:
+        most: trainings up to which a network is recommended, which takes the cube of them.
+    """
     best, tested = best_observed(info.records), tuple(retested(info.records))
+    if most is not None and len(info.records) > most:
+        reason = f"with more than {most:,} trainings it takes long; reborn_nas.recommend(run) does it"
+        return Standing(best, None, tested, reason)
     try:
         return Standing(best, recommend_info(info), tested)
     except ConfigError as error:
@@ -73,6 +77,9 @@ def recommend_info(info: RunInfo) -> Recommended:
         ConfigError: too few finished trainings, or nothing fits the limits.
     """
     from reborn_nas.analysis.maximise import Budget
+    from reborn_nas.backbone.variants import is_argument, with_arguments
+    from reborn_nas.study.costs import counted_excess
+    from reborn_nas.study.recommending import own_words, recommend_run
 
     plan = info.plan
     factors: Mapping[str, Any] = plan.get("factors", {})

@@ -88,7 +88,9 @@ def opened_url(masked: str) -> str | None:
     return _opened.get(masked)
 
 
-def connect(url: str, *, patience: float = 0.0, read_only: bool = False) -> BaseStorage:
+def connect(
+    url: str, *, patience: float = 0.0, read_only: bool = False, results_only: bool = False
+) -> BaseStorage:
     """Open (and where it does not exist yet, create) the storage at `url`.
 
     `journal:///path`, `sqlite:///path`, `postgresql://…`, `mysql://…` or `grpc://host:port`.
@@ -97,6 +99,7 @@ def connect(url: str, *, patience: float = 0.0, read_only: bool = False) -> Base
         patience: seconds to wait for a database that does not answer.
         read_only: for reading alone: it is not created, nothing is written to it, and a database without Optuna's
             tables reads as one without studies.
+        results_only: as in `open_journal`; a database reads all of its trials.
 
     Raises:
         StudyError: it cannot be opened; the message holds no credentials.
@@ -115,7 +118,7 @@ def connect(url: str, *, patience: float = 0.0, read_only: bool = False) -> Base
     if read_only and file is not None and not file.is_file():
         raise StudyError(f"storage {mask_url(url)}: there is no such file; `reborn-nas search` makes one")
     try:
-        storage = _open(url, patience, read_only)
+        storage = _open(url, patience, read_only, results_only)
     except RebornError:
         raise
     except ImportError as error:
@@ -142,12 +145,13 @@ def storage_file(url: str) -> Path | None:
     return None if match is None else Path(match[1]).absolute()
 
 
-def _open(url: str, patience: float, read_only: bool) -> BaseStorage:
+def _open(url: str, patience: float, read_only: bool, results_only: bool) -> BaseStorage:
     if url.startswith("journal://"):
         from reborn_nas.study.journal import open_journal
 
         with _no_collection():
-            return open_journal(Path(url.removeprefix("journal://")).absolute(), read_only=read_only)
+            path = Path(url.removeprefix("journal://")).absolute()
+            return open_journal(path, read_only=read_only, results_only=results_only)
     if url.startswith("grpc://"):
         from optuna.storages import GrpcStorageProxy
 

@@ -182,6 +182,41 @@ def test_a_journal_reads_as_optuna_reads_it(tmp_path: Path) -> None:
         assert optuna.load_study(study_name="two", storage=storage).trials == theirs
 
 
+def test_results_read_alone_are_those_of_the_whole_journal(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    live = open_journal(path)
+    told_to(live)
+    whole = optuna.load_study(study_name="two", storage=live)
+    results = optuna.load_study(
+        study_name="two", storage=open_journal(path, read_only=True, results_only=True)
+    )
+    assert results.user_attrs == whole.user_attrs
+
+    def told(study: optuna.Study) -> list[Any]:
+        return [(t.number, t.state, t.values, t.user_attrs, t.datetime_complete) for t in study.get_trials()]
+
+    assert told(results) == told(whole)
+    assert any(trial.params for trial in whole.trials[1:])
+    trial = whole.ask()  # later lines are read from where the last look ended
+    trial.suggest_float("c", 0.0, 1.0)
+    trial.report(1.0, 1)
+    trial.set_user_attr("record", 1)
+    whole.tell(trial, 0.5)
+    assert told(results) == told(whole)
+    with open(path, "ab") as stream:
+        stream.write(b'{"op_code":8,"trial')  # a line that is being written
+        stream.flush()
+        assert told(results) == told(whole)
+
+
+@pytest.mark.parametrize("unread", [False, True])
+def test_a_line_that_is_no_json_is_told(path: Path, unread: bool) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b"{broken\n", *lines[2:]]))
+    with pytest.raises(StudyError, match="no Optuna journal, or it is damaged"):
+        open_journal(path, read_only=True, results_only=unread)
+
+
 def test_a_trial_that_was_read_never_changes(path: Path) -> None:
     storage = open_journal(path)
     study = optuna.load_study(study_name="s", storage=storage)

@@ -12,11 +12,20 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from reborn_nas.training.cores import available_cores
+
 torch.set_num_threads(1)
 
 # timings say nothing on a busy machine: no deadline, and slow generation is no failure
 settings.register_profile("reborn", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("reborn")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """All cores for whole folders; this process alone for files that are named, which are done before others start."""
+    if any(Path(str(one).partition("::")[0]).suffix == ".py" for one in config.args):
+        return 0
+    return available_cores()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -223,7 +223,7 @@ def test_other_distributions_add_activations_and_a_broken_one_is_skipped(tmp_pat
             print(error)
     """
     program = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{textwrap.dedent(code)}"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=1800)
     assert "toybroken:FAMILY could not be loaded: RuntimeError: out of order" in done.stdout, done.stderr
     assert done.stderr.count("activation entry point 'bad'") == 1
 

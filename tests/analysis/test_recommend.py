@@ -229,6 +229,7 @@ def test_observed_mean_is_that_of_the_same_trials() -> None:
     assert found.predicted == pytest.approx(0.65, abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_suggestion_grows_at_most_linearly_with_the_trials() -> None:
     problem = plant_problem("additive", seed=0)
     codes = np.random.default_rng(0).integers(0, 9, (4000, 33))

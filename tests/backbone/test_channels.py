@@ -145,6 +145,7 @@ def test_shufflenet_shuffles_and_halves_widened_channels() -> None:
     torch.testing.assert_close(torch.jit.script(wide)(x), wide(x))
 
 
+@pytest.mark.slow
 def test_all_sites_of_a_resnet34_take_a_fraction_of_its_discovery() -> None:
     start = time.process_time()
     found = discover(timm.create_model("resnet34"), (3, 64, 64))

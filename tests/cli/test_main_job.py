@@ -93,7 +93,7 @@ def test_the_front_is_exported_as_a_folder_each(capsys: pytest.CaptureFixture[st
     found = [path.parent.name for path in Path("front").glob("*/config.json")]
     assert found
     assert all(f"| {name} |" in text for name in found)
-    assert 'local-dir:front/FOLDER"' in capsys.readouterr().out
+    assert '"local-dir:front/' in capsys.readouterr().out
 
 
 def test_the_runs_candidate_is_trained_again(capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,7 +105,7 @@ def test_the_runs_candidate_is_trained_again(capsys: pytest.CaptureFixture[str])
     assert "(one training, seed 0; 360 images)" in said.out
     settings = json.loads(Path("again/train.json").read_text())
     assert settings["recipe"]["epochs"] == 1, "the run's own recipe"
-    assert settings["architecture"]["backbone"]["arguments"] == {"width": 0.25}
+    assert settings["architecture"]["backbone"]["arguments"] == {"width": 0.125, "norm": False}
     model = timm.create_model("local-dir:trained", pretrained=True).eval()
     example = load_file("trained/example.safetensors")
     with torch.no_grad():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import time
 from pathlib import Path
 
 import numpy as np
@@ -269,14 +268,17 @@ def test_svhn_in_torchvisions_layout(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("name", standard.SOURCES)
-def test_an_absent_set_without_a_network_is_told_quickly(
+def test_an_absent_set_without_a_network_is_told_without_trying(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def tried(*arguments: object) -> None:
+        raise AssertionError("a connection is tried")
+
     monkeypatch.setattr(standard, "reachable", lambda url: False)
-    start = time.perf_counter()
+    monkeypatch.setattr("socket.create_connection", tried)
+    monkeypatch.setattr("socket.getaddrinfo", tried)
     with pytest.raises(DataError) as caught:
         load_dataset(name, data_dir=tmp_path / "none")
-    assert time.perf_counter() - start < 5
     text = str(caught.value)
     assert str(tmp_path / "none") in text
     assert "cannot be reached" in text
@@ -288,17 +290,17 @@ def test_an_absent_set_without_a_network_is_told_quickly(
 def test_a_host_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
 
-    gone = threading.Event()
+    gone, answered = threading.Event(), threading.Event()
 
     def never(*arguments: object) -> None:
-        gone.wait(20)
+        gone.wait(120)
+        answered.set()
         raise OSError
 
     monkeypatch.setattr(network.socket, "create_connection", never)
     monkeypatch.setattr(network.urllib.request, "getproxies", dict)
-    start = time.perf_counter()
     assert not network.reachable("https://example.org/x", seconds=0.2)
-    assert time.perf_counter() - start < 2
+    assert not answered.is_set()
     gone.set()
 
 

@@ -192,23 +192,26 @@ def test_what_is_kept_between_suggestions_changes_none() -> None:
 
 
 @pytest.mark.slow
-def test_a_proposal_is_quick_at_a_thousand_trials() -> None:
+def test_a_proposal_grows_at_most_linearly_with_the_trials() -> None:
     names = [f"site{index}" for index in range(33)]
     labels = tuple("abcdefghi")
     rng = np.random.default_rng(0)
     space = {name: optuna.distributions.CategoricalDistribution(labels) for name in names}
-    study = optuna.create_study(direction="maximize", sampler=AdditiveSampler(seed=0))
-    for _ in range(1000):
-        params = {name: str(rng.choice(labels)) for name in names}
-        value = float(rng.normal())
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=dict(space), value=value))
-    times = []
-    for _ in range(5):
-        began = time.process_time()
-        trial = study.ask(space)
-        times.append(time.process_time() - began)
-        study.tell(trial, 0.0)
-    assert min(times) < 0.1  # the goal is 0.05 s, on a quiet machine
+    took = {}
+    for count in (125, 1000):
+        study = optuna.create_study(direction="maximize", sampler=AdditiveSampler(seed=0))
+        for _ in range(count):
+            params = {name: str(rng.choice(labels)) for name in names}
+            value = float(rng.normal())
+            study.add_trial(optuna.trial.create_trial(params=params, distributions=dict(space), value=value))
+        times = []
+        for _ in range(5):
+            began = time.process_time()
+            trial = study.ask(space)
+            times.append(time.process_time() - began)
+            study.tell(trial, 0.0)
+        took[count] = min(times)
+    assert took[1000] < 12 * took[125]  # 8 times the trials
 
 
 class Toy(optuna.samplers.RandomSampler):

@@ -25,20 +25,25 @@ from tests.study.test_engine import plan, store_of
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs signals")
 
+LONG = 120.0
+"""Seconds that no test takes, however busy the machine is, unless what it tests is broken."""
+
 
 def test_a_loop_without_end_is_interrupted() -> None:
-    began = time.monotonic()
+    until = time.monotonic() + LONG
     with pytest.raises(HungError, match="no epoch ended for 0 s"), Watchdog(lambda: 0.2, None):  # noqa: PT012
-        while time.monotonic() < began + 10:
+        while time.monotonic() < until:
             pass
-    assert time.monotonic() - began < 5
 
 
 def test_epochs_keep_it_quiet_and_without_a_limit_it_only_looks() -> None:
-    with Watchdog(lambda: 0.5, None) as dog:
-        for _ in range(8):
-            time.sleep(0.1)
-            assert 0.05 < dog.moved() < 0.5
+    began = time.monotonic()
+    with Watchdog(lambda: LONG, None) as dog:
+        time.sleep(0.1)
+        assert dog.moved() > 0.05
+        before = time.monotonic() - began
+        time.sleep(0.05)
+        assert dog.moved() <= time.monotonic() - began - before + 0.05, "counted from the last epoch"
     with Watchdog(lambda: None, None):
         time.sleep(0.1)
 
@@ -48,7 +53,9 @@ def test_native_code_takes_its_process_along() -> None:
     left: list[int] = []
     with Watchdog(lambda: 0.2, said.append, grace=0.2, leave=left.append):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})  # as deaf as a loop in C
-        time.sleep(1.0)
+        until = time.monotonic() + LONG
+        while not left and time.monotonic() < until:
+            time.sleep(0.05)
         before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
         signal.signal(signal.SIGALRM, before)

@@ -41,8 +41,8 @@ class Aliases:
         """What a reader must know of it."""
         if self.two > 1e-9:
             return (
-                f"A joint effect of two sites can look like one site's effect: up to {self.two:.0%} of it enters. "
-                "Only a whole design keeps them apart."
+                f"A joint effect of two sites can look like one site's effect: up to {100 * self.two:.0f} % of it "
+                "enters. Only a whole design keeps them apart."
             )
         if self.three <= 1e-9:
             return "No joint effect of two or three sites can look like the effect of one."
@@ -50,7 +50,7 @@ class Aliases:
         least = "up to" if self.complete else "at least"
         return (
             "No joint effect of two sites can look like the effect of one, but a joint effect of three can: "
-            f"{least} {self.three:.0%} of it enters, such as that of {joint} at {names[self.site]}."
+            f"{least} {100 * self.three:.0f} % of it enters, such as that of {joint} at {names[self.site]}."
         )
 
 

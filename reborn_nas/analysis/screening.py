@@ -106,7 +106,7 @@ def complete_effects(
     table["failed_with"], table["failed_without"] = lost.with_level, lost.without_level
     table["failure_p"], table["makes_fail"] = lost.p_value, lost.named
     table = with_said(table, level)
-    table.attrs |= _figures(fitted, levels) | {
+    table.attrs |= _figures(fitted, levels, level) | {
         "missing": 0,
         "collapsed": int(fallen.sum()),
         "failures_testable": lost.testable,
@@ -117,11 +117,12 @@ def complete_effects(
     return table[[*COLUMNS, *FURTHER_COLUMNS]]
 
 
-def _figures(fitted: Fit | None, levels: npt.NDArray[np.bool_]) -> dict[str, float]:
+def _figures(fitted: Fit | None, levels: npt.NDArray[np.bool_], level: float) -> dict[str, float]:
     """The numbers behind the table; NaN without a fit."""
     if fitted is None:
         return {"sigma": float("nan"), "df": 0, "n_runs": 0, "detectable": float("nan")}
-    seen = minimum_detectable_effect(fitted.n_runs, levels.shape[1], fitted.sigma, df=fitted.df)
+    n_sites = levels.shape[1]
+    seen = minimum_detectable_effect(fitted.n_runs, n_sites, fitted.sigma, df=fitted.df, q=level)
     return {"sigma": fitted.sigma, "df": fitted.df, "n_runs": fitted.n_runs, "detectable": seen}
 
 

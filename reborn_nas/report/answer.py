@@ -93,8 +93,18 @@ def cautions(
     return said
 
 
+def _at_several(summary: Mapping[str, float]) -> str:
+    """How large effects must be where several sites have one: finding some makes it easier to find the others."""
+    sizes = {count: summary.get(f"detectable_{count}") for count in (2, 5)}
+    return "".join(
+        f", of {number(size)} at each of {count}" for count, size in sizes.items() if size is not None
+    )
+
+
 def method(view: RunView, screen: Designed | None, summary: Mapping[str, float], budget: Budget) -> list[str]:
     """How it was measured, a line each."""
+    from reborn_nas.analysis.aliases import find_aliases
+
     said = []
     if screen is not None and summary:
         said += [
@@ -104,8 +114,9 @@ def method(view: RunView, screen: Designed | None, summary: Mapping[str, float],
             f"{summary['df']:.0f} degrees of freedom, Benjamini–Hochberg at q = {budget.screen:.2g} over "
             f"{len(screen.names)} sites.",
             f"Noise of one training σ̂ = {number(summary['sigma'])} percentage points; an effect of "
-            f"{number(summary['detectable'])} is found with 80 % power. Largest correlation between two "
-            f"sites: {number(summary['correlation'])}.",
+            f"{number(summary['detectable'])} at one site is found with 80 % power{_at_several(summary)}. Largest "
+            f"correlation between two sites: {number(summary['correlation'])}.",
+            find_aliases(screen.design).sentence(screen.names),
             "Confirmed: found by the screen, and again by the retest, above 0. Suggestive: by one of the two. Harmful: "
             "by either, below 0. Unresolved: else. Intervals in sentences allow for the site having been chosen.",
         ]

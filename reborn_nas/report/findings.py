@@ -37,7 +37,8 @@ class Findings:
         sentences: the answer.
         cautions: what a reader must bear in mind.
         method: how it was measured, a line each.
-        summary: numbers by name: runs, planned, splits, sigma, df, detectable (by the end of the screen),
+        summary: numbers by name: runs, planned, splits, sigma, df, detectable (by the end of the screen, at one site;
+            detectable_2 and detectable_5 at each of so many),
             correlation, validation_se, validation_n.
         effects: one row a site, the report's columns; None without a screen.
         stages, pooled: tables with `label, effect, ci_low, ci_high`.
@@ -279,15 +280,27 @@ def _summary(view: RunView, screen: Designed | None, effects: pd.DataFrame | Non
     planned = max(
         (int(item.get("planned", 0)) for item in view.phases if item.get("phase") == "screen"), default=0
     )
-    detectable = attrs["detectable"]
-    if planned > attrs["n_runs"] and not view.finished:
-        detectable = minimum_detectable_effect(planned, len(screen.names), attrs["sigma"])
+    runs = planned if planned > attrs["n_runs"] and not view.finished else attrs["n_runs"]
+    spent = attrs["n_runs"] - attrs["df"]  # parameters, of which a longer screen has hardly more
+    detectable = {
+        count: minimum_detectable_effect(
+            runs,
+            len(screen.names),
+            attrs["sigma"],
+            df=max(1, runs - spent),
+            q=attrs["level"],
+            true_sites=count,
+        )
+        for count in (1, 2, 5)
+        if count <= len(screen.names)
+    }
     summary = {
         "runs": float(attrs["n_runs"]), "planned": float(max(planned, attrs["n_runs"])),
         "splits": float(len(set(screen.block.tolist()))), "sigma": attrs["sigma"], "df": float(attrs["df"]),
-        "detectable": detectable, "correlation": attrs["max_correlation"],
+        "detectable": detectable[1], "correlation": attrs["max_correlation"],
         "collapsed": float(attrs["collapsed"]),
     }  # fmt: skip
+    summary |= {f"detectable_{count}": size for count, size in detectable.items() if count > 1}
     if screen.images:
         summary["validation_n"] = float(screen.images)
         summary["validation_se"] = 100 * math.sqrt(level * (1 - level) / screen.images)

@@ -270,7 +270,7 @@ def test_aliases_are_the_counted_ones() -> None:
             assert abs((x[:, found.site] * product).mean()) == pytest.approx(largest, abs=1e-6)
     assert find_aliases(screen_design(5, 32)).sentence(range(5)).startswith("No joint effect of two or three")
     told = find_aliases(screen_design(7, 32)).sentence("abcdefg")
-    assert "a joint effect of three can: up to 50% of it enters" in told
+    assert "a joint effect of three can: up to 50 % of it enters" in told
     cut = find_aliases(screen_design(5, 32)[:19])
     assert cut.two > 0.05
     assert "joint effect of two sites can look like" in cut.sentence(range(5))

@@ -337,9 +337,13 @@ def _bent(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
 @sentence(rf"Screen: \d+ unpruned trainings over \d+ train/validation splits, [^.]*, Benjamini–Hochberg at q = {NUMBER} over \d+ sites\.")  # fmt: skip
 @sentence(r"Whether the candidate beats its parent cannot be told [^.]*\.\d+ pp[^.]*\.")
 @sentence(
-    rf"Noise of one training σ̂ = {NUMBER} percentage points; an effect of {NUMBER} is found with 80 % power\."
+    rf"Noise of one training σ̂ = {NUMBER} percentage points; an effect of {NUMBER} at one site is found with 80 % power"
+    rf"(?:, of {NUMBER} at each of \d)*\."
 )
 @sentence(rf"Largest correlation between two sites: {NUMBER}\.")
+@sentence(r"No joint effect of two or three sites can look like the effect of one\.")
+@sentence(rf"No joint effect of two sites can look like the effect of one, but a joint effect of three can: (?:up to|at least) \d+ % of it enters, such as that of {SITES} at {SITE}\.")  # fmt: skip
+@sentence(r"A joint effect of two sites can look like one site's effect: up to \d+ % of it enters\. Only a whole design keeps them apart\.")  # fmt: skip
 @sentence(
     r"Confirmed: found by the screen, and again by the retest, above 0\. Suggestive: by one of the two\. "
 )

@@ -23,6 +23,7 @@ def everywhere(found: Discovery, choice: Choice | str) -> dict[str, Choice]:
     names = [site.name for site in found.sites if site.admits(wanted)]
     if not names:
         reasons = sorted({site.refusal(wanted) or "" for site in found.sites})[:3]
+        reasons = reasons or [f"{other.name}: {other.reason}" for other in found.others[:3]]
         raise SiteError(
             f"no activation site of this network admits {wanted.label}: {'; '.join(reasons) or 'it has no sites'}"
         )

@@ -16,9 +16,8 @@ from reborn_nas.backbone.units import SQUASHING, Unit
 
 _BROADCASTING = frozenset({"mul", "add", "sub", "div", "truediv"})
 _SHAPE_FROM_OTHER = frozenset({"expand_as", "view_as", "reshape_as", "type_as", "to"})
-_SPREADING = frozenset(
-    {"expand", "expand_as", "repeat", "interpolate", "upsample", "repeat_interleave", "tile"}
-)
+_SPREADING = frozenset({"expand", "expand_as", "repeat", "repeat_interleave", "tile"})
+_RESIZING = frozenset({"interpolate", "upsample"})  # a factor when it multiplies, a feature when it is added
 SPATIAL_ATTENTION = {
     "BatNonLocalAttn": "bilinear attention",
     "FocalModulation": "focal modulation",
@@ -73,9 +72,9 @@ def is_gate(trace: Trace, unit: Unit, live: frozenset[int]) -> bool:
     """Whether the activation lies inside a gate, by the rule at the head of this file."""
     joins = 0
     outputs = set(trace.outputs)
-    seen: set[tuple[int, bool, bool]] = set()
-    # value, did it pass a squashing function, was it spread over the map
-    todo = [(unit.output, False, False)]
+    seen: set[tuple[int, bool, str]] = set()
+    # value, did it pass a squashing function, was it spread over the map or resized
+    todo = [(unit.output, False, "")]
     while todo:
         state = todo.pop()
         if state in seen:
@@ -89,11 +88,17 @@ def is_gate(trace: Trace, unit: Unit, live: frozenset[int]) -> bool:
             if others is None:
                 continue
             if not others:
-                squash, wide = squashed or op.name in SQUASHING, spread or op.name in _SPREADING
+                squash = squashed or op.name in SQUASHING
+                wide = "spread" if op.name in _SPREADING else spread
+                wide = wide or ("resized" if op.name in _RESIZING else "")
                 todo += [(made, squash, wide) for made in op.outputs]
                 continue
+            if op.name in ("add", "sub") and _pooled(trace, value) and _alike(trace, value, others):
+                todo += [(made, squashed, spread) for made in op.outputs]  # the branches of one gate
+                continue
             joins += 1
-            smaller = op.name in _BROADCASTING and (spread or _smaller(trace, value, others))
+            wide_enough = spread == "spread" or (spread == "resized" and op.name not in ("add", "sub"))
+            smaller = op.name in _BROADCASTING and (wide_enough or _smaller(trace, value, others))
             if not (smaller or squashed) or _descends(trace, unit.output, others, op):
                 return False
     return joins > 0
@@ -113,6 +118,16 @@ def _other_data(trace: Trace, op: Op, value: int, live: frozenset[int]) -> tuple
 def _smaller(trace: Trace, value: int, others: tuple[int, ...]) -> bool:
     size = prod(trace.values[value].shape)
     return all(size < prod(trace.values[other].shape) for other in others)
+
+
+def _pooled(trace: Trace, value: int) -> bool:
+    """Whether the value is a map of one place, as global pooling leaves it."""
+    shape = trace.values[value].shape
+    return len(shape) > 2 and prod(shape[2:]) == 1
+
+
+def _alike(trace: Trace, value: int, others: tuple[int, ...]) -> bool:
+    return all(trace.values[other].shape == trace.values[value].shape for other in others)
 
 
 def _descends(trace: Trace, ancestor: int, values: tuple[int, ...], until: Op) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -15,6 +15,7 @@ from reborn_nas.architecture import ORIGINAL, Choice
 from reborn_nas.backbone.axes import channel_axes, layout_name
 from reborn_nas.backbone.blocks import BlockFinder
 from reborn_nas.backbone.discovery import Place, find_places
+from reborn_nas.backbone.formulas import find_formulas
 from reborn_nas.backbone.gates import gate_reason, live_values
 from reborn_nas.backbone.inputs import inputs_of
 from reborn_nas.backbone.proving import Proving
@@ -257,6 +258,7 @@ def _discover(model: nn.Module, eval_trace: Trace, train_trace: Trace | None, pr
             )
         )
     doubling.sites = tuple(sites)
+    others += _formulas(traces, live, sites)
     return Discovery(tuple(sites), (*others, *fused), eval_trace, train_trace, proving=proving)
 
 
@@ -328,6 +330,31 @@ class _Stages:
         size = (1, 1) if layout == "nc" else full[1:-1] if layout in CHANNELS_LAST else full[2:]
         self._last = self._seen.setdefault(size, len(self._seen))
         return self._last
+
+
+def _formulas(
+    traces: tuple[Trace, ...], live: tuple[frozenset[int], ...], sites: Sequence[Site]
+) -> list[NonSite]:
+    """Activations that a forward writes out in several operations."""
+    found: dict[str, NonSite] = {}
+    for run, alive in zip(traces, live):
+        spans = {(site.owner, site.span) for site in sites if site.path is None}
+        inside = {
+            index
+            for call in run.calls
+            if any(call.path == site.path for site in sites)
+            for index in range(call.first_op, call.last_op + 1)
+        }
+        taken = inside | {op.index for op in run.ops if (op.module, op.span) in spans}
+        for number, formula in enumerate(find_formulas(run, alive, taken)):
+            place = f" ({formula.op.span.place})" if formula.op.span is not None else ""
+            known = formula.activation.removeprefix("other:")
+            call = "a module" if known == "formula" else f"F.{known} or a module"
+            name = f"{formula.owner}.{formula.op.name}@formula{number}".lstrip(".")
+            reason = f"it is written out in several operations{place}, and no one call can be replaced; call {call}"
+            shape = run.values[formula.op.outputs[0]].shape[1:]
+            found.setdefault(name, NonSite(name, formula.activation, tuple(shape), reason))
+    return list(found.values())
 
 
 def _width_fault(widths: set[int]) -> str | None:

@@ -36,7 +36,7 @@ RELU_LIKE = frozenset(
 SQUASHING = frozenset(
     {"sigmoid", "hardsigmoid", "softmax", "tanh", "log_softmax", "logsigmoid", "softmin", "glu"}
 )
-_POINTWISE = RELU_LIKE | {
+POINTWISE = RELU_LIKE | {
     *(
         "sigmoid",
         "hardsigmoid",
@@ -262,7 +262,7 @@ def _is_pointwise(trace: Trace, op: Op, live: frozenset[int]) -> bool:
     """Whether the operation leaves the shape alone and works on each element by itself (or prepares a parameter)."""
     if not live.intersection(op.inputs):
         return True
-    if op.name not in _POINTWISE or len(op.outputs) != 1:
+    if op.name not in POINTWISE or len(op.outputs) != 1:
         return False
     data = next(value for value in op.inputs if value in live)
     return trace.values[op.outputs[0]].shape == trace.values[data].shape

@@ -240,7 +240,7 @@ def _weaknesses(design: npt.NDArray[np.bool_], fitted: Fit) -> list[str]:
     said = []
     if 2 <= n_sites <= MOST_SITES and n_runs < smallest_screen(n_sites):
         said.append(
-            f"{n_runs} runs are fewer than one whole foldover of {n_sites} sites "
+            f"{n_runs} runs are fewer than one whole balanced design of {n_sites} sites "
             f"({smallest_screen(n_sites)}): estimates only, no verdict"
         )
     if fitted.sigma <= NO_NOISE:

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         announce("reading the settings; importing torch and timm takes a few seconds")
     from reborn_nas.api import report, run_view, search, standing
-    from reborn_nas.cli.show import print_plan, print_result, result_json
+    from reborn_nas.cli.show import print_next, print_plan, print_result, result_json
     from reborn_nas.cli.words import print_standing, standing_json
     from reborn_nas.study import load_config, plan_search
     from reborn_nas.study.display import make_progress
@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
     if quiet:
         print(json.dumps({**result_json(result, view, page), **standing_json(networks)}, indent=2))
     else:
-        print_result(result, view, page)
+        print_result(result, view)
+        print()
         print_standing(networks)
+        print_next(result, page)
     return 0

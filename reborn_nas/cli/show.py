@@ -19,6 +19,7 @@ __all__ = [
     "count_text",
     "estimates",
     "print_estimates",
+    "print_next",
     "print_plan",
     "print_result",
     "print_status",
@@ -125,9 +126,8 @@ def print_plan(plan: PlanView) -> None:
     sys.stdout.flush()
 
 
-def print_result(result: RunResult, view: RunView, page: Path) -> None:
-    """The answer first, then the paths and the next commands."""
-    from reborn_nas.api import exportable
+def print_result(result: RunResult, view: RunView) -> None:
+    """The answer, and the network that was compared with its parent."""
     from reborn_nas.report import study_findings
 
     print()
@@ -143,6 +143,12 @@ def print_result(result: RunResult, view: RunView, page: Path) -> None:
             print(f"  {site}: {choice}")
         if not result.candidate.choices:
             print("  every site keeps its original activation")
+
+
+def print_next(result: RunResult, page: Path) -> None:
+    """Where the report is, and the commands that follow."""
+    from reborn_nas.api import exportable
+
     print(f"\nreport:  {page}")
     print(f"look:    {command_line('reborn-nas', 'dashboard', result.folder)}")
     if exportable(result):

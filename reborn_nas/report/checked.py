@@ -55,7 +55,7 @@ class Checks:
             else "is not resolved at another learning rate"
         )  # fmt: skip
         return (
-            f"The top site's effect {held}: {row['site']} adds {size} to the incumbent at "
+            f"The top site's effect {held}: {row['site']} adds {size} to the candidate at "
             f"{self.learning_rate:.3g} ({row['runs']:.0f} against {self.rate.attrs['reference_runs']} trainings)."
         )
 

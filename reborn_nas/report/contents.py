@@ -85,7 +85,7 @@ def _tiles(view: RunView, findings: Findings) -> list[Mapping[str, str]]:
 def _architecture(view: RunView) -> Section:
     from reborn_nas.report.chosen import best_choices
 
-    section = Section("architecture", "The best architecture")
+    section = Section("architecture", "The network that comes out")
     found = best_choices(view)
     if found is None or not len(view.sites):
         return section

@@ -163,14 +163,14 @@ def _confirmation(view: RunView, findings: Findings) -> Section:
     frame = findings.confirmation
     if frame is not None:
         section.intro.append(
-            "The sites most likely among the five best were tried again on the incumbent, the candidate network, with "
+            "The sites most likely among the five best were measured again on the candidate, with "
             "fresh seeds and judged on images that no earlier phase used. The columns estimate different quantities: "
-            f"the average over half-{tested} networks and the effect on this incumbent, so they need not agree exactly."
+            f"the average over half-{tested} networks and the effect on the candidate, so they need not agree exactly."
         )
-        series = [("screen", "screen", "flat", "ring"), ("effect", "confirmation", "other", "circle")]
+        series = [("screen", "screen", "flat", "ring"), ("effect", "retest", "other", "circle")]
         section.figure(
             lambda width: estimates.paired_figure(
-                frame, width, name="confirmation", title="Screen and confirmation", series=series,
+                frame, width, name="confirmation", title="Screen and retest", series=series,
                 axis=f"{tested} − {reference}, {PP}",
             ),
             "The numbers at the end of each line are the retest's.",
@@ -201,7 +201,7 @@ def _control(view: RunView, findings: Findings) -> Section:
         section.add("heading", "Against other things in its place")
         section.add(
             "text",
-            "Reborn at all of these sites of the incumbent at once, against something else at all of them. Extended "
+            "Reborn at all of these sites of the candidate at once, against something else at all of them. Extended "
             "conv is the paper's comparison, without batch norm and with fewer weights, so it carries no claim; norm "
             "+ ReLU shows what the block's batch norm alone does.",
         )

@@ -75,7 +75,7 @@ def graphs(view: RunView, findings: Findings) -> dict[str, dict[str, Any]]:
             findings.effects, f"{_text(tested)} − {_text(reference)} at each site, in depth order"
         )
     for name, table, title in (
-        ("confirmation", findings.confirmation, "Confirmation on the incumbent"),
+        ("confirmation", findings.confirmation, "Retest of the top sites on the candidate"),
         ("control", findings.control, f"{_text(tested)} − positive twin"),
     ):
         if table is not None:

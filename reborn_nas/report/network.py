@@ -178,7 +178,7 @@ def network_figure(
 
 
 def architecture_figure(
-    rows: Rows, choices: Mapping[str, str], width: float, title: str = "The best architecture"
+    rows: Rows, choices: Mapping[str, str], width: float, title: str = "The network that comes out"
 ) -> Drawing:
     """What stands at each site of one architecture; `choices` maps a site to its label, `rows` are the sites."""
     used: dict[str, str] = {"original": "plus0"}

@@ -253,11 +253,11 @@ def _screen(
     size = fitting[-1]
     reason = ""
     if asked is not None and old.count + size != asked:
-        reason = f"{asked} is rounded to {old.count + size}, a whole foldover design"
+        reason = f"{asked} is rounded to {old.count + size}, a whole balanced design"
     return Phase("screen", old.count + size, reason, (*old.batches, size))
 
 
 def _no_screen(n_factors: int, total: int, sizes: Sequence[int]) -> str:
     if not sizes:
-        return f"no whole foldover design for {n_factors} sites in {total} trainings; raise trials"
+        return f"no whole balanced design for {n_factors} sites in {total} trainings; raise trials"
     return f"the smallest whole design for {n_factors} sites has {sizes[0]} runs, more than half of {total}"

@@ -186,7 +186,7 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
     if contrast.left_out:
         first = next(iter(contrast.left_out.items()))
         said.append(
-            f"{len(contrast.left_out)} of {len(contrast.left_out) + len(contrast.factors)} factors are not part of the "
+            f"{len(contrast.left_out)} of {len(contrast.left_out) + len(contrast.factors)} sites are not part of the "
             f"screen, such as {first[0]}: {first[1]}"
         )
     return Workbench(

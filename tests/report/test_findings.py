@@ -174,7 +174,7 @@ def test_too_few_runs_give_numbers_a_warning_and_no_verdict() -> None:
     assert findings.effects is not None
     assert set(findings.effects["verdict"]) == {"no verdict"}
     assert findings.sentences[0].startswith("No verdict")
-    assert any("fewer than one whole foldover" in line for line in findings.cautions)
+    assert any("fewer than one whole balanced design" in line for line in findings.cautions)
 
 
 def test_runs_that_cannot_be_estimated_at_all_say_so() -> None:

@@ -304,7 +304,7 @@ def _trend(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
 
 @sentence(
     rf"The top site's effect (?P<word>is above 0|is below 0|is not resolved) at another learning rate: (?P<site>{SITE}) "
-    rf"adds {size_of()} to the incumbent at {NUMBER} \(\d+ against \d+ trainings\)\."
+    rf"adds {size_of()} to the candidate at {NUMBER} \(\d+ against \d+ trainings\)\."
 )
 def _rate(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
     truth = study.planted.contrast(
@@ -352,7 +352,9 @@ def _bent(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
 @sentence(r"All effects hold for this study's recipe and data\.")
 @sentence(rf"Only {NUMBER} validation images: one accuracy alone has a standard error of {NUMBER} percentage points\.")  # fmt: skip
 @sentence(r"That shows the mechanics; it is not a finding\.")
-@sentence(r"\d+ runs are fewer than one whole foldover of \d+ sites \(\d+\): estimates only, no verdict\.")
+@sentence(
+    r"\d+ runs are fewer than one whole balanced design of \d+ sites \(\d+\): estimates only, no verdict\."
+)
 @sentence(r"\d+ of \d+ designed runs are missing: verdicts only where both readings of them agree\.")
 @sentence(rf"\d+ of \d+ designed runs collapsed: effects are among those that converged(?:; none is left to estimate that of {SITES})?\.")  # fmt: skip
 @sentence(r"\d+ of \d+ designed runs collapsed: the others are too few for any effect\.")

@@ -275,10 +275,8 @@ def export(
         path = export_trained(trained(record, weights), out, **written)
         if say is not None:
             say(f"{record.label}: {compared[record.key]}")
-            if "not shown to beat it" in compared[record.key]:
-                parent = ("--trial", "parent", "--out", f"{os.fspath(out)}-parent")
-                command = command_line("reborn-nas", "export", trainings.run, *parent)
-                say(f"warning: the parent may be as good or better; this exports it: {command}")
+            if warning := _parent_warning(trainings, record, compared[record.key], os.fspath(out)):
+                say(warning)
         return path
     folders = {record.label.replace("/", "-"): (record, path) for record, path in chosen}
     records = {folder: record for folder, (record, _) in folders.items()}
@@ -289,6 +287,22 @@ def export(
             f"{len(several)} networks of the front, each chosen by its validation accuracy: {', '.join(several)}"
         )
     return export_trained_many(several, out, readme, **written)
+
+
+def _parent_warning(trainings: Trainings, record: TrialRecord, compared: str, out: str) -> str:
+    """What to do where a network is not shown to beat its parent; "" where it is, or is the parent."""
+    from reborn_nas.export import choose
+
+    if record.arm == trainings.parent_arm or compared.endswith("better than its parent"):
+        return ""
+    try:
+        choose(trainings, "parent")
+    except ExportError:
+        return "warning: it is not shown to beat its parent"
+    command = command_line(
+        "reborn-nas", "export", trainings.run, "--trial", "parent", "--out", f"{out}-parent"
+    )
+    return f"warning: it is not shown to beat its parent, which may be as good or better; this exports that: {command}"
 
 
 def _objectives(info: RunInfo) -> tuple[str, ...]:

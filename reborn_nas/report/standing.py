@@ -64,7 +64,7 @@ def comparison_words(comparison: Comparison | None) -> str:
         f"{signed(comparison.effect)} percentage points {interval(comparison.ci_low, comparison.ci_high)} against its "
         f"parent on the test images, {comparison.n_first} and {comparison.n_second} seeds"
     )
-    if comparison.ci_low > 0:
+    if comparison.ci_low > 0 and comparison.noisy:
         return f"{size}: better than its parent"
     if comparison.ci_high < 0:
         return f"{size}: worse than its parent, so not shown to beat it"

@@ -44,7 +44,7 @@ class Budget:
     @property
     def total(self) -> float:
         """Upper bound on the share of studies without any effect in which the report makes a false statement."""
-        return self.screen + self.retest + self.failures + self.candidate + self.other
+        return SITES + self.candidate + self.other
 
 
 def spend(*, retest: bool = False, failures_testable: bool = False, failures_found: bool = False) -> Budget:
@@ -64,28 +64,48 @@ def spend(*, retest: bool = False, failures_testable: bool = False, failures_fou
     return Budget(left - again, again, FAILURES_SPENT if failures_testable else 0.0)
 
 
-def budget_lines(budget: Budget, *, sites: int, retested: int = 0, candidate: bool = False) -> list[str]:
-    """The budget in words, a line each: level, method, number of tests."""
-    lines = [f"Sites, screen: Benjamini–Hochberg at {_percent(budget.screen)} over {sites} sites."]
+def budget_lines(
+    budget: Budget,
+    *,
+    sites: int,
+    named: int = 0,
+    retested: int = 0,
+    confirmed: int = 0,
+    alone: int = 0,
+    failing: int = 0,
+    candidate: str = "not tried",
+    sums: str = "not tried",
+) -> list[str]:
+    """The budget and how it was spent, a line each.
+
+    Args:
+        sites: tested by the screen, of which `named` got a verdict from it.
+        retested: sites of the retest, of which `confirmed` were and `alone` got a verdict by it alone.
+        failing: sites that are named as making trainings fail.
+        candidate, sums: what came of candidate against parent, and of whether effects add up.
+    """
+    lines = [
+        f"Sites, screen: {_percent(budget.screen)} by Benjamini and Hochberg's method over {sites} sites; "
+        f"{named} named."
+    ]
     if budget.retest:
-        over = f" over {retested} sites" if retested else ""
         lines.append(
-            f"Sites, retest alone: Holm at {_percent(budget.retest)}{over}; “confirmed” at {_percent(CONFIRMED)} over "
-            "those that the screen found, which costs nothing more."
+            f"Sites, retest: {_percent(budget.retest)} by Holm's method over {retested} sites; {alone} named by it "
+            f"alone. “Confirmed” asks for {_percent(CONFIRMED)} over those that the screen had found, which costs "
+            f"nothing more; {confirmed} confirmed."
         )
     if budget.failures:
         lines.append(
-            f"Sites that make trainings fail: exact tests over {sites} sites, which err in {_percent(budget.failures)} "
-            "of studies."
+            f"Sites that make trainings fail: {_percent(budget.failures)} by exact tests over {sites} sites; "
+            f"{failing} named."
         )
-    lines.append(
-        f"Candidate against parent: {_percent(budget.candidate)}" + ("." if candidate else ", not spent.")
-    )
-    lines.append(f"Whether effects add up: {_percent(budget.other)}.")
-    lines.append(
+    lines += [
+        f"Candidate against parent: {_percent(budget.candidate)}; {candidate}.",
+        f"Whether effects add up: {_percent(budget.other)}; {sums}.",
         "A trend with depth, a best kernel, another learning rate and a cause are only named beside a site that has a "
-        "verdict, and cost nothing more."
-    )
+        "verdict, and cost nothing more.",
+        f"Together: at most {_percent(budget.total)}.",
+    ]
     return lines
 
 

@@ -129,8 +129,8 @@ def _method(view: RunView, findings: Findings) -> Section:
         section.add("heading", "The error budget")
         section.add(
             "text",
-            "Were there no effect at all, this report would say anything false in at most 10 % of studies. So much of "
-            "that is left to each kind of statement:",
+            "In how many studies at most this report would say anything false, were there no effect at all; how that "
+            "is divided between the kinds of statement, and what was named:",
         )
         section.add("list", list(findings.budget))
     if view.notes:

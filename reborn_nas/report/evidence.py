@@ -163,9 +163,9 @@ def _confirmation(view: RunView, findings: Findings) -> Section:
     frame = findings.confirmation
     if frame is not None:
         section.intro.append(
-            "The sites most likely among the five best were measured again on the candidate, with "
-            "fresh seeds and judged on images that no earlier phase used. The columns estimate different quantities: "
-            f"the average over half-{tested} networks and the effect on the candidate, so they need not agree exactly."
+            "The sites with the largest estimates were measured again on the candidate, with fresh seeds and "
+            "judged on images that no earlier phase used. The two estimate different quantities, the average over "
+            f"half-{tested} networks and the effect on the candidate, so they need not agree exactly."
         )
         series = [("screen", "screen", "flat", "ring"), ("effect", "retest", "other", "circle")]
         section.figure(

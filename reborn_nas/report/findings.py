@@ -97,7 +97,7 @@ def study_findings(view: RunView) -> Findings:
         sentences=answer(view, effects, compared, controlled),
         cautions=[*cautions(view, screen, effects, summary), *added.cautions],
         method=[*method(view, screen, summary, budget), *added.method],
-        budget=_budget_words(budget, effects, retest, compared),
+        budget=_budget_words(budget, effects, retest, compared, added),
         summary=summary,
         effects=effects,
         stages=stages,
@@ -132,15 +132,30 @@ def _budget(view: RunView, screen: Designed | None, chance: float) -> Budget:
 
 
 def _budget_words(
-    budget: Budget, effects: pd.DataFrame | None, retest: pd.DataFrame | None, candidate: Comparison | None
+    budget: Budget,
+    effects: pd.DataFrame | None,
+    retest: pd.DataFrame | None,
+    candidate: Comparison | None,
+    added: Sums,
 ) -> list[str]:
+    """The error budget and what was named within each part of it."""
     from reborn_nas.analysis.budget import budget_lines
+    from reborn_nas.analysis.verdicts import BOTH, CONFIRMED, RETEST, SCREEN
 
+    counts = {} if effects is None else effects["basis"].value_counts().to_dict()
+    told = "not tried"
+    if candidate is not None:
+        told = "a difference is seen" if candidate.ci_low * candidate.ci_high > 0 else "no difference is seen"
     return budget_lines(
         budget,
         sites=0 if effects is None else len(effects),
+        named=counts.get(SCREEN, 0) + counts.get(BOTH, 0),
         retested=0 if retest is None else len(retest),
-        candidate=candidate is not None,
+        confirmed=0 if effects is None else int((effects["verdict"] == CONFIRMED).sum()),
+        alone=counts.get(RETEST, 0),
+        failing=0 if effects is None else int(effects["makes_fail"].sum()),
+        candidate=told,
+        sums="not tried" if not added.words else "they do not" if added.cautions else "no gap is seen",
     )
 
 

@@ -71,18 +71,23 @@ def test_failures_by_hand() -> None:
     assert not failures_by_site(design, np.zeros(8, dtype=bool)).testable
 
 
-@functools.lru_cache(maxsize=16)
-def power(sites: int, runs: int, size: float, losses: str, studies: int) -> dict[str, float]:
-    """Share of the studies that find one effect, name the failing site and name another.
+EFFECTS = (0.5, 0.42, 0.35, 0.3, 0.25)
 
-    `losses` is "none", "1" … "3" random collapses, or the share of the first site's reborn runs that fail, "25 %".
+
+@functools.lru_cache(maxsize=16)
+def power(sites: int, runs: int, losses: str, studies: int) -> dict[str, float]:
+    """Share of the true effects that are found, of the studies that name the failing site, and that name another.
+
+    `losses` is "none", "1" … "3" random collapses, or the share of the first site's reborn runs that fail, "25 %"; the
+    effects are at the last sites.
     """
+    count = min(len(EFFECTS), sites - 1)
+    truth = np.zeros(sites)
+    truth[-count:] = EFFECTS[:count]
     found, named, other, covered = [], [], [], []
     for seed in range(studies):
         plan = plan_screen(sites, runs, seed % 40, kernels=(), compressions=())
         rng = np.random.default_rng(np.random.SeedSequence([seed, 3]))  # the same noise for all losses
-        truth = np.zeros(sites)
-        truth[-1] = size
         accuracy = 0.7 + (np.where(plan.design, 0.5, -0.5) @ truth + rng.normal(0, 0.3, runs)) / 100
         failed = np.zeros(runs, dtype=bool)
         if losses.endswith("%"):
@@ -91,7 +96,7 @@ def power(sites: int, runs: int, size: float, losses: str, studies: int) -> dict
             failed[rng.choice(runs, int(losses), replace=False)] = True
         accuracy[failed] = CHANCE
         table = site_effects(plan.design, accuracy, block=plan.block, chance=CHANCE)
-        found.append(table["verdict"].iloc[-1] == "suggestive")
+        found.append((table["verdict"] == "suggestive").iloc[-count:].mean())
         fails = table["makes_fail"].to_numpy()
         named.append(fails[0])
         other.append(fails[1:].any())
@@ -105,30 +110,26 @@ def power(sites: int, runs: int, size: float, losses: str, studies: int) -> dict
 @pytest.mark.filterwarnings("ignore:.*collapsed")
 def test_a_share_of_the_table_of_collapses() -> None:
     """One random collapse costs little, and a site that fails in 60 % of its reborn runs is named."""
-    whole, one = power(33, 96, 0.35, "none", 60), power(33, 96, 0.35, "1", 60)
-    assert one["found"] >= whole["found"] - 0.1
+    whole, one = power(33, 96, "none", 40), power(33, 96, "1", 40)
+    assert one["found"] >= whole["found"] - 0.05
     assert one["covered"] >= 0.92
     assert not one["named"]
-    often = power(33, 96, 0.35, "60 %", 30)
+    often = power(33, 96, "60 %", 20)
     assert often["named"] == 1
     assert often["other"] <= 0.1
 
 
 STUDIES = 250
-MARGIN = 3 * np.sqrt(0.25 / STUDIES)
-"""Three standard errors of a share, at the most."""
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*collapsed")
-@pytest.mark.parametrize(("sites", "runs", "size", "cost"), [(33, 96, 0.35, 0.02), (5, 32, 0.45, 0.10)])
+@pytest.mark.parametrize(("sites", "runs", "cost"), [(33, 96, 0.02), (5, 32, 0.10)])
 @pytest.mark.parametrize("losses", ["1", "3"])
-def test_random_collapses_cost_little_power(
-    sites: int, runs: int, size: float, cost: float, losses: str
-) -> None:
-    whole, lost = power(sites, runs, size, "none", STUDIES), power(sites, runs, size, losses, STUDIES)
+def test_random_collapses_cost_little_power(sites: int, runs: int, cost: float, losses: str) -> None:
+    whole, lost = power(sites, runs, "none", STUDIES), power(sites, runs, losses, STUDIES)
     assert whole["found"] > 0.8
-    assert lost["found"] >= whole["found"] * (1 - cost) - 0.03  # the studies are paired
+    assert lost["found"] >= whole["found"] * (1 - cost) - 0.02  # the studies are paired
     assert lost["covered"] >= 0.94 - 0.02
     assert lost["named"] + lost["other"] == 0
 
@@ -136,19 +137,19 @@ def test_random_collapses_cost_little_power(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*collapsed")
 @pytest.mark.parametrize(
-    ("sites", "runs", "size", "losses", "named", "kept"),
+    ("sites", "runs", "losses", "named", "kept"),
     [
-        (33, 96, 0.35, "25 %", 0.8, 0.95),
-        (33, 96, 0.35, "60 %", 0.98, 0.88),
-        (5, 32, 0.45, "25 %", 0.0, 0.9),
-        (5, 32, 0.45, "60 %", 0.95, 0.65),
+        (33, 96, "25 %", 0.8, 0.95),
+        (33, 96, "60 %", 0.98, 0.88),
+        (5, 32, "25 %", 0.0, 0.9),
+        (5, 32, "60 %", 0.95, 0.65),
     ],
 )
 def test_a_failing_site_is_named_and_the_others_keep_their_power(
-    sites: int, runs: int, size: float, losses: str, named: float, kept: float
+    sites: int, runs: int, losses: str, named: float, kept: float
 ) -> None:
-    whole, lost = power(sites, runs, size, "none", STUDIES), power(sites, runs, size, losses, STUDIES)
+    whole, lost = power(sites, runs, "none", STUDIES), power(sites, runs, losses, STUDIES)
     assert lost["named"] >= named - 3 * np.sqrt(named * (1 - named) / STUDIES)
     assert lost["other"] <= 0.025 + 0.03
-    assert lost["found"] >= whole["found"] * kept - MARGIN / 2
+    assert lost["found"] >= whole["found"] * kept - 0.03
     assert lost["covered"] >= 0.92

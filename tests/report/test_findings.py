@@ -351,13 +351,23 @@ def test_many_collapsed_runs_point_to_the_learning_rate() -> None:
         assert any("lower learning rate" in line for line in found) == advised
 
 
-def test_the_budget_is_what_the_phases_leave() -> None:
-    alone = study_findings(_view(_plain(confirm=False))).budget
-    both = study_findings(_view(_plain())).budget
-    assert any("Benjamini–Hochberg at 5 % over 5 sites" in line for line in alone)
-    assert any("Benjamini–Hochberg at 4 % over 5 sites" in line for line in both)
-    assert any("Holm at 1 % over 5 sites" in line for line in both)
-    assert any("parent: 4 %" in line for line in both)
+def test_the_budget_is_what_the_phases_leave_and_tells_how_it_was_spent() -> None:
+    alone = study_findings(_view(_plain(confirm=False, replicates=8)))
+    both = study_findings(_view(_plain(replicates=8)))
+    assert alone.effects is not None
+    assert both.effects is not None
+    assert alone.budget[0] == (
+        "Sites, screen: 5 % by Benjamini and Hochberg's method over 5 sites; "
+        f"{(alone.effects['verdict'] != 'unresolved').sum()} named."
+    )
+    assert both.budget[0].startswith(
+        "Sites, screen: 4 % by Benjamini and Hochberg's method over 5 sites; 4 named"
+    )
+    assert both.budget[1].startswith("Sites, retest: 1 % by Holm's method over 5 sites; 0 named by it alone")
+    assert both.budget[1].endswith(f"{(both.effects['verdict'] == 'confirmed').sum()} confirmed.")
+    assert "Candidate against parent: 4 %; a difference is seen." in both.budget
+    assert "Whether effects add up: 1 %; no gap is seen." in both.budget
+    assert both.budget[-1] == alone.budget[-1] == "Together: at most 10 %."
 
 
 def test_sums_are_those_of_the_table_beside_the_measured_difference() -> None:

@@ -257,7 +257,8 @@ def _depth(
         "label",
         [f"Stage {s + 1} ({n} site{'s' if n > 1 else ''})" for s, n in zip(stages["stage"], counts)],
     )
-    return stages, spelled(trend_sentence(slope, named=resolved(effects)))
+    known = math.isfinite(slope["ci_low"])  # not where all effects came out the same
+    return stages, spelled(trend_sentence(slope, named=resolved(effects))) if known else ""
 
 
 def _pooled(screen: Designed | None) -> pd.DataFrame | None:

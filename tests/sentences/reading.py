@@ -282,6 +282,13 @@ def _candidate_open(match: re.Match[str], study: SimulatedStudy) -> Iterator[Cla
 
 
 @sentence(
+    rf"The candidate differs from the parent by {size_of()} \(test accuracy, \d+ against \d+ trainings with fresh seeds\)\."
+)
+def _candidate_size(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
+    yield Claim("candidate", None, read_size(match).covers(study.gain))
+
+
+@sentence(
     rf"At (?P<told>{SITE} \([^)]*\)(?:, {SITE} \([^)]*\))*) the gain is because of the negative phase, beyond the block's "
     r"parameters: reborn − positive twin, the same block fed with the positive phase\."
 )
@@ -363,6 +370,8 @@ def _bent(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
 @sentence(rf"{NUMBER} % of the screen's runs collapsed\.")
 @sentence(r"The runs differ by nothing but their sites and splits, or not at all: [^.]*\.")
 @sentence(r"Joint effects of three or more sites show in these runs and can look like one site's: [^.]*\.")
+@sentence(r"The study is still running: estimates and intervals are descriptive, and no verdict is given\.")
+@sentence(rf"Whether the candidate beats its parent cannot be told \({NUMBER}{UNIT}\): the trainings of each arm came out the same, so that their noise is unknown\.")  # fmt: skip
 @sentence(r"A lower learning rate would tell more\.")
 @sentence(rf"Two sites' levels are correlated by {NUMBER}: their effects are hard to tell apart\.")
 def _plain(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:

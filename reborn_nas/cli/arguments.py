@@ -33,6 +33,14 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
 
+def add_loudness(parser: Any) -> None:
+    """`--verbose` and `--quiet`; the run folder's log has everything in any case."""
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="show the run's log too: each training of each worker"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="show the answer alone")
+
+
 def add_backbone(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     """`--backbone`, `--stem` and `--model-arg`, as every verb that builds a network has them."""
     parser.add_argument(

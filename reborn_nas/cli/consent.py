@@ -2,13 +2,58 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from reborn_nas.errors import ConfigError
 
-__all__ = ["agreed"]
+if TYPE_CHECKING:
+    from reborn_nas.study import PlanView
+
+__all__ = ["agreed", "cheaper"]
 
 ASK_ABOVE_SECONDS = 3600.0
+
+
+EVENING_SECONDS = 3 * 3600.0
+FEWEST_EPOCHS, FEWEST_IMAGES, FEWEST_TRIALS = 3, 1000, 48
+"""Below these a study says little; what it costs is in proportion to each."""
+
+
+def cheaper(plan: PlanView) -> str:
+    """Which flags bring a plan for a CPU under an evening, and to what time; "" where it is under one."""
+    if plan.seconds is None or plan.bench.device != "cpu":
+        return ""
+    recipe, images = plan.bench.recipe, len(plan.bench.images.pool)
+    given = {"epochs": recipe.epochs, "images": images, "trials": plan.total - plan.done}
+    return evening(plan.seconds, given, plan.config.fraction)
+
+
+def evening(seconds: float, given: Mapping[str, int], fraction: float = 1.0) -> str:
+    """The same from numbers: `epochs`, `images` and `trials` of a plan that takes so many seconds."""
+    if seconds <= EVENING_SECONDS:
+        return ""
+    flags, time = [], seconds
+    for name, fewest in (("epochs", FEWEST_EPOCHS), ("images", FEWEST_IMAGES), ("trials", FEWEST_TRIALS)):
+        least = max(fewest, math.floor(given[name] * EVENING_SECONDS / time))
+        if least >= given[name] or time <= 1.05 * EVENING_SECONDS:
+            continue
+        if name == "images":
+            share = math.ceil(1000 * fraction * least / given[name]) / 1000
+            flags.append(f"--fraction {share:g}")
+            time *= share / fraction
+        else:
+            flags.append(f"--{name} {least}")
+            time *= least / given[name]
+    hours = time / 3600
+    if time <= 1.05 * EVENING_SECONDS:
+        return f"{' '.join(flags)} would make it about {hours:.1f} h"
+    return (
+        f"even with {' '.join(flags)} it would take about {hours:.0f} h: a smaller network as well (--backbone "
+        "convnet8, resnet10t) or a smaller --image-size, or a GPU, make it short"
+    )
 
 
 def agreed(seconds: float | None, on_cpu: bool, shorter: str) -> bool:
@@ -24,6 +69,7 @@ def agreed(seconds: float | None, on_cpu: bool, shorter: str) -> bool:
     if seconds is None or seconds <= ASK_ABOVE_SECONDS or not on_cpu:
         return True
     hours = seconds / 3600
+    shorter = shorter or "fewer --trials or --epochs make it short"
     if not sys.stdin.isatty():
         raise ConfigError(
             f"the run would take about {hours:.1f} h on this CPU; {shorter}, --yes runs it anyway"

@@ -6,11 +6,10 @@ import argparse
 import json
 import sys
 
-from reborn_nas.cli.consent import agreed
+from reborn_nas.cli.arguments import add_loudness
+from reborn_nas.cli.consent import agreed, cheaper
 from reborn_nas.cli.settings import add_settings, given_settings
 from reborn_nas.study.display import announce
-
-SHORTER = "--trials, --epochs, --fraction, --image-size or a smaller --backbone make it short"
 
 EXAMPLES = """  reborn-nas search
   reborn-nas search --backbone resnet34 --dataset cifar100 --data-dir ~/data --dry-run
@@ -26,31 +25,36 @@ def add(parser: argparse.ArgumentParser) -> None:
     asked.add_argument("--config", metavar="FILE", help="a study YAML; flags override it")
     asked.add_argument("--dry-run", action="store_true", help="stop after the plan")
     asked.add_argument("--yes", action="store_true", help="do not ask before a long run")
+    add_loudness(asked)
     asked.add_argument("--json", action="store_true", help="print the plan or the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Plan, ask where it is long, run, report, print."""
-    if not args.json:
+    quiet = args.json or args.quiet
+    if not quiet:
         announce("reading the settings; importing torch and timm takes a few seconds")
     from reborn_nas.api import report, run_view, search, standing
     from reborn_nas.cli.show import print_next, print_plan, print_result, result_json
     from reborn_nas.cli.words import print_standing, standing_json
     from reborn_nas.study import load_config, plan_search
     from reborn_nas.study.display import make_progress
+    from reborn_nas.study.logs import log_to
 
     config = load_config(args.config, **given_settings(args))
     plan = plan_search(config)
-    quiet = args.json
-    if not quiet:
+    advice = cheaper(plan)
+    if not quiet or (args.dry_run and not args.json):
         print_plan(plan)
+        if advice:
+            print(advice)
     if args.dry_run:
-        if quiet:
+        if args.json:
             print(json.dumps(plan.to_dict(), indent=2))
         return 0
-    if not args.yes and not agreed(plan.seconds, plan.bench.device == "cpu", SHORTER):
+    if not args.yes and not agreed(plan.seconds, plan.bench.device == "cpu", advice):
         return 2
-    with make_progress(quiet) as progress:
+    with make_progress(quiet) as progress, log_to(None, shown=args.verbose):
         result = search(config, progress=progress, plan=plan)
     if result.interrupted or result.timed_out or result.spent:
         what = "out of time" if result.timed_out else "interrupted"
@@ -60,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         return 130 if result.interrupted else 0
     page = report(result)
     view, networks = run_view(result), standing(result)
-    if quiet:
+    if args.json:
         print(json.dumps({**result_json(result, view, page), **standing_json(networks)}, indent=2))
     else:
         print_result(result, view)

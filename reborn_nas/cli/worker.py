@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from reborn_nas.cli.arguments import duration
+from reborn_nas.cli.arguments import add_loudness, duration
 from reborn_nas.errors import ConfigError
 from reborn_nas.study.display import announce
 
@@ -46,21 +46,24 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="shared folder, or s3://BUCKET/PREFIX, for the states of trainings",
     )
     parser.add_argument("--timeout", type=duration, metavar="TIME", help="leave after 90s, 15m, 2h")
+    add_loudness(parser)
     parser.add_argument("--adopt", action="store_true", default=None, help="join although settings differ")
 
 
 def run(args: argparse.Namespace) -> int:
     """Join, train, and say why it left."""
-    announce("joining the study; importing torch and timm takes a few seconds")
+    if not args.quiet:
+        announce("joining the study; importing torch and timm takes a few seconds")
     from reborn_nas.report import trial_pictures
     from reborn_nas.study import Stopper, join
     from reborn_nas.study.display import make_progress
+    from reborn_nas.study.logs import log_to
 
     storage = args.storage or os.environ.get(VARIABLE)
     if not storage:
         raise ConfigError(f"storage: give the study's storage with --storage, or in ${VARIABLE}")
     stopper = Stopper(args.timeout)
-    with make_progress(quiet=False) as progress:
+    with make_progress(args.quiet) as progress, log_to(None, shown=args.verbose):
         complete = join(
             storage,
             args.study,

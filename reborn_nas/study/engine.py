@@ -18,6 +18,7 @@ from reborn_nas.study.artifacts import Illustrate, picture_attributes
 from reborn_nas.study.journal import together
 from reborn_nas.study.leading import Leader
 from reborn_nas.study.lease import BEAT
+from reborn_nas.study.logs import log, training
 from reborn_nas.study.objective import Pruned, Stopped
 from reborn_nas.study.patience import AwayError
 from reborn_nas.study.phases import ORDER, Phase
@@ -158,6 +159,11 @@ class Engine:
         self._done = {name: len(self.queue.finished(name)) for name in self._phases}
 
     def _train(self, claim: Claim) -> None:
+        with training(claim.run.key):
+            log.info("begins")
+            self._train_claimed(claim)
+
+    def _train_claimed(self, claim: Claim) -> None:
         phase = claim.run.phase
         if phase not in self._started:
             self._started.add(phase)
@@ -172,11 +178,13 @@ class Engine:
             with self._beating(claim), self._stopper.training(), dog:
                 asked = time.perf_counter()
                 record = self._execute(claim.run, architecture, self._on_epoch(claim, dog))
-        except (Stopped, KeyboardInterrupt, HungError):
+        except (Stopped, KeyboardInterrupt, HungError) as stop:
+            log.warning("ends early and is given back: %s", type(stop).__name__)
             if not claim.lost:
                 self.queue.give_back(claim)
             return
         except DeviceLostError as error:
+            log.error("lost with its device: %s", error)
             self.queue.give_back(claim, f"lost with its device: {error}")
             raise
         except AwayError:
@@ -184,6 +192,7 @@ class Engine:
             raise
         except BaseException as error:
             fault = machine_fault(error)
+            log.error("its %s failed: %s", "worker" if fault is None else "machine", fault or error)
             self.queue.give_back(
                 claim, "its worker failed" if fault is None else f"its machine failed: {fault}"
             )
@@ -201,6 +210,20 @@ class Engine:
         record = replace(record, number=claim.number, overhead_seconds=record.overhead_seconds + beside)
         result = self._proposer.tell(record)
         self._proposer.after_trial(claim, result)
+        good = record.state in ("complete", "pruned")
+        shown = (
+            "no accuracy"
+            if record.accuracy is None
+            else f"{record.accuracy:.2%} of {record.accuracy_part} images"
+        )
+        log.log(
+            logging.INFO if good else logging.WARNING,
+            "%s, %s, %.1f s%s",
+            record.state,
+            shown,
+            record.seconds,
+            f": {record.reason}" if record.reason else "",
+        )
         if self.queue.finish(claim, record, result, pictures):
             self._done[phase] = self._done.get(phase, 0) + 1
             self._progress.trial_finished(record, sum(self._done.values()), self.total)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from reborn_nas.errors import StudyError
 from reborn_nas.study.bucket import SCHEME
 from reborn_nas.study.config import StudyConfig, known_settings
+from reborn_nas.study.logs import log_to
 from reborn_nas.study.masking import mask_url
 from reborn_nas.study.phases import Phase
 from reborn_nas.study.processes import processes_here
@@ -75,7 +76,8 @@ def join(
         if config.processes > 1:
             return _several(config, store, watcher, stop, illustrate)
         single = config.devices[0] if config.devices else device
-        return run_worker(config, single, watcher, stop, illustrate, lead=True, expendable=expendable)
+        with log_to(config.folder, "0"):
+            return run_worker(config, single, watcher, stop, illustrate, lead=True, expendable=expendable)
 
 
 def _settled(store: RunStore, storage: str) -> dict[str, Any]:

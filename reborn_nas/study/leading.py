@@ -18,6 +18,7 @@ from reborn_nas.study.checks import TOP_ALONE, check_runs
 from reborn_nas.study.costs import CostBook
 from reborn_nas.study.decide import Candidate, decide_candidate, leading_factors, top_factors
 from reborn_nas.study.journal import GatheringJournal, together
+from reborn_nas.study.logs import log
 from reborn_nas.study.objectives import objective_values
 from reborn_nas.study.phases import Phase
 from reborn_nas.study.progress import Progress
@@ -134,6 +135,7 @@ class Leader:
         fixed = any(self._phases[name].count for name in CONFIRMING if name in self._phases)
         self._store.keep("candidate", {**decided.to_dict(), "fixed": fixed})
         self._progress.note(f"candidate: {decided.reason}")
+        log.info("candidate: %s", decided.reason)
         return decided
 
     def _recommended(self) -> Architecture | None:

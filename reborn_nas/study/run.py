@@ -21,6 +21,7 @@ from reborn_nas.study.engine import Engine
 from reborn_nas.study.flags import resume_command, write_settings
 from reborn_nas.study.folder import write_json
 from reborn_nas.study.leading import begin_anew
+from reborn_nas.study.logs import log, log_to
 from reborn_nas.study.masking import mask_url
 from reborn_nas.study.objective import Objective
 from reborn_nas.study.planning import PlanView, plan_search, require_device_free
@@ -128,6 +129,17 @@ def run_search(
     config = view.config
     store = prepare_run(view)
     watcher.plan(view)
+    with log_to(config.folder, "-" if config.processes > 1 else "0"):
+        log.info("%d of %d trainings are done; %d processes", view.done, view.total, config.processes)
+        result = _run_planned(view, store, watcher, illustrate, began)
+        log.info("complete" if result.complete else "stopped early")
+    return result
+
+
+def _run_planned(
+    view: PlanView, store: RunStore, watcher: Progress, illustrate: Illustrate | None, began: float
+) -> RunResult:
+    config = view.config
     if config.processes > 1 and is_warm_study(view.bench) and view.done < view.total:
         ParentWeights(view.bench, config.folder).ensure()  # once, before the workers start
     with Stopper(config.timeout) as stopper, _said(config):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, current_process
 from typing import TYPE_CHECKING, Any, cast
 
 from reborn_nas.errors import DeviceLostError, RebornError, StudyError
@@ -23,6 +23,7 @@ from reborn_nas.study.artifacts import Illustrate
 from reborn_nas.study.children import start_child
 from reborn_nas.study.config import StudyConfig
 from reborn_nas.study.engine import Engine
+from reborn_nas.study.logs import VERBOSE, log, log_to
 from reborn_nas.study.masking import mask_url
 from reborn_nas.study.progress import Progress, SilentProgress
 from reborn_nas.study.stopping import NOTICE, Stopper
@@ -207,6 +208,7 @@ class _Supervisor:
                 "what is finished is kept. Run the same command with --workers 1 to see why"
             )
             return
+        log.warning("worker %d ended with exit code %s; a new one takes its place", slot, process.exitcode)
         self._progress.note(
             f"{process.name} ended with exit code {process.exitcode}; a new one takes its place"
         )
@@ -281,7 +283,9 @@ def _work(
     progress = PipeProgress(pipe)
     try:
         config = StudyConfig(**settings)
-        with Stopper(parent=supervisor) as stopper:
+        number = current_process().name.removeprefix("worker ")
+        shown = VERBOSE in os.environ
+        with Stopper(parent=supervisor) as stopper, log_to(config.folder, number, shown=shown):
             run_worker(config, device, progress, stopper, illustrate, lead=True, expendable=True)
     except DeviceLostError as error:
         progress.note(str(error))

@@ -1,0 +1,111 @@
+"""Mistakes of a first hour with their answers: exit code 2, one message, the way out in it, nothing written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from reborn_nas.cli.consent import evening
+from reborn_nas.cli.main import main
+
+SPACE = "choices:\n  - relu\n  - leaky_relu: {negative_slope: 1e-2}\n"
+TWICE = (
+    "rules:\n  - sites: [features.conv1.act]\n    exclude: true\nchoices: [relu, reborn]\nchoices: [relu]\n"
+)
+STAGES = "choices: [relu, reborn]\nrules:\n  - sites: [0]\n    exclude: true\n"
+
+MISTAKES = [
+    ("serach", ["'serach'", "did you mean search?"]),
+    ("search --epoch 3", ["'--epoch'", "--epochs"]),
+    ("search --back resnet34", ["'--back'", "--backbone"]),
+    ("search --epochs=three", ["--epochs", "'three'", "whole number"]),
+    ("search --precision fp17", ["--precision", "fp17", "bf16"]),
+    ("search --workers many", ["workers", "whole number from 1 to 1024, or auto", "many"]),
+    ("search --workers 0", ["workers", "from 1 to 1024"]),
+    ("search --backbone resnet3", ["resnet3", "resnet34"]),
+    ("search --dataset digit", ["digit", "digits"]),
+    ("search --dataset folder:nowhere", ["nowhere"]),
+    ("search --contrast rebron:original", ["rebron", "reborn"]),
+    ("search --contrast reborn", ["tested:reference", "reborn:original"]),
+    ("search --sampler tpee", ["tpee", "tpe"]),
+    ("search --recipe fats", ["fats", "fast"]),
+    ("search --space papre", ["papre", "paper"]),
+    ("search --timeout 30parsec", ["30parsec", "30min"]),
+    ("search --model-arg width", ["'width'", "NAME=VALUE"]),
+    ("search --max-params 12Q", ["max_params", "12M"]),
+    ("search --config twice.yaml", ["'seed' is there twice", "line 1", "line 3"]),
+    ("search --config devices.yaml", ["devices", "[0]"]),
+    ("search --config nowhere.yaml", ["nowhere.yaml"]),
+    ("search --space slope.yaml", ["negative_slope", "'1e-2'", "YAML takes 1e-2 for text: write 1.0e-2"]),
+    ("search --space twice_space.yaml", ["'choices' is there twice", "line 4", "line 5"]),
+    ("search --space sites.yaml", ["rules[1].sites", "a site's name, such as layer1.0.act1", "[0]"]),
+    ("train --architecture rebron --out x", ["rebron", "reborn"]),
+    ("train --architecture reborn --out x", ["--backbone"]),
+    ("train --out x", ["--architecture"]),
+    ("export runs/none --out x", ["runs/none"]),
+    ("report runs/none", ["runs/none"]),
+    ("dashboard runs/none --port 99999", ["port", "65535", "99999"]),
+    ("sites --input-size big", ["'big'", "32 or 3x32x32"]),
+    ("worker --study mine", ["--storage"]),
+    ("spaces papre", ["papre", "paper"]),
+]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REBORN_NAS_STORAGE", raising=False)
+    for name, text in {
+        "twice": "seed: 1\nepochs: 1\nseed: 2\n",
+        "devices": "devices: 0\n",
+        "slope": SPACE,
+        "twice_space": TWICE,
+        "sites": STAGES,
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("command", "parts"), MISTAKES, ids=[command for command, _ in MISTAKES])
+def test_a_mistake_is_answered(
+    command: str, parts: list[str], desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = set(os.listdir(desk))
+    try:
+        code = main(command.split())
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    said = capsys.readouterr()
+    assert code == 2, said
+    for part in parts:
+        assert part in said.err
+    assert "Traceback" not in said.err
+    assert len(said.err) < 2000, "a page of usage would hide the message"
+    assert set(os.listdir(desk)) == before
+
+
+def test_nothing_at_all_is_a_wish_for_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 0
+    assert "reborn-nas search" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("hours", "answer"),
+    [
+        (2.9, ""),
+        (5.0, "--epochs 18 would make it about 3.0 h"),
+        (409.0, "--epochs 3 --fraction 0.074 would make it about 3.0 h"),
+        (
+            6088.0,
+            "even with --epochs 3 --fraction 0.023 --trials 48 it would take about 4 h: a smaller network",
+        ),
+    ],
+)
+def test_a_plan_too_long_for_an_evening_says_what_brings_it_there(hours: float, answer: str) -> None:
+    said = evening(3600 * hours, {"epochs": 30, "images": 45_000, "trials": 160})
+    assert said.startswith(answer)
+    assert bool(said) == bool(answer)

@@ -9,6 +9,7 @@ from reborn_nas.report.words import added, count, duration, p_value, percent, si
 SITE_TABLE = (
     ("site", "site", None), ("stage", "stage", lambda v: f"{v + 1:.0f}"),
     ("runs_with", "runs with", count), ("runs_without", "without", count),
+    ("failed_with", "failed with", count), ("failed_without", "without", count),
     ("effect", "effect, pp", signed), ("ci", "95 % interval", str),
     ("said_ci", "corrected", str), ("p_value", "p", p_value), ("q_value", "BH q", p_value),
     ("shrunk", "shrunk", signed), ("shrunk_ci", "95 % interval", str),

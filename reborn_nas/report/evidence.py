@@ -104,6 +104,8 @@ def _effects(view: RunView, effects: pd.DataFrame) -> Section:
         shrunk_ci=[interval(a, b) for a, b in zip(effects["shrunk_low"], effects["shrunk_high"])],
         ranks=[f"{a:.0f} – {b:.0f}" for a, b in zip(effects["rank_low"], effects["rank_high"])],
     )
+    if not effects[["failed_with", "failed_without"]].to_numpy().any():
+        shown = shown.drop(columns=["failed_with", "failed_without"])
     ranked = bool(effects["p_top5"].notna().any())
     if not ranked:
         shown = shown.drop(columns=["p_top5", "ranks"])

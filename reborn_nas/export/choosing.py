@@ -87,10 +87,15 @@ def _example(trainings: Trainings) -> str:
 
 
 def _auto(trainings: Trainings) -> TrialRecord:
-    """The candidate where it was retested, else the best observed, else the most accurate of all."""
+    """The candidate where it was retested, else the best observed, else the most accurate of all.
+
+    Of runs that kept few weights, as earlier versions did, the best that was kept.
+    """
     found = handed_over(trainings.records) or best_of(_complete(trainings))
     assert found is not None
-    return found
+    if found.key in trainings.kept:
+        return found
+    return handed_over([one for one in trainings.records if one.key in trainings.kept]) or found
 
 
 def _retested(trainings: Trainings) -> TrialRecord:

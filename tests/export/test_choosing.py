@@ -52,6 +52,8 @@ def test_words_numbers_and_keys() -> None:
     assert keys("search/0") == keys("exploration/0") == ["search/0"], "by the word, and as it was before"
     assert keys("pareto") == ["search/0", "search/1"]
     assert keys("auto", RECORDS[:4]) == ["search/1"]
+    few = {key: path for key, path in KEPT.items() if key == "search/0"}
+    assert keys("auto", RECORDS[:4], few) == ["search/0"], "an earlier version's run keeps one"
 
 
 def test_ties_go_to_the_first_as_in_the_dashboard() -> None:

@@ -1,4 +1,7 @@
-"""Training on a real GPU, whatever stand-ins cannot show: `python -m pytest -m gpu` takes minutes on one."""
+"""Training on a real GPU, whatever stand-ins cannot show: `python -m pytest -m gpu` takes minutes on one.
+
+`test_trust.py` holds what is rehearsed with stand-ins on a CPU too.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ def losses(result: TrainingResult) -> list[float]:
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_a_graph_trains_like_eager_steps(dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of 40, 40 and 36, judged in graphs of 8: also the random numbers are those of eager steps."""
-    monkeypatch.setattr("reborn_nas.training.loop.BATCH", 8)
+    monkeypatch.setattr("reborn_nas.training.evaluation.BATCH", 8)
     eager, replayed = (run(small_net(classes=4, dropout=dropout), graph=graph) for graph in (False, True))
     assert (eager.form, replayed.form) == ("eager", "cuda-graph")
     assert losses(replayed) == pytest.approx(losses(eager), rel=1e-2)
@@ -63,7 +66,7 @@ def test_a_gpu_trains_like_a_cpu() -> None:
 
 def test_an_epoch_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the first batch of an epoch to its last, and through the judging: whatever synchronises raises."""
-    monkeypatch.setattr("reborn_nas.training.loop.BATCH", 8)
+    monkeypatch.setattr("reborn_nas.training.evaluation.BATCH", 8)
     watched: list[str] = []
 
     def watching(name: str) -> Any:

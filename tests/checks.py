@@ -50,6 +50,7 @@ class Report:
     widenable: int = 0
     why: list[str] = field(default_factory=list)
     discovery_seconds: float = 0.0
+    proof_seconds: float = 0.0
     conversion_seconds: float = 0.0
 
     @property
@@ -67,6 +68,10 @@ def check(source: str) -> Report:
         begin = time.process_time()
         found = discover(template, size)
         report.discovery_seconds = time.process_time() - begin
+        begin = time.process_time()
+        faults = found.proof.faults
+        report.proof_seconds = time.process_time() - begin
+        report.why += [f"{site}: {fault}" for site, fault in faults.items()]
         report.sites = len(found.sites)
         for choice in PLANNED:
             _plan_everywhere(template, found, choice)

@@ -78,9 +78,11 @@ def summary(rows: Iterable[Mapping[str, str]]) -> str:
 
 
 def timing(reports: Sequence[Report]) -> list[str]:
-    """How long discovery and conversion took, in lines."""
+    """How long discovery, proof and conversion took, in lines."""
     found = [report.discovery_seconds for report in reports]
     lines = [f"discovery: median {statistics.median(found):.2f} s, worst {max(found):.2f} s of CPU time"]
+    proved = [report.proof_seconds for report in reports]
+    lines.append(f"proof: median {statistics.median(proved):.2f} s, worst {max(proved):.2f} s of CPU time")
     done = [report.conversion_seconds for report in reports if report.conversion_seconds]
     if done:
         lines.append(
@@ -114,7 +116,11 @@ def main() -> None:
             write_atomic(args.table, table(rows))
             memory[len(reports)] = peak
             counts = f"{report.converted}/{report.sites} converted, {report.widenable} widenable"
-            print(f"{len(reports)}/{len(names)} {report.model}: {counts} {'; '.join(report.why)}", flush=True)
+            took = f"proof {report.proof_seconds:.1f} s"
+            print(
+                f"{len(reports)}/{len(names)} {report.model}: {counts}, {took} {'; '.join(report.why)}",
+                flush=True,
+            )
     print("\n".join(timing(reports)))
     peak = max(memory.values()) * args.workers / 2**20
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -4,9 +4,10 @@ from reborn_nas.backbone.channels import Refusal, Widening, apply_widening, wide
 from reborn_nas.backbone.convert import apply, build_converted, convert
 from reborn_nas.backbone.cost import Cost, count, predict
 from reborn_nas.backbone.factory import load_factory
+from reborn_nas.backbone.non_sites import NonSite
 from reborn_nas.backbone.placement import Placement
 from reborn_nas.backbone.plan import Plan, plan
-from reborn_nas.backbone.sites import Discovery, NonSite, Site, discover, find_sites, non_sites
+from reborn_nas.backbone.sites import Discovery, Site, discover, find_sites, non_sites
 from reborn_nas.backbone.source import build, notes, resolve
 from reborn_nas.backbone.trace import Trace, trace
 

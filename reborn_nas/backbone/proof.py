@@ -13,26 +13,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reborn_nas.activations import get_family
-from reborn_nas.architecture import Choice
 from reborn_nas.backbone.apply import apply
 from reborn_nas.backbone.differences import difference, place_of, rough
 from reborn_nas.backbone.inputs import arguments, resized
-from reborn_nas.backbone.marks import Converted, Untouched
+from reborn_nas.backbone.marks import Untouched
 from reborn_nas.backbone.numbers import other_numbers, randomised
 from reborn_nas.backbone.plan import Plan, draw
 from reborn_nas.backbone.program import Program
 from reborn_nas.backbone.proving import is_own
 from reborn_nas.backbone.replica import copied, replicate, tensors_in
-from reborn_nas.backbone.running import quiet, run
+from reborn_nas.backbone.running import quiet
 from reborn_nas.backbone.sites import Discovery, Site, site_values
+from reborn_nas.backbone.stand_ins import converted, sloped, stand_ins, untouched
 from reborn_nas.backbone.varied import numbered, shrunk
 from reborn_nas.errors import ConversionError
 
@@ -125,7 +125,7 @@ class _Prover:
         for group in by_owner.values():
             if group[0].kind != "module":
                 try:
-                    draw(double, self.found, _stand_ins(group, own=self.own), init="preserve")
+                    draw(double, self.found, stand_ins(group, own=self.own), init="preserve")
                 except ConversionError as error:
                     self.faults.update({site.name: str(error) for site in group})
                     continue
@@ -134,7 +134,7 @@ class _Prover:
 
     def _try(self, sites: Sequence[Site]) -> tuple[dict[str, str], tuple[str, ...]]:
         """Site → fault, empty where all of them pass; and the modules that are spare then."""
-        chosen = _stand_ins(sites, own=self.own)
+        chosen = stand_ins(sites, own=self.own)
         steps = draw(self.model, self.found, chosen, init="preserve")
         met: set[str] = set()
         read: set[str] = set()
@@ -318,7 +318,7 @@ class _Prover:
         """Sites of networks that give other numbers when nobody watches: torch has fused kernels for such times."""
         new = apply(double, steps, inplace=True).eval()
         for placement in steps.placements:
-            _slope(new.get_submodule(placement.path), placement.site)
+            sloped(new.get_submodule(placement.path), placement.site)
         with quiet("cpu"), torch.no_grad():
             free = new(*numbered(args, "cpu"), **numbered(kwargs, "cpu"))
         alike = zip(tensors_in(free), tensors_in(watched.output), strict=True)
@@ -347,90 +347,6 @@ class _Prover:
             if own and read.isdisjoint(own):
                 found.append(path)
         return tuple(found)
-
-
-def untouched(
-    double: nn.Module,
-    sites: Sequence[Site],
-    steps: Plan,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    training: bool,
-    *,
-    gradients: bool = False,
-    seed: int = 0,
-) -> tuple[Program, Untouched]:
-    """The program of `double`, with what `steps` puts in acting in flight."""
-    functions = _functions(double, sites, steps)
-
-    def make(recorder: Any) -> Untouched:
-        return Untouched(double, recorder, sites, functions)
-
-    program, marks = run(make, double, args, kwargs, training=training, gradients=gradients, seed=seed)
-    assert isinstance(marks, Untouched)
-    return program, marks
-
-
-def converted(
-    double: nn.Module,
-    steps: Plan,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    training: bool,
-    *,
-    gradients: bool = False,
-) -> Program:
-    """The program of a copy of the converted `double`."""
-    try:
-        new = copied(apply(double, steps, inplace=True))
-    except ConversionError as error:
-        return Program(error=error)
-    for placement in steps.placements:
-        _slope(new.get_submodule(placement.path), placement.site)
-    paths = {placement.path: placement.site for placement in steps.placements}
-    program, _ = run(
-        lambda recorder: Converted(new, recorder, paths),
-        new,
-        args,
-        kwargs,
-        training=training,
-        gradients=gradients,
-    )
-    return program
-
-
-def _functions(
-    double: nn.Module, sites: Sequence[Site], steps: Plan
-) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Site → the stand-in that acts there in flight."""
-    functions: dict[str, Callable[[Tensor], Tensor]] = {}
-    like = next((p for p in double.parameters() if p.is_floating_point()), torch.empty(0))
-    for placement in steps.placements:
-        original = None if placement.replaces is None else double.get_submodule(placement.replaces)
-        made = placement.make(original, steps.init)
-        functions[placement.site] = _slope(made.to(device=like.device, dtype=like.dtype), placement.site)
-    return functions
-
-
-def _slope(made: nn.Module, site: str) -> nn.Module:
-    """Give a stand-in with parameters numbers that no other site has."""
-    generator = torch.Generator().manual_seed(int(hashlib.sha256(site.encode()).hexdigest()[:8], 16))
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if not parameter.is_meta:
-                parameter.copy_(torch.rand(parameter.shape, generator=generator) * 0.9 + 0.05)
-    return made
-
-
-def _stand_ins(sites: Sequence[Site], *, own: bool = False) -> dict[str, Choice]:
-    """What acts at each site for the proof: for classes of unknown making with parameters, which a forward may read."""
-    if own:
-        return {site.name: Choice("prelu") for site in sites}
-    count = max((site.index for site in sites), default=0) + 2
-    return {
-        site.name: Choice("leaky_relu", negative_slope=round(0.02 + 0.9 * (site.index + 1) / count, 6))
-        for site in sites
-    }
 
 
 def _on_meta(model: nn.Module) -> bool:

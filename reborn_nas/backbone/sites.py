@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from reborn_nas.activations import BLOCKS, CHANNELS_LAST, complete, family_names, get_family
+from reborn_nas.activations import CHANNELS_LAST, complete, family_names, get_family
 from reborn_nas.architecture import ORIGINAL, Choice
 from reborn_nas.backbone.axes import channel_axes, layout_name
 from reborn_nas.backbone.blocks import BlockFinder
 from reborn_nas.backbone.discovery import Place, find_places
-from reborn_nas.backbone.formulas import find_formulas
 from reborn_nas.backbone.gates import gate_reason, live_values
 from reborn_nas.backbone.inputs import inputs_of
+from reborn_nas.backbone.non_sites import NonSite, fused_norms, written_out
 from reborn_nas.backbone.proving import Proving
 from reborn_nas.backbone.replica import replace_tensors
 from reborn_nas.backbone.rewrite import locate
@@ -144,16 +144,6 @@ class Site:
 
 
 @dataclass(frozen=True)
-class NonSite:
-    """An activation that is deliberately no site, with the reason."""
-
-    name: str
-    activation: str
-    shape: tuple[int, ...]
-    reason: str
-
-
-@dataclass(frozen=True)
 class Discovery:
     """All that discovery learns of a network: its sites, what is none, the runs themselves and what was put in."""
 
@@ -214,7 +204,7 @@ def _discover(model: nn.Module, eval_trace: Trace, train_trace: Trace | None, pr
     classes = {path: type(module).__name__ for path, module in modules.items()}
     blocks, stages = BlockFinder(modules), _Stages()
     doubling = _Doubling(eval_trace, train_trace)
-    fused = _fused(modules)
+    fused = fused_norms(modules)
     sites: list[Site] = []
     others: list[NonSite] = []
     for place in find_places(traces, modules, live):
@@ -258,7 +248,7 @@ def _discover(model: nn.Module, eval_trace: Trace, train_trace: Trace | None, pr
             )
         )
     doubling.sites = tuple(sites)
-    others += _formulas(traces, live, sites)
+    others += written_out(traces, live, sites)
     return Discovery(tuple(sites), (*others, *fused), eval_trace, train_trace, proving=proving)
 
 
@@ -332,31 +322,6 @@ class _Stages:
         return self._last
 
 
-def _formulas(
-    traces: tuple[Trace, ...], live: tuple[frozenset[int], ...], sites: Sequence[Site]
-) -> list[NonSite]:
-    """Activations that a forward writes out in several operations."""
-    found: dict[str, NonSite] = {}
-    for run, alive in zip(traces, live):
-        spans = {(site.owner, site.span) for site in sites if site.path is None}
-        inside = {
-            index
-            for call in run.calls
-            if any(call.path == site.path for site in sites)
-            for index in range(call.first_op, call.last_op + 1)
-        }
-        taken = inside | {op.index for op in run.ops if (op.module, op.span) in spans}
-        for number, formula in enumerate(find_formulas(run, alive, taken)):
-            place = f" ({formula.op.span.place})" if formula.op.span is not None else ""
-            known = formula.activation.removeprefix("other:")
-            call = "a module" if known == "formula" else f"F.{known} or a module"
-            name = f"{formula.owner}.{formula.op.name}@formula{number}".lstrip(".")
-            reason = f"it is written out in several operations{place}, and no one call can be replaced; call {call}"
-            shape = run.values[formula.op.outputs[0]].shape[1:]
-            found.setdefault(name, NonSite(name, formula.activation, tuple(shape), reason))
-    return list(found.values())
-
-
 def _width_fault(widths: set[int]) -> str | None:
     if len(widths) > 1:
         numbers = " and ".join(map(str, sorted(widths)))
@@ -384,23 +349,6 @@ def _source_fault(place: Place, modules: Mapping[str, nn.Module]) -> str | None:
     except ConversionError as error:
         return str(error)
     return None
-
-
-def _fused(modules: Mapping[str, nn.Module]) -> tuple[NonSite, ...]:
-    """Norms that activate by themselves and doubled blocks of an earlier conversion: there is nothing to replace."""
-    found = []
-    for path, module in modules.items():
-        kind = type(module).__name__
-        if kind.startswith("EvoNorm") and getattr(module, "apply_act", True):
-            reason = "EvoNorm normalises and activates in one formula; it holds no activation to replace"
-        elif kind.startswith("FilterResponseNormTlu"):
-            reason = "the learned threshold of FRN is part of the norm; it holds no activation to replace"
-        elif isinstance(module, BLOCKS) and getattr(module, "out_channels", 0) != module.channels:
-            reason = "an earlier conversion doubled its channels and widened its readers; convert the original network"
-        else:
-            continue
-        found.append(NonSite(path, f"other:{kind}", (), reason))
-    return tuple(found)
 
 
 def _forms(name: str) -> tuple[Choice, ...]:

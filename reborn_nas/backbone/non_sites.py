@@ -1,0 +1,68 @@
+"""What looks like an activation and is no site, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from reborn_nas.activations import BLOCKS
+from reborn_nas.backbone.formulas import find_formulas
+from reborn_nas.backbone.trace import Trace
+
+if TYPE_CHECKING:
+    from reborn_nas.backbone.sites import Site
+
+
+@dataclass(frozen=True)
+class NonSite:
+    """An activation that is deliberately no site, with the reason."""
+
+    name: str
+    activation: str
+    shape: tuple[int, ...]
+    reason: str
+
+
+def written_out(
+    traces: tuple[Trace, ...], live: tuple[frozenset[int], ...], sites: Sequence[Site]
+) -> list[NonSite]:
+    """Activations that a forward writes out in several operations."""
+    found: dict[str, NonSite] = {}
+    for run, alive in zip(traces, live):
+        spans = {(site.owner, site.span) for site in sites if site.path is None}
+        inside = {
+            index
+            for call in run.calls
+            if any(call.path == site.path for site in sites)
+            for index in range(call.first_op, call.last_op + 1)
+        }
+        taken = inside | {op.index for op in run.ops if (op.module, op.span) in spans}
+        for number, formula in enumerate(find_formulas(run, alive, taken)):
+            place = f" ({formula.op.span.place})" if formula.op.span is not None else ""
+            known = formula.activation.removeprefix("other:")
+            call = "a module" if known == "formula" else f"F.{known} or a module"
+            name = f"{formula.owner}.{formula.op.name}@formula{number}".lstrip(".")
+            reason = f"it is written out in several operations{place}, and no one call can be replaced; call {call}"
+            shape = run.values[formula.op.outputs[0]].shape[1:]
+            found.setdefault(name, NonSite(name, formula.activation, tuple(shape), reason))
+    return list(found.values())
+
+
+def fused_norms(modules: Mapping[str, nn.Module]) -> tuple[NonSite, ...]:
+    """Norms that activate by themselves and doubled blocks of an earlier conversion: there is nothing to replace."""
+    found = []
+    for path, module in modules.items():
+        kind = type(module).__name__
+        if kind.startswith("EvoNorm") and getattr(module, "apply_act", True):
+            reason = "EvoNorm normalises and activates in one formula; it holds no activation to replace"
+        elif kind.startswith("FilterResponseNormTlu"):
+            reason = "the learned threshold of FRN is part of the norm; it holds no activation to replace"
+        elif isinstance(module, BLOCKS) and getattr(module, "out_channels", 0) != module.channels:
+            reason = "an earlier conversion doubled its channels and widened its readers; convert the original network"
+        else:
+            continue
+        found.append(NonSite(path, f"other:{kind}", (), reason))
+    return tuple(found)

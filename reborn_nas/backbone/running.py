@@ -14,7 +14,7 @@ from torch.utils import checkpoint
 
 from reborn_nas.backbone.marks import Marks
 from reborn_nas.backbone.program import Program, ProgramRecorder
-from reborn_nas.backbone.replica import tensors_in
+from reborn_nas.backbone.replica import replace_tensors, tensors_in
 
 _SEED = 20_011
 
@@ -36,6 +36,8 @@ def run(
         gradients: also run backward from the sum of what it returns.
         seed: of Python's, numpy's and torch's generators, which are put back afterwards.
     """
+    # a copy of its own for each run: a network may write into what it is given
+    args, kwargs = replace_tensors((args, kwargs), lambda tensor: tensor.detach().clone())
     recorder = ProgramRecorder(model, (args, kwargs))
     marks = make(recorder)
     model.train(training)

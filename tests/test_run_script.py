@@ -45,3 +45,30 @@ def test_what_it_says_without_a_script(
     assert ended.value.code == code
     said = capsys.readouterr()
     assert "SCRIPT" in said.out or "nowhere.py" in said.err
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_an_export_with_source_of_its_own_needs_the_option(
+    trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import reborn_nas as rn
+    from reborn_nas.models.exported import TRUST
+
+    (tmp_path / "net.py").write_text(
+        "import torch.nn as nn\n"
+        "def make(num_classes=2):\n"
+        "    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"
+        "        nn.Linear(2, num_classes))\n"
+    )
+    architecture = rn.Architecture(rn.BackboneSpec(f"{tmp_path / 'net.py'}:make"), {})
+    folder = rn.export(architecture, tmp_path / "out", input_size=(1, 8, 8), classes=["a", "b"])
+    script = tmp_path / "script.py"
+    script.write_text(f"import timm\ntimm.create_model({f'local-dir:{folder}'!r}, pretrained=True)\n")
+    monkeypatch.setattr(TRUST, "every_export", False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["reborn_nas.run", *["--trust-source"] * trusted, str(script)])
+    if trusted:
+        main()
+    else:
+        with pytest.raises(rn.RebornError, match="trust_source=True"):
+            main()

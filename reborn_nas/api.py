@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from reborn_nas.architecture import Architecture
 from reborn_nas.commands import command_line
 from reborn_nas.errors import ExportError
+from reborn_nas.faults import foreign_data
 from reborn_nas.files import safe_join
 from reborn_nas.study.flags import with_settings
 from reborn_nas.study.keywords import Settings
@@ -77,6 +78,7 @@ def search(
     return result
 
 
+@foreign_data("the run")
 def report(study_or_path: RunResult | Run, out: Run | None = None, *, trust_source: bool = False) -> Path:
     """Write the report of a run: `index.html`, CSVs and figures.
 
@@ -126,6 +128,7 @@ def _describe(folder: Path) -> None:
     describe_studies(store, read_status(store), _shown(folder), folder / ARTIFACTS)
 
 
+@foreign_data("the run")
 def run_view(
     study_or_path: RunResult | RunInfo | Run,
     *,
@@ -342,6 +345,7 @@ def _against_parent(info: RunInfo, record: TrialRecord) -> str:
     return comparison_words(found)
 
 
+@foreign_data("the run")
 def resume_line(info: RunInfo) -> str:
     """The command that continues a run; of a large one by the file of its settings, which takes no PyTorch to name."""
     from reborn_nas.study.flags import SETTINGS_FILE
@@ -407,6 +411,7 @@ def _trained(record: TrialRecord, weights: Path, card: Card) -> Trained:
     )
 
 
+@foreign_data("the run")
 def recommend(study: RunResult | Run) -> Recommended:
     """The architecture with the largest posterior mean accuracy in an additive model of a run's trainings.
 
@@ -420,6 +425,7 @@ def recommend(study: RunResult | Run) -> Recommended:
     return recommend_info(_info(study))
 
 
+@foreign_data("the run")
 def standing(study: RunResult | RunInfo | Run) -> Standing:
     """The best observed, the recommended and the confirmed network of a run: three different things."""
     from reborn_nas.study.standing import standing as stand

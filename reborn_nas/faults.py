@@ -8,12 +8,22 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
-from reborn_nas.errors import RebornError
+from reborn_nas.errors import RebornError, StudyError
 
-__all__ = ["PASSING", "MachineError", "blame_machine", "is_pausing", "machine_fault", "pause", "wait_out"]
+__all__ = [
+    "PASSING",
+    "MachineError",
+    "blame_machine",
+    "foreign_data",
+    "is_pausing",
+    "machine_fault",
+    "pause",
+    "wait_out",
+]
 
 T = TypeVar("T")
 
@@ -70,6 +80,27 @@ def blame_machine(error: BaseException, where: object) -> None:
     fault = machine_fault(error)
     if fault is not None:
         raise MachineError(f"{where}: {fault}; try again when the machine is well") from error
+
+
+@contextmanager
+def foreign_data(what: str) -> Iterator[None]:
+    """Data of anybody's are read inside, or as a decorator: whatever they make the reader raise is one StudyError.
+
+    Args:
+        what: is read: "the run".
+    """
+    try:
+        yield
+    except RebornError:
+        raise
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # a value of another type, a name that is missing, a loop of links, …
+        blame_machine(error, what)
+        said = " ".join(str(error).split())[:200]
+        raise StudyError(
+            f"{what} cannot be understood ({type(error).__name__}: {said}); it is damaged, or another program wrote it"
+        ) from error
 
 
 def wait_out(

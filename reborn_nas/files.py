@@ -39,8 +39,15 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> Path:
 
 def safe_join(root: str | os.PathLike[str], *parts: str) -> Path:
     """`root/parts`, refused where it would lie outside `root` (absolute parts, `..`, links)."""
-    base = Path(root).resolve()
-    joined = base.joinpath(*parts).resolve()
+    try:
+        base = Path(root).resolve()
+        joined = base.joinpath(*parts).resolve()
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # a loop of links, a name too long or with a zero byte
+        raise PathError(f"path {'/'.join(parts)!r} in {root} leads nowhere: {error}") from None
     if joined != base and base not in joined.parents:
         raise PathError(f"path {'/'.join(parts)!r} would leave its folder {base}; use a plain relative name")
     return joined

@@ -10,7 +10,7 @@ from importlib import import_module
 
 from reborn_nas import __version__
 from reborn_nas.cli.arguments import Parser
-from reborn_nas.cli.streams import write_anything
+from reborn_nas.cli.streams import plain, write_anything
 from reborn_nas.errors import RebornError, unknown_name
 from reborn_nas.faults import machine_fault
 
@@ -83,6 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code is 0, 2 for what the user can mend, 130 for an interrupt."""
     write_anything(sys.stdout, sys.stderr)
     args = parse(sys.argv[1:] if argv is None else argv)
+    with plain(args.verb):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         code: int = args.run(args)
         sys.stdout.flush()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from reborn_nas.faults import foreign_data
+
 EXAMPLES = """  reborn-nas status runs/convnet5-digits
   reborn-nas status runs/convnet5-digits --json
 """
@@ -16,6 +18,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+@foreign_data("the run")
 def run(args: argparse.Namespace) -> int:
     """Read the storage and print."""
     from reborn_nas.api import resume_line, run_view, standing

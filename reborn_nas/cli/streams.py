@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import re
+import sys
 import unicodedata
-from typing import TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any, TextIO, cast
 
-__all__ = ["write_anything"]
+__all__ = ["plain", "write_anything"]
 
 PLAIN = {
     "−": "-", "–": "-", "—": "-", "×": "x", "·": "*", "…": "...", "≥": ">=", "≤": "<=", "→": "->", "±": "+/-",
@@ -39,3 +43,38 @@ def _ascii(letter: str) -> str:
     if letter in PLAIN:
         return PLAIN[letter]
     return unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode() or "?"
+
+
+READING = ("status", "report", "export", "dashboard")
+"""Verbs that print texts which a run folder holds, and nothing that needs a terminal's control characters."""
+
+
+class _Plain:
+    """A text stream whose control characters are shown, not obeyed: they may move the cursor or rename the window."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(_CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""All but line ends and tabs, and the characters that turn the direction of writing."""
+
+
+@contextmanager
+def plain(verb: str) -> Iterator[None]:
+    """Inside, a verb that reads runs prints no control characters."""
+    if verb not in READING:
+        yield
+        return
+    with (
+        redirect_stdout(cast("TextIO", _Plain(sys.stdout))),
+        redirect_stderr(cast("TextIO", _Plain(sys.stderr))),
+    ):
+        yield

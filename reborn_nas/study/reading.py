@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import RebornError, StudyError
+from reborn_nas.faults import foreign_data
 from reborn_nas.files import safe_join
 from reborn_nas.known import is_known_storage
 from reborn_nas.records import TrialRecord
@@ -54,6 +55,7 @@ SCHEME = r"((?:journal|sqlite|postgresql|mysql|grpc)(?:\+\w+)?):"
 _log = logging.getLogger("reborn_nas.study")
 
 
+@foreign_data("the run")
 def open_store(
     run: str | Path, name: str | None = None, *, read_only: bool = True, results_only: bool = False
 ) -> RunStore:
@@ -76,6 +78,7 @@ def open_store(
     return _open_study(storage, name or study)
 
 
+@foreign_data("the run")
 def is_writable(run: str | Path) -> bool:
     """Whether who looks at a run may change it: its storage is in its folder or known, and may be written."""
     folder, url, _ = _described(run)
@@ -168,6 +171,7 @@ def read_records(store: RunStore) -> list[TrialRecord]:
     return sorted(records.values(), key=lambda record: (order.get(record.phase, 99), record.number))
 
 
+@foreign_data("the run")
 def load_records(run: str | Path, name: str | None = None) -> list[TrialRecord]:
     """The records of a run folder, or of the study `name` at a storage URL."""
     return read_records(open_store(run, name, results_only=True))
@@ -273,6 +277,7 @@ MANY = 2000
 """Records above which the storage's own trials are worth half a second to be rid of."""
 
 
+@foreign_data("the run")
 def load_run(run: str | Path, name: str | None = None) -> RunInfo:
     """Everything about a run folder, or about the study `name` at a storage URL. Raises StudyError."""
     store = open_store(run, name, results_only=True)
@@ -357,6 +362,7 @@ class RunStatus:
         return sum(phase.running for phase in self.phases)
 
 
+@foreign_data("the run")
 def status(run: str | Path | RunInfo, name: str | None = None) -> RunStatus:
     """How far a run is. `best` is the best training by validation accuracy: an observation, not a claim."""
     info = run if isinstance(run, RunInfo) else load_run(run, name)
@@ -379,6 +385,7 @@ def status(run: str | Path | RunInfo, name: str | None = None) -> RunStatus:
     )
 
 
+@foreign_data("the run")
 def read_status(store: RunStore) -> RunStatus:
     """As `status`, of a store that is open."""
     return status(_read(store, None))

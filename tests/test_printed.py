@@ -186,6 +186,12 @@ def test_every_command_that_a_run_prints_runs(
     assert places >= {"search", "report", "card"}
 
 
+def test_paths_are_printed_as_one_would_write_them(printed: dict[str, str], at_home: Path) -> None:
+    (line,) = [one for one in printed["search"].splitlines() if one.startswith("report: ")]
+    assert line.split(None, 1)[1] == f"{RUN}/report/index.html"
+    assert str(at_home) not in printed["search"] + printed["export"]
+
+
 def test_every_line_that_loads_an_export_runs(printed: dict[str, str], at_home: Path) -> None:
     lines = [line for text in printed.values() for line in LOAD.findall(text)]
     assert lines

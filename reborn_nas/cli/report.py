@@ -21,6 +21,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write it and print where."""
     from reborn_nas.api import report
+    from reborn_nas.cli.show import near
 
-    print(report(args.run_path, args.out, trust_source=args.trust_source))
+    print(near(report(args.run_path, args.out, trust_source=args.trust_source)))
     return 0

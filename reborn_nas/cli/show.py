@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "count_text",
     "estimates",
+    "near",
     "print_estimates",
     "print_next",
     "print_plan",
@@ -60,6 +61,14 @@ def say(text: str, indent: str = "") -> None:
 
     room = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 100_000
     print(textwrap.fill(text, room, initial_indent=indent, subsequent_indent=indent + "  "))
+
+
+def near(path: Path) -> Path:
+    """`path` as one would write it here: relative where it lies below the working directory."""
+    try:
+        return path.resolve().relative_to(Path.cwd().resolve())
+    except ValueError:
+        return path
 
 
 def count_text(number: int | None) -> str:
@@ -149,7 +158,7 @@ def print_next(result: RunResult, page: Path) -> None:
     """Where the report is, and the commands that follow."""
     from reborn_nas.api import exportable
 
-    print(f"\nreport:  {page}")
+    print(f"\nreport:  {near(page)}")
     print(f"look:    {command_line('reborn-nas', 'dashboard', result.folder)}")
     if exportable(result):
         print(f"export:  {command_line('reborn-nas', 'export', result.folder, '--out', 'my-model')}")

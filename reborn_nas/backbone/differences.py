@@ -113,6 +113,20 @@ def rough(program: Program) -> list[Any]:
     return [event[:2] if event[0] != "return" else event[:1] for event in program.events]
 
 
+def kinds(program: Program) -> set[tuple[Any, ...]]:
+    """What a program runs at least once, by module."""
+    found: set[tuple[Any, ...]] = set()
+    stack: list[str] = []
+    for event in program.events:
+        if event[0] == "exit":
+            stack.pop()
+            continue
+        found.add((tuple(stack[-1:]), *event[:2]) if event[0] != "return" else event[:1])
+        if event[0] == "enter":
+            stack.append(event[1])
+    return found
+
+
 def _event(program: Program, index: int) -> Event | None:
     return program.events[index] if index < len(program.events) else None
 

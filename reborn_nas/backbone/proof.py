@@ -22,7 +22,7 @@ from torch import nn
 
 from reborn_nas.activations import get_family
 from reborn_nas.backbone.apply import apply
-from reborn_nas.backbone.differences import difference, place_of, rough
+from reborn_nas.backbone.differences import difference, kinds, place_of, rough
 from reborn_nas.backbone.inputs import arguments, resized
 from reborn_nas.backbone.marks import Untouched
 from reborn_nas.backbone.numbers import other_numbers, randomised
@@ -106,6 +106,8 @@ class _Prover:
                 break
             self.faults.update(faults)
             sites = [site for site in sites if site.name not in faults]
+        if sites and self.own and self._branches_by_size(sites):
+            self.varying = {site.name for site in sites}
         clones = {
             site.name: "both" if len(self.clones[site.name]) > 1 else next(iter(self.clones[site.name]))
             for site in sites
@@ -215,6 +217,19 @@ class _Prover:
         trace = self.found.train_trace if training else self.found.eval_trace
         ran = program.runs
         return {site.name for site in sites if trace and bool(site_values(trace, site)) != (site.name in ran)}
+
+    def _branches_by_size(self, sites: Sequence[Site]) -> bool:
+        """Whether the network runs something else for other sizes or numbers of images."""
+        steps = draw(self.model, self.found, stand_ins(sites, own=True), init="preserve")
+        for training in (False, True) if self.found.train_trace is not None else (False,):
+            usual = self._first(training, _GROWN[-1], sites, steps)
+            for growth in _GROWN[:-1]:
+                other = self._first(training, growth, sites, steps)
+                if usual is not None and other is not None:
+                    if kinds(usual[1]) != kinds(other[1]):
+                        return True
+                    break
+        return False
 
     def _unsteady(self, sites: Sequence[Site], steps: Plan) -> dict[str, str]:
         """Sites of loops in networks whose program changes from run to run."""

@@ -109,7 +109,7 @@ class Site:
             return None
         reason = self._doubling.refusal(self) if self._doubling is not None else "the network was not traced"
         if reason is None and self._proving is not None and self.name in self._proving.proof().varying:
-            reason = "the site runs for some sizes or numbers of images only"
+            reason = "what runs, and so who reads them, depends on the size or the number of images"
         return None if reason is None else f"{choice.name} doubles {self.channels} channels, but {reason}"
 
     @cached_property

@@ -454,3 +454,19 @@ class TestOwnLayers:
             new = convert(model, {site.name: "crelu(compression=none)"}, SIZE, init="preserve")
             x = torch.randn(2, *SIZE)
             torch.testing.assert_close(new(x), model(x))
+
+
+class TestSizeDecides:
+    class Sized(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.relu(self.c1(x))
+            if x.shape[-1] > 20:
+                y = self.convs[1](y)
+            return self.pool(self.c2(y))
+
+    def test_doubling_needs_all_readers(self) -> None:
+        (site,) = discover(self.Sized(), SIZE).sites
+        assert site.admits("reborn")
+        reason = site.refusal("crelu(compression=none)")
+        assert reason is not None
+        assert "depends on the size or the number of images" in reason

@@ -56,7 +56,8 @@ _LAZY = {
 }
 """Public name → the room that defines it."""
 
-_ROOMS = ("activations", "analysis", "backbone", "errors", "models", "space", "study", "training")
+_ROOMS = ("activations", "analysis", "api", "architecture", "backbone", "data", "errors", "models", "space", "study",
+          "training")  # fmt: skip
 """Rooms that are attributes of the package without an import of their own."""
 
 __all__ = [

@@ -157,11 +157,21 @@ def print_result(result: RunResult, view: RunView) -> None:
 def print_next(result: RunResult, page: Path) -> None:
     """Where the report is, and the commands that follow."""
     from reborn_nas.api import exportable
+    from reborn_nas.study.flags import resume_command
+    from reborn_nas.study.planning import next_total
 
     print(f"\nreport:  {near(page)}")
     print(f"look:    {command_line('reborn-nas', 'dashboard', result.folder)}")
     if exportable(result):
         print(f"export:  {command_line('reborn-nas', 'export', result.folder, '--out', 'my-model')}")
+    total = next_total(result.plan)
+    if total is not None:
+        print(f"surer:   {resume_command(result.plan.config.replace(trials=total))}")
+        say(
+            f"{total - result.plan.total} more trainings retest the top sites on unused images and compare the reborn "
+            "block with its positive twin: is it the negative phase, or the block's own batch norm and weights?",
+            "         ",
+        )
 
 
 def result_json(result: RunResult, view: RunView, page: Path) -> dict[str, Any]:

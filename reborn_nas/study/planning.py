@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from reborn_nas.backbone import Site
     from reborn_nas.study.storage import RunStore
 
-__all__ = ["PlanView", "plan_search"]
+__all__ = ["PlanView", "next_total", "plan_search"]
 
 FIXED = ("contrast:", "data.name:", "search.objectives:", "space.parameters.")
 """Settings that a study keeps for good, as `settings.difference` writes them."""
@@ -258,6 +258,24 @@ def _phases(bench: Workbench, earlier: Sequence[Phase]) -> tuple[Phase, ...]:
         spread=_sampling_spread(bench),
         edition=EDITION,
     )
+
+
+def next_total(view: PlanView) -> int | None:
+    """The least total by which the study would also retest its top sites and run the control.
+
+    None where it has both, was asked to leave them out, or has no use for them.
+    """
+    missing = {
+        phase.name for phase in view.phases if phase.name in ("confirm", "control") and not phase.count
+    }
+    if not missing or missing & view.config.counts.keys() or len(view.bench.contrast.factors) < 2:
+        return None
+    for more in range(32, 289, 16):
+        bench = replace(view.bench, config=view.config.replace(trials=view.total + more))
+        planned = {phase.name for phase in _phases(bench, view.phases) if phase.count}
+        if missing <= planned:
+            return view.total + more
+    return None
 
 
 def _count_done(store: RunStore) -> int:

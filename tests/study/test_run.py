@@ -22,6 +22,7 @@ from reborn_nas.study import (
     run_search,
     status,
 )
+from reborn_nas.study.planning import next_total
 
 TINY: dict[str, Any] = {
     "backbone": "convnet5",
@@ -154,6 +155,20 @@ def test_what_cannot_change_is_refused_before_any_training(
     with pytest.raises(StudyError, match="not even with --adopt") as caught:
         plan_search(tiny(finished, **change, adopt=adopt), measure=False)
     assert line in str(caught.value)
+
+
+def test_how_many_trainings_would_make_it_surer(tmp_path: Path) -> None:
+    def planned(**changes: Any) -> Any:
+        return plan_search(StudyConfig(run=tmp_path / "run", **changes), measure=False)
+
+    small = planned()
+    total = next_total(small)
+    assert total is not None
+    larger = {phase.name: phase.count for phase in planned(trials=total).phases}
+    assert larger["confirm"]
+    assert larger["control"]
+    assert next_total(planned(trials=total)) is None
+    assert next_total(planned(confirm=0)) is None, "as asked"
 
 
 def test_planning_writes_nothing(tmp_path: Path) -> None:

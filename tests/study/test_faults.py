@@ -23,6 +23,7 @@ from reborn_nas.study.engine import Engine
 from reborn_nas.study.progress import SilentProgress
 from reborn_nas.study.reading import read_records
 from reborn_nas.study.stopping import Stopper
+from reborn_nas.study.storage import connect, open_run, run_url
 from tests.study import postgresql
 from tests.study.conftest import FakeObjective, make_bench
 from tests.study.proxy import Network
@@ -221,3 +222,83 @@ def test_a_database_that_cannot_be_reached_for_a_minute(
         process.join(180)
         assert process.exitcode == 0
     assert results(folder, server.url) == undisturbed
+
+
+# -- processes that stop, and databases that go away ----------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_stopped_for_a_while_loses_nothing(
+    folder: Path, undisturbed: dict[str, float]
+) -> None:
+    """On one host a stopped process is seen to live: its run waits for it, and is trained once."""
+    processes = [start(folder, None) for _ in range(2)]
+    wait_until_told(folder, None, 6)
+    assert processes[0].pid is not None
+    os.kill(processes[0].pid, signal.SIGSTOP)
+    time.sleep(5)
+    os.kill(processes[0].pid, signal.SIGCONT)
+    for process in processes:
+        process.join(240)
+        assert process.exitcode == 0
+    assert results(folder, None) == undisturbed
+
+
+@pytest.mark.slow
+def test_all_processes_killed_at_once(folder: Path, undisturbed: dict[str, float]) -> None:
+    for count in (4, 12, 24):
+        processes = [start(folder, None) for _ in range(3)]
+        wait_until_told(folder, None, count)
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
+    last = start(folder, None)
+    last.join(240)
+    assert last.exitcode == 0
+    assert results(folder, None) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_database_that_is_renamed_under_a_running_study(
+    folder: Path, undisturbed: dict[str, float], server: postgresql.Server
+) -> None:
+    import psycopg2
+
+    admin = psycopg2.connect(server.url)
+    admin.autocommit = True
+    cursor = admin.cursor()
+    cursor.execute("CREATE DATABASE renamed")
+    url = server.url.replace("/postgres", "/renamed")
+    processes = [start(folder, url) for _ in range(2)]
+    wait_until_told(folder, url, 8)
+    for old, new in (("renamed", "elsewhere"), ("elsewhere", "renamed")):
+        while True:
+            cursor.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{old}'")
+            try:
+                cursor.execute(f"ALTER DATABASE {old} RENAME TO {new}")
+            except psycopg2.errors.ObjectInUse:  # a worker came back in between
+                continue
+            break
+        time.sleep(3)
+    for process in processes:
+        process.join(180)
+        assert process.exitcode == 0
+    assert results(folder, url) == undisturbed
+
+
+# -- looks at a study that goes on ----------------------------------------------------------------------------
+
+
+def test_looking_while_it_goes_on_disturbs_nothing(folder: Path, undisturbed: dict[str, float]) -> None:
+    processes = [start(folder, None) for _ in range(2)]
+    wait_until_told(folder, None, 1)
+    seen = [
+        len(read_records(open_run(connect(run_url(folder, None), read_only=True, results_only=True), "toy")))
+        for _ in range(20)
+    ]
+    assert seen == sorted(seen)
+    for process in processes:
+        process.join(240)
+        assert process.exitcode == 0
+    assert results(folder, None) == undisturbed

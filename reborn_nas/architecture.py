@@ -17,7 +17,6 @@ VERSION = 1
 Scalar = str | int | float | bool
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_SITE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(@\d+)?\Z")
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,8 @@ class Architecture:
         spec = BackboneSpec(backbone) if isinstance(backbone, str) else backbone
         chosen: dict[str, Choice] = {}
         for site, choice in (choices or {}).items():
-            if not isinstance(site, str) or not _SITE.match(site) or ".." in site:
+            parts = site.split(".") if isinstance(site, str) else []
+            if not parts or not all(part.strip() for part in parts) or parts[0].startswith(("/", "\\")):
                 raise SiteError(f"{site!r} is no site name; `reborn-nas sites` lists those of a backbone")
             chosen[site] = Choice.parse(choice) if isinstance(choice, str) else choice
         kept = {site: choice for site, choice in chosen.items() if choice != ORIGINAL}

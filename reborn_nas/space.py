@@ -50,7 +50,9 @@ class Rule:
 
     def matches(self, site: Site) -> bool:
         """Whether the rule speaks of `site`."""
-        by_name = not self.sites or any(fnmatchcase(site.name, pattern) for pattern in self.sites)
+        by_name = not self.sites or any(
+            site.name == pattern or fnmatchcase(site.name, pattern) for pattern in self.sites
+        )
         return by_name and (not self.stages or site.stage in self.stages)
 
 
@@ -90,6 +92,8 @@ class SearchSpace:
                 reason = site.refusal(choice)
                 if reason and (self.inadmissible == "refuse" or self._fixed(site) is not None):
                     faults.append(f"site {site.name!r} cannot take {choice}: {reason}")
+        if faults and (reason := no_maps(sites)):
+            faults = [reason]
         if not faults and not self.parameters(sites):
             faults.append("nothing to choose: every site has one choice; give `choices` at least two entries")
         if faults:
@@ -370,3 +374,10 @@ class _Reader:
             self.faults.append(f"{place}: {what}, or a list of them, not {value!r}")
             return ()
         return tuple(items)
+
+
+def no_maps(sites: Sequence[Site]) -> str | None:
+    """Why a network has nothing for reborn blocks, where all its activations act on tokens, as a transformer's do."""
+    if not sites or any(site.layout not in ("nlc", "other") for site in sites):
+        return None
+    return f"no feature maps: all {len(sites)} activations act on tokens or vectors; choose a CNN"

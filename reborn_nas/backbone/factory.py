@@ -72,16 +72,25 @@ def load_file(file: str | Path, *, digest: str | None = None) -> ModuleType:
     table, entry = _table(), [str(own.main), str(Path.cwd())]
     if table.get(root) != entry:
         os.environ[_TABLE] = json.dumps({**table, root: entry})
+        if (
+            root in table and not Path(table[root][0]).is_file()
+        ):  # what was imported from there has no home any more
+            _forget(root)
     name = root if own.flat else f"{root}.{own.dotted(own.main)}"
     if name not in sys.modules:
         _gathered.cache_clear()
     try:
         return importlib.import_module(name)
-    except Exception as error:
-        for loaded in [key for key in sys.modules if key == root or key.startswith(f"{root}.")]:
-            sys.modules.pop(loaded, None)
+    except (Exception, SystemExit) as error:
+        _forget(root)
         reason = f"{type(error).__name__}: {error}".replace(f"{root}.", "")
         raise ConfigError(f"backbone file {str(file)!r} cannot be imported: {reason}") from error
+
+
+def _forget(root: str) -> None:
+    for name in [key for key in sys.modules if key == root or key.startswith(f"{root}.")]:
+        del sys.modules[name]
+    _builtins.cache_clear()
 
 
 def files_of(file: str | Path) -> OwnFiles:

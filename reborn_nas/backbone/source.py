@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from reborn_nas.architecture import BackboneSpec
 from reborn_nas.backbone.factory import files_of, load_factory, split_source
+from reborn_nas.backbone.failing import reason_of, way_out
 from reborn_nas.backbone.stem import SMALL, StemEdit, apply_stem, small_stem
 from reborn_nas.errors import ConfigError, unknown_name
 
@@ -194,9 +195,9 @@ def _first_that_runs(spec: BackboneSpec) -> tuple[BackboneSpec, _Probe]:
             return trial, probe
         first = first or probe.failure
     size = "×".join(str(n) for n in spec.input_size)
+    advice = "use larger images (--image-size, or --input-size of `sites`), of as many channels as it takes"
     raise ConfigError(
-        f"backbone {spec.source!r} does not run on images of {size}: {first}; use larger images "
-        "(--image-size, or --input-size of `sites`), of as many channels as it takes"
+        f"backbone {spec.source!r} does not run on images of {size}: {first}; {way_out(first or '', advice)}"
     )
 
 
@@ -206,6 +207,17 @@ def _probe(spec: BackboneSpec) -> _Probe:
     assert spec.input_size is not None
     with torch.random.fork_rng(devices=[]):
         model = _construct_meta(spec)
+        found = _run_once(model, spec)
+        if (
+            found.failure is not None and spec.library == "file"
+        ):  # a forward that reads numbers, which meta has not
+            on_cpu = _run_once(_construct(spec, pretrained=False), spec)
+            found = on_cpu if on_cpu.failure is None else replace(found, failure=on_cpu.failure)
+    return found
+
+
+def _run_once(model: nn.Module, spec: BackboneSpec) -> _Probe:
+    assert spec.input_size is not None
     if spec.stem == "small":
         edit = _probe(replace(spec, stem="original")).edit
         if edit is not None:
@@ -219,11 +231,12 @@ def _probe(spec: BackboneSpec) -> _Probe:
         if not any(True for _ in module.children()) or isinstance(module, nn.Conv2d):
             module.register_forward_pre_hook(record(path))
     classes, failure = None, None
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
-        with torch.no_grad(), torch.device("meta"):
-            classes = _outputs(model.train()(torch.empty(2, *spec.input_size)))
-    except Exception as error:
-        failure = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        with torch.no_grad(), torch.device(device):
+            classes = _outputs(model.train()(torch.empty(2, *spec.input_size).zero_()))
+    except (Exception, SystemExit) as error:
+        failure = reason_of(error)
     first = next((m for _, m in order if isinstance(m, nn.Conv2d)), None)
     edit = small_stem(order) if first is not None and first.in_channels == spec.input_size[0] else None
     return _Probe(edit, classes, failure)
@@ -256,18 +269,24 @@ def _construct(spec: BackboneSpec, *, pretrained: bool) -> nn.Module:
             model = make(spec, pretrained)
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         what = " with its pretrained weights (they need a network or a filled cache)" if pretrained else ""
-        reason = (str(error).strip().splitlines() or [""])[0]
+        more = "; give them with --model-arg NAME=VALUE" if "required positional" in str(error) else ""
         raise ConfigError(
             f"backbone {spec.source!r} cannot be built{what}, arguments {dict(spec.arguments)}: "
-            f"{type(error).__name__}: {reason}"
+            f"{type(error).__name__}: {reason_of(error).removeprefix(f'{type(error).__name__}: ')}{more}"
         ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(
-            f"backbone {spec.source!r}: the factory returned {type(model).__name__}, not nn.Module"
+            f"backbone {spec.source!r}: the factory returned {_shown(model)}, not a network (an nn.Module object)"
         )
+    if next(model.parameters(), None) is None:
+        raise ConfigError(f"backbone {spec.source!r} has no parameters, so there is nothing to train")
     return model
+
+
+def _shown(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 def _timm(spec: BackboneSpec, pretrained: bool) -> Any:

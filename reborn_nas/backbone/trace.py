@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from reborn_nas.backbone.events import ModuleCall, Op, Trace, Value, ValueRef
+from reborn_nas.backbone.failing import reason_of, way_out
 from reborn_nas.backbone.inputs import arguments, call_text, moved
 from reborn_nas.backbone.layers import kinds_in
 from reborn_nas.backbone.recorder import Recorder
@@ -95,7 +96,7 @@ def _trace(replicas: _Replicas, inputs: Any, training: bool, quick: bool = False
     except _RunError as on_cpu:
         raise ConversionError(
             f"{type(replicas.model).__name__}: called with {call_text(inputs)}, the forward fails in {on_cpu.where}: "
-            f"{on_cpu.reason}; give input_size or example_inputs that the network takes"
+            f"{on_cpu.reason}; {way_out(on_cpu.reason, 'give input_size or example_inputs that the network takes')}"
             + ("; a list is one argument, several go into a tuple" if isinstance(inputs, list) else "")
         ) from on_meta
 
@@ -121,11 +122,6 @@ def _run(
         stack.enter_context(recorder)
         try:
             output = model(*args, **kwargs)
-        except Exception as error:
-            lines = str(error).strip().splitlines() or [""]
-            plain = lines[0] and isinstance(
-                error, RuntimeError | TypeError | ValueError | NotImplementedError
-            )
-            reason = lines[0] if plain else f"{type(error).__name__}: {lines[0]}".removesuffix(": ")
-            raise _RunError(recorder.where(), reason) from error
+        except (Exception, SystemExit) as error:
+            raise _RunError(recorder.where(), reason_of(error)) from error
     return replace(recorder.finish(output, training), on_cpu=device == "cpu", kinds=kinds_in(model))

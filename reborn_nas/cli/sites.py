@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 from reborn_nas.cli.arguments import add_backbone, input_size
@@ -20,7 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input-size", type=input_size, default=(3, 32, 32), metavar="CxHxW", help="default 3x32x32"
     )
-    parser.add_argument("--num-classes", type=int, default=10, metavar="N")
+    parser.add_argument("--num-classes", type=int, metavar="N", help="the network's own by default")
     parser.add_argument(
         "--verbose", action="store_true", help="also what is no site, what is refused, and why"
     )
@@ -29,24 +31,29 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Find the sites and print them."""
-    from reborn_nas.backbone import build, find_sites, non_sites, notes, resolve
+    from reborn_nas.backbone import build, discover, notes, resolve
+    from reborn_nas.space import no_maps
 
-    spec = resolve(
-        args.backbone,
-        input_size=args.input_size,
-        num_classes=args.num_classes,
-        stem=args.stem,
-        arguments=dict(args.model_arg),
-    )
-    model = build(spec, device="meta")
-    sites = find_sites(model, spec.input_size)
+    with redirect_stdout(sys.stderr):  # what the network itself prints is no part of the answer
+        spec = resolve(
+            args.backbone,
+            input_size=args.input_size,
+            num_classes=args.num_classes,
+            stem=args.stem,
+            arguments=dict(args.model_arg),
+        )
+        found = discover(build(spec, device="meta"), spec.input_size)
+    sites, others = found.sites, found.others if args.verbose or not found.sites else ()
     rows = [site_row(site) for site in sites]
-    others = non_sites(model, spec.input_size) if args.verbose else ()
     if args.json:
         data = {"backbone": spec.to_dict(), "sites": rows}
         if args.verbose:
             data["no_sites"] = [{"name": other.name, "reason": other.reason} for other in others]
         print(json.dumps(data, indent=2, default=str))
+        return 0
+    reason = no_maps(sites)
+    if reason and not args.verbose:
+        print(f"{spec.source}: {reason}")
         return 0
     for note in notes(spec):
         print(note)
@@ -78,7 +85,14 @@ def site_row(site: Any) -> dict[str, Any]:
 def _print(spec: Any, sites: Any, rows: list[dict[str, Any]], others: Any, verbose: bool) -> None:
     from reborn_nas.cli.show import count_text, print_table
 
-    common = set(sites[0].choices).intersection(*(site.choices for site in sites)) if sites else set()
+    if not sites:
+        what = (
+            "nothing that looks like an activation runs" if not others else "what looks like an activation:"
+        )
+        print(f"{spec.source} has no activation site; {what}")
+        print_table(("where", "why it is no site"), [(other.name, other.reason) for other in others])
+        return
+    common = set(sites[0].choices).intersection(*(site.choices for site in sites))
     print_table(
         ("site", "stage", "shape", "original", "choices", "reborn adds", "MACs"),
         [
@@ -98,7 +112,8 @@ def _print(spec: Any, sites: Any, rows: list[dict[str, Any]], others: Any, verbo
         right=(1, 5, 6),
     )
     print(
-        f"\n{len(sites)} sites in {spec.source}; all of them admit: {', '.join(sorted(common)) or 'nothing in common'}"
+        f"\n{len(sites)} {'site' if len(sites) == 1 else 'sites'} in {spec.source}; all of them admit: "
+        f"{', '.join(sorted(common)) or 'nothing in common'}"
     )
     if verbose:
         for row in rows:

@@ -54,9 +54,9 @@ class TimmAdapter(nn.Module):
                 f"the pooling of this network is its own; global_pool={global_pool!r} cannot be set"
             )
         self.num_classes = num_classes
-        reference = next(self.parameters())
         fc = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
-        self.fc = fc.to(reference.device, reference.dtype).train(self.training)
+        reference = next(self.parameters(), None)
+        self.fc = (fc if reference is None else fc.to(reference.device, reference.dtype)).train(self.training)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """What the classifier reads, (B, num_features)."""

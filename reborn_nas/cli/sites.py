@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
             arguments=dict(args.model_arg),
         )
         found = discover(build(spec, device="meta"), spec.input_size)
+        rows = [site_row(site) for site in found.sites]
     sites, others = found.sites, found.others if args.verbose or not found.sites else ()
-    rows = [site_row(site) for site in sites]
     if args.json:
         data = {"backbone": spec.to_dict(), "sites": rows}
         if args.verbose:

@@ -425,7 +425,7 @@ class IntoBuffer(Base):
         return self.finish(out[:, 2:6])
 
 
-@own(2)
+@own(1)
 class PerGroup(Base):
     def forward(self, x):
         parts = torch.split(self.start(x), 2, dim=1)

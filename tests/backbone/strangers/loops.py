@@ -338,7 +338,7 @@ class SharedCell(Base):
         return self.finish(x)
 
 
-@own(2)
+@own(1)
 class Unrolled(Base):
     """The same weights twice, activated in a loop."""
 

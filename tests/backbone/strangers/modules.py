@@ -671,7 +671,7 @@ class TwoInputs(Base):
 
 
 @own(
-    4,
+    2,
     inputs=lambda batch, size: ([torch.randn(batch, 3, size, size), torch.randn(batch, 3, size, size)],),
     example=True,
 )

@@ -29,8 +29,8 @@ from reborn_nas.backbone.numbers import other_numbers, randomised
 from reborn_nas.backbone.plan import Plan, draw
 from reborn_nas.backbone.program import Program
 from reborn_nas.backbone.proving import is_own
+from reborn_nas.backbone.quiet import quiet
 from reborn_nas.backbone.replica import copied, replicate, tensors_in
-from reborn_nas.backbone.running import quiet
 from reborn_nas.backbone.sites import Discovery, Site, site_values
 from reborn_nas.backbone.stand_ins import converted, sloped, stand_ins, untouched
 from reborn_nas.backbone.varied import numbered, shrunk

@@ -11,8 +11,8 @@ from reborn_nas.backbone.heads import Width, widths_of
 from reborn_nas.backbone.inputs import arguments
 from reborn_nas.backbone.numbers import randomised
 from reborn_nas.backbone.plan import Plan
+from reborn_nas.backbone.quiet import quiet
 from reborn_nas.backbone.replica import replicate
-from reborn_nas.backbone.running import quiet
 from reborn_nas.backbone.sites import Discovery
 from reborn_nas.backbone.varied import numbered
 from reborn_nas.errors import SiteError

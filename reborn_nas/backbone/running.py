@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -14,9 +12,8 @@ from torch.utils import checkpoint
 
 from reborn_nas.backbone.marks import Marks
 from reborn_nas.backbone.program import Program, ProgramRecorder
+from reborn_nas.backbone.quiet import SEED, quiet
 from reborn_nas.backbone.replica import replace_tensors, tensors_in
-
-_SEED = 20_011
 
 
 def run(
@@ -66,7 +63,7 @@ def _backward(model: nn.Module, output: Any, program: Program) -> None:
     terms = [t for t in tensors_in(output) if t.requires_grad and t.is_floating_point()]
     if not terms:
         return
-    generator = torch.Generator().manual_seed(_SEED)
+    generator = torch.Generator().manual_seed(SEED)
     weights = [
         torch.empty_like(t)
         if t.is_meta
@@ -81,30 +78,6 @@ def _backward(model: nn.Module, output: Any, program: Program) -> None:
     program.gradients = {
         name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None
     }
-
-
-@contextmanager
-def quiet(device: str, seed: int = 0) -> Iterator[None]:
-    """Run on a device from one seed, and leave the generators of random numbers as they were."""
-    with _seeded(_SEED + seed), torch.device("meta") if device == "meta" else nullcontext():
-        yield
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    numpy = sys.modules.get("numpy")
-    kept = random.getstate(), numpy.random.get_state() if numpy is not None else None
-    with torch.random.fork_rng(devices=[]):
-        random.seed(seed)
-        torch.manual_seed(seed)
-        if numpy is not None:
-            numpy.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(kept[0])
-            if numpy is not None:
-                numpy.random.set_state(kept[1])
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from reborn_nas.backbone.events import ModuleCall, Op, Trace, Value, ValueRef
 from reborn_nas.backbone.failing import reason_of, way_out
 from reborn_nas.backbone.inputs import arguments, call_text, moved
 from reborn_nas.backbone.layers import kinds_in
+from reborn_nas.backbone.quiet import quiet
 from reborn_nas.backbone.recorder import Recorder
 from reborn_nas.backbone.replica import replicate
 from reborn_nas.backbone.spans import CallSpan
@@ -114,10 +115,7 @@ def _run(
     model.train(training)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        if device == "meta":
-            stack.enter_context(torch.device("meta"))
-        else:
-            stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(quiet(device))  # a forward that draws numbers does the same in each trace
         stack.enter_context(recorder.attached())
         stack.enter_context(recorder)
         try:

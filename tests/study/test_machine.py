@@ -245,7 +245,7 @@ def fill(path: Path) -> None:
             stream.write(bytes(1024))
 
 
-@pytest.mark.parametrize("verb", ["report", "export"])
+@pytest.mark.parametrize("verb", ["report", pytest.param("export", marks=pytest.mark.slow)])
 def test_a_verb_that_writes_to_a_full_disk_is_one_line(
     verb: str, small_disk: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,7 +84,7 @@ VERBS: dict[str, Callable[[Path, Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+@pytest.mark.parametrize("kind", ["journal", pytest.param("sqlite", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_reading_verb_changes_nothing_and_needs_no_right_to_write(
     verb: str, kind: str, runs: dict[str, Path], tmp_path: Path
@@ -243,6 +243,7 @@ def serving(run: Path) -> Iterator[str]:
         process.communicate()
 
 
+@pytest.mark.slow
 def test_a_dashboard_of_a_run_that_cannot_be_written_shows_it(runs: dict[str, Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs["journal"], run)

@@ -73,7 +73,7 @@ NAMES = [
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with a report, weights, curves and pictures."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    assert run_search(tiny(folder, trials=12, search=4, baseline=2, screen=0, candidate=4)).complete
+    assert run_search(tiny(folder, trials=8, search=4, baseline=2, screen=0, candidate=2)).complete
     report(folder)
     return folder
 
@@ -282,7 +282,7 @@ def sweep(whole: Path, victim: Path, tmp_path: Path, count: int, reports: int, f
 
 def test_forged_folders(whole: Path, victim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    sweep(whole, victim, tmp_path, 40, 4)
+    sweep(whole, victim, tmp_path, 16, 1)
 
 
 @pytest.mark.slow

@@ -24,15 +24,12 @@ class Network:
         make: builds it with fresh weights.
         inputs: makes its example inputs.
         on_meta: whether it is too much for a CPU, so that it is run on the meta device alone.
-        in_double: whether it chooses by comparing numbers (which of two boxes is suppressed), so that it is compared in
-            double precision, where rounding does not decide.
     """
 
     name: str
     make: Callable[[], nn.Module]
     inputs: Callable[[], Any]
     on_meta: bool = False
-    in_double: bool = False
 
 
 def networks() -> Iterator[Network]:
@@ -84,12 +81,7 @@ def _detection(name: str) -> Network:
     else:
         small.update(score_thresh=0.0, detections_per_img=8, topk_candidates=32)
     make = _torchvision(name, weights_backbone=None, **small)
-    return Network(
-        f"torchvision.detection:{name}",
-        make,
-        lambda: (images(), targets("keypoint" in name)),
-        in_double=True,
-    )
+    return Network(f"torchvision.detection:{name}", make, lambda: (images(), targets("keypoint" in name)))
 
 
 def images() -> list[Tensor]:

@@ -20,7 +20,7 @@ from reborn_nas.backbone.convert import apply
 from reborn_nas.backbone.cost import predict
 from reborn_nas.backbone.inputs import arguments, moved
 from reborn_nas.backbone.plan import Plan, plan
-from reborn_nas.backbone.replica import replace_tensors, tensors_in
+from reborn_nas.backbone.replica import tensors_in
 from reborn_nas.backbone.sites import Discovery, Site, discover
 from reborn_nas.backbone.trace import trace
 from reborn_nas.errors import RebornError
@@ -159,11 +159,6 @@ def called(model: nn.Module, inputs: Any) -> list[Tensor]:
     """All tensors that the network returns in its present mode, in order; `inputs` as `example_inputs` are."""
     args, kwargs = arguments(moved(inputs, "cpu"))
     return list(tensors_in(model(*args, **kwargs)))
-
-
-def doubled(inputs: Any) -> Any:
-    """The same inputs in double precision."""
-    return replace_tensors(inputs, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
 
 
 def outputs(model: nn.Module, inputs: Any) -> list[Tensor]:

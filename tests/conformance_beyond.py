@@ -44,8 +44,6 @@ def check(network: Network) -> dict[str, object]:
     try:
         torch.manual_seed(0)
         model, inputs = network.make(), network.inputs()
-        if network.in_double:
-            model, inputs = model.double(), checks.doubled(inputs)
         found = discover(model, example_inputs=inputs)
         row["sites"] = len(found.sites)
         reasons = Counter(site.refusal(FORM) for site in found.sites)

@@ -124,7 +124,7 @@ class Forger:
 
         found = []
         for line in lines:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 found.append(json.dumps(changed(json.loads(line))).encode())
         put(path, b"\n".join(found) + b"\n")
 
@@ -164,7 +164,7 @@ class Forger:
         path = run / "config.json"
         config: dict[str, Any] = {}
         if not path.is_symlink() and path.is_file():
-            with contextlib.suppress(ValueError):  # damaged before
+            with contextlib.suppress(ValueError, RecursionError):  # damaged before
                 config = json.loads(path.read_bytes())
         path.unlink(missing_ok=True)
         storages = (

@@ -86,12 +86,6 @@ def test_no_training_is_lost_for_want_of_a_stopwatch(tmp_path: Path, monkeypatch
     assert not any("latency" in record.extra for record in records)
 
 
-def test_the_framework_costs_little(finished: Path) -> None:
-    """Where no latency is measured, which takes longer and is done once for each of three networks."""
-    costs = [record.overhead_seconds for record in load_records(finished) if record.phase == "search"]
-    assert min(costs) < 0.3
-
-
 def test_a_second_call_trains_nothing(finished: Path) -> None:
     class Refuses(SilentProgress):
         def trial_started(self, key: str, phase: str, done: int, total: int) -> None:

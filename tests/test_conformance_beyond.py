@@ -66,6 +66,7 @@ class Wrong(nn.Module):
         return {key: value * 1.0001 for key, value in self.model(x).items()}
 
 
+@pytest.mark.slow
 def test_a_wrong_conversion_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     right = checks.apply
     monkeypatch.setattr(checks, "apply", lambda *args, **kwargs: Wrong(right(*args, **kwargs)))

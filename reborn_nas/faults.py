@@ -99,7 +99,8 @@ def foreign_data(what: str) -> Iterator[None]:
         blame_machine(error, what)
         said = " ".join(str(error).split())[:200]
         raise StudyError(
-            f"{what} cannot be understood ({type(error).__name__}: {said}); it is damaged, or another program wrote it"
+            f"{what} cannot be understood ({type(error).__name__}: {said}): it is damaged, another program wrote it, "
+            "or reborn-nas has a fault here; the same call from Python shows the cause"
         ) from error
 
 

@@ -20,7 +20,7 @@ from reborn_nas.activations import fold_in_place, get_family
 from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice
 from reborn_nas.backbone import Plan, apply, build, find_sites
 from reborn_nas.backbone import plan as make_plan
-from reborn_nas.errors import ConfigError
+from reborn_nas.errors import ConfigError, SiteError
 from reborn_nas.models.adapter import adapted
 from reborn_nas.models.configuration import small_cfg
 from reborn_nas.models.exported import folded_pairs, located, read_weights, stored_plan, vet_folder
@@ -54,6 +54,12 @@ def build_network(
         raise
     if plan is None:
         plan = make_plan(model, architecture, spec.input_size)
+    placed = {placement.site for placement in plan.placements}
+    if stray := [site for site in architecture.choices if site not in placed]:
+        raise SiteError(
+            f"the architecture has a choice for site {stray[0]!r}, but its stored conversion has none; one of the two "
+            "was changed: convert the architecture again, without a plan"
+        )
     model = apply(model, plan)
     if timm_api and spec.library != "timm":
         assert spec.input_size is not None

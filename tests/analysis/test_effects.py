@@ -83,7 +83,7 @@ def test_fewer_runs_than_one_foldover_give_no_verdict() -> None:
     rng = np.random.default_rng(0)
     design = rng.random((60, 33)) < 0.5
     pp = 5 * np.where(design[:, 0], 0.5, -0.5) + rng.normal(0, 0.1, 60)
-    with pytest.warns(UserWarning, match="fewer than one whole foldover"):
+    with pytest.warns(UserWarning, match="fewer than one whole balanced design of 33 sites"):
         table = site_effects(design, 0.7 + pp / 100)
     assert (table["verdict"] == "no verdict").all()
     assert table["q_value"][0] < 0.05

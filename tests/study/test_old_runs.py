@@ -61,7 +61,9 @@ def test_a_larger_total_goes_on_with_what_is_there(old: Path) -> None:
     assert kept["search"] == 2
     same = {name: kept[name] for name in ("backbone", "backbone_arguments", "epochs", "threads", "space")}
     counts = {name: kept[name] for name in ("baseline", "screen", "search", "candidate")}
-    config = StudyConfig(**same, **counts, run=old, name="old", trials=6, workers=1)
+    config = StudyConfig(
+        **same, **counts, run=old, name="old", trials=6, workers=1, adopt=True
+    )  # torch is another
     assert config.exploration == 2
     before = load_run(old).records
     result = run_search(config.replace(exploration=3, trials=7))

@@ -72,10 +72,8 @@ def load_file(file: str | Path, *, digest: str | None = None) -> ModuleType:
     table, entry = _table(), [str(own.main), str(Path.cwd())]
     if table.get(root) != entry:
         os.environ[_TABLE] = json.dumps({**table, root: entry})
-        if (
-            root in table and not Path(table[root][0]).is_file()
-        ):  # what was imported from there has no home any more
-            _forget(root)
+    if _is_homeless(root):
+        _forget(root)
     name = root if own.flat else f"{root}.{own.dotted(own.main)}"
     if name not in sys.modules:
         _gathered.cache_clear()
@@ -87,8 +85,18 @@ def load_file(file: str | Path, *, digest: str | None = None) -> ModuleType:
         raise ConfigError(f"backbone file {str(file)!r} cannot be imported: {reason}") from error
 
 
+def _is_homeless(root: str) -> bool:
+    """Whether a file is gone that a module under this name was imported from, so that its source cannot be read."""
+    places = [getattr(sys.modules[key], "__file__", None) for key in sys.modules if _is_of(key, root)]
+    return any(place is not None and not Path(place).is_file() for place in places)
+
+
+def _is_of(name: str, root: str) -> bool:
+    return name == root or name.startswith(f"{root}.")
+
+
 def _forget(root: str) -> None:
-    for name in [key for key in sys.modules if key == root or key.startswith(f"{root}.")]:
+    for name in [key for key in sys.modules if _is_of(key, root)]:
         del sys.modules[name]
     _builtins.cache_clear()
 

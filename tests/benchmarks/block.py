@@ -56,7 +56,7 @@ def captured(run: Callable[[], None], device: torch.device) -> Callable[[], None
     from reborn_nas.training.graph import CudaRecorder
 
     recorder = CudaRecorder(device)
-    recorder.warm_up(lambda: [run() for _ in range(3)])
+    recorder.warm_up([run] * 3)
     return recorder.record(run)
 
 

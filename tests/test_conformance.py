@@ -13,8 +13,14 @@ from tests.backbones import SAMPLE, sweep_names
 from tests.conformance import TABLE, read_table, summary
 from tests.substitution import substituted
 
+LONG = ("mobileone_s0", "densenet121", "repvit_m1", "res2next50", "hrnet_w18_small", "ghostnet_050")
+"""Networks of the sample that take twenty seconds or more each."""
 
-@pytest.mark.parametrize("source", SAMPLE)
+
+@pytest.mark.parametrize(
+    "source",
+    [pytest.param(one, marks=pytest.mark.slow) if one.endswith(LONG) else one for one in SAMPLE],
+)
 def test_sample(source: str) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

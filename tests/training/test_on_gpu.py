@@ -20,7 +20,7 @@ from reborn_nas.data import Augmentation, Resident, split
 from reborn_nas.training import Recipe, TrainingResult, train
 from reborn_nas.training.latency import measure_latency
 from tests.benchmarks.networks import network, pictures
-from tests.training.toys import small_net, squares
+from tests.training.toys import Kept, small_net, squares
 
 pytestmark = pytest.mark.gpu
 
@@ -158,18 +158,6 @@ def test_sparing_blocks_need_less_and_train_alike() -> None:
 
 
 def test_a_training_goes_on_where_it_was_left(tmp_path: Path) -> None:
-    class Kept:
-        state: Any = None
-
-        def load(self) -> Any:
-            return self.state
-
-        def due(self) -> bool:
-            return True
-
-        def save(self, state: Any) -> None:
-            self.state = state
-
     def stop(epoch: int, metrics: object) -> None:
         if epoch == 2:
             raise KeyboardInterrupt

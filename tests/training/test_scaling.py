@@ -11,7 +11,7 @@ from torch import nn
 from reborn_nas.data import split
 from reborn_nas.training import Recipe, TrainingResult, scaling, train
 from reborn_nas.training.scaling import LossScaler
-from tests.training.toys import small_net, squares
+from tests.training.toys import Kept, small_net, squares
 
 
 def net() -> tuple[nn.Linear, torch.optim.SGD]:
@@ -73,18 +73,6 @@ def test_fp16_trains_as_fp32_does() -> None:
 
 def test_an_overflow_is_skipped_and_a_resumed_training_keeps_the_scale() -> None:
     """With a first scale of 2²⁴ the first steps overflow in fp16; the resumed training ends in the same bits."""
-
-    class Kept:
-        state: Any = None
-
-        def load(self) -> Any:
-            return self.state
-
-        def due(self) -> bool:
-            return True
-
-        def save(self, state: Any) -> None:
-            self.state = state
 
     def stop(epoch: int, metrics: object) -> None:
         if epoch == 2:

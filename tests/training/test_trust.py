@@ -31,7 +31,7 @@ from reborn_nas.training.step import TrainingStep
 from tests.benchmarks.networks import MIXED, pictures
 from tests.training import test_hidden_state as own
 from tests.training.test_recorded import Recording
-from tests.training.toys import small_net, squares
+from tests.training.toys import Kept, small_net, squares
 
 NETWORKS = ("resnet18", "mobilenetv3_small_050", "convnext_atto", "densenet121")
 FORMS = ("relu", "reborn", "crelu", "mixed")
@@ -163,18 +163,6 @@ def test_every_arithmetic_is_captured(precision: str, place: Place) -> None:
 
 
 def test_a_training_resumed_in_the_middle_ends_as_an_undisturbed_one(place: Place) -> None:
-    class Kept:
-        state: Any = None
-
-        def load(self) -> Any:
-            return self.state
-
-        def due(self) -> bool:
-            return True
-
-        def save(self, state: Any) -> None:
-            self.state = state
-
     def stop(epoch: int, metrics: object) -> None:
         if epoch == 1:
             raise KeyboardInterrupt

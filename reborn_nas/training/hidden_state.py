@@ -11,6 +11,7 @@ import collections
 import copy
 import itertools
 import random
+import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,9 @@ _OWN = frozenset(vars(nn.Module()))
 
 DEPTH = 6
 """Levels of nested containers and objects that are compared."""
+
+_STATELESS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
+"""Functions and modules, whose own attributes are no state of a network."""
 
 _CONTAINERS = (list, tuple, set, frozenset, dict, collections.deque)
 
@@ -184,9 +188,16 @@ def _mark(value: Any, depth: int = DEPTH) -> Any:
     if isinstance(value, _CONTAINERS):
         inner = sorted(map(repr, value)) if isinstance(value, set | frozenset) else list(value)
         return type(value), tuple(_mark(one, depth - 1) for one in inner)
-    if hasattr(value, "__dict__") and not callable(value):
-        return id(value), _mark(vars(value), depth - 1)
-    return id(value)
+    if isinstance(value, _STATELESS):
+        return id(value)
+    return id(value), tuple((name, _mark(one, depth - 1)) for name, one in _state_of(value).items())
+
+
+def _state_of(value: Any) -> dict[str, Any]:
+    """What an object keeps in its `__dict__` and in its slots."""
+    slots = [name for kind in type(value).__mro__ for name in vars(kind).get("__slots__", ())]
+    own = {name: getattr(value, name) for name in slots if not name.startswith("__") and hasattr(value, name)}
+    return {**own, **getattr(value, "__dict__", {})}
 
 
 def _same(one: Any, other: Any) -> bool:

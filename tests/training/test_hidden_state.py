@@ -24,6 +24,26 @@ from tests.training.toys import small_net
 CALLS = [0]
 
 
+class Slots:
+    """Counts in a slot."""
+
+    __slots__ = ("n",)
+
+    def __init__(self) -> None:
+        self.n = 0
+
+
+class Caller:
+    """Counts its calls."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def __call__(self) -> int:
+        self.n += 1
+        return self.n
+
+
 class Quirk(nn.Module):
     """A layer whose `kind` is the name of its forward."""
 
@@ -36,6 +56,7 @@ class Quirk(nn.Module):
         self.plain = torch.ones(channels, 1, 1)
         self.last: torch.Tensor | None = None
         self.dice, self.counter = random.Random(1), itertools.count()
+        self.slots, self.caller = Slots(), Caller()
         self.own = torch.Generator().manual_seed(2)
         self.grown = np.random.default_rng(3)
 
@@ -90,6 +111,13 @@ class Quirk(nn.Module):
         self.log.append(1)
         return x * (1 + 0.01 * len(self.log))
 
+    def count_in_a_slot(self, x: torch.Tensor) -> torch.Tensor:
+        self.slots.n += 1
+        return x * (1 + 0.01 * self.slots.n)
+
+    def count_in_a_callable(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (1 + 0.01 * self.caller())
+
     def count_by_iterator(self, x: torch.Tensor) -> torch.Tensor:
         return x * (1 + 0.01 * next(self.counter))
 
@@ -124,6 +152,8 @@ UNFAITHFUL = {
     "count_calls": "a step changes the Python attribute '3.calls'",
     "count_in_a_dict": "a step changes the Python attribute '3.table'",
     "count_in_a_list": "a step changes the Python attribute '3.log'",
+    "count_in_a_slot": "a step changes the Python attribute '3.slots'",
+    "count_in_a_callable": "a step changes the Python attribute '3.caller'",
     "count_by_iterator": "a step changes the Python attribute '3.counter'",
     "count_in_the_class": "a step changes the Python attribute 'class Quirk.seen'",
     "rebound_buffer": "a step replaces the tensor '3.scale'",

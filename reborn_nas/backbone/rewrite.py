@@ -285,13 +285,21 @@ def _method(cls: type, holder: str, method: str) -> tuple[type, types.FunctionTy
 
 
 def _source(cls: type, function: types.FunctionType) -> tuple[list[str], int]:
-    try:
-        lines, first = inspect.getsourcelines(function.__code__)
-    except (OSError, TypeError) as error:
+    """The lines of the function and the number of the first.
+
+    `inspect.getsourcelines` goes through all imported modules for the one of the file, and fails where any of them
+    lost its file since it was imported.
+    """
+    code = function.__code__
+    linecache.checkcache(code.co_filename)  # the file may have changed since it was read
+    lines = linecache.getlines(code.co_filename, function.__globals__)
+    block = inspect.getblock(lines[code.co_firstlineno - 1 :])
+    if not block:
         raise ConversionError(
-            f"{_name_of(cls)}.{function.__name__}: its source cannot be read ({error}); define the class in a file"
-        ) from error
-    return lines, first
+            f"{_name_of(cls)}.{function.__name__}: its source cannot be read from {code.co_filename}; "
+            "define the class in a file"
+        )
+    return block, code.co_firstlineno
 
 
 def _name_of(cls: type) -> str:

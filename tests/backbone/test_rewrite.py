@@ -177,6 +177,21 @@ class TestNoSource:
         with pytest.raises(SiteError, match=r"typed_in:Straight.*define the class in a file"):
             convert(typed.Straight(), {"relu@0": "gelu"}, SIZE)
 
+    def test_a_module_without_its_file_elsewhere_does_not_hide_a_source(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As where a package had an `__init__.py` once and is a namespace now."""
+        gone = types.ModuleType("gone")
+        gone.__file__ = __file__
+        monkeypatch.setitem(sys.modules, "gone", gone)
+        inspect.getmodule(compile("", "nowhere.py", "exec"))  # reads the modules' files
+        gone.__file__ = None
+        (tmp_path / "net.py").write_text(
+            "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n        return x.relu()\n"
+        )
+        converted = convert(load_file(tmp_path / "net.py").Net(), "silu", input_size=SIZE)
+        assert converted(torch.full((1, *SIZE), -1.0)).max() < 0
+
     def test_a_line_that_runs_twice(self) -> None:
         with pytest.raises(SiteError, match=r"Stepwise.*several times.*an activation of its own"):
             convert(Stepwise(), {"act@0": "gelu"}, SIZE)

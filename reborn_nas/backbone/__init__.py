@@ -4,6 +4,7 @@ from reborn_nas.backbone.channels import Refusal, Widening, apply_widening, wide
 from reborn_nas.backbone.convert import apply, build_converted, convert
 from reborn_nas.backbone.cost import Cost, count, predict
 from reborn_nas.backbone.factory import load_factory
+from reborn_nas.backbone.fingerprint import proof_record
 from reborn_nas.backbone.non_sites import NonSite
 from reborn_nas.backbone.placement import Placement
 from reborn_nas.backbone.plan import Plan, plan
@@ -34,6 +35,7 @@ __all__ = [
     "notes",
     "plan",
     "predict",
+    "proof_record",
     "resolve",
     "trace",
     "widening",

@@ -61,8 +61,27 @@ class Proof:
     @property
     def digest(self) -> str:
         """Twelve hex digits of all that was found."""
-        data = [dict(self.faults), dict(self.clones), self.spare, self.proved, self.varying]
+        data = list(self.to_dict().values())
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values only."""
+        return {
+            "faults": dict(self.faults),
+            "clones": dict(self.clones),
+            "spare": list(self.spare),
+            "proved": list(self.proved),
+            "varying": list(self.varying),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Proof:
+        """The inverse of `to_dict`. Raises KeyError, TypeError or ValueError for what is none."""
+        faults, clones = (
+            {str(k): str(v) for k, v in dict(data[key]).items()} for key in ("faults", "clones")
+        )
+        spare, proved, varying = (tuple(map(str, data[key])) for key in ("spare", "proved", "varying"))
+        return cls(faults, clones, spare, proved, varying)
 
 
 def prove(model: nn.Module, found: Discovery, inputs: Any) -> Proof:

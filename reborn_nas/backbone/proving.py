@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from reborn_nas.backbone.proof import Proof
     from reborn_nas.backbone.sites import Discovery
 
-_KNOWN = ("torch", "timm", "torchvision", "reborn_nas")
+KNOWN = ("torch", "timm", "torchvision", "reborn_nas")
+"""Packages whose networks have been converted and compared with the originals, one by one."""
 
 
 class Proving:
@@ -30,13 +31,16 @@ class Proving:
         self._found: Discovery | None = None
         self._proof: Proof | None = None
 
-    def settle(self, found: Discovery, model: nn.Module, *, on_cpu: bool) -> None:
+    def settle(self, found: Discovery, model: nn.Module, *, on_cpu: bool, proof: Proof | None = None) -> None:
         """Take in the sites. A network of other classes than the known libraries', or with numbers in its control
         flow, is proved at once, with its own weights where it has some.
+
+        Args:
+            proof: this network's, where it was made before.
         """
-        self._found = found
+        self._found, self._proof = found, proof
         real = not any(parameter.is_meta for parameter in model.parameters())
-        if real and (on_cpu or is_own(model)):
+        if proof is None and real and (on_cpu or is_own(model)):
             self._model = model
             self.proof()
 
@@ -57,4 +61,4 @@ class Proving:
 
 def is_own(model: nn.Module) -> bool:
     """Whether some of its modules are of classes that no library of ours defines."""
-    return any(type(module).__module__.partition(".")[0] not in _KNOWN for module in model.modules())
+    return any(type(module).__module__.partition(".")[0] not in KNOWN for module in model.modules())

@@ -15,6 +15,7 @@ from reborn_nas.architecture import ORIGINAL, Choice
 from reborn_nas.backbone.axes import channel_axes, layout_name
 from reborn_nas.backbone.blocks import BlockFinder
 from reborn_nas.backbone.discovery import Place, find_places
+from reborn_nas.backbone.fingerprint import recorded_proof
 from reborn_nas.backbone.gates import gate_reason, live_values
 from reborn_nas.backbone.inputs import inputs_of
 from reborn_nas.backbone.non_sites import NonSite, fused_norms, written_out
@@ -155,6 +156,11 @@ class Discovery:
     proving: Proving | None = field(default=None, repr=False, compare=False)
 
     @property
+    def traces(self) -> tuple[Trace, ...]:
+        """The runs: in eval mode, and in train mode where that runs with these inputs."""
+        return (self.eval_trace,) if self.train_trace is None else (self.eval_trace, self.train_trace)
+
+    @property
     def proof(self) -> Proof:
         """What the proof of the network found, made when first asked for."""
         assert self.proving is not None
@@ -185,14 +191,25 @@ def non_sites(model: nn.Module, input_size: Any = None, *, example_inputs: Any =
     return discover(model, input_size, example_inputs=example_inputs).others
 
 
-def discover(model: nn.Module, input_size: Any = None, *, example_inputs: Any = None) -> Discovery:
-    """Trace `model` in both modes and read its sites off the data flow."""
+def discover(
+    model: nn.Module,
+    input_size: Any = None,
+    *,
+    example_inputs: Any = None,
+    proofs: Mapping[str, Any] | None = None,
+) -> Discovery:
+    """Trace `model` in both modes and read its sites off the data flow.
+
+    Args:
+        proofs: what `proof_record` returned for this network elsewhere, so that it is not proved again.
+    """
     inputs = inputs_of(model, input_size, example_inputs)
     proving = Proving(model, inputs)
     traces = trace_modes(model, inputs)
     found = _discover(model, *traces, proving)
     found = replace(found, inputs=replace_tensors(inputs, Tensor.detach))
-    proving.settle(found, model, on_cpu=any(run is not None and run.on_cpu for run in traces))
+    proof = recorded_proof(model, found.traces, proofs) if proofs else None
+    proving.settle(found, model, on_cpu=any(run.on_cpu for run in found.traces), proof=proof)
     return found
 
 

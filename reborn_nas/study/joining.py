@@ -102,7 +102,7 @@ def _several(
     from reborn_nas.study.planning import PlanView, check_same
     from reborn_nas.study.workbench import make_workbench
 
-    bench = make_workbench(config)
+    bench = make_workbench(config, proofs=store.attribute("proofs"))
     check_same(store, bench)
     plan = store.attribute("plan")
     if plan is None:

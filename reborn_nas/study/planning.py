@@ -150,7 +150,7 @@ def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
     store = find_store(config) if config.storage or is_run_folder(config.folder) else None
     if store is not None:
         config = settled(config, store)
-    bench = make_workbench(config)
+    bench = make_workbench(config, proofs=None if store is None else store.attribute("proofs"))
     budgets = check_search(bench)
     earlier: Sequence[Phase] = ()
     adopted: tuple[str, ...] = ()

@@ -71,19 +71,19 @@ def _epoch(bench: Workbench, processes: int) -> Estimate:
     """An epoch in one of so many processes. A supervisor holds no GPU, so there a child measures."""
     config = bench.config
     if processes > 1 and bench.device != "cpu":
-        return call_in_child(_measure, config.as_given(), bench.device)
+        return call_in_child(_measure, config.as_given(), bench.device, bench.proofs)
     return measure_epoch(
         bench, _threads(config.threads, processes) if config.workers == "auto" else config.threads
     )
 
 
-def _measure(settings: dict[str, Any], device: str) -> Estimate:
+def _measure(settings: dict[str, Any], device: str, proofs: dict[str, Any]) -> Estimate:
     """In a process of its own."""
     from reborn_nas.study.config import StudyConfig
     from reborn_nas.study.workbench import make_workbench
 
     config = StudyConfig(**settings)
-    return measure_epoch(make_workbench(config, device), config.threads)
+    return measure_epoch(make_workbench(config, device, proofs=proofs), config.threads)
 
 
 def fastest(left: int, most: int, training: Callable[[int], float]) -> Processes:

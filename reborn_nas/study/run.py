@@ -192,6 +192,9 @@ def prepare_run(view: PlanView) -> RunStore:
         store.keep("settings", view.bench.settings)
         store.keep("digest", view.bench.digest)
     store.keep("config", described)
+    proofs = view.bench.proofs
+    if store.attribute("proofs") != proofs:
+        store.keep("proofs", proofs)
     changed = list(view.adopted) != list(store.attribute("adopted", ()))
     if changed:
         store.keep("adopted", list(view.adopted))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import BackboneSpec
@@ -37,7 +37,10 @@ def parent_arguments(config: StudyConfig, space: SearchSpace) -> dict[str, Any]:
 
 
 def trace_variants(
-    space: SearchSpace, parent: BackboneSpec, sites: Sequence[Site]
+    space: SearchSpace,
+    parent: BackboneSpec,
+    sites: Sequence[Site],
+    proofs: Mapping[str, Any] | None = None,
 ) -> dict[BackboneSpec, tuple[Any, Any]]:
     """Each other backbone of the space → its template and discovery. They have the parent's sites and choices."""
     from reborn_nas.backbone import build, discover
@@ -55,7 +58,7 @@ def trace_variants(
         if spec == parent:
             continue
         template = build(spec, device="meta")
-        discovery = discover(template, spec.input_size)
+        discovery = discover(template, spec.input_size, proofs=proofs)
         same = [site.name for site in discovery.sites] == names
         if not same or space.site_parameters(discovery.sites) != space.site_parameters(sites):
             words = ", ".join(f"{name}={spec.arguments[name]}" for name in space.variants.arguments)

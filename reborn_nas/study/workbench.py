@@ -61,6 +61,15 @@ class Workbench:
     variants: Mapping[BackboneSpec, tuple[Any, Any]] = field(default_factory=dict)
     device_text: str = ""
 
+    @property
+    def proofs(self) -> dict[str, Any]:
+        """What shows that the backbone and its variants convert truly, for the study's other processes."""
+        from reborn_nas.backbone import proof_record
+
+        traced = [(self.template, self.discovery), *self.variants.values()]
+        records = [proof_record(template, found) for template, found in traced if found is not None]
+        return {key: value for record in records for key, value in record.items()}
+
     def traced(self, spec: BackboneSpec) -> tuple[Any, Any]:
         """Template and discovery of the backbone, or of one of its variants."""
         return (self.template, self.discovery) if spec == self.spec else self.variants[spec]
@@ -141,8 +150,14 @@ class Workbench:
         }
 
 
-def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
+def make_workbench(
+    config: StudyConfig, device: str | None = None, *, proofs: Mapping[str, Any] | None = None
+) -> Workbench:
     """Resolve names, load data, find sites, check the space. Nothing is trained or written.
+
+    Args:
+        device: where this process trains; chosen where None.
+        proofs: `Workbench.proofs` of another process of the study, which need not be made again.
 
     Raises:
         RebornError: whatever does not fit together, before any training.
@@ -177,10 +192,10 @@ def make_workbench(config: StudyConfig, device: str | None = None) -> Workbench:
     # settled once, by the parent: no training of a study may differ from another in its arithmetic
     precision = found.precision or resolve_precision(recipe.precision, chosen, template)
     recipe = replace(recipe, precision=precision)
-    discovery = discover(template, spec.input_size)
+    discovery = discover(template, spec.input_size, proofs=proofs)
     sites = discovery.sites
     space.check(sites)
-    variants = trace_variants(space, spec, sites)
+    variants = trace_variants(space, spec, sites, proofs)
     contrast = make_contrast(*split_contrast(config.contrast), space, sites, spec)
     said = [*([found.note] if found.note else []), *spec_notes(spec), *images.notes]
     if contrast.left_out:

@@ -328,10 +328,10 @@ def run_worker(
 
     torch.set_num_threads(config.threads or threads_each(config.processes))
     settle_numerics(deterministic=config.deterministic)
-    bench = make_workbench(config, device)
     store = find_store(config, patience=300)
     if store is None:
         raise StudyError(f"there is no study {config.study_name!r} to join; `reborn-nas search` begins it")
+    bench = make_workbench(config, device, proofs=store.attribute("proofs"))
     check_same(store, bench)
     remember_code(bench.spec)
     if config.storage is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from reborn_nas.architecture import Architecture
-from reborn_nas.backbone import Plan, apply, build_converted, convert, discover, plan
+from reborn_nas.backbone import (
+    Plan,
+    apply,
+    build,
+    build_converted,
+    convert,
+    discover,
+    plan,
+    proof,
+    proof_record,
+    resolve,
+)
 from reborn_nas.errors import SiteError
 
 SIZE = (3, 16, 16)
@@ -470,3 +483,54 @@ class TestSizeDecides:
         reason = site.refusal("crelu(compression=none)")
         assert reason is not None
         assert "depends on the size or the number of images" in reason
+
+
+FILE = """
+import torch
+from torch import nn
+
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(3, 4, 3), nn.ReLU()
+
+    def forward(self, x):
+        y = self.act(self.conv(x))
+        return y * HALF if len(x) > 100 else y
+
+
+def network(num_classes=4):
+    return Own()
+"""
+
+
+def own(path: Path, source: str) -> nn.Module:
+    path.write_text(source)
+    return build(resolve(f"{path}:network", input_size=SIZE), device="meta")
+
+
+def test_a_proof_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds for the same source, wherever that lies; anything else is proved anew."""
+    source = FILE.replace("HALF", "0.5")
+    model = own(tmp_path / "net.py", source)
+    record = json.loads(json.dumps(proof_record(model, found := discover(model, SIZE))))
+    calls: list[nn.Module] = []
+    real = proof.prove
+    monkeypatch.setattr(proof, "prove", lambda *given: (calls.append(given[0]), real(*given))[1])
+    (tmp_path / "elsewhere").mkdir()
+    again = discover(own(tmp_path / "elsewhere" / "net.py", source), SIZE, proofs=record)
+    assert again.proof == found.proof
+    assert again.proof.proved == ("act",)
+    assert not calls
+    changed = own(tmp_path / "net.py", FILE.replace("HALF", "0.6"))  # in a branch that no trace takes
+    others = [(changed, SIZE), (model, (3, 24, 24))]
+    for number, (other, size) in enumerate(others, start=1):
+        assert discover(other, size, proofs=record).proof.proved == ("act",)
+        assert len(calls) == number
+    broken = {key: {"faults": 3} for key in record}
+    assert discover(model, SIZE, proofs=broken).proof == found.proof
+    assert len(calls) == len(others) + 1
+    monkeypatch.setattr("reborn_nas.backbone.fingerprint.version", lambda library: "9.9")
+    assert discover(model, SIZE, proofs=record).proof == found.proof
+    assert len(calls) == len(others) + 2

@@ -32,7 +32,11 @@ def test_the_notes_say_how_far_it_is(begun: Path) -> None:
     assert sum("| candidate | 0 | 2 |" in note for note in notes) == 3
 
 
-def test_a_worker_that_knows_the_storage_finishes_the_study(begun: Path, tmp_path: Path) -> None:
+def test_a_worker_that_knows_the_storage_finishes_the_study(
+    begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It also takes the proof of the backbone from there."""
+    monkeypatch.setattr("reborn_nas.backbone.proof.prove", lambda *_: pytest.fail("proved once more"))
     assert join(
         f"journal://{begun.resolve()}/study.journal", "shared", device="cpu", run=tmp_path / "elsewhere"
     )

@@ -54,10 +54,10 @@ class Listener:
             self._thread.start()
         try:
             yield question
-        finally:
-            self._open.pop(thread, None)
             if question.said is not None:
                 _log.warning("%s answers again, after %.0f s", what, self._clock() - question.began)
+        finally:
+            self._open.pop(thread, None)
 
     def is_asking(self, thread: int | None) -> bool:
         """Whether a thread waits for an answer."""

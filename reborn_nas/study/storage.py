@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import re
@@ -39,6 +40,14 @@ UNREACHABLE = {
     "tcp_user_timeout": 30_000,
 }
 """How PostgreSQL's driver notices a network that swallows everything, instead of waiting for two hours."""
+
+PROXY_READY = 60.0
+"""Seconds that somebody who comes waits at least for a gRPC proxy, which may have been started at the same time."""
+
+DEADLINE = 120.0
+"""Seconds after which a call to a gRPC proxy is made again: without a deadline it waits for ever when the proxy's
+machine is gone. Ten thousand trials are sent in a tenth of that.
+"""
 
 EXTRAS = ("postgresql", "grpc")
 """Schemes of a storage's URL whose drivers are an optional extra of the same name."""
@@ -157,8 +166,10 @@ def _open(url: str, patience: float, read_only: bool, results_only: bool) -> Bas
 
         parts = urlsplit(url)
         proxy = GrpcStorageProxy(host=parts.hostname or "localhost", port=parts.port or 13000)
+        for name, call in vars(proxy._stub).items():
+            setattr(proxy._stub, name, functools.partial(call, timeout=DEADLINE))
         with asking(f"storage {mask_url(url)}"):
-            proxy.wait_server_ready(timeout=60)
+            proxy.wait_server_ready(timeout=max(patience, PROXY_READY))
         return proxy
     with asking(f"storage {mask_url(url)}") as question:
         return _database(url, patience, read_only, question)

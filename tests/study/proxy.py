@@ -1,11 +1,21 @@
-"""A network between a worker and its database that can be cut and mended."""
+"""Between a worker and its database: a network that can be cut and mended, and Optuna's gRPC proxy."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
+
+SERVER = """
+import sys
+import optuna
+storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(sys.argv[1]))
+optuna.storages.run_grpc_proxy_server(storage, host="127.0.0.1", port=int(sys.argv[2]))
+"""
 
 
 class Network:
@@ -65,3 +75,27 @@ class Network:
         for one in (source, sink):
             with contextlib.suppress(OSError):
                 one.close()
+
+
+class Proxy:
+    """Optuna's own proxy over a journal, in a process of its own."""
+
+    def __init__(self, journal: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = int(free.getsockname()[1])
+        self._command = [sys.executable, "-c", SERVER, str(journal), str(self.port)]
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()

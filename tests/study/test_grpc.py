@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -16,34 +13,10 @@ from reborn_nas.study.runs import Run
 from reborn_nas.study.stopping import Stopper
 from reborn_nas.study.storage import connect, open_run
 from tests.study.conftest import FakeObjective, make_bench
+from tests.study.proxy import Proxy
 from tests.study.toy import SITES, phases, results
 
 pytest.importorskip("grpc")
-
-SERVER = """
-import sys
-import optuna
-storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(sys.argv[1]))
-optuna.storages.run_grpc_proxy_server(storage, host="127.0.0.1", port=int(sys.argv[2]))
-"""
-
-
-class Proxy:
-    """Optuna's own proxy over a journal, in a process of its own."""
-
-    def __init__(self, journal: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
-        self._command = [sys.executable, "-c", SERVER, str(journal), str(self.port)]
-        self.start()
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
 
 
 def complete(folder: Path, url: str, objective: FakeObjective) -> bool:

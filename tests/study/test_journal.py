@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from reborn_nas.errors import StudyError
 from reborn_nas.study import journal
-from reborn_nas.study.journal import open_journal, together
+from reborn_nas.study.journal import WholeLines, open_journal, together
 from reborn_nas.study.masking import mask_url
 from reborn_nas.study.storage import connect, open_run
 
@@ -193,7 +195,10 @@ def test_results_read_alone_are_those_of_the_whole_journal(tmp_path: Path) -> No
     assert results.user_attrs == whole.user_attrs
 
     def told(study: optuna.Study) -> list[Any]:
-        return [(t.number, t.state, t.values, t.user_attrs, t.datetime_complete) for t in study.get_trials()]
+        return [
+            (t.number, t.state, t.values, t.user_attrs.get("record"), t.datetime_complete)
+            for t in study.get_trials()
+        ]
 
     assert told(results) == told(whole)
     assert any(trial.params for trial in whole.trials[1:])
@@ -215,6 +220,36 @@ def test_a_line_that_is_no_json_is_told(path: Path, unread: bool) -> None:
     path.write_bytes(b"".join([*lines[:2], b"{broken\n", *lines[2:]]))
     with pytest.raises(StudyError, match="no Optuna journal, or it is damaged"):
         open_journal(path, read_only=True, results_only=unread)
+
+
+def test_every_line_is_read_as_python_s_own_parser_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    chance = random.Random(0)
+    floats = [chance.uniform(-1, 1) * 10.0 ** chance.randint(-320, 308) for _ in range(20_000)]
+    odd = [
+        float("nan"),
+        float("inf"),
+        -0.0,
+        5e-324,
+        10**400,
+        "\udc80",
+        "\x00",
+        "💥",
+        {"": {"a": []}},
+        True,
+        None,
+    ]
+    lines = [json.dumps(one) for one in (floats, odd, {"a": 1})]
+    lines += [
+        '{"a":1,"a":2}',
+        "1e400",
+        "[" * 500 + "]" * 500,
+        f'{{"long":"{"x" * 99999}"}}',
+        ' {"a" : 1.0}\r',
+    ]
+    path.write_text("".join(line + "\n" for line in lines), newline="")
+    found = list(WholeLines(str(path)).read_logs(0))
+    assert [repr(one) for one in found] == [repr(json.loads(line)) for line in lines]
 
 
 def test_a_trial_that_was_read_never_changes(path: Path) -> None:

@@ -15,6 +15,8 @@ import random
 import re
 import shutil
 import signal
+import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,9 +55,15 @@ KEYS = [
 LINES = (
     b"{}\n", b"[]\n", b"null\n", b'{"level":"info","msg":"x"}\n', b"\n", b'{"op_code":99,"worker_id":"x"}\n',
     b'{"op_code":4}\n', b'{"op_code":1,"worker_id":"x","study_id":0}\n', b"\xff\xfe\n", b"[" * 5000 + b"\n",
-    b'{"op_code":"4"}\n',
+    b'{"op_code":"4"}\n', b"\x00" * 100_000, b'{"trial":1,"loss":0.5}\n',
+    *(
+        b'{"op_code":2,"worker_id":"x","study_id":%d,"user_attr":{"reborn_nas:%b":%b}}\n' % (study, key, value)
+        for study in range(2)
+        for key in (b"plan", b"config", b"settings", b"candidate", b"void", b"finished", b"top")
+        for value in (b"[" * 1000 + b"]" * 1000, b"1e400", b"NaN", b'{"":{}}', b"[1]")
+    ),
 )  # fmt: skip
-"""Lines of other programs."""
+"""Lines of other programs, and lines that only look like ours."""
 
 NAMES = [
     "study.journal",
@@ -85,6 +93,15 @@ def put(path: Path, data: bytes) -> None:
             shutil.rmtree(path)
         path.unlink(missing_ok=True)
     path.write_bytes(data)
+
+
+def device(path: Path) -> None:
+    """A device that never ends, or a socket where the right to make one is lacking."""
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    except PermissionError:
+        with socket.socket(socket.AF_UNIX) as made, contextlib.suppress(OSError):  # a name that is too long
+            made.bind(str(path))
 
 
 class Forger:
@@ -152,6 +169,8 @@ class Forger:
     def bytes(self, run: Path) -> None:
         """Bytes changed in any file."""
         files = [path for path in sorted(run.rglob("*")) if path.is_file() and not path.is_symlink()]
+        if not files:
+            return
         path = self.chance.choice(files)
         data = bytearray(path.read_bytes())
         for _ in range(self.chance.randint(1, 5)):
@@ -162,24 +181,24 @@ class Forger:
     def config(self, run: Path) -> None:
         """Another config.json."""
         path = run / "config.json"
-        config: dict[str, Any] = {}
+        config: Any = {}
         if not path.is_symlink() and path.is_file():
             with contextlib.suppress(ValueError, RecursionError):  # damaged before
                 config = json.loads(path.read_bytes())
-        path.unlink(missing_ok=True)
         storages = (
             f"sqlite:///{self.victim}/mine.db", f"journal://{self.victim}/mine.journal", "postgresql://h/db",
             "sqlite:///../x.db", "journal:///dev/zero", "mysql://u:p@h/d", f"journal://{run}/../run/study.journal",
         )  # fmt: skip
         key = self.chance.choice(("storage", "study", "digest", "name"))
+        config = config if isinstance(config, dict) else {}
         config[key] = self.chance.choice(storages) if key == "storage" else self.value()
-        path.write_text(json.dumps(config))
+        put(path, json.dumps(config).encode())
 
     def files(self, run: Path) -> None:
         """A pipe, a folder or a link in a file's place, or strangers' files beside it."""
         path = run / self.chance.choice(NAMES)
-        kind = self.chance.randrange(6)
-        if kind < 4:
+        kind = self.chance.randrange(7)
+        if kind < 5:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -192,6 +211,8 @@ class Forger:
             path.symlink_to(path.name)  # to itself
         elif kind == 3:
             path.mkdir()
+        elif kind == 4:
+            device(path)
         else:
             folder = run / self.chance.choice(("artifacts", "report", "checkpoints/search-sampled", "curves"))
             with contextlib.suppress(OSError):
@@ -293,10 +314,13 @@ def test_many_forged_folders(
     sweep(whole, victim, tmp_path, FOLDERS, FOLDERS // 20, first=1000)
 
 
-@pytest.mark.parametrize("kind", ["no line ends", "starts as a journal"])
-def test_a_gigabyte_of_garbage_is_refused_without_reading_it(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("before", ["nothing", "a brace", "a run"])
+def test_a_gigabyte_of_garbage_is_refused_without_reading_it(
+    whole: Path, tmp_path: Path, before: str
+) -> None:
+    journal = (whole / "study.journal").read_bytes()
     with open(tmp_path / "study.journal", "wb") as stream:
-        stream.write(b"{" if kind == "starts as a journal" else b"garbage")
+        stream.write({"nothing": b"garbage", "a brace": b"{", "a run": journal}[before])
         stream.truncate(1 << 30)  # a sparse file: zeros
     with pytest.raises(RebornError, match="no Optuna journal"), in_time("a gigabyte"):
         report(tmp_path)

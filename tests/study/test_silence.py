@@ -7,15 +7,17 @@ import os
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from reborn_nas.errors import StudyError
+from reborn_nas.cli.main import main
 from reborn_nas.study import silence
 from reborn_nas.study.silence import Listener
 from reborn_nas.study.storage import connect
 from reborn_nas.study.watchdog import HungError, Watchdog
+from tests.study.proxy import Network, Proxy
 
 
 class Clock:
@@ -56,18 +58,92 @@ def test_when_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert said(caplog) == []
 
 
-def test_a_database_that_does_not_answer(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A server that takes the connection and says nothing."""
-    pytest.importorskip("psycopg2")
+def wait_for(caplog: pytest.LogCaptureFixture, text: str, count: int = 1) -> list[str]:
+    """What was said until `text` came so often."""
+    until, found = time.monotonic() + 60, []
+    while sum(text in one for one in found) < count:
+        assert time.monotonic() < until, found
+        time.sleep(0.05)
+        found += said(caplog)
+    return found
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits is told at once, and again every second."""
     monkeypatch.setattr(silence, "SAY_AFTER", 0.0)
+    monkeypatch.setattr(silence, "SAY_EVERY", 1.0)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize(
+    ("driver", "url"),
+    [
+        ("psycopg2", "postgresql://me:hunter2@127.0.0.1:{0}/db?connect_timeout=2"),
+        ("grpc", "grpc://127.0.0.1:{0}"),
+    ],
+)
+def test_a_worker_whose_database_takes_the_connection_and_never_answers(
+    driver: str, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pytest.importorskip(driver)
+    monkeypatch.setattr("reborn_nas.study.joining.PATIENCE", 2.5)
+    monkeypatch.setattr("reborn_nas.study.storage.PROXY_READY", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        url = f"postgresql://me:hunter2@127.0.0.1:{server.getsockname()[1]}/db?connect_timeout=2"
-        with pytest.raises(StudyError):
-            connect(url)
-    first = said(caplog)[0]
-    assert first.startswith(f"storage {url.replace('hunter2', '***')} does not answer since")
+        url = url.format(server.getsockname()[1])
+        assert main(["worker", "--storage", url, "--study", "mine"]) == 2
+    lines = said(caplog)
+    assert len(lines) >= 2, "said once only"
+    assert all(one.startswith(f"storage {url.replace('hunter2', '***')} does not answer") for one in lines)
+    assert "cannot be opened" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("driver", ["psycopg2", "grpc"])
+def test_a_database_that_falls_silent_later(
+    driver: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """The network swallows what is sent: nothing breaks, and nothing comes."""
+    pytest.importorskip(driver)
+    monkeypatch.setattr("reborn_nas.study.storage.DEADLINE", 1.0)
+    with ExitStack() as stack:
+        if driver == "grpc":
+            proxy = stack.enter_context(Proxy(tmp_path / "study.journal"))
+            network = Network(proxy.port)
+            url = f"grpc://127.0.0.1:{network.port}"
+        else:
+            server = request.getfixturevalue("server")
+            network = Network(server.port)
+            url = server.url.replace(f":{server.port}/", f":{network.port}/")
+        storage = connect(url)
+        said(caplog)
+        network.freeze()
+        call = threading.Thread(target=storage.get_all_studies)
+        call.start()
+        found = wait_for(caplog, "does not answer", 2)
+        network.mend()
+        found += wait_for(caplog, "answers again")
+        call.join()
+    if driver == "grpc":
+        assert any("InactiveRpcError" in one for one in found), "a call without a deadline"
+
+
+def test_what_was_given_up_has_not_answered(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    listener = Listener(clock)
+
+    def give_up() -> None:
+        with listener.asking("storage x"):
+            clock.now += 60
+            listener.look()
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        give_up()
+    assert said(caplog) == ["storage x does not answer since 60 s; waiting"]
+    assert not listener.is_asking(threading.get_ident())
 
 
 def test_a_lock_that_somebody_holds_is_said(
@@ -80,13 +156,9 @@ def test_a_lock_that_somebody_holds_is_said(
         fcntl.flock(stream, fcntl.LOCK_EX)
         change = threading.Thread(target=storage.create_new_study, args=((2,),))
         change.start()
-        until = time.monotonic() + 60
-        while not (found := said(caplog)):
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        wait_for(caplog, "does not answer")
         fcntl.flock(stream, fcntl.LOCK_UN)
     change.join()
-    assert "does not answer" in found[0]
     assert "answers again" in said(caplog)[-1]
     assert len(storage.get_all_studies()) == 1
 

@@ -44,7 +44,7 @@ class Difference:
         """Sites that the events themselves name, and what differs."""
         old, new = _event(self.before, self.index), _event(self.after, self.index)
         if new is None and self.after.error is not None:
-            return [], f"the converted network fails: {_first_line(self.after.error)}"
+            return [], f"the converted network fails: {first_line(self.after.error)}"
         if old is not None and new is not None and old[:2] == new[:2] and old[0] in ("op", "site", "return"):
             mine, theirs = _labels(old), _labels(new)
             names = sorted(
@@ -153,5 +153,6 @@ def place_of(site: Site, modules: Mapping[str, nn.Module]) -> str:
     return f"{kind} ({site.span.place})" if site.span is not None else kind
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException | None) -> str:
+    """What an error says first, or its kind."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -88,6 +88,7 @@ class Program:
         overwritten: site → "input" and "output", where something later writes into what it read or gave.
         parameters: names of the parameters and buffers that operations outside of sites read.
         gradients: parameter → its gradient, where the run asked for gradients.
+        frozen: sites whose map gets no gradient though others do.
         error: what the network raised, or None.
     """
 
@@ -96,6 +97,7 @@ class Program:
     overwritten: dict[str, set[str]] = field(default_factory=dict)
     parameters: set[str] = field(default_factory=set)
     gradients: dict[str, Tensor] = field(default_factory=dict)
+    frozen: set[str] = field(default_factory=set)
     error: Exception | None = None
 
     @property
@@ -152,6 +154,8 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         with torch._C.DisableTorchFunction():
             operands = tuple(self._shown(tensor) for tensor in given)
+        if torch.is_grad_enabled() and not any(tensor.requires_grad for tensor in given):
+            self.program.frozen.add(name)
         self._site = len(self.program.events)
         self.program.events.append(("site", name, operands))
         label = ("site", self._site)

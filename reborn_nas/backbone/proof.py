@@ -22,7 +22,7 @@ from torch import nn
 
 from reborn_nas.activations import get_family
 from reborn_nas.backbone.apply import apply
-from reborn_nas.backbone.differences import difference, kinds, place_of, rough
+from reborn_nas.backbone.differences import difference, first_line, kinds, place_of, rough
 from reborn_nas.backbone.inputs import arguments, resized
 from reborn_nas.backbone.marks import Untouched
 from reborn_nas.backbone.numbers import other_numbers, randomised
@@ -161,6 +161,8 @@ class _Prover:
         read: set[str] = set()
         self.clones = {}
         for setting, before, marks in self._settings(sites, steps):
+            if before.error is not None:
+                return self._broken(sites, before), ()
             after = self._converted(steps, setting)
             where = difference(before, after)
             if where is not None:
@@ -199,6 +201,7 @@ class _Prover:
     def _first(
         self, training: bool, growth: tuple[int, int], sites: Sequence[Site], steps: Plan
     ) -> tuple[_Setting, Program, Untouched] | None:
+        """The first device that the network runs on with these inputs; with an error where only the original does."""
         try:
             inputs = self._grown(*growth)
         except ConversionError:
@@ -208,7 +211,19 @@ class _Prover:
             program, marks = self._untouched(sites, steps, setting)
             if program.error is None:
                 return setting, program, marks
+        if self.own and self._untouched((), Plan(()), setting)[0].error is None:
+            return setting, program, marks
         return None
+
+    def _broken(self, sites: Sequence[Site], program: Program) -> dict[str, str]:
+        """Sites whose activations, were they to learn, would give a gradient to a map that must not have one."""
+        what = first_line(program.error).partition(". ")[0]
+        reason = (
+            f"it acts on a map that gets no gradient; with one the network fails: {what}; "
+            "write what follows without working in place (x = activation(x))"
+        )
+        blamed = [site for site in sites if site.name in program.frozen] or sites
+        return {site.name: f"{place_of(site, self.modules)}: {reason}" for site in blamed}
 
     def _grown(self, images: int, pixels: int) -> Any:
         """The inputs with more images, which are larger."""

@@ -534,3 +534,25 @@ def test_a_proof_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("reborn_nas.backbone.fingerprint.version", lambda library: "9.9")
     assert discover(model, SIZE, proofs=record).proof == found.proof
     assert len(calls) == len(others) + 2
+
+
+class FrozenThenHalved(Net):
+    """A map that gets no gradient, and torch lets halves of it be changed in place only as long as it gets none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            a = self.c1(x)
+        left, right = F.relu(a).chunk(2, 1)
+        left.mul_(2)
+        return self.pool(F.relu(self.c2(torch.cat([left, right], 1))))
+
+
+def test_a_gradient_where_none_may_be() -> None:
+    """An activation that learns would make the network fail in backward, though the network itself trains."""
+    model = FrozenThenHalved()
+    model(torch.rand(2, *SIZE)).sum().backward()
+    first, second = discover(model, SIZE).sites
+    assert not first.admits("prelu")
+    assert "gets no gradient" in str(first.refusal("prelu"))
+    new = convert(model, {second.name: "prelu"}, SIZE)
+    new(torch.rand(2, *SIZE)).sum().backward()

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from reborn_nas.architecture import Architecture
 from reborn_nas.commands import command_line
 from reborn_nas.errors import ExportError
-from reborn_nas.faults import foreign_data
 from reborn_nas.files import safe_join
 from reborn_nas.study.flags import with_settings
 from reborn_nas.study.keywords import Settings
+from reborn_nas.study.opening import open_store, reads_run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,7 +78,7 @@ def search(
     return result
 
 
-@foreign_data("the run")
+@reads_run
 def report(study_or_path: RunResult | Run, out: Run | None = None, *, trust_source: bool = False) -> Path:
     """Write the report of a run: `index.html`, CSVs and figures.
 
@@ -122,13 +122,13 @@ def _describe(folder: Path) -> None:
     """Bring the notes and graphs of a run's studies up to date."""
     from reborn_nas.study.artifacts import ARTIFACTS
     from reborn_nas.study.dashboard import describe_studies
-    from reborn_nas.study.reading import open_store, read_status
+    from reborn_nas.study.reading import read_status
 
     store = open_store(folder, read_only=False)
     describe_studies(store, read_status(store), _shown(folder), folder / ARTIFACTS)
 
 
-@foreign_data("the run")
+@reads_run
 def run_view(
     study_or_path: RunResult | RunInfo | Run,
     *,
@@ -345,7 +345,7 @@ def _against_parent(info: RunInfo, record: TrialRecord) -> str:
     return comparison_words(found)
 
 
-@foreign_data("the run")
+@reads_run
 def resume_line(info: RunInfo) -> str:
     """The command that continues a run; of a large one by the file of its settings, which takes no PyTorch to name."""
     from reborn_nas.study.flags import SETTINGS_FILE
@@ -398,20 +398,21 @@ def _recommended_key(info: RunInfo, trainings: Trainings) -> str:
 
 def _trained(record: TrialRecord, weights: Path, card: Card) -> Trained:
     """A recorded training as an export takes it."""
-    from safetensors.torch import load_file
-
     from reborn_nas.backbone import build, plan
     from reborn_nas.export import Trained
+    from reborn_nas.models.exported import read_tensors
 
     architecture = Architecture.from_dict(record.architecture)
     template = build(architecture.backbone, device="meta")
     conversion = plan(template, architecture, architecture.backbone.input_size)
-    return Trained(
-        load_file(weights), architecture, load_file(weights.with_suffix(".example")), card, conversion
+    example = weights.with_suffix(".example")
+    tensors, logits = (
+        read_tensors(file, "export another training with --trial") for file in (weights, example)
     )
+    return Trained(tensors, architecture, logits, card, conversion)
 
 
-@foreign_data("the run")
+@reads_run
 def recommend(study: RunResult | Run) -> Recommended:
     """The architecture with the largest posterior mean accuracy in an additive model of a run's trainings.
 
@@ -425,7 +426,7 @@ def recommend(study: RunResult | Run) -> Recommended:
     return recommend_info(_info(study))
 
 
-@foreign_data("the run")
+@reads_run
 def standing(study: RunResult | RunInfo | Run) -> Standing:
     """The best observed, the recommended and the confirmed network of a run: three different things."""
     from reborn_nas.study.standing import standing as stand

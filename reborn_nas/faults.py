@@ -8,17 +8,15 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 
-from reborn_nas.errors import RebornError, StudyError
+from reborn_nas.errors import RebornError
 
 __all__ = [
     "PASSING",
     "MachineError",
     "blame_machine",
-    "foreign_data",
     "is_pausing",
     "machine_fault",
     "pause",
@@ -80,28 +78,6 @@ def blame_machine(error: BaseException, where: object) -> None:
     fault = machine_fault(error)
     if fault is not None:
         raise MachineError(f"{where}: {fault}; try again when the machine is well") from error
-
-
-@contextmanager
-def foreign_data(what: str) -> Iterator[None]:
-    """Data of anybody's are read inside, or as a decorator: whatever they make the reader raise is one StudyError.
-
-    Args:
-        what: is read: "the run".
-    """
-    try:
-        yield
-    except RebornError:
-        raise
-    except BrokenPipeError:
-        raise
-    except Exception as error:  # a value of another type, a name that is missing, a loop of links, …
-        blame_machine(error, what)
-        said = " ".join(str(error).split())[:200]
-        raise StudyError(
-            f"{what} cannot be understood ({type(error).__name__}: {said}): it is damaged, another program wrote it, "
-            "or reborn-nas has a fault here; the same call from Python shows the cause"
-        ) from error
 
 
 def wait_out(

@@ -133,7 +133,7 @@ def printed(home: Path) -> Iterator[dict[str, str]]:
         texts["recommended"] = refused("export", RUN, "--trial", "recommended", "--out", "x")
         from optuna_dashboard import get_note
 
-        from reborn_nas.study.reading import open_store
+        from reborn_nas.study.opening import open_store
 
         for study in open_store(RUN).studies():
             texts[f"note of {study.study_name}"] = get_note(study)

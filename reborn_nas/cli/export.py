@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from reborn_nas.commands import load_line
-from reborn_nas.faults import foreign_data
+from reborn_nas.study.opening import reads_run
 
 EXAMPLES = """  reborn-nas export runs/convnet5-digits --out my-model
   reborn-nas export runs/convnet5-digits --trial best --out my-model --force
@@ -49,7 +49,7 @@ def add_forms(parser: argparse.ArgumentParser) -> None:
         )
 
 
-@foreign_data("the run")
+@reads_run
 def run(args: argparse.Namespace) -> int:
     """Write it and print how to load it."""
     from reborn_nas.api import export

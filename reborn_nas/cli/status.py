@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from reborn_nas.faults import foreign_data
+from reborn_nas.study.opening import reads_run
 
 EXAMPLES = """  reborn-nas status runs/convnet5-digits
   reborn-nas status runs/convnet5-digits --json
@@ -18,7 +18,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-@foreign_data("the run")
+@reads_run
 def run(args: argparse.Namespace) -> int:
     """Read the storage and print."""
     from reborn_nas.api import resume_line, run_view, standing

@@ -210,9 +210,8 @@ def _read_result(path: Path) -> SeedResult | None:
 
 def _trained(job: Retraining, results: tuple[SeedResult, ...], name: str | None) -> Trained:
     """The first seed's network with its card."""
-    from safetensors.torch import load_file
-
     from reborn_nas.backbone import build, plan
+    from reborn_nas.models.exported import read_tensors
 
     spec, first = job.architecture.backbone, results[0]
     conversion = plan(
@@ -230,9 +229,9 @@ def _trained(job: Retraining, results: tuple[SeedResult, ...], name: str | None)
         ],
         details=_details(job, results),
     )
-    return Trained(
-        load_file(file), job.architecture, load_file(file.with_suffix(".example")), card, conversion
-    )
+    again = "delete it to train this seed again"
+    tensors, example = (read_tensors(one, again) for one in (file, file.with_suffix(".example")))
+    return Trained(tensors, job.architecture, example, card, conversion)
 
 
 def _details(job: Retraining, results: tuple[SeedResult, ...]) -> dict[str, str]:

@@ -25,6 +25,7 @@ __all__ = [
     "WEIGHTS",
     "folded_pairs",
     "located",
+    "read_tensors",
     "read_weights",
     "stored_plan",
     "vet_folder",
@@ -92,13 +93,19 @@ def vet_folder(pretrained_cfg: Any, pretrained: bool) -> Path | None:
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The weights of a vetted folder. Raises ExportError where they cannot be read."""
+    return read_tensors(folder / WEIGHTS, "copy or export it again")
+
+
+def read_tensors(file: Path, way_out: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises ExportError, which names a way out, where they cannot be read."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return load_file(folder / WEIGHTS)
-    except Exception as error:  # safetensors has a kind of its own
-        blame_machine(error, folder / WEIGHTS)
-        raise ExportError(f"{folder / WEIGHTS} is damaged ({error}); copy or export it again") from error
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        blame_machine(error, file)
+        raise ExportError(f"{file} is damaged ({error}); {way_out}") from error
 
 
 def located(

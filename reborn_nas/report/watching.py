@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import StudyError
+from reborn_nas.faults import blame_machine
 from reborn_nas.records import TrialRecord
 from reborn_nas.report.features import Probe, Sight, probed, see
 
@@ -62,6 +63,7 @@ def watch(
             thumbnails=pictures(images, mean, std),
         )  # fmt: skip
     except Exception as error:  # a broken file, or a network of somebody else that raises what it likes
+        blame_machine(error, parent[1].parent)
         raise StudyError(
             f"the trained networks beside {parent[1]} and {candidate[1]} cannot be looked into: {error}"
         ) from error

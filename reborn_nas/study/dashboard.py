@@ -17,7 +17,8 @@ from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.study.artifacts import ARTIFACTS, ATTRIBUTE
 from reborn_nas.study.notes import note_trials, study_note
-from reborn_nas.study.reading import RunStatus, is_writable, open_store, read_status
+from reborn_nas.study.opening import is_writable, open_store
+from reborn_nas.study.reading import RunStatus, read_status
 
 if TYPE_CHECKING:
     from optuna.study import Study

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
-import os
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,141 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import RebornError, StudyError
-from reborn_nas.faults import foreign_data
 from reborn_nas.files import safe_join
-from reborn_nas.known import is_known_storage
 from reborn_nas.records import TrialRecord
-from reborn_nas.study.folder import is_run_folder, read_json
-from reborn_nas.study.masking import HIDDEN, STORAGE_VARIABLE, mask_url
+from reborn_nas.study.opening import open_store, reads_run
 from reborn_nas.study.phases import ORDER, Phase
-from reborn_nas.study.storage import (
-    JOURNAL,
-    RunStore,
-    connect,
-    journal_path,
-    open_run,
-    opened_url,
-    run_url,
-    storage_file,
-)
+from reborn_nas.study.storage import RunStore
 from reborn_nas.winners import best_observed
 
 if TYPE_CHECKING:
     import pandas as pd
-    from optuna.storages import BaseStorage
 
 __all__ = [
     "RunInfo",
     "RunStatus",
-    "is_writable",
     "load_records",
     "load_run",
-    "open_store",
     "read_records",
     "read_status",
     "status",
 ]
-
-
-SCHEME = r"((?:journal|sqlite|postgresql|mysql|grpc)(?:\+\w+)?):"
-
-_log = logging.getLogger("reborn_nas.study")
-
-
-@foreign_data("the run")
-def open_store(
-    run: str | Path, name: str | None = None, *, read_only: bool = True, results_only: bool = False
-) -> RunStore:
-    """The store of a run folder, or of the study `name` at a storage URL.
-
-    Args:
-        read_only, results_only: as in `connect`.
-
-    Raises:
-        StudyError: it is none.
-    """
-    if "://" in str(run):
-        return _open_study(connect(str(run), read_only=read_only, results_only=results_only), name)
-    folder, url, study = _described(run)
-    shown = mask_url(url)
-    if not _lies_in(folder, url) and not is_known_storage(shown):
-        _log.warning("%s: the run's storage lies outside of its folder: %s", folder, shown)
-        _refuse_server(folder, url, shown)
-    storage = connect(_whole(folder, url), read_only=read_only, results_only=results_only)
-    return _open_study(storage, name or study)
-
-
-@foreign_data("the run")
-def is_writable(run: str | Path) -> bool:
-    """Whether who looks at a run may change it: its storage is in its folder or known, and may be written."""
-    folder, url, _ = _described(run)
-    return (_lies_in(folder, url) or is_known_storage(mask_url(url))) and all(
-        os.access(path, os.W_OK) for path in (folder, storage_file(url)) if path is not None
-    )
-
-
-def _described(run: str | Path) -> tuple[Path, str, str | None]:
-    """The folder of a run, the URL of its storage and its study's name as config.json has them."""
-    if collapsed := re.match(
-        SCHEME + "/*(.*)", str(run)
-    ):  # a URL, which loses a slash where it goes through a path
-        shown = mask_url("://".join(collapsed.groups()))
-        raise StudyError(f"{shown} is a storage; give the run's folder, whose config.json names its storage")
-    folder = Path(run)
-    if not folder.is_dir() or not is_run_folder(folder):
-        what = "is not a folder" if not folder.is_dir() else f"holds no {JOURNAL} and no config.json"
-        raise StudyError(f"{folder} is not a run folder: it {what}; `reborn-nas search` makes one")
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    name, url = config.get("study"), config.get("storage")
-    if not isinstance(name, str | None) or not (url is None or (isinstance(url, str) and "://" in url)):
-        raise StudyError(
-            f"{folder / 'config.json'} names no study and storage: it is not a run's, or damaged"
-        )
-    if url is None and not journal_path(folder).is_file():
-        raise StudyError(f"{folder} is not a run folder: its {JOURNAL} is missing")
-    return folder, run_url(folder, url), name
-
-
-def _open_study(storage: BaseStorage, name: str | None) -> RunStore:
-    if name is None:
-        found = [one.study_name for one in storage.get_all_studies() if not _is_part(one.study_name)]
-        if len(found) != 1:
-            raise StudyError(f"the storage holds {len(found)} studies ({', '.join(sorted(found))}); name one")
-        name = found[0]
-    return open_run(storage, name)
-
-
-def _lies_in(folder: Path, url: str) -> bool:
-    """Whether the storage is a file in the folder, and no link to one elsewhere."""
-    file = storage_file(url)
-    return file is not None and file.resolve().is_relative_to(folder.resolve())
-
-
-def _refuse_server(folder: Path, url: str, shown: str) -> None:
-    """A stranger's folder makes nobody connect to a server: who wants to names it."""
-    given = os.environ.get(STORAGE_VARIABLE, "")
-    named = bool(given) and (HIDDEN in url or mask_url(given) == shown)
-    if storage_file(url) is None and not named and opened_url(shown) is None:
-        raise StudyError(
-            f"{folder}: its config.json names the server {shown}, which no search of yours has used on this machine; "
-            f"set {STORAGE_VARIABLE} to the full URL to read the study there"
-        )
-
-
-def _whole(folder: Path, url: str) -> str:
-    """`url` with its password, which a run folder does not keep."""
-    if HIDDEN not in url:
-        return url
-    whole = opened_url(url) or os.environ.get(STORAGE_VARIABLE, "")
-    if not whole:
-        raise StudyError(
-            f"{folder}: the study lies in {url}, whose password is not kept; set {STORAGE_VARIABLE} to the full URL"
-        )
-    return whole
-
-
-def _is_part(name: str) -> bool:
-    return name.endswith(("/design", "/confirm"))
 
 
 def read_records(store: RunStore) -> list[TrialRecord]:
@@ -171,7 +52,7 @@ def read_records(store: RunStore) -> list[TrialRecord]:
     return sorted(records.values(), key=lambda record: (order.get(record.phase, 99), record.number))
 
 
-@foreign_data("the run")
+@reads_run
 def load_records(run: str | Path, name: str | None = None) -> list[TrialRecord]:
     """The records of a run folder, or of the study `name` at a storage URL."""
     return read_records(open_store(run, name, results_only=True))
@@ -277,7 +158,7 @@ MANY = 2000
 """Records above which the storage's own trials are worth half a second to be rid of."""
 
 
-@foreign_data("the run")
+@reads_run
 def load_run(run: str | Path, name: str | None = None) -> RunInfo:
     """Everything about a run folder, or about the study `name` at a storage URL. Raises StudyError."""
     store = open_store(run, name, results_only=True)
@@ -362,7 +243,7 @@ class RunStatus:
         return sum(phase.running for phase in self.phases)
 
 
-@foreign_data("the run")
+@reads_run
 def status(run: str | Path | RunInfo, name: str | None = None) -> RunStatus:
     """How far a run is. `best` is the best training by validation accuracy: an observation, not a claim."""
     info = run if isinstance(run, RunInfo) else load_run(run, name)
@@ -385,7 +266,7 @@ def status(run: str | Path | RunInfo, name: str | None = None) -> RunStatus:
     )
 
 
-@foreign_data("the run")
+@reads_run
 def read_status(store: RunStore) -> RunStatus:
     """As `status`, of a store that is open."""
     return status(_read(store, None))

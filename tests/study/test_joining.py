@@ -9,7 +9,7 @@ import pytest
 from reborn_nas.errors import StudyError
 from reborn_nas.study import join, load_records, load_run, run_search, status
 from reborn_nas.study.dashboard import Shown, describe_studies
-from reborn_nas.study.reading import open_store
+from reborn_nas.study.opening import open_store
 from tests.study.test_run import tiny
 
 

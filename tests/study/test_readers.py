@@ -23,7 +23,7 @@ import reborn_nas as rn
 from reborn_nas.cli.main import main
 from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.study import plan_search, run_search
-from reborn_nas.study.reading import open_store
+from reborn_nas.study.opening import open_store
 from reborn_nas.study.storage import connect, open_run
 from tests.study import postgresql
 from tests.study.test_run import tiny

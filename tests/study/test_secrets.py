@@ -20,7 +20,7 @@ from reborn_nas.study.config import StudyConfig
 from reborn_nas.study.flags import resume_command
 from reborn_nas.study.masking import mask_url, without_secrets
 from reborn_nas.study.objective import Objective
-from reborn_nas.study.reading import open_store
+from reborn_nas.study.opening import open_store
 from tests.study import postgresql
 
 SECRET = "hunter2"

@@ -1,0 +1,190 @@
+"""Opening a run to look at it: where its storage lies, whether it may be asked, and whose fault it is if that fails."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from reborn_nas.errors import RebornError, StudyError
+from reborn_nas.faults import blame_machine
+from reborn_nas.known import is_known_storage
+from reborn_nas.study.folder import is_run_folder, read_json
+from reborn_nas.study.masking import HIDDEN, STORAGE_VARIABLE, mask_url
+from reborn_nas.study.storage import (
+    JOURNAL,
+    RunStore,
+    connect,
+    journal_path,
+    open_run,
+    opened_url,
+    run_url,
+    storage_file,
+)
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+__all__ = ["is_writable", "open_store", "reads_run"]
+
+SCHEME = r"((?:journal|sqlite|postgresql|mysql|grpc)(?:\+\w+)?):"
+
+_log = logging.getLogger("reborn_nas.study")
+
+OURS = "the run's data are as a search writes them: this is a fault of reborn-nas, please report it"
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def reads_run(read: Callable[P, T]) -> Callable[P, T]:
+    """Decorator of what reads a run, its first argument: a folder, a URL, a store, or what was read of it.
+
+    Data of anybody's may make the reader raise anything. Where the run holds what no search writes, that is one
+    StudyError, which names it; where it does not, the fault is ours, and is raised as it is.
+    """
+
+    @functools.wraps(read)
+    def reading(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return read(*args, **kwargs)
+        except (RebornError, BrokenPipeError):
+            raise
+        except Exception as error:  # whatever odd data make a reader raise
+            if OURS in getattr(error, "__notes__", ()):
+                raise
+            blame_machine(error, "the run")
+            found = _damage_of(next(iter((*args, *kwargs.values()))))
+            if found is None:
+                error.add_note(OURS)
+                raise
+            raise StudyError(f"the run is damaged, or another program wrote it: {found}") from error
+
+    return reading
+
+
+def _damage_of(run: Any) -> str | None:
+    """What in the run no search writes; what keeps it from being opened where that fails."""
+    from reborn_nas.study.soundness import damage, kept_in
+
+    try:
+        if hasattr(run, "plan") and hasattr(run, "settings"):  # what was read of a run
+            candidate = run.decisions.get("candidate")
+            kept = {
+                "config": run.config,
+                "settings": run.settings,
+                "plan": run.plan or None,
+                "candidate": candidate,
+            }
+            return damage(kept, [record.to_dict() for record in run.records])
+        for name in ("run_path", "folder"):  # of a command's arguments, of a search's result
+            run = getattr(run, name, run)
+        return damage(*kept_in(run if isinstance(run, RunStore) else _store(run, results_only=True)))
+    except Exception as error:  # it cannot even be opened
+        return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+@reads_run
+def open_store(
+    run: str | Path, name: str | None = None, *, read_only: bool = True, results_only: bool = False
+) -> RunStore:
+    """The store of a run folder, or of the study `name` at a storage URL.
+
+    Args:
+        read_only, results_only: as in `connect`.
+
+    Raises:
+        StudyError: it is none.
+    """
+    return _store(run, name, read_only=read_only, results_only=results_only)
+
+
+def _store(
+    run: str | Path, name: str | None = None, *, read_only: bool = True, results_only: bool = False
+) -> RunStore:
+    if "://" in str(run):
+        return _open_study(connect(str(run), read_only=read_only, results_only=results_only), name)
+    folder, url, study = _described(run)
+    shown = mask_url(url)
+    if not _lies_in(folder, url) and not is_known_storage(shown):
+        _log.warning("%s: the run's storage lies outside of its folder: %s", folder, shown)
+        _refuse_server(folder, url, shown)
+    storage = connect(_whole(folder, url), read_only=read_only, results_only=results_only)
+    return _open_study(storage, name or study)
+
+
+@reads_run
+def is_writable(run: str | Path) -> bool:
+    """Whether who looks at a run may change it: its storage is in its folder or known, and may be written."""
+    folder, url, _ = _described(run)
+    return (_lies_in(folder, url) or is_known_storage(mask_url(url))) and all(
+        os.access(path, os.W_OK) for path in (folder, storage_file(url)) if path is not None
+    )
+
+
+def _described(run: str | Path) -> tuple[Path, str, str | None]:
+    """The folder of a run, the URL of its storage and its study's name as config.json has them."""
+    if collapsed := re.match(
+        SCHEME + "/*(.*)", str(run)
+    ):  # a URL, which loses a slash where it goes through a path
+        shown = mask_url("://".join(collapsed.groups()))
+        raise StudyError(f"{shown} is a storage; give the run's folder, whose config.json names its storage")
+    folder = Path(run)
+    if not folder.is_dir() or not is_run_folder(folder):
+        what = "is not a folder" if not folder.is_dir() else f"holds no {JOURNAL} and no config.json"
+        raise StudyError(f"{folder} is not a run folder: it {what}; `reborn-nas search` makes one")
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    name, url = config.get("study"), config.get("storage")
+    if not isinstance(name, str | None) or not (url is None or (isinstance(url, str) and "://" in url)):
+        raise StudyError(
+            f"{folder / 'config.json'} names no study and storage: it is not a run's, or damaged"
+        )
+    if url is None and not journal_path(folder).is_file():
+        raise StudyError(f"{folder} is not a run folder: its {JOURNAL} is missing")
+    return folder, run_url(folder, url), name
+
+
+def _open_study(storage: BaseStorage, name: str | None) -> RunStore:
+    if name is None:
+        found = [one.study_name for one in storage.get_all_studies() if not _is_part(one.study_name)]
+        if len(found) != 1:
+            raise StudyError(f"the storage holds {len(found)} studies ({', '.join(sorted(found))}); name one")
+        name = found[0]
+    return open_run(storage, name)
+
+
+def _lies_in(folder: Path, url: str) -> bool:
+    """Whether the storage is a file in the folder, and no link to one elsewhere."""
+    file = storage_file(url)
+    return file is not None and file.resolve().is_relative_to(folder.resolve())
+
+
+def _refuse_server(folder: Path, url: str, shown: str) -> None:
+    """A stranger's folder makes nobody connect to a server: who wants to names it."""
+    given = os.environ.get(STORAGE_VARIABLE, "")
+    named = bool(given) and (HIDDEN in url or mask_url(given) == shown)
+    if storage_file(url) is None and not named and opened_url(shown) is None:
+        raise StudyError(
+            f"{folder}: its config.json names the server {shown}, which no search of yours has used on this machine; "
+            f"set {STORAGE_VARIABLE} to the full URL to read the study there"
+        )
+
+
+def _whole(folder: Path, url: str) -> str:
+    """`url` with its password, which a run folder does not keep."""
+    if HIDDEN not in url:
+        return url
+    whole = opened_url(url) or os.environ.get(STORAGE_VARIABLE, "")
+    if not whole:
+        raise StudyError(
+            f"{folder}: the study lies in {url}, whose password is not kept; set {STORAGE_VARIABLE} to the full URL"
+        )
+    return whole
+
+
+def _is_part(name: str) -> bool:
+    return name.endswith(("/design", "/confirm"))

@@ -1,0 +1,199 @@
+"""Whether what a run's storage holds is what a search writes: asked where reading failed, since either the data are
+damaged or made up, or reborn-nas has a fault, which must not be called damage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
+
+from reborn_nas.architecture import Architecture, BackboneSpec
+from reborn_nas.errors import RebornError
+from reborn_nas.records import PHASES, STATES, TrialRecord
+from reborn_nas.study.config import StudyConfig, known_settings
+
+if TYPE_CHECKING:
+    from reborn_nas.study.storage import RunStore
+
+__all__ = ["damage", "kept_in"]
+
+SHOWN = 60
+"""Letters of a value that are shown."""
+
+
+class _Kept(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class _Phase(_Kept):
+    name: str
+    count: NonNegativeInt
+    reason: str
+    batches: list[int]
+    seconds: float | None = None
+    editions: list[int] = []
+
+
+class _Site(_Kept):
+    name: str
+    index: int
+    stage: int
+    block: str
+    channels: int
+    shape: list[int]
+    activation: str
+    layout: str = ""
+
+
+class _Data(_Kept):
+    name: str
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+
+
+class _Budget(_Kept):
+    costs: dict[str, dict[str, float]]
+    limit: float
+    base: float = 0.0
+    name: str = ""
+
+
+class _Plan(_Kept):
+    total: NonNegativeInt
+    phases: list[_Phase]
+    contrast: tuple[str, str] = ("", "")
+    factors: dict[str, list[str]]
+    parameters: dict[str, list[str]]
+    sites: list[_Site]
+    data: _Data | None = None
+    notes: list[str] = []
+    seconds: float | None = None
+    objectives: list[str] = []
+    members: dict[str, list[str]] = {}
+    fixed: dict[str, str] = {}
+    budgets: list[_Budget] = []
+
+
+class _Candidate(_Kept):
+    architecture: dict[str, Any]
+    reason: str
+
+
+class _Run(_Kept):
+    """What the attributes of a run's first study hold."""
+
+    config: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    plan: _Plan | None = None
+    candidate: _Candidate | None = None
+    void: list[int] = []
+    finished: int = -1
+    top: list[str] | None = None
+
+
+_RUN = TypeAdapter(_Run)
+_RECORD = TypeAdapter(TrialRecord)
+
+
+def damage(attributes: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> str | None:
+    """The first thing that no search writes; None where there is none.
+
+    Args:
+        attributes: what the run keeps beside its trials, by name.
+        records: of the trainings that have a result.
+    """
+    try:
+        return next(_faults(attributes, records), None)
+    except Exception as error:  # whatever odd data do to this check, they are odd
+        return f"{type(error).__name__}: {error}"
+
+
+def kept_in(store: RunStore) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
+    """The arguments of `damage` for a store, as they lie there."""
+    prefix = "reborn_nas:"
+    attributes = {
+        key.removeprefix(prefix): value
+        for key, value in store.study("search").user_attrs.items()
+        if key.startswith(prefix)
+    }
+    records: list[Mapping[str, Any]] = []
+    for study in store.studies():
+        for trial in study.get_trials(deepcopy=False):
+            for name in ("phase", "copy_of"):
+                if not isinstance(trial.user_attrs.get(name, ""), str):
+                    raise TypeError(f"trial {trial.number} of {study.study_name!r}: its {name} is no text")
+            if trial.state.is_finished() and "record" in trial.user_attrs:
+                records.append({**trial.user_attrs["record"], "number": trial.number})
+    return attributes, records
+
+
+def _faults(attributes: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    try:
+        run = _RUN.validate_json(json.dumps(attributes))
+    except ValidationError as error:
+        yield _first(error)
+        return
+    yield from _refused("config", lambda: StudyConfig(**known_settings(run.config)))
+    spec = {key: value for key, value in run.settings.get("backbone", {}).items() if key != "pretrained"}
+    yield from _refused("settings.backbone", lambda: spec and BackboneSpec.from_dict(spec))
+    if run.candidate is not None:
+        kept = run.candidate.architecture
+        yield from _refused("candidate.architecture", lambda: Architecture.from_dict(kept))
+    if run.plan is not None:
+        yield from _in_plan(run.plan)
+    for data in records:
+        yield from _in_record(data, run.plan)
+
+
+def _in_plan(plan: _Plan) -> Iterator[str]:
+    sites = {site.name for site in plan.sites}
+    for phase in plan.phases:
+        if phase.name not in PHASES:
+            yield f"plan.phases: {_shown(phase.name)} is no phase"
+    for name, found in {**plan.factors, **plan.members}.items():
+        if not sites.issuperset(found):
+            yield f"plan: {_shown(name)} names sites that the plan lacks"
+
+
+def _in_record(data: Mapping[str, Any], plan: _Plan | None) -> Iterator[str]:
+    try:
+        record = _RECORD.validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        yield f"the record of {_shown(data.get('key'))}: {_first(error)}"
+        return
+    where = f"the record of {_shown(record.key)}"
+    if record.phase not in PHASES or record.state not in STATES:
+        yield f"{where}: phase {_shown(record.phase)}, state {_shown(record.state)}"
+    for name, share in (("accuracy", record.accuracy), ("test_accuracy", record.test_accuracy)):
+        if share is not None and not 0 <= share <= 1:
+            yield f"{where}: {name} is {_shown(share)}"
+    if record.state == "complete" and record.accuracy is None:
+        yield f"{where}: it is complete and has no accuracy"
+    yield from _refused(where, lambda: Architecture.from_dict(record.architecture))
+    if not set(record.levels.values()) <= {0, 1}:
+        yield f"{where}: levels are 0 or 1"
+    if plan is not None:
+        for name in {*record.parameters, *record.levels} - {*plan.parameters, *plan.factors}:
+            yield f"{where}: the plan has no {_shown(name)}"
+
+
+def _refused(where: str, make: Any) -> Iterator[str]:
+    try:
+        make()
+    except RebornError as error:
+        yield " ".join(f"{where}: {error}".split())
+
+
+def _first(error: ValidationError) -> str:
+    item = error.errors(include_url=False)[0]
+    place = ".".join(map(str, item["loc"])) or "its attributes"
+    return f"{place}: {item['msg']}, not {_shown(item['input'])}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"

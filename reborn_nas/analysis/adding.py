@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from reborn_nas.analysis.compare import Comparison
 from reborn_nas.analysis.linear import Fit
 from reborn_nas.analysis.shrinkage import Shrunk
+from reborn_nas.analysis.student import t_quantile
 
 __all__ = ["AddsUp", "Sum", "adds_up", "fitted_sum", "shrunk_sum"]
 
@@ -37,7 +37,7 @@ class Sum:
 
     def interval(self, level: float = 0.05) -> tuple[float, float]:
         """The t interval at 1 − `level`."""
-        half = float(stats.t.isf(level / 2, self.df)) * self.se
+        half = t_quantile(level / 2, self.df) * self.se
         return self.effect - half, self.effect + half
 
 
@@ -84,5 +84,5 @@ def adds_up(total: Sum, measured: Comparison, level: float) -> AddsUp:
     if not se > 0 or not measured.noisy:
         return AddsUp(total, measured, gap, gap, gap, False)
     df = float(parts.sum() ** 2 / (parts**2 / [total.df, measured.df]).sum())
-    half = float(stats.t.isf(level / 2, df)) * se
+    half = t_quantile(level / 2, df) * se
     return AddsUp(total, measured, gap, gap - half, gap + half, abs(gap) > half)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from reborn_nas.analysis.linear import PP, as_accuracy, block_columns
+from reborn_nas.analysis.student import t_quantile, two_sided_p
 from reborn_nas.errors import ConfigError
 
 __all__ = ["arm_effects"]
@@ -59,8 +59,8 @@ def arm_effects(arm: Sequence[Any], accuracy: Any, *, reference: Any, block: Any
     for index, other in enumerate(others):
         error = sigma * float(np.sqrt(inverse[index, index]))
         effect = float(solution[index])
-        half = float(stats.t.ppf(0.975, df)) * error
-        p_value = 2 * float(stats.t.sf(abs(effect) / error, df)) if error else float(effect == 0)
+        half = t_quantile(0.025, df) * error
+        p_value = float(two_sided_p(effect, error, df))
         rows.append((other, kept.count(other), effect, effect - half, effect + half, p_value))
     table = pd.DataFrame(rows, columns=["arm", "runs", "effect", "ci_low", "ci_high", "p_value"])
     table.attrs.update(sigma=sigma, df=df, reference_runs=kept.count(reference))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+
+from reborn_nas.analysis.student import t_quantile
 
 Signs = npt.NDArray[np.int8]
 IntArray = npt.NDArray[np.int64]
@@ -99,5 +100,5 @@ def _is_affordable(sites: Signs, before: IntArray, after: IntArray) -> bool:
         return False
     if before.max() == 0:
         return True
-    widths = [stats.t.ppf(0.975, one) for one in free]
+    widths = [t_quantile(0.025, one) for one in free]
     return bool(widths[1] <= DEAREST * widths[0])

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from reborn_nas.analysis.compare import Comparison
 from reborn_nas.analysis.intervals import said_interval
+from reborn_nas.analysis.student import t_quantile
 from reborn_nas.analysis.verdicts import BOTH, CONFIRMED, HARMFUL, NO_VERDICT, RETEST, SCREEN, SUGGESTIVE
 from reborn_nas.errors import ConfigError
 
@@ -48,7 +48,7 @@ def where_it_helps(effects: pd.DataFrame, *, tested: str = "reborn", reference: 
     helps = effects["verdict"].isin((CONFIRMED, SUGGESTIVE))
     harms = effects["verdict"] == HARMFUL
     said: list[str] = []
-    for ground, word in GROUNDS.items():
+    for ground, word in GROUNDS.items() if helps.any() else ():
         rows = effects[helps & (basis == ground)]
         if len(rows):
             said.append(f"{'It also' if said else what} helps at {_helping(rows, word, ground, tested)}.")
@@ -58,8 +58,9 @@ def where_it_helps(effects: pd.DataFrame, *, tested: str = "reborn", reference: 
         said.append(
             f"No site resolved; effects of {contrast} above {largest_plausible(effects):.2f} pp are unlikely."
         )
-    said += [_harm(effects[harms & (basis != RETEST)]), _harm_there(effects[harms & (basis == RETEST)])]
-    if "contradicts" in effects:
+    if harms.any():
+        said += [_harm(effects[harms & (basis != RETEST)]), _harm_there(effects[harms & (basis == RETEST)])]
+    if "contradicts" in effects and effects["contradicts"].any():
         said.append(_contradiction(effects[effects["contradicts"].astype(bool)]))
     return " ".join(line for line in said if line)
 
@@ -146,7 +147,7 @@ def largest_plausible(effects: pd.DataFrame, level: float = 0.95) -> float:
     """
     df = float(effects.attrs.get("df", 1e6))
     half = (effects["ci_high"] - effects["ci_low"]) / 2
-    quantile = stats.t.ppf(1 - (1 - level ** (1 / len(effects))) / 2, df) / stats.t.ppf(0.975, df)
+    quantile = t_quantile((1 - level ** (1 / len(effects))) / 2, df) / t_quantile(0.025, df)
     return float((effects["effect"].abs() + quantile * half).max())
 
 

@@ -23,6 +23,8 @@ APART, FAR_APART = 4.0, 6.0
 RARE = 0.05
 """Share of the runs that may count as collapsed for being far apart alone."""
 LEAST_RUNS = 4
+_UPPER_QUARTILE, _UPPER_DECILE = float(stats.norm.ppf(0.75)), float(stats.norm.ppf(0.9))
+"""Of a normal variable, in standard deviations."""
 
 
 def collapsed(accuracy: Any, chance: float = 0.0, failed: Any = None) -> BoolArray:
@@ -64,8 +66,8 @@ def converged(accuracy: Any, chance: float = 0.0, failed: Any = None) -> FloatAr
 def _spread(values: FloatArray, middle: float) -> float:
     """Standard deviation by the better half: its distance from the median, and from the median to the upper decile."""
     better = values[values >= middle]
-    by_median = float(np.median(better) - middle) / float(stats.norm.ppf(0.75))
-    by_decile = float(np.quantile(values, 0.9) - middle) / float(stats.norm.ppf(0.9))
+    by_median = float(np.median(better) - middle) / _UPPER_QUARTILE
+    by_decile = float(np.quantile(values, 0.9) - middle) / _UPPER_DECILE
     return max(by_median, by_decile)
 
 

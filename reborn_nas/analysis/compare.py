@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from reborn_nas.analysis.linear import NO_NOISE, PP
+from reborn_nas.analysis.student import t_quantile, two_sided_p
 from reborn_nas.errors import ConfigError
 
 LEAST_SEEDS = 8
@@ -53,7 +53,7 @@ class Comparison:
 
     def interval(self, level: float = 0.05) -> tuple[float, float]:
         """Welch's interval at 1 − `level`."""
-        half = float(stats.t.isf(level / 2, self.df)) * self.se
+        half = t_quantile(level / 2, self.df) * self.se
         return self.effect - half, self.effect + half
 
     @property
@@ -100,11 +100,11 @@ def welch(
     effect = PP * float(first.mean() - second.mean())
     if se > 0:
         df = float(parts.sum() ** 2 / (parts**2 / [len(first) - 1, len(second) - 1]).sum())
-        p_value = float(2 * stats.t.sf(abs(effect) / se, df))
+        p_value = float(two_sided_p(effect, se, df))
     else:
         df = float(len(first) + len(second) - 2)
         p_value = float(effect == 0)
-    half = float(stats.t.isf(level / 2, df)) * se
+    half = t_quantile(level / 2, df) * se
     return Comparison(
         effect=effect,
         ci_low=effect - half,
@@ -168,8 +168,8 @@ def curvature(parent: Any, all_reborn: Any, screen: Any, *, sigma: float | None 
         if se
         else 1.0
     )
-    half = float(stats.t.ppf(0.975, df)) * se
-    p_value = float(2 * stats.t.sf(abs(effect) / se, df)) if se else float(effect == 0)
+    half = t_quantile(0.025, df) * se
+    p_value = float(two_sided_p(effect, se, df))
     return Curvature(effect, effect - half, effect + half, p_value, 4 * effect)
 
 

@@ -12,7 +12,8 @@ import pandas as pd
 from scipy import stats
 
 from reborn_nas.analysis.design import LEAST_CONTROL
-from reborn_nas.analysis.linear import Fit, as_accuracy, as_design, fit, site_names, two_sided_p
+from reborn_nas.analysis.linear import Fit, as_accuracy, as_design, fit, site_names
+from reborn_nas.analysis.student import t_quantile, two_sided_p
 from reborn_nas.errors import ConfigError
 
 SATURATED_FROM, LEAST_SATURATED = 32, 24
@@ -58,7 +59,7 @@ def confirmation_effects(
     table = _table(fitted, listed)
     interactions: list[dict[str, Any]] = []
     if saturated and len(fitted.extra) == len(pairs):
-        half = float(stats.t.ppf(0.975, fitted.df)) * np.sqrt(np.diag(fitted.extra_cov))
+        half = t_quantile(0.025, fitted.df) * np.sqrt(np.diag(fitted.extra_cov))
         p_value = two_sided_p(fitted.extra, np.sqrt(np.diag(fitted.extra_cov)), fitted.df)
         for k, (i, j) in enumerate(pairs):
             interactions.append(
@@ -103,13 +104,13 @@ def control_effects(
     table["claim"] = enough & (table["q_value"] <= CAUSE_LEVEL) & (table["effect"] > 0)
     n = len(fitted.beta)
     mean, se = float(fitted.beta.mean()), float(np.sqrt(fitted.cov.sum())) / n
-    half = float(stats.t.ppf(0.975, fitted.df)) * se
+    half = t_quantile(0.025, fitted.df) * se
     table.attrs["mean"] = {"effect": mean, "ci_low": mean - half, "ci_high": mean + half}
     return table
 
 
 def _table(fitted: Fit, names: Sequence[Any]) -> pd.DataFrame:
-    half = float(stats.t.ppf(0.975, fitted.df)) * fitted.se
+    half = t_quantile(0.025, fitted.df) * fitted.se
     p_value = two_sided_p(fitted.beta, fitted.se, fitted.df)
     table = pd.DataFrame(
         {

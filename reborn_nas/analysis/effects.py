@@ -12,9 +12,10 @@ import pandas as pd
 from scipy import stats
 
 from reborn_nas.analysis.budget import SITES
-from reborn_nas.analysis.linear import Fit, as_accuracy, as_design, fit, two_sided_p
+from reborn_nas.analysis.linear import Fit, as_accuracy, as_design, fit
 from reborn_nas.analysis.losses import agreed_verdicts, loss_bounds
 from reborn_nas.analysis.screening import COLUMNS, FURTHER_COLUMNS, complete_effects, with_said
+from reborn_nas.analysis.student import t_quantile, two_sided_p
 from reborn_nas.analysis.verdicts import NO_VERDICT
 from reborn_nas.errors import ConfigError
 
@@ -139,7 +140,7 @@ def depth_slope(effect: Any, depth: Any = None) -> dict[str, float]:
     if np.ptp(position[there]) == 0:
         raise ConfigError("depth: the sites' depths are all the same")
     line = stats.linregress(position[there], values[there])
-    half = float(stats.t.ppf(0.975, there.sum() - 2)) * float(line.stderr)
+    half = t_quantile(0.025, int(there.sum()) - 2) * float(line.stderr)
     slope = float(line.slope)
     return {"effect": slope, "ci_low": slope - half, "ci_high": slope + half, "p_value": float(line.pvalue)}
 
@@ -147,6 +148,6 @@ def depth_slope(effect: Any, depth: Any = None) -> dict[str, float]:
 def _contrast(fitted: Fit, weight: npt.NDArray[np.float64]) -> dict[str, float]:
     effect = float(weight @ fitted.beta)
     se = float(np.sqrt(weight @ fitted.cov @ weight))
-    half = float(stats.t.ppf(0.975, fitted.df)) * se
+    half = t_quantile(0.025, fitted.df) * se
     p_value = float(two_sided_p(np.array([effect]), np.array([se]), fitted.df)[0])
     return {"effect": effect, "ci_low": effect - half, "ci_high": effect + half, "p_value": p_value}

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+
+from reborn_nas.analysis.student import t_quantile
 
 __all__ = ["joint_interval", "said_interval", "widened"]
 
@@ -22,8 +23,9 @@ def widened(table: pd.DataFrame, alpha: Any) -> tuple[FloatArray, FloatArray]:
     """
     df = float(table.attrs.get("df", np.inf))
     effect = table["effect"].to_numpy(dtype=np.float64)
-    half = (table["ci_high"] - table["ci_low"]).to_numpy(dtype=np.float64) / 2
-    half = half * stats.t.isf(np.asarray(alpha, dtype=np.float64) / 2, df) / stats.t.isf(0.025, df)
+    low, high = (table[name].to_numpy(dtype=np.float64) for name in ("ci_low", "ci_high"))
+    factor = [t_quantile(float(one) / 2, df) / t_quantile(0.025, df) for one in np.atleast_1d(alpha)]
+    half = (high - low) / 2 * (factor[0] if len(factor) == 1 else np.array(factor))
     return effect - half, effect + half
 
 

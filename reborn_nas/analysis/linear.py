@@ -139,15 +139,6 @@ def fit(
     return _solve(matrix, outcome[keep] * PP, sites.shape[1], extra.shape[1])
 
 
-def two_sided_p(
-    effect: npt.NDArray[np.float64], se: npt.NDArray[np.float64], df: float
-) -> npt.NDArray[np.float64]:
-    """P(|t_df| ≥ |effect| / se); a zero error leaves no doubt, and a zero effect no finding."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.abs(effect) / se
-    return np.asarray(np.where(effect == 0, 1.0, 2 * stats.t.sf(np.nan_to_num(t, posinf=np.inf), df)))
-
-
 def _solve(matrix: FloatArray, outcome: FloatArray, n_sites: int, n_extra: int) -> Fit:
     n_runs, p = matrix.shape
     inverse = np.asarray(np.linalg.inv(matrix.T @ matrix), dtype=np.float64)

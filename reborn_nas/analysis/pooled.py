@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
 
-from reborn_nas.analysis.linear import PP, as_accuracy, as_design, block_columns, two_sided_p
+from reborn_nas.analysis.linear import PP, as_accuracy, as_design, block_columns
 from reborn_nas.analysis.options import site_contrasts
+from reborn_nas.analysis.student import t_quantile, two_sided_p
 from reborn_nas.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]
@@ -71,7 +71,7 @@ def best_levels(pooled: pd.DataFrame) -> dict[str, Any]:
 def _rows(
     name: str, values: tuple[Any, ...], mean: FloatArray, se: FloatArray, df: int
 ) -> list[dict[str, Any]]:
-    half = float(stats.t.ppf(0.975, df)) * se
+    half = t_quantile(0.025, df) * se
     p_value = two_sided_p(mean, se, df)
     return [
         {
@@ -92,7 +92,7 @@ def _best(name: str, values: tuple[Any, ...], mean: FloatArray, cov: FloatArray,
     first, second = np.argsort(-mean, kind="stable")[:2]
     gain = float(mean[first] - mean[second])
     variance = cov[first, first] + cov[second, second] - 2 * cov[first, second]
-    half = float(stats.t.ppf(0.975, df)) * float(np.sqrt(max(variance, 0.0)))
+    half = t_quantile(0.025, df) * float(np.sqrt(max(variance, 0.0)))
     return {
         "option": name, "level": values[first], "second": values[second],
         "effect": gain, "ci_low": gain - half, "ci_high": gain + half,

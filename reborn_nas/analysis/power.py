@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy import optimize, special, stats
 
 from reborn_nas.analysis.budget import SITES
+from reborn_nas.analysis.student import t_quantile
 from reborn_nas.errors import ConfigError
 
 __all__ = ["minimum_detectable_effect", "screen_power"]
@@ -90,7 +91,7 @@ def _noncentrality(power: float, level: float, df: int) -> float:
 
 
 def _power(shift: float, level: float, df: int) -> float:
-    critical = float(stats.t.ppf(1 - level / 2, df)) * _spreads(df)
+    critical = t_quantile(level / 2, df) * _spreads(df)
     return float((special.ndtr(shift - critical) + special.ndtr(-shift - critical)).mean())
 
 

@@ -23,11 +23,11 @@ from reborn_nas.analysis.linear import (
     as_design,
     fit,
     site_names,
-    two_sided_p,
 )
 from reborn_nas.analysis.power import minimum_detectable_effect
 from reborn_nas.analysis.ranks import ranks
 from reborn_nas.analysis.shrinkage import shrink
+from reborn_nas.analysis.student import t_quantile, two_sided_p
 from reborn_nas.analysis.verdicts import HARMFUL, NO_VERDICT, SUGGESTIVE, screen_verdicts
 from reborn_nas.errors import ConfigError
 
@@ -177,7 +177,7 @@ def effect_table(
 ) -> pd.DataFrame:
     """The columns `COLUMNS` of `site_effects` from a fit; without numbers for the sites that it does not estimate."""
     beta, se = fitted.beta, fitted.se
-    half = stats.t.ppf(0.975, fitted.df) * se
+    half = t_quantile(0.025, fitted.df) * se
     p_value = two_sided_p(beta, se, fitted.df)
     q_value = stats.false_discovery_control(p_value, method="bh")
     posterior = shrink(beta, se, fitted.df)

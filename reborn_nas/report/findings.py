@@ -222,9 +222,11 @@ def _effects(
 
 def _join(effects: pd.DataFrame, prefix: str, table: pd.DataFrame | None) -> None:
     """Add a phase's estimates to the sites as `prefix`, `prefix_low`, `prefix_high`."""
+    place = {} if table is None else {site: row for row, site in enumerate(table["site"])}
+    rows = [place.get(site, -1) for site in effects["site"]]
     for suffix, column in (("", "effect"), ("_low", "ci_low"), ("_high", "ci_high")):
-        values = {} if table is None else dict(zip(table["site"], table[column]))
-        effects[prefix + suffix] = [float(values.get(site, math.nan)) for site in effects["site"]]
+        own = np.array([math.nan] if table is None else [*table[column].tolist(), math.nan])  # −1: the last
+        effects[prefix + suffix] = own[rows]
 
 
 def _beside_screen(confirmed: pd.DataFrame | None, effects: pd.DataFrame | None) -> pd.DataFrame | None:

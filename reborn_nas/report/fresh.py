@@ -116,5 +116,6 @@ def _estimated(estimate: Any, runs: Designed | None, chance: float) -> pd.DataFr
             return None
     if table.attrs["sigma"] <= NO_NOISE:
         return None
+    table.attrs.pop("interactions", None)  # in no report, and pandas copies attributes with every column
     table.attrs["part"], table.attrs["images"] = runs.part, runs.images
     return table

@@ -116,10 +116,17 @@ def _option(
     """One option of the choices that are on, (N, n); None where it has a single value."""
     import numpy as np
 
-    rows = [
-        [option_of(record, name, option, absent) if record.levels[name] else absent for name in names]
-        for record in runs
-    ]
+    known: dict[Any, Any] = {}
+    rows = []
+    for record in runs:
+        choices = record.architecture.get("choices") or {}
+        row = []
+        for name in names:
+            label = record.parameters.get(name, choices.get(name)) if record.levels[name] else None
+            if label not in known:
+                known[label] = _option_in(label, option, absent)
+            row.append(known[label])
+        rows.append(row)
     levels = {value for row in rows for value in row if value != absent}
     if len(levels) < 2 or len({type(value) for value in levels}) > 1:
         return None
@@ -129,6 +136,10 @@ def _option(
 def option_of(record: TrialRecord, name: str, option: str, absent: Any) -> Any:
     """One option of what a network has at a site or group; `absent` where its choice has none."""
     label = record.parameters.get(name, (record.architecture.get("choices") or {}).get(name))
+    return _option_in(label, option, absent)
+
+
+def _option_in(label: Any, option: str, absent: Any) -> Any:
     if not isinstance(label, str):
         return absent
     try:

@@ -141,14 +141,16 @@ def _site_frame(sites: Any, records: Sequence[TrialRecord]) -> pd.DataFrame:
         "index": range(len(frame)), "stage": 0, "block": "", "channels": 0, "shape": "", "activation": "",
         "added_params": float("nan"), "added_macs": float("nan"),
     }  # fmt: skip
-    for column, value in defaults.items():
-        if column not in frame.columns:
-            frame[column] = value
-    frame["name"] = frame["name"].astype(str)
-    frame["stage"] = frame["stage"].fillna(0).astype(int)
-    frame["block"] = frame["block"].fillna("").astype(str)
-    frame["shape"] = [_shape_text(value) for value in frame["shape"]]
-    return frame.sort_values("index", kind="stable").reset_index(drop=True)
+    frame = frame.assign(
+        **{column: value for column, value in defaults.items() if column not in frame.columns}
+    )
+    frame = frame.assign(
+        name=frame["name"].astype(str),
+        stage=frame["stage"].fillna(0).astype(int),
+        block=frame["block"].fillna("").astype(str),
+        shape=[_shape_text(value) for value in frame["shape"]],
+    )
+    return frame.sort_values("index", kind="stable", ignore_index=True)
 
 
 def _site_row(site: Any) -> dict[str, Any]:

@@ -170,6 +170,35 @@ def _baseline(mix: Mix, seed: int, blocks: int) -> tuple[list[Run], Networks]:
     return runs, _networks(runs, site_names(mix.sites))
 
 
+FEW = 6
+"""Sites up to which studies share their later runs: there are few candidates and orders of the sites."""
+
+
+@functools.lru_cache(maxsize=2048)
+def _later(
+    mix: Mix, drawn: int, labels: tuple[str, ...], top: tuple[str, ...], leading: tuple[str, ...]
+) -> list[tuple[list[Run], Networks]]:
+    """The runs of the phases after the screen, each phase with its networks.
+
+    Args:
+        labels: what the candidate has at each site.
+        top, leading: the sites of retest and control, and those that the checks try alone.
+    """
+    contrast, names = contrast_of(mix.sites, mix.kernels), site_names(mix.sites)
+    candidate = Architecture(SPEC, dict(zip(names, labels)))
+    phases = [designs.candidate_runs(mix.candidate, candidate, contrast, drawn)]
+    if mix.retest:
+        phases.append(designs.confirm_runs(mix.retest, candidate, top, contrast, drawn))
+    if mix.control:
+        control = Phase("control", mix.control, editions=(EDITION,))
+        phases.append(designs.control_runs(control, candidate, top, contrast, drawn))
+    if mix.checks:
+        phases.append(
+            check_runs(mix.checks, candidate, top, leading, contrast, drawn, lambda site, choice: True)
+        )
+    return [(runs, _networks(runs, names)) for runs in phases if runs]
+
+
 def simulate(planted: Planted, mix: Mix, seed: int) -> SimulatedStudy:
     """Run one study: baseline and screen, then what the product decides from them."""
     rng = np.random.default_rng(np.random.SeedSequence([abs(seed), 17]))
@@ -185,24 +214,15 @@ def simulate(planted: Planted, mix: Mix, seed: int) -> SimulatedStudy:
     top: list[str] = []
     if mix.candidate or mix.retest or mix.control or mix.checks:
         candidate = decide_candidate(screen, [], contrast, SPEC).architecture
-        later: list[Run] = designs.candidate_runs(mix.candidate, candidate, contrast, drawn)
+        leading: list[str] = []
         if mix.retest or mix.control or mix.checks:
             top = top_factors(screen, contrast)
-        if mix.retest:
-            later += designs.confirm_runs(mix.retest, candidate, top, contrast, drawn)
-        if mix.control:
-            later += designs.control_runs(
-                Phase("control", mix.control, editions=(EDITION,)), candidate, top, contrast, drawn
-            )
         if mix.checks:
             leading = leading_factors(screen, contrast, TOP_ALONE)
-            later += check_runs(
-                mix.checks, candidate, top, leading, contrast, drawn, lambda site, choice: True
-            )
-        for phase in ("candidate", "confirm", "control", "checks"):
-            own = [run for run in later if run.phase == phase]
-            if own:
-                made += _records(own, _networks(own, names), planted, rng)
+        labels = tuple(candidate.choice(name).label for name in names)
+        plan = _later if mix.sites <= FEW else _later.__wrapped__
+        for own, later in plan(mix, drawn, labels, tuple(top), tuple(leading)):
+            made += _records(own, later, planted, rng)
     return SimulatedStudy(planted, mix, _view(mix, made), names, candidate, tuple(top))
 
 

@@ -53,14 +53,13 @@ def printed(findings: Findings) -> Iterator[str]:
 def _table_claims(study: SimulatedStudy, findings: Findings) -> Iterator[Claim]:
     """What the table of sites says in a word."""
     if findings.effects is not None:
-        for row in findings.effects.to_dict("records"):
-            direction = {"confirmed": 1, "suggestive": 1, "harmful": -1}.get(str(row["verdict"]), 0)
+        for name, verdict in zip(findings.effects["site"].map(str), findings.effects["verdict"].map(str)):
+            direction = {"confirmed": 1, "suggestive": 1, "harmful": -1}.get(verdict, 0)
             if direction:
-                name = str(row["site"])
                 truths = [study.average[name], study.on_incumbent.get(name, 0.0)]
                 right = [truth * direction > 0 for truth in truths]
-                true = all(right) if row["verdict"] == "confirmed" else any(right)
-                yield Claim("site", true, about=name, text=f"{name}: {row['verdict']}")
+                true = all(right) if verdict == "confirmed" else any(right)
+                yield Claim("site", true, about=name, text=f"{name}: {verdict}")
 
 
 def read_many(scenario: str, mix: Mix, studies: int, first: int = 0) -> Iterator[Read]:

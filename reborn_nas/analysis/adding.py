@@ -64,8 +64,11 @@ def fitted_sum(fitted: Fit, levels: FloatArray, covariates: FloatArray | None = 
     """What a fit expects of a change of `levels` (n,), such as 1 everywhere, and of the covariates (k,)."""
     weight = np.concatenate([levels, np.zeros(0) if covariates is None else covariates])
     values = np.concatenate([fitted.beta, fitted.extra])[: len(weight)]
+    wide = weight.copy()
+    if fitted.widening is not None:
+        wide[: len(levels)] *= fitted.widening
     cov = fitted.sigma**2 * fitted.inverse[: len(weight), : len(weight)]
-    return Sum(float(weight @ values), float(np.sqrt(max(weight @ cov @ weight, 0.0))), float(fitted.df))
+    return Sum(float(weight @ values), float(np.sqrt(max(wide @ cov @ wide, 0.0))), float(fitted.df))
 
 
 def shrunk_sum(posterior: Shrunk, sites: npt.NDArray[np.bool_], df: float, *, draws: int = 4000) -> Sum:

@@ -7,6 +7,8 @@ full factorial of five sites cover 77 % with two splits, 92 % with four and 94 %
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,11 +16,14 @@ from reborn_nas.analysis.student import t_quantile
 
 Signs = npt.NDArray[np.int8]
 IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 
 HONEST = 0.85
 """Expected variance estimate over the true variance, split and training noise alike, that gives intervals of .93."""
 DEAREST = 1.1
 """What one more halving of the splits may widen the intervals by, for the degrees of freedom that it costs."""
+WIDEST = 1.3
+"""What intervals are widened by at most where the splits are too few; all designs of edition 2 need less."""
 CANDIDATES, RESTARTS = 24, 6
 
 
@@ -70,17 +75,46 @@ def honesty(sites: Signs, block: IntArray, split: float = 1.0) -> float:
     Args:
         split: standard deviation of what a split adds to one site's effect, in that of one training's noise.
     """
-    signs = sites.astype(np.float64)
-    blocks = np.eye(int(block.max()) + 1)[block]
-    matrix = np.hstack([signs / 2, blocks])
+    matrix = np.hstack([sites / 2, np.eye(int(block.max()) + 1)[block]])
+    return float(variance_ratios(matrix, sites.shape[1], block, split).min())
+
+
+def variance_ratios(matrix: FloatArray, n_sites: int, block: IntArray, split: float = 1.0) -> FloatArray:
+    """(n,) an effect's expected estimated variance over its true one, where splits add to the sites' effects.
+
+    Args:
+        matrix: (N, p) the fit's columns; the first `n_sites` are the sites', ±½.
+        block: (N,) the split of each run, 0 … B − 1.
+        split: as in `honesty`.
+    """
+    n_runs, p = matrix.shape
     inverse = np.linalg.inv(matrix.T @ matrix)
-    noise = np.eye(len(signs)) + (split**2 / 4) * (signs @ signs.T) * (blocks @ blocks.T)
-    weights = inverse @ matrix.T
-    free = len(signs) - matrix.shape[1]
-    left = np.eye(len(signs)) - matrix @ weights
-    expected = float((left * noise).sum()) / free
-    true = np.einsum("ij,jk,ik->i", weights[: signs.shape[1]], noise, weights[: signs.shape[1]])
-    return float((expected * np.diag(inverse)[: signs.shape[1]] / true).min())
+    free = float(n_runs - p)
+    expected, true = free, np.diag(inverse)[:n_sites].copy()
+    for index in range(int(block.max()) + 1):
+        rows = matrix[block == index]
+        luck = split * rows[:, :n_sites]  # (runs of this split, n): what each site's luck adds to each run
+        inner = rows.T @ luck
+        expected += float((luck**2).sum() - (inner * (inverse @ inner)).sum())
+        true += ((inverse[:n_sites] @ inner) ** 2).sum(axis=1)
+    return np.asarray(expected / free * np.diag(inverse)[:n_sites] / true)
+
+
+def split_allowance(matrix: FloatArray, n_sites: int, block: Any) -> FloatArray:
+    """(n,) by what standard errors are to be multiplied where the splits are too few for honest intervals.
+
+    1 where the ratio of variances is `HONEST` with as much luck of a split as noise of training, and where there is
+    one split, whose luck nothing can show. At most `WIDEST`.
+    """
+    codes = (
+        np.unique(np.asarray(block), return_inverse=True)[1]
+        if block is not None
+        else np.zeros(1, dtype=np.int64)
+    )
+    if codes.max() == 0 or len(matrix) <= matrix.shape[1]:
+        return np.ones(n_sites)
+    ratio = variance_ratios(matrix, n_sites, codes)
+    return np.asarray(np.clip(np.sqrt(HONEST / ratio), 1.0, WIDEST))
 
 
 def _is_balanced(sites: Signs, block: IntArray) -> bool:

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from reborn_nas.analysis.budget import SITES
-from reborn_nas.analysis.linear import Fit, as_accuracy, as_design, fit
+from reborn_nas.analysis.linear import Fit, allow_for_splits, as_accuracy, as_design, fit
 from reborn_nas.analysis.losses import agreed_verdicts, loss_bounds
 from reborn_nas.analysis.screening import COLUMNS, FURTHER_COLUMNS, complete_effects, with_said
 from reborn_nas.analysis.student import t_quantile, two_sided_p
@@ -104,6 +104,8 @@ def stage_means(
 ) -> pd.DataFrame:
     """Mean effect of each stage's sites, w'β̂ ± t√(w'Vw): columns stage, sites, effect, ci_low, ci_high, p_value."""
     fitted = fit(design, accuracy, block=block, covariates=covariates)
+    there = np.isfinite(np.asarray(accuracy, dtype=np.float64))
+    fitted = allow_for_splits(fitted, None if block is None else np.asarray(block)[there])
     if len(stages) != len(fitted.beta):
         raise ConfigError(f"stages: one value for each of the {len(fitted.beta)} sites, got {len(stages)}")
     codes, levels = pd.factorize(pd.Series(list(stages)), sort=False)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from reborn_nas.analysis.blocks import split_allowance
 from reborn_nas.errors import ConfigError
 
 BoolArray = npt.NDArray[np.bool_]
@@ -38,6 +39,7 @@ class Fit:
         residuals: (n_runs,).
         matrix: (n_runs, p) columns: sites, covariates, mean and blocks.
         inverse: (p, p) (X'X)⁻¹.
+        widening: (n,) what the standard errors of `cov` are multiplied by for the luck of few splits; None for nothing.
     """
 
     beta: FloatArray
@@ -50,6 +52,7 @@ class Fit:
     residuals: FloatArray
     matrix: FloatArray
     inverse: FloatArray
+    widening: FloatArray | None = None
 
     @property
     def se(self) -> FloatArray:
@@ -186,6 +189,16 @@ def _check_estimable(matrix: FloatArray, sites: FloatArray, names: list[Any]) ->
             f"design: the {p} parameters cannot be told apart from these {n_runs} runs{twins}; "
             "use screen_design, and blocks and covariates that are no combination of sites"
         )
+
+
+def allow_for_splits(fitted: Fit, block: Any) -> Fit:
+    """The fit with the standard errors that few splits need (`blocks.split_allowance`).
+
+    Args:
+        block: (n_runs,) the split of each run that the fit used; None for one split.
+    """
+    factor = split_allowance(fitted.matrix, len(fitted.beta), block)
+    return replace(fitted, cov=fitted.cov * np.outer(factor, factor), widening=factor)
 
 
 JOINT_LEVEL = 0.02

@@ -20,6 +20,7 @@ from reborn_nas.analysis.linear import (
     NO_NOISE,
     Fit,
     allow_for_joint_effects,
+    allow_for_splits,
     as_design,
     fit,
     site_names,
@@ -120,10 +121,13 @@ def complete_effects(
 def _figures(fitted: Fit | None, levels: npt.NDArray[np.bool_], level: float) -> dict[str, float]:
     """The numbers behind the table; NaN without a fit."""
     if fitted is None:
-        return {"sigma": float("nan"), "df": 0, "n_runs": 0, "detectable": float("nan")}
+        return {"sigma": float("nan"), "df": 0, "n_runs": 0, "detectable": float("nan"), "widening": 1.0}
     n_sites = levels.shape[1]
-    seen = minimum_detectable_effect(fitted.n_runs, n_sites, fitted.sigma, df=fitted.df, q=level)
-    return {"sigma": fitted.sigma, "df": fitted.df, "n_runs": fitted.n_runs, "detectable": seen}
+    wider = 1.0 if fitted.widening is None else float(fitted.widening.mean())
+    seen = minimum_detectable_effect(fitted.n_runs, n_sites, wider * fitted.sigma, df=fitted.df, q=level)
+    return {
+        "sigma": fitted.sigma, "df": fitted.df, "n_runs": fitted.n_runs, "detectable": seen, "widening": wider,
+    }  # fmt: skip
 
 
 def _blank(names: Sequence[Any]) -> pd.DataFrame:
@@ -164,7 +168,7 @@ def fit_converged(
         covariates=covariates,
         names=list(listed[estimable]),
     )
-    return fitted, estimable
+    return allow_for_splits(fitted, None if block is None else np.asarray(block)[kept]), estimable
 
 
 def effect_table(

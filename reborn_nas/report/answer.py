@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MANY_COLLAPSED = 0.1
 """Share of the screen's runs above which the recipe, not the luck of a seed, is the likely cause."""
 
+LEAST_WIDENING = 1.005
+"""Factor on the intervals from which it is worth a word."""
+
 MANY_FULL = 0.05
 """Share of the screen's runs at 100 % above which the ceiling is worth a word."""
 
@@ -93,6 +96,17 @@ def cautions(
     return said
 
 
+def _widened(summary: Mapping[str, float]) -> list[str]:
+    """What few splits cost; nothing where there are enough."""
+    wider = summary.get("widening", 1.0)
+    if wider < LEAST_WIDENING:
+        return []
+    return [
+        f"{summary['splits']:.0f} splits are few, and the luck of one enters an effect: intervals are wider by "
+        f"{percent(wider - 1, 0)} on average to allow for it."
+    ]
+
+
 def _at_several(summary: Mapping[str, float]) -> str:
     """How large effects must be where several sites have one: finding some makes it easier to find the others."""
     sizes = {count: summary.get(f"detectable_{count}") for count in (2, 5)}
@@ -116,6 +130,7 @@ def method(view: RunView, screen: Designed | None, summary: Mapping[str, float],
             f"Noise of one training σ̂ = {number(summary['sigma'])} percentage points; an effect of "
             f"{number(summary['detectable'])} at one site is found with 80 % power{_at_several(summary)}. Largest "
             f"correlation between two sites: {number(summary['correlation'])}.",
+            *_widened(summary),
             find_aliases(screen.design).sentence(screen.names),
             "Confirmed: found by the screen, and again by the retest, above 0. Suggestive: by one of the two. Harmful: "
             "by either, below 0. Unresolved: else. Intervals in sentences allow for the site having been chosen.",

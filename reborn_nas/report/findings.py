@@ -304,7 +304,7 @@ def _summary(view: RunView, screen: Designed | None, effects: pd.DataFrame | Non
         count: minimum_detectable_effect(
             runs,
             len(screen.names),
-            attrs["sigma"],
+            attrs["widening"] * attrs["sigma"],
             df=max(1, runs - spent),
             q=attrs["level"],
             true_sites=count,
@@ -316,7 +316,7 @@ def _summary(view: RunView, screen: Designed | None, effects: pd.DataFrame | Non
         "runs": float(attrs["n_runs"]), "planned": float(max(planned, attrs["n_runs"])),
         "splits": float(len(set(screen.block.tolist()))), "sigma": attrs["sigma"], "df": float(attrs["df"]),
         "detectable": detectable[1], "correlation": attrs["max_correlation"],
-        "collapsed": float(attrs["collapsed"]),
+        "collapsed": float(attrs["collapsed"]), "widening": attrs["widening"],
     }  # fmt: skip
     summary |= {f"detectable_{count}": size for count, size in detectable.items() if count > 1}
     if screen.images:

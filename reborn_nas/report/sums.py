@@ -96,12 +96,13 @@ def sums(
 def _fit(screen: Designed) -> Fit | None:
     """The screen's fit; None where the runs allow none, or hold no noise to compare with."""
     from reborn_nas.analysis import option_counts
-    from reborn_nas.analysis.linear import NO_NOISE, fit
+    from reborn_nas.analysis.linear import NO_NOISE, allow_for_splits, fit
 
     varied = screen.kernel is not None or screen.compression is not None
     counts = option_counts(kernel=screen.kernel, compression=screen.compression) if varied else None
     try:
         found = fit(screen.design, screen.accuracy, block=screen.block, covariates=counts)
+        found = allow_for_splits(found, screen.block[np.isfinite(screen.accuracy)])
     except ConfigError:
         return None
     return found if found.sigma > NO_NOISE else None

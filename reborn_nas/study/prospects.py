@@ -9,6 +9,7 @@ import numpy as np
 
 from reborn_nas.analysis import minimum_detectable_effect
 from reborn_nas.analysis.aliases import find_aliases
+from reborn_nas.analysis.blocks import split_allowance
 from reborn_nas.analysis.budget import spend
 from reborn_nas.architecture import BackboneSpec
 from reborn_nas.study.contrast import Contrast
@@ -66,7 +67,10 @@ def screen_prospects(
     runs = screen_runs(phase, contrast, BackboneSpec("own:any"), seed)
     names = list(contrast.factors)
     design = np.array([[run.levels[name] for name in names] for run in runs], dtype=np.bool_)
-    splits = 1 + max(run.block for run in runs)
+    block = np.array([run.block for run in runs])
+    splits = 1 + int(block.max())
+    matrix = np.hstack([design - 0.5, np.eye(splits)[block]])
+    wider = float(split_allowance(matrix, len(names), block).mean())
     sides = (contrast.low, contrast.high)
     options = sum(max(0, len(values) - 1) for side in sides for values in (side.kernels, side.compressions))
 
@@ -74,7 +78,7 @@ def screen_prospects(
 
     def smallest(times: int, true_sites: int) -> float:
         return minimum_detectable_effect(
-            times * len(runs), len(names), spread, q=level, true_sites=true_sites,
+            times * len(runs), len(names), wider * spread, q=level, true_sites=true_sites,
             df=max(1, times * (len(runs) - splits) - len(names) - options),
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from reborn_nas.analysis.aliases import find_aliases
-from reborn_nas.analysis.blocks import HONEST, honesty
+from reborn_nas.analysis.blocks import HONEST, honesty, split_allowance
 from reborn_nas.analysis.design import (
     confirmation_design,
     control_design,
@@ -21,6 +21,7 @@ from reborn_nas.analysis.design import (
     screen_sizes,
     smallest_screen,
 )
+from reborn_nas.analysis.effects import site_effects
 from reborn_nas.analysis.factorials import factorial, factorial_size
 from reborn_nas.analysis.hadamard import hadamard, hadamard_order, is_constructible
 from reborn_nas.analysis.options import option_counts
@@ -294,6 +295,30 @@ def test_splits_are_as_many_as_honest_intervals_need() -> None:
         error = np.sqrt(((y - found @ matrix.T) ** 2).sum(axis=1)[:, None] / df * np.diag(inverse)[:5])
         share = (np.abs(found[:, :5]) <= stats.t.ppf(0.975, df) * error).mean()
         assert covered[0] < share < covered[1]
+
+
+@pytest.mark.parametrize(("n_sites", "n_runs"), [(2, 8), (5, 16), (33, 96)])
+def test_intervals_are_wider_where_the_splits_are_too_few(n_sites: int, n_runs: int) -> None:
+    """With as much luck of a split as noise: coverage below .93 without the allowance, and .93 with it."""
+    plan = plan_screen(n_sites, n_runs, kernels=())
+    rng = np.random.default_rng(0)
+    x, blocks = signs(plan.design) / 2, np.eye(plan.block.max() + 1)[plan.block]
+    matrix = np.hstack([x, blocks])
+    weights = np.linalg.pinv(matrix)
+    split = rng.normal(0, 1, (6000, blocks.shape[1], n_sites))
+    y = rng.normal(0, 1, (6000, n_runs)) + (x * split[:, plan.block]).sum(axis=2)
+    found = y @ weights.T
+    df = n_runs - matrix.shape[1]
+    error = np.sqrt(
+        ((y - found @ matrix.T) ** 2).sum(axis=1)[:, None] / df * (weights[:n_sites] ** 2).sum(axis=1)
+    )
+    quantile = stats.t.ppf(0.975, df)
+    allowed = split_allowance(matrix, n_sites, plan.block)
+    assert (np.abs(found[:, :n_sites]) <= quantile * error).mean() < 0.926
+    assert (np.abs(found[:, :n_sites]) <= quantile * error * allowed).mean() >= 0.928
+    table = site_effects(plan.design, 0.5 + y[0] / 100, block=plan.block)
+    half = (table["ci_high"] - table["effect"]).to_numpy()
+    assert half == pytest.approx(quantile * error[0] * allowed)
 
 
 def test_the_first_edition_is_drawn_as_ever() -> None:

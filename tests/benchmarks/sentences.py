@@ -38,6 +38,8 @@ PHASES = {
     "screen": {},
     "retest": {"retest": 32},
     "candidate": {"candidate": 16},
+    "control": {"control": 48},
+    "checks": {"checks": 64},
     "all": {"baseline": 16, "candidate": 16, "retest": 32, "control": 48, "checks": 64},
 }
 COLUMNS = (
@@ -56,9 +58,11 @@ def cells() -> Iterator[tuple[str, Mix, str]]:
                 continue
             for scenario in NAMED:
                 yield scenario, Mix(sites, runs, **PHASES["all"]), "all"
+    for sites, runs in ((2, 8), (5, 32), (10, 32), (19, 96), (33, 96)):
+        for phases in PHASES:
+            if phases != "all":
+                yield "null", Mix(sites, runs, **PHASES[phases]), phases
     for sites, runs in ((5, 32), (10, 48), (33, 96), (33, 72)):
-        for phases in ("screen", "retest", "candidate"):
-            yield "null", Mix(sites, runs, **PHASES[phases]), phases
         for scenario in ("harm", "weak", "scatter", "triples", "diverges_often", "capacity", "phase"):
             yield scenario, Mix(sites, runs, **PHASES["all"]), "all"
         for scenario in ("null", "kernel"):

@@ -335,8 +335,9 @@ def test_a_running_study_says_what_the_whole_screen_will_find() -> None:
     phases = [{"phase": "screen", "planned": 256}]
     half = study_findings(_view(made, phases=phases, finished=False)).summary
     assert (half["runs"], half["planned"]) == (64, 256)
-    # of a single site among five: Bonferroni's level, here with nearly a normal's tails
-    quantile = 2.575829 + 0.841621
+    # of a single site among five: Bonferroni's level, here with nearly a normal's tails; two splits for each 32 runs
+    # are few, so that intervals are as wide as is allowed for that
+    quantile = 1.3 * (2.575829 + 0.841621)
     assert half["detectable"] == pytest.approx(quantile * 2 * half["sigma"] / 16, rel=0.02)
     assert study_findings(_view(made, phases=phases)).summary["planned"] == 256
 

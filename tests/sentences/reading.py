@@ -348,6 +348,7 @@ def _bent(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
     rf"(?:, of {NUMBER} at each of \d)*\."
 )
 @sentence(rf"Largest correlation between two sites: {NUMBER}\.")
+@sentence(r"\d+ splits are few, and the luck of one enters an effect: intervals are wider by \d+ % on average to allow for it\.")  # fmt: skip
 @sentence(r"No joint effect of two or three sites can look like the effect of one\.")
 @sentence(rf"No joint effect of two sites can look like the effect of one, but a joint effect of three can: (?:up to|at least) \d+ % of it enters, such as that of {SITES} at {SITE}\.")  # fmt: skip
 @sentence(r"A joint effect of two sites can look like one site's effect: up to \d+ % of it enters\. Only a whole design keeps them apart\.")  # fmt: skip

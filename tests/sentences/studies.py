@@ -174,7 +174,7 @@ FEW = 6
 """Sites up to which studies share their later runs: there are few candidates and orders of the sites."""
 
 
-@functools.lru_cache(maxsize=2048)
+@functools.lru_cache(maxsize=800)
 def _later(
     mix: Mix, drawn: int, labels: tuple[str, ...], top: tuple[str, ...], leading: tuple[str, ...]
 ) -> list[tuple[list[Run], Networks]]:

@@ -77,7 +77,14 @@ def test_converting_imports_little_more_than_torch_and_timm() -> None:
     assert not added & HEAVY
 
 
-@pytest.mark.parametrize("order", ["import reborn_nas, timm", "import timm, reborn_nas"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        "import reborn_nas, timm",
+        "import timm, reborn_nas",
+        "import gc, reborn_nas.heavy as heavy; heavy.import_networks(); assert gc.isenabled(); import timm",
+    ],
+)
 def test_the_models_are_registered_whichever_is_imported_first(order: str) -> None:
     assert "timm" in added_by(f"{order}; assert timm.is_model('convnet8')")
 
@@ -97,9 +104,12 @@ def test_functions_keep_their_names_when_rooms_of_these_names_are_imported() -> 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_every_room_can_be_imported_first() -> None:
+    # what is not ours is imported once, except timm, whose import registers our models
     rooms = sorted({room for row in ROWS for room in row})
     forks = f"""
-import os, torch
+import gc, os
+gc.disable()
+import jinja2, matplotlib, optuna, pandas, plotly, pydantic, scipy.stats, torch, torchvision, yaml
 for room in {rooms}:
     if not (child := os.fork()):
         __import__(f"reborn_nas.{{room}}")

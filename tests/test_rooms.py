@@ -17,6 +17,7 @@ ROWS = (
         "files",
         "faults",
         "errors",
+        "heavy",
         "winners",
     ),
     ("activations",),

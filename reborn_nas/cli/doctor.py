@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from reborn_nas.heavy import import_networks
+
 EXAMPLES = """  reborn-nas doctor
   reborn-nas doctor --device cuda:1
   reborn-nas doctor --json
@@ -19,6 +21,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Try and print; 1 where something is wrong."""
+    import_networks()
     from reborn_nas.training.device import pick_device
     from reborn_nas.training.doctor import examine
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from reborn_nas.commands import load_line
+from reborn_nas.heavy import import_networks
 from reborn_nas.study.opening import reads_run
 
 EXAMPLES = """  reborn-nas export runs/convnet5-digits --out my-model
@@ -52,6 +53,7 @@ def add_forms(parser: argparse.ArgumentParser) -> None:
 @reads_run
 def run(args: argparse.Namespace) -> int:
     """Write it and print how to load it."""
+    import_networks()
     from reborn_nas.api import export
 
     out = export(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from reborn_nas.cli.arguments import duration, model_argument
 from reborn_nas.cli.consent import agreed
 from reborn_nas.errors import ConfigError
+from reborn_nas.heavy import import_networks
 
 if TYPE_CHECKING:
     from reborn_nas.replicate import Outcome, Settings
@@ -75,6 +76,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, train what is left, write the tables. 1 where data sets were absent or trainings are missing."""
+    import_networks()
     from reborn_nas.cli.replicated import plan_json, print_counts, print_outcome, print_plan
     from reborn_nas.replicate import load_replication, plan_replication, run_replication, select
     from reborn_nas.replicate.writing import write_tables

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from reborn_nas.heavy import import_networks
+
 EXAMPLES = """  reborn-nas report runs/convnet5-digits
   reborn-nas report runs/convnet5-digits --out /tmp/report
 """
@@ -20,6 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write it and print where."""
+    import_networks()
     from reborn_nas.api import report
     from reborn_nas.cli.show import near
 

@@ -9,6 +9,7 @@ import sys
 from reborn_nas.cli.arguments import add_loudness
 from reborn_nas.cli.consent import agreed, cheaper
 from reborn_nas.cli.settings import add_settings, given_settings
+from reborn_nas.heavy import import_networks
 from reborn_nas.study.display import announce
 
 EXAMPLES = """  reborn-nas search
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     quiet = args.json or args.quiet
     if not quiet:
         announce("reading the settings; importing torch and timm takes a few seconds")
+    import_networks()
     from reborn_nas.api import report, run_view, search, standing
     from reborn_nas.cli.show import print_next, print_plan, print_result, result_json
     from reborn_nas.cli.words import print_standing, standing_json

@@ -9,6 +9,7 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from reborn_nas.cli.arguments import add_backbone, input_size
+from reborn_nas.heavy import import_networks
 
 EXAMPLES = """  reborn-nas sites --backbone resnet34
   reborn-nas sites --backbone torchvision:googlenet --input-size 3x224x224 --verbose
@@ -31,6 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Find the sites and print them."""
+    import_networks()
     from reborn_nas.backbone import build, discover, notes, resolve
     from reborn_nas.space import no_maps
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from reborn_nas.heavy import import_networks
+
 EXAMPLES = """  reborn-nas spaces
   reborn-nas spaces paper
   reborn-nas spaces my-space.yaml --json
@@ -19,6 +21,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List all, or show one."""
+    import_networks()
     from reborn_nas.activations import get_family
     from reborn_nas.cli.show import print_table
     from reborn_nas.space import list_spaces, load_space

@@ -11,6 +11,7 @@ from pathlib import Path
 from reborn_nas.cli.arguments import add_backbone
 from reborn_nas.cli.export import add_forms
 from reborn_nas.commands import load_line
+from reborn_nas.heavy import import_networks
 from reborn_nas.study.display import announce
 
 EXAMPLES = """  reborn-nas train --architecture runs/resnet34-cifar100 --epochs 200 --seeds 5 --out my-model
@@ -88,6 +89,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, export, print what the test images say."""
     announce("reading the architecture; importing torch and timm takes a few seconds")
+    import_networks()
     from reborn_nas.retraining import train
 
     recipe = ("epochs", "batch_size", "learning_rate", "weight_decay", "precision")

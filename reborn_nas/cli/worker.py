@@ -8,6 +8,7 @@ import sys
 
 from reborn_nas.cli.arguments import add_loudness, duration
 from reborn_nas.errors import ConfigError
+from reborn_nas.heavy import import_networks
 from reborn_nas.study.display import announce
 
 VARIABLE = "REBORN_NAS_STORAGE"
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     """Join, train, and say why it left."""
     if not args.quiet:
         announce("joining the study; importing torch and timm takes a few seconds")
+    import_networks()
     from reborn_nas.report import trial_pictures
     from reborn_nas.study import Stopper, join
     from reborn_nas.study.display import make_progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from reborn_nas.errors import RebornError, StudyError
+from reborn_nas.heavy import import_networks
 
 __all__ = ["Child", "call_in_child", "start_child"]
 
@@ -24,11 +26,19 @@ def start_child(work: Callable[..., None], arguments: tuple[Any, ...], name: str
     """Start a daemon that runs `work(*arguments, pipe)`; the process, and the other end of its pipe."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(*arguments, theirs), name=name, daemon=True)
+    packed = pickle.dumps((work, arguments))
+    process = context.Process(target=_begin, args=(packed, theirs), name=name, daemon=True)
     with _without_keyboard(), _without_main():
         process.start()
     theirs.close()
     return process, ours
+
+
+def _begin(packed: bytes, pipe: Connection) -> None:
+    """Unpacking imports what the work needs, torch and timm nearly always: those first."""
+    import_networks()
+    work, arguments = pickle.loads(packed)
+    work(*arguments, pipe)
 
 
 def call_in_child(function: Callable[..., T], *arguments: Any) -> T:

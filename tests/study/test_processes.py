@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.study import StudyConfig
-from reborn_nas.study.children import call_in_child
+from reborn_nas.study.children import _answer, call_in_child
 from reborn_nas.study.planning import plan_search, require_device_free
 from reborn_nas.study.processes import fastest, processes_here
 from reborn_nas.training import Estimate, available_cores, available_memory, cores, threads_each
@@ -151,10 +152,6 @@ def test_a_gpu_is_surveyed_and_measured_where_it_will_be_held(
         assert plan.config.processes == cards
 
 
-def _double(number: int) -> int:
-    return 2 * number
-
-
 def _refuse(text: str) -> None:
     raise ConfigError(text)
 
@@ -163,8 +160,13 @@ def _die() -> None:
     os._exit(9)
 
 
-def test_a_child_answers_refuses_or_dies() -> None:
-    assert call_in_child(_double, 21) == 42
+def test_a_child_answers() -> None:
+    ours, theirs = Pipe(duplex=False)
+    _answer(divmod, (85, 2), theirs)
+    assert ours.recv() == (True, (42, 1))
+
+
+def test_a_child_refuses_or_dies() -> None:
     with pytest.raises(StudyError, match="no such thing"):
         call_in_child(_refuse, "no such thing")
     with pytest.raises(StudyError, match="ended with exit code 9; --device cpu does without it"):

@@ -56,7 +56,9 @@ def admitted(architecture: Architecture, found: Discovery) -> dict[str, Choice]:
         reason = site.refusal(whole)
         if reason is not None:
             other = " or choose another form" if site.fault is None else ""
-            faults.append(f"site {name!r}: {reason}; exclude the site{other}")
+            place = site.span.place if site.span is not None and ".py" not in reason else ""
+            where = f"site {name!r} ({place})" if place else f"site {name!r}"
+            faults.append(f"{where}: {reason}; exclude the site{other}")
         elif whole != ORIGINAL:
             chosen[name] = whole
     if faults:

@@ -68,7 +68,10 @@ def edit_call(
     prefix = f"{callee}("
     if isinstance(parents.get(call), ast.Expr):  # an in-place call whose result nobody takes
         if not isinstance(tensor, ast.Name):
-            raise ConversionError(f"{place}: the call's result is dropped; write x = activation(x)")
+            raise ConversionError(
+                f"{place}: it changes a part of a map in place, and the call's result is dropped; write "
+                "x = activation(x)"
+            )
         prefix = f"{tensor.id} = {prefix}"
     start, end = _start(call), _end(call)
     reach = (end[0] - start[0]) * 10000 + end[1] - start[1]

@@ -11,7 +11,9 @@ from torch import nn
 from reborn_nas.backbone.program import Event, Program
 from reborn_nas.backbone.sites import Site
 
-_OWN = "give each of its uses an activation module of its own (self.acts[i]), or write x = activation(x)"
+_APART = "give each of its uses an activation module of its own (self.acts[i])"
+_OUT_OF_PLACE = "write x = activation(x), with an activation that does not work in place"
+_BY_NAME = "call the modules and read the parameters that are needed by their names, without asking for their classes"
 
 
 @dataclass(frozen=True)
@@ -31,42 +33,56 @@ class Difference:
     def blame(self, sites: Sequence[Site], modules: Mapping[str, nn.Module]) -> dict[str, str]:
         """Site → fault, for at least one of `sites`."""
         by_name = {site.name: site for site in sites}
-        names, what = self._suspects()
+        names, what, way_out = self._suspects()
         blamed = [by_name[name] for name in names if name in by_name]
         # a module in place of another is what it was; an edited call may be something else
         blamed = [site for site in blamed if site.kind != "module"] or blamed or self._nearby(sites)
         widened = [
             site for site in sites if any(site is other or _same_loop(site, other) for other in blamed)
         ]
-        return {site.name: f"{place_of(site, modules)}: {what}; {_OWN}" for site in widened}
+        if all(site.kind == "module" for site in blamed) and way_out == _APART:
+            way_out = _BY_NAME  # a module's own call is not edited: the code around it looks at modules
+        return {site.name: f"{place_of(site, modules)}: {what}; {way_out}" for site in widened}
 
-    def _suspects(self) -> tuple[list[str], str]:
-        """Sites that the events themselves name, and what differs."""
+    def _suspects(self) -> tuple[list[str], str, str]:
+        """Sites that the events themselves name, what differs, and the way out."""
         old, new = _event(self.before, self.index), _event(self.after, self.index)
         if new is None and self.after.error is not None:
-            return [], f"the converted network fails: {first_line(self.after.error)}"
+            return [], f"the converted network fails: {first_line(self.after.error)}", _APART
+        if new is not None and (joined := self._joined(new)):
+            what = f"after conversion {self._described(new)} would also read {joined}, which the activation brings"
+            return [], what, _BY_NAME
         if old is not None and new is not None and old[:2] == new[:2] and old[0] in ("op", "site", "return"):
-            mine, theirs = _labels(old), _labels(new)
-            names = sorted(
-                {self._name(label) for label in mine ^ theirs if isinstance(label, tuple)}
-                | ({old[1]} if old[0] == "site" and mine == theirs else set())
-            )
-            reader = self._described(old)
-            lost = [self._name(label) for label in mine - theirs if isinstance(label, tuple)]
-            if lost:
-                what = (
-                    f"after conversion {reader} would not read the result of {', '.join(map(repr, lost[:3]))}, which "
-                    "the original writes over a value that is in use under another name"
-                )
-            else:
-                more = [label for label in theirs - mine if isinstance(label, str)]
-                given = ", ".join(map(repr, sorted(more)[:3])) or "something else"
-                what = f"after conversion {reader} would read {given}"
-            return names, what
+            return self._otherwise_read(old, new)
         names = [event[1] for event in (old, new) if event is not None and event[0] == "site"]
         then = "nothing" if new is None else self._described(new)
         now = "nothing" if old is None else self._described(old)
-        return names, f"after conversion {then} would run where the network runs {now}"
+        return names, f"after conversion {then} would run where the network runs {now}", _APART
+
+    def _otherwise_read(self, old: Event, new: Event) -> tuple[list[str], str, str]:
+        """`_suspects` for one operation with other operands."""
+        mine, theirs = _labels(old), _labels(new)
+        names = sorted(
+            {self._name(label) for label in mine ^ theirs if isinstance(label, tuple)}
+            | ({old[1]} if old[0] == "site" and mine == theirs else set())
+        )
+        reader = self._described(old)
+        lost = [self._name(label) for label in mine - theirs if isinstance(label, tuple)]
+        if lost:
+            what = (
+                f"after conversion {reader} would not read the result of {', '.join(map(repr, lost[:3]))}, which "
+                "the original writes over a value that is in use under another name"
+            )
+            return names, what, _OUT_OF_PLACE
+        more = [label for label in theirs - mine if isinstance(label, str)]
+        given = ", ".join(map(repr, sorted(more)[:3])) or "something else"
+        return names, f"after conversion {reader} would read {given}", _APART
+
+    def _joined(self, new: Event) -> str:
+        """Parameters of new activations that an operation outside of them reads."""
+        names = {label for label in _labels(new) if isinstance(label, str)} if new[0] == "op" else set()
+        joined = (names & self.after.known) - self.before.known
+        return ", ".join(repr(name) for name in sorted(joined)[:3])
 
     def _nearby(self, sites: Sequence[Site]) -> list[Site]:
         """Sites of the modules that run there: those of loops first, then those with an edited call, then all."""

@@ -10,10 +10,15 @@ from torch import nn
 
 from reborn_nas.activations import BLOCKS
 from reborn_nas.backbone.formulas import find_formulas
+from reborn_nas.backbone.spans import CallSpan
 from reborn_nas.backbone.trace import Trace
+from reborn_nas.backbone.units import activation_name
 
 if TYPE_CHECKING:
     from reborn_nas.backbone.sites import Site
+
+
+_FROM_NUMBERS = frozenset({"tensor", "as_tensor", "asarray", "from_numpy", "frombuffer"})
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,39 @@ def written_out(
             shape = run.values[formula.op.outputs[0]].shape[1:]
             found.setdefault(name, NonSite(name, formula.activation, tuple(shape), reason))
     return list(found.values())
+
+
+def out_of_sight(traces: tuple[Trace, ...], live: tuple[frozenset[int], ...]) -> list[NonSite]:
+    """Activations on values that come from outside of torch, such as a map that went through numpy."""
+    found: dict[tuple[str, CallSpan | None], NonSite] = {}
+    for run, alive in zip(traces, live):
+        strange = _strange(run) - alive
+        for op in run.ops:
+            if strange.isdisjoint(op.inputs):
+                continue
+            strange.update(value for value in op.outputs if value not in alive)
+            name = activation_name(op)
+            where = f"{op.module}.{op.name}".lstrip(".")
+            if name is None or not alive.isdisjoint(op.inputs) or (where, op.span) in found:
+                continue
+            place = f" ({op.span.place})" if op.span is not None else ""
+            reason = (
+                f"what it acts on{place} does not come from the input by operations of torch alone (numpy, lists of "
+                "numbers, torch.vmap); stay with tensors, or convert what is inside by itself"
+            )
+            number = sum(known == where for known, _ in found)
+            shape = run.values[op.outputs[0]].shape[1:]
+            found[where, op.span] = NonSite(f"{where}@unseen{number}", name, tuple(shape), reason)
+    return list(found.values())
+
+
+def _strange(run: Trace) -> set[int]:
+    """Values of numbers that no operation made of tensors, neither inputs nor parameters."""
+    made = {value for op in run.ops for value in op.outputs if op.inputs or op.name not in _FROM_NUMBERS}
+    known = made | set(run.inputs)
+    return {
+        value.id for value in run.values if value.param is None and value.floating and value.id not in known
+    }
 
 
 def fused_norms(modules: Mapping[str, nn.Module]) -> tuple[NonSite, ...]:

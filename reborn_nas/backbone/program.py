@@ -86,6 +86,7 @@ class Program:
             ("return", operands).
         output: what the network returned.
         overwritten: site → "input" and "output", where something later writes into what it read or gave.
+        known: names of what was there at the start: parameters, buffers, inputs.
         parameters: names of the parameters and buffers that operations outside of sites read.
         gradients: parameter → its gradient, where the run asked for gradients.
         frozen: sites whose map gets no gradient though others do.
@@ -95,6 +96,7 @@ class Program:
     events: list[Event] = field(default_factory=list)
     output: Any = None
     overwritten: dict[str, set[str]] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
     parameters: set[str] = field(default_factory=set)
     gradients: dict[str, Tensor] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)
@@ -133,8 +135,10 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._held: dict[int, list[tuple[str, str]]] = {}
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             self._know(tensor, name)
+            self.program.known.add(name)
         for number, tensor in enumerate(tensors_in(inputs)):
             self._know(tensor, f"input {number}")
+            self.program.known.add(f"input {number}")
 
     @property
     def in_site(self) -> bool:

@@ -216,14 +216,19 @@ class _Prover:
         return None
 
     def _broken(self, sites: Sequence[Site], program: Program) -> dict[str, str]:
-        """Sites whose activations, were they to learn, would give a gradient to a map that must not have one."""
+        """Sites whose maps have other widths, or whose activations would give a gradient where none must be."""
+        if faults := self._other_widths(sites, program):
+            return faults
         what = first_line(program.error).partition(". ")[0]
-        reason = (
-            f"it acts on a map that gets no gradient; with one the network fails: {what}; "
-            "write what follows without working in place (x = activation(x))"
-        )
-        blamed = [site for site in sites if site.name in program.frozen] or sites
-        return {site.name: f"{place_of(site, self.modules)}: {reason}" for site in blamed}
+        frozen = [site for site in sites if site.name in program.frozen]
+        if frozen:
+            reason = (
+                f"it acts on a map that gets no gradient; with one the network fails: {what}; "
+                "write what follows without working in place (x = activation(x))"
+            )
+        else:
+            reason = f"with an activation that learns the network fails: {what}; write x = activation(x)"
+        return {site.name: f"{place_of(site, self.modules)}: {reason}" for site in frozen or sites}
 
     def _grown(self, images: int, pixels: int) -> Any:
         """The inputs with more images, which are larger."""
@@ -323,7 +328,8 @@ class _Prover:
 
     def _never_met(self, sites: Sequence[Site], met: set[str]) -> dict[str, str]:
         return {
-            site.name: f"{place_of(site, self.modules)}: it did not run when the conversion was to be proved"
+            site.name: f"{place_of(site, self.modules)}: it did not run when the conversion was to be proved; "
+            "give example_inputs with which it runs"
             for site in sites
             if site.name not in met
         }
@@ -374,7 +380,10 @@ class _Prover:
         if all(torch.allclose(one, other, rtol=1e-3, atol=1e-5, equal_nan=True) for one, other in alike):
             return {}
         fused = [s for s in sites if isinstance(self.modules.get(s.owner), nn.TransformerEncoderLayer)]
-        reason = "in eval mode torch computes the module in one fused step, without calling its activation"
+        reason = (
+            "in eval mode torch computes the module in one fused step, without calling its activation; write its steps "
+            "in a forward of your own"
+        )
         return {site.name: f"{place_of(site, self.modules)}: {reason}" for site in fused or sites}
 
     def _suspected(self, sites: Sequence[Site], reason: str) -> dict[str, str]:

@@ -143,10 +143,11 @@ class Recorder(TorchFunctionMode):
         reads = frozenset(self._shape_reads)
         return Trace(tuple(self.ops), tuple(self.values), calls, self.inputs, outputs, training, reads)
 
-    def where(self) -> str:
-        """The module that runs now, for a message."""
+    def where(self, place: str = "") -> str:
+        """The module that runs now, and the place in its source, for a message."""
         path = self._stack[-1] if self._stack else ""
-        return f"module {path or '(the model)'!r} ({type(self._modules[-1]).__name__})"
+        kind = type(self._modules[-1]).__name__
+        return f"module {path or '(the model)'!r} ({kind}{', ' if place else ''}{place})"
 
     def _new(self, tensor: Tensor, param: str | None = None) -> int:
         floating = tensor.is_floating_point() or tensor.is_complex()

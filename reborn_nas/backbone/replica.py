@@ -28,6 +28,7 @@ def replicate(model: nn.Module, device: str) -> nn.Module:
         ConversionError: when the model cannot be copied.
     """
     kind = type(model).__name__
+    _refuse_compiled(model)
     try:
         memo = _copied_tensors(model, device)
         modules = list(model.modules())
@@ -69,14 +70,20 @@ def copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
+def _refuse_compiled(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) or type(module).__name__ == "OptimizedModule":
+            where = f"its module {path!r}" if path else "the network itself"
+            raise ConversionError(
+                f"{type(model).__name__}: {where} is compiled ({type(module).__name__}), so its activations cannot be "
+                "seen; give it as it is written, and compile the converted network"
+            )
+
+
 def _copied_tensors(model: nn.Module, device: str) -> dict[int, Any]:
     """The memo of `copy.deepcopy` with every tensor that the model's modules hold."""
     memo: dict[int, Any] = {}
     for module in model.modules():
-        if isinstance(module, torch.jit.ScriptModule) or type(module).__name__ == "OptimizedModule":
-            raise TypeError(
-                f"{type(module).__name__} is compiled; give the network itself and compile the result"
-            )
         plain = [
             value
             for key, value in module.__dict__.items()

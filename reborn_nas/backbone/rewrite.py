@@ -98,9 +98,15 @@ def _locate(cls: type, span: CallSpan, attribute: str, loop: int) -> Edit:
         edit = Edit(_name_of(holder), name, span.end_line - first + 1, span.end_column, attribute, loop)
         edit_call(method, call, edit.attribute, edit.loop, place=f"{_name_of(cls)}, {span.place}")
         return edit
+    written = span.filename.startswith("<")  # as torch.fx writes forwards
     raise ConversionError(
-        f"{_name_of(cls)}, {span.place}: the call is in no method of the class whose source can be read; "
-        "define the class in a file, with a forward of its own"
+        f"{_name_of(cls)}, {span.place}: the call is in {span.function}, "
+        + (
+            "whose source is in no file; convert the network before torch.fx or another tool writes it anew"
+            if written
+            else "which is no method of this class (a hook, a decorator or an assigned function); call the activation "
+            "in the forward of a class"
+        )
     )
 
 
@@ -296,7 +302,8 @@ def _source(cls: type, function: types.FunctionType) -> tuple[list[str], int]:
     block = inspect.getblock(lines[code.co_firstlineno - 1 :])
     if not block:
         raise ConversionError(
-            f"{_name_of(cls)}.{function.__name__}: its source cannot be read from {code.co_filename}; "
+            f"{_name_of(cls)}.{function.__name__}: its source cannot be read from {code.co_filename}:"
+            f"{code.co_firstlineno}; "
             "define the class in a file"
         )
     return block, code.co_firstlineno

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -18,7 +18,7 @@ from reborn_nas.backbone.discovery import Place, find_places
 from reborn_nas.backbone.fingerprint import recorded_proof
 from reborn_nas.backbone.gates import gate_reason, live_values
 from reborn_nas.backbone.inputs import inputs_of
-from reborn_nas.backbone.non_sites import NonSite, fused_norms, written_out
+from reborn_nas.backbone.non_sites import NonSite, fused_norms, out_of_sight, written_out
 from reborn_nas.backbone.proving import Proving
 from reborn_nas.backbone.replica import replace_tensors
 from reborn_nas.backbone.rewrite import locate
@@ -137,7 +137,10 @@ class Site:
 
     @property
     def _described(self) -> str:
-        return {"nlc": "3-D tokens (B, L, C)", "nc": "2-D (B, C)"}.get(self.layout, self.layout)
+        words = {"nlc": "3-D tokens (B, L, C)", "nc": "2-D (B, C)"}
+        if self.layout == "other":
+            return f"one of shape (B, {', '.join(map(str, self.shape))}), whose channels stand elsewhere"
+        return words.get(self.layout, self.layout)
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key not in ("choices", "refusals")}
@@ -224,7 +227,8 @@ def _discover(model: nn.Module, eval_trace: Trace, train_trace: Trace | None, pr
     fused = fused_norms(modules)
     sites: list[Site] = []
     others: list[NonSite] = []
-    for place in find_places(traces, modules, live):
+    places = find_places(traces, modules, live)
+    for place in places:
         if any(place.first.owner == norm.name for norm in fused):
             continue  # part of a norm that is said to be no site as a whole
         number = next(number for number, units in enumerate(place.runs) if units)
@@ -259,13 +263,15 @@ def _discover(model: nn.Module, eval_trace: Trace, train_trace: Trace | None, pr
                 iteration=place.iteration,
                 in_loop=place.turns > 0,
                 repeated=place.repeated,
-                own_fault=_width_fault(widths) or _source_fault(place, modules),
+                own_fault=_width_fault(widths)
+                or _mixed_fault(place, places, modules)
+                or _source_fault(place, modules),
                 _doubling=doubling,
                 _proving=proving,
             )
         )
     doubling.sites = tuple(sites)
-    others += written_out(traces, live, sites)
+    others += written_out(traces, live, sites) + out_of_sight(traces, live)
     return Discovery(tuple(sites), (*others, *fused), eval_trace, train_trace, proving=proving)
 
 
@@ -346,13 +352,31 @@ def _width_fault(widths: set[int]) -> str | None:
     return None
 
 
+def _mixed_fault(place: Place, places: Sequence[Place], modules: Mapping[str, nn.Module]) -> str | None:
+    """Why a call that runs now this activation, now that one cannot be edited for one of them."""
+    if place.kind == "module" or place.span is None:
+        return None
+    here = [other for other in places if (other.first.owner, other.span) == (place.first.owner, place.span)]
+    names = list(dict.fromkeys(other.prefix.rpartition(".")[2] for other in here))
+    if len({other.prefix for other in here}) < 2:
+        return None
+    return (
+        f"{type(modules[place.first.owner]).__name__} ({place.span.place}): this one call runs {' and '.join(names)} "
+        "in turn; write a call for each, or give each its own module"
+    )
+
+
 def _source_fault(place: Place, modules: Mapping[str, nn.Module]) -> str | None:
     """Why a shared or functional activation cannot get a call of its own, or None where it can."""
     if place.kind == "module":
         return None
     owner = modules[place.first.owner]
     if "forward" in vars(owner):
-        return f"this {type(owner).__name__} has a forward of its own, which hides its class's; define it in the class"
+        where = f" ({place.span.place})" if place.span is not None else ""
+        return (
+            f"this {type(owner).__name__}{where} has a forward of its own, which hides its class's; define it in the "
+            "class"
+        )
     kind, span = type(owner).__name__, place.span
     if span is None:
         return f"the call's place in the source of {kind} is unknown; define the class in a file"

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from reborn_nas.backbone.events import ModuleCall, Op, Trace, Value, ValueRef
-from reborn_nas.backbone.failing import reason_of, way_out
+from reborn_nas.backbone.failing import place_of, reason_of, way_out
 from reborn_nas.backbone.inputs import arguments, call_text, moved
 from reborn_nas.backbone.layers import kinds_in
 from reborn_nas.backbone.quiet import quiet
@@ -121,5 +121,5 @@ def _run(
         try:
             output = model(*args, **kwargs)
         except (Exception, SystemExit) as error:
-            raise _RunError(recorder.where(), reason_of(error)) from error
+            raise _RunError(recorder.where(place_of(error)), reason_of(error)) from error
     return replace(recorder.finish(output, training), on_cpu=device == "cpu", kinds=kinds_in(model))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -158,11 +159,11 @@ class WalksParameters(Net):
 
 
 REFUSED: dict[type[Net], str] = {
-    Kinds: "site 'acts.relu@2' would run where the network runs module 'acts.tanh'",
-    Chosen: "site 'relu@0' would run where the network runs site 'elu'",
-    ByName: "would run where the network runs site 'elu'",
+    Kinds: "this one call runs relu and tanh in turn",
+    Chosen: "this one call runs elu and relu in turn",
+    ByName: "this one call runs relu and elu in turn",
     Identity: "site 'relu@1' would run where the network runs module 'convs.2'",
-    LastIsSigmoid: "mean would run where the network runs module 'convs.3'",
+    LastIsSigmoid: "this one call runs relu and sigmoid in turn",
     Images: "cat would run where the network runs unsqueeze",
     Sizes: "mean would run where the network runs module 'convs.2'",
     Skips: "the loop around it runs it",
@@ -171,7 +172,7 @@ REFUSED: dict[type[Net], str] = {
     Chunk: "would not read the result of 'relu@0'",
     Flat: "would not read the result of 'relu@0'",
     Data: "would not read the result of 'relu@0'",
-    WalksParameters: "mean would read 'relu.weight'",
+    WalksParameters: "mean would also read 'relu.weight', which the activation brings",
 }
 
 
@@ -556,3 +557,73 @@ def test_a_gradient_where_none_may_be() -> None:
     assert "gets no gradient" in str(first.refusal("prelu"))
     new = convert(model, {second.name: "prelu"}, SIZE)
     new(torch.rand(2, *SIZE)).sum().backward()
+
+
+class Leaves(Net):
+    """A map that leaves torch and comes back."""
+
+    def __init__(self, way: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.way = way
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(F.relu(self.c2(self.way(F.relu(self.c1(x))))))
+
+
+def through_numpy(x: Tensor) -> Tensor:
+    return torch.from_numpy(np.tanh(x.detach().numpy()))
+
+
+def through_a_list(x: Tensor) -> Tensor:
+    return torch.tensor(x.tolist())
+
+
+@pytest.mark.parametrize("way", [through_numpy, through_a_list])
+def test_what_comes_after_a_round_trip_is_listed(way: Callable[[Tensor], Tensor]) -> None:
+    found = discover(Leaves(way), SIZE)
+    assert [site.name for site in found.sites] == ["relu@0"]
+    (other,) = found.others
+    assert other.shape == (8, 16, 16)
+    assert "numpy" in other.reason
+    assert "test_proof.py:" in other.reason
+
+
+def test_a_fused_kernel_calls_no_activation() -> None:
+    """In eval mode without gradients torch computes an encoder layer in one step, by the name of its activation."""
+    encoder = nn.TransformerEncoderLayer(16, 2, 16, batch_first=True)
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Flatten(2), encoder)
+    first, second = discover(model, SIZE).sites
+    assert first.admits("prelu")
+    assert "fused" in str(second.refusal("leaky_relu"))
+
+
+class Folded(Net):
+    """The images of a batch side by side, as channels of one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.leaky_relu(self.c1(x), 0.2)
+        y = F.leaky_relu(x.reshape(1, -1, *x.shape[2:]), 0.2).reshape(x.shape)
+        return self.pool(F.leaky_relu(y, 0.2))
+
+
+class Deviation(Net):
+    """A statistic of the batch as one more channel, as in StyleGAN's discriminator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c2 = nn.Conv2d(9, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.leaky_relu(self.c1(x), 0.2)
+        groups = 4 if len(x) % 4 == 0 else len(x)
+        spread = x.reshape(groups, -1, *x.shape[1:]).std(0, unbiased=False).mean((1, 2, 3))
+        spread = spread.reshape(-1, 1, 1, 1).repeat(groups, 1, *x.shape[2:])
+        return self.pool(F.leaky_relu(self.c2(torch.cat([x, spread], 1)), 0.2))
+
+
+def test_images_that_meet_in_one_map() -> None:
+    first, second, third = discover(Folded(), SIZE).sites
+    assert first.admits("prelu")
+    assert third.admits("prelu")
+    assert "16 channels in one batch and on 24 in another" in str(second.refusal("prelu"))
+    assert all(site.admits("reborn") for site in discover(Deviation(), SIZE).sites)

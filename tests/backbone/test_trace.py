@@ -160,7 +160,7 @@ def test_what_cannot_run_on_meta_runs_on_the_cpu() -> None:
 
 
 def test_a_forward_that_fails_names_module_and_reason() -> None:
-    with pytest.raises(ConversionError, match=r"module 'conv1' \(Conv2d\).*channels"):
+    with pytest.raises(ConversionError, match=r"module 'conv1' \(Conv2d, networks\.py:\d+\).*channels"):
         trace(networks.Functional(), image(2, 4, 16, 16), training=False)
 
 
@@ -191,7 +191,7 @@ def test_parametrised_and_weight_normed_layers() -> None:
 
 
 def test_a_compiled_model_is_refused_with_the_remedy() -> None:
-    with pytest.raises(ConversionError, match="compile the result"):
+    with pytest.raises(ConversionError, match="compile the converted network"):
         trace(torch.compile(networks.Functional(), backend="eager"), image(), training=False)
 
 

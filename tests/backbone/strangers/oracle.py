@@ -4,7 +4,7 @@ The converted network is run first and tells, for each activation call in its or
 site has another one). The untouched network is then run with the same calls answered by the same slopes, in place
 where they were: outputs and gradients must be equal. Calls are also labelled in the untouched network by where they
 stand (owner, source position, the layer before), and one label must have one slope in every run: this finds sites that
-swapped places. Nothing of the conversion is used but `find_sites` and `convert` themselves.
+swapped places. Nothing of the conversion is used but its public functions.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,7 +30,9 @@ from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
 
 import reborn_nas as rn
-from reborn_nas.errors import RebornError
+from reborn_nas.architecture import BackboneSpec
+from reborn_nas.backbone import Discovery, discover
+from reborn_nas.errors import RebornError, SiteError
 from tests.backbone.strangers.register import Own
 
 ACTIVATIONS = frozenset(
@@ -65,6 +68,10 @@ TORCH = str(Path(torch.__file__).parent)
 DOUBLING = "crelu(compression=none)"
 CHOICES = ("reborn", "relu", DOUBLING)
 Label = tuple[Any, ...]
+_PLACE = re.compile(r"\w+\.py:\d+|<(string|eval_with_key)\S*>[.\d]*:\d+|module '|the network itself")
+_WAY_OUT = re.compile(
+    r"[;:] (write|give|call|convert|define|pass|choose|keep|make|stay|exclude the site or)\b"
+)
 
 
 @dataclass
@@ -84,9 +91,9 @@ class Verdict:
     reasons: list[str] = field(default_factory=list)
 
     @property
-    def located(self) -> bool:
-        """Whether every reason names a file and a line, or a module's class."""
-        return all(re.search(r"\.py:\d+|\.py, line \d+|line \d+", reason) for reason in self.reasons)
+    def vague(self) -> list[str]:
+        """Reasons that do not name the place or a way out."""
+        return [reason for reason in self.reasons if not (_PLACE.search(reason) and _WAY_OUT.search(reason))]
 
 
 @dataclass
@@ -293,8 +300,9 @@ def _given(own: Own) -> dict[str, Any]:
 def _judge(own: Own, more: Sequence[str]) -> Verdict:
     model, given = fresh(own.make), _given(own)
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    sites = rn.find_sites(model, **given)
-    listed = len(sites) + len(rn.backbone.non_sites(model, **given))
+    found = discover(model, **given)
+    sites = found.sites
+    listed = len(sites) + len(found.others)
     slopes = {site.name: round(0.05 + 0.013 * (site.index + 1), 4) for site in sites}
     choices = {name: f"leaky_relu(negative_slope={slope})" for name, slope in slopes.items()}
     admitted = [site.name for site in sites if site.admits(choices[site.name])]
@@ -305,13 +313,17 @@ def _judge(own: Own, more: Sequence[str]) -> Verdict:
         if site.name in admitted:
             continue
         try:
-            rn.convert(model, {site.name: choices[site.name]}, **given)
+            converted(model, found, {site.name: choices[site.name]})
         except RebornError as error:
             reasons.append(str(error))
         else:
             raise Wrong(f"{site.name} is not admitted, but converts")
     if not admitted:
-        return Verdict("refused", 0, listed, reasons or [f"{len(sites)} sites"])
+        if not sites:
+            with pytest.raises(SiteError) as refusal:
+                rn.convert(model, "relu", **given)
+            reasons = [str(refusal.value)]
+        return Verdict("refused", 0, listed, reasons)
     try:
         new = rn.convert(model, {name: choices[name] for name in admitted}, **given)
     except RebornError as error:
@@ -320,7 +332,7 @@ def _judge(own: Own, more: Sequence[str]) -> Verdict:
     if list(before) != list(after) or not all(torch.equal(before[k], after[k]) for k in before):
         raise Wrong("planning changed the network's own tensors")
     runs = compare(own, new, {slopes[name] for name in admitted})
-    trained(own, model, sites, given, more)
+    trained(own, model, found, more)
     outcome = "right" if len(admitted) == (len(sites) if own.sites is None else own.sites) else "partly"
     if runs < len(admitted):
         raise Wrong(f"{len(admitted)} sites were converted, and {runs} of them ever ran")
@@ -413,20 +425,22 @@ def _equal(want: Result, got: Result, answers: Sequence[Call], where: str, twin:
             raise Wrong(f"{where}: buffer {name} differs")
 
 
-def trained(
-    own: Own, model: nn.Module, sites: Sequence[Any], given: Mapping[str, Any], choices: Sequence[str]
-) -> None:
+def converted(model: nn.Module, found: Discovery, choices: Mapping[str, str], **more: Any) -> nn.Module:
+    """What `convert` gives, without tracing and proving the network once more."""
+    architecture = rn.Architecture(BackboneSpec("timm:unnamed"), choices)
+    return rn.apply(model, rn.plan(model, architecture, discovery=found, **more), seed=0)
+
+
+def trained(own: Own, model: nn.Module, found: Discovery, choices: Sequence[str]) -> None:
     """Other choices: each admitted one must convert, run in both modes, train, and preserve where it promises to."""
     for label in choices:
-        admitted = [site for site in sites if site.admits(label)]
+        admitted = [site for site in found.sites if site.admits(label)]
         for chosen in [[site] for site in admitted] if label == DOUBLING else [admitted]:
             if not chosen:
                 continue
             where = f"{label} at {', '.join(site.name for site in chosen)}"
             try:
-                new = rn.convert(
-                    model, {site.name: label for site in chosen}, init="preserve", seed=0, **given
-                )
+                new = converted(model, found, {site.name: label for site in chosen}, init="preserve")
             except RebornError as error:
                 raise Wrong(f"{where}: admitted, then refused: {error}") from error
             keeps = label not in ("relu", "prelu") and all(site.activation == "relu" for site in chosen)

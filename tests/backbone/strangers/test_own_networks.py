@@ -31,6 +31,8 @@ def test_right_or_refused_as_recorded(name: str) -> None:
     assert verdict.outcome != "wrong", verdict.reasons
     assert verdict.outcome == row["outcome"], verdict.reasons
     assert (verdict.converted, verdict.listed) == (int(row["converted"]), int(row["listed"]))
+    if verdict.listed > verdict.converted or verdict.outcome == "refused":
+        assert not verdict.vague
 
 
 def test_the_table_holds_every_network() -> None:

@@ -14,7 +14,7 @@ from reborn_nas.errors import ExportError
 from reborn_nas.files import safe_join
 from reborn_nas.study.flags import with_settings
 from reborn_nas.study.keywords import Settings
-from reborn_nas.study.opening import open_store, reads_run
+from reborn_nas.study.opening import moved_url, open_store, reads_run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -354,7 +354,7 @@ def resume_line(info: RunInfo) -> str:
     file = None if info.folder is None else info.folder / SETTINGS_FILE
     if file is None or len(info.records) <= MOST_RECOMMENDED or not file.is_file():
         return _command(info)
-    line = command_line("reborn-nas", "search", "--config", file)
+    line = command_line("reborn-nas", "search", "--config", file, "--run", file.parent)
     secret = HIDDEN in str(info.config.get("storage"))
     return f'{line} --storage "${STORAGE_VARIABLE}"' if secret else line
 
@@ -502,4 +502,7 @@ def _command(info: RunInfo) -> str:
     from reborn_nas.study.config import known_settings
     from reborn_nas.study.flags import resume_command
 
-    return resume_command(StudyConfig(**known_settings(info.config)))
+    settings = known_settings(info.config)
+    if info.folder is not None:  # it may have been copied here
+        settings |= {"run": info.folder, "storage": moved_url(info.config, info.folder)}
+    return resume_command(StudyConfig(**settings))

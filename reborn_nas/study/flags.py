@@ -218,7 +218,7 @@ def resume_command(config: StudyConfig) -> str:
         settings.pop("storage", None)
     words = _words(settings)
     if words is None:
-        words = ["--config", str(config.folder / SETTINGS_FILE)]
+        words = ["--config", str(config.folder / SETTINGS_FILE), "--run", str(config.folder)]
     line = command_line("reborn-nas", "search", *words)
     return f'{line} --storage "${STORAGE_VARIABLE}"' if secret else line
 

@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -29,7 +29,7 @@ from reborn_nas.study.storage import (
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-__all__ = ["is_writable", "open_store", "reads_run"]
+__all__ = ["is_writable", "moved_url", "open_store", "reads_run"]
 
 SCHEME = r"((?:journal|sqlite|postgresql|mysql|grpc)(?:\+\w+)?):"
 
@@ -145,7 +145,18 @@ def _described(run: str | Path) -> tuple[Path, str, str | None]:
         )
     if url is None and not journal_path(folder).is_file():
         raise StudyError(f"{folder} is not a run folder: its {JOURNAL} is missing")
-    return folder, run_url(folder, url), name
+    return folder, run_url(folder, moved_url(config, folder)), name
+
+
+def moved_url(config: Mapping[str, Any], folder: Path) -> str | None:
+    """The storage that a run's config names; where that was a file in a folder that lies in `folder` now, that file."""
+    url: str | None = config.get("storage")
+    file = None if url is None else storage_file(url)
+    before = config.get("run")
+    if url is None or file is None or not isinstance(before, str) or not file.is_relative_to(before):
+        return url
+    there = folder.resolve() / file.relative_to(before)
+    return url.replace(str(file), str(there), 1) if there.is_file() else url
 
 
 def _open_study(storage: BaseStorage, name: str | None) -> RunStore:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PlanView", "next_total", "plan_search"]
 
-FIXED = ("contrast:", "data.name:", "search.objectives:", "space.parameters.")
+PLACE, IMAGES = "data.name:", "data.fingerprint:"
+FIXED = ("contrast:", PLACE, "search.objectives:", "space.parameters.")
 """Settings that a study keeps for good, as `settings.difference` writes them."""
 
 
@@ -222,7 +223,11 @@ def check_same(store: RunStore, bench: Workbench) -> tuple[str, ...]:
     if kept is None or store.attribute("digest") == bench.digest:
         return ()
     lines = difference(kept, bench.settings)
+    if not any(line.startswith(IMAGES) for line in lines):  # the same images, wherever they lie now
+        lines = [line for line in lines if not line.startswith(PLACE)]
     fixed = [line for line in lines if line.startswith(FIXED)]
+    if any(line.startswith(PLACE) for line in fixed):
+        fixed += [line for line in lines if line.startswith(IMAGES)]
     if fixed:
         raise StudyError(
             f"study {store.name!r} was begun with other settings, some of which cannot change within a study, not even "

@@ -124,7 +124,7 @@ class RunInfo:
         }
 
     def curve(self, record: TrialRecord | str) -> pd.DataFrame | None:
-        """The learning curve of a record (or of its key), None where it is lost."""
+        """The learning curve of a record (or of its key), None where it is lost or damaged."""
         if isinstance(record, str):
             record = next((one for one in self.records if one.key == record), _NOBODY)
         path = self._file(record.curve)
@@ -133,9 +133,11 @@ class RunInfo:
         import pandas as pd
 
         try:
-            return pd.read_csv(path)
+            found = pd.read_csv(path) if path.stat().st_size <= MOST_BYTES else pd.DataFrame()
         except (OSError, ValueError):
             return None
+        numbers = found.select_dtypes("number")
+        return found if "epoch" in numbers and len(numbers.columns) == len(found.columns) else None
 
     def checkpoint(self, record: TrialRecord) -> Path | None:
         """The trained weights of a record, None where they were not kept."""
@@ -153,6 +155,9 @@ class RunInfo:
 
 _NOBODY = TrialRecord("", "search", "", -1, "failed", {})
 
+
+MOST_BYTES = 1 << 24
+"""A larger file is no learning curve."""
 
 MANY = 2000
 """Records above which the storage's own trials are worth half a second to be rid of."""

@@ -78,6 +78,10 @@ class _Plan(_Kept):
     budgets: list[_Budget] = []
 
 
+class _Settings(_Kept):
+    backbone: dict[str, Any]
+
+
 class _Candidate(_Kept):
     architecture: dict[str, Any]
     reason: str
@@ -87,7 +91,7 @@ class _Run(_Kept):
     """What the attributes of a run's first study hold."""
 
     config: dict[str, Any] = {}
-    settings: dict[str, Any] = {}
+    settings: _Settings | None = None
     plan: _Plan | None = None
     candidate: _Candidate | None = None
     void: list[int] = []
@@ -138,12 +142,15 @@ def _faults(attributes: Mapping[str, Any], records: Iterable[Mapping[str, Any]])
         yield _first(error)
         return
     yield from _refused("config", lambda: StudyConfig(**known_settings(run.config)))
-    spec = {key: value for key, value in run.settings.get("backbone", {}).items() if key != "pretrained"}
-    yield from _refused("settings.backbone", lambda: spec and BackboneSpec.from_dict(spec))
+    if run.settings is not None:
+        spec = {key: value for key, value in run.settings.backbone.items() if key != "pretrained"}
+        yield from _refused("settings.backbone", lambda: BackboneSpec.from_dict(spec))
     if run.candidate is not None:
         kept = run.candidate.architecture
         yield from _refused("candidate.architecture", lambda: Architecture.from_dict(kept))
     if run.plan is not None:
+        if run.settings is None:
+            yield "it has a plan and no settings"
         yield from _in_plan(run.plan)
     for data in records:
         yield from _in_record(data, run.plan)

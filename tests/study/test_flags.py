@@ -126,7 +126,8 @@ def test_a_setting_without_a_flag_is_read_from_the_runs_file(tmp_path: Path) -> 
     config = StudyConfig(backbone_arguments={"no-name": {"a": 1e-5}}, run=folder, epochs=3)
     write_settings(config)
     command = resume_command(config)
-    assert command == f"reborn-nas search --config {shlex.quote(str(folder / 'study.yaml'))}"
+    file, place = (shlex.quote(str(path)) for path in (folder / "study.yaml", folder))
+    assert command == f"reborn-nas search --config {file} --run {place}"
     assert same(asked(command), config)
 
 

@@ -40,6 +40,8 @@ SMALL: list[tuple[str, Callable[[dict[str, Any], list[Any]], object], str]] = [
     ("a site that is not there", lambda kept, records: kept["plan"]["factors"].update(a=["b"]), "'a' names sites"),
     ("settings", lambda kept, records: kept["config"].update(trials=-1), "config: .*trials"),
     ("a source", lambda kept, records: kept["settings"]["backbone"].update(source=3), "settings.backbone"),
+    ("no source", lambda kept, records: kept["settings"].pop("backbone"), "settings.backbone"),
+    ("no settings", lambda kept, records: kept.pop("settings"), "no settings"),
     ("a choice", lambda kept, records: kept["candidate"]["architecture"].update(choices={"a": "b("}), "candidate"),
     ("an accuracy", lambda kept, records: records[2].update(accuracy=1.5), "accuracy is 1.5"),
     ("no accuracy", lambda kept, records: records[2].update(accuracy=None), "complete and has no accuracy"),

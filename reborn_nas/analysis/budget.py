@@ -17,10 +17,9 @@ power)."""
 CONFIRMED = 0.05
 """Level of the retest over the sites that the screen has found. It costs nothing: a false one was found falsely
 before."""
-FAILURES = 0.05
-"""Bonferroni's level of the exact tests on failed trainings."""
-FAILURES_SPENT = 0.02
-"""What these tests really err by: their p values come in steps, and the next one is mostly far below the level."""
+FAILURES = 0.045
+"""Bonferroni's level of the exact tests on failed trainings. Their p values come in steps, so what they really err by
+is less, often far less: that is what is spent, and the rest is left to the effects."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Budget:
         return SITES + self.candidate + self.other
 
 
-def spend(*, retest: bool = False, failures_testable: bool = False, failures_found: bool = False) -> Budget:
+def spend(*, retest: bool = False, failures: float = 0.0, failures_found: bool = False) -> Budget:
     """How the sites' level is divided.
 
     The number of failed runs says nothing about which sites fail, so the division may depend on it. A test that has
@@ -55,13 +54,12 @@ def spend(*, retest: bool = False, failures_testable: bool = False, failures_fou
 
     Args:
         retest: whether the study has a retest, planned or run.
-        failures_testable: whether so many runs failed that a site could be named.
-        failures_found: whether one was.
+        failures: how often so many failed runs would name a site by chance (`collapse.Failures.size`).
+        failures_found: whether a site was named.
     """
-    failures = FAILURES_SPENT if failures_testable and not failures_found else 0.0
-    left = SITES - failures
+    left = SITES if failures_found else SITES - failures
     again = RETEST_SHARE * left if retest else 0.0
-    return Budget(left - again, again, FAILURES_SPENT if failures_testable else 0.0)
+    return Budget(left - again, again, failures)
 
 
 def budget_lines(

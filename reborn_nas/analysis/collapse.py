@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ APART, FAR_APART = 4.0, 6.0
 """Robust standard deviations below the median. The first keeps large effects from counting as collapses."""
 RARE = 0.05
 """Share of the runs that may count as collapsed for being far apart alone."""
+AT_CHANCE = 0.9
+"""Of the same way: whoever lost so much has learned nothing, however many did."""
 LEAST_RUNS = 4
 _UPPER_QUARTILE, _UPPER_DECILE = float(stats.norm.ppf(0.75)), float(stats.norm.ppf(0.9))
 """Of a normal variable, in standard deviations."""
@@ -33,7 +36,8 @@ def collapsed(accuracy: Any, chance: float = 0.0, failed: Any = None) -> BoolArr
 
     A training fell far behind when it lost more than a third of the way from chance to the median of the better half,
     four robust standard deviations below the median at least; or when it lies more than six of them below it, with at
-    most 5 % of the runs there. The spread is that of the better half, so that many collapses do not hide themselves.
+    most 5 % of the runs there; or when it lost nine tenths of that way, where chance is known. The spread is that of
+    the better half, so that many collapses do not hide themselves.
 
     Args:
         accuracy: (N,), larger is better; NaN for a missing run, which has not collapsed.
@@ -51,6 +55,8 @@ def collapsed(accuracy: Any, chance: float = 0.0, failed: Any = None) -> BoolArr
     upper = float(np.median(judged[judged >= middle]))
     below = np.where(there, values, np.inf)
     fallen = (below < upper - LOST_SHARE * (upper - chance)) & (below < middle - APART * spread)
+    if chance > 0 and upper > chance:
+        fallen |= below < upper - AT_CHANCE * (upper - chance)
     far = (below < middle - FAR_APART * spread) & ~known
     if spread > 0 and far.sum() <= RARE * there.sum():
         fallen |= far
@@ -79,14 +85,15 @@ class Failures:
         with_level, without_level: (n,) failed runs in which the site is at level 1, at level 0.
         p_value: (n,) Fisher's exact test, one-sided: more failures at level 1.
         named: (n,) bool, p ≤ level / sites.
-        testable: whether any arrangement of so many failures could name a site.
+        size: how often any site is named where so many runs fail whatever their sites, at most; 0 where no arrangement
+            of so few could name one.
     """
 
     with_level: npt.NDArray[np.int64]
     without_level: npt.NDArray[np.int64]
     p_value: FloatArray
     named: BoolArray
-    testable: bool
+    size: float
 
     @property
     def found(self) -> bool:
@@ -106,11 +113,19 @@ def failures_by_site(design: BoolArray, failed: BoolArray, *, level: float = FAI
     count = int(failed.sum())
     having = design[failed].sum(axis=0)
     p_value = stats.hypergeom.sf(having - 1, n_runs, count, on) if count else np.ones(n_sites)
-    best = stats.hypergeom.sf(np.minimum(count, on) - 1, n_runs, count, on) if count else np.ones(n_sites)
+    threshold = level / n_sites
     return Failures(
         with_level=having.astype(np.int64),
         without_level=(count - having).astype(np.int64),
         p_value=np.minimum(np.asarray(p_value, dtype=np.float64), 1.0),
-        named=np.asarray(p_value <= level / n_sites),
-        testable=bool((best <= level / n_sites).any()),
+        named=np.asarray(p_value <= threshold),
+        size=sum(_size(n_runs, count, int(one), threshold) for one in on),
     )
+
+
+@lru_cache(maxsize=1024)
+def _size(n_runs: int, count: int, on: int, threshold: float) -> float:
+    """How often a site at level 1 in `on` of the runs has p ≤ `threshold` by chance, with `count` failures."""
+    p_value = stats.hypergeom.sf(np.arange(min(count, on) + 1) - 1, n_runs, count, on)
+    within = p_value[p_value <= threshold]
+    return float(within[0]) if len(within) and count else 0.0

@@ -140,7 +140,15 @@ class Curvature:
     interaction_sum: float
 
 
-def curvature(parent: Any, all_reborn: Any, screen: Any, *, sigma: float | None = None) -> Curvature:
+def curvature(
+    parent: Any,
+    all_reborn: Any,
+    screen: Any,
+    *,
+    sigma: float | None = None,
+    tilt: float = 0.0,
+    tilt_se: float = 0.0,
+) -> Curvature:
     """Mean of the endpoints against the mean of the screen.
 
     With y = μ + Σβᵢxᵢ + Σγᵢⱼxᵢxⱼ and xᵢ = ±½ the endpoints' mean is μ + ¼Σγᵢⱼ and the screen's is μ.
@@ -150,16 +158,18 @@ def curvature(parent: Any, all_reborn: Any, screen: Any, *, sigma: float | None 
         screen: accuracies of the screen's runs; NaN runs are left out.
         sigma: one run's standard deviation in the screen in pp, as fitted; its runs' spread without (which
             holds the effects too, so the interval is wider).
+        tilt, tilt_se: what the screen's mean has too much because some sites are reborn in more than half of its runs,
+            as in a screen that lost runs; in pp, with its standard error (`linear.tilt`).
     """
     low, high = _arm(parent, "parent"), _arm(all_reborn, "all_reborn")
     runs = _arm(screen, "screen")
-    effect = PP * float((low.mean() + high.mean()) / 2 - runs.mean())
+    effect = PP * float((low.mean() + high.mean()) / 2 - runs.mean()) + tilt
     one_run = PP * float(runs.std(ddof=1)) if sigma is None else sigma
     parts = np.array(
         [
             PP**2 * low.var(ddof=1) / len(low) / 4,
             PP**2 * high.var(ddof=1) / len(high) / 4,
-            one_run**2 / len(runs),
+            one_run**2 / len(runs) + tilt_se**2,
         ]
     )
     se = float(np.sqrt(parts.sum()))

@@ -58,7 +58,7 @@ def site_effects(
         A table with the columns `COLUMNS` and `FURTHER_COLUMNS`: the interval that belongs to the verdict (`said_…`),
         the one that holds for all sites together (`joint_…`), and the failed runs with and without the site, with the
         p value of its making them fail. Its `attrs` hold sigma (pp), df, n_runs, missing, collapsed, detectable (pp,
-        80 % power), max_correlation, level, failures_testable and warnings. With missing runs also
+        80 % power), max_correlation, level and warnings. With missing runs also
         `at_chance` and `at_block_mean`, the effects under both readings of them.
 
     Raises:

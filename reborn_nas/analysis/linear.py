@@ -165,6 +165,17 @@ def _solve(matrix: FloatArray, outcome: FloatArray, n_sites: int, n_extra: int) 
     )
 
 
+def tilt(fitted: Fit) -> tuple[float, float]:
+    """By how much the runs' mean lies above that of half-reborn networks, and its standard error; 0 where balanced."""
+    lean = fitted.matrix[:, : len(fitted.beta)].mean(axis=0)
+    return float(lean @ fitted.beta), float(np.sqrt(max(lean @ fitted.cov @ lean, 0.0)))
+
+
+def unvaried(design: BoolArray) -> BoolArray:
+    """(n,) bool, the sites that are at one level in all runs."""
+    return np.asarray(design.all(axis=0) | ~design.any(axis=0), dtype=np.bool_)
+
+
 def _check_estimable(matrix: FloatArray, sites: FloatArray, names: list[Any]) -> None:
     n_runs, p = matrix.shape
     if n_runs <= p:

@@ -110,7 +110,6 @@ def complete_effects(
     table.attrs |= _figures(fitted, levels, level) | {
         "missing": 0,
         "collapsed": int(fallen.sum()),
-        "failures_testable": lost.testable,
         "max_correlation": largest_correlation(levels),
         "level": level,
         "warnings": tuple(said),

@@ -30,9 +30,17 @@ SMALL_SE = 0.5
 
 
 def answer(
-    view: RunView, effects: pd.DataFrame | None, comparison: Comparison | None, control: pd.DataFrame | None
+    view: RunView,
+    effects: pd.DataFrame | None,
+    comparison: Comparison | None,
+    control: pd.DataFrame | None,
+    refused: str = "",
 ) -> list[str]:
-    """Two plain sentences within the allowed claims; a third where the control allows one."""
+    """Two plain sentences within the allowed claims; a third where the control allows one.
+
+    Args:
+        refused: why the screen's runs give no estimates, where that is not their number.
+    """
     from reborn_nas.analysis.claims import (
         candidate_sentence,
         cause_sentence,
@@ -44,6 +52,8 @@ def answer(
         said = [where_it_helps(effects, tested=view.arms[0], reference=view.arms[1])]
         if view.finished:
             said.append(failure_sentence(effects, tested=view.arms[0]))
+    elif refused:
+        said = [f"The screen cannot tell what each site adds. {refused[0].upper()}{refused[1:]}."]
     elif view.phase("screen"):
         said = ["The screen has too few finished runs to estimate what each site adds."]
     else:
@@ -68,6 +78,11 @@ def cautions(
         )
     if effects is not None:
         said += [str(line)[:1].upper() + str(line)[1:] + "." for line in effects.attrs.get("warnings", ())]
+    if summary.get("splits") == 1:
+        said.append(
+            "All runs of the screen share one train/validation split: its luck can look like an effect, and no "
+            "interval allows for it."
+        )
     se = summary.get("validation_se", math.nan)
     if se > SMALL_SE:
         part = screen.part if screen else "validation"
@@ -94,6 +109,19 @@ def cautions(
             f"{percent(many / screen.n_runs, 0)} of the screen's runs collapsed. A lower learning rate would tell more."
         )
     return said
+
+
+def _noise(summary: Mapping[str, float]) -> str:
+    """The noise of a training and what can be seen beside it."""
+    from reborn_nas.analysis.linear import NO_NOISE
+
+    largest = f"Largest correlation between two sites: {number(summary['correlation'])}."
+    if not summary["sigma"] > NO_NOISE:
+        return f"The noise of one training is unknown, and so is what could be seen beside it. {largest}"
+    return (
+        f"Noise of one training σ̂ = {number(summary['sigma'])} percentage points; an effect of "
+        f"{number(summary['detectable'])} at one site is found with 80 % power{_at_several(summary)}. {largest}"
+    )
 
 
 def _widened(summary: Mapping[str, float]) -> list[str]:
@@ -127,9 +155,7 @@ def method(view: RunView, screen: Designed | None, summary: Mapping[str, float],
             f"as blocks, t intervals on "
             f"{summary['df']:.0f} degrees of freedom, Benjamini–Hochberg at q = {budget.screen:.2g} over "
             f"{len(screen.names)} sites.",
-            f"Noise of one training σ̂ = {number(summary['sigma'])} percentage points; an effect of "
-            f"{number(summary['detectable'])} at one site is found with 80 % power{_at_several(summary)}. Largest "
-            f"correlation between two sites: {number(summary['correlation'])}.",
+            _noise(summary),
             *_widened(summary),
             find_aliases(screen.design).sentence(screen.names),
             "Confirmed: found by the screen, and again by the retest, above 0. Suggestive: by one of the two. Harmful: "

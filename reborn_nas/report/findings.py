@@ -82,7 +82,7 @@ def study_findings(view: RunView) -> Findings:
     covariates = _covariates(screen)
     retest, controlled = fresh.confirmation(view, chance), fresh.control(view, chance)
     budget = _budget(view, screen, chance)
-    effects = _effects(view, screen, covariates, chance, budget) if screen is not None else None
+    effects, refused = (None, "") if screen is None else _effects(view, screen, covariates, chance, budget)
     if effects is not None:
         effects = _decided(effects, retest, budget, view.finished)
         for prefix, table in (("confirmed", retest), ("control", controlled)):
@@ -94,7 +94,7 @@ def study_findings(view: RunView) -> Findings:
     stages, slope = _depth(view, whole, covariates, effects)
     pooled = _pooled(whole) if effects is not None else None
     return Findings(
-        sentences=answer(view, effects, compared, controlled),
+        sentences=answer(view, effects, compared, controlled, refused),
         cautions=[*cautions(view, screen, effects, summary), *added.cautions],
         method=[*method(view, screen, summary, budget), *added.method],
         budget=_budget_words(budget, effects, retest, compared, added),
@@ -128,7 +128,7 @@ def _budget(view: RunView, screen: Designed | None, chance: float) -> Budget:
     fallen = collapsed(screen.accuracy, chance, screen.diverged)
     ended = np.isfinite(screen.accuracy) | fallen
     lost = failures_by_site(screen.design[ended], fallen[ended])
-    return spend(retest=retest, failures_testable=lost.testable, failures_found=lost.found)
+    return spend(retest=retest, failures=lost.size, failures_found=lost.found)
 
 
 def _budget_words(
@@ -193,9 +193,13 @@ def _covariates(screen: Designed | None) -> pd.DataFrame | None:
 
 def _effects(
     view: RunView, screen: Designed, covariates: pd.DataFrame | None, chance: float, budget: Budget
-) -> pd.DataFrame | None:
-    """The table of `site_effects` with what the report adds to it; None where the runs are too few."""
+) -> tuple[pd.DataFrame | None, str]:
+    """The table of `site_effects` with what the report adds to it.
+
+    None where the runs allow none, and why: "" where they are too few.
+    """
     from reborn_nas.analysis import site_effects
+    from reborn_nas.analysis.linear import unvaried
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they stand in attrs["warnings"]
@@ -205,7 +209,13 @@ def _effects(
                 chance=chance, failed=screen.diverged, level=budget.screen,
             )  # fmt: skip
         except ConfigError:
-            return None
+            same = unvaried(screen.design[np.isfinite(screen.accuracy)])
+            names = ", ".join(name for name, alike in zip(screen.names, same) if alike)
+            if np.isfinite(screen.accuracy).sum() <= len(screen.names) + len(set(screen.block.tolist())):
+                return None, ""
+            if names:
+                return None, f"these sites are the same in all of its runs: {names}"
+            return None, "some sites change only together in the runs that there are"
     attrs = dict(found.attrs)
     about = view.sites.set_index("name").reindex(screen.names)
     for name in ("stage", "block", "shape", "activation", "added_params", "added_macs"):
@@ -217,7 +227,7 @@ def _effects(
     found["runs_with"] = screen.design[present].sum(axis=0)
     found["runs_without"] = (~screen.design[present]).sum(axis=0)
     found.attrs = attrs
-    return found
+    return found, ""
 
 
 def _join(effects: pd.DataFrame, prefix: str, table: pd.DataFrame | None) -> None:

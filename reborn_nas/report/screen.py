@@ -57,13 +57,27 @@ class Designed:
 
 
 def unique_runs(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """One record a key: of a run that was repeated, the one that came furthest."""
+    """One record a key: of a run that was repeated, the one that came furthest.
+
+    And one a training: what is the same to the last digit, its seed included, stands there twice under two keys.
+    """
     kept: dict[str, TrialRecord] = {}
     for record in records:
         before = kept.get(record.key)
         if before is None or _ORDER.get(record.state, 0) >= _ORDER.get(before.state, 0):
             kept[record.key] = record
-    return list(kept.values())
+    trained = {_training(record) or record.key: record for record in reversed(kept.values())}
+    return list(reversed(trained.values()))
+
+
+def _training(record: TrialRecord) -> tuple[Any, ...] | None:
+    """What tells one training from all others; None where no seed or no result is known."""
+    if not record.seed or record.accuracy is None:
+        return None
+    return (
+        record.phase, record.arm, record.seed, record.block, record.accuracy, record.test_accuracy,
+        *sorted(record.levels.items()), *sorted(record.parameters.items()), str(record.extra.get("learning_rate")),
+    )  # fmt: skip
 
 
 def designed(

@@ -68,6 +68,7 @@ def sums(
         level: the budget's for saying that effects do not add up.
     """
     from reborn_nas.analysis.compare import curvature
+    from reborn_nas.analysis.linear import tilt
 
     ends = _ends(view, chance)
     method = [] if ends is None else [_baseline_words(view, ends)]
@@ -82,7 +83,10 @@ def sums(
     known = [(name, one) for name, one in found if one is not None]
     cautions = [_disagreement(view, name, one) for name, one in known if one.clear]
     if ends is not None:
-        bend = curvature(ends.reference, ends.tested, screen.accuracy, sigma=fitted.sigma)
+        more, error = tilt(fitted)
+        bend = curvature(
+            ends.reference, ends.tested, screen.accuracy, sigma=fitted.sigma, tilt=more, tilt_se=error
+        )
         size = f"{signed(bend.effect)} percentage points {interval(bend.ci_low, bend.ci_high)}"
         method.append(f"Curvature: the mean of the baseline's two ends lies {size} from the screen's mean.")
         if bend.p_value <= level / TESTS:

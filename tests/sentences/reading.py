@@ -166,6 +166,12 @@ def _helps(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
 
 @sentence(rf"{WHAT} helps at no site that this study could resolve\.")
 @sentence(r"The screen has too few finished runs to estimate what each site adds\.")
+@sentence(
+    rf"The screen cannot tell what each site adds\. These sites are the same in all of its runs: {SITE}(?:, {SITE})*\."
+)
+@sentence(
+    r"The screen cannot tell what each site adds\. Some sites change only together in the runs that there are\."
+)
 @sentence(r"This study ran no screen, so it cannot say where [^.]* helps\.")
 def _nothing(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
     return iter(())
@@ -347,6 +353,8 @@ def _bent(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
     rf"Noise of one training σ̂ = {NUMBER} percentage points; an effect of {NUMBER} at one site is found with 80 % power"
     rf"(?:, of {NUMBER} at each of \d)*\."
 )
+@sentence(r"The noise of one training is unknown, and so is what could be seen beside it\.")
+@sentence(r"All runs of the screen share one train/validation split: its luck can look like an effect, and no interval allows for it\.")  # fmt: skip
 @sentence(rf"Largest correlation between two sites: {NUMBER}\.")
 @sentence(r"\d+ splits are few, and the luck of one enters an effect: intervals are wider by \d+ % on average to allow for it\.")  # fmt: skip
 @sentence(r"No joint effect of two or three sites can look like the effect of one\.")

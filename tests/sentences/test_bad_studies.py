@@ -96,6 +96,95 @@ def test_one_split_two_sites_and_a_ceiling_are_numbers_without_a_false_word(whol
     assert any("ceiling" in line for line in found.findings.cautions)
 
 
+def test_one_split_is_said_to_have_luck_of_its_own(whole: SimulatedStudy) -> None:
+    def shared(study: SimulatedStudy) -> bool:
+        return any("share one train/validation split" in line for line in study_findings(study.view).cautions)
+
+    assert shared(changed(whole, lambda record: replace(record, block=0)))
+    assert not shared(whole)
+
+
+@pytest.fixture(scope="module")
+def small() -> SimulatedStudy:
+    """Effects so large that any verdict that could be given would be."""
+    mix = Mix(5, 16, baseline=8, candidate=4, retest=16)
+    return simulate(Planted(np.array([9.0, -8.0, 7.0, 0.0, 0.0])), mix, 2)
+
+
+@pytest.mark.parametrize("kept", range(17))
+def test_a_screen_may_end_after_any_of_its_runs(small: SimulatedStudy, kept: int) -> None:
+    """No verdict of the screen before its last run, no word on runs that there were not, and nothing false."""
+    found = checked(changed(small, lambda record: record if number(record) < kept else None))
+    assert not found.false("site", "trend", "kernel", "sum")
+    effects = found.findings.effects
+    if effects is not None and kept < 16:
+        assert set(effects["basis"]) <= {"", "retest"}
+        assert effects["effect"].notna().all()
+    assert (found.findings.sentences[0].startswith("This study ran no screen")) == (kept == 0)
+
+
+def test_a_site_that_never_varies_has_no_estimate_and_is_named(whole: SimulatedStudy) -> None:
+    def still(record: TrialRecord) -> TrialRecord:
+        return replace(record, levels={**record.levels, "layer1.1.act": 1}) if record.levels else record
+
+    found = checked(changed(whole, still))
+    assert found.findings.effects is None
+    assert found.findings.sentences[0].endswith("the same in all of its runs: layer1.1.act.")
+
+
+def test_sites_that_change_only_together_are_said_to(whole: SimulatedStudy) -> None:
+    def tied(record: TrialRecord) -> TrialRecord:
+        levels = record.levels
+        return (
+            replace(record, levels={**levels, "layer1.1.act": levels["layer1.0.act"]}) if levels else record
+        )
+
+    tied_runs = changed(whole, lambda record: tied(record) if record.phase == "screen" else record)
+    assert "change only together" in checked(tied_runs).findings.sentences[0]
+
+
+def test_a_training_counts_once_whatever_its_keys(whole: SimulatedStudy) -> None:
+    twice = tuple(replace(record, key=f"{record.key}-again") for record in whole.view.records)
+    doubled = replace(whole, view=replace(whole.view, records=(*whole.view.records, *twice)))
+    assert list(printed(checked(doubled).findings)) == list(printed(study_findings(whole.view)))
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), -0.5, 55.0])
+def test_values_that_no_accuracy_has_are_missing_runs(whole: SimulatedStudy, value: float) -> None:
+    def spoil(record: TrialRecord) -> TrialRecord:
+        return replace(record, accuracy=value) if number(record) in (1, 9, 20) else record
+
+    found = checked(changed(whole, spoil))
+    assert not found.false()
+    assert any("3 of 32 designed runs are missing" in line for line in found.findings.cautions)
+
+
+def test_a_screen_of_which_half_is_at_chance_says_so_and_estimates_the_other_half(
+    whole: SimulatedStudy,
+) -> None:
+    def fall(record: TrialRecord) -> TrialRecord:
+        return replace(record, accuracy=0.01) if number(record) >= 0 and number(record) % 2 == 0 else record
+
+    found = checked(changed(whole, fall))
+    assert any("16 of 32 designed runs collapsed" in line for line in found.findings.cautions)
+    assert found.findings.effects is not None
+    assert found.findings.effects["effect"].abs().max() < 2
+
+
+def test_without_noise_nothing_is_said_of_what_could_be_seen(whole: SimulatedStudy) -> None:
+    alike = changed(whole, lambda record: replace(record, accuracy=0.7))
+    method = checked(alike).findings.method
+    assert any("noise of one training is unknown" in line for line in method)
+    assert not any("80 % power" in line for line in method)
+
+
+@pytest.mark.parametrize("phase", ["screen", "baseline", "confirm", "control", "checks"])
+def test_a_single_run_of_a_phase_claims_nothing(whole: SimulatedStudy, phase: str) -> None:
+    first = next(record.key for record in whole.view.records if record.phase == phase)
+    found = checked(changed(whole, lambda r: r if r.phase != phase or r.key == first else None))
+    assert not found.false("site", "trend", "sum", "rate", "cause")
+
+
 def test_a_study_that_goes_on_has_no_verdict(whole: SimulatedStudy) -> None:
     running = replace(whole, view=replace(whole.view, finished=False))
     effects = checked(running).findings.effects

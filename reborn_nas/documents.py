@@ -1,20 +1,29 @@
-"""YAML documents that users write: a key that is there twice is refused, text that looks like a number is explained."""
+"""YAML documents that users write: text, numbers, truth values, lists and mappings, and nothing read as another value.
+
+A key that is there twice, `032` and `1:30` are refused, text that looks like a number is explained.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import yaml
 
-__all__ = ["number_hint", "read_yaml", "yaml_fault"]
+__all__ = ["number_hint", "read_yaml", "text_numbers", "yaml_fault"]
 
 _NUMBER = re.compile(r"([+-]?)(\d+)(\.\d*)?[eE]([+-]?)(\d+)")
 
 
+MOST_VALUES = 1_000_000
+"""In one document, with every alias written out."""
+
+_TAG = "tag:yaml.org,2002:"
+
+
 class _Loader(yaml.SafeLoader):
-    """Where the second of two equal keys would silently win, both lines are named."""
+    """Where the second of two equal keys would silently win, both lines are named; dates are text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[Any, int] = {}
@@ -34,9 +43,65 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
+    """Refuses what YAML 1.1 reads in base 8 or 60."""
+    text = str(loader.construct_scalar(node))
+    value: int | float
+    if node.tag == f"{_TAG}int":
+        value = loader.construct_yaml_int(node)
+    else:
+        value = loader.construct_yaml_float(node)
+    if ":" in text or re.fullmatch(r"[+-]?0[0-9_]+", text):
+        plain = text.lstrip("+-0_")
+        way = f"write {plain} for that number, or quote it" if plain.isdigit() else "quote it"
+        raise yaml.constructor.ConstructorError(
+            None, None, f"YAML takes {text} for the number {value}; {way}", node.start_mark
+        )
+    return value
+
+
+def _unknown(loader: _Loader, node: yaml.Node) -> Any:
+    raise yaml.constructor.ConstructorError(
+        None,
+        None,
+        f"the tag {node.tag.replace(_TAG, '!!')} has no meaning here; there are text, numbers, true, false, null, "
+        "lists and mappings",
+        node.start_mark,
+    )
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"{_TAG}{_kind}", _number)
+for _kind in ("binary", "omap", "pairs", "set", "timestamp"):
+    _Loader.add_constructor(f"{_TAG}{_kind}", _unknown)
+_Loader.add_constructor(None, _unknown)
+
+
 def read_yaml(text: str) -> Any:
     """The one document in `text`. Raises YAMLError, ValueError or RecursionError."""
-    return yaml.load(text, Loader=_Loader)
+    data = yaml.load(text, Loader=_Loader)
+    _written_out(data, {})
+    return data
+
+
+def _written_out(value: Any, known: dict[int, int]) -> int:
+    """How many values there are with every alias written out. Raises ValueError where there is no end to them."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = 0
+        known[id(value)] = 1 + sum(
+            _written_out(one, known) for one in (value.values() if isinstance(value, dict) else value)
+        )
+    if not 0 < known[id(value)] <= MOST_VALUES:
+        raise ValueError(
+            "an alias stands inside what it names, or aliases of aliases make millions of values"
+        )
+    return known[id(value)]
 
 
 def yaml_fault(error: Exception) -> str:
@@ -54,5 +119,21 @@ def number_hint(value: Any) -> str:
     if match is None:
         return ""
     sign, whole, rest, power, digits = match.groups()
+    if len(digits) < 3 and (meant := float(value)).is_integer() and abs(meant) < 1e15:
+        return f"; YAML takes {value} for text: write {int(meant)}"
     number = f"{sign}{whole}{rest if rest and len(rest) > 1 else '.0'}e{power or '+'}{digits}"
     return f"; YAML takes {value} for text: write {number}"
+
+
+def text_numbers(data: Any, place: str = "") -> Iterator[str]:
+    """A fault, with its place, for each text inside lists and mappings that was probably meant for a number."""
+    if isinstance(data, Mapping):
+        inside = [(f"{place}.{key}" if place else str(key), value) for key, value in data.items()]
+    elif isinstance(data, list):
+        inside = [(f"{place}[{number}]", value) for number, value in enumerate(data, start=1)]
+    else:
+        return
+    for where, value in inside:
+        if hint := number_hint(value) if place else "":
+            yield f"{where}: {value!r}{hint}"
+        yield from text_numbers(value, where)

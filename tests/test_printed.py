@@ -212,9 +212,10 @@ def test_an_export_with_source_of_its_own_says_how_it_is_trusted(at_home: Path) 
     )
     told = said(
         *shlex.split(
-            "train --architecture reborn --backbone 'my net.py:make' --dataset digits --epochs 1 --seeds 1 --out own"
+            "train --architecture reborn --backbone 'my net.py:make' --dataset digits --epochs 1 --seeds 1 -q --out own"
         )
     )
+    assert told.startswith("test accuracy"), "with --quiet the answer alone"
     (line,) = LOAD.findall(told)
     assert "trust_source=True" in line
     exec(line, {})

@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 def add_loudness(parser: Any) -> None:
     """`--verbose` and `--quiet`; the run folder's log has everything in any case."""
     parser.add_argument(
-        "-v", "--verbose", action="store_true", help="show the run's log too: each training of each worker"
+        "-v", "--verbose", action="store_true", help="show the log too: a line for each training"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="show the answer alone")
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reborn_nas.cli.arguments import duration, model_argument
+from reborn_nas.cli.arguments import add_loudness, duration, model_argument
 from reborn_nas.cli.consent import agreed
 from reborn_nas.errors import ConfigError
 from reborn_nas.heavy import import_networks
+from reborn_nas.study.display import announce
 
 if TYPE_CHECKING:
     from reborn_nas.replicate import Outcome, Settings
@@ -71,16 +72,21 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--counts", action="store_true", help="print parameters and MACs of every row; needs no data"
     )
     how.add_argument("--yes", action="store_true", help="start long runs without asking")
+    add_loudness(how)
     how.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Plan, train what is left, write the tables. 1 where data sets were absent or trainings are missing."""
+    quiet = args.json or args.quiet
+    if not quiet:
+        announce("reading the table; importing torch and timm takes a few seconds")
     import_networks()
     from reborn_nas.cli.replicated import plan_json, print_counts, print_outcome, print_plan
     from reborn_nas.replicate import load_replication, plan_replication, run_replication, select
     from reborn_nas.replicate.writing import write_tables
     from reborn_nas.study.display import make_progress
+    from reborn_nas.study.logs import log_to
 
     study = load_replication(args.study)
     if args.counts:
@@ -93,13 +99,13 @@ def run(args: argparse.Namespace) -> int:
     plan = plan_replication(study, cells, settings)
     if args.json and args.dry_run:
         print(json.dumps(plan_json(plan), indent=2))
-    elif not args.json:
+    elif not quiet or (args.dry_run and not args.json):
         print_plan(plan)
     if args.dry_run:
         return int(bool(plan.absent))
     if not args.yes and not agreed(plan.seconds, plan.on_cpu, SHORTER):
         return 2
-    with make_progress(args.json) as progress:
+    with make_progress(quiet) as progress, log_to(None, shown=args.verbose):
         outcome = run_replication(plan, progress=progress)
     paths = [*write_tables(outcome), *_figure(outcome, args)]
     print_outcome(outcome, paths, as_json=args.json)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from reborn_nas.cli.arguments import add_backbone
+from reborn_nas.cli.arguments import add_backbone, add_loudness
 from reborn_nas.cli.export import add_forms
 from reborn_nas.commands import load_line
 from reborn_nas.heavy import import_networks
@@ -84,29 +83,33 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_forms(parser)
     parser.add_argument("--force", action="store_true", help="replace DIR if it is not empty")
     parser.add_argument("--name", help="the model's name in its card")
+    add_loudness(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, export, print what the test images say."""
-    announce("reading the architecture; importing torch and timm takes a few seconds")
+    if not args.quiet:
+        announce("reading the architecture; importing torch and timm takes a few seconds")
     import_networks()
     from reborn_nas.retraining import train
+    from reborn_nas.study.logs import log_to
 
     recipe = ("epochs", "batch_size", "learning_rate", "weight_decay", "precision")
     direct = ("trial", "dataset", "data_dir", "image_size", "recipe", "seeds", "seed", "device", "pretrained",
               "checkpoint", "fold", "force", "name", "backbone", "stem", "init")  # fmt: skip
-    outcome = train(
-        args.architecture,
-        args.out,
-        run=args.run_folder,
-        forms=args.forms or (),
-        average=args.ema,
-        arguments=dict(args.model_arg),
-        overrides={key: getattr(args, key) for key in recipe},
-        say=lambda note: print(note, file=sys.stderr),
-        on_epoch=_Lines(),
-        **{key: getattr(args, key) for key in direct},
-    )
+    with log_to(None, shown=args.verbose):
+        outcome = train(
+            args.architecture,
+            args.out,
+            run=args.run_folder,
+            forms=args.forms or (),
+            average=args.ema,
+            arguments=dict(args.model_arg),
+            overrides={key: getattr(args, key) for key in recipe},
+            say=lambda note: None if args.quiet else announce(note),
+            on_epoch=None if args.quiet else _Lines(),
+            **{key: getattr(args, key) for key in direct},
+        )
     for note in dict.fromkeys(note for one in outcome.results for note in one.notes):
         print(note)
     print(f"test accuracy {outcome.sentence}")
@@ -127,4 +130,4 @@ class _Lines:
         if seed == self._seed and now - self._said < EVERY_SECONDS:
             return
         self._seed, self._said = seed, now
-        print(f"seed {seed}, epoch {epoch}: training loss {metrics['train_loss']:.4f}", file=sys.stderr)
+        announce(f"seed {seed}, epoch {epoch}: training loss {metrics['train_loss']:.4f}")

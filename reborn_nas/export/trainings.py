@@ -133,6 +133,7 @@ def _train_one(job: Retraining, seed: int, on_epoch: OnEpoch | None) -> SeedResu
     from safetensors.torch import save
 
     start = _start(job, seed)
+    _log.info("seed %d begins", seed)
     keep = _State(job.folder / f"seed-{seed}.state")
     result = train(
         start.model,
@@ -165,6 +166,7 @@ def _train_one(job: Retraining, seed: int, on_epoch: OnEpoch | None) -> SeedResu
         job.folder / f"seed-{seed}.json", json.dumps({**vars(done), "curve": result.curve}, indent=1) + "\n"
     )
     keep.discard()
+    _log.info("seed %d: %d of %d test images right, %.1f s", seed, done.correct, done.n, done.seconds)
     return done
 
 

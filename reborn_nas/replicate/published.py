@@ -14,7 +14,7 @@ from reborn_nas.activations import complete
 from reborn_nas.architecture import BackboneSpec, Choice
 from reborn_nas.backbone import resolve
 from reborn_nas.data import dataset_names
-from reborn_nas.documents import read_yaml
+from reborn_nas.documents import read_yaml, text_numbers, yaml_fault
 from reborn_nas.errors import ConfigError, RebornError, unknown_name
 from reborn_nas.study.config import RECIPE_FIELDS
 from reborn_nas.study.loading import shipped_files
@@ -146,13 +146,15 @@ def load_replication(path: str | Path) -> Replication:
     try:
         data = read_yaml(found.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"study file {found} cannot be read: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"study file {found} cannot be read: {yaml_fault(error)}") from error
     if not isinstance(data, Mapping) or data.get("kind") != "replication":
         raise ConfigError(
             f"study file {found} is no replication: it lacks `kind: replication`; "
             f"shipped replications: {', '.join(shipped_replications())}; "
             "`reborn-nas search --config FILE` runs searches"
         )
+    if faults := list(text_numbers(data)):
+        raise ConfigError(f"study file {found} has faults:", faults)
     try:
         study = Replication(**{"name": found.stem, **{str(key): value for key, value in data.items()}})
     except ValidationError as error:

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from reborn_nas.documents import number_hint
 from reborn_nas.errors import ConfigError, unknown_name
 from reborn_nas.records import stored_name
 from reborn_nas.study.fields import (
@@ -36,6 +37,7 @@ from reborn_nas.study.fields import (
     Stem,
     StorageUrl,
     Workers,
+    plain_types,
     setting,
     split_contrast,
 )
@@ -332,10 +334,21 @@ class StudyConfig(BaseModel):
                     data[name] = value
         return data
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """`epochs: yes` is no number, although Python counts with truth values."""
+        kinds = plain_types(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and bool not in kinds:
+            raise ValueError(
+                f"takes no {str(value).lower()}, which is also what YAML reads yes, no, on and off as"
+            )
+        return value
+
     @field_validator(*LIMITS, mode="before")
     @classmethod
     def _check_limit(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is None or isinstance(value, bool):
+        if value is None:
             return value
         read_limit(LIMITS[str(info.field_name)], value)
         return str(value)
@@ -466,6 +479,21 @@ def known_settings(stored: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+_PLAIN = {
+    "dict_type": "a mapping, such as {width: 0.25}",
+    "string_type": "text; quote it where YAML would read a number, a truth value or null",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "tuple_type": "a list",
+}
+"""Pydantic's kind of fault → what the setting takes."""
+
+
 def _faults(error: ValidationError) -> list[str]:
     from reborn_nas.study.masking import mask_text
 
@@ -479,7 +507,8 @@ def _faults(error: ValidationError) -> list[str]:
         if not place:  # from the model validator, one fault a line, places inside
             faults.extend(text.split("\n"))
             continue
-        shown = mask_text(repr(item.get("input")))
+        text = _PLAIN.get(item["type"], text)
+        shown = mask_text(repr(item.get("input"))) + number_hint(item.get("input"))
         if place == "storage":  # may hold a password
             shown = "what was given"
         faults.append(f"{place}: {text[0].lower()}{text[1:]}, got {shown[:200]}")

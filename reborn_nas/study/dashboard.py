@@ -96,7 +96,6 @@ def _artifact_folder(run: Path, writable: bool) -> Iterator[Path]:
 
 def _serve(store: RunStore, folder: Path, host: str, port: int, show: Callable[[], Shown] | None) -> None:
     """Serve until interrupted; with `show`, what it says is looked at again as long as the run goes on."""
-    _serialise_once()
     from wsgiref.simple_server import WSGIServer, make_server
 
     from optuna.artifacts import FileSystemArtifactStore
@@ -193,26 +192,6 @@ def _keep_page(study: Study, page: Path | None, artifacts: Path | None) -> str:
     if ATTRIBUTE + key not in known:
         study._storage.set_study_system_attr(study._study_id, ATTRIBUTE + key, json.dumps(asdict(meta)))
     return f"/artifacts/{study._study_id}/{key}"
-
-
-def _serialise_once() -> None:
-    """Half of a long study's page is spent on the distributions, of which a study's trials share a few: in this
-    process the dashboard turns each into JSON values once.
-    """
-    from optuna_dashboard import _serializer
-
-    inner: Any = _serializer.serialize_distribution
-    known: dict[int, tuple[Any, Any]] = {}
-
-    def serialise(distribution: Any) -> Any:
-        found = known.get(id(distribution))
-        if found is None or found[0] is not distribution:
-            if len(known) >= 4096:  # a database's trials share none
-                known.clear()
-            found = known[id(distribution)] = (distribution, inner(distribution))
-        return found[1]
-
-    _serializer.serialize_distribution = serialise
 
 
 def _threaded(base: type) -> type:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -29,6 +29,7 @@ __all__ = [
     "Stem",
     "StorageUrl",
     "Workers",
+    "plain_types",
     "setting",
     "split_contrast",
 ]
@@ -55,6 +56,20 @@ def setting(
     if factory is not None:
         return Field(default_factory=factory, description=description, json_schema_extra=extra)
     return Field(default, description=description, json_schema_extra=extra)
+
+
+def plain_types(annotation: Any) -> set[type]:
+    """The plain types that a value may have, None apart."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return plain_types(get_args(annotation)[0])
+    if origin in (dict, tuple, list):
+        return {origin}
+    if origin is Literal:
+        return {type(value) for value in get_args(annotation)}
+    if origin is not None:
+        return {base for part in get_args(annotation) for base in plain_types(part)}
+    return set() if annotation is type(None) else {annotation}
 
 
 def split_contrast(text: str) -> tuple[Choice, Choice]:

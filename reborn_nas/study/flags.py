@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic.fields import FieldInfo
@@ -17,6 +17,7 @@ from reborn_nas.commands import command_line
 from reborn_nas.errors import ConfigError
 from reborn_nas.files import write_atomic
 from reborn_nas.study.config import StudyConfig
+from reborn_nas.study.fields import plain_types
 from reborn_nas.study.masking import STORAGE_VARIABLE, mask_url
 
 __all__ = [
@@ -83,7 +84,7 @@ def setting_flags() -> tuple[Flag, ...]:
 
 def _flag(name: str, field: FieldInfo) -> Flag:
     extra: Mapping[str, Any] = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    bases = _bases(field.annotation)
+    bases = plain_types(field.annotation)
     kinds: tuple[tuple[type, Literal["whole", "number", "switch", "pairs"]], ...] = (
         (bool, "switch"), (dict, "pairs"), (int, "whole"), (float, "number"),
     )  # fmt: skip
@@ -97,20 +98,6 @@ def _flag(name: str, field: FieldInfo) -> Flag:
         choices=tuple(extra["choices"]),
         help=field.description or "",
     )
-
-
-def _bases(annotation: Any) -> set[type]:
-    """The plain types that a value may have, None apart."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _bases(get_args(annotation)[0])
-    if origin in (dict, tuple, list):
-        return {origin}
-    if origin is Literal:
-        return {type(value) for value in get_args(annotation)}
-    if origin is not None:
-        return {base for part in get_args(annotation) for base in _bases(part)}
-    return set() if annotation is type(None) else {annotation}
 
 
 def _pair_text(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from reborn_nas.documents import read_yaml, yaml_fault
+from reborn_nas.documents import read_yaml, text_numbers, yaml_fault
 from reborn_nas.errors import ConfigError, unknown_name
 from reborn_nas.study.config import StudyConfig, renamed
 
@@ -82,4 +82,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"study file {path} is a table of a paper, not a search; run it with: reborn-nas replicate {path}"
         )
-    return {str(key): value for key, value in data.items() if key != "description"}
+    settings = {str(key): value for key, value in data.items() if key != "description"}
+    if faults := list(text_numbers(settings)):
+        raise ConfigError(f"study file {path} has faults:", faults)
+    return settings

@@ -228,18 +228,31 @@ def check_same(store: RunStore, bench: Workbench) -> tuple[str, ...]:
     fixed = [line for line in lines if line.startswith(FIXED)]
     if any(line.startswith(PLACE) for line in fixed):
         fixed += [line for line in lines if line.startswith(IMAGES)]
+    others = [line for line in lines if line not in fixed]
     if fixed:
+        choices = (
+            " Optuna keeps a categorical parameter's list of choices for the life of a study "
+            '("CategoricalDistribution does not support dynamic value space"), so not even one more can be added.'
+            if any(line.startswith("space.parameters.") for line in fixed)
+            else ""
+        )
         raise StudyError(
             f"study {store.name!r} was begun with other settings, some of which cannot change within a study, not even "
-            "with --adopt: its designs are made for them, and Optuna keeps a parameter's choices for good. Begin a new "
-            "study with another --run:\n" + "\n".join(f"  {line}" for line in fixed)
+            f"with --adopt, since its designs are made for them.{choices} Begin a new study with another --run: it "
+            "trains afresh, and what is finished here stays as it is:\n"
+            + _indented(fixed)
+            + (f"\nWith --adopt these could differ:\n{_indented(others)}" if others else "")
         )
     if lines and not bench.config.adopt:
         raise StudyError(
             f"study {store.name!r} was begun with other settings; repeat those, choose another --run, or continue "
-            "all the same with --adopt:\n" + "\n".join(f"  {line}" for line in lines)
+            f"all the same with --adopt:\n{_indented(lines)}"
         )
     return tuple(lines)
+
+
+def _indented(lines: Sequence[str]) -> str:
+    return "\n".join(f"  {line}" for line in lines)
 
 
 def _phases(bench: Workbench, earlier: Sequence[Phase]) -> tuple[Phase, ...]:

@@ -147,8 +147,11 @@ def test_what_cannot_change_is_refused_before_any_training(
     finished: Path, change: dict[str, Any], line: str, adopt: bool
 ) -> None:
     with pytest.raises(StudyError, match="not even with --adopt") as caught:
-        plan_search(tiny(finished, **change, adopt=adopt), measure=False)
-    assert line in str(caught.value)
+        plan_search(tiny(finished, **change, epochs=2, adopt=adopt), measure=False)
+    fixed, others = str(caught.value).split("With --adopt these could differ:")
+    assert line in fixed
+    assert "recipe.epochs: 1 in the study, 2 now" in others
+    assert ("dynamic value space" in fixed) == ("space" in change)
 
 
 def test_how_many_trainings_would_make_it_surer(tmp_path: Path) -> None:

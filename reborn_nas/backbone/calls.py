@@ -46,12 +46,30 @@ def call_at(method: ast.FunctionDef, line: int, column: int) -> ast.Call | None:
     return None
 
 
+def expression_at(method: ast.FunctionDef, place: tuple[int, ...]) -> ast.expr | None:
+    """The expression that stands there: line and column of its start and of its end."""
+    for node in ast.walk(method):
+        if isinstance(node, ast.expr) and (*_start(node), *_end(node)) == place:
+            return node
+    return None
+
+
 def edit_call(
-    method: ast.FunctionDef, call: ast.Call, attribute: str, loop: int, *, place: str
+    method: ast.FunctionDef,
+    call: ast.expr,
+    attribute: str,
+    loop: int,
+    *,
+    place: str,
+    given: ast.expr | None = None,
 ) -> list[TextEdit]:
     """The edits that turn `call` into `self.<attribute>(<its tensor>)`.
 
     In a loop that runs it more than once, the loop also walks `self.<attribute>`, a `ModuleList`.
+
+    Args:
+        given: the part of `call` that is the tensor, where `call` is an expression of another kind than a call of an
+            activation.
 
     Raises:
         ConversionError: which tensor goes in, or where the result goes, cannot be read off the text.
@@ -59,7 +77,9 @@ def edit_call(
     if not method.args.posonlyargs + method.args.args:
         raise ConversionError(f"{place}: the method has no self")
     owner = (method.args.posonlyargs + method.args.args)[0].arg
-    tensor = _tensor(call, owner, place)
+    tensor = given if given is not None or not isinstance(call, ast.Call) else _tensor(call, owner, place)
+    if tensor is None:
+        raise ConversionError(f"{place}: it is not a call; call an activation")
     parents = {child: node for node in ast.walk(method) for child in ast.iter_child_nodes(node)}
     callee = f"{owner}.{attribute}"
     edits: list[TextEdit] = []
@@ -136,7 +156,7 @@ def _is_tensor_method(func: ast.Attribute, owner: str) -> bool:
 def _loop_edits(
     method: ast.FunctionDef,
     parents: dict[ast.AST, ast.AST],
-    call: ast.Call,
+    call: ast.expr,
     owner: str,
     attribute: str,
     place: str,
@@ -163,7 +183,7 @@ def _loop_edits(
     return f"next({attribute})", [TextEdit(_start(first), _start(first), walk, 10**9)]
 
 
-def _enclosing_loop(parents: dict[ast.AST, ast.AST], call: ast.Call) -> tuple[_Loop | ast.While | None, bool]:
+def _enclosing_loop(parents: dict[ast.AST, ast.AST], call: ast.expr) -> tuple[_Loop | ast.While | None, bool]:
     """The innermost loop around a call, and whether each of its turns runs the call exactly once."""
     straight = True
     inner: ast.AST = call

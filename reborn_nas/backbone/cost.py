@@ -23,6 +23,7 @@ from torch import nn
 from reborn_nas.activations import CHANNELS_LAST, extra_cost
 from reborn_nas.architecture import ORIGINAL, Architecture, Choice
 from reborn_nas.backbone.apply import apply
+from reborn_nas.backbone.expressions import executions
 from reborn_nas.backbone.inputs import images_in, inputs_of
 from reborn_nas.backbone.placement import Placement
 from reborn_nas.backbone.plan import outline
@@ -157,7 +158,14 @@ def _removed(found: Discovery, site: Site, original: nn.Module | None, images: i
     run = found.eval_trace
     made = {output for _, output in site_values(run, site)}
     ops: list[Op] = []
-    if site.path is None:
+    if site.expression is not None:
+        ops = [
+            op
+            for *_, result, parts in executions(run, site.owner, site.expression)
+            if result in made
+            for op in parts
+        ]
+    elif site.path is None:
         ops = [op for op in run.ops if made.intersection(op.outputs)]
     else:
         for call in run.calls:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
-
 from reborn_nas.backbone.lexical import calls_named, position
 from reborn_nas.backbone.spans import CallSpan
 from reborn_nas.backbone.trace import Trace
-from reborn_nas.backbone.units import Unit, find_units
+from reborn_nas.backbone.units import Unit
 
 Key = tuple[str, str, CallSpan | None, int]  # prefix, owner, span, iteration
 Call = tuple[str, str, CallSpan | None]  # prefix, owner, span
@@ -46,13 +44,14 @@ class Place:
         return next(units[0] for units in self.runs if units)
 
 
-def find_places(
-    traces: Sequence[Trace], modules: Mapping[str, nn.Module], live: Sequence[frozenset[int]]
-) -> tuple[Place, ...]:
-    """All activations in execution order; one that only a later trace runs follows what ran before it there."""
+def find_places(traces: Sequence[Trace], found: Sequence[Sequence[Unit]]) -> tuple[Place, ...]:
+    """All activations in execution order; one that only a later trace runs follows what ran before it there.
+
+    Args:
+        found: the activation units of each trace.
+    """
     keyed: dict[Key, list[list[Unit]]] = {}
     order: list[Key] = []
-    found = find_units(traces, modules, live)
     repeated = _repeated(traces, found)
     for number, units in enumerate(found):
         before = -1

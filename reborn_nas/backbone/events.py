@@ -50,6 +50,10 @@ class Op:
         inplace: whether it wrote into its first tensor.
         span: its call in the innermost module's method.
         call: index in `Trace.calls` of the innermost module call; -1 outside of any.
+        raw: the function's name as it is, such as `__rsub__`, whose operands are in reverse order.
+        names: local variables of that method which hold one of the inputs, with the input's id.
+        turn: number of the run of the outermost function between that method and the operation; 0 where there is none.
+        function: the `torch.autograd.Function` whose forward ran it, and what that was given; None outside of any.
     """
 
     index: int
@@ -63,6 +67,10 @@ class Op:
     inplace: bool
     span: CallSpan | None
     call: int = -1
+    raw: str = ""
+    names: tuple[tuple[str, int], ...] = ()
+    turn: int = 0
+    function: tuple[Any, tuple[Any, ...]] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,55 +1,60 @@
-"""Activations that a forward writes out: x · σ(x), y · (y > 0), where(y > 0, y, 0.1 · y).
+"""Activations that a forward writes out, x · σ(x), y · (y > 0), where(y > 0, y, 0.1 · y), or calls as a plain function.
 
-Such a formula is recognised by what it is, several operations that together make a point-wise function of one map, and
-named by its values. No one call could be replaced by a module, so it is no site; it is listed, with the way out.
+Such an activation is recognised by what it is: several operations that together make a point-wise function of one map,
+named by its values. Where they are one expression of the source, it is a site like any other; else it is listed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from reborn_nas.backbone.trace import Op, Trace, ValueRef
-from reborn_nas.backbone.units import POINTWISE, RELU_LIKE, SQUASHING
+from reborn_nas.backbone.expressions import MAKING, Expression, NotOne, expression_of
+from reborn_nas.backbone.probing import NotPointwise, has_own_derivative, parameters_of, probe
+from reborn_nas.backbone.trace import Op, Trace
+from reborn_nas.backbone.units import POINTWISE, SQUASHING, Unit, activation_name
 
 _COMPARING = frozenset({"gt", "ge", "lt", "le", "sign", "heaviside"})
 _BENDING = (
-    SQUASHING | _COMPARING | {"where", "maximum", "minimum", "max", "min", "abs", "exp", "erf", "clamp"}
+    SQUASHING
+    | _COMPARING
+    | {
+        "where",
+        "maximum",
+        "minimum",
+        "max",
+        "min",
+        "abs",
+        "exp",
+        "expm1",
+        "erf",
+        "clamp",
+        "clip",
+        "relu6",
+        "hardtanh",
+    }
+    | {"masked_fill", "round", "floor", "ceil"}
 )
-_STEPS = POINTWISE | _BENDING | {"clip", "type", "bool", "logical_not"}
-_JOINING = frozenset({"mul", "add", "sub", "div", "truediv", "where", "maximum", "minimum", "max", "min"})
-_NAMED: Mapping[str, Any] = {
-    "relu": F.relu,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "mish": F.mish,
-    "hardswish": F.hardswish,
-    "relu6": F.relu6,
-    "elu": F.elu,
-    "softplus": F.softplus,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-}
+_STEPS = (POINTWISE | _BENDING | {"type", "bool", "logical_not", "reciprocal", "rsqrt"}) - {"reshape", "view"}
+_JOINING = frozenset(
+    {"mul", "add", "sub", "div", "truediv", "where", "maximum", "minimum", "max", "min", "masked_fill"}
+)
+_BOUNDED = frozenset(
+    {"relu6", "hardtanh", "clamp", "clip", "softplus"}
+)  # parts of hard-swish and mish by hand
 
 
 @dataclass(frozen=True)
 class Formula:
-    """One activation that is written out.
+    """One activation that is written out or called as a plain function.
 
     Args:
-        owner: path of the module whose forward does so.
-        activation: what it computes, such as "silu" or "leaky_relu"; "other:formula" where it is none that is known.
-        op: the last operation.
+        unit: its execution.
+        reason: why no module can take its place, or None where one can.
     """
 
-    owner: str
-    activation: str
-    op: Op
+    unit: Unit
+    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -58,93 +63,228 @@ class _Derived:
     ops: tuple[Op, ...]
 
 
-def find_formulas(run: Trace, live: Collection[int], taken: Collection[int]) -> Iterator[Formula]:
-    """The formulas of a run.
+def find_formulas(run: Trace, live: Collection[int], units: Sequence[Unit]) -> list[Formula]:
+    """The formulas of a run, in execution order.
 
     Args:
         live: values that descend from the network's inputs.
-        taken: indices of operations that belong to activations found otherwise, squashing functions aside.
+        units: the activations that are one operation or module each.
     """
-    derived: dict[int, _Derived] = {}
-    zeros = {value for op in run.ops if op.name in ("zeros_like", "new_zeros") for value in op.outputs}
-    live = {value for value in live if value not in zeros}
-    last: dict[tuple[int, int], tuple[int, _Derived]] = {}  # (call, source) -> the longest formula so far
-    for op in run.ops:
-        inputs = [value for value in op.inputs if value in live]
-        if not inputs or op.index in taken or op.name not in _STEPS or len(op.outputs) != 1:
-            continue
-        made = _joined(run, op, inputs, derived)
-        if made is None:
-            continue
-        derived[op.outputs[0]] = made
-        if _is_formula(made, live):
-            last[op.call, made.source] = (op.outputs[0], made)
-    for (_, source), (value, made) in last.items():
-        if any(user.index not in {op.index for op in made.ops} for user in run.consumers(value)) or (
-            value in run.outputs
-        ):
-            yield Formula(made.ops[-1].module, _named(source, made.ops), made.ops[-1])
+    return _Search(run, live, units).found()
 
 
-def _joined(run: Trace, op: Op, inputs: Sequence[int], derived: Mapping[int, _Derived]) -> _Derived | None:
-    """What `op` makes, as a function of one earlier value of the same module call; None where it is none."""
-    sources = []
-    for value in inputs:
-        known = derived.get(value)
-        here = known is not None and known.ops[-1].call == op.call
-        sources.append({value, known.source} if known is not None and here else {value})
-    common = set.intersection(*sources)
-    if not common or run.values[op.outputs[0]].shape != run.values[inputs[0]].shape:
-        return None
-    whole = [source for source in common if all(source in each for each in sources)]
-    source = min(whole)
-    ops: dict[int, Op] = {}
-    for value in inputs:
-        known = derived.get(value)
-        if value != source and known is not None:
-            ops.update({each.index: each for each in known.ops})
-    return _Derived(source, (*(ops[index] for index in sorted(ops)), op))
+class _Search:
+    def __init__(self, run: Trace, live: Collection[int], units: Sequence[Unit]) -> None:
+        self.run = run
+        fresh = {value for op in run.ops if op.name in MAKING for value in op.outputs}
+        self.live = {value for value in live if value not in fresh}
+        self.closed: set[int] = set()  # operations that belong to an activation of another kind
+        self.inside: set[int] = set()  # operations of modules that are an activation as a whole
+        self.open: set[int] = set()  # calls of modules that may be a part of a formula
+        for unit in units:
+            ops = range(unit.first_op, unit.last_op + 1)
+            part = unit.activation in SQUASHING or unit.activation in ("relu6", "softplus")
+            if unit.call is not None:
+                self.inside.update(ops)
+                if part and not self._weights(run.ops[unit.first_op : unit.last_op + 1]):
+                    self.open.add(run.calls.index(unit.call))
+                    continue
+            elif part or unit.name in _BOUNDED:
+                continue
+            self.closed.update(ops)
+        self.opaque: set[int] = set()  # results of formulas that were found
+        self.formulas: dict[int, Formula] = {}  # index of the last operation -> formula
 
+    def _weights(self, ops: Sequence[Op]) -> bool:
+        return any(self.run.values[value].param is not None for op in ops for value in op.inputs)
 
-def _is_formula(made: _Derived, live: Collection[int]) -> bool:
-    last = made.ops[-1]
-    if last.name not in _JOINING or last.name in RELU_LIKE:
-        return False
-    several = sum(value in live for value in last.inputs) > 1
-    bends = any(op.name in _BENDING for op in made.ops)
-    alone = last.name in ("maximum", "minimum", "where") and len(made.ops) == 1
-    return bends and (several or alone)
+    def found(self) -> list[Formula]:
+        """Calls of plain functions first, then what is named, then what is left, as long as something is found."""
+        self._functions()
+        while True:
+            rest = self._named()
+            largest = sorted(rest, key=lambda made: -len(made.ops))
+            if not [made for made in largest if self._new(made) and self._accept(made, named=False)]:
+                break
+        for made in self._largest(rest):
+            if self._new(made):
+                self._list(made)
+        return [self.formulas[index] for index in sorted(self.formulas)]
 
+    def _new(self, made: _Derived) -> bool:
+        known = {op.index for formula in self.formulas.values() for op in formula.unit.ops}
+        return known.isdisjoint(op.index for op in made.ops)
 
-def _named(source: int, ops: Sequence[Op]) -> str:
-    """The activation that the operations compute, found by its values."""
-    x = torch.linspace(-6, 6, 97, dtype=torch.float64)
-    values: dict[int, Any] = {source: x}
-    try:
-        for op in ops:
-            values[op.outputs[0]] = _replayed(op, values)
-        y = values[ops[-1].outputs[0]]
-        for name, function in _NAMED.items():
-            if torch.allclose(y, function(x), atol=1e-3):
-                return name
-        slope = float(y[0] / x[0])
-        if 0 < slope < 1 and torch.allclose(y, F.leaky_relu(x, slope), atol=1e-3):
-            return "leaky_relu"
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
-        pass
-    return "other:formula"
+    def _functions(self) -> None:
+        """Plain functions that are an activation as a whole, `torch.autograd.Function`s among them."""
+        turns: dict[tuple[int, int], list[Op]] = {}
+        for op in self.run.ops:
+            if op.turn and op.index not in self.inside:
+                turns.setdefault((op.call, op.turn), []).append(op)
+        for ops in turns.values():
+            lively = [op for op in ops if op.name in MAKING or not self.live.isdisjoint(op.inputs)]
+            lively = [op for op in lively if op.name not in MAKING]
+            made = {value for op in lively for value in op.outputs}
+            sources = {
+                value for op in lively for value in op.inputs if value in self.live and value not in made
+            }
+            if len(sources) != 1 or any(len(op.outputs) != 1 for op in lively):
+                continue
+            (source,) = sources
+            self._accept(_Derived(source, tuple(lively)), named=True, whole=True)
 
+    def _named(self) -> list[_Derived]:
+        """Accept what is a known activation; the other formulas."""
+        derived: dict[int, _Derived] = {}
+        bent: set[int] = set()
+        rest: list[_Derived] = []
+        for op in self.run.ops:
+            inputs = [value for value in op.inputs if value in self.live]
+            if not inputs or op.index in self.closed or op.name not in _STEPS or len(op.outputs) != 1:
+                continue
+            if op.outputs[0] in self.opaque:
+                continue
+            made = self._joined(op, inputs, derived)
+            if made is None:
+                continue
+            value = op.outputs[0]
+            derived[value] = made
+            core = self._is_formula(made)
+            if core or any(given in bent for given in op.inputs):
+                bent.add(value)
+                if self._accept(made, named=True):
+                    del derived[value]
+                elif core:
+                    rest.append(made)
+        return rest
 
-def _replayed(op: Op, values: Mapping[int, Any]) -> Any:
-    def given(argument: Any) -> Any:
-        if isinstance(argument, ValueRef):
-            # a tensor that does not descend from the input, such as torch.zeros(()), counts as zero
-            return values.get(argument.id, torch.zeros((), dtype=torch.float64))
-        return argument
+    def _joined(self, op: Op, inputs: Sequence[int], derived: Mapping[int, _Derived]) -> _Derived | None:
+        """What `op` makes, as a function of one earlier value of the same module call; None where it is none."""
+        sources = []
+        for value in inputs:
+            known = derived.get(value)
+            here = known is not None and self._home(known.ops[-1].call) == self._home(op.call)
+            sources.append({value, known.source} if known is not None and here else {value})
+        common = set.intersection(*sources)
+        if not common or self.run.values[op.outputs[0]].shape != self.run.values[inputs[0]].shape:
+            return None
+        source = min(common)
+        ops: dict[int, Op] = {}
+        for value in inputs:
+            known = derived.get(value)
+            if value != source and known is not None:
+                ops.update({each.index: each for each in known.ops})
+        return _Derived(source, (*(ops[index] for index in sorted(ops)), op))
 
-    name = {"truediv": "true_divide"}.get(op.name, op.name)
-    function = getattr(Tensor, name, None) or getattr(torch, name, None) or getattr(F, name)
-    if name == "where":
-        function = torch.where
-    kwargs = {key: given(value) for key, value in op.kwargs.items() if key not in ("inplace", "out")}
-    return function(*(given(argument) for argument in op.args), **kwargs)
+    def _home(self, call: int) -> int:
+        """The call that a formula with an operation of this one stands in: modules may be parts of it."""
+        while call in self.open:
+            call = self.run.calls[call].parent
+        return call
+
+    def _is_formula(self, made: _Derived) -> bool:
+        last = made.ops[-1]
+        if last.name not in _JOINING or last.call in self.open:
+            return False
+        several = sum(value in self.live for value in last.inputs) > 1
+        bends = any(op.name in _BENDING for op in made.ops)
+        alone = last.name in ("maximum", "minimum", "where") and len(made.ops) == 1
+        return bends and (several or alone or last.name == "masked_fill")
+
+    def _accept(self, made: _Derived, *, named: bool, whole: bool = False) -> bool:
+        """Keep it as a site where it is one; `named` asks for a known activation, `whole` for a plain function."""
+        last = made.ops[-1]
+        single = activation_name(last) if len(made.ops) == 1 else None
+        try:
+            known = (single, None) if single is not None else probe(self.run, made.ops, made.source)
+        except NotPointwise:
+            return False
+        if known is None or known[0] in SQUASHING:
+            return False
+        activation, label = known
+        loose = activation.startswith("other:")
+        if loose and ((named and not whole) or any(activation_name(op) for op in made.ops)):
+            return False
+        if any(op.inplace and op.inputs[0] == made.source for op in made.ops) and single is None:
+            return False
+        if parameters_of(self.run, made.ops, made.source):
+            return False
+        try:
+            expression = expression_of(self.run, made.ops, made.source, self.live)
+        except NotOne:
+            return False
+        function = next((op.function for op in made.ops if op.function is not None), None)
+        reason = None
+        if function is not None and not has_own_derivative(*function, made.source):
+            reason = (
+                f"backward of {function[0].__name__} is not the derivative of its forward (a straight-through "
+                "estimator), and training would lose it"
+            )
+        self._keep(made, activation, label, expression, reason, single is not None)
+        self.opaque.add(last.outputs[0])
+        return True
+
+    def _keep(
+        self,
+        made: _Derived,
+        activation: str,
+        label: str | None,
+        expression: Expression | None,
+        reason: str | None,
+        single: bool,
+    ) -> None:
+        last = made.ops[-1]
+        unit = Unit(
+            activation=activation,
+            path=None,
+            name=last.name if single else "formula",
+            owner=last.module,
+            parent=last.call,
+            first_op=last.index,
+            last_op=last.index,
+            input=made.source,
+            output=last.outputs[0],
+            inplace=single and last.inplace,
+            call=None,
+            op=last,
+            ops=made.ops,
+            expression=expression,
+            label=label,
+        )
+        self.formulas[last.index] = Formula(unit, reason)
+
+    def _list(self, made: _Derived) -> None:
+        """Keep it as what looks like an activation and is no site, with the reason."""
+        if any(op.name != "softplus" and activation_name(op) for op in made.ops):
+            return  # a site of its own
+        activation, label = "other:formula", None
+        names = parameters_of(self.run, made.ops, made.source)
+        why = ""
+        try:
+            found = probe(self.run, made.ops, made.source)
+            if found is None:
+                return
+            activation, label = found
+        except NotPointwise as error:
+            why = str(error)
+        if names:
+            own = " and ".join(repr(name) for name in names[:2])
+            why = f"it reads {own}, which nothing would read any more"
+        elif any(op.inplace and op.inputs[0] == made.source for op in made.ops):
+            why = "it writes over the map"
+        elif not why:
+            try:
+                expression_of(self.run, made.ops, made.source, self.live)
+                why = "a part of it is an activation of its own"
+            except NotOne as error:
+                why = str(error)
+        self._keep(made, activation, label, None, why, single=False)
+
+    def _largest(self, candidates: Sequence[_Derived]) -> Iterator[_Derived]:
+        """Those that are no part of another one, and are read."""
+        indices = [{op.index for op in made.ops} for made in candidates]
+        for made, mine in zip(candidates, indices):
+            value = made.ops[-1].outputs[0]
+            read = value in self.run.outputs or any(op.index not in mine for op in self.run.consumers(value))
+            if read and not any(mine < other for other in indices):
+                yield made

@@ -7,18 +7,22 @@ the source, and what is to be put in acts there in flight: on a copy of its inpu
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from reborn_nas.backbone.expressions import Progress, module_step
 from reborn_nas.backbone.program import ProgramRecorder
-from reborn_nas.backbone.recorder import function_name
+from reborn_nas.backbone.recorder import function_name, subclasses
 from reborn_nas.backbone.replica import tensors_in
 from reborn_nas.backbone.sites import Site
 from reborn_nas.backbone.spans import CallSpan, SpanFinder
+
+PART = ""
 
 
 class Marks(TorchFunctionMode):
@@ -33,9 +37,10 @@ class Marks(TorchFunctionMode):
         self.stack: list[tuple[str, nn.Module, int]] = []  # path, module, number of the call
         self.calls = 0
         self.pending: list[str | None] = []
+        self.parts: list[Any] = []
 
-    def site_of_call(self, path: str, module: nn.Module) -> str | None:
-        """The site that the call of a module is, if any."""
+    def site_of_call(self, path: str, module: nn.Module, args: Any) -> str | None:
+        """The site that the call of a module is, if any; PART where it is a part of an expression that is one."""
         raise NotImplementedError
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -56,19 +61,25 @@ class Marks(TorchFunctionMode):
 
     def _enter(self, path: str) -> Callable[[nn.Module, Any], None]:
         def hook(module: nn.Module, args: Any) -> None:
-            site = None if self.recorder.in_site else self.site_of_call(path, module)
+            site = None if self.recorder.in_site else self.site_of_call(path, module, args)
             self.pending.append(site)
             self.stack.append((path, module, self.calls))
             self.calls += 1
             if site is None:
                 self.recorder.event("enter", path)
+            elif site == PART:
+                self.parts.append(self.recorder.part())
+                self.parts[-1].__enter__()
 
         return hook
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         path, _, _ = self.stack.pop()
-        if self.pending.pop() is None:
+        site = self.pending.pop()
+        if site is None:
             self.recorder.event("exit", path)
+        elif site == PART:
+            self.parts.pop().__exit__(None, None, None)
 
 
 class Converted(Marks):
@@ -81,7 +92,7 @@ class Converted(Marks):
             module = model.get_submodule(path)
             module.forward = self._marked(module.forward, site)
 
-    def site_of_call(self, path: str, module: nn.Module) -> str | None:
+    def site_of_call(self, path: str, module: nn.Module, args: Any) -> str | None:
         return self.paths.get(path)
 
     def _marked(self, own: Callable[..., Any], site: str) -> Callable[..., Any]:
@@ -92,6 +103,42 @@ class Converted(Marks):
             return result
 
         return forward
+
+
+class _Context:
+    """What forward of a `torch.autograd.Function` is given where nothing goes backward through it."""
+
+    def __init__(self, count: int) -> None:
+        self.needs_input_grad = (True,) * count
+
+    def save_for_backward(self, *tensors: Any) -> None:
+        """Keep nothing."""
+
+    save_for_forward = mark_dirty = mark_non_differentiable = set_materialize_grads = save_for_backward
+
+
+@contextmanager
+def _without_functions(names: Collection[str]) -> Iterator[None]:
+    """Let forward of these `torch.autograd.Function`s run by itself: what acts there is differentiated, not they."""
+
+    def direct(function: Any) -> Callable[..., Any]:
+        plain = function.setup_context is not torch.autograd.Function.setup_context
+        return lambda *args: (
+            function.forward(*args) if plain else function.forward(_Context(len(args)), *args)
+        )
+
+    known = [f for f in subclasses(torch.autograd.Function) if f"{f.__module__}:{f.__qualname__}" in names]
+    kept: list[tuple[Any, Any]] = [(function, vars(function).get("apply")) for function in known]
+    try:
+        for function, _ in kept:
+            function.apply = staticmethod(direct(function))
+        yield
+    finally:
+        for function, own in kept:
+            if own is None:
+                del function.apply
+            else:
+                function.apply = own
 
 
 class Untouched(Marks):
@@ -110,7 +157,15 @@ class Untouched(Marks):
         self.uneven: dict[str, tuple[int, int]] = {}
         self._own = {site.path: site for site in sites if site.kind == "module" and site.path is not None}
         self._shared = {(s.path, s.owner, s.span, s.iteration): s for s in sites if s.kind == "shared"}
-        self._functional = {(*_call(s), s.span, s.iteration): s for s in sites if s.path is None}
+        plain = [s for s in sites if s.path is None and s.expression is None]
+        self._functional = {(*_call(s), s.span, s.iteration): s for s in plain}
+        written = [site for site in sites if site.expression is not None]
+        self._expressions = Progress(
+            {(s.owner, (_prefix(s), s.span)): s.expression for s in written if s.expression}
+        )
+        self._written = {(s.owner, (_prefix(s), s.span), s.iteration): s for s in written}
+        self._applied = {site.expression.function for site in written if site.expression} - {""}
+        self._now: dict[tuple[int, Any], tuple[Site | None, Tensor | None]] = {}  # where the expressions are
         self._paths = {site.path for site in sites if site.kind == "shared"}
         self._names = {name for _, name, _, _ in self._functional}
         self._repeated = {(_prefix(site), site.span) for site in sites if site.repeated}
@@ -120,13 +175,23 @@ class Untouched(Marks):
             module = model.get_submodule(path or "")
             module.forward = self._marked(module.forward)
 
-    def site_of_call(self, path: str, module: nn.Module) -> str | None:
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Hooks on every module for a while; functions that are sites run without their own backward."""
+        with super().attached(), _without_functions(self._applied):
+            yield
+
+    def site_of_call(self, path: str, module: nn.Module, args: Any) -> str | None:
         if path in self._own:
             return self._own[path].name
-        if path not in self._paths or not self.stack:
+        if not self.stack or not (path in self._paths or self._expressions):
             return None
         caller, owner, call = self.stack[-1]
         span = self.spans.find(sys._getframe(2), owner)
+        if self._expressions and self._step(call, caller, module_step(path), span, tuple(tensors_in(args))):
+            return PART
+        if path not in self._paths:
+            return None
         found = self._shared.get((path, caller, span, self._passed(path, call, span)))
         return None if found is None else found.name
 
@@ -144,7 +209,7 @@ class Untouched(Marks):
         def forward(*args: Any, **kwargs: Any) -> Any:
             site = self.pending[-1] if self.pending else None
             given = next(tensors_in((args, kwargs)), None)
-            if site is None or given is None or self.recorder.in_site:
+            if not site or given is None or self.recorder.in_site:
                 return own(*args, **kwargs)
             return self._act(site, given)
 
@@ -159,11 +224,40 @@ class Untouched(Marks):
             close(result)
         return result
 
+    def _step(
+        self, call: int, owner: str, name: str, span: CallSpan | None, tensors: Sequence[Tensor]
+    ) -> tuple[Site, Tensor | None] | None:
+        """The site that an operation or a module's call is a part of; with its map where it is the last one."""
+        found = self._expressions.step(call, owner, name, span)
+        if found is None:
+            return None
+        (prefix, place), at = found
+        key = (call, (owner, prefix, place))
+        if at == 0:
+            passed = self._passed(prefix, call, place)
+            self._now[key] = (self._written.get((owner, (prefix, place), passed)), None)
+        site, given = self._now[key]
+        if site is None or site.expression is None:
+            return None
+        if at == site.expression.reader and site.expression.operand < len(tensors):
+            given = tensors[site.expression.operand]
+            self._now[key] = (site, given)
+        return site, given if at == len(site.expression.steps) - 1 else None
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.stack and not self.recorder.in_site and (name := function_name(func)) in self._names:
+        name = function_name(func)
+        if self.stack and not self.recorder.in_site and name and (self._expressions or name in self._names):
             owner, module, call = self.stack[-1]
             span = self.spans.find(sys._getframe(1), module)
+            part = self._step(call, owner, name, span, tuple(tensors_in((args, kwargs))))
+            if part is not None:
+                if part[1] is not None:
+                    return self._act(part[0].name, part[1])
+                with self.recorder.part():
+                    return func(*args, **kwargs)
+            if name not in self._names:
+                return func(*args, **kwargs)
             prefix = f"{owner}.{name}".lstrip(".")
             site = self._functional.get((owner, name, span, self._passed(prefix, call, span)))
             if site is not None:

@@ -112,12 +112,12 @@ def _edit(owner: nn.Module, site: Site, attribute: str, loop: int) -> Edit:
             f"{type(owner).__name__}: the call's place in its source is unknown; define the class in a file and "
             "call the activation in its forward"
         )
-    if site.span.helper is not None:
+    if site.span.helper is not None and site.expression is None:
         raise ConversionError(
             f"{type(owner).__name__}, {site.span.place}: it runs inside {site.span.helper}; call the activation in "
             "the forward itself"
         )
-    edit = locate(type(owner), site.span, attribute, loop=loop)
+    edit = locate(type(owner), site.span, attribute, loop=loop, expression=site.expression)
     if edit.method in vars(owner):
         raise ConversionError(
             f"{type(owner).__name__}, {site.span.place}: the instance has a {edit.method} of its own, which hides "

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from reborn_nas.activations import BLOCKS
-from reborn_nas.backbone.formulas import find_formulas
+from reborn_nas.backbone.formulas import Formula, find_formulas
 from reborn_nas.backbone.spans import CallSpan
 from reborn_nas.backbone.trace import Trace
-from reborn_nas.backbone.units import activation_name
-
-if TYPE_CHECKING:
-    from reborn_nas.backbone.sites import Site
-
+from reborn_nas.backbone.units import Unit, activation_name
 
 _FROM_NUMBERS = frozenset({"tensor", "as_tensor", "asarray", "from_numpy", "frombuffer"})
 
@@ -31,28 +26,34 @@ class NonSite:
     reason: str
 
 
-def written_out(
-    traces: tuple[Trace, ...], live: tuple[frozenset[int], ...], sites: Sequence[Site]
-) -> list[NonSite]:
-    """Activations that a forward writes out in several operations."""
+def with_formulas(
+    traces: Sequence[Trace], units: Sequence[Sequence[Unit]], live: Sequence[frozenset[int]]
+) -> tuple[tuple[tuple[Unit, ...], ...], tuple[tuple[Formula, ...], ...]]:
+    """The activation units of each run with those that are expressions, in execution order; and what is only listed."""
+    merged, listed = [], []
+    for run, own, alive in zip(traces, units, live):
+        found = find_formulas(run, alive, own)
+        taken = {op.index for each in found if each.unit.expression is not None for op in each.unit.ops}
+        kept = [unit for unit in own if not taken.issuperset(range(unit.first_op, unit.last_op + 1))]
+        kept += [each.unit for each in found if each.reason is None]
+        merged.append(tuple(sorted(kept, key=lambda unit: unit.first_op)))
+        listed.append(tuple(each for each in found if each.reason is not None))
+    return tuple(merged), tuple(listed)
+
+
+def written_out(traces: Sequence[Trace], formulas: Sequence[Sequence[Formula]]) -> list[NonSite]:
+    """Activations of several operations that no module can take the place of, as `with_formulas` gave them."""
     found: dict[str, NonSite] = {}
-    for run, alive in zip(traces, live):
-        spans = {(site.owner, site.span) for site in sites if site.path is None}
-        inside = {
-            index
-            for call in run.calls
-            if any(call.path == site.path for site in sites)
-            for index in range(call.first_op, call.last_op + 1)
-        }
-        taken = inside | {op.index for op in run.ops if (op.module, op.span) in spans}
-        for number, formula in enumerate(find_formulas(run, alive, taken)):
-            place = f" ({formula.op.span.place})" if formula.op.span is not None else ""
-            known = formula.activation.removeprefix("other:")
+    for run, listed in zip(traces, formulas):
+        for number, formula in enumerate(listed):
+            unit, last = formula.unit, formula.unit.ops[-1]
+            place = f" ({last.span.place})" if last.span is not None else ""
+            known = unit.activation.removeprefix("other:")
             call = "a module" if known == "formula" else f"F.{known} or a module"
-            name = f"{formula.owner}.{formula.op.name}@formula{number}".lstrip(".")
-            reason = f"it is written out in several operations{place}, and no one call can be replaced; call {call}"
-            shape = run.values[formula.op.outputs[0]].shape[1:]
-            found.setdefault(name, NonSite(name, formula.activation, tuple(shape), reason))
+            name = f"{unit.owner}.{last.name}@formula{number}".lstrip(".")
+            reason = f"it is written out in several operations{place}, and {formula.reason}; call {call}"
+            shape = run.values[unit.output].shape[1:]
+            found.setdefault(name, NonSite(name, unit.activation, tuple(shape), reason))
     return list(found.values())
 
 

@@ -132,6 +132,7 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive: list[Any] = []
         self._given = 0
         self._site: int | None = None
+        self._parts = 0
         self._held: dict[int, list[tuple[str, str]]] = {}
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             self._know(tensor, name)
@@ -142,12 +143,21 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def in_site(self) -> bool:
-        """Whether a site runs now."""
-        return self._site is not None
+        """Whether a site runs now, or a part of the expression that one is."""
+        return self._site is not None or self._parts > 0
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """While it is open, what runs is a part of an expression that is a site, and is not recorded."""
+        self._parts += 1
+        try:
+            yield
+        finally:
+            self._parts -= 1
 
     def event(self, *event: Any) -> None:
         """Add an event, unless a site runs."""
-        if self._site is None:
+        if not self.in_site:
             self.program.events.append(event)
 
     @contextmanager
@@ -193,10 +203,12 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunction():
             event: Event | None = None
-            if self._site is None:
+            if not self.in_site:
                 shown = self._describe(args), tuple((k, self._describe(v)) for k, v in kwargs.items())
                 event = ("op", func, *shown)
             label: Label = len(self.program.events) if self._site is None else ("site", self._site)
+            if self._parts and self._site is None:
+                label = "a part of an expression"
             result = func(*args, **kwargs)
             if event is not None:
                 self.program.events.append(event)
@@ -214,6 +226,8 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if known is None:
             known = self._know(tensor, self._next())
         known.write(label, tensor, storage.nbytes())
+        if self._parts and self._site is None:
+            return
         if self._site is None:
             for site, role in self._held.get(storage._cdata, ()):
                 self.program.overwritten.setdefault(site, set()).add(role)

@@ -6,8 +6,9 @@ Values are tensors mapped by identity; references are kept, so that no identity 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from reborn_nas.backbone.events import ModuleCall, Op, Trace, Value, ValueRef
 from reborn_nas.backbone.replica import replace_tensors, tensors_in
-from reborn_nas.backbone.spans import CallSpan, SpanFinder
+from reborn_nas.backbone.spans import CallSpan, SpanFinder, Spot
 
 _IN_PLACE_DUNDER = frozenset(
     {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ior__", "__iand__", "__ipow__"}
@@ -45,6 +46,7 @@ class Recorder(TorchFunctionMode):
         self._ordinals: dict[str, int] = {}
         self._shape_reads: set[tuple[int, int]] = set()
         self._spans = SpanFinder()
+        self._frames: dict[int, tuple[FrameType, int]] = {}
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             self._new(tensor, name)
         self.inputs = tuple(self._new(tensor) for tensor in tensors_in(inputs))
@@ -111,6 +113,7 @@ class Recorder(TorchFunctionMode):
         if not made:
             return result
         inplace = any(tensor is made[0] for tensor in tensors) and _writes(func, name, args, kwargs)
+        spot = self._spans.spot(sys._getframe(1), self._modules[-1])
         self.ops.append(
             Op(
                 index=len(self.ops),
@@ -122,11 +125,44 @@ class Recorder(TorchFunctionMode):
                 args=recorded[0],
                 kwargs=recorded[1],
                 inplace=inplace,
-                span=self._spans.find(sys._getframe(1), self._modules[-1]),
+                span=spot.span,
                 call=self._open[-1][0] if self._open else -1,
+                raw=getattr(func, "__name__", ""),
+                names=self._names(spot, tensors),
+                turn=self._turn(spot),
+                function=self._function(spot),
             )
         )
         return result
+
+    def _names(self, spot: Spot, tensors: Sequence[Tensor]) -> tuple[tuple[str, int], ...]:
+        if spot.frame is None:
+            return ()
+        wanted = {id(tensor): self._ids[id(tensor)] for tensor in tensors}
+        local = spot.frame.f_locals
+        return tuple((name, wanted[id(value)]) for name, value in local.items() if id(value) in wanted)
+
+    def _turn(self, spot: Spot) -> int:
+        if spot.helper is None:
+            return 0
+        self._frames.setdefault(
+            id(spot.helper), (spot.helper, len(self._frames) + 1)
+        )  # kept: no id comes twice
+        return self._frames[id(spot.helper)][1]
+
+    def _function(self, spot: Spot) -> tuple[Any, tuple[Any, ...]] | None:
+        if spot.forward is None:
+            return None
+        code, local = spot.forward.f_code, spot.forward.f_locals
+        for function in subclasses(torch.autograd.Function):
+            if getattr(vars(function).get("forward"), "__func__", None) is not None and (
+                vars(function)["forward"].__func__.__code__ is code
+            ):
+                given = [local.get(name) for name in code.co_varnames[: code.co_argcount]]
+                if given and isinstance(given[0], torch.autograd.function.FunctionCtx):
+                    del given[0]
+                return function, tuple(replace_tensors(given, self._ref))
+        return None
 
     def _shortcut(self, name: str, args: tuple[Any, ...]) -> Tensor | None:
         """A meta tensor like the first argument, where the operation's own meta kernel is slow and gives no more."""
@@ -163,6 +199,14 @@ class Recorder(TorchFunctionMode):
 
     def _ref(self, tensor: Tensor) -> ValueRef:
         return ValueRef(self._value(tensor))
+
+
+def subclasses(cls: type) -> Iterator[type]:
+    """All classes below one."""
+    each: type
+    for each in cls.__subclasses__():
+        yield each
+        yield from subclasses(each)
 
 
 def function_name(func: Any) -> str | None:

@@ -24,7 +24,15 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from reborn_nas.backbone.calls import TextEdit, apply_edits, call_at, edit_call, parse_method
+from reborn_nas.backbone.calls import (
+    TextEdit,
+    apply_edits,
+    call_at,
+    edit_call,
+    expression_at,
+    parse_method,
+)
+from reborn_nas.backbone.expressions import Expression
 from reborn_nas.backbone.spans import CallSpan
 from reborn_nas.errors import ConversionError
 
@@ -42,6 +50,8 @@ class Edit:
         column: column after the call's last, in UTF-8 bytes, as `ast` counts.
         attribute: what is called instead: a module, or a `ModuleList` where the call stands in a loop.
         loop: how often a loop runs the call; 0 outside of loops.
+        expression: where it is no call by itself: where the expression begins, and where the part of it begins and ends
+            that goes into the module; lines counted from the method's first.
     """
 
     holder: str
@@ -50,6 +60,30 @@ class Edit:
     column: int
     attribute: str
     loop: int = 0
+    expression: tuple[int, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; the inverse is `from_dict`."""
+        data = asdict(self)
+        return data if self.expression else {key: value for key, value in data.items() if key != "expression"}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Edit:
+        """The inverse of `to_dict`."""
+        return cls(**{**data, "expression": tuple(data.get("expression", ()))})
+
+    def changes(self, method: ast.FunctionDef, place: str) -> list[TextEdit] | None:
+        """What changes in the text of the method; None where no such call is there."""
+        call: ast.expr | None
+        if not self.expression:
+            call = call_at(method, self.line, self.column)
+            return None if call is None else edit_call(method, call, self.attribute, self.loop, place=place)
+        line, column, *hole = self.expression
+        call = expression_at(method, (line, column, self.line, self.column))
+        given = expression_at(method, tuple(hole))
+        if call is None or given is None:
+            return None
+        return edit_call(method, call, self.attribute, self.loop, place=place, given=given)
 
 
 @dataclass(frozen=True)
@@ -61,29 +95,31 @@ class Rewrite:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only."""
-        return asdict(self)
+        return {"edits": [edit.to_dict() for edit in self.edits], "digest": self.digest}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Rewrite:
         """The inverse of `to_dict`. Raises ValueError where an edit would write anything but a name."""
-        edits = tuple(Edit(**edit) for edit in data["edits"])
+        edits = tuple(Edit.from_dict(edit) for edit in data["edits"])
         for edit in edits:
             if not edit.attribute.isidentifier():
                 raise ValueError(f"{edit.attribute!r} is no attribute")
         return cls(edits, data["digest"])
 
 
-def locate(cls: type, span: CallSpan, attribute: str, *, loop: int = 0) -> Edit:
-    """The edit that replaces the call at `span`, made by an instance of `cls`.
+def locate(
+    cls: type, span: CallSpan, attribute: str, *, loop: int = 0, expression: Expression | None = None
+) -> Edit:
+    """The edit that replaces the call at `span`, or the expression there, made by an instance of `cls`.
 
     Raises:
         ConversionError: the source of the class is not there, or the call cannot be rewritten.
     """
-    return _locate(cls, span, attribute, loop)
+    return _locate(cls, span, attribute, loop, expression)
 
 
 @lru_cache(maxsize=4096)
-def _locate(cls: type, span: CallSpan, attribute: str, loop: int) -> Edit:
+def _locate(cls: type, span: CallSpan, attribute: str, loop: int, expression: Expression | None) -> Edit:
     for holder, name, function in _functions(cls):
         code = function.__code__
         if code.co_filename != span.filename or not _holds(code, span):
@@ -92,11 +128,16 @@ def _locate(cls: type, span: CallSpan, attribute: str, loop: int) -> Edit:
         if not first <= span.line < first + len(lines):
             continue
         method = parse_method(lines)
-        call = call_at(method, span.end_line - first + 1, span.end_column)
-        if call is None:
+        parts: tuple[int, ...] = ()
+        if expression is not None:
+            line, column, end_line, end_column = expression.hole
+            start = (expression.place[0] - first + 1, expression.place[1])
+            parts = (*start, line - first + 1, column, end_line - first + 1, end_column)
+        edit = Edit(
+            _name_of(holder), name, span.end_line - first + 1, span.end_column, attribute, loop, parts
+        )
+        if edit.changes(method, f"{_name_of(cls)}, {span.place}") is None:
             break
-        edit = Edit(_name_of(holder), name, span.end_line - first + 1, span.end_column, attribute, loop)
-        edit_call(method, call, edit.attribute, edit.loop, place=f"{_name_of(cls)}, {span.place}")
         return edit
     written = span.filename.startswith("<")  # as torch.fx writes forwards
     raise ConversionError(
@@ -117,7 +158,9 @@ def rewrite_of(cls: type, edits: Iterable[Edit]) -> Rewrite:
 
 @lru_cache(maxsize=4096)
 def _rewrite_of(cls: type, edits: frozenset[Edit]) -> Rewrite:
-    ordered = tuple(sorted(edits, key=lambda e: (e.holder, e.method, e.line, e.column, e.attribute, e.loop)))
+    ordered = tuple(
+        sorted(edits, key=lambda e: (e.holder, e.method, e.line, e.column, e.attribute, e.loop, e.expression))
+    )
     text = []
     for holder, method in sorted({(edit.holder, edit.method) for edit in ordered}):
         lines, _ = _source(cls, _method(cls, holder, method)[1])
@@ -198,13 +241,12 @@ def _edited(base: type, holder: type, name: str, function: types.FunctionType, e
     method = parse_method(lines)
     changes: list[TextEdit] = []
     for edit in edits:
-        call = call_at(method, edit.line, edit.column)
-        if call is None:
+        found = edit.changes(method, f"{_name_of(base)}.{name}, line {first + edit.line - 1}")
+        if found is None:
             raise ConversionError(
                 f"{_name_of(base)}.{name}: no call ends at line {edit.line} of the method; plan again"
             )
-        place = f"{_name_of(base)}.{name}, line {first + edit.line - 1}"
-        changes += edit_call(method, call, edit.attribute, edit.loop, place=place)
+        changes += found
     text = apply_edits(lines, changes)
     digest = hashlib.sha256("".join(text).encode()).hexdigest()[:12]
     filename = f"<reborn_nas {_name_of(holder)}.{name} {digest}>"

@@ -15,15 +15,17 @@ from reborn_nas.architecture import ORIGINAL, Choice
 from reborn_nas.backbone.axes import channel_axes, layout_name
 from reborn_nas.backbone.blocks import BlockFinder
 from reborn_nas.backbone.discovery import Place, find_places
+from reborn_nas.backbone.expressions import Expression, executions
 from reborn_nas.backbone.fingerprint import recorded_proof
 from reborn_nas.backbone.gates import gate_reason, live_values
 from reborn_nas.backbone.inputs import inputs_of
-from reborn_nas.backbone.non_sites import NonSite, fused_norms, out_of_sight, written_out
+from reborn_nas.backbone.non_sites import NonSite, fused_norms, out_of_sight, with_formulas, written_out
 from reborn_nas.backbone.proving import Proving
 from reborn_nas.backbone.replica import replace_tensors
 from reborn_nas.backbone.rewrite import locate
 from reborn_nas.backbone.spans import CallSpan
 from reborn_nas.backbone.trace import Trace, trace_modes
+from reborn_nas.backbone.units import find_units
 from reborn_nas.errors import ConversionError, RebornError
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class Site:
         stage: from 0; a new one begins at each new spatial size.
         block: path of the block that it belongs to; "" for the model's own forward.
         kind: "module" (a module called at this place alone), "shared" (a module called at several) or
-            "functional" (`F.relu(x)`).
+            "functional" (`F.relu(x)`, or an expression that computes one).
         owner: path of the module whose forward makes the call.
         attribute: name of the module within its parent; None for a functional call.
         path: path of the activation module; None for a functional call.
@@ -55,6 +57,8 @@ class Site:
         in_loop: whether a loop passes `span` several times, so that several sites share it.
         repeated: whether every pass over `span` is this one site.
         own_fault: why nothing can stand here but the original, as far as its own code shows.
+        expression: the expression that it is, where it is more than one call of a function of torch's.
+        label: the `torch.nn` class with its arguments that the expression computes, or None.
     """
 
     name: str
@@ -76,6 +80,8 @@ class Site:
     in_loop: bool = False
     repeated: bool = False
     own_fault: str | None = None
+    expression: Expression | None = None
+    label: str | None = None
     _doubling: _Doubling | None = field(default=None, repr=False, compare=False)
     _proving: Proving | None = field(default=None, repr=False, compare=False)
 
@@ -227,7 +233,8 @@ def _discover(model: nn.Module, eval_trace: Trace, train_trace: Trace | None, pr
     fused = fused_norms(modules)
     sites: list[Site] = []
     others: list[NonSite] = []
-    places = find_places(traces, modules, live)
+    units, formulas = with_formulas(traces, find_units(traces, modules, live), live)
+    places = find_places(traces, units)
     for place in places:
         if any(place.first.owner == norm.name for norm in fused):
             continue  # part of a norm that is said to be no site as a whole
@@ -266,12 +273,14 @@ def _discover(model: nn.Module, eval_trace: Trace, train_trace: Trace | None, pr
                 own_fault=_width_fault(widths)
                 or _mixed_fault(place, places, modules)
                 or _source_fault(place, modules),
+                expression=unit.expression,
+                label=unit.label,
                 _doubling=doubling,
                 _proving=proving,
             )
         )
     doubling.sites = tuple(sites)
-    others += written_out(traces, live, sites) + out_of_sight(traces, live)
+    others += written_out(traces, formulas) + out_of_sight(traces, live)
     return Discovery(tuple(sites), (*others, *fused), eval_trace, train_trace, proving=proving)
 
 
@@ -292,6 +301,13 @@ def site_values(run: Trace, site: Site) -> tuple[tuple[int, int], ...]:
                 found.append((given[0], call.outputs[0]))
         return tuple(found)
     passes = {}
+    if site.expression is not None:
+        for parent, given_id, made, _ in executions(run, site.owner, site.expression):
+            iteration = passes.get(parent, 0)
+            passes[parent] = iteration + 1
+            if site.repeated or iteration == site.iteration:
+                found.append((given_id, made))
+        return tuple(found)
     for op in run.ops:
         name = f"{op.module}.{op.name}".lstrip(".")
         if op.span == site.span and op.module == site.owner and name == site.name.rsplit("@", 1)[0]:
@@ -380,13 +396,21 @@ def _source_fault(place: Place, modules: Mapping[str, nn.Module]) -> str | None:
     kind, span = type(owner).__name__, place.span
     if span is None:
         return f"the call's place in the source of {kind} is unknown; define the class in a file"
-    if span.helper is not None:
+    expression = place.first.expression
+    if any(unit.expression != expression for units in place.runs for unit in units):
+        return f"{kind} ({span.place}) computes it in several ways; give it a module of its own"
+    for name, _ in expression.steps if expression is not None else ():
+        part = modules.get(name.removeprefix("module ")) if name.startswith("module ") else None
+        if part is not None and (part._forward_hooks or part._forward_pre_hooks):
+            hooked = f"{type(part).__name__}, which has hooks"
+            return f"{kind} ({span.place}) calls {hooked}, as a part of the activation; remove the hooks"
+    if span.helper is not None and expression is None:
         return (
             f"{kind} ({span.place}) runs it inside {span.helper}, whose call cannot stand for the activation alone; "
             "call the activation in the forward itself, or give it a module of its own"
         )
     try:
-        locate(type(owner), span, "activation", loop=place.turns)
+        locate(type(owner), span, "activation", loop=place.turns, expression=expression)
     except ConversionError as error:
         return str(error)
     return None

@@ -62,6 +62,23 @@ class CallSpan:
         return f"{os.path.basename(self.filename)}:{self.line}"
 
 
+@dataclass(frozen=True)
+class Spot:
+    """A span and the frames around it.
+
+    Args:
+        span: the call; None where no source tells it.
+        frame: the frame that makes the call.
+        helper: the outermost frame between that one and the operation, where the operation is not called there itself.
+        forward: the outermost of those that runs a function named `forward`.
+    """
+
+    span: CallSpan | None = None
+    frame: FrameType | None = None
+    helper: FrameType | None = None
+    forward: FrameType | None = None
+
+
 class SpanFinder:
     """Finds spans of running calls; remembers the positions of each code object."""
 
@@ -69,17 +86,23 @@ class SpanFinder:
         self._positions: dict[CodeType, list[tuple[int | None, int | None, int | None, int | None]]] = {}
 
     def find(self, frame: FrameType | None, owner: nn.Module) -> CallSpan | None:
-        """The call that runs now in the innermost method of `owner` at or above `frame`, or None.
+        """The call that runs now in the innermost method of `owner` at or above `frame`, or None."""
+        return self.spot(frame, owner).span
+
+    def spot(self, frame: FrameType | None, owner: nn.Module) -> Spot:
+        """The call that runs now in the innermost method of `owner` at or above `frame`, with the frames around it.
 
         A comprehension or lambda inside the method counts as part of it (Python 3.12 inlines them, 3.11 does
         not); a free function that the method calls does not: the method's call of that function is the span.
         """
         inner: FrameType | None = None
         helper: str | None = None
+        below: FrameType | None = None
+        forward: FrameType | None = None
         while frame is not None:
             code = frame.f_code
             if code.co_filename in _RUNNERS:  # behind it nobody's source: a forward that is no Python
-                return None
+                break
             if code.co_filename not in _PLUMBING:
                 if code.co_name in _INLINED:
                     inner = inner or frame
@@ -87,11 +110,14 @@ class SpanFinder:
                     if inner is not None and not _is_within(inner.f_code, code):
                         helper = inner.f_code.co_qualname  # a lambda from elsewhere
                         inner = None
-                    return self._span(inner or frame, code, helper)
+                    span = self._span(inner or frame, code, helper)
+                    return Spot(span, inner or frame, None if helper is None else below, forward)
                 else:
                     inner, helper = None, code.co_qualname
+                    forward = frame if code.co_name == "forward" else forward
+                below = frame
             frame = frame.f_back
-        return None
+        return Spot()
 
     def _span(self, frame: FrameType, method: CodeType, helper: str | None) -> CallSpan | None:
         code = frame.f_code

@@ -14,6 +14,7 @@ from math import inf
 from torch import nn
 
 from reborn_nas.activations import BLOCKS, CReLU, ExtendedConv, NormReLU, Reborn, SplitReborn
+from reborn_nas.backbone.expressions import Expression
 from reborn_nas.backbone.trace import ModuleCall, Op, Trace, ValueRef
 
 RELU_LIKE = frozenset(
@@ -108,7 +109,10 @@ class Unit:
         output: id of its result.
         inplace: whether it overwrites its input.
         call: the module's call, or None.
-        op: the operation of a functional call, or None.
+        op: the operation of a functional call, or None; the last one of an expression.
+        expression: the expression of several operations that it is, or None.
+        ops: the operations of one that is written out or called as a plain function.
+        label: the `torch.nn` class with arguments that an expression computes, or None.
     """
 
     activation: str
@@ -123,6 +127,9 @@ class Unit:
     inplace: bool
     call: ModuleCall | None
     op: Op | None
+    expression: Expression | None = None
+    ops: tuple[Op, ...] = ()
+    label: str | None = None
 
 
 def find_units(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,42 +19,148 @@ from reborn_nas.errors import SiteError
 SIZE = (3, 16, 16)
 
 
-class Net(nn.Module):
-    def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.conv, self.fc, self.act = nn.Conv2d(3, 8, 3), nn.Linear(8, 5), [act]
+class Rectified(torch.autograd.Function):
+    """ReLU with a backward of its own."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc(self.act[0](self.conv(x)).mean((2, 3)))
-        return out
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad * (x > 0)
+
+
+class Quantised(torch.autograd.Function):
+    """Sixteen steps from 0 to 1, trained as if it were the identity: a straight-through estimator."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return (x.clamp(0, 1) * 15).round() / 15
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+def swish(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
+def scaled(x: Tensor, slope: float = 0.2) -> Tensor:
+    y = slope * x
+    return torch.where(x > 0, x, y)
+
+
+FORMULAS = {
+    "y * y.sigmoid()": "silu",
+    "y * self.gate(y)": "silu",
+    "y / (1 + torch.exp(-y))": "silu",
+    "torch.sigmoid(y).mul_(y)": "silu",
+    "y * (y > 0)": "relu",
+    "(y > 0).float() * y": "relu",
+    "(y + y.abs()) / 2": "relu",
+    "y.masked_fill(y < 0, 0)": "relu",
+    "torch.where(y > 0, y, 0.1 * y)": "leaky_relu",
+    "torch.maximum(y, 0.2 * y)": "leaky_relu",
+    "torch.maximum(torch.zeros(()), y)": "relu",
+    "torch.where(y > 0, y, torch.exp(y) - 1)": "elu",
+    "0.5 * y * (1 + torch.erf(y / 2**0.5))": "gelu",
+    "0.5 * y * (1 + torch.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))": "gelu",
+    "y * torch.tanh(F.softplus(y))": "mish",
+    "y * self.flat(self.soft(y))": "mish",
+    "y * F.relu6(y + 3) / 6": "hardswish",
+    "y * self.bound(y + 3) / 6": "hardswish",
+    "y * (y + 3).clamp(0, 6) / 6": "hardswish",
+    "y * torch.sigmoid(3 * y)": "other:formula",
+    "swish(self.norm(y))": "silu",
+    "scaled(y, slope=0.3)": "leaky_relu",
+    "Rectified.apply(y)": "relu",
+    "kept[0] * kept[0].sigmoid()": "silu",
+}
+OTHERS = {
+    "Quantised.apply(y)": "straight-through",
+    "y * torch.sigmoid(self.slope * y)": "'slope'",
+    "y * y.softmax(1)": "probing",
+    "torch.where(y > self.other, y, 0.0)": "neither made",
+}
+MODULE = """\
+import math
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tests.backbone.test_formulas import Quantised, Rectified, scaled, swish
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc, self.norm = nn.Conv2d(3, 8, 3), nn.Linear(8, 5), nn.BatchNorm2d(8)
+        self.gate, self.bound, self.slope = nn.Sigmoid(), nn.ReLU6(), nn.Parameter(torch.ones(()))
+        self.flat, self.soft = nn.Tanh(), nn.Softplus()
+        self.other = torch.zeros(())
+
+    def forward(self, x):
+        y = self.conv(x)
+        kept = [y]
+        y = EXPRESSION
+        return self.fc(y.mean((2, 3)))
+"""
+
+
+def network(expression: str, folder: Path) -> nn.Module:
+    """A network whose one activation is `expression`."""
+    name = f"formula_{hashlib.sha256(expression.encode()).hexdigest()[:12]}"
+    path = folder / f"{name}.py"
+    path.write_text(MODULE.replace("EXPRESSION", expression))
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    torch.manual_seed(0)
+    made: nn.Module = module.Net()
+    return made
+
+
+@pytest.mark.parametrize(("expression", "name"), FORMULAS.items())
+def test_a_formula_is_a_site_named_by_its_values(expression: str, name: str, tmp_path: Path) -> None:
+    model = network(expression, tmp_path)
+    found = discover(model, SIZE)
+    (site,) = found.sites
+    assert (site.activation, site.channels, site.fault) == (name, 8, None)
+    assert site.name in ("formula@0", "clamp@0")
+    assert not [other for other in found.others if other.activation not in ("sigmoid", "tanh")]
+    new = convert(model, {site.name: "leaky_relu(negative_slope=0.3)"}, SIZE)
+    x = torch.randn(2, *SIZE)
+    y = model.conv(x) if "norm" not in expression else model.norm(model.conv(x))  # type: ignore[operator]
+    wanted = model.fc(F.leaky_relu(y, 0.3).mean((2, 3)))  # type: ignore[operator]
+    assert torch.equal(new(x), wanted)
+    assert torch.equal(convert(model, {}, SIZE)(x), model(x))
+
+
+@pytest.mark.parametrize(("expression", "reason"), OTHERS.items())
+def test_what_no_module_can_stand_for_is_listed(expression: str, reason: str, tmp_path: Path) -> None:
+    model = network(expression, tmp_path)
+    found = discover(model, SIZE)
+    (listed,) = [other for other in found.others if "written out" in other.reason]
+    assert reason in listed.reason
+    assert "formula_" in listed.reason
+    with pytest.raises(SiteError, match=r"no activation site.*:"):
+        convert(model, "reborn", SIZE)
 
 
 @pytest.mark.parametrize(
-    ("act", "name"),
-    [
-        (lambda x: x * x.sigmoid(), "silu"),
-        (lambda x: x * (x > 0), "relu"),
-        (lambda x: x * (x > 0).float(), "relu"),
-        (lambda x: torch.where(x > 0, x, 0.1 * x), "leaky_relu"),
-        (lambda x: torch.maximum(x, 0.2 * x), "leaky_relu"),
-        (lambda x: torch.maximum(x, x.new_zeros(())), "relu"),
-        (lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)), "gelu"),
-        (lambda x: x * torch.tanh(F.softplus(x)), "mish"),
-        (lambda x: x * torch.sigmoid(3 * x), "other:formula"),
-    ],
+    "expression",
+    ["y", "2 * y + 1", "y.tanh()", "y.abs().mean(1, True) * y", "torch.cat([y, -y], 1)[:, 4:12]"],
 )
-def test_a_formula_is_listed_by_its_values(act: Callable[[Tensor], Tensor], name: str) -> None:
-    found = discover(Net(act), SIZE)
-    listed = [other for other in found.others if "written out" in other.reason]
-    assert [other.activation for other in listed] == [name]
-    assert "test_formulas.py:" in listed[0].reason
-    with pytest.raises(SiteError, match=r"no activation site.*:"):
-        convert(Net(act), {} if found.sites else "reborn", SIZE)
-
-
-@pytest.mark.parametrize("act", [lambda x: x, lambda x: 2 * x + 1, F.relu, lambda x: F.relu(x) + 0.5 * x])
-def test_what_is_none_is_not_listed(act: Callable[[Tensor], Tensor]) -> None:
-    assert not [other for other in discover(Net(act), SIZE).others if "written out" in other.reason]
+def test_what_is_none_is_not_listed(expression: str, tmp_path: Path) -> None:
+    found = discover(network(expression, tmp_path), SIZE)
+    assert not found.sites
+    assert not [other for other in found.others if "written out" in other.reason]
 
 
 class Cbam(nn.Module):

@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from reborn_nas.backbone.own_files import INIT, OwnFiles, compiled_beside, module_file, own_files
+from reborn_nas.backbone.quiet import kept_numbers
 from reborn_nas.errors import ConfigError, unknown_name
 from reborn_nas.files import sha256_of
 
@@ -78,7 +79,8 @@ def load_file(file: str | Path, *, digest: str | None = None) -> ModuleType:
     if name not in sys.modules:
         _gathered.cache_clear()
     try:
-        return importlib.import_module(name)
+        with kept_numbers():  # many files seed the generators
+            return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         _forget(root)
         reason = f"{type(error).__name__}: {error}".replace(f"{root}.", "")

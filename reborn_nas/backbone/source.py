@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from reborn_nas.architecture import BackboneSpec
 from reborn_nas.backbone.factory import files_of, load_factory, split_source
 from reborn_nas.backbone.failing import reason_of, way_out
+from reborn_nas.backbone.quiet import kept_numbers, restored
 from reborn_nas.backbone.stem import SMALL, StemEdit, apply_stem, small_stem
 from reborn_nas.errors import ConfigError, unknown_name
 
 _IMAGENET = (3, 224, 224)
+_CHANNELS = {"file": ", or give its factory an argument in_chans, which gets the number of channels"}
 _TRANSFORMING = ("torchvision:googlenet", "torchvision:inception_v3")
 """With their published weights torchvision builds these two with other arguments: they map their input first."""
 
@@ -105,7 +107,7 @@ def build(
     """
     complete = spec if isinstance(spec, BackboneSpec) and _is_complete(spec) else resolve(spec)
     on_meta = torch.device(device).type == "meta"
-    fork = torch.random.fork_rng(devices=[]) if seed is not None or on_meta else nullcontext()
+    fork = kept_numbers() if seed is not None or on_meta else nullcontext()
     with fork:
         if seed is not None:
             torch.manual_seed(seed)
@@ -195,7 +197,10 @@ def _first_that_runs(spec: BackboneSpec) -> tuple[BackboneSpec, _Probe]:
             return trial, probe
         first = first or probe.failure
     size = "×".join(str(n) for n in spec.input_size)
-    advice = "use larger images (--image-size, or --input-size of `sites`), of as many channels as it takes"
+    advice = "use larger images (--image-size, or --input-size of `sites`)"
+    if "channels" in (first or ""):
+        offer = _CHANNELS.get(spec.library, "")
+        advice = f"use images of as many channels as it takes (--input-size of `sites`){offer}"
     raise ConfigError(
         f"backbone {spec.source!r} does not run on images of {size}: {first}; {way_out(first or '', advice)}"
     )
@@ -205,7 +210,7 @@ def _first_that_runs(spec: BackboneSpec) -> tuple[BackboneSpec, _Probe]:
 def _probe(spec: BackboneSpec) -> _Probe:
     """Run the network of `spec` once on the meta device in train mode; its stem is as the spec says."""
     assert spec.input_size is not None
-    with torch.random.fork_rng(devices=[]):
+    with kept_numbers():
         model = _construct_meta(spec)
         found = _run_once(model, spec)
         if (
@@ -233,7 +238,7 @@ def _run_once(model: nn.Module, spec: BackboneSpec) -> _Probe:
     classes, failure = None, None
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
-        with torch.no_grad(), torch.device(device):
+        with torch.no_grad(), torch.device(device), restored():
             classes = _outputs(model.train()(torch.empty(2, *spec.input_size).zero_()))
     except (Exception, SystemExit) as error:
         failure = reason_of(error)
@@ -264,14 +269,18 @@ def _construct_meta(spec: BackboneSpec) -> nn.Module:
 def _construct(spec: BackboneSpec, *, pretrained: bool) -> nn.Module:
     make = {"timm": _timm, "torchvision": _torchvision}.get(spec.library, _file)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), restored():
             warnings.simplefilter("ignore")
             model = make(spec, pretrained)
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
         what = " with its pretrained weights (they need a network or a filled cache)" if pretrained else ""
-        more = "; give them with --model-arg NAME=VALUE" if "required positional" in str(error) else ""
+        more = ""
+        if "required positional" in str(error):
+            more = "; give them with --model-arg NAME=VALUE"
+        elif "'in_chans'" in str(error):
+            more = "; use images of three channels, for it takes no others"
         raise ConfigError(
             f"backbone {spec.source!r} cannot be built{what}, arguments {dict(spec.arguments)}: "
             f"{type(error).__name__}: {reason_of(error).removeprefix(f'{type(error).__name__}: ')}{more}"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -261,7 +264,12 @@ class TestExport:
 
 
 BAD = """
+import os
+import random
 import sys
+import tempfile
+import time
+import numpy
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -295,6 +303,37 @@ class Noisy(Base):
         print("noise")
         return self.end(x)
 
+class Meddles(Base):  # when it is made, and whenever it runs
+    def __init__(self):
+        super().__init__()
+        self.meddle()
+
+    def meddle(self):
+        os.chdir("/")
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        torch.set_num_threads(2)
+        torch.manual_seed(1)
+        random.seed(1)
+        numpy.random.seed(1)
+
+    def forward(self, x):
+        y = self.end(x)
+        self.meddle()
+        return y
+
+class Writes(Base):
+    def forward(self, x):
+        with tempfile.TemporaryFile("w") as stream:
+            stream.write(str(x.shape))
+        return self.end(x)
+
+class Late(Base):
+    def forward(self, x):
+        time.sleep(0.01)
+        return self.end(x)
+
 def raises():
     raise ValueError("no luck")
 
@@ -310,6 +349,14 @@ def kind():
 def wants(width):
     return Base()
 """
+
+
+def process() -> list[Any]:
+    """What a network's code could change of the process."""
+    torch_numbers = torch.get_rng_state().tolist()
+    others = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
+    defaults = torch.get_default_dtype(), str(torch.get_default_device()), torch.is_grad_enabled()
+    return [Path.cwd(), torch.get_num_threads(), torch_numbers, *others, *defaults]
 
 
 class TestBadInput:
@@ -333,6 +380,32 @@ class TestBadInput:
             resolve(f"bad.py:{factory}", input_size=SIZE)
         assert "\n" not in str(caught.value)
         assert sorted(path.name for path in here.iterdir()) == ["bad.py"]
+
+    @pytest.mark.parametrize(
+        ("size", "words"),
+        [
+            ((1, 12, 12), "channels.*give its factory an argument in_chans"),
+            ((3, 2, 2), "Kernel size.*larger images"),
+        ],
+    )
+    def test_images_that_do_not_fit(self, here: Path, size: tuple[int, int, int], words: str) -> None:
+        (here / "bad.py").write_text(BAD)
+        with pytest.raises(ConfigError, match=words):
+            resolve("bad.py:Late", input_size=size)
+
+    @pytest.mark.parametrize("factory", ["Meddles", "Writes", "Late"])
+    def test_nothing_is_left_behind(self, here: Path, factory: str) -> None:
+        (here / "bad.py").write_text(BAD)
+        before = process()
+        spec = resolve(f"bad.py:{factory}", input_size=SIZE)
+        template = build(spec, device="meta")
+        found = rn.backbone.discover(template, SIZE)
+        assert [site.name for site in found.sites if site.admits("reborn")] == ["relu@0"]
+        assert process() == before
+        model = build(spec, seed=0)
+        new = rn.convert(model, "reborn", SIZE, seed=0)
+        assert process() == before
+        assert sum(type(module).__name__ == "Reborn" for module in new.modules()) == 1
 
     def test_a_forward_that_reads_numbers_runs_on_the_cpu(self, here: Path) -> None:
         (here / "bad.py").write_text(BAD)

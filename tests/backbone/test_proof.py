@@ -15,6 +15,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, fx, nn
 
 from reborn_nas.architecture import Architecture
@@ -315,6 +316,8 @@ def test_a_graph_module_is_refused_where_copies_would_run_the_old_forward() -> N
     found = discover(graph, SIZE)
     admitted = [site.name for site in found.sites if site.admits("gelu")]
     assert admitted == ["relu"]
+    (refused,) = (site for site in found.sites if site.name not in admitted)
+    assert "source is in no file; convert the network before torch.fx" in str(refused.fault)
     new = convert(graph, "leaky_relu(negative_slope=0.3)", SIZE)
     x = torch.randn(2, *SIZE)
     for twin in (new, copy.deepcopy(new), pickle.loads(pickle.dumps(new))):
@@ -627,3 +630,64 @@ def test_images_that_meet_in_one_map() -> None:
     assert third.admits("prelu")
     assert "16 channels in one batch and on 24 in another" in str(second.refusal("prelu"))
     assert all(site.admits("reborn") for site in discover(Deviation(), SIZE).sites)
+
+
+class Entry(nn.Module):
+    """A block of the common xception: one in-place ReLU at several places, the first one replaced, `x += skip`."""
+
+    def __init__(self, into: int, out: int, *, first: bool) -> None:
+        super().__init__()
+        self.skip = nn.Conv2d(into, out, 1, stride=2)
+        self.relu = nn.ReLU(inplace=True)
+        parts: list[nn.Module] = []
+        for number in range(2):
+            parts += [self.relu, nn.Conv2d(out if number else into, out, 3, padding=1), nn.BatchNorm2d(out)]
+        if first:
+            parts = parts[1:]
+        else:
+            parts[0] = nn.ReLU(inplace=False)
+        self.rep = nn.Sequential(*parts, nn.MaxPool2d(3, 2, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.rep(x)
+        y += self.skip(x)
+        return y
+
+
+class Xception(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.blocks = nn.Sequential(Entry(4, 8, first=True), Entry(8, 8, first=False))
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv1(x))
+        x = self.relu(self.conv2(x))
+        x = self.relu(self.blocks(x))
+        out: Tensor = self.fc(x.mean((2, 3)))
+        return out
+
+
+def test_what_is_admitted_is_converted() -> None:
+    torch.manual_seed(0)
+    model = Xception()
+    sites = discover(model, SIZE).sites
+    assert len(sites) == 6
+    assert all(site.admits("leaky_relu") for site in sites)
+    same = convert(model, "leaky_relu(negative_slope=0)", SIZE)
+    other = convert(model, "leaky_relu(negative_slope=0.5)", SIZE)
+    assert sum(type(module) is nn.LeakyReLU for module in other.modules()) == 6
+    x = torch.randn(2, *SIZE)
+    torch.testing.assert_close(same.eval()(x), model.eval()(x))
+    assert not torch.allclose(other.eval()(x), model(x))
+    convert(model, "reborn", SIZE).train()(x).sum().backward()
+
+
+def test_torchvisions_dropout_may_overwrite_what_a_relu_saves() -> None:
+    model = torchvision.models.mobilenet_v3_small(num_classes=3)
+    new = convert(model, {"classifier.1": "relu"}, (3, 32, 32)).train()
+    new(torch.rand(4, 3, 32, 32)).sum().backward()
+    weight = new.get_submodule("features.0.0").get_parameter("weight")
+    assert weight.grad is not None

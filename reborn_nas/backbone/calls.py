@@ -7,8 +7,10 @@ be replaced together.
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from reborn_nas.errors import ConversionError
 
@@ -62,6 +64,7 @@ def edit_call(
     *,
     place: str,
     given: ast.expr | None = None,
+    keeps: bool = False,
 ) -> list[TextEdit]:
     """The edits that turn `call` into `self.<attribute>(<its tensor>)`.
 
@@ -70,6 +73,7 @@ def edit_call(
     Args:
         given: the part of `call` that is the tensor, where `call` is an expression of another kind than a call of an
             activation.
+        keeps: whether the expression stays as it is in turns of the loop whose module has a true attribute `kept`.
 
     Raises:
         ConversionError: which tensor goes in, or where the result goes, cannot be read off the text.
@@ -85,7 +89,10 @@ def edit_call(
     edits: list[TextEdit] = []
     if loop > 1:
         callee, edits = _loop_edits(method, parents, call, owner, attribute, place)
-    prefix = f"{callee}("
+    prefix, suffix = f"{callee}(", ")"
+    if keeps:
+        own = f"{_of_map(call, tensor)} if getattr(_act, 'kept', False) else _act(_map)"
+        prefix, suffix = f"(lambda _map, _act: {own})(", f", {callee})"
     if isinstance(parents.get(call), ast.Expr):  # an in-place call whose result nobody takes
         if not isinstance(tensor, ast.Name):
             raise ConversionError(
@@ -100,8 +107,18 @@ def edit_call(
     return [
         *edits,
         TextEdit(start, _start(tensor), prefix + before, reach),
-        TextEdit(_end(tensor), end, f"{after})"),
+        TextEdit(_end(tensor), end, f"{after}{suffix}"),
     ]
+
+
+def _of_map(call: ast.expr, tensor: ast.expr) -> str:
+    """The expression on one line, with `_map` in place of the tensor."""
+
+    class Named(ast.NodeTransformer):
+        def visit(self, node: ast.AST) -> Any:
+            return ast.Name("_map", ast.Load()) if node is tensor else self.generic_visit(node)
+
+    return ast.unparse(Named().visit(copy.deepcopy(call, {id(tensor): tensor})))
 
 
 def apply_edits(lines: Sequence[str], edits: Sequence[TextEdit]) -> list[str]:

@@ -35,9 +35,25 @@ _BENDING = (
     }
     | {"masked_fill", "round", "floor", "ceil"}
 )
-_STEPS = (POINTWISE | _BENDING | {"type", "bool", "logical_not", "reciprocal", "rsqrt"}) - {"reshape", "view"}
+_STEPS = (POINTWISE | _BENDING | {"type", "bool", "logical_not", "reciprocal", "rsqrt", "setitem"}) - {
+    "reshape",
+    "view",
+}
 _JOINING = frozenset(
-    {"mul", "add", "sub", "div", "truediv", "where", "maximum", "minimum", "max", "min", "masked_fill"}
+    {
+        "mul",
+        "add",
+        "sub",
+        "div",
+        "truediv",
+        "where",
+        "maximum",
+        "minimum",
+        "max",
+        "min",
+        "masked_fill",
+        "setitem",
+    }
 )
 _BOUNDED = frozenset(
     {"relu6", "hardtanh", "clamp", "clip", "softplus"}
@@ -189,7 +205,7 @@ class _Search:
         several = sum(value in self.live for value in last.inputs) > 1
         bends = any(op.name in _BENDING for op in made.ops)
         alone = last.name in ("maximum", "minimum", "where") and len(made.ops) == 1
-        return bends and (several or alone or last.name == "masked_fill")
+        return bends and (several or alone or last.name in ("masked_fill", "setitem"))
 
     def _accept(self, made: _Derived, *, named: bool, whole: bool = False) -> bool:
         """Keep it as a site where it is one; `named` asks for a known activation, `whole` for a plain function."""

@@ -14,6 +14,15 @@ from reborn_nas.backbone.gain import Gained, gain_of, without_gain
 from reborn_nas.backbone.original import module_of
 from reborn_nas.errors import ConversionError
 
+KEPT = "kept"
+"""The function of a placement that keeps the expression which stands in the source."""
+
+
+class Kept(nn.Module):
+    """Stands in a list of activations for a turn of a loop that keeps its own expression; it is never called."""
+
+    kept = True
+
 
 class Cloned(nn.Module):
     """An activation whose input or output the network overwrites later: it gets, or gives, a copy.
@@ -79,6 +88,8 @@ class Placement:
             original: the module at `replaces`, which is not changed.
             init: "xavier" or "preserve".
         """
+        if self.function == KEPT:
+            return Kept()
         acts = original if original is not None else module_of(self.function)
         if self.choice == ORIGINAL.label:
             if acts is None:

@@ -15,10 +15,10 @@ from reborn_nas.backbone.admission import admitted, widened
 from reborn_nas.backbone.channels import Widening
 from reborn_nas.backbone.gain import conv_gains
 from reborn_nas.backbone.heads import Width
-from reborn_nas.backbone.means import OwnerRewrite, means_for, taps_for
+from reborn_nas.backbone.means import OwnerRewrite, keeps_expression, means_for, taps_for
 from reborn_nas.backbone.original import functional_original
-from reborn_nas.backbone.placement import Placement
-from reborn_nas.backbone.sites import Discovery, discover
+from reborn_nas.backbone.placement import KEPT, Placement
+from reborn_nas.backbone.sites import Discovery, Site, discover
 from reborn_nas.errors import ConversionError
 
 VERSION = 1
@@ -164,6 +164,10 @@ def _all_chosen(found: Discovery, path: str, chosen: Mapping[str, Choice]) -> bo
     return all(site.name in chosen for site in found.sites if site.path == path)
 
 
+def _original(found: Discovery, site: Site, chosen: Mapping[str, Choice]) -> str | None:
+    return KEPT if keeps_expression(site) and site.name not in chosen else functional_original(found, site)
+
+
 def draw(
     model: nn.Module,
     found: Discovery,
@@ -195,7 +199,7 @@ def draw(
                     channels=widths.get(site.name, site.channels),
                     layout=site.layout,
                     replaces=site.path,
-                    function=functional_original(found, site),
+                    function=_original(found, site, chosen),
                 )
             )
     loops = {path: length for each in means.values() for path, length in each.loops.items()}

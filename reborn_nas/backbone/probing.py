@@ -130,6 +130,10 @@ def _replayed(run: Trace, op: Op, values: dict[int, Any]) -> Any:
             return type(argument)(given(item) for item in argument)
         return argument
 
+    if op.name == "setitem":
+        written: Tensor = given(op.args[0]).clone()
+        written[given(op.args[1])] = given(op.args[2])
+        return written
     raw = op.raw or op.name
     owners = (
         (torch, F, Tensor) if raw in ("where", "maximum", "minimum", "max", "min") else (Tensor, torch, F)

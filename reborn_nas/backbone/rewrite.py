@@ -52,6 +52,7 @@ class Edit:
         loop: how often a loop runs the call; 0 outside of loops.
         expression: where it is no call by itself: where the expression begins, and where the part of it begins and ends
             that goes into the module; lines counted from the method's first.
+        keeps: whether some turns of the loop keep the expression as it is.
     """
 
     holder: str
@@ -61,11 +62,12 @@ class Edit:
     attribute: str
     loop: int = 0
     expression: tuple[int, ...] = ()
+    keeps: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; the inverse is `from_dict`."""
         data = asdict(self)
-        return data if self.expression else {key: value for key, value in data.items() if key != "expression"}
+        return {key: value for key, value in data.items() if key not in ("expression", "keeps") or value}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Edit:
@@ -83,7 +85,7 @@ class Edit:
         given = expression_at(method, tuple(hole))
         if call is None or given is None:
             return None
-        return edit_call(method, call, self.attribute, self.loop, place=place, given=given)
+        return edit_call(method, call, self.attribute, self.loop, place=place, given=given, keeps=self.keeps)
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,10 @@ def rewrite_of(cls: type, edits: Iterable[Edit]) -> Rewrite:
 @lru_cache(maxsize=4096)
 def _rewrite_of(cls: type, edits: frozenset[Edit]) -> Rewrite:
     ordered = tuple(
-        sorted(edits, key=lambda e: (e.holder, e.method, e.line, e.column, e.attribute, e.loop, e.expression))
+        sorted(
+            edits,
+            key=lambda e: (e.holder, e.method, e.line, e.column, e.attribute, e.loop, e.expression, e.keeps),
+        )
     )
     text = []
     for holder, method in sorted({(edit.holder, edit.method) for edit in ordered}):
@@ -318,6 +323,8 @@ def _functions(cls: type) -> Iterable[tuple[type, str, types.FunctionType]]:
         if holder in (nn.Module, object):
             continue
         for name, value in vars(holder).items():
+            if isinstance(value, property) and value.fset is None and value.fdel is None:
+                value = value.fget
             function = inspect.unwrap(value) if callable(value) else None
             if isinstance(function, types.FunctionType):
                 yield holder, name, function

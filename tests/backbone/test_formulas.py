@@ -110,11 +110,11 @@ class Net(nn.Module):
 """
 
 
-def network(expression: str, folder: Path) -> nn.Module:
+def network(expression: str, folder: Path, text: str = MODULE) -> nn.Module:
     """A network whose one activation is `expression`."""
     name = f"formula_{hashlib.sha256(expression.encode()).hexdigest()[:12]}"
     path = folder / f"{name}.py"
-    path.write_text(MODULE.replace("EXPRESSION", expression))
+    path.write_text(text.replace("EXPRESSION", expression))
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -202,3 +202,35 @@ def test_gates_and_decoders(make: Any, sites: list[str]) -> None:
     found = discover(make(), SIZE)
     assert [site.name for site in found.sites if site.kind == "functional"] == sites
     assert len(found.sites) == len(sites)
+
+
+LOOP = """\
+import torch
+from torch import nn
+
+
+def swish(x):
+    return x * torch.sigmoid(x)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convs, self.fc = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(3)), nn.Linear(3, 5)
+
+    def forward(self, x):
+        for conv in self.convs:
+            x = EXPRESSION
+        return self.fc(x.mean((2, 3)))
+"""
+
+
+@pytest.mark.parametrize("formula", ["swish(conv(x))", "conv(x) if x is None else swish(conv(x))"])
+def test_the_other_turns_of_a_loop_keep_their_own_expression(formula: str, tmp_path: Path) -> None:
+    model: Any = network(formula, tmp_path, LOOP)
+    new = convert(model, {"formula@1": "leaky_relu(negative_slope=0.3)"}, SIZE)
+    x = given = torch.randn(2, *SIZE)
+    for number, conv in enumerate(model.convs):
+        y = conv(x)
+        x = F.leaky_relu(y, 0.3) if number == 1 else y * torch.sigmoid(y)
+    assert torch.equal(new(given), model.fc(x.mean((2, 3))))

@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -331,6 +331,8 @@ def _judge(own: Own, more: Sequence[str]) -> Verdict:
     after = model.state_dict()
     if list(before) != list(after) or not all(torch.equal(before[k], after[k]) for k in before):
         raise Wrong("planning changed the network's own tensors")
+    if own.twin_of is not None:
+        own = replace(own, twin=own.twin_of([site for site in sites if site.name in admitted]))
     runs = compare(own, new, {slopes[name] for name in admitted})
     trained(own, model, found, more)
     outcome = "right" if len(admitted) == (len(sites) if own.sites is None else own.sites) else "partly"

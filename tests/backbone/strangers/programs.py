@@ -12,6 +12,7 @@ import argparse
 import importlib.util
 import itertools
 import random
+import re
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
+from reborn_nas.backbone.sites import Site
 from tests.backbone.strangers.oracle import Result, Verdict, fresh, judge
 from tests.backbone.strangers.register import Own, images
 
@@ -51,6 +53,27 @@ def same(x):
     return x
 
 
+def swish(x):
+    return x / (1 + torch.exp(-x))
+
+
+def sharp(x, slope=0.1):
+    low = slope * x
+    return torch.where(x > 0, x, low)
+
+
+class Bent(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return torch.where(x > 0, x, 0.2 * x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return torch.where(x > 0, grad, 0.2 * grad)
+
+
 class Block(nn.Module):
     def __init__(self, inplace=False):
         super().__init__()
@@ -67,6 +90,7 @@ class Net(nn.Module):
         self.relu, self.quick, self.gelu = nn.ReLU(), nn.ReLU(inplace=True), nn.GELU()
         self.acts = nn.ModuleDict({"a": nn.ReLU(), "b": nn.Tanh(), "c": nn.SiLU()})
         self.plain = [nn.ReLU(), nn.ELU()]
+        self.sigma = nn.Sigmoid()
 """
 MIDDLE = """\
         self.head = nn.Linear(4, 5)
@@ -106,6 +130,21 @@ ACT = (
     "{}.relu_()",
     "F.relu6({})",
 )
+FORMULAS = (
+    "{} * {}.sigmoid()",
+    "torch.where({} > 0, {}, 0.1 * {})",
+    "{} * ({} > 0)",
+    "torch.maximum({}, 0.2 * {})",
+    "{}.masked_fill({} < 0, 0)",
+    "{} * F.relu6({} + 3) / 6",
+    "{} * torch.tanh(F.softplus({}))",
+    "{} * self.sigma({})",
+    "{} * torch.sigmoid(3 * {})",
+    "swish({})",
+    "sharp({}, slope=0.3)",
+    "Bent.apply({})",
+)
+"""Activations written out; each is one function of one variable."""
 PLACES = (
     "{}",
     "{}",
@@ -131,6 +170,8 @@ class Writer:
             self.step()
 
     def act(self, name: str) -> str:
+        if name.isidentifier() and self.random.random() < 0.2:
+            return f"({self.random.choice(FORMULAS).replace('{}', name)})"
         return self.random.choice(ACT).replace("{}", name)
 
     def old(self) -> str:
@@ -390,6 +431,23 @@ def load(source: str, name: str) -> ModuleType:
     return module
 
 
+def with_calls(source: str, sites: Sequence[Site]) -> str:
+    """The program with `F.silu(v)` in place of each formula that is among `sites`: one call, for the oracle to answer."""
+    lines = source.splitlines(keepends=True)
+    taken = {(s.span.line, s.span.column, s.span.end_column) for s in sites if s.span is not None}
+    for number, line in enumerate(lines, 1):
+        found = []
+        for formula in FORMULAS:
+            first, *others = re.escape(formula).split(re.escape("{}"))
+            pattern = first + r"(?P<name>\b[a-z]\w*\b)" + r"(?P=name)".join(others)
+            found += [(*match.span(), match["name"]) for match in re.finditer(pattern, line)]
+        for start, end, name in sorted(found, reverse=True):
+            if (number, start, end) in taken:
+                line = f"{line[:start]}F.silu({name}){line[end:]}"
+        lines[number - 1] = line
+    return "".join(lines)
+
+
 class Invalid(Exception):
     """A program that does not run as it is written."""
 
@@ -397,7 +455,12 @@ class Invalid(Exception):
 def verdict_of(source: str, name: str, choices: Sequence[str]) -> Verdict:
     """Judge a program. Raises Invalid where the untouched one does not run."""
     make: type[nn.Module] = load(source, name).Net
-    own = Own(name, make, None, images, sizes=(8, 16), batches=(2, 3))
+
+    def twin(sites: Sequence[Site]) -> type[nn.Module]:
+        made: type[nn.Module] = load(with_calls(source, sites), f"{name}_twin").Net
+        return made
+
+    own = Own(name, make, None, images, sizes=(8, 16), batches=(2, 3), twin_of=twin)
     try:
         for training in (False, True):
             for batch, size in ((2, 8), (3, 16)):

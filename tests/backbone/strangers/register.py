@@ -24,6 +24,7 @@ class Own:
         sizes: the image sizes that it takes; the first is the one planned with.
         batches: the batch sizes that it takes; the first is the one planned with.
         twin: the same network with each activation that is an expression written as one call; the oracle runs that.
+        twin_of: makes that twin for the sites that are converted, where it depends on them.
         example: whether conversion is given example inputs in place of a size.
     """
 
@@ -34,6 +35,7 @@ class Own:
     sizes: Sequence[int] = (16, 24)
     batches: Sequence[int] = (2, 3, 5)
     twin: Maker | None = None
+    twin_of: Callable[[Sequence[Any]], Maker] | None = None
     example: bool = False
     slow: bool = False
 

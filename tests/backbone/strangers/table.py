@@ -6,11 +6,22 @@ import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tests.backbone.strangers import calls, inplace, loops, modules
+from tests.backbone.strangers import calls, formulas, inplace, loops, modules
 from tests.backbone.strangers.oracle import Verdict, judge
 from tests.backbone.strangers.register import NETWORKS
 
-__all__ = ["NETWORKS", "RECORD", "calls", "inplace", "judged", "loops", "modules", "recorded", "write"]
+__all__ = [
+    "NETWORKS",
+    "RECORD",
+    "calls",
+    "formulas",
+    "inplace",
+    "judged",
+    "loops",
+    "modules",
+    "recorded",
+    "write",
+]
 
 RECORD = Path(__file__).parents[2] / "golden" / "own_networks.csv"
 FIELDS = ("network", "outcome", "sites", "converted", "listed")

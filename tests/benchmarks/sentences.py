@@ -162,7 +162,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0, help="begin no cell after (30)")
     parser.add_argument("--workers", type=int, default=1, help="processes (1)")
     parser.add_argument("--out", type=Path, help="CSV to fill; a table for people beside it")
-    parser.add_argument("--only", nargs="+", default=[], help="beginnings of scenario/sites/runs/phases")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        help="words of scenario/sites/runs/phases from the left: null/5",
+    )
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     _unwatched()
@@ -170,7 +175,7 @@ def main() -> int:
     done = _read(options.out)
     for scenario, mix, phases in cells():
         key = f"{scenario}/{mix.sites}/{mix.runs}/{phases}"
-        if options.only and not any(key.startswith(one) for one in options.only):
+        if options.only and not any(f"{key}/".startswith(f"{one}/") for one in options.only):
             continue
         if key in done and int(done[key]["studies"]) >= options.studies:
             continue

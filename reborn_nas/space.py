@@ -202,6 +202,10 @@ def load_space(name: str | Path) -> SearchSpace:
     shipped = list_spaces()
     if str(name) in shipped:
         path = shipped[str(name)]
+    elif path.is_dir():
+        raise ConfigError(
+            f"search space {path} is a folder; give a YAML file, or one of {', '.join(shipped)}"
+        )
     elif path.suffix not in (".yaml", ".yml") and not path.is_file():
         raise unknown_name("search space", str(name), shipped, "or give the path of a YAML file")
     try:

@@ -186,6 +186,15 @@ def test_every_command_that_a_run_prints_runs(
     assert places >= {"search", "report", "card"}
 
 
+def test_no_name_of_another_day_is_printed(printed: dict[str, str], at_home: Path) -> None:
+    texts = {**printed, "status --json": said("status", RUN, "--json")}
+    texts["plan --json"] = said("search", "--dry-run", "--json", "--run", "other")
+    texts |= {path.name: path.read_text() for path in Path(RUN).rglob("*") if path.suffix in (".csv", ".log")}
+    assert {"search.log", "trials.csv", "exploration"} <= {*texts, *re.findall(r"\w+", texts["search.log"])}
+    old = re.compile(r"\bfactors?\b|\bsearch/\d|\bconfirm/\w|\"(search|confirm)\"")
+    assert not [(place, found[0]) for place, text in texts.items() if (found := old.search(text))]
+
+
 def test_paths_are_printed_as_one_would_write_them(printed: dict[str, str], at_home: Path) -> None:
     (line,) = [one for one in printed["search"].splitlines() if one.startswith("report: ")]
     assert line.split(None, 1)[1] == f"{RUN}/report/index.html"

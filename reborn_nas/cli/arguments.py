@@ -35,10 +35,11 @@ class Parser(argparse.ArgumentParser):
 
 def add_loudness(parser: Any) -> None:
     """`--verbose` and `--quiet`; the run folder's log has everything in any case."""
-    parser.add_argument(
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument(
         "-v", "--verbose", action="store_true", help="show the log too: a line for each training"
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="show the answer alone")
+    loudness.add_argument("-q", "--quiet", action="store_true", help="show the answer alone")
 
 
 def add_backbone(parser: argparse.ArgumentParser, default: str | None = None) -> None:

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         announce("reading the settings; importing torch and timm takes a few seconds")
     import_networks()
     from reborn_nas.api import report, run_view, search, standing
-    from reborn_nas.cli.show import print_next, print_plan, print_result, result_json
+    from reborn_nas.cli.show import plan_json, print_next, print_plan, print_result, result_json
     from reborn_nas.cli.words import print_standing, standing_json
     from reborn_nas.study import load_config, plan_search
     from reborn_nas.study.display import make_progress
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             print(advice)
     if args.dry_run:
         if args.json:
-            print(json.dumps(plan.to_dict(), indent=2))
+            print(json.dumps(plan_json(plan), indent=2))
         return 0
     if not args.yes and not agreed(plan.seconds, plan.bench.device == "cpu", advice):
         return 2

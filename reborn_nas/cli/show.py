@@ -19,6 +19,7 @@ __all__ = [
     "count_text",
     "estimates",
     "near",
+    "plan_json",
     "print_estimates",
     "print_next",
     "print_plan",
@@ -209,6 +210,14 @@ def print_status(state: RunStatus, run: str, command: str) -> None:
     print(f"report: {report}" if state.complete else f"to go on: {command}")
 
 
+def plan_json(plan: PlanView) -> dict[str, Any]:
+    """The plan for scripts, in the words of today."""
+    data = plan.to_dict()
+    phases = [{**phase, "name": public_name(phase["name"])} for phase in data["phases"]]
+    tested = data.pop("factors")
+    return {**data, "phases": phases, "tested": tested}
+
+
 def status_json(state: RunStatus) -> dict[str, Any]:
     """The status for scripts."""
     from dataclasses import asdict
@@ -219,7 +228,7 @@ def status_json(state: RunStatus) -> dict[str, Any]:
         "total": state.total,
         "done": state.done,
         "running": state.running,
-        "phases": [asdict(phase) for phase in state.phases],
+        "phases": [{**asdict(phase), "name": public_name(phase.name)} for phase in state.phases],
         "candidate": None if state.candidate is None else state.candidate.to_dict(),
     }
 

@@ -177,6 +177,8 @@ def _find(path: str | Path) -> Path:
     found = Path(path)
     if found.is_file():
         return found
+    if found.is_dir():
+        raise ConfigError(f"study file {found} is a folder; give a YAML file, or one of {', '.join(shipped)}")
     if found.suffix in (".yaml", ".yml"):
         raise ConfigError(f"study file {found} does not exist; shipped replications: {', '.join(shipped)}")
     raise unknown_name("replication", str(path), shipped, "or give the path of a YAML file")

@@ -508,10 +508,11 @@ def _faults(error: ValidationError) -> list[str]:
             faults.extend(text.split("\n"))
             continue
         text = _PLAIN.get(item["type"], text)
-        shown = mask_text(repr(item.get("input"))) + number_hint(item.get("input"))
+        shown = mask_text(repr(item.get("input")))
         if place == "storage":  # may hold a password
             shown = "what was given"
-        faults.append(f"{place}: {text[0].lower()}{text[1:]}, got {shown[:200]}")
+        got = "" if text.endswith(shown) else f", got {shown[:200]}"
+        faults.append(f"{place}: {text[0].lower()}{text[1:]}{got}{number_hint(item.get('input'))}")
     return faults
 
 

@@ -114,6 +114,8 @@ def _devices(value: Any) -> Any:
     if not isinstance(parts, list | tuple):
         example = f"[{value}]" if type(value) is int else "[0, 1]"
         raise ValueError(f"a list of devices such as {example}, one worker each; on the command line 0,1")
+    if isinstance(value, str) and not parts:
+        raise ValueError("names no device; write such as 0,1")
     found = [_device(f"cuda:{part}" if str(part).strip().isdigit() else str(part).strip()) for part in parts]
     for name in found:
         if name != "cpu" and found.count(name) > 1:

@@ -30,13 +30,18 @@ def load_config(path: str | Path | None = None, **overrides: Any) -> StudyConfig
     given = renamed({key: value for key, value in overrides.items() if value is not None})
     settings |= given
     try:
-        return StudyConfig(**settings)
+        config = StudyConfig(**settings)
     except ConfigError as error:
         faults = [
             fault if fault.split(":", 1)[0].split("[")[0] in given else place + fault
             for fault in error.faults
         ]
         raise ConfigError("the study's configuration has faults:", faults) from None
+    if config.devices and config.device != "auto":
+        raise ConfigError(
+            f"device: is for one device; devices names {', '.join(config.devices)}, so leave out device {config.device}"
+        )
+    return config
 
 
 def shipped_studies() -> dict[str, Path]:
@@ -60,6 +65,8 @@ def _find(path: str | Path) -> Path:
     if str(path) in shipped:
         return shipped[str(path)]
     found = Path(path)
+    if found.is_dir():
+        raise ConfigError(f"study file {found} is a folder; give a YAML file, or one of {', '.join(shipped)}")
     if not found.is_file():
         if found.suffix in (".yaml", ".yml"):
             raise ConfigError(f"study file {found} does not exist; shipped studies: {', '.join(shipped)}")

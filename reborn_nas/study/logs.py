@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from reborn_nas.records import public_name
+
 __all__ = ["LOG_FILE", "VERBOSE", "log", "log_to", "training"]
 
 LOG_FILE = "search.log"
@@ -71,7 +73,7 @@ def log_to(folder: Path | None, worker: str = "-", *, shown: bool = False) -> It
 @contextmanager
 def training(key: str) -> Iterator[None]:
     """Within, lines come from the training `key`; this process has one at a time."""
-    _PLACE.trial = key
+    _PLACE.trial = public_name(key)
     try:
         yield
     finally:

@@ -129,9 +129,9 @@ def test_dry_run_writes_nothing_and_prints_json(capsys: pytest.CaptureFixture[st
     assert counts == {
         "baseline": 8,
         "screen": 32,
-        "search": 8,
+        "exploration": 8,
         "candidate": 16,
-        "confirm": 0,
+        "retest": 0,
         "control": 0,
         "checks": 0,
     }

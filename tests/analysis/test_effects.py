@@ -19,6 +19,7 @@ from reborn_nas.analysis import (
     site_effects,
     stage_means,
 )
+from reborn_nas.analysis.blocks import split_allowance
 from reborn_nas.analysis.effects import COLUMNS, FURTHER_COLUMNS
 from reborn_nas.analysis.ranks import ranks
 from reborn_nas.analysis.shrinkage import Shrunk, shrink
@@ -42,9 +43,15 @@ def test_estimates_equal_those_of_statsmodels() -> None:
     )
     truth = sm.OLS(accuracy * 100, matrix).fit()
     assert np.allclose(table["effect"], truth.params[:33])
-    assert np.allclose(table[["ci_low", "ci_high"]], truth.conf_int()[:33])
-    assert np.allclose(table["p_value"], truth.pvalues[:33])
-    assert np.allclose(table["q_value"], multipletests(truth.pvalues[:33], method="fdr_bh")[1])
+    wider = split_allowance(matrix, 33, plan.block)
+    assert 1 < wider.max() < 1.06  # two splits, nearly enough
+    error = wider * truth.bse[:33]
+    half = stats.t.ppf(0.975, truth.df_resid) * error
+    assert np.allclose(table["ci_high"] - table["effect"], half)
+    assert np.allclose(table["effect"] - table["ci_low"], half)
+    p_value = 2 * stats.t.sf(np.abs(truth.params[:33]) / error, truth.df_resid)
+    assert np.allclose(table["p_value"], p_value)
+    assert np.allclose(table["q_value"], multipletests(p_value, method="fdr_bh")[1])
     assert table.attrs["df"] == truth.df_resid
     assert table.attrs["sigma"] == pytest.approx(np.sqrt(truth.mse_resid))
 

@@ -69,8 +69,8 @@ class LeaseWatch:
     could reach the storage, nobody's lease ends.
     """
 
-    def __init__(self, lease: float = LEASE, clock: Callable[[], float] = time.monotonic) -> None:
-        self._lease = lease
+    def __init__(self, lease: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lease = LEASE if lease is None else lease
         self._clock = clock
         self._seen: dict[int, tuple[Any, float]] = {}
         self._looked: dict[int, float] = {}

@@ -17,7 +17,7 @@ from reborn_nas.study.silence import asking
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-__all__ = ["AwayError", "be_patient", "is_passing", "is_waiting"]
+__all__ = ["AwayError", "be_patient", "cause_of", "is_passing", "is_waiting"]
 
 PATIENCE = 600.0
 """Seconds that a call waits for its storage to come back."""
@@ -39,6 +39,7 @@ def be_patient(
     storage: BaseStorage,
     *,
     name: str = "the storage",
+    clean: Callable[[str], str] = lambda text: "",
     patience: float = PATIENCE,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
@@ -50,13 +51,14 @@ def be_patient(
 
     Args:
         name: of the storage in what is logged, without secrets.
+        clean: what of a driver's words may be logged.
     """
     from optuna.storages import BaseStorage as Base
 
     names = [method for method, _ in inspect.getmembers(Base, inspect.isfunction)]
     for method in (*names, *OURS):
         if not method.startswith("_") and method != "remove_session" and hasattr(storage, method):
-            call = _patient(getattr(storage, method), storage, name, patience, sleep, clock)
+            call = _patient(getattr(storage, method), storage, name, clean, patience, sleep, clock)
             setattr(storage, method, call)
     return storage
 
@@ -77,6 +79,7 @@ def _patient(
     call: Callable[..., Any],
     storage: BaseStorage,
     name: str,
+    clean: Callable[[str], str],
     patience: float,
     sleep: Callable[[float], None],
     clock: Callable[[], float],
@@ -91,7 +94,7 @@ def _patient(
                 except Exception as error:
                     if not is_passing(error):
                         raise
-                    question.trouble = machine_fault(error) or type(error).__name__
+                    question.trouble = machine_fault(error) or cause_of(error, clean)
                     if clock() - began + wait > patience:
                         raise AwayError(
                             f"{name} has been away for {patience:.0f} s ({question.trouble}); what is finished is "
@@ -102,6 +105,15 @@ def _patient(
                 wait = min(2 * wait, LONGEST_WAIT)
 
     return patient
+
+
+def cause_of(error: BaseException, clean: Callable[[str], str]) -> str:
+    """What the driver had to say: "OperationalError: password authentication failed for user me"."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    details = getattr(error, "details", None)  # of gRPC
+    said = str(details() if callable(details) else error)
+    return f"{type(error).__name__}: {clean(' '.join(said.split()))[:300]}".removesuffix(": ")
 
 
 _resting = threading.Event()

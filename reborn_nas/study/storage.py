@@ -21,7 +21,7 @@ from reborn_nas.errors import RebornError, StudyError
 from reborn_nas.study.lease import LeaseWatch, identity
 from reborn_nas.study.masking import is_readable, mask_url, without_secrets
 from reborn_nas.study.objectives import directions
-from reborn_nas.study.patience import PATIENCE, be_patient, is_passing
+from reborn_nas.study.patience import PATIENCE, be_patient, cause_of, is_passing
 from reborn_nas.study.silence import Question, asking
 
 if TYPE_CHECKING:
@@ -143,7 +143,10 @@ def connect(
         ) from None
     if read_only:
         _refuse_changes(storage, mask_url(url))
-    return be_patient(storage, name=f"storage {mask_url(url)}", patience=READING if read_only else PATIENCE)
+    return be_patient(
+        storage, name=f"storage {mask_url(url)}", clean=lambda text: without_secrets(text, url),
+        patience=READING if read_only else PATIENCE,
+    )  # fmt: skip
 
 
 def storage_file(url: str) -> Path | None:
@@ -227,7 +230,7 @@ def _database(url: str, patience: float, read_only: bool, question: Question) ->
                 races += 1  # another worker makes the same tables at this moment
             elif not is_passing(error) or time.monotonic() - began > patience:
                 raise
-            question.trouble = type(error).__name__
+            question.trouble = cause_of(error, lambda text: without_secrets(text, url))
         time.sleep(0.5)
 
 

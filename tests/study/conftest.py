@@ -113,6 +113,12 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda handle: None)
 
 
+@pytest.fixture
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was killed between its claim and its first sign of life is replaced soon, here and in what is forked."""
+    monkeypatch.setattr("reborn_nas.study.lease.LEASE", 4.0)
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[postgresql.Server]:
     """A PostgreSQL of one file's own, where its programs are installed."""

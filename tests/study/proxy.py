@@ -74,6 +74,7 @@ class Network:
                 sink.sendall(data)
         for one in (source, sink):
             with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)  # `close` alone leaves it open while the other thread receives
                 one.close()
 
 

@@ -8,8 +8,9 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime as true_datetime
 from datetime import timedelta
 from pathlib import Path
@@ -19,17 +20,20 @@ import pytest
 
 from reborn_nas.files import write_atomic
 from reborn_nas.records import TrialRecord
+from reborn_nas.study import engine, lease
 from reborn_nas.study.engine import Engine
 from reborn_nas.study.progress import SilentProgress
 from reborn_nas.study.reading import read_records
+from reborn_nas.study.runs import Run
 from reborn_nas.study.stopping import Stopper
 from reborn_nas.study.storage import connect, open_run, run_url
-from tests.study import postgresql
 from tests.study.conftest import FakeObjective, make_bench
-from tests.study.proxy import Network
 from tests.study.toy import SITES, phases, results, start, store_of, told, work
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+    pytest.mark.usefixtures("short_lease"),
+]
 
 
 def wait_until_told(folder: Path, storage: str | None, count: int) -> None:
@@ -40,31 +44,62 @@ def wait_until_told(folder: Path, storage: str | None, count: int) -> None:
         time.sleep(0.02)
 
 
+def stopped_in_a_training(pid: int, folder: Path, tally: Path) -> set[str]:
+    """Stop the process; what it trains at this moment. It goes on where it trains nothing, or writes to the journal."""
+    import fcntl
+
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(0.05)
+    last = tally.read_text().split()[-1:]
+    studies = store_of(folder, None).studies()
+    trials = [trial for study in studies for trial in study.get_trials(deepcopy=False)]
+    held = {trial.user_attrs["key"] for trial in trials if trial.state.name == "RUNNING"} & set(last)
+    with open(folder / "study.journal", "rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held = set()
+    if not held:
+        os.kill(pid, signal.SIGCONT)
+    return held
+
+
 # -- clocks ---------------------------------------------------------------------------------------------------
 
 
-def work_with_clock(folder: Path, shift: float) -> None:
-    """A worker whose wall clock is off by `shift` seconds, wherever Optuna and we read it."""
-    import sys
+DAY = 86400.0
+
+
+def work_with_clock(folder: Path, shift: Callable[[], float], zone: str = "UTC") -> None:
+    """A worker whose wall clock is off by `shift` seconds wherever Optuna and we read it, in a time zone of its own."""
 
     class Wrong(true_datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Any:
-            return true_datetime.now(tz) + timedelta(seconds=shift)
+            return true_datetime.now(tz) + timedelta(seconds=shift())
 
+    os.environ["TZ"] = zone
+    time.tzset()
     clock = time.time
-    time.time = lambda: clock() + shift  # type: ignore[assignment]
+    time.time = lambda: clock() + shift()  # type: ignore[assignment]
     for name, module in list(sys.modules.items()):
         if name.startswith(("optuna", "reborn_nas")) and getattr(module, "datetime", None) is true_datetime:
             module.datetime = Wrong  # type: ignore[attr-defined]
     work(folder, None)
 
 
-def test_clocks_that_are_days_apart_change_nothing(folder: Path, undisturbed: dict[str, float]) -> None:
+def test_clocks_that_are_days_apart_and_jump_change_nothing(
+    folder: Path, undisturbed: dict[str, float]
+) -> None:
+    jumps = random.Random(0)
     context = multiprocessing.get_context("fork")
     workers = [
-        context.Process(target=work_with_clock, args=(folder, days * 86400.0), daemon=True)
-        for days in (-2, 3, 40)
+        context.Process(target=work_with_clock, args=(folder, *wrong), daemon=True)
+        for wrong in (
+            (lambda: -2 * DAY, "Pacific/Auckland"),
+            (lambda: jumps.choice((-DAY, 0.0, DAY)), "America/Los_Angeles"),
+            (lambda: 40 * DAY,),
+        )
     ]
     for worker in workers:
         worker.start()
@@ -198,45 +233,67 @@ def test_a_disk_that_fills_up_only_takes_time(small_disk: Path, undisturbed: dic
     assert results(small_disk, None) == undisturbed
 
 
-# -- networks -------------------------------------------------------------------------------------------------
+# -- processes that stop or die -------------------------------------------------------------------------------
+
+
+def work_as_another_machine(folder: Path, tally: Path, seconds: float = 1.0) -> None:
+    """A worker that no other sees as a process; it takes leases away after `seconds`. `tally` gets what it trains."""
+
+    def note(run: Run, number: int) -> None:
+        with open(tally, "a") as stream:
+            stream.write(f"{run.key}\n")
+        time.sleep(0.03)
+
+    lease._host = lambda: tally.name  # type: ignore[assignment]
+    engine.BEAT = 0.2
+    objective = FakeObjective(before=note)
+    with Stopper() as stopper:
+        bench = make_bench(folder, sites=SITES)
+        worker = Engine(bench, store_of(folder, None), phases(), objective, SilentProgress(), stopper)
+        worker.queue.watch = lease.LeaseWatch(seconds)
+        os._exit(0 if worker.work(lead=True) else 1)
 
 
 @pytest.mark.slow
-def test_a_database_that_cannot_be_reached_for_a_minute(
-    folder: Path, undisturbed: dict[str, float], server: postgresql.Server
+def test_a_worker_that_is_stopped_loses_its_lease_and_its_result_is_refused(
+    folder: Path, tmp_path: Path, undisturbed: dict[str, float]
 ) -> None:
-    network = Network(server.port)
-    url = server.url.replace(f":{server.port}/", f":{network.port}/")
-    processes = [start(folder, url) for _ in range(2)]
-    wait_until_told(folder, server.url, 8)
-    network.cut()  # connections break, and nobody answers the telephone
-    time.sleep(60)
-    assert all(process.is_alive() for process in processes)
-    network.mend()
-    wait_until_told(folder, server.url, 20)
-    network.freeze()  # connections stand, and nothing comes back
-    time.sleep(10)
-    assert all(process.is_alive() for process in processes)
-    network.mend()
-    for process in processes:
-        process.join(180)
+    """Of two machines one stops in the middle of a training: the other trains that run too, and one result is told."""
+    context = multiprocessing.get_context("fork")
+    tallies = [tmp_path / "one", tmp_path / "two"]
+    one, two = (
+        context.Process(target=work_as_another_machine, args=(folder, tally), daemon=True)
+        for tally in tallies
+    )
+    one.start()
+    wait_until_told(folder, None, 6)
+    assert one.pid is not None
+    while not (held := stopped_in_a_training(one.pid, folder, tallies[0])):
+        time.sleep(0.01)
+    two.start()
+    until = time.monotonic() + 240
+    while not held <= told(folder, None).keys():
+        assert time.monotonic() < until, "nobody took the lease"
+        time.sleep(0.1)
+    os.kill(one.pid, signal.SIGCONT)
+    for process in (one, two):
+        process.join(240)
         assert process.exitcode == 0
-    assert results(folder, server.url) == undisturbed
-
-
-# -- processes that stop, and databases that go away ----------------------------------------------------------
+    assert results(folder, None) == undisturbed
+    trained = [tally.read_text().split() for tally in tallies]
+    assert all(held <= set(keys) for keys in trained), "both trained it, and one result was refused"
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_stopped_for_a_while_loses_nothing(
+def test_a_worker_that_is_stopped_on_this_host_is_waited_for(
     folder: Path, undisturbed: dict[str, float]
 ) -> None:
-    """On one host a stopped process is seen to live: its run waits for it, and is trained once."""
+    """A stopped process is seen to live: its run waits for it, and is trained once."""
     processes = [start(folder, None) for _ in range(2)]
     wait_until_told(folder, None, 6)
     assert processes[0].pid is not None
     os.kill(processes[0].pid, signal.SIGSTOP)
-    time.sleep(5)
+    time.sleep(2)
     os.kill(processes[0].pid, signal.SIGCONT)
     for process in processes:
         process.join(240)
@@ -257,34 +314,6 @@ def test_all_processes_killed_at_once(folder: Path, undisturbed: dict[str, float
     last.join(240)
     assert last.exitcode == 0
     assert results(folder, None) == undisturbed
-
-
-@pytest.mark.slow
-def test_a_database_that_is_renamed_under_a_running_study(
-    folder: Path, undisturbed: dict[str, float], server: postgresql.Server
-) -> None:
-    import psycopg2
-
-    admin = psycopg2.connect(server.url)
-    admin.autocommit = True
-    cursor = admin.cursor()
-    cursor.execute("CREATE DATABASE renamed")
-    url = server.url.replace("/postgres", "/renamed")
-    processes = [start(folder, url) for _ in range(2)]
-    wait_until_told(folder, url, 8)
-    for old, new in (("renamed", "elsewhere"), ("elsewhere", "renamed")):
-        while True:
-            cursor.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{old}'")
-            try:
-                cursor.execute(f"ALTER DATABASE {old} RENAME TO {new}")
-            except psycopg2.errors.ObjectInUse:  # a worker came back in between
-                continue
-            break
-        time.sleep(3)
-    for process in processes:
-        process.join(180)
-        assert process.exitcode == 0
-    assert results(folder, url) == undisturbed
 
 
 # -- looks at a study that goes on ----------------------------------------------------------------------------

@@ -22,7 +22,11 @@ from tests.study import postgresql
 from tests.study.forked import fork, supervise
 from tests.study.toy import results, told
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("short_lease"),
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+]
 
 KILLS = int(os.environ.get("REBORN_NAS_KILLS", "200"))
 LONGEST = 60.0

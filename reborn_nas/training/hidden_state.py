@@ -46,8 +46,9 @@ class HiddenState:
         self._holders = dict(_holders(model))
         self._attributes = {path: _attributes(holder) for path, holder in self._holders.items()}
         self._marks = self._marked()
-        memo = _kept_as_they_are(model)
-        self._copies = {path: _copied(values, memo) for path, values in self._attributes.items()}
+        self._contents = _Contents(_handled_elsewhere(model))
+        for values in self._attributes.values():
+            self._contents.keep(values)
         self._model = model
 
     def changes(self) -> list[str]:
@@ -78,15 +79,16 @@ class HiddenState:
             table: Any = module._parameters if last in module._parameters else module._buffers
             if table.get(last) is not tensor:
                 table[last] = tensor
-        marks = self._marked()
+        if self._marked() == self._marks:
+            return
+        self._contents.put_back()
         for path, holder in self._holders.items():
-            for name in marks[path].keys() | self._marks[path].keys():
-                if marks[path].get(name) == self._marks[path].get(name):
-                    continue
-                if name in self._copies[path]:
-                    setattr(holder, name, self._copies[path][name])
-                elif name not in self._attributes[path]:
-                    delattr(holder, name)
+            now = _attributes(holder)
+            for name in now.keys() - self._attributes[path].keys():
+                delattr(holder, name)
+            for name, value in self._attributes[path].items():
+                if now.get(name) is not value or name not in now:
+                    setattr(holder, name, value)
 
     def _marked(self) -> dict[str, dict[str, Any]]:
         return {
@@ -147,22 +149,102 @@ def _attributes(holder: Any) -> dict[str, Any]:
     }
 
 
-def _kept_as_they_are(model: nn.Module) -> dict[int, Any]:
-    """A memo for `deepcopy` by which modules and tensors are not copied."""
+def _handled_elsewhere(model: nn.Module) -> set[int]:
+    """Identities of modules and tensors, whose contents are compared and put back by themselves."""
     found: list[Any] = list(model.modules())
     found += [tensor for _, tensor in _registered(model)]
     found += attribute_tensors(model)
-    return {id(one): one for one in found}
+    return {id(one) for one in found}
 
 
-def _copied(values: Mapping[str, Any], memo: Mapping[int, Any]) -> dict[str, Any]:
-    found = {}
-    for name, value in values.items():
-        try:
-            found[name] = copy.deepcopy(value, dict(memo))
-        except Exception:  # third-party objects may refuse; their changes are still found
-            continue
-    return found
+class _Contents:
+    """What lists, mappings, sets, objects, arrays and generators hold now, put back into the same objects.
+
+    Whoever else holds one of them, another module or the caller, then has what it had. Iterators cannot be put back:
+    copies take their places.
+    """
+
+    def __init__(self, left_out: set[int]) -> None:
+        self._seen = set(left_out)
+        self._found: list[
+            tuple[Any, Callable[[], None]]
+        ] = []  # the objects too: their identities stay theirs
+
+    def put_back(self) -> None:
+        """Everything as it was kept."""
+        for _, put in self._found:
+            put()
+
+    def keep(self, value: Any, depth: int = DEPTH + 1) -> None:
+        """Remember what `value` and what is inside of it hold."""
+        plain = bool | int | float | complex | str | bytes | None | torch.Tensor | nn.Module | type
+        if depth == 0 or id(value) in self._seen or isinstance(value, plain):
+            return
+        self._seen.add(id(value))
+        put, inside = _put_back(value)
+        self._found.append((value, put))
+        for one in inside:
+            self.keep(one, depth - 1)
+
+
+def _put_back(value: Any) -> tuple[Callable[[], None], list[Any]]:
+    """A function that fills `value` as it is now, and what is inside of it."""
+    read_and_write = _generator(value)
+    if read_and_write is not None:
+        read, write = read_and_write
+        drawn = read()
+        return lambda: write(drawn), []
+    if isinstance(value, np.ndarray):
+        numbers = value.copy()
+        return lambda: np.copyto(value, numbers), []
+    if isinstance(value, dict | list | set | collections.deque):
+        items = value.items() if isinstance(value, dict) else [(None, one) for one in value]
+        pairs = [(key, _again(one)) for key, one in items]
+        return lambda: _fill(value, pairs), [one for pair in pairs for one in pair]
+    if isinstance(value, Mapping | tuple | frozenset):
+        return lambda: None, list(value.values()) if isinstance(value, Mapping) else list(value)
+    if isinstance(value, _STATELESS):
+        return lambda: None, []
+    state = {name: _again(one) for name, one in _state_of(value).items()}
+    return lambda: _fill_object(value, state), list(state.values())
+
+
+def _generator(value: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]] | None:
+    if isinstance(value, torch.Generator):
+        return value.get_state, value.set_state
+    if isinstance(value, random.Random):
+        return value.getstate, value.setstate
+    if isinstance(value, np.random.RandomState):
+        return value.get_state, value.set_state
+    if isinstance(value, np.random.Generator):
+        bits = value.bit_generator
+        return lambda: bits.state, lambda state: setattr(bits, "state", state)
+    return None
+
+
+def _again(value: Any) -> Any:
+    """A copy of an iterator, which would go on meanwhile; everything else as it is."""
+    return copy.copy(value) if isinstance(value, itertools.count | itertools.cycle) else value
+
+
+def _fill(value: Any, pairs: list[tuple[Any, Any]]) -> None:
+    value.clear()
+    if isinstance(value, dict):
+        value.update((key, _again(one)) for key, one in pairs)
+    elif isinstance(value, set):
+        value.update(one for _, one in pairs)
+    else:
+        value.extend(_again(one) for _, one in pairs)
+
+
+def _fill_object(value: Any, state: Mapping[str, Any]) -> None:
+    """By `object`'s own means, which a frozen dataclass has too."""
+    now = _state_of(value)
+    for name in now.keys() - state.keys():
+        object.__delattr__(value, name)
+    for name, one in state.items():
+        if name not in now or now[name] is not one:
+            object.__setattr__(value, name, _again(one))
 
 
 def _mark(value: Any, depth: int = DEPTH) -> Any:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import random
 from collections.abc import Callable
@@ -218,6 +219,30 @@ def test_a_network_that_only_judges_unfaithfully_is_judged_eagerly(monkeypatch: 
     result, _ = run(network("count_in_eval_mode"), Recording(), "fp32")
     assert result.form.startswith("cuda-graph (judged eagerly: a step changes the Python attribute '3.calls'")
     assert [row["validation_loss"] for row in result.curve] == [row["validation_loss"] for row in eager.curve]
+
+
+def test_what_others_hold_too_stays_the_same_object() -> None:
+    """The caller's counter, a list in two places, objects inside of others; and a second time."""
+    model = nn.Sequential(Quirk("relu", 4), Quirk("relu", 4))
+    first, second = model
+    shared, counter, order = [1, {"n": 2}], Caller(), collections.OrderedDict(a=1, b=2)
+    first.shared, second.shared, first.table = shared, [shared], {"counter": counter, "order": order}
+    state = HiddenState(model, torch.device("cpu"))
+    for _ in range(2):
+        counter(), next(first.counter), first.dice.random(), setattr(second.slots, "n", 9)
+        shared[1]["n"], shared[0] = 7, 8
+        shared.append(3)
+        order.move_to_end("a")
+        first.fresh, first.table = 1, {}
+        assert state.changes()
+        state.restore()
+        assert state.changes() == []
+        assert first.shared is shared is second.shared[0]
+        assert shared == [1, {"n": 2}]
+        assert first.table["counter"] is counter
+        assert (counter.n, list(order), next(first.counter), second.slots.n) == (0, ["a", "b"], 0, 0)
+        assert not hasattr(first, "fresh")
+        first.counter = itertools.count()
 
 
 def test_host_generators_are_the_callers_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,12 @@ import torch
 
 import reborn_nas.training
 from reborn_nas.architecture import Architecture, Choice
+from reborn_nas.errors import DeviceLostError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.objective import Objective
 from reborn_nas.study.runs import Run
 from reborn_nas.study.workbench import Workbench, make_workbench
+from reborn_nas.training.device import check_device
 from tests.study.test_run import tiny
 
 RUN = Run("screen/3", "screen", "design", seed=7)
@@ -83,3 +85,21 @@ def test_memory_that_runs_out_twice(
     record = train_reborn(bench, tmp_path)
     assert record.state == "failed"
     assert "2 GiB" in record.reason
+
+
+def test_a_training_that_fails_is_the_networks_fault_while_the_device_computes(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU stand-in for the probe: a dead CUDA context would make every later training of the process fail."""
+
+    def fails(*args: Any, **options: Any) -> Any:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr("reborn_nas.training.train", fails)
+    assert train_reborn(bench, tmp_path / "computes").state == "failed"
+    monkeypatch.setattr(
+        "reborn_nas.study.objective.check_device", lambda _, error: check_device("cuda", error)
+    )
+    monkeypatch.setattr("reborn_nas.training.device.probe", fails)
+    with pytest.raises(DeviceLostError, match="no longer answers in this process, after: CUDA error"):
+        train_reborn(bench, tmp_path / "lost")

@@ -187,6 +187,7 @@ def _evaluation(run: Trace, last: Op, tree: ast.AST, whole: ast.expr) -> list[Mo
         moment
         for moment in _stream(run, last.module)
         if moment[0] == last.call
+        and _same_text(moment[2], last.span)
         and moment[5][0].index <= last.index
         and _stands_within(tree, moment[2], whole)
     ]
@@ -197,6 +198,16 @@ def _evaluation(run: Trace, last: Op, tree: ast.AST, whole: ast.expr) -> list[Mo
         if same and not (last.turn and op.turn == last.turn):
             ends.append(at)
     return steps[ends[-1] + 1 :] if ends else steps
+
+
+def _same_text(span: CallSpan | None, other: CallSpan | None) -> bool:
+    """Whether two calls stand in one function."""
+    return (
+        span is not None
+        and other is not None
+        and span.filename == other.filename
+        and (span.first_line == other.first_line)
+    )
 
 
 def _stands_within(tree: ast.AST, span: CallSpan | None, whole: ast.expr) -> bool:
@@ -224,9 +235,10 @@ def _hole(
         if op.call == call and value == source
     }
     for leaf in leaves:
-        if isinstance(leaf, ast.Name) and leaf.id in names:
+        target = leaf.target if isinstance(leaf, ast.NamedExpr) else leaf
+        if isinstance(target, ast.Name) and target.id in names:
             return leaf
-    made = [_node(tree, span) for span in _makers(run, source, call)]
+    made = [_node(tree, span) for span in _makers(run, source, call) if _same_text(span, ops[-1].span)]
     for leaf in leaves:
         if any(leaf is node for node in made):
             return leaf

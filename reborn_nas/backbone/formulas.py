@@ -14,33 +14,33 @@ from reborn_nas.backbone.probing import NotPointwise, has_own_derivative, parame
 from reborn_nas.backbone.trace import Op, Trace
 from reborn_nas.backbone.units import POINTWISE, SQUASHING, Unit, activation_name
 
-_COMPARING = frozenset({"gt", "ge", "lt", "le", "sign", "heaviside"})
+_COMPARING = frozenset(["gt", "ge", "lt", "le", "sign", "heaviside"])
 _BENDING = (
     SQUASHING
     | _COMPARING
-    | {
-        "where",
-        "maximum",
-        "minimum",
-        "max",
-        "min",
-        "abs",
-        "exp",
-        "expm1",
-        "erf",
-        "clamp",
-        "clip",
-        "relu6",
-        "hardtanh",
-    }
-    | {"masked_fill", "round", "floor", "ceil"}
+    | frozenset(
+        [
+            "where",
+            "maximum",
+            "minimum",
+            "max",
+            "min",
+            "abs",
+            "exp",
+            "expm1",
+            "erf",
+            "clamp",
+            "clip",
+            "relu6",
+            "hardtanh",
+        ]
+    )
+    | frozenset(["masked_fill", "round", "floor", "ceil"])
 )
-_STEPS = (POINTWISE | _BENDING | {"type", "bool", "logical_not", "reciprocal", "rsqrt", "setitem"}) - {
-    "reshape",
-    "view",
-}
+_PLAIN = frozenset(["type", "bool", "logical_not", "reciprocal", "rsqrt", "setitem", "detach", "data"])
+_STEPS = (POINTWISE | _BENDING | _PLAIN) - {"reshape", "view"}
 _JOINING = frozenset(
-    {
+    [
         "mul",
         "add",
         "sub",
@@ -53,11 +53,9 @@ _JOINING = frozenset(
         "min",
         "masked_fill",
         "setitem",
-    }
+    ]
 )
-_BOUNDED = frozenset(
-    {"relu6", "hardtanh", "clamp", "clip", "softplus"}
-)  # parts of hard-swish and mish by hand
+_BOUNDED = frozenset({"hardtanh", "clamp", "clip"})  # parts of hard-swish by hand
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,10 @@ class _Search:
         while True:
             rest = self._named()
             largest = sorted(rest, key=lambda made: -len(made.ops))
-            if not [made for made in largest if self._new(made) and self._accept(made, named=False)]:
+            joined = [
+                made for made in largest if len(made.ops) > 1
+            ]  # a bound by itself, as min(y, 6), is none
+            if not [made for made in joined if self._new(made) and self._accept(made, named=False)]:
                 break
         for made in self._largest(rest):
             if self._new(made):
@@ -200,11 +201,14 @@ class _Search:
 
     def _is_formula(self, made: _Derived) -> bool:
         last = made.ops[-1]
-        if last.name not in _JOINING or last.call in self.open:
+        operands = len(last.args) + len(last.kwargs)  # where(condition) and max(map) join nothing
+        if last.name not in _JOINING or last.call in self.open or operands < 2:
+            return False
+        if not self.run.values[last.outputs[0]].floating:
             return False
         several = sum(value in self.live for value in last.inputs) > 1
         bends = any(op.name in _BENDING for op in made.ops)
-        alone = last.name in ("maximum", "minimum", "where") and len(made.ops) == 1
+        alone = last.name in ("maximum", "minimum", "max", "min", "where") and len(made.ops) == 1
         return bends and (several or alone or last.name in ("masked_fill", "setitem"))
 
     def _accept(self, made: _Derived, *, named: bool, whole: bool = False) -> bool:
@@ -223,7 +227,7 @@ class _Search:
             return False
         if any(op.inplace and op.inputs[0] == made.source for op in made.ops) and single is None:
             return False
-        if parameters_of(self.run, made.ops, made.source):
+        if parameters_of(self.run, made.ops, made.source) or self._detaches(made):
             return False
         try:
             expression = expression_of(self.run, made.ops, made.source, self.live)
@@ -239,6 +243,17 @@ class _Search:
         self._keep(made, activation, label, expression, reason, single is not None)
         self.opaque.add(last.outputs[0])
         return True
+
+    def _detaches(self, made: _Derived) -> bool:
+        """Whether a part of it that makes numbers, not truth values, is cut off from the gradient."""
+        return any(
+            op.name in ("detach", "data")
+            and any(self._numbers(user) for user in self.run.consumers(op.outputs[0]))
+            for op in made.ops
+        )
+
+    def _numbers(self, op: Op) -> bool:
+        return any(self.run.values[value].floating for value in op.outputs)
 
     def _keep(
         self,
@@ -280,6 +295,8 @@ class _Search:
             found = probe(self.run, made.ops, made.source)
             if found is None:
                 return
+            if len(made.ops) == 1:
+                return
             activation, label = found
         except NotPointwise as error:
             why = str(error)
@@ -288,6 +305,8 @@ class _Search:
             why = f"it reads {own}, which nothing would read any more"
         elif any(op.inplace and op.inputs[0] == made.source for op in made.ops):
             why = "it writes over the map"
+        elif self._detaches(made):
+            why = "it detaches a part of itself, so that its gradient is not its derivative"
         elif not why:
             try:
                 expression_of(self.run, made.ops, made.source, self.live)

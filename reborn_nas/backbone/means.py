@@ -80,11 +80,6 @@ def means_for(owner: str, module: nn.Module, found: Discovery, chosen: Collectio
     return Means(OwnerRewrite(owner, name, rewrite_of(type(module), edits)), paths, loops)
 
 
-def keeps_expression(site: Site) -> bool:
-    """Whether no module is exactly what a site is in those turns of a loop that keep their original."""
-    return site.expression is not None and len(site.expression.steps) > 1
-
-
 def taps_for(model: nn.Module, paths: Collection[str | None]) -> tuple[OwnerRewrite, ...]:
     """What changes where `model` shows features behind one of the modules at `paths`, which are replaced."""
     if not has_taps(model, paths):
@@ -104,7 +99,7 @@ def _edited(
         turns = [s for s in sites if s.span == site.span] if site.in_loop else [site]
         attribute = attribute_of(turns[0].name, module, owner)
         edit = _edit(module, site, attribute, len(turns) if site.in_loop else 0)
-        kept = keeps_expression(site) and any(turn not in wanted for turn in turns)
+        kept = site.is_formula and any(turn not in wanted for turn in turns)
         edits.append(replace(edit, keeps=kept))
         for turn in turns:
             paths[turn.name] = join(owner, f"{attribute}.{turn.iteration}" if site.in_loop else attribute)

@@ -38,7 +38,7 @@ def functional_original(found: Discovery, site: Site) -> str | None:
     """The `torch.nn` class and arguments that a functional site computes, as a label; None where there is none."""
     if site.path is not None:
         return None
-    if site.expression is not None and (site.label is not None or len(site.expression.steps) > 1):
+    if site.is_formula or site.label is not None:
         return site.label
     for run in (found.eval_trace, found.train_trace):
         for op in run.ops if run is not None else ():

@@ -15,7 +15,7 @@ from reborn_nas.backbone.admission import admitted, widened
 from reborn_nas.backbone.channels import Widening
 from reborn_nas.backbone.gain import conv_gains
 from reborn_nas.backbone.heads import Width
-from reborn_nas.backbone.means import OwnerRewrite, keeps_expression, means_for, taps_for
+from reborn_nas.backbone.means import OwnerRewrite, means_for, taps_for
 from reborn_nas.backbone.original import functional_original
 from reborn_nas.backbone.placement import KEPT, Placement
 from reborn_nas.backbone.sites import Discovery, Site, discover
@@ -165,7 +165,7 @@ def _all_chosen(found: Discovery, path: str, chosen: Mapping[str, Choice]) -> bo
 
 
 def _original(found: Discovery, site: Site, chosen: Mapping[str, Choice]) -> str | None:
-    return KEPT if keeps_expression(site) and site.name not in chosen else functional_original(found, site)
+    return KEPT if site.is_formula and site.name not in chosen else functional_original(found, site)
 
 
 def draw(

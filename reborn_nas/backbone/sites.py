@@ -86,6 +86,11 @@ class Site:
     _proving: Proving | None = field(default=None, repr=False, compare=False)
 
     @property
+    def is_formula(self) -> bool:
+        """Whether it is an expression of several operations, which no module computes in exactly the same way."""
+        return self.expression is not None and len(self.expression.steps) > 1
+
+    @property
     def fault(self) -> str | None:
         """Why nothing can stand here but the original, by its code or by the proof; None where something can."""
         if self.own_fault is not None or self._proving is None:
@@ -107,6 +112,10 @@ class Site:
         if self.fault is not None:
             return self.fault
         family, options = get_family(choice.name), choice.options
+        if options.get("positive") == ORIGINAL.name and self.is_formula and self.label is None:
+            return (
+                f"positive=original keeps the site's own activation, and no module computes {self.activation}"
+            )
         layouts = family.layouts(**options)
         if self.layout not in layouts:
             return (

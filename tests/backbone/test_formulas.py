@@ -66,6 +66,9 @@ FORMULAS = {
     "torch.where(y > 0, y, 0.1 * y)": "leaky_relu",
     "torch.maximum(y, 0.2 * y)": "leaky_relu",
     "torch.maximum(torch.zeros(()), y)": "relu",
+    "torch.max(y, torch.tensor(0.0))": "relu",
+    "y * (y.detach() > 0)": "relu",
+    "(z := self.conv(x)) * z.sigmoid()": "silu",
     "torch.where(y > 0, y, torch.exp(y) - 1)": "elu",
     "0.5 * y * (1 + torch.erf(y / 2**0.5))": "gelu",
     "0.5 * y * (1 + torch.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))": "gelu",
@@ -84,6 +87,8 @@ OTHERS = {
     "Quantised.apply(y)": "straight-through",
     "y * torch.sigmoid(self.slope * y)": "'slope'",
     "y * y.softmax(1)": "probing",
+    "y * y.detach().sigmoid()": "gradient",
+    "y.mul_(y.sigmoid())": "writes over",
     "torch.where(y > self.other, y, 0.0)": "neither made",
 }
 MODULE = """\
@@ -140,6 +145,8 @@ def test_a_formula_is_a_site_named_by_its_values(expression: str, name: str, tmp
     wanted = model.fc(F.leaky_relu(y, 0.3).mean((2, 3)))  # type: ignore[operator]
     assert torch.equal(new(x), wanted)
     assert torch.equal(convert(model, {}, SIZE)(x), model(x))
+    own = site.refusal("reborn(positive=original)")
+    assert (own is None) == (name != "other:formula"), own
 
 
 @pytest.mark.parametrize(("expression", "reason"), OTHERS.items())
@@ -155,7 +162,15 @@ def test_what_no_module_can_stand_for_is_listed(expression: str, reason: str, tm
 
 @pytest.mark.parametrize(
     "expression",
-    ["y", "2 * y + 1", "y.tanh()", "y.abs().mean(1, True) * y", "torch.cat([y, -y], 1)[:, 4:12]"],
+    [
+        "y",
+        "2 * y + 1",
+        "y.tanh()",
+        "y.clamp(-1, 6)",
+        "torch.min(y, torch.ones(()))",
+        "y.abs().mean(1, True) * y",
+        "torch.cat([y, -y], 1)[:, 4:12]",
+    ],
 )
 def test_what_is_none_is_not_listed(expression: str, tmp_path: Path) -> None:
     found = discover(network(expression, tmp_path), SIZE)

@@ -81,7 +81,21 @@ def _detection(name: str) -> Network:
     else:
         small.update(score_thresh=0.0, detections_per_img=8, topk_candidates=32)
     make = _torchvision(name, weights_backbone=None, **small)
+    if name.startswith("ssdlite"):
+        make = functools.partial(_with_all_candidates, make)
     return Network(f"torchvision.detection:{name}", make, lambda: (images(), targets("keypoint" in name)))
+
+
+def _with_all_candidates(make: Callable[[], nn.Module]) -> nn.Module:
+    """Fresh weights score many boxes alike, and which of them are kept is up to rounding: all are returned."""
+
+    def candidates(heads: dict[str, Tensor], *_: Any) -> list[dict[str, Tensor]]:
+        pairs = zip(heads["bbox_regression"], heads["cls_logits"])
+        return [{"boxes": boxes, "scores": scores} for boxes, scores in pairs]
+
+    model: Any = make()
+    model.postprocess_detections = candidates
+    return model  # type: ignore[no-any-return]
 
 
 def images() -> list[Tensor]:

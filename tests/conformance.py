@@ -8,48 +8,29 @@ networks that the table does not hold yet, so that a sweep that was broken off g
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import multiprocessing
 import resource
 import statistics
 import time
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-
-import torch
 
 from reborn_nas.files import write_atomic
 from tests.backbones import sweep_names
 from tests.checks import Report, check
+from tests.sweep import each, read_rows, written
 
 TABLE = Path(__file__).parent / "golden" / "coverage.csv"
 COLUMNS = ("model", "sites", "converted", "widenable", "refused", "why")
 
 
-def run(source: str) -> tuple[Report, int]:
-    """One network, in a worker; with the worker's peak memory in KiB."""
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    return check(source), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def read_table(path: Path = TABLE) -> dict[str, dict[str, str]]:
     """The rows of the coverage table by model."""
-    if not path.exists():
-        return {}
-    with path.open(encoding="utf-8") as file:
-        return {row["model"]: row for row in csv.DictReader(file)}
+    return read_rows(path, "model")
 
 
 def table(rows: Mapping[str, Mapping[str, object]]) -> str:
     """The coverage table as CSV text, in the order of the list."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows[name] for name in sweep_names() if name in rows)
-    return text.getvalue()
+    return written(COLUMNS, (rows[name] for name in sweep_names() if name in rows))
 
 
 def row_of(report: Report) -> dict[str, object]:
@@ -108,25 +89,23 @@ def main() -> None:
         return
     begin = time.monotonic()
     reports: list[Report] = []
-    memory: dict[int, int] = {}
-    with multiprocessing.get_context("spawn").Pool(args.workers, maxtasksperchild=16) as pool:
-        for report, peak in pool.imap(run, names):
-            reports.append(report)
-            rows[report.model] = row_of(report)
-            write_atomic(args.table, table(rows))
-            memory[len(reports)] = peak
-            counts = f"{report.converted}/{report.sites} converted, {report.widenable} widenable"
-            took = f"proof {report.proof_seconds:.1f} s"
-            print(
-                f"{len(reports)}/{len(names)} {report.model}: {counts}, {took} {'; '.join(report.why)}",
-                flush=True,
-            )
+    highest = 0.0
+    for report, peak in each(check, names, workers=args.workers, tasks=16):
+        reports.append(report)
+        rows[report.model] = row_of(report)
+        write_atomic(args.table, table(rows))
+        highest = max(highest, peak)
+        counts = f"{report.converted}/{report.sites} converted, {report.widenable} widenable"
+        took = f"proof {report.proof_seconds:.1f} s"
+        print(
+            f"{len(reports)}/{len(names)} {report.model}: {counts}, {took} {'; '.join(report.why)}",
+            flush=True,
+        )
     print("\n".join(timing(reports)))
-    peak = max(memory.values()) * args.workers / 2**20
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(
         f"{(time.monotonic() - begin) / 60:.1f} minutes, {(spent.ru_utime + spent.ru_stime) / 60:.1f} of CPU time; "
-        f"at most {peak:.1f} GiB in {args.workers} workers"
+        f"at most {highest * args.workers:.1f} GiB in {args.workers} workers"
     )
     print(summary(read_table(args.table).values()))
     print(args.table)

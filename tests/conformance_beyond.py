@@ -8,12 +8,7 @@ and MONAI where they are installed, go one after the other through the checks be
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import multiprocessing
-import resource
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,28 +24,29 @@ from reborn_nas.backbone.trace import trace
 from reborn_nas.errors import RebornError
 from reborn_nas.files import write_atomic
 from tests import checks
-from tests.beyond import Network, left_out, networks
+from tests.beyond import Network, left_out, network, networks
+from tests.sweep import each, read_rows, written
 
 TABLE = Path(__file__).parent / "golden" / "coverage-beyond.csv"
 COLUMNS = ("network", "sites", "reborn", "doubled", "refused", "why", "seconds")
 FORM = "reborn(kernel_size=3,deconv=depthwise)"
 
 
-def check(network: Network) -> dict[str, object]:
+def check(one: Network) -> dict[str, object]:
     """One row of the table. A check that fails is named in `why`; nothing is raised."""
     begin = time.process_time()
     row: dict[str, object] = dict.fromkeys(("sites", "reborn", "doubled", "refused"), 0)
     why: list[str] = []
     try:
         torch.manual_seed(0)
-        model, inputs = network.make(), network.inputs()
+        model, inputs = one.make(), one.inputs()
         found = discover(model, example_inputs=inputs)
         row["sites"] = len(found.sites)
         reasons = Counter(site.refusal(FORM) for site in found.sites)
         refused = sum(count for reason, count in reasons.items() if reason is not None)
         why += [f"{count} sites: {reason}" for reason, count in reasons.items() if reason is not None]
         row.update(refused=refused, reborn=len(found.sites) - refused)
-        if network.on_meta:
+        if one.on_meta:
             _on_meta(model, found, inputs)
         else:
             row["doubled"] = _on_cpu(model, found, inputs)
@@ -58,7 +54,7 @@ def check(network: Network) -> dict[str, object]:
         lines = str(error).strip().splitlines() or [""]
         why.append(f"FAILED {type(error).__name__}: {lines[0][:300]}")
     seconds = round(time.process_time() - begin, 1)
-    return {"network": network.name, **row, "why": "; ".join(why), "seconds": seconds}
+    return {"network": one.name, **row, "why": "; ".join(why), "seconds": seconds}
 
 
 def _on_meta(model: nn.Module, found: Discovery, inputs: Any) -> None:
@@ -93,29 +89,14 @@ def _on_cpu(model: nn.Module, found: Discovery, inputs: Any) -> int:
     return checks.widened(model, found, inputs, own)
 
 
-def run(name: str) -> tuple[dict[str, object], float]:
-    """One network, in a worker; with the worker's peak memory in GiB."""
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    row = check(next(each for each in networks() if each.name == name))
-    return row, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+def check_named(name: str) -> dict[str, object]:
+    """`check` of the network of this name."""
+    return check(network(name))
 
 
 def read_table(path: Path = TABLE) -> dict[str, dict[str, str]]:
     """The rows of the table by network."""
-    if not path.exists():
-        return {}
-    with path.open(encoding="utf-8") as file:
-        return {row["network"]: row for row in csv.DictReader(file)}
-
-
-def table(rows: Mapping[str, Mapping[str, object]]) -> str:
-    """The table as CSV text."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows.values())
-    return text.getvalue()
+    return read_rows(path, "network")
 
 
 def summary(rows: Iterable[Mapping[str, str]]) -> str:
@@ -147,14 +128,13 @@ def main() -> None:
     if args.missing:
         names = [name for name in names if name not in rows]
     highest = 0.0
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=8) as pool:
-        for row, peak in pool.imap(run, names):
-            highest = max(highest, peak)
-            name = str(row["network"])
-            rows[name] = row
-            write_atomic(args.table, table(rows))
-            counts = f"{row['reborn']}/{row['sites']} reborn, {row['doubled']} doubled"
-            print(f"{name}: {counts}, {row['seconds']} s, {peak:.1f} GiB {row['why']}", flush=True)
+    for row, peak in each(check_named, names, workers=1, tasks=8):
+        highest = max(highest, peak)
+        name = str(row["network"])
+        rows[name] = row
+        write_atomic(args.table, written(COLUMNS, rows.values()))
+        counts = f"{row['reborn']}/{row['sites']} reborn, {row['doubled']} doubled"
+        print(f"{name}: {counts}, {row['seconds']} s, {peak:.1f} GiB {row['why']}", flush=True)
     print(f"at most {highest:.1f} GiB")
     print(summary(read_table(args.table).values()))
 

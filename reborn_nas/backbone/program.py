@@ -209,7 +209,9 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             label: Label = len(self.program.events) if self._site is None else ("site", self._site)
             if self._parts and self._site is None:
                 label = "a part of an expression"
-            result = func(*args, **kwargs)
+            result = _shortcut(func, args)
+            if result is None:
+                result = func(*args, **kwargs)
             if event is not None:
                 self.program.events.append(event)
             written = _written(func, args, kwargs) if func._schema.is_mutable else ()
@@ -269,6 +271,22 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(value, int | str | bool | torch.dtype | torch.layout | torch.memory_format | None):
             return value
         return type(value).__name__ if not isinstance(value, torch.device) else value.type
+
+
+def _shortcut(func: Any, args: tuple[Any, ...]) -> Any:
+    """What two operations give on the meta device, whose own kernels there are written in Python and slow."""
+    if func not in _SLOW or not args[0].is_meta or args[0].dim() < 2:
+        return None
+    if func is torch.ops.aten._prelu_kernel.default:
+        return torch.empty_like(args[0])
+    (x, *of_channels), training = args[:5], args[5]
+    if any(tensor is not None and tensor.shape != x.shape[1:2] for tensor in of_channels):
+        return None
+    saved = x.new_empty(x.shape[1] if training else 0)
+    return torch.empty_like(x), saved, torch.empty_like(saved)
+
+
+_SLOW = (torch.ops.aten.native_batch_norm.default, torch.ops.aten._prelu_kernel.default)
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:

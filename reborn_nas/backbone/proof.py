@@ -30,7 +30,7 @@ from reborn_nas.backbone.plan import Plan, draw
 from reborn_nas.backbone.program import Program
 from reborn_nas.backbone.proving import is_own
 from reborn_nas.backbone.quiet import quiet
-from reborn_nas.backbone.replica import copied, replicate, tensors_in
+from reborn_nas.backbone.replica import replicate, tensors_in
 from reborn_nas.backbone.sites import Discovery, Site, site_values
 from reborn_nas.backbone.stand_ins import converted, sloped, stand_ins, untouched
 from reborn_nas.backbone.varied import numbered, shrunk
@@ -112,6 +112,9 @@ class _Prover:
         self.faults: dict[str, str] = {}
         self.clones: dict[str, set[str]] = {}
         self.varying: set[str] = set()
+        self.seen: dict[
+            tuple[bool, tuple[int, int]], set[tuple[Any, ...]]
+        ] = {}  # training, growth → what ran
         self.modules = dict(model.named_modules(remove_duplicate=False))
 
     def prove(self) -> Proof:
@@ -160,6 +163,7 @@ class _Prover:
         met: set[str] = set()
         read: set[str] = set()
         self.clones = {}
+        self.seen = {}
         for setting, before, marks in self._settings(sites, steps):
             if before.error is not None:
                 return self._broken(sites, before), ()
@@ -210,6 +214,7 @@ class _Prover:
             setting = _Setting(training, *arguments(numbered(inputs, device)), device)
             program, marks = self._untouched(sites, steps, setting)
             if program.error is None:
+                self.seen[training, growth] = kinds(program)
                 return setting, program, marks
         if self.own and self._untouched((), Plan(()), setting)[0].error is None:
             return setting, program, marks
@@ -261,14 +266,20 @@ class _Prover:
         """Whether the network runs something else for other sizes or numbers of images."""
         steps = draw(self.model, self.found, stand_ins(sites, own=True), init="preserve")
         for training in (False, True) if self.found.train_trace is not None else (False,):
-            usual = self._first(training, _GROWN[-1], sites, steps)
-            for growth in _GROWN[:-1]:
-                other = self._first(training, growth, sites, steps)
-                if usual is not None and other is not None:
-                    if kinds(usual[1]) != kinds(other[1]):
-                        return True
-                    break
+            usual = self._kinds(training, _GROWN[-1], sites, steps)
+            others = (self._kinds(training, growth, sites, steps) for growth in _GROWN[:-1])
+            other = next((found for found in others if found is not None), None)
+            if usual is not None and other is not None and usual != other:
+                return True
         return False
+
+    def _kinds(
+        self, training: bool, growth: tuple[int, int], sites: Sequence[Site], steps: Plan
+    ) -> set[tuple[Any, ...]] | None:
+        """What runs at least once; None where the network does not take such inputs."""
+        if (training, growth) not in self.seen and self._first(training, growth, sites, steps) is None:
+            return None
+        return self.seen.get((training, growth))
 
     def _unsteady(self, sites: Sequence[Site], steps: Plan) -> dict[str, str]:
         """Sites of loops in networks whose program changes from run to run."""
@@ -343,14 +354,14 @@ class _Prover:
             for inputs in shrunk(self.inputs):
                 args, kwargs = arguments(numbered(inputs, "cpu"))
                 runs = (args, kwargs, training)
-                before, _ = untouched(copied(source), sites, steps, *runs, gradients=True)
+                before, _ = untouched(replicate(source, "cpu"), sites, steps, *runs, gradients=True)
                 if before.error is None:
                     break
             else:
                 continue
-            after = converted(copied(source), steps, *runs, gradients=True)
+            after = converted(replicate(source, "cpu"), steps, *runs, gradients=True)
             if not training and after.error is None:
-                faults = self._fused(sites, copied(source), steps, args, kwargs, after)
+                faults = self._fused(sites, replicate(source, "cpu"), steps, args, kwargs, after)
                 if faults:
                     return faults
             where = difference(before, after)

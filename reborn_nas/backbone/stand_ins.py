@@ -53,7 +53,9 @@ def converted(
 ) -> Program:
     """The program of a copy of the converted `double`."""
     try:
-        new = copied(apply(double, steps, inplace=True))
+        new = apply(double, steps, inplace=True)
+        if not gradients:  # those that only show what runs also show that copies of it run the same
+            new = copied(new)
     except ConversionError as error:
         return Program(error=error)
     for placement in steps.placements:

@@ -68,6 +68,8 @@ def train(
 
     if seeds < 1:
         raise ConfigError(f"seeds: at least one training, not {seeds}")
+    if (overrides or {}).get("epochs") == 0:
+        raise ConfigError("epochs: at least one; `reborn-nas export` writes what is trained already")
     check_target(out, force)
     check_forms(forms)
     chosen, known = _one_architecture(architecture, trial, network.get("backbone") is not None)

@@ -33,6 +33,10 @@ def pick_device(name: str) -> tuple[str, str]:
     Raises:
         StudyError: the device is not there, or does not compute.
     """
+    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", name):
+        raise StudyError(
+            f"unknown device {name!r}; there are auto, cpu, cuda, mps and xpu, numbered as in cuda:1"
+        )
     place = torch.device("cuda" if name == "auto" else name)
     fault = _fault(place)
     if not fault:

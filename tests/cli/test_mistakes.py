@@ -58,6 +58,8 @@ MISTAKES = [
     ("train --architecture rebron --out x", ["rebron", "reborn"]),
     ("train --architecture reborn --out x", ["--backbone"]),
     ("train --out x", ["--architecture"]),
+    ("train --architecture reborn --backbone convnet5 --epochs 0 --out x", ["epochs: at least one"]),
+    ("doctor --device nix", ["unknown device 'nix'", "cuda:1"]),
     ("export runs/none --out x", ["runs/none"]),
     ("report runs/none", ["runs/none"]),
     ("dashboard runs/none --port 99999", ["port", "65535", "99999"]),

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def test_a_whole_run_and_what_it_leaves(finished: Path) -> None:
         assert record.params > 0
         assert record.macs > 0
         assert record.environment["torch"]
+        assert record.environment["form"] == "eager"
         assert ("latency" in record.extra) == (record.phase in ("baseline", "candidate"))
         assert 0 < record.extra.get("latency", 0.1) < 1
         curve = info.curve(record)
@@ -114,6 +116,16 @@ def test_status(finished: Path) -> None:
         "control",
         "checks",
     }
+
+
+def test_each_way_of_training_is_counted(finished: Path) -> None:
+    info = load_run(finished)
+    first, *rest = info.records
+    reason = "eager (no CUDA graph: a step draws random numbers)"
+    changed = replace(first, environment={**first.environment, "form": reason})
+    found = replace(info, records=(changed, *rest)).environment
+    assert found["form"] == f"{reason} (1); eager (5)"
+    assert found["torch"] == first.environment["torch"]
 
 
 def test_other_settings_are_refused_with_the_difference(finished: Path) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["is_writable", "moved_url", "open_store", "reads_run"]
 
+OTHER_SCHEME = r"([A-Za-z][\w+.\-]+):/+(.*)"
 SCHEME = r"((?:journal|sqlite|postgresql|mysql|grpc)(?:\+\w+)?):"
 
 _log = logging.getLogger("reborn_nas.study")
@@ -128,9 +129,8 @@ def is_writable(run: str | Path) -> bool:
 
 def _described(run: str | Path) -> tuple[Path, str, str | None]:
     """The folder of a run, the URL of its storage and its study's name as config.json has them."""
-    if collapsed := re.match(
-        SCHEME + "/*(.*)", str(run)
-    ):  # a URL, which loses a slash where it goes through a path
+    collapsed = re.match(SCHEME + "/*(.*)", str(run)) or re.match(OTHER_SCHEME, str(run))
+    if collapsed and not Path(run).is_dir():  # a URL, which loses a slash where it goes through a path
         shown = mask_url("://".join(collapsed.groups()))
         raise StudyError(f"{shown} is a storage; give the run's folder, whose config.json names its storage")
     folder = Path(run)

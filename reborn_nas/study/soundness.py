@@ -153,6 +153,8 @@ def _faults(attributes: Mapping[str, Any], records: Iterable[Mapping[str, Any]])
             yield "it has a plan and no settings"
         yield from _in_plan(run.plan)
     for data in records:
+        if run.plan is None or run.settings is None:
+            yield "it has results, and no plan or no settings"
         yield from _in_record(data, run.plan)
 
 

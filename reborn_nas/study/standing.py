@@ -81,6 +81,8 @@ def recommend_info(info: RunInfo) -> Recommended:
     from reborn_nas.study.costs import counted_excess
     from reborn_nas.study.recommending import own_words, recommend_run
 
+    if "backbone" not in info.settings:
+        raise ConfigError("the run has just begun: it keeps no settings yet")
     plan = info.plan
     factors: Mapping[str, Any] = plan.get("factors", {})
     members: Mapping[str, Any] = plan.get("members") or factors

@@ -8,6 +8,7 @@ tells the value, on Optuna's own storage. They alternate. Run it with
     python -m tests.benchmarks.scale --part workers --workers 8         # what 8 workers lose on trials that sleep
     python -m tests.benchmarks.scale --part watched                     # what an open dashboard costs them
     python -m tests.benchmarks.scale --part page --trials 2000 10000    # the dashboard's study page
+    python -m tests.benchmarks.scale --part read --trials 10000         # what reading verbs take, beside Optuna's reading
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import platform
 import shutil
 import signal
 import statistics
+import sys
 import tempfile
 import time
 import urllib.request
@@ -538,9 +540,59 @@ def page(trials: list[int]) -> None:
             )
 
 
+# -- reading --------------------------------------------------------------------------------------------------
+
+BARE = """
+import sys, optuna
+backend = optuna.storages.journal.JournalFileBackend(sys.argv[1] + "/study.journal")
+optuna.load_study(study_name=sys.argv[2], storage=optuna.storages.JournalStorage(backend)).get_trials(deepcopy=False)
+"""
+VERB = "import sys; from reborn_nas.cli.main import main; sys.exit(main(sys.argv[1:]))"
+
+
+def read(trials: list[int]) -> None:
+    """CPU seconds and memory of the reading verbs, each in a process of its own, in turn with Optuna's bare reading."""
+    for done in trials:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            put(connect(f"journal://{folder}/study.journal"), filled(done))
+            (folder / "config.json").write_text(json.dumps({"study": NAME, "storage": None}))
+            (folder / "study.yaml").write_text("{}\n")
+            commands = {
+                "optuna alone": ["-c", BARE, name, NAME],
+                "status": ["-c", VERB, "status", name],
+                "report": ["-c", VERB, "report", name, "--out", f"{name}/page"],
+            }
+            found: dict[str, list[tuple[float, float]]] = {what: [] for what in commands}
+            for _ in range(3):
+                for what, words in commands.items():
+                    found[what].append(cost_of(words))
+            for what, costs in found.items():
+                seconds, memory = (statistics.median(column) for column in zip(*costs))
+                print(f"{what}, {done:,} trials: {seconds:.1f} CPU s, {memory:.0f} MB", flush=True)
+            began = time.perf_counter()
+            with dashboard(folder):
+                print(
+                    f"dashboard, {done:,} trials: {time.perf_counter() - began:.1f} s to its first answer",
+                    flush=True,
+                )
+
+
+def cost_of(words: list[str]) -> tuple[float, float]:
+    """CPU seconds and the largest memory in MB of a Python process."""
+    child = os.posix_spawn(
+        sys.executable, [sys.executable, *words], dict(os.environ),
+        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
+    )  # fmt: skip
+    _, status, usage = os.wait4(child, 0)
+    if status:
+        raise RuntimeError(f"{words[2:]} ended with {status}")
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--part", nargs="+", default=["cost", "resume", "workers", "watched", "page"])
+    parser.add_argument("--part", nargs="+", default=["cost", "resume", "workers", "watched", "page", "read"])
     parser.add_argument("--trials", nargs="+", type=int, default=[1000, 10000])
     parser.add_argument("--samplers", nargs="+", default=["random", "tpe"])
     parser.add_argument("--storages", nargs="+", default=["journal", "postgresql"])
@@ -564,6 +616,8 @@ def main() -> None:
         watched(max(args.workers), args.each, args.sleep, args.storages)
     if "page" in args.part:
         page([2000, 10000] if args.trials == [1000, 10000] else args.trials)
+    if "read" in args.part:
+        read(args.trials)
     print(f"load {os.getloadavg()[0]:.1f} at the end")
 
 

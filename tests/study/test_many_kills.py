@@ -133,7 +133,7 @@ def sweep(chaos: Chaos, tmp_path: Path, storage: Callable[[int], str | None]) ->
 
 
 def test_kills_on_a_journal(tmp_path: Path, undisturbed: dict[str, float]) -> None:
-    sweep(Chaos(KILLS // 2, undisturbed, 1, None), tmp_path, lambda number: None)
+    sweep(Chaos(KILLS - KILLS // 3, undisturbed, 1, None), tmp_path, lambda number: None)
 
 
 def test_kills_on_postgresql(
@@ -148,4 +148,4 @@ def test_kills_on_postgresql(
         connection.close()
         return server.url.replace("/postgres", f"/study{number}")
 
-    sweep(Chaos(KILLS - KILLS // 2, undisturbed, 2, server), tmp_path, database)
+    sweep(Chaos(KILLS // 3, undisturbed, 2, server), tmp_path, database)

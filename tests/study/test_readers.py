@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ import pytest
 import reborn_nas as rn
 from reborn_nas.cli.main import main
 from reborn_nas.errors import ConfigError, StudyError
-from reborn_nas.study import plan_search, run_search
+from reborn_nas.study import SilentProgress, plan_search, run_search
 from reborn_nas.study.opening import open_store
 from reborn_nas.study.storage import connect, open_run
 from tests.study import postgresql
@@ -120,6 +121,69 @@ def test_a_report_that_cannot_be_written_is_one_line(
     said = capfd.readouterr().err
     assert "Traceback" not in said
     assert "--out" in said
+
+
+# -- while a search goes on -----------------------------------------------------------------------------------
+
+
+class Looks(SilentProgress):
+    """In the middle of trainings every verb looks at the run; `state` says what must not change meanwhile."""
+
+    def __init__(self, run: Path, out: Path, state: Callable[[], object], looks: int) -> None:
+        self.run, self.out, self.state, self.left, self.codes = run, out, state, looks, set[int]()
+
+    def epoch(self, key: str, epoch: int, epochs: int, metrics: object) -> None:
+        if self.left <= 0 or key.startswith("baseline") or key == "search/0":  # nothing to export yet
+            return
+        self.left -= 1
+        before = self.state()
+        for words in (
+            ["status", str(self.run)], ["report", str(self.run), "--out", str(self.out / "report")],
+            ["export", str(self.run), "--out", str(self.out / "model"), "--trial", "best", "--force"],
+        ):  # fmt: skip
+            self.codes.add(main(words))
+            assert self.state() == before, words
+
+
+def rows(url: str) -> dict[str, tuple[int, str]]:
+    """Table → how many rows, and a digest of all of them."""
+    import psycopg2
+
+    with contextlib.closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
+        found = {}
+        for (table,) in cursor.fetchall():
+            cursor.execute(
+                f"SELECT count(*), md5(string_agg(t::text, ',' ORDER BY t::text)) FROM {table} AS t"
+            )
+            found[table] = cursor.fetchone()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "epochs", "looks"), [("journal", 5, 20), ("postgresql", 1, 2)])
+def test_twenty_looks_of_every_verb_change_no_byte_and_no_row_of_a_search_that_goes_on(
+    kind: str, epochs: int, looks: int, tmp_path: Path, request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("reborn_nas.study.engine.BEAT", 1e6)  # the search itself writes nothing meanwhile
+    url = request.getfixturevalue("server").url if kind == "postgresql" else None
+    run = tmp_path / "run"
+
+    def state() -> tuple[object, ...]:
+        files = {
+            name: mark for name, mark in fingerprint(run).items() if name != "search.log"
+        }  # of this process
+        return (files, None if url is None else rows(url))
+
+    watched = Looks(run, tmp_path, state, looks)
+    assert run_search(tiny(run, trials=8, search=4, epochs=epochs, storage=url), progress=watched).complete
+    assert watched.left == 0
+    assert watched.codes == {0}
+    alone = run_search(tiny(tmp_path / "alone", trials=8, search=4, epochs=epochs))
+    assert [(r.key, r.accuracy) for r in rn.study.load_records(run)] == [
+        (r.key, r.accuracy) for r in alone.records
+    ]
 
 
 # -- storages of other people ---------------------------------------------------------------------------------

@@ -40,6 +40,10 @@ URLS = (
     f"postgresql://me@127.0.0.1:1/db?password={SECRET}",
     f"postgresql://me@127.0.0.1:1/db?options=-c%20x%3D{SECRET}",
     f"postgresql://me:{SECRET}%2F{SECRET}@127.0.0.1:1/db?password=%7B{SECRET}",
+    f"postgresql://me:ü{SECRET}💥@127.0.0.1:1/db",
+    f"postgresql://me:{SECRET}@127.0.0.1:1/db?service={SECRET}&passfile=/home/me/{SECRET}",
+    f"mysql://me:{SECRET}@[::1]:1/db?ssl_key={SECRET}",
+    f"grpc://me:{SECRET}@127.0.0.1:1",
 )
 HIDDEN_WHOLE = (
     f"postgresql://me:x@{SECRET}?y@127.0.0.1:1/db",
@@ -93,7 +97,7 @@ def test_a_driver_s_words_hold_it_neither_plain_nor_coded(url: str) -> None:
     assert SECRET not in without_secrets(f"cannot connect to {url}: " + ", ".join(words), url)
 
 
-@pytest.mark.parametrize("url", [*URLS, *HIDDEN_WHOLE])
+@pytest.mark.parametrize("url", [*URLS, *HIDDEN_WHOLE, f"redis://me:{SECRET}@127.0.0.1:1/0"])
 @pytest.mark.parametrize(
     "words",
     [
@@ -110,6 +114,7 @@ def test_what_cannot_be_opened_is_named_without_it(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("reborn_nas.study.joining.PATIENCE", 0.0)
+    monkeypatch.setattr("reborn_nas.study.storage.PROXY_READY", 0.0)
     caplog.set_level(logging.DEBUG)
     assert main([*words, url]) == 2
     said = "".join(capfd.readouterr())

@@ -16,6 +16,7 @@ from reborn_nas.cli.main import main
 from reborn_nas.errors import ExportError
 from reborn_nas.study.opening import open_store
 from reborn_nas.study.soundness import damage, kept_in
+from reborn_nas.study.storage import connect, open_run
 
 OLD = Path(__file__).parents[1] / "golden" / "runs" / "phases-named-search-and-confirm"
 """A run that an earlier version left."""
@@ -42,6 +43,7 @@ SMALL: list[tuple[str, Callable[[dict[str, Any], list[Any]], object], str]] = [
     ("a source", lambda kept, records: kept["settings"]["backbone"].update(source=3), "settings.backbone"),
     ("no source", lambda kept, records: kept["settings"].pop("backbone"), "settings.backbone"),
     ("no settings", lambda kept, records: kept.pop("settings"), "no settings"),
+    ("no plan", lambda kept, records: kept.pop("plan"), "no plan or no settings"),
     ("a choice", lambda kept, records: kept["candidate"]["architecture"].update(choices={"a": "b("}), "candidate"),
     ("an accuracy", lambda kept, records: records[2].update(accuracy=1.5), "accuracy is 1.5"),
     ("no accuracy", lambda kept, records: records[2].update(accuracy=None), "complete and has no accuracy"),
@@ -85,6 +87,13 @@ def test_a_fault_of_ours_shows_as_one(verb: str, tmp_path: Path, monkeypatch: py
     journal = run / "study.journal"
     journal.write_text(journal.read_text().replace('"accuracy":', '"accuracy":1'))
     assert main(words) == 2
+
+
+def test_a_run_that_has_just_begun_is_read(tmp_path: Path) -> None:
+    """It was killed between making its studies and keeping its settings."""
+    open_run(connect(f"journal://{tmp_path}/study.journal"), "mine", create=True)
+    assert main(["status", str(tmp_path)]) == 0
+    assert main(["status", str(tmp_path), "--json"]) == 0
 
 
 def test_damaged_data_are_one_line_that_names_them(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

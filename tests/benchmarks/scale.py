@@ -8,7 +8,7 @@ tells the value, on Optuna's own storage. They alternate. Run it with
     python -m tests.benchmarks.scale --part workers --workers 8         # what 8 workers lose on trials that sleep
     python -m tests.benchmarks.scale --part watched                     # what an open dashboard costs them
     python -m tests.benchmarks.scale --part page --trials 2000 10000    # the dashboard's study page
-    python -m tests.benchmarks.scale --part read --trials 10000         # what reading verbs take, beside Optuna's reading
+    python -m tests.benchmarks.scale --part read --trials 10000         # reading verbs, beside Optuna's reading
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import platform
 import shutil
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -547,6 +548,11 @@ import sys, optuna
 backend = optuna.storages.journal.JournalFileBackend(sys.argv[1] + "/study.journal")
 optuna.load_study(study_name=sys.argv[2], storage=optuna.storages.JournalStorage(backend)).get_trials(deepcopy=False)
 """
+TELL = """
+import atexit, re, sys, time
+peak = lambda: re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]
+atexit.register(lambda: print(time.process_time(), peak(), file=sys.stderr))
+"""
 VERB = "import sys; from reborn_nas.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
@@ -579,15 +585,11 @@ def read(trials: list[int]) -> None:
 
 
 def cost_of(words: list[str]) -> tuple[float, float]:
-    """CPU seconds and the largest memory in MB of a Python process."""
-    child = os.posix_spawn(
-        sys.executable, [sys.executable, *words], dict(os.environ),
-        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
-    )  # fmt: skip
-    _, status, usage = os.wait4(child, 0)
-    if status:
-        raise RuntimeError(f"{words[2:]} ended with {status}")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    """CPU seconds and the largest memory in MB of a Python process, as it says at its end."""
+    words = [words[0], TELL + words[1], *words[2:]]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
+    seconds, memory = done.stderr.splitlines()[-1].split()
+    return float(seconds), float(memory) / 1024
 
 
 def main() -> None:

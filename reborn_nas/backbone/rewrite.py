@@ -72,7 +72,10 @@ class Edit:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Edit:
         """The inverse of `to_dict`."""
-        return cls(**{**data, "expression": tuple(data.get("expression", ()))})
+        expression = tuple(data.get("expression", ()))
+        if len(expression) not in (0, 6) or not all(type(number) is int for number in expression):
+            raise ValueError(f"{expression!r} are no places in a source")
+        return cls(**{**data, "expression": expression})
 
     def changes(self, method: ast.FunctionDef, place: str) -> list[TextEdit] | None:
         """What changes in the text of the method; None where no such call is there."""

@@ -15,6 +15,7 @@ from reborn_nas.activations import Pair
 from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import Plan
 from reborn_nas.backbone.factory import source_beside
+from reborn_nas.backbone.placement import KEPT
 from reborn_nas.errors import ConfigError, ExportError
 from reborn_nas.faults import blame_machine
 
@@ -154,7 +155,7 @@ def stored_plan(data: Any) -> Plan | None:
     for item in plan.placements:
         kind = None if item.function is None else item.function.partition("(")[0].strip()
         known = (
-            kind is None
+            kind in (None, KEPT)
             or getattr(getattr(nn, kind, None), "__module__", "") == "torch.nn.modules.activation"
         )
         if not known:

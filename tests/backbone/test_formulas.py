@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reborn_nas.backbone import convert, discover
+from reborn_nas.architecture import Architecture, BackboneSpec, Choice
+from reborn_nas.backbone import apply, convert, discover, plan
 from reborn_nas.errors import SiteError
+from reborn_nas.models.exported import stored_plan
 
 SIZE = (3, 16, 16)
 
@@ -243,7 +246,10 @@ class Net(nn.Module):
 @pytest.mark.parametrize("formula", ["swish(conv(x))", "conv(x) if x is None else swish(conv(x))"])
 def test_the_other_turns_of_a_loop_keep_their_own_expression(formula: str, tmp_path: Path) -> None:
     model: Any = network(formula, tmp_path, LOOP)
-    new = convert(model, {"formula@1": "leaky_relu(negative_slope=0.3)"}, SIZE)
+    choices = {"formula@1": Choice("leaky_relu", negative_slope=0.3)}
+    steps = plan(model, Architecture(BackboneSpec("timm:unnamed"), choices), SIZE)
+    assert stored_plan(json.loads(steps.to_json())) == steps
+    new = apply(model, steps)
     x = given = torch.randn(2, *SIZE)
     for number, conv in enumerate(model.convs):
         y = conv(x)

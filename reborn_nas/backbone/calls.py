@@ -93,13 +93,8 @@ def edit_call(
     if keeps:
         own = f"{_of_map(call, tensor)} if getattr(_act, 'kept', False) else _act(_map)"
         prefix, suffix = f"(lambda _map, _act: {own})(", f", {callee})"
-    if isinstance(parents.get(call), ast.Expr):  # an in-place call whose result nobody takes
-        if not isinstance(tensor, ast.Name):
-            raise ConversionError(
-                f"{place}: it changes a part of a map in place, and the call's result is dropped; write "
-                "x = activation(x)"
-            )
-        prefix = f"{tensor.id} = {prefix}"
+    if isinstance(parents.get(call), ast.Expr) and isinstance(tensor, ast.Name):
+        prefix = f"{tensor.id} = {prefix}"  # an in-place call whose result nobody takes
     start, end = _start(call), _end(call)
     reach = (end[0] - start[0]) * 10000 + end[1] - start[1]
     before = "\n" * (_start(tensor)[0] - start[0])

@@ -30,6 +30,14 @@ class Difference:
     after: Program
     index: int
 
+    @property
+    def lost(self) -> set[str]:
+        """Sites whose results the untouched network reads there and the converted one does not."""
+        old, new = _event(self.before, self.index), _event(self.after, self.index)
+        if old is None or new is None or old[:2] != new[:2]:
+            return set()
+        return {self._name(label) for label in _labels(old) - _labels(new) if isinstance(label, tuple)}
+
     def blame(self, sites: Sequence[Site], modules: Mapping[str, nn.Module]) -> dict[str, str]:
         """Site → fault, for at least one of `sites`."""
         by_name = {site.name: site for site in sites}
@@ -67,10 +75,10 @@ class Difference:
             | ({old[1]} if old[0] == "site" and mine == theirs else set())
         )
         reader = self._described(old)
-        lost = [self._name(label) for label in mine - theirs if isinstance(label, tuple)]
-        if lost:
+        if self.lost:
+            lost = ", ".join(map(repr, sorted(self.lost)[:3]))
             what = (
-                f"after conversion {reader} would not read the result of {', '.join(map(repr, lost[:3]))}, which "
+                f"after conversion {reader} would not read the result of {lost}, which "
                 "the original writes over a value that is in use under another name"
             )
             return names, what, _OUT_OF_PLACE

@@ -18,6 +18,10 @@ KEPT = "kept"
 """The function of a placement that keeps the expression which stands in the source."""
 
 
+WRITTEN = "written"
+"""What `Cloned` does where the original works in place on a map that is read under another name too."""
+
+
 class Kept(nn.Module):
     """Stands in a list of activations for a turn of a loop that keeps its own expression; it is never called."""
 
@@ -32,7 +36,8 @@ class Cloned(nn.Module):
 
     Args:
         act: the activation.
-        what: "input", "output" or "both".
+        what: "input", "output" or "both"; or "written": the activation works in place, as the original did, on a map
+            that the network reads under another name too.
     """
 
     def __init__(self, act: nn.Module, what: str) -> None:
@@ -45,6 +50,8 @@ class Cloned(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, …) → what the activation makes of it."""
         y: Tensor = self.act(x if self.what == "output" else x.clone())
+        if self.what == WRITTEN:
+            return x.copy_(y)
         return y if self.what == "input" else y.clone()
 
     def extra_repr(self) -> str:
@@ -64,7 +71,8 @@ class Placement:
         layout: of the map, as in `Site`.
         replaces: path of the module that acts there now, or None.
         function: for a functional call, what it computes, as a `torch.nn` class with its arguments, or None.
-        clone: "input", "output" or "both": what the network overwrites later and is copied first; "" for neither.
+        clone: "input", "output" or "both": what the network overwrites later and is copied first; "written" where the
+            result is written over the map that the activation reads; "" for none of these.
     """
 
     site: str

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from reborn_nas.backbone.differences import difference, first_line, kinds, place
 from reborn_nas.backbone.inputs import arguments, resized
 from reborn_nas.backbone.marks import Untouched
 from reborn_nas.backbone.numbers import other_numbers, randomised
+from reborn_nas.backbone.placement import WRITTEN
 from reborn_nas.backbone.plan import Plan, draw
 from reborn_nas.backbone.program import Program
 from reborn_nas.backbone.proving import is_own
@@ -46,7 +47,8 @@ class Proof:
 
     Args:
         faults: site → why nothing but its original can stand there.
-        clones: site → "input", "output" or "both": what something later overwrites, and conversion has to copy.
+        clones: site → "input", "output" or "both": what something later overwrites, and conversion has to copy;
+            "written": its result is written over its map, which somebody reads under another name.
         spare: paths of activation modules with parameters that nothing uses once all their sites are replaced.
         proved: sites that were put to the proof and passed.
         varying: sites that run for some numbers and sizes of images only.
@@ -57,6 +59,11 @@ class Proof:
     spare: tuple[str, ...] = ()
     proved: tuple[str, ...] = ()
     varying: tuple[str, ...] = ()
+
+    @property
+    def written(self) -> frozenset[str]:
+        """Sites whose result is written over their map."""
+        return frozenset(site for site, what in self.clones.items() if what == WRITTEN)
 
     @property
     def digest(self) -> str:
@@ -111,6 +118,7 @@ class _Prover:
         self.own = is_own(model)
         self.faults: dict[str, str] = {}
         self.clones: dict[str, set[str]] = {}
+        self.written: set[str] = set()
         self.varying: set[str] = set()
         self.seen: dict[
             tuple[bool, tuple[int, int]], set[tuple[Any, ...]]
@@ -130,10 +138,10 @@ class _Prover:
             sites = [site for site in sites if site.name not in faults]
         if sites and self.own and self._branches_by_size(sites):
             self.varying = {site.name for site in sites}
-        clones = {
+        clones = dict.fromkeys((site.name for site in sites if site.name in self.written), WRITTEN) | {
             site.name: "both" if len(self.clones[site.name]) > 1 else next(iter(self.clones[site.name]))
             for site in sites
-            if self.clones.get(site.name)
+            if self.clones.get(site.name) and site.name not in self.written
         }
         return Proof(
             self.faults, clones, spare, tuple(site.name for site in sites), tuple(sorted(self.varying))
@@ -159,7 +167,7 @@ class _Prover:
     def _try(self, sites: Sequence[Site]) -> tuple[dict[str, str], tuple[str, ...]]:
         """Site → fault, empty where all of them pass; and the modules that are spare then."""
         chosen = stand_ins(sites, own=self.own)
-        steps = draw(self.model, self.found, chosen, init="preserve")
+        steps = self._written_back(draw(self.model, self.found, chosen, init="preserve"))
         met: set[str] = set()
         read: set[str] = set()
         self.clones = {}
@@ -170,6 +178,10 @@ class _Prover:
             after = self._converted(steps, setting)
             where = difference(before, after)
             if where is not None:
+                again = {site.name for site in sites if site.inplace} & where.lost - self.written
+                if again:
+                    self.written |= again
+                    return self._try(sites)
                 return where.blame(sites, self.modules), ()
             met |= before.runs.keys()
             self.varying |= self._elsewhere(sites, before, setting.training)
@@ -183,6 +195,12 @@ class _Prover:
         if not faults and self.own:
             faults = self._numbers(sites, steps)
         return faults, self._spare(sites, read)
+
+    def _written_back(self, steps: Plan) -> Plan:
+        placements = (
+            replace(each, clone=WRITTEN) if each.site in self.written else each for each in steps.placements
+        )
+        return replace(steps, placements=tuple(placements))
 
     def _settings(self, sites: Sequence[Site], steps: Plan) -> Iterator[tuple[_Setting, Program, Untouched]]:
         """The runs of the untouched network that serve; each is compared before the next is made."""

@@ -124,7 +124,10 @@ class Site:
         if family.channel_factor(**options) == 1:
             return None
         reason = self._doubling.refusal(self) if self._doubling is not None else "the network was not traced"
-        if reason is None and self._proving is not None and self.name in self._proving.proof().varying:
+        proof = None if reason is not None or self._proving is None else self._proving.proof()
+        if proof is not None and self.name in proof.written:
+            reason = "the network reads the map that the activation overwrites under another name too"
+        elif proof is not None and self.name in proof.varying:
             reason = "what runs, and so who reads them, depends on the size or the number of images"
         return None if reason is None else f"{choice.name} doubles {self.channels} channels, but {reason}"
 

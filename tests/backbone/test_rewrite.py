@@ -15,6 +15,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import Plan, apply, convert, discover, plan
@@ -279,17 +280,21 @@ class Renamed(zoo.Base):
 
 
 class TestInPlace:
-    @pytest.mark.parametrize(("make", "site"), [(Dropped, "act"), (Renamed, "act")])
-    def test_refuses_what_needs_the_original_in_place(self, make: Any, site: str) -> None:
+    @pytest.mark.parametrize("make", [Dropped, Renamed])
+    def test_what_the_network_reads_elsewhere_is_written_there(self, make: Any) -> None:
         model = make()
-        assert [s.name for s in discover(model, SIZE).sites if not s.admits("relu")] == [site]
-        with pytest.raises(SiteError, match=r"would not read the result of 'act'.*write x = activation\(x\)"):
-            convert(model, {site: "relu"}, SIZE)
+        x = torch.randn(2, *SIZE)
+        y = F.leaky_relu(model.conv1(x), 0.3)
+        want = model.pool(model.other(model.conv2(y)) if make is Dropped else model.conv2(y) + y)
+        new = convert(model, {"act": "leaky_relu(negative_slope=0.3)"}, SIZE)
+        torch.testing.assert_close(new(x), want)
+        new.train()(x).sum().backward()
+        assert new.conv1.weight.grad is not None
 
-    def test_everywhere_leaves_it_out(self) -> None:
-        new = convert(Dropped(), "gelu", SIZE)
-        assert isinstance(new.act, nn.ReLU)
-        assert not isinstance(new.other, nn.ReLU)
+    def test_what_is_written_back_keeps_its_channels(self) -> None:
+        site = next(site for site in discover(Dropped(), SIZE).sites if site.name == "act")
+        assert site.admits("reborn")
+        assert "under another name" in (site.refusal("crelu(compression=none)") or "")
 
     def test_sound_networks_lose_nothing(self) -> None:
         for make, _ in zoo.SITES.values():

@@ -68,6 +68,8 @@ def train(
 
     if seeds < 1:
         raise ConfigError(f"seeds: at least one training, not {seeds}")
+    if not 0 <= network.get("average", 0.0) < 1:
+        raise ConfigError(f"ema: a decay in [0, 1), such as 0.999, not {network['average']!r}")
     if (overrides or {}).get("epochs") == 0:
         raise ConfigError("epochs: at least one; `reborn-nas export` writes what is trained already")
     check_target(out, force)

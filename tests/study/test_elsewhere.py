@@ -211,7 +211,7 @@ def test_a_second_search_with_other_settings_leaves_the_first_alone(tmp_path: Pa
 
     class Second(SilentProgress):
         def trial_finished(self, record: Any, done: int, total: int) -> None:
-            for change in ({"seed": 1}, {"epochs": 2}, {"space": "paper"}):
+            for change in ({"seed": 1}, {"epochs": 2}, {"space": "paper"}) if done == 2 else ():
                 with pytest.raises(StudyError, match="was begun with other settings"):
                     run_search(tiny(tmp_path / "run", **change))
                 refused.append(change)
@@ -219,7 +219,7 @@ def test_a_second_search_with_other_settings_leaves_the_first_alone(tmp_path: Pa
     alone = run_search(tiny(tmp_path / "alone"))
     first = run_search(tiny(tmp_path / "run"), progress=Second())
     assert first.complete
-    assert len(refused) == 3 * len(first.records)
+    assert len(refused) == 3
     assert results(tmp_path / "run") == results(tmp_path / "alone")
     assert alone.complete
     assert plan_search(tiny(tmp_path / "run"), measure=False).done == 6

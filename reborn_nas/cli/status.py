@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 
-from reborn_nas.heavy import import_networks
 from reborn_nas.study.opening import reads_run
 
 EXAMPLES = """  reborn-nas status runs/convnet5-digits
@@ -22,7 +21,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 @reads_run
 def run(args: argparse.Namespace) -> int:
     """Read the storage and print."""
-    import_networks()
     from reborn_nas.api import resume_line, run_view, standing
     from reborn_nas.cli.show import estimates, print_estimates, print_status, status_json
     from reborn_nas.cli.words import print_standing, standing_json

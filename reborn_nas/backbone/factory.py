@@ -121,8 +121,8 @@ def files_of(file: str | Path) -> OwnFiles:
     if compiled is not None:
         raise ConfigError(f"backbone module {text!r} is compiled ({compiled}), so its source cannot be read")
     raise ConfigError(
-        f"there is no module {text!r}, neither in {Path.cwd()} nor on Python's path; a backbone is NAME (timm's), "
-        f"torchvision:NAME, {_FORMS}"
+        f"no Python file is found for the module {text!r}, neither in {Path.cwd()} nor on Python's path; "
+        f"a backbone is NAME (timm's), torchvision:NAME, {_FORMS}"
     )
 
 

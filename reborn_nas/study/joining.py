@@ -15,7 +15,7 @@ from reborn_nas.study.phases import Phase
 from reborn_nas.study.processes import processes_here
 from reborn_nas.study.progress import Progress, SilentProgress
 from reborn_nas.study.stopping import Stopper
-from reborn_nas.study.storage import JOURNAL, RunStore, connect, open_run
+from reborn_nas.study.storage import JOURNAL, RunStore, connect, open_run, require_file
 from reborn_nas.study.workers import run_worker, supervise
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def join(
     Raises:
         StudyError: no such study, or it differs from what this machine would train.
     """
+    require_file(storage)
     store = open_run(connect(storage, patience=PATIENCE), study)
     changes = {key: value for key, value in overrides.items() if value is not None}
     place = {"storage": storage, "device": device, "devices": devices}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -180,13 +180,23 @@ def prepare_run(view: PlanView) -> RunStore:
     """Create or extend the run: its folder, its studies, its settings and its plan."""
     config = view.config
     folder = config.folder
+    empty = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StudyError(f"run folder {folder} cannot be made: {error}; choose another with --run") from error
-    store = view.store or open_run(
-        connect(run_url(folder, config.storage)), config.study_name, create=True, objectives=config.objectives
-    )
+    try:
+        store = view.store or open_run(
+            connect(run_url(folder, config.storage)),
+            config.study_name,
+            create=True,
+            objectives=config.objectives,
+        )
+    except StudyError:
+        if empty:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
     described = {"study": config.study_name, "digest": view.bench.digest, **_portable(config)}
     if store.attribute("digest") != view.bench.digest:
         store.keep("settings", view.bench.settings)

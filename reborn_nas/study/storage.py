@@ -29,7 +29,16 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.study._frozen import FrozenStudy
 
-__all__ = ["RunStore", "connect", "journal_path", "open_run", "opened_url", "run_url", "storage_file"]
+__all__ = [
+    "RunStore",
+    "connect",
+    "journal_path",
+    "open_run",
+    "opened_url",
+    "require_file",
+    "run_url",
+    "storage_file",
+]
 
 JOURNAL = "study.journal"
 UNREACHABLE = {
@@ -123,9 +132,8 @@ def connect(
             "characters of a user name or password as %40 for @, %3A for :, %2F for /, %3F for ?"
         )
     _opened[mask_url(url)] = url
-    file = storage_file(url)
-    if read_only and file is not None and not file.is_file():
-        raise StudyError(f"storage {mask_url(url)}: there is no such file; `reborn-nas search` makes one")
+    if read_only:
+        require_file(url)
     try:
         storage = _open(url, patience, read_only, results_only)
     except RebornError:
@@ -147,6 +155,13 @@ def connect(
         storage, name=f"storage {mask_url(url)}", clean=lambda text: without_secrets(text, url),
         patience=READING if read_only else PATIENCE,
     )  # fmt: skip
+
+
+def require_file(url: str) -> None:
+    """Raise StudyError where the storage lies in a file that does not exist."""
+    file = storage_file(url)
+    if file is not None and not file.is_file():
+        raise StudyError(f"storage {mask_url(url)}: there is no such file; `reborn-nas search` makes one")
 
 
 def storage_file(url: str) -> Path | None:

@@ -153,12 +153,12 @@ class TestNames:
     @pytest.mark.parametrize(
         ("source", "words"),
         [
-            ("no_such_package.net:make", "there is no module 'no_such_package.net'"),
-            ("pack.absent:make", "there is no module 'pack.absent'"),
+            ("no_such_package.net:make", "for the module 'no_such_package.net'"),
+            ("pack.absent:make", "for the module 'pack.absent'"),
             ("pack.net:mke", "did you mean make"),
             ("torchvison:resnet18", "torchvision:NAME"),
             ("pack net:make", "package.module:factory"),
-            ("_struct:make", "compiled|there is no module"),
+            ("_struct:make", "compiled|no Python file is found"),
         ],
     )
     def test_refusals_say_the_way_out(self, here: Path, source: str, words: str) -> None:

@@ -49,6 +49,13 @@ def test_there_is_no_such_study(begun: Path) -> None:
         join(f"journal://{begun.resolve()}/study.journal", "other")
 
 
+@pytest.mark.parametrize("scheme", ["journal://", "sqlite:///"])
+def test_a_storage_that_is_not_there_is_not_made(tmp_path: Path, scheme: str) -> None:
+    with pytest.raises(StudyError, match="there is no such file"):
+        join(f"{scheme}{tmp_path}/absent", "shared", run=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_dashboard_gets_the_answer_the_graphs_and_the_report(begun: Path, tmp_path: Path) -> None:
     from optuna.artifacts import get_all_artifact_meta
     from optuna_dashboard import get_note

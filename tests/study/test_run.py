@@ -226,6 +226,12 @@ def test_a_time_limit(tmp_path: Path) -> None:
     assert run_search(tiny(tmp_path / "run")).complete
 
 
+def test_a_storage_that_cannot_be_opened_leaves_no_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="cannot be opened"):
+        run_search(tiny(tmp_path / "run", storage=f"sqlite:///{tmp_path}/no/where.db"))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [

@@ -24,10 +24,11 @@ def test_widenable(name: str) -> None:
     torch.manual_seed(0)
     model = randomise(WIDENABLE[name]()).eval()
     found, x = found_in(model), torch.randn(2, 3, 12, 10)
-    for site in found.sites:
+    sites = [site for site in found.sites if site.expression is None]  # those whose calls `check` can answer
+    for site in sites:
         check(model, found, [site], x)
-    if len(found.sites) > 1:
-        check(model, found, list(found.sites), x)
+    if len(sites) > 1:
+        check(model, found, sites, x)
 
 
 @pytest.mark.parametrize("name", REFUSED)

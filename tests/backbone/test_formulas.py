@@ -255,3 +255,31 @@ def test_the_other_turns_of_a_loop_keep_their_own_expression(formula: str, tmp_p
         y = conv(x)
         x = F.leaky_relu(y, 0.3) if number == 1 else y * torch.sigmoid(y)
     assert torch.equal(new(given), model.fc(x.mean((2, 3))))
+
+
+class Called(nn.Module):
+    """An activation that is called, between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.silu(self.conv(x)))
+
+
+class Spelled(Called):
+    """The same one, written out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.out(x * torch.sigmoid(x))
+
+
+def test_what_reads_a_doubled_formula_is_widened_like_what_reads_a_doubled_call() -> None:
+    torch.manual_seed(0)
+    called, spelled = (convert(make(), "crelu(compression=none)", (3, 6, 6)) for make in (Called, Spelled))
+    assert spelled.out.in_channels == 16
+    spelled.load_state_dict(called.state_dict())
+    x = torch.randn(2, 3, 6, 6)
+    torch.testing.assert_close(spelled(x), called(x), rtol=0, atol=0)

@@ -70,8 +70,11 @@ def train(
         raise ConfigError(f"seeds: at least one training, not {seeds}")
     if not 0 <= network.get("average", 0.0) < 1:
         raise ConfigError(f"ema: a decay in [0, 1), such as 0.999, not {network['average']!r}")
-    if (overrides or {}).get("epochs") == 0:
-        raise ConfigError("epochs: at least one; `reborn-nas export` writes what is trained already")
+    if (overrides or {}).get("epochs") == 0 and not pretrained and checkpoint is None:
+        raise ConfigError(
+            "epochs: at least one, but for a parent with weights (--pretrained, --checkpoint), whose conversion is "
+            "then exported as it is; `reborn-nas export` writes what is trained already"
+        )
     check_target(out, force)
     check_forms(forms)
     chosen, known = _one_architecture(architecture, trial, network.get("backbone") is not None)

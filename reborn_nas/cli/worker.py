@@ -24,7 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", metavar="URL", help=f"of the study; default ${VARIABLE}")
     parser.add_argument("--study", metavar="NAME", required=True, help="the study's name")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda, cuda:1")
-    parser.add_argument("--devices", default="", metavar="LIST", help="one process each, such as 0,1,2")
+    parser.add_argument("--devices", default=(), metavar="LIST", help="one process each, such as 0,1,2")
     parser.add_argument(
         "--workers",
         default="auto",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from reborn_nas.cli.main import main
 from reborn_nas.errors import StudyError
 from reborn_nas.study import join, load_records, load_run, run_search, status
 from reborn_nas.study.dashboard import Shown, describe_studies
@@ -42,6 +43,17 @@ def test_a_worker_that_knows_the_storage_finishes_the_study(
     )
     assert status(begun).complete
     assert len(load_records(begun)) == 6
+
+
+def test_the_verb_joins_with_nothing_but_a_name_and_a_storage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "begun"
+    assert run_search(tiny(folder, name="mine", timeout=0.001)).timed_out
+    monkeypatch.chdir(tmp_path)
+    assert main(["worker", "--study", "mine", "--storage", f"journal://{folder}/study.journal"]) == 0
+    assert "study 'mine' is complete" in capsys.readouterr().out
+    assert status(folder).complete
 
 
 def test_there_is_no_such_study(begun: Path) -> None:

@@ -32,13 +32,24 @@ def _host() -> str:
     return f"{socket.gethostname()}/{mark}/{namespace}"
 
 
-def _started(pid: int) -> str:
-    """When process `pid` started, as the kernel counts it; "" where it is not told or the process is a zombie."""
+def _looked_up(pid: int) -> tuple[str, str]:
+    """A process's state, as in `ps`, and when it started, as the kernel counts it; "" each where it is not told."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
+        return "", ""
+    return fields[0], fields[19]
+
+
+def _started(pid: int) -> str:
+    """When process `pid` started; "" where it is not told or the process is a zombie."""
+    state, started = _looked_up(pid)
+    return "" if state in ("Z", "X") else started
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether somebody stopped the process: Ctrl-Z, SIGSTOP, a debugger."""
+    return _looked_up(pid)[0] in ("T", "t")
 
 
 def identity() -> dict[str, Any]:
@@ -50,6 +61,11 @@ def identity() -> dict[str, Any]:
 def is_here(lease: Mapping[str, Any] | None) -> bool:
     """Whether the holder is, or was, a process that this one could see."""
     return bool(lease) and lease is not None and lease.get("host") == _host()
+
+
+def lives(lease: Mapping[str, Any] | None) -> bool:
+    """Whether the holder, a process on this host, is there, be it running or stopped."""
+    return lease is not None and _started(int(lease.get("pid", 0))) == str(lease.get("started", "none"))
 
 
 def is_own(lease: Mapping[str, Any] | None) -> bool:
@@ -64,9 +80,9 @@ def is_own(lease: Mapping[str, Any] | None) -> bool:
 class LeaseWatch:
     """Tells which leases have ended, from what it sees itself.
 
-    On the holder's own host the process is looked up. Elsewhere a lease has ended when its beat has not changed
-    for `lease` seconds of this process's monotonic clock, throughout which this process has looked: while nobody
-    could reach the storage, nobody's lease ends.
+    On the holder's own host the process is looked up. Elsewhere, and where that process is stopped, a lease has ended
+    when its beat has not changed for `lease` seconds of this process's monotonic clock, throughout which this process
+    has looked: while nobody could reach the storage, nobody's lease ends.
     """
 
     def __init__(self, lease: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -80,7 +96,10 @@ class LeaseWatch:
         if lease and is_here(lease):
             pid = lease.get("pid")
             if isinstance(pid, int) and lease.get("started"):
-                return _started(pid) != str(lease["started"])
+                if not lives(lease):
+                    return True
+                if not _is_stopped(pid):
+                    return False
         beat = None if lease is None else (lease.get("pid"), lease.get("beat"))
         now = self._clock()
         seen = self._seen.get(trial_id)

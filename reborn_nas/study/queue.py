@@ -24,7 +24,7 @@ from reborn_nas.study.attempts import (
     is_rejected,
 )
 from reborn_nas.study.journal import together
-from reborn_nas.study.lease import LeaseWatch, identity, is_here, is_own
+from reborn_nas.study.lease import LeaseWatch, identity, is_here, is_own, lives
 from reborn_nas.study.runs import Run
 from reborn_nas.study.telling import Told
 
@@ -39,7 +39,7 @@ __all__ = ["Claim", "RunQueue"]
 MOST_LOSSES = 5
 """A run whose worker died so often is told as failed: it takes its process down with it."""
 
-DIED, SILENT = "lost: its worker died", "silent: nothing was heard of its worker's machine"
+DIED, SILENT = "lost: its worker died", "silent: nothing was heard of its worker"
 """Why an attempt was taken from its holder. A machine falls silent for reasons of its own: four times count once."""
 
 
@@ -257,7 +257,7 @@ class RunQueue:
                         # its worker died between the record and the state
                         self._tell(trial._trial_id, Told.from_dict(record["told"]))
                     else:
-                        self._end(trial._trial_id, DIED if is_here(lease) else SILENT)
+                        self._end(trial._trial_id, SILENT if not is_here(lease) or lives(lease) else DIED)
                 except UpdateFinishedTrialError:
                     continue
                 reaped += 1

@@ -285,10 +285,10 @@ def test_a_worker_that_is_stopped_loses_its_lease_and_its_result_is_refused(
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_stopped_on_this_host_is_waited_for(
+def test_a_worker_that_is_stopped_for_a_moment_is_waited_for(
     folder: Path, undisturbed: dict[str, float]
 ) -> None:
-    """A stopped process is seen to live: its run waits for it, and is trained once."""
+    """Its run waits for it as long as a lease lasts, and is trained once."""
     processes = [start(folder, None) for _ in range(2)]
     wait_until_told(folder, None, 6)
     assert processes[0].pid is not None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import optuna
@@ -134,6 +138,26 @@ def test_the_result_of_a_worker_that_was_cut_off_is_dropped(store: RunStore) -> 
     assert finish(other, second)
     assert not finish(slow, claim)
     assert [record.key for record in read_records(store)] == ["screen/0"]
+
+
+def test_a_process_that_is_stopped_here_loses_its_lease_and_not_its_standing(store: RunStore) -> None:
+    """It lives, so it has not died over the run; it does nothing, so nobody waits for it for ever."""
+    clock = Clock()
+    slow, other = RunQueue(store, LABELS), RunQueue(store, LABELS, LeaseWatch(45, clock))
+    claim = held(slow)
+    worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        here = {**identity(), "pid": worker.pid, "started": _started(worker.pid), "beat": "x"}
+        store.storage.set_trial_user_attr(claim.trial_id, "lease", here)
+        assert [later(other, clock, 40) for _ in range(3)] == [0, 0, 0]
+        os.kill(worker.pid, signal.SIGSTOP)
+        os.waitpid(worker.pid, os.WUNTRACED)
+        assert [later(other, clock, 40) for _ in range(2)] == [0, 1]
+    finally:
+        worker.kill()
+        worker.wait()
+    trials = [trial for study in store.studies() for trial in study.get_trials(deepcopy=False)]
+    assert [trial.user_attrs.get("ended") for trial in trials] == [SILENT]
 
 
 def test_a_beat_keeps_the_lease_and_a_clock_ahead_does_not_end_it(store: RunStore) -> None:

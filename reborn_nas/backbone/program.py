@@ -90,6 +90,7 @@ class Program:
         parameters: names of the parameters and buffers that operations outside of sites read.
         gradients: parameter → its gradient, where the run asked for gradients.
         frozen: sites whose map gets no gradient though others do.
+        drew: whether random numbers were drawn, on the CPU.
         error: what the network raised, or None.
     """
 
@@ -100,6 +101,7 @@ class Program:
     parameters: set[str] = field(default_factory=set)
     gradients: dict[str, Tensor] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)
+    drew: bool = False
     error: Exception | None = None
 
     @property

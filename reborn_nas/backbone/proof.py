@@ -37,6 +37,7 @@ from reborn_nas.backbone.stand_ins import converted, sloped, stand_ins, untouche
 from reborn_nas.backbone.varied import numbered, shrunk
 from reborn_nas.errors import ConversionError
 
+_DRAWS = 8  # seeds that show whether random numbers decide what runs
 _SEEDS = 3  # further runs in train mode, where a loop tells sites apart
 _GROWN = ((1, 32), (1, 0), (0, 32), (0, 0))  # images and pixels more than in the first run
 
@@ -51,7 +52,7 @@ class Proof:
             "written": its result is written over its map, which somebody reads under another name.
         spare: paths of activation modules with parameters that nothing uses once all their sites are replaced.
         proved: sites that were put to the proof and passed.
-        varying: sites that run for some numbers and sizes of images only.
+        varying: sites that run, or are read, for some numbers and sizes of images only, or by chance.
     """
 
     faults: Mapping[str, str] = field(default_factory=dict)
@@ -120,6 +121,7 @@ class _Prover:
         self.clones: dict[str, set[str]] = {}
         self.written: set[str] = set()
         self.varying: set[str] = set()
+        self.drew = False
         self.seen: dict[
             tuple[bool, tuple[int, int]], set[tuple[Any, ...]]
         ] = {}  # training, growth → what ran
@@ -136,7 +138,7 @@ class _Prover:
                 break
             self.faults.update(faults)
             sites = [site for site in sites if site.name not in faults]
-        if sites and self.own and self._branches_by_size(sites):
+        if sites and self.own and (self._branches_by_size(sites) or self._branches_by_chance(sites)):
             self.varying = {site.name for site in sites}
         clones = dict.fromkeys((site.name for site in sites if site.name in self.written), WRITTEN) | {
             site.name: "both" if len(self.clones[site.name]) > 1 else next(iter(self.clones[site.name]))
@@ -184,6 +186,7 @@ class _Prover:
                     return self._try(sites)
                 return where.blame(sites, self.modules), ()
             met |= before.runs.keys()
+            self.drew |= before.drew
             self.varying |= self._elsewhere(sites, before, setting.training)
             read |= before.parameters | after.parameters
             for name, roles in after.overwritten.items():
@@ -299,6 +302,28 @@ class _Prover:
             return None
         return self.seen.get((training, growth))
 
+    def _branches_by_chance(self, sites: Sequence[Site]) -> bool:
+        """Whether random numbers decide what the network runs, as far as a few seeds show it."""
+        if not self.drew:
+            return False
+        steps = draw(self.model, self.found, stand_ins(sites, own=True), init="preserve")
+        for training in (False, True) if self.found.train_trace is not None else (False,):
+            ran = [kinds(self._seeded(sites, steps, training, seed)[0]) for seed in range(_DRAWS)]
+            if any(one != ran[0] for one in ran):
+                return True
+        return False
+
+    def _seeded(
+        self, sites: Sequence[Site], steps: Plan, training: bool, seed: int
+    ) -> tuple[Program, Untouched]:
+        """A run of the untouched network from one of several seeds, on the first device that it runs on."""
+        for device in ("meta", "cpu"):
+            setting = _Setting(training, *arguments(numbered(self.inputs, device)), device)
+            program, marks = self._untouched(sites, steps, setting, seed)
+            if program.error is None:
+                break
+        return program, marks
+
     def _unsteady(self, sites: Sequence[Site], steps: Plan) -> dict[str, str]:
         """Sites of loops in networks whose program changes from run to run."""
         looped = [site for site in sites if site.in_loop]
@@ -307,11 +332,7 @@ class _Prover:
         for training in (True, False) if self.found.train_trace is not None else (False,):
             first: list[Any] | None = None
             for seed in range(_SEEDS + 1):
-                for device in ("meta", "cpu"):
-                    setting = _Setting(training, *arguments(numbered(self.inputs, device)), device)
-                    program, marks = self._untouched(sites, steps, setting, seed)
-                    if program.error is None:
-                        break
+                program, marks = self._seeded(sites, steps, training, seed)
                 faults = self._uneven(sites, marks)
                 if faults:
                     return faults

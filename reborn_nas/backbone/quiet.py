@@ -47,6 +47,18 @@ def _default_device() -> torch.device | None:
     return None if context is None else context.device
 
 
+def numbers_to_come() -> tuple[object, ...]:
+    """What the generators of random numbers of torch, Python and numpy will give: equal while nobody draws."""
+    numpy = sys.modules.get("numpy")
+    drawn = () if numpy is None else numpy.random.get_state(legacy=True)
+    torchs = bytes(torch.get_rng_state().untyped_storage())
+    return (
+        torchs,
+        random.getstate(),
+        *(part.tobytes() if hasattr(part, "tobytes") else part for part in drawn),
+    )
+
+
 @contextmanager
 def kept_numbers() -> Iterator[None]:
     """Leave the generators of random numbers of torch, Python and numpy as they were."""

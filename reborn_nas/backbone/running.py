@@ -12,7 +12,7 @@ from torch.utils import checkpoint
 
 from reborn_nas.backbone.marks import Marks
 from reborn_nas.backbone.program import Program, ProgramRecorder
-from reborn_nas.backbone.quiet import SEED, quiet
+from reborn_nas.backbone.quiet import SEED, numbers_to_come, quiet
 from reborn_nas.backbone.replica import replace_tensors, tensors_in
 
 
@@ -45,9 +45,11 @@ def run(
         stack.enter_context(torch.set_grad_enabled(training))
         stack.enter_context(marks.attached())
         stack.enter_context(_without_checkpoints())
+        numbers = numbers_to_come()
         try:
             with recorder, marks:
                 output = model(*args, **kwargs)
+            recorder.program.drew = numbers_to_come() != numbers
             recorder.finish(output)
         except Exception as error:
             recorder.program.error = error

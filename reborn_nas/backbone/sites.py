@@ -128,7 +128,9 @@ class Site:
         if proof is not None and self.name in proof.written:
             reason = "the network reads the map that the activation overwrites under another name too"
         elif proof is not None and self.name in proof.varying:
-            reason = "what runs, and so who reads them, depends on the size or the number of images"
+            reason = (
+                "what runs, and so who reads them, depends on the size or the number of images, or on chance"
+            )
         return None if reason is None else f"{choice.name} doubles {self.channels} channels, but {reason}"
 
     @cached_property

@@ -506,6 +506,26 @@ class TestSizeDecides:
         assert reason is not None
         assert "depends on the size or the number of images" in reason
 
+    class Tossed(Net):
+        """Every second run, on average, has an activation more."""
+
+        heads = True
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.c1(x)
+            if (torch.rand(()) < 0.5) == self.heads:
+                y = F.relu(y)
+            return self.pool(self.c2(y))
+
+    class Tails(Tossed):
+        heads = False
+
+    def test_so_does_chance(self) -> None:
+        """One of the two has its activation in the run that is traced."""
+        (site,) = [site for make in (self.Tossed, self.Tails) for site in discover(make(), SIZE).sites]
+        assert site.admits("reborn")
+        assert "or on chance" in (site.refusal("crelu(compression=none)") or "")
+
 
 FILE = """
 import torch

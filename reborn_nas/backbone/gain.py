@@ -96,8 +96,10 @@ def _reading_convs(run: Trace, value: int) -> list[str]:
 
 
 def _measured(module: nn.Module) -> float:
-    levels = (torch.arange(20001, dtype=torch.float64) + 0.5) / 20001
-    x = torch.special.ndtri(levels).view(1, 1, 1, -1)
-    with torch.no_grad():
-        y = copy.deepcopy(module).double().eval()(x)
+    with (
+        torch.device("cpu"),
+        torch.no_grad(),
+    ):  # a plan is tried out where the default device holds no numbers
+        levels = (torch.arange(20001, dtype=torch.float64) + 0.5) / 20001
+        y = copy.deepcopy(module).double().eval()(torch.special.ndtri(levels).view(1, 1, 1, -1))
     return 1.0 / math.sqrt(float(y.var(unbiased=False)))

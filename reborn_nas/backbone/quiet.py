@@ -51,7 +51,7 @@ def numbers_to_come() -> tuple[object, ...]:
     """What the generators of random numbers of torch, Python and numpy will give: equal while nobody draws."""
     numpy = sys.modules.get("numpy")
     drawn = () if numpy is None else numpy.random.get_state(legacy=True)
-    torchs = bytes(torch.get_rng_state().untyped_storage())
+    torchs = torch.get_rng_state().numpy().tobytes()
     return (
         torchs,
         random.getstate(),

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.backbone import Plan, apply, build, build_converted, convert, discover, plan, resolve
+from reborn_nas.backbone.gain import Gained
 from reborn_nas.errors import ConversionError, SiteError
 from tests.backbone.substitution import slopes_of, substituted
 from tests.backbone.zoo import SITES, OneRelu, Tuples
@@ -375,3 +376,14 @@ class TestPlan:
         assert count == [1, 3, 3, 2]
         with pytest.raises(SiteError, match="no activation site"):
             convert(nn.Conv2d(3, 3, 1), "reborn", SIZE)
+
+
+def test_the_gain_of_an_activation_without_weights_is_measured_where_there_are_numbers() -> None:
+    """A plan is tried out on the meta device; gains of norm-free networks come from a computation."""
+    with torch.device("meta"):
+        model = timm.create_model("dm_nfnet_f0")
+    slope = 0.2
+    new = convert(model, f"leaky_relu(negative_slope={slope})", (3, 64, 64))
+    (gain,) = {module.gamma for module in new.modules() if isinstance(module, Gained)}
+    x = torch.randn(10**6, generator=torch.Generator().manual_seed(0))
+    assert abs(gain - 1 / float(torch.where(x > 0, x, slope * x).std())) < 0.01

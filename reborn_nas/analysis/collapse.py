@@ -30,7 +30,7 @@ _UPPER_QUARTILE, _UPPER_DECILE = float(stats.norm.ppf(0.75)), float(stats.norm.p
 """Of a normal variable, in standard deviations."""
 
 
-def collapsed(accuracy: Any, chance: float = 0.0, failed: Any = None) -> BoolArray:
+def collapsed(accuracy: Any, chance: float = 0.0, failed: Any = None, arms: Any = None) -> BoolArray:
     """Which trainings came to nothing: those that `failed` (a loss that was not finite), and those that fell far
     behind.
 
@@ -43,6 +43,8 @@ def collapsed(accuracy: Any, chance: float = 0.0, failed: Any = None) -> BoolArr
         accuracy: (N,), larger is better; NaN for a missing run, which has not collapsed.
         chance: accuracy of a guess.
         failed: (N,) bool, runs that are known to have failed.
+        arms: (N,), which of a few networks each run trained. Where half of an arm's runs or more came to nothing, that
+            is what this network does, and they count as they are.
     """
     values = np.asarray(accuracy, dtype=np.float64)
     known = np.zeros(values.shape, dtype=np.bool_) if failed is None else np.asarray(failed, dtype=np.bool_)
@@ -60,13 +62,17 @@ def collapsed(accuracy: Any, chance: float = 0.0, failed: Any = None) -> BoolArr
     far = (below < middle - FAR_APART * spread) & ~known
     if spread > 0 and far.sum() <= RARE * there.sum():
         fallen |= far
+    for arm in () if arms is None else set(arms):
+        mine = np.array([one == arm for one in arms], dtype=bool) & there
+        if 2 * (fallen & mine & ~known).sum() >= max(1, (mine & ~known).sum()):
+            fallen &= ~mine
     return np.asarray(known | fallen)
 
 
-def converged(accuracy: Any, chance: float = 0.0, failed: Any = None) -> FloatArray:
+def converged(accuracy: Any, chance: float = 0.0, failed: Any = None, arms: Any = None) -> FloatArray:
     """`accuracy` with NaN for the trainings that came to nothing."""
     values = np.asarray(accuracy, dtype=np.float64)
-    return np.where(collapsed(values, chance, failed), np.nan, values)
+    return np.where(collapsed(values, chance, failed, arms), np.nan, values)
 
 
 def _spread(values: FloatArray, middle: float) -> float:

@@ -103,10 +103,11 @@ def _compared(
     from reborn_nas.analysis.collapse import converged
 
     accuracy = [float("nan") if record.accuracy is None else record.accuracy for record in runs]
+    arms = [arm(record) for record in runs]
     try:
         return arm_effects(
-            [arm(record) for record in runs],
-            converged(accuracy, chance, [record.state == "diverged" for record in runs]),
+            arms,
+            converged(accuracy, chance, [record.state == "diverged" for record in runs], arms),
             reference=reference,
             block=[record.block for record in runs],
         )

@@ -34,7 +34,8 @@ def candidate_arms(view: RunView, chance: float = 0.0) -> CandidateArms:
     whole = [r for r in runs if r.state == "complete"]
     tested = bool(whole) and all(r.test_accuracy is not None for r in whole)
     values = np.array([_judged(record, tested) for record in runs], dtype=np.float64)
-    fallen = collapsed(values, chance, [record.state == "diverged" for record in runs])
+    failed = [record.state == "diverged" for record in runs]
+    fallen = collapsed(values, chance, failed, [record.arm for record in runs])
     arms: dict[str, list[float]] = {view.parent_arm: [], "candidate": []}
     lost = dict.fromkeys(arms, 0)
     for record, value, gone in zip(runs, values, fallen):

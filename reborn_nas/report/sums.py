@@ -121,7 +121,8 @@ def _ends(view: RunView, chance: float) -> _Ends | None:
     runs = [r for r in runs if r.accuracy is not None and 0 <= r.accuracy <= 1]
     if not runs:
         return None
-    values = converged([r.accuracy for r in runs], chance, [r.state == "diverged" for r in runs])
+    failed = [r.state == "diverged" for r in runs]
+    values = converged([r.accuracy for r in runs], chance, failed, [r.arm for r in runs])
     reference, tested = (
         [float(value) for record, value in zip(runs, values) if record.arm == arm and np.isfinite(value)]
         for arm in (view.parent_arm, view.arms[0])

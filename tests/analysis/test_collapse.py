@@ -48,6 +48,16 @@ def test_ordinary_runs_do_not_collapse(spread: float) -> None:
     assert not collapsed([0.9, 0.1, 0.9]).any()  # too few to tell
 
 
+def test_an_arm_that_does_not_learn_is_judged_as_it_is() -> None:
+    learns, chance = [0.92, 0.9, 0.93, 0.91, 0.92, 0.94], 0.1
+    stuck = [0.11, 0.17, 0.1, 0.19, 0.13, 0.23]
+    arms = ["candidate"] * 6 + ["parent"] * 6
+    assert collapsed(learns + stuck, chance).sum() == 4
+    assert not collapsed(learns + stuck, chance, arms=arms).any()
+    unlucky = [0.1, 0.88, 0.9, 0.89, 0.9, 0.91]  # one of six is an accident
+    assert list(np.flatnonzero(collapsed(learns + unlucky, chance, arms=arms))) == [6]
+
+
 def test_large_effects_are_no_collapses() -> None:
     plan = plan_screen(5, 32, 0, kernels=(), compressions=())
     pp = np.where(plan.design, 0.5, -0.5) @ [-40.0, 10, 5, 0, 0] + np.random.default_rng(0).normal(0, 0.3, 32)

@@ -132,7 +132,7 @@ def test_a_worker_takes_it_from_the_environment(
     assert "$REBORN_NAS_STORAGE" in capfd.readouterr().err
     monkeypatch.setenv("REBORN_NAS_STORAGE", f"journal://{tmp_path}/study.journal")
     assert main(["worker", "--study", "mine"]) == 2
-    assert "no study 'mine'" in capfd.readouterr().err
+    assert "there is no such file" in capfd.readouterr().err
 
 
 @pytest.mark.slow

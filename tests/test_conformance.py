@@ -13,8 +13,19 @@ from tests.backbones import SAMPLE, sweep_names
 from tests.conformance import TABLE, read_table, summary
 from tests.substitution import substituted
 
-LONG = ("mobileone_s0", "densenet121", "repvit_m1", "res2next50", "hrnet_w18_small", "ghostnet_050")
-"""Networks of the sample that take twenty seconds or more each."""
+LONG = (
+    *(
+        "mobileone_s0",
+        "densenet121",
+        "repvit_m1",
+        "res2next50",
+        "hrnet_w18_small",
+        "ghostnet_050",
+        "rexnet_100",
+    ),
+    *("nf_regnet_b0", "mobilevitv2_050", "googlenet", "vgg11_bn"),
+)
+"""Networks of the sample that take ten seconds or more each."""
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("choice", ["original", "reborn"])
-@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("efficientnet_b0", marks=pytest.mark.slow)])
 def test_the_same_state_to_the_bit(name: str, choice: str) -> None:
     torch.manual_seed(0)
     plain = timm.create_model(name, num_classes=10)

@@ -90,6 +90,7 @@ class Program:
         parameters: names of the parameters and buffers that operations outside of sites read.
         gradients: parameter → its gradient, where the run asked for gradients.
         frozen: sites whose map gets no gradient though others do.
+        checkpointed: sites that run in a part which is run again in the backward pass.
         drew: whether random numbers were drawn, on the CPU.
         error: what the network raised, or None.
     """
@@ -101,6 +102,7 @@ class Program:
     parameters: set[str] = field(default_factory=set)
     gradients: dict[str, Tensor] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)
+    checkpointed: set[str] = field(default_factory=set)
     drew: bool = False
     error: Exception | None = None
 
@@ -135,6 +137,7 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._given = 0
         self._site: int | None = None
         self._parts = 0
+        self._checkpoints = 0
         self._held: dict[int, list[tuple[str, str]]] = {}
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             self._know(tensor, name)
@@ -157,6 +160,15 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finally:
             self._parts -= 1
 
+    @contextmanager
+    def checkpoint(self) -> Iterator[None]:
+        """While it is open, what runs is run again in the backward pass."""
+        self._checkpoints += 1
+        try:
+            yield
+        finally:
+            self._checkpoints -= 1
+
     def event(self, *event: Any) -> None:
         """Add an event, unless a site runs."""
         if not self.in_site:
@@ -172,6 +184,8 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             operands = tuple(self._shown(tensor) for tensor in given)
         if torch.is_grad_enabled() and not any(tensor.requires_grad for tensor in given):
             self.program.frozen.add(name)
+        if self._checkpoints:
+            self.program.checkpointed.add(name)
         self._site = len(self.program.events)
         self.program.events.append(("site", name, operands))
         label = ("site", self._site)

@@ -191,7 +191,11 @@ class _Prover:
             read |= before.parameters | after.parameters
             for name, roles in after.overwritten.items():
                 self.clones.setdefault(name, set()).update(roles)
-            faults = self._uneven(sites, marks) or self._other_widths(sites, before)
+            faults = (
+                self._uneven(sites, marks)
+                or self._other_widths(sites, before)
+                or self._run_again(sites, before)
+            )
             if faults:
                 return faults, ()
         faults = self._unsteady(sites, steps) or self._never_met(sites, met)
@@ -375,6 +379,16 @@ class _Prover:
                         f"{width} in another; keep the images of a batch apart"
                     )
         return faults
+
+    def _run_again(self, sites: Sequence[Site], program: Program) -> dict[str, str]:
+        """Sites that would act in the backward pass on what they wrote in the forward pass."""
+        return {
+            site.name: f"{place_of(site, self.modules)}: it works in place on a map that is read under another name "
+            "too, in a part that is checkpointed and so run again on what was written; write x = activation(x), with "
+            "an activation that does not work in place"
+            for site in sites
+            if site.name in self.written & program.checkpointed
+        }
 
     def _never_met(self, sites: Sequence[Site], met: set[str]) -> dict[str, str]:
         return {

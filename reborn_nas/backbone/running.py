@@ -44,7 +44,7 @@ def run(
         stack.enter_context(quiet("meta" if on_meta else "cpu", seed))
         stack.enter_context(torch.set_grad_enabled(training))
         stack.enter_context(marks.attached())
-        stack.enter_context(_without_checkpoints())
+        stack.enter_context(_without_checkpoints(recorder))
         numbers = numbers_to_come()
         try:
             with recorder, marks:
@@ -83,18 +83,24 @@ def _backward(model: nn.Module, output: Any, program: Program) -> None:
 
 
 @contextmanager
-def _without_checkpoints() -> Iterator[None]:
+def _without_checkpoints(recorder: ProgramRecorder) -> Iterator[None]:
     """Let checkpointed parts run like any other: what acts in flight does not reach their recomputation."""
 
     class Direct:
         @staticmethod
         def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
-            return function(*args)
+            with recorder.checkpoint():
+                return function(*args)
 
     def generator(*args: Any, **kwargs: Any) -> Iterator[None]:
-        yield
+        with recorder.checkpoint():
+            yield
 
-    names = {"CheckpointFunction": Direct, "_checkpoint_without_reentrant_generator": generator}
+    names = {
+        "CheckpointFunction": Direct,
+        "_checkpoint_without_reentrant_generator": generator,
+        "_checkpoint_without_reentrant_generator_impl": generator,  # torch ≥ 2.14
+    }
     kept = {name: getattr(checkpoint, name) for name in names if hasattr(checkpoint, name)}
     try:
         for name in kept:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, fx, nn
+from torch.utils.checkpoint import checkpoint
 
 from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import (
@@ -489,6 +490,23 @@ class TestOwnLayers:
             new = convert(model, {site.name: "crelu(compression=none)"}, SIZE, init="preserve")
             x = torch.randn(2, *SIZE)
             torch.testing.assert_close(new(x), model(x))
+
+
+class TestCheckpointed:
+    class Shortcut(Net):
+        """An activation in place beside a shortcut, run again in the backward pass of a training."""
+
+        def block(self, x: Tensor) -> Tensor:
+            return self.c2(F.relu_(x)) + x
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.c1(x)
+            x = checkpoint(self.block, x, use_reentrant=False) if self.training else self.block(x)
+            return self.pool(x)
+
+    def test_nothing_is_written_back_that_is_run_again(self) -> None:
+        (site,) = discover(self.Shortcut(), SIZE).sites
+        assert "run again on what was written" in (site.refusal("relu") or "")
 
 
 class TestSizeDecides:

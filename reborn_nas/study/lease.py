@@ -64,8 +64,9 @@ def is_here(lease: Mapping[str, Any] | None) -> bool:
 
 
 def lives(lease: Mapping[str, Any] | None) -> bool:
-    """Whether the holder, a process on this host, is there, be it running or stopped."""
-    return lease is not None and _started(int(lease.get("pid", 0))) == str(lease.get("started", "none"))
+    """Whether the holder, a process on this host, is seen to be there, be it running or stopped."""
+    pid, started = (None, None) if lease is None else (lease.get("pid"), lease.get("started"))
+    return isinstance(pid, int) and bool(started) and _started(pid) == str(started)
 
 
 def is_own(lease: Mapping[str, Any] | None) -> bool:

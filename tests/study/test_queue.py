@@ -14,7 +14,7 @@ import pytest
 from reborn_nas.architecture import Architecture
 from reborn_nas.study.attempts import Attempts, Census
 from reborn_nas.study.engine import told
-from reborn_nas.study.lease import LeaseWatch, _started, identity
+from reborn_nas.study.lease import LeaseWatch, _started, identity, lives
 from reborn_nas.study.queue import DIED, SILENT, Claim, RunQueue
 from reborn_nas.study.reading import read_records
 from reborn_nas.study.runs import Run
@@ -158,6 +158,15 @@ def test_a_process_that_is_stopped_here_loses_its_lease_and_not_its_standing(sto
         worker.wait()
     trials = [trial for study in store.studies() for trial in study.get_trials(deepcopy=False)]
     assert [trial.user_attrs.get("ended") for trial in trials] == [SILENT]
+
+
+@pytest.mark.parametrize(
+    "lease", [None, {}, {"pid": "x", "started": "1"}, {"pid": os.getpid(), "started": ""}]
+)
+def test_a_holder_of_which_nothing_is_known_is_not_seen_to_live(lease: dict[str, object] | None) -> None:
+    """As where the system tells nothing of its processes: its worker died, and the run counts that."""
+    assert not lives(lease)
+    assert lives(identity())
 
 
 def test_a_beat_keeps_the_lease_and_a_clock_ahead_does_not_end_it(store: RunStore) -> None:

@@ -24,6 +24,9 @@ __all__ = ["open_journal", "together"]
 LONGEST_LINE = 1 << 26
 """Bytes; a file with a line that is longer is no journal."""
 
+CHUNK = 1 << 20
+"""Bytes that are read at once."""
+
 READ = b"copy_of|phase|record"
 """User attributes of a trial from which results are read."""
 
@@ -104,24 +107,57 @@ class WholeLines(JournalFileBackend):
         self._own_path = path
         self._unread = unread
         self._position = (0, 0)
+        self._last = b""
         super().__init__(path, lock_obj=self._own_lock)
 
     def read_logs(self, log_number_from: int) -> Generator[Any, None, None]:
-        """The whole lines from a number on. One that is no JSON is an error where another follows it."""
+        """The whole lines from a number on. One that is no JSON is an error where another follows it.
+
+        Raises:
+            RewrittenError: the last line that was read is another one now.
+        """
         number, offset = self._position
         if number != log_number_from:
-            number, offset = 0, 0
+            number, offset, self._last = 0, 0, b""
+        with open(self._own_path, "rb", buffering=0) as stream:
+            stream.seek(offset - len(self._last))
+            if stream.read(len(self._last)) != self._last:
+                self._position, self._last = (0, 0), b""
+                raise RewrittenError(self._own_path)
+            locked = False
+            while True:
+                try:
+                    for line, log in self._whole_lines(stream, offset):
+                        number, offset = number + 1, offset + len(line)
+                        self._position, self._last = (number, offset), line
+                        if number > log_number_from:
+                            yield log
+                    return
+                except ValueError:  # a read beside a write can see a part of it
+                    if locked:
+                        raise
+                    _lock(stream, shared=True)
+                    locked = True
+
+    def _whole_lines(self, stream: IO[bytes], offset: int) -> Iterator[tuple[bytes, Any]]:
+        """Each whole line with what it says. The beginning of a line is never joined to a later reading's end."""
         passed = self._unread.match if self._unread else None
-        with open(self._own_path, "rb") as stream:
+        size = CHUNK
+        broken: ValueError | None = None
+        while True:
             stream.seek(offset)
-            broken: ValueError | None = None
-            while line := stream.readline(LONGEST_LINE):
+            chunk = stream.read(size)
+            whole = chunk.rfind(b"\n") + 1
+            if not whole:
+                if len(chunk) < size:
+                    return  # it is being written
+                if size >= LONGEST_LINE:
+                    raise ValueError(f"a line is longer than {LONGEST_LINE:,} bytes")
+                size *= 2
+                continue
+            for line in chunk[:whole].split(b"\n")[:-1]:
                 if broken is not None:
                     raise broken
-                if not line.endswith(b"\n"):
-                    if len(line) == LONGEST_LINE:
-                        raise ValueError(f"a line is longer than {LONGEST_LINE:,} bytes")
-                    return  # it is being written
                 log = None
                 if passed is None or not passed(line):
                     try:
@@ -129,13 +165,15 @@ class WholeLines(JournalFileBackend):
                     except ValueError as error:
                         broken = error
                         continue
-                number, offset = number + 1, offset + len(line)
-                self._position = (number, offset)
-                if number > log_number_from:
-                    yield log
+                yield line + b"\n", log
+            offset += whole
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Add `logs`, durable when it returns. A torn last line that a crash left is cut off first."""
+        """Add `logs`, durable when it returns. A torn last line that a crash left is cut off first.
+
+        Their room is taken first, with zeros that no reader takes for a line: a full disk refuses these, before
+        anybody has read a line that would have to be taken back.
+        """
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         with open(self._own_path, "r+b", buffering=0) as stream:
             _lock(stream)
@@ -143,15 +181,20 @@ class WholeLines(JournalFileBackend):
             try:
                 end = _whole_end(stream)
                 stream.truncate(end)
-                stream.seek(end)
                 try:
-                    _write_all(stream, text)
+                    for data in (bytes(len(text)), text):
+                        stream.seek(end)
+                        _write_all(stream, data)
                     os.fsync(stream.fileno())
                 except BaseException:  # a full disk, say: nothing of it stays
                     stream.truncate(end)
                     raise
             finally:
                 self._own_lock.release()
+
+
+class RewrittenError(Exception):
+    """Lines that were read are no longer in the file: a disk failed after they had been written."""
 
 
 class ReadLines(WholeLines):
@@ -190,7 +233,11 @@ class GatheringJournal(JournalStorage):
     def _sync_with_backend(self) -> None:
         if not isinstance(self._replay_result, Replay):  # Optuna's, made a moment ago
             self._replay_result = Replay(self._worker_id_prefix)
-        super()._sync_with_backend()
+        try:
+            super()._sync_with_backend()
+        except RewrittenError:
+            self._replay_result = Replay(self._worker_id_prefix)
+            super()._sync_with_backend()
 
     def append_together(self, logs: list[dict[str, Any]]) -> None:
         """Write `logs`, all or none; safe to be repeated when it fails."""
@@ -227,13 +274,13 @@ def _parse(line: bytes) -> Any:
         return json.loads(line)
 
 
-def _lock(stream: IO[bytes]) -> None:
+def _lock(stream: IO[bytes], *, shared: bool = False) -> None:
     """The kernel's lock on the open file, until it is closed or its holder dies; none on Windows."""
     try:
         import fcntl
     except ImportError:
         return
-    fcntl.flock(stream, fcntl.LOCK_EX)
+    fcntl.flock(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
 
 
 def _whole_end(stream: IO[bytes]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import random
 from pathlib import Path
@@ -66,6 +67,83 @@ def test_a_full_disk_leaves_nothing_half_written(path: Path, monkeypatch: pytest
     assert path.read_bytes() == before
     study.tell(study.ask(), 3.0)  # there is room again
     assert values(path) == [1.0, 2.0, 3.0]
+
+
+def test_a_full_disk_shows_no_reader_lines_that_it_takes_back(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody reads while a write of many lines fails in the middle; then another worker writes at that place."""
+    writer, other, reader = (open_journal(path) for _ in range(3))
+    seen = optuna.load_study(study_name="s", storage=reader)
+    write = journal._write_all
+    room = 300
+
+    def nearly_full(stream: Any, data: bytes) -> None:
+        write(stream, data[:room])
+        if len(data) > room:
+            assert [trial.value for trial in seen.get_trials()] == [1.0, 2.0]
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    study = optuna.load_study(study_name="s", storage=writer)
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_write_all", nearly_full)
+        with pytest.raises(OSError, match="No space"), together(writer):  # noqa: PT012
+            for _ in range(3):
+                study.enqueue_trial({"x": 1})
+    theirs = optuna.load_study(study_name="s", storage=other)
+    theirs.tell(theirs.ask(), 3.0)
+    assert [trial.value for trial in seen.get_trials()] == [1.0, 2.0, 3.0]
+
+
+def test_lines_that_a_failing_disk_takes_back_are_forgotten(path: Path) -> None:
+    reader = open_journal(path)
+    seen = optuna.load_study(study_name="s", storage=reader)
+    before = path.read_bytes()
+    lost = optuna.load_study(study_name="s", storage=open_journal(path))
+    lost.tell(lost.ask(), 7.0)
+    assert [trial.value for trial in seen.get_trials()] == [1.0, 2.0, 7.0]
+    path.write_bytes(before)
+    theirs = optuna.load_study(study_name="s", storage=open_journal(path))
+    theirs.tell(theirs.ask(), 3.0)
+    assert [trial.value for trial in seen.get_trials()] == [1.0, 2.0, 3.0]
+    seen.tell(seen.ask(), 4.0)
+    assert values(path) == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_line_is_never_the_beginning_of_one_and_the_end_of_another(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A torn line is replaced by another worker's between two readings of the file."""
+    whole = path.read_bytes()
+    mine, theirs = ({"op_code": 8, "worker_id": worker, "trial_id": 1} for worker in ("mine", "them"))
+    torn = whole + json.dumps(mine).encode()[:-9]
+    path.write_bytes(torn)
+
+    class Changing(io.FileIO):
+        """Once it has been read to its end, the file is another one."""
+
+        def change(self) -> None:
+            if self.tell() == len(torn):
+                path.write_bytes(whole + json.dumps(theirs).encode() + b"\n")
+
+        def readinto(self, buffer: Any) -> int | None:
+            found = super().readinto(buffer)
+            self.change()
+            return found
+
+        def read(self, size: int | None = -1) -> bytes | None:
+            found = super().read(size)
+            self.change()
+            return found
+
+    def changing(name: str, mode: str, buffering: int = -1) -> Any:
+        return Changing(name) if buffering == 0 else io.BufferedReader(Changing(name))
+
+    monkeypatch.setattr(journal, "open", changing, raising=False)
+    for _ in range(2):
+        logs = list(WholeLines(str(path)).read_logs(0))
+        assert logs[len(whole.splitlines()) :] in ([], [theirs])
+    assert logs[-1] == theirs
 
 
 def test_together_is_one_write_and_all_or_nothing(path: Path) -> None:

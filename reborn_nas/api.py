@@ -12,9 +12,9 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.commands import command_line
 from reborn_nas.errors import ExportError
 from reborn_nas.files import safe_join
-from reborn_nas.study.flags import with_settings
-from reborn_nas.study.keywords import Settings
-from reborn_nas.study.opening import moved_url, open_store, reads_run
+from reborn_nas.study.config.flags import with_settings
+from reborn_nas.study.config.keywords import Settings
+from reborn_nas.study.store.opening import moved_url, open_store, reads_run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from reborn_nas.export import Card, Trained, Trainings
     from reborn_nas.records import TrialRecord
     from reborn_nas.report import RunView
-    from reborn_nas.report.features import Sight
+    from reborn_nas.report.probe.features import Sight
     from reborn_nas.study import PlanView, Progress, RunInfo, RunResult, StudyConfig
-    from reborn_nas.study.dashboard import Shown
-    from reborn_nas.study.standing import Recommended, Standing
+    from reborn_nas.study.result.dashboard import Shown
+    from reborn_nas.study.result.standing import Recommended, Standing
 
 __all__ = ["dashboard", "export", "exportable", "recommend", "report", "run_view", "search", "standing"]
 
@@ -61,8 +61,8 @@ def search(
     """
     from reborn_nas.report import trial_pictures
     from reborn_nas.study import SilentProgress, StudyConfig, load_config, run_search
-    from reborn_nas.study.display import bars_where_seen
-    from reborn_nas.study.progress import AfterPhase
+    from reborn_nas.study.result.display import bars_where_seen
+    from reborn_nas.study.worker.progress import AfterPhase
 
     given: dict[str, Any] = dict(settings)
     if isinstance(config, StudyConfig):
@@ -107,8 +107,8 @@ def dashboard(study_or_path: RunResult | Run, *, host: str = "127.0.0.1", port: 
 def _shown(folder: Path) -> Shown:
     """The answer so far, its graphs and the report, for optuna-dashboard."""
     from reborn_nas.report import study_findings
-    from reborn_nas.report.live import answer_note, graphs
-    from reborn_nas.study.dashboard import Shown
+    from reborn_nas.report.page.live import answer_note, graphs
+    from reborn_nas.study.result.dashboard import Shown
 
     view = run_view(folder, brief=True)
     page = folder / "report" / "index.html"
@@ -120,9 +120,9 @@ def _shown(folder: Path) -> Shown:
 
 def _describe(folder: Path) -> None:
     """Bring the notes and graphs of a run's studies up to date."""
-    from reborn_nas.study.artifacts import ARTIFACTS
-    from reborn_nas.study.dashboard import describe_studies
-    from reborn_nas.study.reading import read_status
+    from reborn_nas.study.store.artifacts import ARTIFACTS
+    from reborn_nas.study.result.dashboard import describe_studies
+    from reborn_nas.study.store.reading import read_status
 
     store = open_store(folder, read_only=False)
     describe_studies(store, read_status(store), _shown(folder), folder / ARTIFACTS)
@@ -167,8 +167,8 @@ def run_view(
 
 def _searched(info: RunInfo) -> dict[str, Any]:
     """How the search went: its front's hypervolume where it had several objectives, what its pruner stopped."""
-    from reborn_nas.study.objectives import pareto_series
-    from reborn_nas.study.pruning import pruned_shares
+    from reborn_nas.study.config.objectives import pareto_series
+    from reborn_nas.samplers.pruning import pruned_shares
 
     objectives = tuple(info.config.get("objectives") or ())
     pruner = info.config.get("pruner") or "none"
@@ -181,7 +181,7 @@ def _searched(info: RunInfo) -> dict[str, Any]:
 def _recommendation(info: RunInfo) -> dict[str, Any] | None:
     """The recommended network as the report reads it; None where there are too few trainings."""
     from reborn_nas.errors import ConfigError
-    from reborn_nas.study.standing import recommend_info
+    from reborn_nas.study.result.standing import recommend_info
 
     if (
         len(info.records) > MOST_RECOMMENDED
@@ -317,7 +317,7 @@ def _objectives(info: RunInfo) -> tuple[str, ...]:
 def _trainings(info: RunInfo, trial: str = "auto") -> Trainings:
     """The run's trainings as `choose` looks at them."""
     from reborn_nas.export import Trainings
-    from reborn_nas.study.objectives import pareto_records
+    from reborn_nas.study.config.objectives import pareto_records
 
     return Trainings(
         run=str(info.folder or info.name),
@@ -348,8 +348,8 @@ def _against_parent(info: RunInfo, record: TrialRecord) -> str:
 @reads_run
 def resume_line(info: RunInfo) -> str:
     """The command that continues a run; of a large one by the file of its settings, which takes no PyTorch to name."""
-    from reborn_nas.study.flags import SETTINGS_FILE
-    from reborn_nas.study.masking import HIDDEN, STORAGE_VARIABLE
+    from reborn_nas.study.config.flags import SETTINGS_FILE
+    from reborn_nas.study.config.masking import HIDDEN, STORAGE_VARIABLE
 
     file = None if info.folder is None else info.folder / SETTINGS_FILE
     if file is None or len(info.records) <= MOST_RECOMMENDED or not file.is_file():
@@ -373,7 +373,7 @@ def exportable(study_or_path: RunResult | Run) -> bool:
 
 def _recommended_key(info: RunInfo, trainings: Trainings) -> str:
     """The key of the best training of the recommended architecture whose weights were kept."""
-    from reborn_nas.study.standing import recommend_info
+    from reborn_nas.study.result.standing import recommend_info
     from reborn_nas.winners import best_of
 
     digest = recommend_info(info).architecture.digest
@@ -398,7 +398,8 @@ def _recommended_key(info: RunInfo, trainings: Trainings) -> str:
 
 def _trained(record: TrialRecord, weights: Path, card: Card) -> Trained:
     """A recorded training as an export takes it."""
-    from reborn_nas.backbone import build, plan
+    from reborn_nas.backbone import build
+    from reborn_nas.backbone.replace import plan
     from reborn_nas.export import Trained
     from reborn_nas.models.exported import read_tensors
 
@@ -421,7 +422,7 @@ def recommend(study: RunResult | Run) -> Recommended:
     Raises:
         ConfigError: the run has too few finished trainings for that.
     """
-    from reborn_nas.study.standing import recommend_info
+    from reborn_nas.study.result.standing import recommend_info
 
     return recommend_info(_info(study))
 
@@ -429,7 +430,7 @@ def recommend(study: RunResult | Run) -> Recommended:
 @reads_run
 def standing(study: RunResult | RunInfo | Run) -> Standing:
     """The best observed, the recommended and the confirmed network of a run: three different things."""
-    from reborn_nas.study.standing import standing as stand
+    from reborn_nas.study.result.standing import standing as stand
 
     return stand(_info(study), most=MOST_RECOMMENDED)
 
@@ -478,7 +479,7 @@ def _foreign_code(records: Iterable[TrialRecord]) -> str | None:
 def _sights(info: RunInfo, trust_source: bool) -> tuple[tuple[Sight, ...], tuple[str, ...]]:
     """What the sites of parent and candidate see, where both networks' weights were kept; and why it is left out."""
     from reborn_nas.errors import RebornError
-    from reborn_nas.report.watching import watch
+    from reborn_nas.report.probe.watching import watch
 
     data = info.plan.get("data", {})
     kept = {r.arm: (r, path) for r in info.records if r.phase == "candidate" and (path := info.checkpoint(r))}
@@ -499,8 +500,8 @@ def _sights(info: RunInfo, trust_source: bool) -> tuple[tuple[Sight, ...], tuple
 
 def _command(info: RunInfo) -> str:
     from reborn_nas.study import StudyConfig
-    from reborn_nas.study.config import known_settings
-    from reborn_nas.study.flags import resume_command
+    from reborn_nas.study.config.config import known_settings
+    from reborn_nas.study.config.flags import resume_command
 
     settings = known_settings(info.config)
     if info.folder is not None:  # it may have been copied here

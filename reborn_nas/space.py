@@ -14,7 +14,7 @@ import yaml
 from reborn_nas.activations import complete
 from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice, scalar_text
 from reborn_nas.backbone import Site
-from reborn_nas.backbone.variants import Variants, with_arguments
+from reborn_nas.backbone.load.variants import Variants, with_arguments
 from reborn_nas.documents import number_hint, read_yaml, yaml_fault
 from reborn_nas.errors import ConfigError, RebornError, unknown_name
 

@@ -19,8 +19,9 @@ from torch import nn
 
 import reborn_nas as rn
 from reborn_nas.activations import Reborn
-from reborn_nas.backbone.sites import Discovery, discover
-from reborn_nas.backbone.trace import trace
+from reborn_nas.backbone.find import discover
+from reborn_nas.backbone.sites.site import Discovery
+from reborn_nas.backbone.trace.trace import trace
 from reborn_nas.errors import RebornError
 from reborn_nas.files import write_atomic
 from tests import checks

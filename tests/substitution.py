@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from reborn_nas.backbone.sites import Discovery, site_values
-from reborn_nas.backbone.trace import Op, Trace
+from reborn_nas.backbone.sites.site import Discovery, site_values
+from reborn_nas.backbone.trace.trace import Op, Trace
 
 Function = Callable[[Tensor], Tensor]
 

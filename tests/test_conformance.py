@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from reborn_nas.backbone.sites import discover
+from reborn_nas.backbone.find import discover
 from tests import checks
 from tests.backbone import networks
 from tests.backbones import SAMPLE, sweep_names

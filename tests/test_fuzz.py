@@ -26,7 +26,7 @@ from reborn_nas.errors import RebornError
 from reborn_nas.models.exported import folded_pairs, stored_plan, vet_folder
 from reborn_nas.space import load_space
 from reborn_nas.study import load_config, load_run, status
-from reborn_nas.study.config import split_contrast
+from reborn_nas.study.config.config import split_contrast
 from reborn_nas.training import FileCheckpoint, Recipe
 from tests.study.conftest import FakeSite
 

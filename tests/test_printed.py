@@ -133,7 +133,7 @@ def printed(home: Path) -> Iterator[dict[str, str]]:
         texts["recommended"] = refused("export", RUN, "--trial", "recommended", "--out", "x")
         from optuna_dashboard import get_note
 
-        from reborn_nas.study.opening import open_store
+        from reborn_nas.study.store.opening import open_store
 
         for study in open_store(RUN).studies():
             texts[f"note of {study.study_name}"] = get_note(study)
@@ -158,7 +158,7 @@ def test_every_command_that_a_run_prints_runs(
 ) -> None:
     served: list[str] = []
     monkeypatch.setattr(
-        "reborn_nas.study.dashboard.serve_dashboard", lambda run, **_: served.append(str(run))
+        "reborn_nas.study.result.dashboard.serve_dashboard", lambda run, **_: served.append(str(run))
     )
     monkeypatch.setattr("reborn_nas.study.serve_dashboard", lambda run, **_: served.append(str(run)))
     commands = {one.words: one for place, text in printed.items() for one in commands_in(text, place)}

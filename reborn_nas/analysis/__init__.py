@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from reborn_nas.analysis.arms import arm_effects
-from reborn_nas.analysis.compare import (
+from reborn_nas.analysis.phases.arms import arm_effects
+from reborn_nas.analysis.phases.compare import (
     Comparison,
     Curvature,
     candidate_against_parent,
     curvature,
     pooled_sigma,
 )
-from reborn_nas.analysis.confirm import confirmation_effects, control_effects
-from reborn_nas.analysis.design import (
+from reborn_nas.analysis.phases.confirm import confirmation_effects, control_effects
+from reborn_nas.analysis.designs.design import (
     ScreenPlan,
     confirmation_design,
     control_design,
@@ -20,13 +20,13 @@ from reborn_nas.analysis.design import (
     screen_sizes,
     smallest_screen,
 )
-from reborn_nas.analysis.effects import depth_slope, site_effects, stage_means
-from reborn_nas.analysis.losses import LossBounds, loss_bounds
-from reborn_nas.analysis.options import option_counts
-from reborn_nas.analysis.pooled import best_levels, pooled_effects
-from reborn_nas.analysis.power import minimum_detectable_effect
-from reborn_nas.analysis.screening import largest_correlation
-from reborn_nas.analysis.verdicts import VERDICTS, verdicts
+from reborn_nas.analysis.effects.effects import depth_slope, site_effects, stage_means
+from reborn_nas.analysis.effects.losses import LossBounds, loss_bounds
+from reborn_nas.analysis.designs.options import option_counts
+from reborn_nas.analysis.phases.pooled import best_levels, pooled_effects
+from reborn_nas.analysis.effects.power import minimum_detectable_effect
+from reborn_nas.analysis.effects.screening import largest_correlation
+from reborn_nas.analysis.effects.verdicts import VERDICTS, verdicts
 
 __all__ = [
     "VERDICTS",

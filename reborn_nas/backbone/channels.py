@@ -7,9 +7,9 @@ recorded run from such sites to their consumers and says which tensors must grow
 
 from __future__ import annotations
 
-from reborn_nas.backbone.channelmap import ChannelMap
-from reborn_nas.backbone.steps import Refusal, Widening, WidenStep
-from reborn_nas.backbone.widen import apply_widening
-from reborn_nas.backbone.widening import widening
+from reborn_nas.backbone.layers.channelmap import ChannelMap
+from reborn_nas.backbone.layers.steps import Refusal, Widening, WidenStep
+from reborn_nas.backbone.widen.edit import apply_widening
+from reborn_nas.backbone.widen.widening import widening
 
 __all__ = ["ChannelMap", "Refusal", "WidenStep", "Widening", "apply_widening", "widening"]

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
-from reborn_nas.backbone.admission import everywhere
-from reborn_nas.backbone.apply import apply
-from reborn_nas.backbone.plan import plan as make_plan
-from reborn_nas.backbone.sites import discover
-from reborn_nas.backbone.source import build, resolve
+from reborn_nas.backbone.replace.admission import everywhere
+from reborn_nas.backbone.replace.apply import apply
+from reborn_nas.backbone.convert import plan as make_plan
+from reborn_nas.backbone.find import discover
+from reborn_nas.backbone.load.source import build, resolve
 from reborn_nas.errors import SiteError
 
 __all__ = ["apply", "build_converted", "convert"]

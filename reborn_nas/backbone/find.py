@@ -12,24 +12,24 @@ from torch import Tensor, nn
 
 from reborn_nas.activations import CHANNELS_LAST, complete, family_names, get_family
 from reborn_nas.architecture import ORIGINAL, Choice
-from reborn_nas.backbone.axes import channel_axes, layout_name
-from reborn_nas.backbone.blocks import BlockFinder
-from reborn_nas.backbone.discovery import Place, find_places
-from reborn_nas.backbone.expressions import Expression, executions
-from reborn_nas.backbone.fingerprint import recorded_proof
-from reborn_nas.backbone.gates import gate_reason, live_values
-from reborn_nas.backbone.inputs import inputs_of
-from reborn_nas.backbone.non_sites import NonSite, fused_norms, out_of_sight, with_formulas, written_out
-from reborn_nas.backbone.proving import Proving
-from reborn_nas.backbone.replica import replace_tensors
-from reborn_nas.backbone.rewrite import locate
-from reborn_nas.backbone.spans import CallSpan
-from reborn_nas.backbone.trace import Trace, trace_modes
-from reborn_nas.backbone.units import find_units
+from reborn_nas.backbone.sites.axes import channel_axes, layout_name
+from reborn_nas.backbone.sites.blocks import BlockFinder
+from reborn_nas.backbone.sites.discovery import Place, find_places
+from reborn_nas.backbone.trace.expressions import Expression, executions
+from reborn_nas.backbone.proof.fingerprint import recorded_proof
+from reborn_nas.backbone.sites.gates import gate_reason, live_values
+from reborn_nas.backbone.trace.inputs import inputs_of
+from reborn_nas.backbone.sites.non_sites import NonSite, fused_norms, out_of_sight, with_formulas, written_out
+from reborn_nas.backbone.sites.proving import Proving
+from reborn_nas.backbone.trace.replica import replace_tensors
+from reborn_nas.backbone.forward.rewrite import locate
+from reborn_nas.backbone.trace.spans import CallSpan
+from reborn_nas.backbone.trace.trace import Trace, trace_modes
+from reborn_nas.backbone.sites.units import find_units
 from reborn_nas.errors import ConversionError, RebornError
 
 if TYPE_CHECKING:
-    from reborn_nas.backbone.proof import Proof
+    from reborn_nas.backbone.sites.proof import Proof
 
 
 @dataclass(frozen=True)
@@ -347,7 +347,8 @@ class _Doubling:
         return self._answers[site.name]
 
     def _ask(self, site: Site) -> str | None:
-        from reborn_nas.backbone.channels import Refusal, widening
+        from reborn_nas.backbone.layers.steps import Refusal
+        from reborn_nas.backbone.widen.widening import widening
 
         runs = [run for run in (self._eval, self._train) if run is not None]
         answer = widening(runs, site)

@@ -67,7 +67,7 @@ def add_backbone(parser: argparse.ArgumentParser, default: str | None = None) ->
 
 def model_argument(text: str) -> tuple[str, Any]:
     """`name=value` with a JSON value, or else a string."""
-    from reborn_nas.study.flags import read_pair
+    from reborn_nas.study.config.flags import read_pair
 
     try:
         return read_pair(text)
@@ -91,7 +91,7 @@ def input_size(text: str) -> tuple[int, int, int]:
 
 def duration(text: str) -> float:
     """`90`, `90s`, `15min`, `2h` → seconds."""
-    from reborn_nas.study.duration import read_duration
+    from reborn_nas.study.config.duration import read_duration
 
     try:
         return float(read_duration(text))

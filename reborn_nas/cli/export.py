@@ -7,7 +7,7 @@ import sys
 
 from reborn_nas.commands import load_line
 from reborn_nas.heavy import import_networks
-from reborn_nas.study.opening import reads_run
+from reborn_nas.study.store.opening import reads_run
 
 EXAMPLES = """  reborn-nas export runs/convnet5-digits --out my-model
   reborn-nas export runs/convnet5-digits --trial best --out my-model --force

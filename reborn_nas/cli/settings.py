@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from reborn_nas.study.config import OLD_NAMES
-from reborn_nas.study.flags import Flag, read_pair, setting_flags
+from reborn_nas.study.config.config import OLD_NAMES
+from reborn_nas.study.config.flags import Flag, read_pair, setting_flags
 
 __all__ = ["add_settings", "given_settings"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.commands import command_line
 from reborn_nas.records import public_name
-from reborn_nas.study.display import duration_text
+from reborn_nas.study.result.display import duration_text
 
 if TYPE_CHECKING:
     from reborn_nas.report import RunView
@@ -158,8 +158,8 @@ def print_result(result: RunResult, view: RunView) -> None:
 def print_next(result: RunResult, page: Path) -> None:
     """Where the report is, and the commands that follow."""
     from reborn_nas.api import exportable
-    from reborn_nas.study.flags import resume_command
-    from reborn_nas.study.planning import next_total
+    from reborn_nas.study.config.flags import resume_command
+    from reborn_nas.study.setup.planning import next_total
 
     print(f"\nreport:  {near(page)}")
     print(f"look:    {command_line('reborn-nas', 'dashboard', result.folder)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from reborn_nas.study.opening import reads_run
+from reborn_nas.study.store.opening import reads_run
 
 EXAMPLES = """  reborn-nas status runs/convnet5-digits
   reborn-nas status runs/convnet5-digits --json

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import reborn_nas
 from reborn_nas.architecture import Architecture, BackboneSpec
-from reborn_nas.backbone.factory import files_in_use, files_of, source_beside, split_source
+from reborn_nas.backbone.load.factory import files_in_use, files_of, source_beside, split_source
 from reborn_nas.errors import ExportError
 
 __all__ = ["carry_source"]

@@ -12,7 +12,7 @@ from reborn_nas.activations import complete
 from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice
 from reborn_nas.backbone import build, discover, resolve
 from reborn_nas.backbone import notes as stem_notes
-from reborn_nas.backbone.factory import source_beside
+from reborn_nas.backbone.load.factory import source_beside
 from reborn_nas.data import ImageSet
 from reborn_nas.errors import ConfigError
 from reborn_nas.export.parent import Parent, on_own_path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reborn_nas.analysis.compare import welch
+from reborn_nas.analysis.phases.compare import welch
 from reborn_nas.replicate.published import Claim
 
 if TYPE_CHECKING:

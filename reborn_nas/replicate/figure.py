@@ -14,11 +14,11 @@ from reborn_nas.data.folder import EXTENSIONS
 from reborn_nas.errors import DataError, StudyError
 from reborn_nas.files import write_atomic
 from reborn_nas.replicate.run import Outcome
-from reborn_nas.report.sights import maps_figure, sight_table
-from reborn_nas.report.watching import watch
+from reborn_nas.report.figures.sights import maps_figure, sight_table
+from reborn_nas.report.probe.watching import watch
 
 if TYPE_CHECKING:
-    from reborn_nas.report.features import Sight
+    from reborn_nas.report.probe.features import Sight
 
 __all__ = ["draw_figures", "draw_run", "pictures_in"]
 
@@ -74,7 +74,7 @@ def draw_run(
         StudyError: the run kept no weights, or the network has no such site.
         DataError: `images` holds none.
     """
-    from reborn_nas.study.reading import load_run
+    from reborn_nas.study.store.reading import load_run
 
     info = load_run(run)
     kept = {r.arm: (r, path) for r in info.records if r.phase == "candidate" and (path := info.checkpoint(r))}

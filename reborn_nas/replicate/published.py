@@ -16,8 +16,8 @@ from reborn_nas.backbone import resolve
 from reborn_nas.data import dataset_names
 from reborn_nas.documents import read_yaml, text_numbers, yaml_fault
 from reborn_nas.errors import ConfigError, RebornError, unknown_name
-from reborn_nas.study.config import RECIPE_FIELDS
-from reborn_nas.study.loading import shipped_files
+from reborn_nas.study.config.config import RECIPE_FIELDS
+from reborn_nas.study.config.loading import shipped_files
 from reborn_nas.training import get_recipe, recipe_names
 
 __all__ = ["Claim", "Network", "Pictured", "Replication", "Row", "load_replication", "shipped_replications"]

@@ -12,8 +12,8 @@ from reborn_nas.errors import StudyError, unknown_name
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-    from reborn_nas.analysis.maximise import Budget
-    from reborn_nas.study.trial_rows import TrialRows
+    from reborn_nas.analysis.model.maximise import Budget
+    from reborn_nas.samplers.trial_rows import TrialRows
 
 __all__ = ["learns_from_pruned", "make_sampler", "sampler_names"]
 
@@ -46,7 +46,7 @@ def _gp(seed: int) -> BaseSampler:
 
 
 def _additive(seed: int, **known: Any) -> BaseSampler:
-    from reborn_nas.study.additive_sampler import AdditiveSampler
+    from reborn_nas.samplers.additive import AdditiveSampler
 
     return AdditiveSampler(seed, **known)
 

@@ -11,7 +11,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial
 
-from reborn_nas.analysis.encoding import Space
+from reborn_nas.analysis.model.encoding import Space
 
 __all__ = ["TrialRows", "label_of"]
 

@@ -6,18 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reborn_nas.study.additive_sampler import AdditiveSampler
-    from reborn_nas.study.config import StudyConfig
-    from reborn_nas.study.dashboard import serve_dashboard
-    from reborn_nas.study.joining import join
-    from reborn_nas.study.loading import load_config, shipped_studies
-    from reborn_nas.study.phases import Phase, plan_phases
-    from reborn_nas.study.planning import PlanView, plan_search
-    from reborn_nas.study.progress import Progress, SilentProgress
-    from reborn_nas.study.reading import RunInfo, RunStatus, load_records, load_run, status
+    from reborn_nas.samplers.additive import AdditiveSampler
+    from reborn_nas.study.config.config import StudyConfig
+    from reborn_nas.study.result.dashboard import serve_dashboard
+    from reborn_nas.study.worker.joining import join
+    from reborn_nas.study.config.loading import load_config, shipped_studies
+    from reborn_nas.study.plan.phases import Phase, plan_phases
+    from reborn_nas.study.setup.planning import PlanView, plan_search
+    from reborn_nas.study.worker.progress import Progress, SilentProgress
+    from reborn_nas.study.store.reading import RunInfo, RunStatus, load_records, load_run, status
     from reborn_nas.study.run import RunResult, run_search
-    from reborn_nas.study.samplers import make_sampler, sampler_names
-    from reborn_nas.study.stopping import Stopper
+    from reborn_nas.samplers.registry import make_sampler, sampler_names
+    from reborn_nas.study.worker.stopping import Stopper
 
 _LAZY = {  # reading a run needs neither samplers nor scipy, which take a second to import
     "AdditiveSampler": "additive_sampler",

@@ -14,22 +14,22 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.errors import StudyError
 from reborn_nas.known import remember_code, remember_storage
 from reborn_nas.records import TrialRecord, public_name
-from reborn_nas.study.artifacts import Illustrate
-from reborn_nas.study.config import StudyConfig
-from reborn_nas.study.decide import Candidate
-from reborn_nas.study.engine import Engine
-from reborn_nas.study.flags import resume_command, write_settings
-from reborn_nas.study.folder import write_json
-from reborn_nas.study.leading import begin_anew
-from reborn_nas.study.logs import log, log_to
-from reborn_nas.study.masking import mask_url
-from reborn_nas.study.objective import Objective
-from reborn_nas.study.planning import PlanView, plan_search, require_device_free
-from reborn_nas.study.progress import Progress, SilentProgress
-from reborn_nas.study.stopping import Stopper
-from reborn_nas.study.storage import RunStore, connect, open_run, run_url, storage_file
-from reborn_nas.study.warm import ParentWeights, is_warm_study
-from reborn_nas.study.workbench import settle_numerics
+from reborn_nas.study.store.artifacts import Illustrate
+from reborn_nas.study.config.config import StudyConfig
+from reborn_nas.study.plan.decide import Candidate
+from reborn_nas.study.worker.engine import Engine
+from reborn_nas.study.config.flags import resume_command, write_settings
+from reborn_nas.study.store.folder import write_json
+from reborn_nas.study.worker.leading import begin_anew
+from reborn_nas.study.worker.logs import log, log_to
+from reborn_nas.study.config.masking import mask_url
+from reborn_nas.study.trainer.objective import Objective
+from reborn_nas.study.setup.planning import PlanView, plan_search, require_device_free
+from reborn_nas.study.worker.progress import Progress, SilentProgress
+from reborn_nas.study.worker.stopping import Stopper
+from reborn_nas.study.store.storage import RunStore, connect, open_run, run_url, storage_file
+from reborn_nas.study.setup.warm import ParentWeights, is_warm_study
+from reborn_nas.study.setup.workbench import settle_numerics
 
 __all__ = ["RunResult", "find_store", "run_search"]
 
@@ -144,7 +144,7 @@ def _run_planned(
         ParentWeights(view.bench, config.folder).ensure()  # once, before the workers start
     with Stopper(config.timeout) as stopper, _said(config):
         if config.processes > 1:
-            from reborn_nas.study.workers import supervise
+            from reborn_nas.study.worker.workers import supervise
 
             complete = supervise(view, store, watcher, stopper, illustrate)
         else:
@@ -237,7 +237,7 @@ def _set_threads(config: StudyConfig) -> None:
 
 
 def _result(view: PlanView, store: RunStore, stopper: Stopper, complete: bool, seconds: float) -> RunResult:
-    from reborn_nas.study.reading import read_records
+    from reborn_nas.study.store.reading import read_records
 
     kept = store.attribute("candidate")
     candidate = Candidate.from_dict(kept) if kept else None

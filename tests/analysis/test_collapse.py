@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from reborn_nas.analysis import plan_screen, site_effects
-from reborn_nas.analysis.budget import SITES, spend
-from reborn_nas.analysis.collapse import collapsed, failures_by_site
+from reborn_nas.analysis.effects.budget import SITES, spend
+from reborn_nas.analysis.effects.collapse import collapsed, failures_by_site
 
 CHANCE = 0.1
 

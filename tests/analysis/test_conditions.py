@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
-from reborn_nas.analysis.conditions import Condition, find_conditions
-from reborn_nas.analysis.encoding import ABSENT, Space
-from reborn_nas.analysis.maximise import Budget, best_assignment
-from reborn_nas.analysis.recommend import recommend
+from reborn_nas.analysis.model.conditions import Condition, find_conditions
+from reborn_nas.analysis.model.encoding import ABSENT, Space
+from reborn_nas.analysis.model.maximise import Budget, best_assignment
+from reborn_nas.analysis.model.recommend import recommend
 from reborn_nas.errors import ConfigError
 
 A = ABSENT

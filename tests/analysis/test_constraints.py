@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from reborn_nas.analysis.constraints import learned_budgets
-from reborn_nas.analysis.maximise import best_assignment
-from reborn_nas.analysis.surrogate import plant_problem
+from reborn_nas.analysis.model.constraints import learned_budgets
+from reborn_nas.analysis.model.maximise import best_assignment
+from reborn_nas.analysis.simulated.surrogate import plant_problem
 
 
 def test_learned_budgets_keep_suggestions_within_the_limit() -> None:

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from reborn_nas.analysis.aliases import find_aliases
-from reborn_nas.analysis.blocks import HONEST, honesty, split_allowance
-from reborn_nas.analysis.design import (
+from reborn_nas.analysis.effects.aliases import find_aliases
+from reborn_nas.analysis.designs.blocks import HONEST, honesty, split_allowance
+from reborn_nas.analysis.designs.design import (
     confirmation_design,
     control_design,
     plan_screen,
@@ -21,10 +21,10 @@ from reborn_nas.analysis.design import (
     screen_sizes,
     smallest_screen,
 )
-from reborn_nas.analysis.effects import site_effects
-from reborn_nas.analysis.factorials import factorial, factorial_size
-from reborn_nas.analysis.hadamard import hadamard, hadamard_order, is_constructible
-from reborn_nas.analysis.options import option_counts
+from reborn_nas.analysis.effects.effects import site_effects
+from reborn_nas.analysis.designs.factorials import factorial, factorial_size
+from reborn_nas.analysis.designs.hadamard import hadamard, hadamard_order, is_constructible
+from reborn_nas.analysis.designs.options import option_counts
 from reborn_nas.errors import ConfigError
 
 

@@ -19,11 +19,11 @@ from reborn_nas.analysis import (
     site_effects,
     stage_means,
 )
-from reborn_nas.analysis.blocks import split_allowance
-from reborn_nas.analysis.effects import COLUMNS, FURTHER_COLUMNS
-from reborn_nas.analysis.ranks import ranks
-from reborn_nas.analysis.shrinkage import Shrunk, shrink
-from reborn_nas.analysis.simulate import simulate_study
+from reborn_nas.analysis.designs.blocks import split_allowance
+from reborn_nas.analysis.effects.effects import COLUMNS, FURTHER_COLUMNS
+from reborn_nas.analysis.effects.ranks import ranks
+from reborn_nas.analysis.effects.shrinkage import Shrunk, shrink
+from reborn_nas.analysis.simulated.simulate import simulate_study
 from reborn_nas.errors import ConfigError
 
 

@@ -10,7 +10,7 @@ import statsmodels.api as sm
 from scipy import stats
 
 from reborn_nas.analysis import plan_screen, site_effects
-from reborn_nas.analysis.linear import JOINT_LEVEL, allow_for_joint_effects, fit
+from reborn_nas.analysis.effects.linear import JOINT_LEVEL, allow_for_joint_effects, fit
 
 TRIPLES = [(0, 1, 2), (3, 4, 5), (6, 7, 8)]
 

@@ -6,11 +6,11 @@ import numpy as np
 import optuna
 import pytest
 
-from reborn_nas.analysis.evidence import integrate
-from reborn_nas.analysis.maximise import best_assignment
-from reborn_nas.analysis.outliers import pull_in
-from reborn_nas.analysis.recommend import recommend
-from reborn_nas.analysis.surrogate import CHANCE, plant_problem
+from reborn_nas.analysis.model.evidence import integrate
+from reborn_nas.analysis.model.maximise import best_assignment
+from reborn_nas.analysis.model.outliers import pull_in
+from reborn_nas.analysis.model.recommend import recommend
+from reborn_nas.analysis.simulated.surrogate import CHANCE, plant_problem
 from reborn_nas.study import AdditiveSampler
 
 

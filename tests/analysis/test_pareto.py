@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reborn_nas.analysis.pareto import (
+from reborn_nas.analysis.model.pareto import (
     hypervolume,
     hypervolume_over_trials,
     pareto_front,

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from reborn_nas.analysis import minimum_detectable_effect, plan_screen, site_effects
-from reborn_nas.analysis.blocks import split_allowance
-from reborn_nas.analysis.power import screen_power
+from reborn_nas.analysis.designs.blocks import split_allowance
+from reborn_nas.analysis.effects.power import screen_power
 from reborn_nas.errors import ConfigError
 
 DESIGNS = [(3, 8), (5, 16), (5, 32), (10, 48), (33, 72), (33, 96), (33, 288)]

@@ -9,12 +9,12 @@ import numpy as np
 import optuna
 import pytest
 
-from reborn_nas.analysis.additive import fit_additive, fit_codes
-from reborn_nas.analysis.encoding import Space
-from reborn_nas.analysis.evidence import integrate
-from reborn_nas.analysis.maximise import Budget, best_assignment
-from reborn_nas.analysis.recommend import choices_of, recommend
-from reborn_nas.analysis.surrogate import UNIT, Surrogate, plant_problem
+from reborn_nas.analysis.model.additive import fit_additive, fit_codes
+from reborn_nas.analysis.model.encoding import Space
+from reborn_nas.analysis.model.evidence import integrate
+from reborn_nas.analysis.model.maximise import Budget, best_assignment
+from reborn_nas.analysis.model.recommend import choices_of, recommend
+from reborn_nas.analysis.simulated.surrogate import UNIT, Surrogate, plant_problem
 from reborn_nas.errors import ConfigError, UnknownNameError
 
 ABC = dict.fromkeys(("a", "b", "c", "d"), ("x", "y", "z"))
@@ -305,7 +305,7 @@ def test_the_posterior_by_trials_is_that_by_weights(monkeypatch: pytest.MonkeyPa
     values = problem.values(np.maximum(codes, 0)) + rng.normal(size=40)
     pending = rng.integers(0, 9, size=(3, 17))
     plain = fit_codes(problem.space, codes, values, pending=pending)
-    monkeypatch.setattr("reborn_nas.analysis.additive.MOST_WEIGHTS", 10)
+    monkeypatch.setattr("reborn_nas.analysis.model.additive.MOST_WEIGHTS", 10)
     other = fit_codes(problem.space, codes, values, pending=pending)
     assert type(plain.around) is not type(other.around)
     asked = rng.integers(0, 9, size=(20, 17))

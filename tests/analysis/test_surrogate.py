@@ -7,7 +7,7 @@ import collections
 import optuna
 import pytest
 
-from reborn_nas.analysis.simulate import SITE_TABLES, plant_problem
+from reborn_nas.analysis.simulated.simulate import SITE_TABLES, plant_problem
 from reborn_nas.backbone import build, discover, resolve
 
 SOURCES = {"vgg16": "torchvision:vgg16", "mobilenet_v2": "torchvision:mobilenet_v2"}

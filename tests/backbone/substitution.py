@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from reborn_nas.backbone.sites import Discovery, site_values
+from reborn_nas.backbone.sites.site import Discovery, site_values
 
 NAMES = frozenset(
     [

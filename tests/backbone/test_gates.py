@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reborn_nas.backbone.sites import find_sites, non_sites
+from reborn_nas.backbone.find import find_sites, non_sites
 from tests.backbone import networks
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 import torch
 
-from reborn_nas.backbone.sites import discover
+from reborn_nas.backbone.find import discover
 from tests.backbones import make, size_of
 from tests.golden.write_sites import SOURCES, path_of, table
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import reborn_nas as rn
-from reborn_nas.backbone.inputs import arguments, images_in, moved, resized
-from reborn_nas.backbone.replica import tensors_in
+from reborn_nas.backbone.trace.inputs import arguments, images_in, moved, resized
+from reborn_nas.backbone.trace.replica import tensors_in
 from reborn_nas.errors import ConversionError
 
 FLAT, LINE, SOLID = nn.Conv2d(3, 4, 3), nn.Conv1d(3, 4, 3), nn.Conv3d(3, 4, 3)

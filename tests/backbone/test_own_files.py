@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 import reborn_nas as rn
 from reborn_nas.architecture import Architecture, BackboneSpec
 from reborn_nas.backbone import build, resolve
-from reborn_nas.backbone.factory import PREFIX, files_of, load_factory
-from reborn_nas.backbone.factory import load_file as load_source
+from reborn_nas.backbone.load.factory import PREFIX, files_of, load_factory
+from reborn_nas.backbone.load.factory import load_file as load_source
 from reborn_nas.errors import ConfigError, ExportError, RebornError
 from reborn_nas.space import Rule
 
@@ -255,7 +255,7 @@ class TestExport:
         assert model(torch.randn(2, *SIZE)).shape == (2, 3)
 
     def test_a_stored_path_cannot_leave_the_folder(self, here: Path) -> None:
-        from reborn_nas.backbone.factory import source_beside
+        from reborn_nas.backbone.load.factory import source_beside
 
         (here / "out").mkdir()
         (here / "secret.py").write_text("")

@@ -20,18 +20,11 @@ from torch import Tensor, fx, nn
 from torch.utils.checkpoint import checkpoint
 
 from reborn_nas.architecture import Architecture
-from reborn_nas.backbone import (
-    Plan,
-    apply,
-    build,
-    build_converted,
-    convert,
-    discover,
-    plan,
-    proof,
-    proof_record,
-    resolve,
-)
+from reborn_nas.backbone import Plan, build, build_converted, discover, proof_record, resolve
+from reborn_nas.backbone.replace import apply
+from reborn_nas.backbone import convert
+from reborn_nas.backbone.replace import plan
+from reborn_nas.backbone.proof.prove import prove as proof
 from reborn_nas.errors import SiteError
 
 SIZE = (3, 16, 16)
@@ -591,7 +584,7 @@ def test_a_proof_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     broken = {key: {"faults": 3} for key in record}
     assert discover(model, SIZE, proofs=broken).proof == found.proof
     assert len(calls) == len(others) + 1
-    monkeypatch.setattr("reborn_nas.backbone.fingerprint.version", lambda library: "9.9")
+    monkeypatch.setattr("reborn_nas.backbone.proof.fingerprint.version", lambda library: "9.9")
     assert discover(model, SIZE, proofs=record).proof == found.proof
     assert len(calls) == len(others) + 2
 

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from reborn_nas.architecture import Choice
 from reborn_nas.backbone.convert import convert
-from reborn_nas.backbone.sites import Site, discover, find_sites, non_sites, site_values
+from reborn_nas.backbone.find import discover, find_sites, non_sites
+from reborn_nas.backbone.sites.site import Site, site_values
 from reborn_nas.errors import ConversionError, SiteError
 from tests.backbone import networks
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 import reborn_nas as rn
 from reborn_nas.activations import Reborn
 from reborn_nas.backbone.cost import count, predict
-from reborn_nas.backbone.inputs import arguments
-from reborn_nas.backbone.plan import plan
-from reborn_nas.backbone.replica import replicate, tensors_in
-from reborn_nas.backbone.sites import discover
+from reborn_nas.backbone.trace.inputs import arguments
+from reborn_nas.backbone.convert import plan
+from reborn_nas.backbone.trace.replica import replicate, tensors_in
+from reborn_nas.backbone.find import discover
 from tests import checks
 from tests.backbone import structures
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reborn_nas.architecture import BackboneSpec
-from reborn_nas.backbone.variants import Variants, is_argument, with_arguments
+from reborn_nas.backbone.load.variants import Variants, is_argument, with_arguments
 from reborn_nas.errors import ConfigError
 
 VARIANTS = Variants({"width": (1.0, 0.5), "norm": (False, True), "kind": ("plain",)})

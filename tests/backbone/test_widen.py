@@ -11,7 +11,9 @@ from timm.layers import EcaModule, ScaledStdConv2d, SEModule, StdConv2dSame
 from torch import nn
 from torch.nn import functional as F
 
-from reborn_nas.backbone.channels import Widening, apply_widening, widening
+from reborn_nas.backbone.layers.steps import Widening
+from reborn_nas.backbone.widen.edit import apply_widening
+from reborn_nas.backbone.widen.widening import widening
 from reborn_nas.errors import ConversionError
 from tests.backbone.doubled import WIDENABLE, Over, seq
 from tests.backbone.inflight import Doubling, check, found_in, places_of, randomise, runs

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import optuna
 
-from reborn_nas.analysis.maximise import Budget
-from reborn_nas.analysis.surrogate import Surrogate, plant_problem
+from reborn_nas.analysis.model.maximise import Budget
+from reborn_nas.analysis.simulated.surrogate import Surrogate, plant_problem
 from reborn_nas.study import AdditiveSampler
 from tests.benchmarks.harness import Row, arguments, begin, goal, print_table, save
 

@@ -25,7 +25,7 @@ import optuna
 import pandas as pd
 import torch
 
-from reborn_nas.analysis.recommend import recommend
+from reborn_nas.analysis.model.recommend import recommend
 from reborn_nas.backbone import build, discover, resolve
 from reborn_nas.data import load_dataset
 from reborn_nas.errors import DivergedError

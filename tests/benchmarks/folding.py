@@ -86,7 +86,8 @@ def block_rivals(kernel_size: int, batch: int, channels_last: bool) -> dict[str,
 
 
 def network_rivals(batch: int) -> dict[str, Callable[[], object]]:
-    from reborn_nas.backbone import build, convert, resolve
+    from reborn_nas.backbone import build, resolve
+    from reborn_nas.backbone import convert
 
     torch.manual_seed(0)
     relu: nn.Module = build(resolve("resnet18", input_size=(3, 32, 32), num_classes=10)).eval()

@@ -20,8 +20,8 @@ import numpy as np
 import optuna
 import pandas as pd
 
-from reborn_nas.analysis.pareto import hypervolume
-from reborn_nas.analysis.surrogate import plant_problem
+from reborn_nas.analysis.model.pareto import hypervolume
+from reborn_nas.analysis.simulated.surrogate import plant_problem
 from reborn_nas.files import write_atomic
 from reborn_nas.study import make_sampler
 from tests.benchmarks.harness import hardware, paired, print_table

@@ -41,15 +41,15 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from reborn_nas.architecture import Architecture
 from reborn_nas.records import TrialRecord
 from reborn_nas.seeds import derive_seed
-from reborn_nas.study.designs import search_runs
-from reborn_nas.study.engine import IDLE, Engine, told
-from reborn_nas.study.phases import Phase
-from reborn_nas.study.progress import SilentProgress
-from reborn_nas.study.runs import Run
-from reborn_nas.study.samplers import make_sampler
-from reborn_nas.study.stopping import Stopper
-from reborn_nas.study.storage import RunStore, connect, open_run
-from reborn_nas.study.workbench import Workbench
+from reborn_nas.study.plan.designs import search_runs
+from reborn_nas.study.worker.engine import IDLE, Engine, told
+from reborn_nas.study.plan.phases import Phase
+from reborn_nas.study.worker.progress import SilentProgress
+from reborn_nas.study.plan.runs import Run
+from reborn_nas.samplers.registry import make_sampler
+from reborn_nas.study.worker.stopping import Stopper
+from reborn_nas.study.store.storage import RunStore, connect, open_run
+from reborn_nas.study.setup.workbench import Workbench
 from tests.study import postgresql
 from tests.study.conftest import fake_record, make_bench
 
@@ -124,7 +124,7 @@ def filled(trials: int) -> list[FrozenTrial]:
 
 def put(storage: BaseStorage, trials: list[FrozenTrial]) -> None:
     """Write `trials` into the run's main study, in bulk: in a journal, line by line what the engine would have left."""
-    from reborn_nas.study.journal import together
+    from reborn_nas.study.store.journal import together
 
     store = open_run(storage, NAME, create=True)
     if not isinstance(storage, JournalStorage):
@@ -492,7 +492,7 @@ def look(base: str, answers: Any) -> None:
 @contextmanager
 def dashboard(folder: Path, url: str | None = None) -> Iterator[str]:
     """Our dashboard over a run, in a process of its own; where it listens."""
-    from reborn_nas.study.dashboard import serve_dashboard
+    from reborn_nas.study.result.dashboard import serve_dashboard
 
     (folder / "config.json").write_text(json.dumps({"study": NAME, "storage": url}))
     child = multiprocessing.get_context("fork").Process(

@@ -28,7 +28,7 @@ import torch
 import torchvision.transforms as T
 from torch import nn
 
-from reborn_nas.analysis.compare import Comparison, welch
+from reborn_nas.analysis.phases.compare import Comparison, welch
 from reborn_nas.data import ImageSet, load_dataset
 from reborn_nas.training import Recipe, evaluate, learning_rates, train
 from tests.benchmarks.harness import Row, Timing, arguments, begin, goal, print_table, save

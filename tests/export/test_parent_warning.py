@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reborn_nas.analysis.compare import candidate_against_parent
+from reborn_nas.analysis.phases.compare import candidate_against_parent
 from reborn_nas.api import _parent_warning
 from reborn_nas.cli.main import parser
 from reborn_nas.export import Trainings

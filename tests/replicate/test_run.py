@@ -20,7 +20,7 @@ from PIL import Image
 import reborn_nas.data.standard
 from reborn_nas.cli.main import main
 from reborn_nas.study import load_records
-from reborn_nas.study.opening import open_store
+from reborn_nas.study.store.opening import open_store
 
 STUDY = """kind: replication
 description: Two activations on digits.

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.linalg import hadamard
 
 from reborn_nas.records import PHASES, TrialRecord
-from reborn_nas.report.view import RunView
+from reborn_nas.report.results.view import RunView
 
 NOISE = 0.003
 

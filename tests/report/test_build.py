@@ -14,7 +14,7 @@ import pytest
 from reborn_nas.errors import StudyError
 from reborn_nas.records import TrialRecord
 from reborn_nas.report import RunView, build_report
-from reborn_nas.report.drawing import Drawing
+from reborn_nas.report.figures.drawing import Drawing
 from tests.report import fabricate
 
 EVIL = "<script>alert(1)</script>"

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from reborn_nas.records import TrialRecord
-from reborn_nas.report.charts import (
+from reborn_nas.report.figures.charts import (
     Estimate,
     Row,
     Scale,
@@ -18,13 +18,13 @@ from reborn_nas.report.charts import (
     tick_text,
     ticks,
 )
-from reborn_nas.report.drawing import text_width
-from reborn_nas.report.network import TILE_H, TILE_W, _short, layout
-from reborn_nas.report.tables import cost_columns, trial_table
-from reborn_nas.report.trials import cost_figure, hypervolume_figure, pareto
-from reborn_nas.report.view import RunView
-from reborn_nas.report.words import count
-from reborn_nas.study.objectives import OBJECTIVES
+from reborn_nas.report.figures.drawing import text_width
+from reborn_nas.report.figures.network import TILE_H, TILE_W, _short, layout
+from reborn_nas.report.results.tables import cost_columns, trial_table
+from reborn_nas.report.figures.trials import cost_figure, hypervolume_figure, pareto
+from reborn_nas.report.results.view import RunView
+from reborn_nas.report.results.words import count
+from reborn_nas.study.config.objectives import OBJECTIVES
 from tests.report import fabricate
 
 

@@ -15,8 +15,8 @@ from reborn_nas.activations.reborn import Reborn
 from reborn_nas.errors import SiteError, StudyError
 from reborn_nas.records import TrialRecord
 from reborn_nas.report import RunView, build_report
-from reborn_nas.report.features import At, paths, probed, see
-from reborn_nas.report.watching import pictures, watch
+from reborn_nas.report.probe.features import At, paths, probed, see
+from reborn_nas.report.probe.watching import pictures, watch
 from tests.report import fabricate
 
 
@@ -145,7 +145,8 @@ def test_a_run_s_kept_weights_are_enough(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     from reborn_nas.architecture import Architecture, BackboneSpec
-    from reborn_nas.backbone import build, convert
+    from reborn_nas.backbone import build
+    from reborn_nas.backbone import convert
 
     spec = BackboneSpec("timm:test_resnet", {}, (3, 32, 32), 10, "small")
     torch.manual_seed(0)

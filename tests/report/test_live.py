@@ -10,7 +10,7 @@ import pytest
 from plotly.graph_objects import Figure
 
 from reborn_nas.report import study_findings
-from reborn_nas.report.live import answer_note, forest_graph, graphs
+from reborn_nas.report.page.live import answer_note, forest_graph, graphs
 from tests.report import fabricate
 
 TABLE = pd.DataFrame(

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from reborn_nas.report.words import (
+from reborn_nas.report.results.words import (
     added,
     clean,
     count,

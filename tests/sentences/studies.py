@@ -10,17 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from reborn_nas.activations import complete
-from reborn_nas.analysis.design import EDITION
+from reborn_nas.analysis.designs.design import EDITION
 from reborn_nas.architecture import ORIGINAL as AS_IT_IS
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.records import TrialRecord
 from reborn_nas.report import RunView
-from reborn_nas.study import designs
-from reborn_nas.study.checks import TOP_ALONE, check_runs
-from reborn_nas.study.contrast import Contrast, Side
-from reborn_nas.study.decide import decide_candidate, leading_factors, top_factors
-from reborn_nas.study.phases import Phase
-from reborn_nas.study.runs import Run
+from reborn_nas.study.plan import designs
+from reborn_nas.study.plan.checks import TOP_ALONE, check_runs
+from reborn_nas.study.plan.contrast import Contrast, Side
+from reborn_nas.study.plan.decide import decide_candidate, leading_factors, top_factors
+from reborn_nas.study.plan.phases import Phase
+from reborn_nas.study.plan.runs import Run
 from tests.sentences.planted import (
     CHANCE,
     EXTENDED,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reborn_nas.report import study_findings
-from reborn_nas.report.findings import Findings
+from reborn_nas.report.results.findings import Findings
 from tests.sentences.reading import Claim, read
 from tests.sentences.scenarios import plant
 from tests.sentences.studies import Mix, SimulatedStudy, simulate

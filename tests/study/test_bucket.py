@@ -13,10 +13,10 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from reborn_nas.errors import ConfigError, StudyError, TrainingError
 from reborn_nas.study import StudyConfig
-from reborn_nas.study.bucket import BucketCheckpoint, open_bucket, parse_bucket
-from reborn_nas.study.objective import Stopped
-from reborn_nas.study.resuming import SavedState
-from reborn_nas.study.workbench import Workbench, make_workbench
+from reborn_nas.study.trainer.bucket import BucketCheckpoint, open_bucket, parse_bucket
+from reborn_nas.study.trainer.objective import Stopped
+from reborn_nas.study.trainer.resuming import SavedState
+from reborn_nas.study.setup.workbench import Workbench, make_workbench
 from reborn_nas.training import TrainingState
 from tests.study.test_resuming import numbers, train
 from tests.study.test_run import tiny

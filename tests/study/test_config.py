@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reborn_nas.errors import ConfigError, RebornError
 from reborn_nas.study import StudyConfig, load_config, shipped_studies
-from reborn_nas.study.settings import difference, settings_digest
+from reborn_nas.study.config.settings import difference, settings_digest
 
 
 def test_every_fault_is_listed_with_its_place() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from reborn_nas.errors import StudyError
-from reborn_nas.study.storage import connect, open_run
+from reborn_nas.study.store.storage import connect, open_run
 from tests.study import postgresql
 from tests.study.proxy import Network
 from tests.study.test_faults import wait_until_told
@@ -137,7 +137,7 @@ def test_a_database_that_goes_away_in_five_ways_only_takes_time(
 def test_a_dropped_database_is_named_with_the_reason(
     server: postgresql.Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("reborn_nas.study.storage.PATIENCE", 2.0)
+    monkeypatch.setattr("reborn_nas.study.store.storage.PATIENCE", 2.0)
     caplog.set_level(logging.WARNING)
     admin = Admin(server, "dropped")
     store = open_run(connect(admin.url), "mine", create=True)

@@ -11,20 +11,20 @@ import optuna
 import pytest
 
 from reborn_nas.analysis import screen_sizes
-from reborn_nas.analysis.encoding import Space
+from reborn_nas.analysis.model.encoding import Space
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import DeviceLostError, StudyError
 from reborn_nas.records import TrialRecord
-from reborn_nas.study import decide
-from reborn_nas.study.engine import Engine, told
-from reborn_nas.study.leading import begin_anew, hopeless
-from reborn_nas.study.phases import Phase, plan_phases
-from reborn_nas.study.progress import SilentProgress
-from reborn_nas.study.reading import read_records
-from reborn_nas.study.runs import Run
-from reborn_nas.study.stopping import Stopper
-from reborn_nas.study.storage import RunStore, connect, open_run, run_url
-from reborn_nas.study.workbench import Workbench
+from reborn_nas.study.plan import decide
+from reborn_nas.study.worker.engine import Engine, told
+from reborn_nas.study.worker.leading import begin_anew, hopeless
+from reborn_nas.study.plan.phases import Phase, plan_phases
+from reborn_nas.study.worker.progress import SilentProgress
+from reborn_nas.study.store.reading import read_records
+from reborn_nas.study.plan.runs import Run
+from reborn_nas.study.worker.stopping import Stopper
+from reborn_nas.study.store.storage import RunStore, connect, open_run, run_url
+from reborn_nas.study.setup.workbench import Workbench
 from tests.study.conftest import FakeObjective, fake_record, make_bench
 
 
@@ -410,8 +410,8 @@ def test_device_hours_end_it_and_more_of_them_go_on(folder: Path) -> None:
 
 def test_the_candidate_follows_the_estimates_that_the_report_prints(folder: Path) -> None:
     """Kernels and compressions are taken out of both: the signs agree, also where only noise and options speak."""
-    from reborn_nas.report.findings import study_findings
-    from reborn_nas.report.view import RunView
+    from reborn_nas.report.results.findings import study_findings
+    from reborn_nas.report.results.view import RunView
 
     bench = make_bench(folder, space="full", contrast="reborn:silu")
     assert run(bench, plan(bench, 80, screen=16, search=0, confirm=0, control=0), FakeObjective())

@@ -9,8 +9,8 @@ import pytest
 from reborn_nas.cli.main import main
 from reborn_nas.errors import StudyError
 from reborn_nas.study import join, load_records, load_run, run_search, status
-from reborn_nas.study.dashboard import Shown, describe_studies
-from reborn_nas.study.opening import open_store
+from reborn_nas.study.result.dashboard import Shown, describe_studies
+from reborn_nas.study.store.opening import open_store
 from tests.study.test_run import tiny
 
 
@@ -37,7 +37,7 @@ def test_a_worker_that_knows_the_storage_finishes_the_study(
     begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It also takes the proof of the backbone from there."""
-    monkeypatch.setattr("reborn_nas.backbone.proof.prove", lambda *_: pytest.fail("proved once more"))
+    monkeypatch.setattr("reborn_nas.backbone.proof.prove.prove", lambda *_: pytest.fail("proved once more"))
     assert join(
         f"journal://{begun.resolve()}/study.journal", "shared", device="cpu", run=tmp_path / "elsewhere"
     )

@@ -13,10 +13,10 @@ import optuna
 import pytest
 
 from reborn_nas.errors import StudyError
-from reborn_nas.study import journal
-from reborn_nas.study.journal import WholeLines, open_journal, together
-from reborn_nas.study.masking import mask_url
-from reborn_nas.study.storage import connect, open_run
+from reborn_nas.study.store import journal
+from reborn_nas.study.store.journal import WholeLines, open_journal, together
+from reborn_nas.study.config.masking import mask_url
+from reborn_nas.study.store.storage import connect, open_run
 
 
 def values(path: Path) -> list[float | None]:

@@ -12,19 +12,19 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from reborn_nas.analysis.maximise import Budget
-from reborn_nas.analysis.surrogate import plant_problem
+from reborn_nas.analysis.model.maximise import Budget
+from reborn_nas.analysis.simulated.surrogate import plant_problem
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study import AdditiveSampler, StudyConfig
-from reborn_nas.study.costs import CostBook
-from reborn_nas.study.limits import amount_text, read_limit, refuse_impossible
-from reborn_nas.study.objectives import is_beaten, pareto_records, pareto_series
-from reborn_nas.study.pruning import make_pruner, pruned_shares, rungs
-from reborn_nas.study.recommending import usable_records
-from reborn_nas.study.telling import Told, told
-from reborn_nas.study.warm import read_parent
+from reborn_nas.study.setup.costs import CostBook
+from reborn_nas.study.config.limits import amount_text, read_limit, refuse_impossible
+from reborn_nas.study.config.objectives import is_beaten, pareto_records, pareto_series
+from reborn_nas.samplers.pruning import make_pruner, pruned_shares, rungs
+from reborn_nas.study.plan.recommending import usable_records
+from reborn_nas.study.store.telling import Told, told
+from reborn_nas.study.setup.warm import read_parent
 
 
 def record(key: str = "search/0", state: str = "complete", **changes: object) -> TrialRecord:
@@ -241,7 +241,7 @@ def test_latency_is_of_as_many_images_as_asked_for(monkeypatch: pytest.MonkeyPat
     """One without a word; each architecture is measured once."""
     from types import SimpleNamespace
 
-    from reborn_nas.study.workbench import make_workbench
+    from reborn_nas.study.setup.workbench import make_workbench
     from reborn_nas.training import latency
 
     asked: list[int] = []

@@ -22,10 +22,10 @@ from reborn_nas.errors import DataError, StudyError
 from reborn_nas.faults import PASSING, MachineError, machine_fault, wait_out
 from reborn_nas.records import TrialRecord
 from reborn_nas.study import load_run, run_search, status
-from reborn_nas.study.objective import Objective
-from reborn_nas.study.resuming import SavedState
-from reborn_nas.study.runs import Run
-from reborn_nas.study.workbench import Workbench, make_workbench
+from reborn_nas.study.trainer.objective import Objective
+from reborn_nas.study.trainer.resuming import SavedState
+from reborn_nas.study.plan.runs import Run
+from reborn_nas.study.setup.workbench import Workbench, make_workbench
 from reborn_nas.training import FileCheckpoint, TrainingState
 from tests.study.test_run import tiny
 
@@ -43,7 +43,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Pauses take no time; how long they would have been."""
     pauses: list[float] = []
     monkeypatch.setattr(faults, "pause", lambda seconds, *_: pauses.append(seconds))
-    monkeypatch.setattr("reborn_nas.study.engine.pause", lambda seconds, *_: pauses.append(seconds))
+    monkeypatch.setattr("reborn_nas.study.worker.engine.pause", lambda seconds, *_: pauses.append(seconds))
     return pauses
 
 
@@ -106,7 +106,7 @@ def test_a_result_waits_for_the_disk(
     number: int, place: str, bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     no_waiting: list[float], caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    import reborn_nas.study.objective as objective
+    import reborn_nas.study.trainer.objective as objective
 
     name = place.partition(".")[2]
     ill = Ill(3, lambda: disk_error(number), getattr(objective, name))
@@ -153,7 +153,7 @@ def test_a_whole_search_over_an_ill_disk_ends_as_over_a_whole_one(
 def test_a_machine_that_stays_ill_ends_the_search_with_nothing_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reborn_nas.study.engine.PATIENCE", 0.5)
+    monkeypatch.setattr("reborn_nas.study.worker.engine.PATIENCE", 0.5)
     monkeypatch.setattr("reborn_nas.training.train", Ill(10**6, lambda: disk_error(errno.EIO), None))
     with pytest.raises(MachineError, match=r"Repeat the command"):
         run_search(tiny(tmp_path / "run"))
@@ -215,7 +215,7 @@ def test_a_search_into_a_folder_that_cannot_be_written_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        "reborn_nas.study.folder.write_atomic", Ill(9, lambda: disk_error(errno.ENOSPC), None)
+        "reborn_nas.study.store.folder.write_atomic", Ill(9, lambda: disk_error(errno.ENOSPC), None)
     )
     with pytest.raises(StudyError, match=r"cannot be written.*No space left"):
         run_search(tiny(tmp_path / "run"))

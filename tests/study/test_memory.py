@@ -13,9 +13,9 @@ import reborn_nas.training
 from reborn_nas.architecture import Architecture, Choice
 from reborn_nas.errors import DeviceLostError
 from reborn_nas.records import TrialRecord
-from reborn_nas.study.objective import Objective
-from reborn_nas.study.runs import Run
-from reborn_nas.study.workbench import Workbench, make_workbench
+from reborn_nas.study.trainer.objective import Objective
+from reborn_nas.study.plan.runs import Run
+from reborn_nas.study.setup.workbench import Workbench, make_workbench
 from reborn_nas.training.device import check_device
 from tests.study.test_run import tiny
 
@@ -98,7 +98,7 @@ def test_a_training_that_fails_is_the_networks_fault_while_the_device_computes(
     monkeypatch.setattr("reborn_nas.training.train", fails)
     assert train_reborn(bench, tmp_path / "computes").state == "failed"
     monkeypatch.setattr(
-        "reborn_nas.study.objective.check_device", lambda _, error: check_device("cuda", error)
+        "reborn_nas.study.trainer.objective.check_device", lambda _, error: check_device("cuda", error)
     )
     monkeypatch.setattr("reborn_nas.training.device.probe", fails)
     with pytest.raises(DeviceLostError, match="no longer answers in this process, after: CUDA error"):

@@ -11,8 +11,8 @@ from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 
 from reborn_nas.errors import StudyError
-from reborn_nas.study.patience import be_patient
-from reborn_nas.study.storage import connect
+from reborn_nas.study.store.patience import be_patient
+from reborn_nas.study.store.storage import connect
 
 
 class Time:

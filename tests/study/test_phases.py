@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from reborn_nas.analysis import screen_sizes
 from reborn_nas.errors import ConfigError
-from reborn_nas.study.phases import ORDER, Phase, plan_phases
+from reborn_nas.study.plan.phases import ORDER, Phase, plan_phases
 
 SIZES = {5: (16, 32, 48, 64, 80, 96), 33: (72, 80, 96, 144)}
 

@@ -12,9 +12,9 @@ import pytest
 
 from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.study import StudyConfig
-from reborn_nas.study.children import _answer, call_in_child
-from reborn_nas.study.planning import plan_search, require_device_free
-from reborn_nas.study.processes import fastest, processes_here
+from reborn_nas.study.setup.children import _answer, call_in_child
+from reborn_nas.study.setup.planning import plan_search, require_device_free
+from reborn_nas.study.setup.processes import fastest, processes_here
 from reborn_nas.training import Estimate, available_cores, available_memory, cores, threads_each
 from reborn_nas.training.survey import Survey
 
@@ -133,8 +133,8 @@ def test_a_gpu_is_surveyed_and_measured_where_it_will_be_held(
         return Estimate(2.0, 1234.5, "eager (no CUDA graph: why)")
 
     monkeypatch.setattr("reborn_nas.training.survey.survey", here)
-    monkeypatch.setattr("reborn_nas.study.children.call_in_child", child)
-    monkeypatch.setattr("reborn_nas.study.processes.call_in_child", child)
+    monkeypatch.setattr("reborn_nas.study.setup.children.call_in_child", child)
+    monkeypatch.setattr("reborn_nas.study.setup.processes.call_in_child", child)
     monkeypatch.setattr("reborn_nas.training.estimate_epoch", epoch)
     here.__name__ = "survey"
     for cards, expected, form in (

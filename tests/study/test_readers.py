@@ -24,8 +24,8 @@ import reborn_nas as rn
 from reborn_nas.cli.main import main
 from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.study import SilentProgress, plan_search, run_search
-from reborn_nas.study.opening import open_store
-from reborn_nas.study.storage import connect, open_run
+from reborn_nas.study.store.opening import open_store
+from reborn_nas.study.store.storage import connect, open_run
 from tests.study import postgresql
 from tests.study.test_run import tiny
 
@@ -166,7 +166,7 @@ def test_twenty_looks_of_every_verb_change_no_byte_and_no_row_of_a_search_that_g
     kind: str, epochs: int, looks: int, tmp_path: Path, request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("reborn_nas.study.engine.BEAT", 1e6)  # the search itself writes nothing meanwhile
+    monkeypatch.setattr("reborn_nas.study.worker.engine.BEAT", 1e6)  # the search itself writes nothing meanwhile
     url = request.getfixturevalue("server").url if kind == "postgresql" else None
     run = tmp_path / "run"
 

@@ -23,7 +23,7 @@ from reborn_nas.study import (
     run_search,
     status,
 )
-from reborn_nas.study.planning import next_total
+from reborn_nas.study.setup.planning import next_total
 
 TINY: dict[str, Any] = {
     "backbone": "convnet5",

@@ -16,11 +16,11 @@ from reborn_nas.cli.main import main
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study import status
-from reborn_nas.study.config import StudyConfig
-from reborn_nas.study.flags import resume_command
-from reborn_nas.study.masking import mask_url, without_secrets
-from reborn_nas.study.objective import Objective
-from reborn_nas.study.opening import open_store
+from reborn_nas.study.config.config import StudyConfig
+from reborn_nas.study.config.flags import resume_command
+from reborn_nas.study.config.masking import mask_url, without_secrets
+from reborn_nas.study.trainer.objective import Objective
+from reborn_nas.study.store.opening import open_store
 from tests.study import postgresql
 
 SECRET = "hunter2"
@@ -113,8 +113,8 @@ def test_what_cannot_be_opened_is_named_without_it(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("reborn_nas.study.joining.PATIENCE", 0.0)
-    monkeypatch.setattr("reborn_nas.study.storage.PROXY_READY", 0.0)
+    monkeypatch.setattr("reborn_nas.study.worker.joining.PATIENCE", 0.0)
+    monkeypatch.setattr("reborn_nas.study.store.storage.PROXY_READY", 0.0)
     caplog.set_level(logging.DEBUG)
     assert main([*words, url]) == 2
     said = "".join(capfd.readouterr())
@@ -160,7 +160,7 @@ def test_nothing_that_a_run_leaves_holds_it(
         "0",
     ]
     words += ["--candidate", "2", "--model-arg", "width=0.125", "--run", str(folder), "--storage", server.url]
-    monkeypatch.setattr("reborn_nas.study.storage.PATIENCE", 2.0)
+    monkeypatch.setattr("reborn_nas.study.store.storage.PATIENCE", 2.0)
     train = Objective.__call__
 
     def dying(self: Objective, *given: Any) -> TrialRecord:
@@ -175,7 +175,7 @@ def test_nothing_that_a_run_leaves_holds_it(
     assert "has been away" in said.err
     assert main(words) == 0
     assert main(["report", str(folder)]) == 0  # this process has opened it
-    monkeypatch.setattr("reborn_nas.study.storage._opened", {})
+    monkeypatch.setattr("reborn_nas.study.store.storage._opened", {})
     assert main(["status", str(folder)]) == 2  # the folder alone does not have it
     monkeypatch.setenv("REBORN_NAS_STORAGE", server.url)
     assert status(folder).complete

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from reborn_nas.cli.main import main
-from reborn_nas.study import silence
-from reborn_nas.study.silence import Listener
-from reborn_nas.study.storage import connect
-from reborn_nas.study.watchdog import HungError, Watchdog
+from reborn_nas.study.store import silence
+from reborn_nas.study.store.silence import Listener
+from reborn_nas.study.store.storage import connect
+from reborn_nas.study.worker.watchdog import HungError, Watchdog
 from tests.study.proxy import Network, Proxy
 
 
@@ -88,8 +88,8 @@ def test_a_worker_whose_database_takes_the_connection_and_never_answers(
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     pytest.importorskip(driver)
-    monkeypatch.setattr("reborn_nas.study.joining.PATIENCE", 2.5)
-    monkeypatch.setattr("reborn_nas.study.storage.PROXY_READY", 0.0)
+    monkeypatch.setattr("reborn_nas.study.worker.joining.PATIENCE", 2.5)
+    monkeypatch.setattr("reborn_nas.study.store.storage.PROXY_READY", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = url.format(server.getsockname()[1])
         assert main(["worker", "--storage", url, "--study", "mine"]) == 2
@@ -107,7 +107,7 @@ def test_a_database_that_falls_silent_later(
 ) -> None:  # fmt: skip
     """The network swallows what is sent: nothing breaks, and nothing comes."""
     pytest.importorskip(driver)
-    monkeypatch.setattr("reborn_nas.study.storage.DEADLINE", 1.0)
+    monkeypatch.setattr("reborn_nas.study.store.storage.DEADLINE", 1.0)
     with ExitStack() as stack:
         if driver == "grpc":
             proxy = stack.enter_context(Proxy(tmp_path / "study.journal"))

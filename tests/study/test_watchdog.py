@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from reborn_nas.study import watchdog
-from reborn_nas.study.config import StudyConfig
-from reborn_nas.study.engine import Engine
-from reborn_nas.study.phases import Phase
-from reborn_nas.study.progress import SilentProgress
-from reborn_nas.study.reading import read_records
-from reborn_nas.study.runs import Run
-from reborn_nas.study.stopping import Stopper
-from reborn_nas.study.watchdog import EXIT_CODE, HungError, Pace, Watchdog
+from reborn_nas.study.worker import watchdog
+from reborn_nas.study.config.config import StudyConfig
+from reborn_nas.study.worker.engine import Engine
+from reborn_nas.study.plan.phases import Phase
+from reborn_nas.study.worker.progress import SilentProgress
+from reborn_nas.study.store.reading import read_records
+from reborn_nas.study.plan.runs import Run
+from reborn_nas.study.worker.stopping import Stopper
+from reborn_nas.study.worker.watchdog import EXIT_CODE, HungError, Pace, Watchdog
 from tests.study.conftest import FakeObjective, make_bench
 from tests.study.test_engine import plan, store_of
 

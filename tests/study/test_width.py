@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from reborn_nas.architecture import Architecture
-from reborn_nas.backbone import build, convert
+from reborn_nas.backbone import build
+from reborn_nas.backbone import convert
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study import StudyConfig, load_run, plan_search, run_search
-from reborn_nas.study.objectives import pareto_records
-from reborn_nas.study.standing import recommend_info
+from reborn_nas.study.config.objectives import pareto_records
+from reborn_nas.study.result.standing import recommend_info
 
 SPACE = """
 granularity: model

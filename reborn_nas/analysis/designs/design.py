@@ -16,10 +16,10 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from reborn_nas.analysis.blocks import split_blocks
-from reborn_nas.analysis.factorials import factorial, factorial_size
-from reborn_nas.analysis.hadamard import hadamard, hadamard_order, is_constructible
-from reborn_nas.analysis.options import balanced_options
+from reborn_nas.analysis.designs.blocks import split_blocks
+from reborn_nas.analysis.designs.factorials import factorial, factorial_size
+from reborn_nas.analysis.designs.hadamard import hadamard, hadamard_order, is_constructible
+from reborn_nas.analysis.designs.options import balanced_options
 from reborn_nas.errors import ConfigError
 
 BoolArray = npt.NDArray[np.bool_]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reborn_nas.analysis.linear import as_design
+from reborn_nas.analysis.effects.linear import as_design
 
 __all__ = ["Aliases", "find_aliases"]
 

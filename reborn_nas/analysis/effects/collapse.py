@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from reborn_nas.analysis.budget import FAILURES
+from reborn_nas.analysis.effects.budget import FAILURES
 
 __all__ = ["Failures", "collapsed", "converged", "failures_by_site"]
 

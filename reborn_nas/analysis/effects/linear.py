@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from reborn_nas.analysis.blocks import split_allowance
+from reborn_nas.analysis.designs.blocks import split_allowance
 from reborn_nas.errors import ConfigError
 
 BoolArray = npt.NDArray[np.bool_]

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from reborn_nas.analysis.collapse import collapsed
-from reborn_nas.analysis.linear import as_accuracy, as_design
-from reborn_nas.analysis.screening import complete_effects
-from reborn_nas.analysis.verdicts import NO_VERDICT
+from reborn_nas.analysis.effects.collapse import collapsed
+from reborn_nas.analysis.effects.linear import as_accuracy, as_design
+from reborn_nas.analysis.effects.screening import complete_effects
+from reborn_nas.analysis.effects.verdicts import NO_VERDICT
 from reborn_nas.errors import ConfigError
 
 

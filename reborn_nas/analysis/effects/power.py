@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special, stats
 
-from reborn_nas.analysis.budget import SITES
+from reborn_nas.analysis.effects.budget import SITES
 from reborn_nas.analysis.student import t_quantile
 from reborn_nas.errors import ConfigError
 

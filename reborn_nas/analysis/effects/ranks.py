@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reborn_nas.analysis.shrinkage import Shrunk
+from reborn_nas.analysis.effects.shrinkage import Shrunk
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from reborn_nas.analysis.budget import CONFIRMED as CONFIRMED_LEVEL
-from reborn_nas.analysis.budget import SITES, Budget, spend
-from reborn_nas.analysis.intervals import said_interval, widened
+from reborn_nas.analysis.effects.budget import CONFIRMED as CONFIRMED_LEVEL
+from reborn_nas.analysis.effects.budget import SITES, Budget, spend
+from reborn_nas.analysis.effects.intervals import said_interval, widened
 from reborn_nas.errors import ConfigError
 
 CONFIRMED, SUGGESTIVE, UNRESOLVED, HARMFUL = "confirmed", "suggestive", "unresolved", "harmful"

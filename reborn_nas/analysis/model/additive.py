@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
-from reborn_nas.analysis.encoding import Space
-from reborn_nas.analysis.scales import gram_of, scales_of, solve_posterior
+from reborn_nas.analysis.model.encoding import Space
+from reborn_nas.analysis.model.scales import gram_of, scales_of, solve_posterior
 from reborn_nas.errors import ConfigError
 
 __all__ = ["Posterior", "fit_additive", "fit_codes"]

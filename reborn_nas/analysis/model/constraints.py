@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reborn_nas.analysis.additive import Posterior, fit_codes
-from reborn_nas.analysis.conditions import Condition
-from reborn_nas.analysis.encoding import ABSENT, Space
-from reborn_nas.analysis.maximise import Budget, best_assignment, cheapest_assignment
+from reborn_nas.analysis.model.additive import Posterior, fit_codes
+from reborn_nas.analysis.model.conditions import Condition
+from reborn_nas.analysis.model.encoding import ABSENT, Space
+from reborn_nas.analysis.model.maximise import Budget, best_assignment, cheapest_assignment
 from reborn_nas.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]

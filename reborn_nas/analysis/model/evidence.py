@@ -15,8 +15,8 @@ import numpy.typing as npt
 from scipy.linalg import cho_solve, solve_triangular
 from scipy.special import logsumexp, ndtr
 
-from reborn_nas.analysis.encoding import Space
-from reborn_nas.analysis.scales import estimate_scales, starting_scales
+from reborn_nas.analysis.model.encoding import Space
+from reborn_nas.analysis.model.scales import estimate_scales, starting_scales
 from reborn_nas.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reborn_nas.analysis.encoding import Space
+from reborn_nas.analysis.model.encoding import Space
 
 __all__ = [
     "LEAST_TRIALS",

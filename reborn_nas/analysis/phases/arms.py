@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reborn_nas.analysis.linear import PP, as_accuracy, block_columns
+from reborn_nas.analysis.effects.linear import PP, as_accuracy, block_columns
 from reborn_nas.analysis.student import t_quantile, two_sided_p
 from reborn_nas.errors import ConfigError
 

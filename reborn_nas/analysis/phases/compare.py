@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reborn_nas.analysis.linear import NO_NOISE, PP
+from reborn_nas.analysis.effects.linear import NO_NOISE, PP
 from reborn_nas.analysis.student import t_quantile, two_sided_p
 from reborn_nas.errors import ConfigError
 

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from reborn_nas.analysis.design import LEAST_CONTROL
-from reborn_nas.analysis.linear import Fit, as_accuracy, as_design, fit, site_names
+from reborn_nas.analysis.designs.design import LEAST_CONTROL
+from reborn_nas.analysis.effects.linear import Fit, as_accuracy, as_design, fit, site_names
 from reborn_nas.analysis.student import t_quantile, two_sided_p
 from reborn_nas.errors import ConfigError
 

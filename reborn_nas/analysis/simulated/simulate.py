@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reborn_nas.analysis.design import ScreenPlan, plan_screen
-from reborn_nas.analysis.linear import PP, as_design
-from reborn_nas.analysis.surrogate import PROBLEMS, SITE_TABLES, Surrogate, plant_problem
+from reborn_nas.analysis.designs.design import ScreenPlan, plan_screen
+from reborn_nas.analysis.effects.linear import PP, as_design
+from reborn_nas.analysis.simulated.surrogate import PROBLEMS, SITE_TABLES, Surrogate, plant_problem
 from reborn_nas.errors import ConfigError, unknown_name
 
 __all__ = [

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reborn_nas.analysis.encoding import Space
+from reborn_nas.analysis.model.encoding import Space
 from reborn_nas.errors import unknown_name
 
 FloatArray = npt.NDArray[np.float64]

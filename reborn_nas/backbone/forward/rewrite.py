@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from reborn_nas.backbone.calls import (
+from reborn_nas.backbone.forward.calls import (
     TextEdit,
     apply_edits,
     call_at,
@@ -32,8 +32,8 @@ from reborn_nas.backbone.calls import (
     expression_at,
     parse_method,
 )
-from reborn_nas.backbone.expressions import Expression
-from reborn_nas.backbone.spans import CallSpan
+from reborn_nas.backbone.trace.expressions import Expression
+from reborn_nas.backbone.trace.spans import CallSpan
 from reborn_nas.errors import ConversionError
 
 _FUTURE = sum({getattr(futures, name).compiler_flag for name in futures.all_feature_names})

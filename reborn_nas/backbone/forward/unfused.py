@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from reborn_nas.backbone.rewrite import rewritten
+from reborn_nas.backbone.forward.rewrite import rewritten
 
 # what `reparameterize_model` calls; `fuse` gives the module that takes the place
 _FUSING = ("fuse", "reparameterize", "switch_to_deploy")

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
-from reborn_nas.backbone.channelmap import ChannelMap
-from reborn_nas.backbone.regrouped import become, index_buffer
+from reborn_nas.backbone.layers.channelmap import ChannelMap
+from reborn_nas.backbone.layers.regrouped import become, index_buffer
 
 
 def original(x: Tensor, size: int, kept: Tensor | None) -> Tensor:

@@ -14,9 +14,9 @@ from timm.layers.selective_kernel import SelectiveKernel
 from timm.models.ghostnet import GhostModule, GhostModuleV2, GhostModuleV3
 from torch import nn
 
-from reborn_nas.backbone.cut import CUT
-from reborn_nas.backbone.regrouped import REGROUPED, kind_among
-from reborn_nas.backbone.standardised import WIDE
+from reborn_nas.backbone.layers.cut import CUT
+from reborn_nas.backbone.layers.regrouped import REGROUPED, kind_among
+from reborn_nas.backbone.layers.standardised import WIDE
 
 __all__ = ["CUT", "CUTTING", "REGROUPED", "SPLITTING", "WIDE", "is_shuffle_block", "kind_of", "kinds_in"]
 

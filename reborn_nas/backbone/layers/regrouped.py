@@ -18,7 +18,7 @@ from timm.layers.mixed_conv2d import MixedConv2d
 from timm.layers.selective_kernel import SelectiveKernel
 from torch import Tensor, nn
 
-from reborn_nas.backbone.channelmap import ChannelMap
+from reborn_nas.backbone.layers.channelmap import ChannelMap
 from reborn_nas.errors import ConversionError
 
 

@@ -15,8 +15,8 @@ from timm.layers.padding import pad_same
 from timm.layers.std_conv import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from torch import Tensor, nn
 
-from reborn_nas.backbone.channelmap import ChannelMap
-from reborn_nas.backbone.regrouped import regroup, regrouping
+from reborn_nas.backbone.layers.channelmap import ChannelMap
+from reborn_nas.backbone.layers.regrouped import regroup, regrouping
 
 
 def partly_standardised(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from reborn_nas.backbone.channelmap import ChannelMap
+from reborn_nas.backbone.layers.channelmap import ChannelMap
 from reborn_nas.errors import ConversionError
 
 Action = Literal[

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from reborn_nas.architecture import BackboneSpec
-from reborn_nas.backbone.factory import files_of, load_factory, split_source
-from reborn_nas.backbone.failing import reason_of, way_out
-from reborn_nas.backbone.quiet import kept_numbers, restored
-from reborn_nas.backbone.stem import SMALL, StemEdit, apply_stem, small_stem
+from reborn_nas.backbone.load.factory import files_of, load_factory, split_source
+from reborn_nas.backbone.load.failing import reason_of, way_out
+from reborn_nas.backbone.load.quiet import kept_numbers, restored
+from reborn_nas.backbone.load.stem import SMALL, StemEdit, apply_stem, small_stem
 from reborn_nas.errors import ConfigError, unknown_name
 
 _IMAGENET = (3, 224, 224)

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from reborn_nas.backbone.program import Event, Program
-from reborn_nas.backbone.sites import Site
+from reborn_nas.backbone.proof.program import Event, Program
+from reborn_nas.backbone.sites.site import Site
 
 _APART = "give each of its uses an activation module of its own (self.acts[i])"
 _OUT_OF_PLACE = "write x = activation(x), with an activation that does not work in place"

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from reborn_nas.backbone.events import Trace
-from reborn_nas.backbone.proving import KNOWN
-from reborn_nas.backbone.spans import CallSpan
+from reborn_nas.backbone.trace.events import Trace
+from reborn_nas.backbone.sites.proving import KNOWN
+from reborn_nas.backbone.trace.spans import CallSpan
 from reborn_nas.files import sha256_of
 
 if TYPE_CHECKING:
-    from reborn_nas.backbone.proof import Proof
-    from reborn_nas.backbone.sites import Discovery
+    from reborn_nas.backbone.sites.proof import Proof
+    from reborn_nas.backbone.sites.site import Discovery
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _LIBRARIES = ("reborn-nas", "torch", "timm", "torchvision")
@@ -37,7 +37,7 @@ def proof_record(model: nn.Module, found: Discovery) -> dict[str, Any]:
 
 def recorded_proof(model: nn.Module, traces: Sequence[Trace], records: Mapping[str, Any]) -> Proof | None:
     """The proof of `model` among the records, or None where it has to be made."""
-    from reborn_nas.backbone.proof import Proof  # it asks for sites
+    from reborn_nas.backbone.sites.proof import Proof  # it asks for sites
 
     try:
         return Proof.from_dict(records[fingerprint(model, traces)])

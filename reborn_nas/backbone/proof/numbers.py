@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from reborn_nas.backbone.program import Program
-from reborn_nas.backbone.replica import tensors_in
+from reborn_nas.backbone.proof.program import Program
+from reborn_nas.backbone.trace.replica import tensors_in
 
 Runs = tuple[Program, Program]
 _CLOSE = 1e-4  # gradients are sums, whose order may differ

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reborn_nas.backbone.replica import tensors_in
+from reborn_nas.backbone.trace.replica import tensors_in
 
 Event = tuple[Any, ...]
 Label = Any  # what wrote into a storage: a number of an event, ("site", number), or the name of a parameter or input

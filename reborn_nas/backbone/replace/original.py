@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from reborn_nas.architecture import Choice
-from reborn_nas.backbone.sites import Discovery, Site
-from reborn_nas.backbone.trace import Op, ValueRef
+from reborn_nas.backbone.sites.site import Discovery, Site
+from reborn_nas.backbone.trace.trace import Op, ValueRef
 
 _MODULES: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,

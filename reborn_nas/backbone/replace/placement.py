@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from reborn_nas.activations import build_activation
 from reborn_nas.architecture import ORIGINAL, Choice
-from reborn_nas.backbone.gain import Gained, gain_of, without_gain
-from reborn_nas.backbone.original import module_of
+from reborn_nas.backbone.replace.gain import Gained, gain_of, without_gain
+from reborn_nas.backbone.replace.original import module_of
 from reborn_nas.errors import ConversionError
 
 KEPT = "kept"

@@ -11,14 +11,15 @@ from typing import Any
 from torch import nn
 
 from reborn_nas.architecture import ORIGINAL, Architecture, Choice
-from reborn_nas.backbone.admission import admitted, widened
-from reborn_nas.backbone.channels import Widening
-from reborn_nas.backbone.gain import conv_gains
-from reborn_nas.backbone.heads import Width
-from reborn_nas.backbone.means import OwnerRewrite, means_for, taps_for
-from reborn_nas.backbone.original import functional_original
-from reborn_nas.backbone.placement import KEPT, Placement
-from reborn_nas.backbone.sites import Discovery, Site, discover
+from reborn_nas.backbone.replace.admission import admitted, widened
+from reborn_nas.backbone.layers.steps import Widening
+from reborn_nas.backbone.replace.gain import conv_gains
+from reborn_nas.backbone.replace.heads import Width
+from reborn_nas.backbone.replace.means import OwnerRewrite, means_for, taps_for
+from reborn_nas.backbone.replace.original import functional_original
+from reborn_nas.backbone.replace.placement import KEPT, Placement
+from reborn_nas.backbone.find import discover
+from reborn_nas.backbone.sites.site import Discovery, Site
 from reborn_nas.errors import ConversionError
 
 VERSION = 1
@@ -135,7 +136,7 @@ def plan(
         SiteError: unknown sites and choices that a site does not admit, all of them in one message.
         ConversionError: a forward that cannot be traced or rewritten.
     """
-    from reborn_nas.backbone.rehearsal import rehearsed  # it applies plans
+    from reborn_nas.backbone.proof.rehearsal import rehearsed  # it applies plans
 
     found = discovery or discover(model, input_size, example_inputs=example_inputs)
     steps = outline(model, architecture, found, init)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from reborn_nas.backbone.trace import Op, Trace, ValueRef
+from reborn_nas.backbone.trace.trace import Op, Trace, ValueRef
 
 _FIRST: tuple[str, ...] = (
     "conv",

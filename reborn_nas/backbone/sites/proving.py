@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from reborn_nas.backbone.replica import replicate
+from reborn_nas.backbone.trace.replica import replicate
 from reborn_nas.errors import ConversionError
 
 if TYPE_CHECKING:
-    from reborn_nas.backbone.proof import Proof
-    from reborn_nas.backbone.sites import Discovery
+    from reborn_nas.backbone.sites.proof import Proof
+    from reborn_nas.backbone.sites.site import Discovery
 
 KNOWN = ("torch", "timm", "torchvision", "reborn_nas")
 """Packages whose networks have been converted and compared with the originals, one by one."""
@@ -47,7 +47,7 @@ class Proving:
     def proof(self) -> Proof:
         """The proof, made when first asked for."""
         if self._proof is None:
-            from reborn_nas.backbone.proof import prove  # it plans and applies, which ask for sites
+            from reborn_nas.backbone.proof.prove import prove  # it plans and applies, which ask for sites
 
             if self._model is None or self._found is None:
                 raise ConversionError("the network was not traced")

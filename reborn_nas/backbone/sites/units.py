@@ -14,8 +14,8 @@ from math import inf
 from torch import nn
 
 from reborn_nas.activations import BLOCKS, CReLU, ExtendedConv, NormReLU, Reborn, SplitReborn
-from reborn_nas.backbone.expressions import Expression
-from reborn_nas.backbone.trace import ModuleCall, Op, Trace, ValueRef
+from reborn_nas.backbone.trace.expressions import Expression
+from reborn_nas.backbone.trace.trace import ModuleCall, Op, Trace, ValueRef
 
 RELU_LIKE = frozenset(
     {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from reborn_nas.backbone.spans import CallSpan
+from reborn_nas.backbone.trace.spans import CallSpan
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from reborn_nas.backbone.lexical import Position, function_tree
-from reborn_nas.backbone.spans import CallSpan
-from reborn_nas.backbone.trace import Op, Trace
+from reborn_nas.backbone.trace.lexical import Position, function_tree
+from reborn_nas.backbone.trace.spans import CallSpan
+from reborn_nas.backbone.trace.trace import Op, Trace
 
 Step = tuple[
     str, CallSpan

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reborn_nas.backbone.replica import rebuilt, replace_tensors, tensors_in
+from reborn_nas.backbone.trace.replica import rebuilt, replace_tensors, tensors_in
 from reborn_nas.errors import ConversionError
 
 

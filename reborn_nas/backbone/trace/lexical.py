@@ -11,7 +11,7 @@ import inspect
 import linecache
 from functools import lru_cache
 
-from reborn_nas.backbone.spans import CallSpan
+from reborn_nas.backbone.trace.spans import CallSpan
 
 Position = tuple[int, int, int, int]  # line, column, end line, end column
 

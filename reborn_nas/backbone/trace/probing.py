@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reborn_nas.architecture import Choice
-from reborn_nas.backbone.trace import Op, Trace, ValueRef
+from reborn_nas.backbone.trace.trace import Op, Trace, ValueRef
 
 _CLOSE = 1e-4
 _NAMED: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = {

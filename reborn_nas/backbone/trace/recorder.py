@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from reborn_nas.backbone.events import ModuleCall, Op, Trace, Value, ValueRef
-from reborn_nas.backbone.replica import replace_tensors, tensors_in
-from reborn_nas.backbone.spans import CallSpan, SpanFinder, Spot
+from reborn_nas.backbone.trace.events import ModuleCall, Op, Trace, Value, ValueRef
+from reborn_nas.backbone.trace.replica import replace_tensors, tensors_in
+from reborn_nas.backbone.trace.spans import CallSpan, SpanFinder, Spot
 
 _IN_PLACE_DUNDER = frozenset(
     {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ior__", "__iand__", "__ipow__"}

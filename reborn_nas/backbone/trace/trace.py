@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from reborn_nas.backbone.events import ModuleCall, Op, Trace, Value, ValueRef
-from reborn_nas.backbone.failing import place_of, reason_of, way_out
-from reborn_nas.backbone.inputs import arguments, call_text, moved
-from reborn_nas.backbone.layers import kinds_in
-from reborn_nas.backbone.quiet import quiet
-from reborn_nas.backbone.recorder import Recorder
-from reborn_nas.backbone.replica import replicate
-from reborn_nas.backbone.spans import CallSpan
+from reborn_nas.backbone.trace.events import ModuleCall, Op, Trace, Value, ValueRef
+from reborn_nas.backbone.load.failing import place_of, reason_of, way_out
+from reborn_nas.backbone.trace.inputs import arguments, call_text, moved
+from reborn_nas.backbone.layers.registry import kinds_in
+from reborn_nas.backbone.load.quiet import quiet
+from reborn_nas.backbone.trace.recorder import Recorder
+from reborn_nas.backbone.trace.replica import replicate
+from reborn_nas.backbone.trace.spans import CallSpan
 from reborn_nas.errors import ConversionError
 
 __all__ = ["CallSpan", "ModuleCall", "Op", "Trace", "Value", "ValueRef", "trace", "trace_modes"]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reborn_nas.backbone.replica import replace_tensors, tensors_in
+from reborn_nas.backbone.trace.replica import replace_tensors, tensors_in
 
 
 def numbered(inputs: Any, device: str) -> Any:

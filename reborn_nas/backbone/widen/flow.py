@@ -14,10 +14,10 @@ from typing import Any
 from timm.layers.blur_pool import BlurPool2d
 from torch import nn
 
-from reborn_nas.backbone.channelmap import ChannelMap
-from reborn_nas.backbone.known_layers import regroups, repeats_alike, standardised_weight
-from reborn_nas.backbone.steps import Action, WidenStep
-from reborn_nas.backbone.trace import Op, Trace, ValueRef
+from reborn_nas.backbone.layers.channelmap import ChannelMap
+from reborn_nas.backbone.widen.known_layers import regroups, repeats_alike, standardised_weight
+from reborn_nas.backbone.layers.steps import Action, WidenStep
+from reborn_nas.backbone.trace.trace import Op, Trace, ValueRef
 
 
 class Blocked(Exception):

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from timm.layers.cond_conv2d import CondConv2d
 
-from reborn_nas.backbone.channelmap import ChannelMap
-from reborn_nas.backbone.layers import CUTTING, REGROUPED, SPLITTING, WIDE, is_shuffle_block
-from reborn_nas.backbone.steps import WidenStep
-from reborn_nas.backbone.trace import Op, Trace
+from reborn_nas.backbone.layers.channelmap import ChannelMap
+from reborn_nas.backbone.layers.registry import CUTTING, REGROUPED, SPLITTING, WIDE, is_shuffle_block
+from reborn_nas.backbone.layers.steps import WidenStep
+from reborn_nas.backbone.trace.trace import Op, Trace
 
 
 def regroups(trace: Trace, op: Op) -> bool:

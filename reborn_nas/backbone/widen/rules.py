@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from reborn_nas.backbone import flow, reshaping
-from reborn_nas.backbone.flow import Rule
+from reborn_nas.backbone.widen.edit import flow
+from reborn_nas.backbone.widen.edit import reshaping
+from reborn_nas.backbone.widen.flow import Rule
 
 _POINTWISE = """
     relu relu6 leaky_relu rrelu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh hardshrink softshrink

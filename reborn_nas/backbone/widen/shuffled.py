@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.shufflenetv2 import InvertedResidual, channel_shuffle
 
-from reborn_nas.backbone.channelmap import ChannelMap
-from reborn_nas.backbone.known_layers import shuffle_order
+from reborn_nas.backbone.layers.channelmap import ChannelMap
+from reborn_nas.backbone.widen.known_layers import shuffle_order
 from reborn_nas.errors import ConversionError
 
 

@@ -10,9 +10,9 @@ import linecache
 import re
 from functools import lru_cache
 
-from reborn_nas.backbone.lexical import function_tree
-from reborn_nas.backbone.spans import CallSpan
-from reborn_nas.backbone.trace import Op
+from reborn_nas.backbone.trace.lexical import function_tree
+from reborn_nas.backbone.trace.spans import CallSpan
+from reborn_nas.backbone.trace.trace import Op
 
 
 def fixes_size(span: CallSpan | None, dim: int) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from reborn_nas.report.drawing import Drawing, shorten, text_width
-from reborn_nas.report.words import interval, number, signed
+from reborn_nas.report.figures.drawing import Drawing, shorten, text_width
+from reborn_nas.report.results.words import interval, number, signed
 
 NARROW = 480
 """Below this width a figure uses its phone layout."""

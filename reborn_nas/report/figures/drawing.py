@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from reborn_nas.report.palette import TONES
-from reborn_nas.report.words import clean, escape
+from reborn_nas.report.figures.palette import TONES
+from reborn_nas.report.results.words import clean, escape
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 Point = tuple[float, float]
@@ -136,7 +136,7 @@ class Drawing:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        from reborn_nas.report.painting import paint
+        from reborn_nas.report.figures.painting import paint
 
         figure = Figure(figsize=(self.width / 96, self.height / 96), dpi=dpi, facecolor=TONES["panel"][0])
         FigureCanvasAgg(figure)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reborn_nas.report.charts import NARROW, Estimate, Row, effect_aside, interval_chart, legend
-from reborn_nas.report.drawing import Drawing
-from reborn_nas.report.palette import tone_of
-from reborn_nas.report.words import percent
+from reborn_nas.report.figures.charts import NARROW, Estimate, Row, effect_aside, interval_chart, legend
+from reborn_nas.report.figures.drawing import Drawing
+from reborn_nas.report.figures.palette import tone_of
+from reborn_nas.report.results.words import percent
 
 if TYPE_CHECKING:
     import pandas as pd

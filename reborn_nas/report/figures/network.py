@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import Choice
 from reborn_nas.errors import RebornError
-from reborn_nas.report.charts import NARROW, effect_aside, legend
-from reborn_nas.report.drawing import Drawing, shorten, text_width
-from reborn_nas.report.palette import VERDICT_SHAPES, effect_tone, on_tone
-from reborn_nas.report.words import added, signed
+from reborn_nas.report.figures.charts import NARROW, effect_aside, legend
+from reborn_nas.report.figures.drawing import Drawing, shorten, text_width
+from reborn_nas.report.figures.palette import VERDICT_SHAPES, effect_tone, on_tone
+from reborn_nas.report.results.words import added, signed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from reborn_nas.report.drawing import Mark
-from reborn_nas.report.palette import TONES
+from reborn_nas.report.figures.drawing import Mark
+from reborn_nas.report.figures.palette import TONES
 
 PIXEL = 72 / 96
 """One CSS pixel in points."""

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reborn_nas.records import TrialRecord
-from reborn_nas.report.charts import axes, legend, limits
-from reborn_nas.report.drawing import Drawing
-from reborn_nas.report.network import architecture_figure
-from reborn_nas.report.words import percent
+from reborn_nas.report.figures.charts import axes, legend, limits
+from reborn_nas.report.figures.drawing import Drawing
+from reborn_nas.report.figures.network import architecture_figure
+from reborn_nas.report.results.words import percent
 
 __all__ = ["learning_curve", "trial_pictures"]
 

@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from reborn_nas.report.charts import NARROW, Scale, legend
-from reborn_nas.report.drawing import Drawing, shorten, text_width
-from reborn_nas.report.words import percent
+from reborn_nas.report.figures.charts import NARROW, Scale, legend
+from reborn_nas.report.figures.drawing import Drawing, shorten, text_width
+from reborn_nas.report.results.words import percent
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from reborn_nas.report.features import Panel, Sight
+    from reborn_nas.report.probe.features import Panel, Sight
 
 
 def sight_table(sights: Sequence[Sight]) -> pd.DataFrame:

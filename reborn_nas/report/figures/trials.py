@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from reborn_nas.report.charts import NARROW, Scale, axes, legend, limits, tick_text, ticks
-from reborn_nas.report.drawing import Drawing, shorten
-from reborn_nas.report.palette import PHASE_SHAPES, PHASE_TONES
-from reborn_nas.report.words import count, percent
+from reborn_nas.report.figures.charts import NARROW, Scale, axes, legend, limits, tick_text, ticks
+from reborn_nas.report.figures.drawing import Drawing, shorten
+from reborn_nas.report.figures.palette import PHASE_SHAPES, PHASE_TONES
+from reborn_nas.report.results.words import count, percent
 
 if TYPE_CHECKING:
     import pandas as pd

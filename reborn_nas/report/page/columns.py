@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from reborn_nas.report.words import added, count, duration, p_value, percent, signed
+from reborn_nas.report.results.words import added, count, duration, p_value, percent, signed
 
 SITE_TABLE = (
     ("site", "site", None), ("stage", "stage", lambda v: f"{v + 1:.0f}"),

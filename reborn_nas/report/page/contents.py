@@ -6,15 +6,16 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from reborn_nas.report import network, sights
-from reborn_nas.report.columns import MAY_NOT
-from reborn_nas.report.evidence import evidence
-from reborn_nas.report.findings import Findings
-from reborn_nas.report.ledger import ledger
-from reborn_nas.report.page import Page, Part, Section, show
-from reborn_nas.report.standing import standing
-from reborn_nas.report.view import RunView
-from reborn_nas.report.words import duration, interval, number, signed
+from reborn_nas.report.figures import network
+from reborn_nas.report.figures import sights
+from reborn_nas.report.page.columns import MAY_NOT
+from reborn_nas.report.page.evidence import evidence
+from reborn_nas.report.results.findings import Findings
+from reborn_nas.report.page.ledger import ledger
+from reborn_nas.report.page.page import Page, Part, Section, show
+from reborn_nas.report.results.standing import standing
+from reborn_nas.report.results.view import RunView
+from reborn_nas.report.results.words import duration, interval, number, signed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +84,7 @@ def _tiles(view: RunView, findings: Findings) -> list[Mapping[str, str]]:
 
 
 def _architecture(view: RunView) -> Section:
-    from reborn_nas.report.chosen import best_choices
+    from reborn_nas.report.results.chosen import best_choices
 
     section = Section("architecture", "The network that comes out")
     found = best_choices(view)

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from reborn_nas.report import trials
-from reborn_nas.report.chosen import sampled_curves
-from reborn_nas.report.columns import PHASE_TABLE, PRUNED_TABLE, TRIAL_TABLE
-from reborn_nas.report.page import Section, show
-from reborn_nas.report.tables import cost_columns, phase_table
-from reborn_nas.report.view import RunView
-from reborn_nas.report.words import count, number, percent
+from reborn_nas.report.figures import trials
+from reborn_nas.report.results.chosen import sampled_curves
+from reborn_nas.report.page.columns import PHASE_TABLE, PRUNED_TABLE, TRIAL_TABLE
+from reborn_nas.report.page.page import Section, show
+from reborn_nas.report.results.tables import cost_columns, phase_table
+from reborn_nas.report.results.view import RunView
+from reborn_nas.report.results.words import count, number, percent
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,10 +6,10 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from reborn_nas.report.findings import Findings
-from reborn_nas.report.palette import TONES, tone_of
-from reborn_nas.report.view import RunView
-from reborn_nas.report.words import clean, interval, number, signed
+from reborn_nas.report.results.findings import Findings
+from reborn_nas.report.figures.palette import TONES, tone_of
+from reborn_nas.report.results.view import RunView
+from reborn_nas.report.results.words import clean, interval, number, signed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from reborn_nas.report.drawing import Drawing
-from reborn_nas.report.palette import css_variables
-from reborn_nas.report.words import clean
+from reborn_nas.report.figures.drawing import Drawing
+from reborn_nas.report.figures.palette import css_variables
+from reborn_nas.report.results.words import clean
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.errors import StudyError
 from reborn_nas.faults import blame_machine
 from reborn_nas.records import TrialRecord
-from reborn_nas.report.features import Probe, Sight, probed, see
+from reborn_nas.report.probe.features import Probe, Sight, probed, see
 
 MOST_SITES_WITH_MAPS = 3
 
@@ -87,7 +87,9 @@ def _network(kept: Kept) -> tuple[nn.Module, tuple[Probe, ...]]:
     """The trained network of a record, and where its replaced activations are."""
     from safetensors.torch import load_file
 
-    from reborn_nas.backbone import apply, build, plan
+    from reborn_nas.backbone import build
+    from reborn_nas.backbone.replace import apply
+    from reborn_nas.backbone.replace import plan
 
     architecture = Architecture.from_dict(kept[0].architecture)
     model = build(architecture.backbone, device="cpu")

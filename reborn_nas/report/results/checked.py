@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
-from reborn_nas.report.screen import unique_runs
-from reborn_nas.report.view import RunView
-from reborn_nas.report.words import interval, signed
+from reborn_nas.report.results.screen import unique_runs
+from reborn_nas.report.results.view import RunView
+from reborn_nas.report.results.words import interval, signed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,8 +99,8 @@ def _controls(runs: Sequence[TrialRecord], chance: float) -> pd.DataFrame | None
 def _compared(
     runs: Sequence[TrialRecord], arm: Callable[[TrialRecord], str], reference: str, chance: float
 ) -> pd.DataFrame | None:
-    from reborn_nas.analysis.arms import arm_effects
-    from reborn_nas.analysis.collapse import converged
+    from reborn_nas.analysis.phases.arms import arm_effects
+    from reborn_nas.analysis.effects.collapse import converged
 
     accuracy = [float("nan") if record.accuracy is None else record.accuracy for record in runs]
     arms = [arm(record) for record in runs]

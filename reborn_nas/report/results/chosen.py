@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from reborn_nas.records import TrialRecord, public_name
-from reborn_nas.report.view import RunView
-from reborn_nas.report.words import percent
+from reborn_nas.report.results.view import RunView
+from reborn_nas.report.results.words import percent
 from reborn_nas.winners import best_observed, best_of, explored, retested
 
 if TYPE_CHECKING:

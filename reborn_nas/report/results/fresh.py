@@ -12,8 +12,8 @@ import numpy as np
 
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
-from reborn_nas.report.screen import Designed, designed, unique_runs
-from reborn_nas.report.view import RunView
+from reborn_nas.report.results.screen import Designed, designed, unique_runs
+from reborn_nas.report.results.view import RunView
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,7 @@ def candidate_arms(view: RunView, chance: float = 0.0) -> CandidateArms:
     The test set where every training has it, else what the phase judged by. Collapsed trainings are counted apart, by
     the rule for all phases.
     """
-    from reborn_nas.analysis.collapse import collapsed
+    from reborn_nas.analysis.effects.collapse import collapsed
 
     runs = [r for r in unique_runs(view.phase("candidate")) if r.state in ("complete", "diverged")]
     runs = [r for r in runs if r.accuracy is not None and r.arm in (view.parent_arm, "candidate")]
@@ -65,7 +65,7 @@ class CandidateArms:
 
 def compared(view: RunView, arms: CandidateArms, level: float) -> Comparison | None:
     """Candidate − parent with its interval at 1 − `level`, in pp; None where an arm has fewer than two trainings."""
-    from reborn_nas.analysis.compare import candidate_against_parent
+    from reborn_nas.analysis.phases.compare import candidate_against_parent
 
     first, second = (arms.accuracy.get(arm, []) for arm in ("candidate", view.parent_arm))
     if min(len(first), len(second)) < 2:
@@ -82,7 +82,7 @@ def compared(view: RunView, arms: CandidateArms, level: float) -> Comparison | N
 
 def confirmation(view: RunView, chance: float) -> pd.DataFrame | None:
     """The top sites on the incumbent: site, effect, ci_low, ci_high, …; None where there is none."""
-    from reborn_nas.analysis.confirm import confirmation_effects
+    from reborn_nas.analysis.phases.confirm import confirmation_effects
 
     runs = designed(_plain(view.phase("confirm")), view.site_names, chance)
     return _estimated(confirmation_effects, runs, chance)
@@ -90,7 +90,7 @@ def confirmation(view: RunView, chance: float) -> pd.DataFrame | None:
 
 def control(view: RunView, chance: float) -> pd.DataFrame | None:
     """Reborn − positive twin: site, effect, ci_low, ci_high, …, claim; None where there is none."""
-    from reborn_nas.analysis.confirm import control_effects
+    from reborn_nas.analysis.phases.confirm import control_effects
 
     return _estimated(
         control_effects, designed(_plain(view.phase("control")), view.site_names, chance), chance
@@ -103,8 +103,8 @@ def _plain(records: list[TrialRecord]) -> list[TrialRecord]:
 
 
 def _estimated(estimate: Any, runs: Designed | None, chance: float) -> pd.DataFrame | None:
-    from reborn_nas.analysis.collapse import converged
-    from reborn_nas.analysis.linear import NO_NOISE
+    from reborn_nas.analysis.effects.collapse import converged
+    from reborn_nas.analysis.effects.linear import NO_NOISE
 
     if runs is None:
         return None

@@ -51,7 +51,7 @@ class Designed:
 
     def converged(self, chance: float) -> Designed:
         """The same without the accuracies of collapsed runs."""
-        from reborn_nas.analysis.collapse import converged
+        from reborn_nas.analysis.effects.collapse import converged
 
         return replace(self, accuracy=converged(self.accuracy, chance, self.diverged))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reborn_nas.report.view import RunView
-from reborn_nas.report.words import interval, percent, signed
+from reborn_nas.report.results.view import RunView
+from reborn_nas.report.results.words import interval, percent, signed
 from reborn_nas.winners import best_observed, explored, retested
 
 if TYPE_CHECKING:

@@ -11,16 +11,16 @@ import numpy as np
 from reborn_nas.architecture import Choice
 from reborn_nas.errors import ConfigError, RebornError
 from reborn_nas.records import TrialRecord
-from reborn_nas.report.screen import Designed, option_of, unique_runs
-from reborn_nas.report.view import RunView
-from reborn_nas.report.words import interval, signed
+from reborn_nas.report.results.screen import Designed, option_of, unique_runs
+from reborn_nas.report.results.view import RunView
+from reborn_nas.report.results.words import interval, signed
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from reborn_nas.analysis import Comparison
-    from reborn_nas.analysis.adding import AddsUp
-    from reborn_nas.analysis.linear import Fit
+    from reborn_nas.analysis.phases.adding import AddsUp
+    from reborn_nas.analysis.effects.linear import Fit
 
 __all__ = ["Sums", "sums"]
 
@@ -67,8 +67,8 @@ def sums(
         chance: accuracy of a guess.
         level: the budget's for saying that effects do not add up.
     """
-    from reborn_nas.analysis.compare import curvature
-    from reborn_nas.analysis.linear import tilt
+    from reborn_nas.analysis.phases.compare import curvature
+    from reborn_nas.analysis.effects.linear import tilt
 
     ends = _ends(view, chance)
     method = [] if ends is None else [_baseline_words(view, ends)]
@@ -100,7 +100,7 @@ def sums(
 def _fit(screen: Designed) -> Fit | None:
     """The screen's fit; None where the runs allow none, or hold no noise to compare with."""
     from reborn_nas.analysis import option_counts
-    from reborn_nas.analysis.linear import NO_NOISE, allow_for_splits, fit
+    from reborn_nas.analysis.effects.linear import NO_NOISE, allow_for_splits, fit
 
     varied = screen.kernel is not None or screen.compression is not None
     counts = option_counts(kernel=screen.kernel, compression=screen.compression) if varied else None
@@ -114,8 +114,8 @@ def _fit(screen: Designed) -> Fit | None:
 
 def _ends(view: RunView, chance: float) -> _Ends | None:
     """The baseline; None where an arm has fewer than two trainings that converged."""
-    from reborn_nas.analysis.collapse import converged
-    from reborn_nas.analysis.compare import candidate_against_parent
+    from reborn_nas.analysis.effects.collapse import converged
+    from reborn_nas.analysis.phases.compare import candidate_against_parent
 
     runs = [r for r in unique_runs(view.phase("baseline")) if r.state in ("complete", "diverged")]
     runs = [r for r in runs if r.accuracy is not None and 0 <= r.accuracy <= 1]
@@ -144,7 +144,7 @@ def _baseline_words(view: RunView, ends: _Ends) -> str:
 
 def _everywhere(screen: Designed, fitted: Fit, ends: _Ends, level: float) -> AddsUp | None:
     """All effects, with what the baseline's kernel and compression add to them, against the baseline's difference."""
-    from reborn_nas.analysis.adding import adds_up, fitted_sum
+    from reborn_nas.analysis.phases.adding import adds_up, fitted_sum
 
     change = _option_change(screen, ends.record)
     if change is None or len(change) != len(fitted.extra):
@@ -156,8 +156,8 @@ def _at_candidate(
     view: RunView, screen: Designed, fitted: Fit, candidate: Comparison, level: float
 ) -> AddsUp | None:
     """The shrunk effects of the candidate's sites, and what its kernel and compression add, against what it gains."""
-    from reborn_nas.analysis.adding import adds_up, fitted_sum, shrunk_sum
-    from reborn_nas.analysis.shrinkage import shrink
+    from reborn_nas.analysis.phases.adding import adds_up, fitted_sum, shrunk_sum
+    from reborn_nas.analysis.effects.shrinkage import shrink
 
     record = next((r for r in view.phase("candidate") if r.arm == "candidate"), None)
     change = None if record is None else _option_change(screen, record)

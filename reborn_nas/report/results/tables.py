@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from reborn_nas.records import PHASES, STATES, public_name
-from reborn_nas.report.view import RunView
-from reborn_nas.report.words import csv_cell
+from reborn_nas.report.results.view import RunView
+from reborn_nas.report.results.words import csv_cell
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,7 @@ from reborn_nas.records import TrialRecord
 if TYPE_CHECKING:
     import pandas as pd
 
-    from reborn_nas.report.features import Sight
+    from reborn_nas.report.probe.features import Sight
 
 SITE_COLUMNS = (
     "name", "index", "stage", "block", "channels", "shape", "activation", "added_params", "added_macs",

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from reborn_nas.architecture import ORIGINAL, Choice
 from reborn_nas.errors import ConfigError, unknown_name
-from reborn_nas.study.duration import read_duration
+from reborn_nas.study.config.duration import read_duration
 
 __all__ = [
     "Artifacts",
@@ -143,7 +143,7 @@ def _storage(value: str) -> str:
 
 
 def _artifacts(value: Any) -> Any:
-    from reborn_nas.study.bucket import SCHEME, parse_bucket
+    from reborn_nas.study.trainer.bucket import SCHEME, parse_bucket
 
     text = str(value) if isinstance(value, Path) else value
     if isinstance(text, str) and text.startswith(SCHEME):
@@ -154,20 +154,20 @@ def _artifacts(value: Any) -> Any:
 
 
 def _objectives(value: Any) -> Any:
-    from reborn_nas.study.objectives import check_objectives
+    from reborn_nas.study.config.objectives import check_objectives
 
     parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
     return check_objectives(parts) if isinstance(parts, list | tuple) else value
 
 
 def _sampler(value: str) -> str:
-    from reborn_nas.study.samplers import sampler_names
+    from reborn_nas.samplers.registry import sampler_names
 
     return _known("sampler", value, sampler_names())
 
 
 def _pruner(value: str) -> str:
-    from reborn_nas.study.pruning import PRUNERS
+    from reborn_nas.samplers.pruning import PRUNERS
 
     return _known("pruner", value, PRUNERS)
 

@@ -10,7 +10,7 @@ import yaml
 
 from reborn_nas.documents import read_yaml, text_numbers, yaml_fault
 from reborn_nas.errors import ConfigError, unknown_name
-from reborn_nas.study.config import StudyConfig, renamed
+from reborn_nas.study.config.config import StudyConfig, renamed
 
 __all__ = ["load_config", "shipped_files", "shipped_studies"]
 

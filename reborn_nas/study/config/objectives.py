@@ -75,7 +75,7 @@ def pareto_records(records: Iterable[TrialRecord], names: Sequence[str]) -> list
 
     Validation accuracies: a front of observations, each partly luck, and no claim. Of equal ones all stay.
     """
-    from reborn_nas.analysis.pareto import pareto_front
+    from reborn_nas.analysis.model.pareto import pareto_front
 
     judged = [
         (record, values)
@@ -100,7 +100,7 @@ def pareto_series(records: Iterable[TrialRecord], names: Sequence[str]) -> dict[
     """
     import numpy as np
 
-    from reborn_nas.analysis.pareto import hypervolume_over_trials, worst_corner
+    from reborn_nas.analysis.model.pareto import hypervolume_over_trials, worst_corner
 
     judged = sorted(
         (

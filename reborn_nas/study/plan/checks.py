@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from reborn_nas.activations import complete
 from reborn_nas.architecture import Architecture, Choice
 from reborn_nas.seeds import derive_seed
-from reborn_nas.study.contrast import Contrast
-from reborn_nas.study.decide import twin
-from reborn_nas.study.runs import Run
+from reborn_nas.study.plan.contrast import Contrast
+from reborn_nas.study.plan.decide import twin
+from reborn_nas.study.plan.runs import Run
 
 __all__ = ["CHECK_PARTS", "SECOND_RATE", "TOP_ALONE", "check_labels", "check_runs", "whole_checks"]
 

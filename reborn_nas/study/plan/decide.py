@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord, chance_level
-from reborn_nas.study.contrast import Contrast, Side
+from reborn_nas.study.plan.contrast import Contrast, Side
 from reborn_nas.winners import best_of
 
 if TYPE_CHECKING:
-    from reborn_nas.study.costs import CostBook
+    from reborn_nas.study.setup.costs import CostBook
 
 __all__ = ["Candidate", "decide_candidate", "leading_factors", "top_factors", "twin"]
 
@@ -116,7 +116,7 @@ def converged_runs(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 def _fallen(records: Sequence[TrialRecord]) -> Any:
     """(N,) bool, which trainings came to nothing, by the one rule for it."""
-    from reborn_nas.analysis.collapse import collapsed
+    from reborn_nas.analysis.effects.collapse import collapsed
 
     accuracy = [record.accuracy for record in records]
     return collapsed(accuracy, chance_level(records), [record.state == "diverged" for record in records])
@@ -124,7 +124,7 @@ def _fallen(records: Sequence[TrialRecord]) -> Any:
 
 def _failing(records: Sequence[TrialRecord], contrast: Contrast) -> list[str]:
     """The factors whose level 1 makes trainings fail, as in the report."""
-    from reborn_nas.analysis.collapse import failures_by_site
+    from reborn_nas.analysis.effects.collapse import failures_by_site
 
     names = list(contrast.factors)
     named = failures_by_site(_arrays(records, names)[0], _fallen(records)).named
@@ -143,8 +143,8 @@ def _within(
         return dict(wanted)
     import numpy as np
 
-    from reborn_nas.analysis.encoding import Space
-    from reborn_nas.analysis.maximise import best_assignment
+    from reborn_nas.analysis.model.encoding import Space
+    from reborn_nas.analysis.model.maximise import best_assignment
 
     low = contrast.low.default
     levels = {name: ("0", "1") if choice != low else ("0",) for name, choice in wanted.items()}

@@ -8,9 +8,9 @@ from typing import Any
 from reborn_nas.analysis import confirmation_design, control_design, plan_screen
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.seeds import derive_seed
-from reborn_nas.study.contrast import Contrast, Side
-from reborn_nas.study.phases import Phase
-from reborn_nas.study.runs import Run
+from reborn_nas.study.plan.contrast import Contrast, Side
+from reborn_nas.study.plan.phases import Phase
+from reborn_nas.study.plan.runs import Run
 
 __all__ = [
     "baseline_runs",
@@ -126,7 +126,7 @@ def control_runs(
     phase: Phase, incumbent: Architecture, factors: Sequence[str], contrast: Contrast, seed: int
 ) -> list[Run]:
     """Level 1's block (1) against its positive twin (0) over the top `factors` on the incumbent."""
-    from reborn_nas.study.decide import twin
+    from reborn_nas.study.plan.decide import twin
 
     drawn = derive_seed(seed, "control") >> 32
     design = control_design(len(factors), phase.count, seed=drawn, edition=phase.edition())

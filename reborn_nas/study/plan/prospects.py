@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from reborn_nas.analysis import minimum_detectable_effect
-from reborn_nas.analysis.aliases import find_aliases
-from reborn_nas.analysis.blocks import split_allowance
-from reborn_nas.analysis.budget import spend
+from reborn_nas.analysis.effects.aliases import find_aliases
+from reborn_nas.analysis.designs.blocks import split_allowance
+from reborn_nas.analysis.effects.budget import spend
 from reborn_nas.architecture import BackboneSpec
-from reborn_nas.study.contrast import Contrast
-from reborn_nas.study.designs import screen_runs
-from reborn_nas.study.phases import Phase
+from reborn_nas.study.plan.contrast import Contrast
+from reborn_nas.study.plan.designs import screen_runs
+from reborn_nas.study.plan.phases import Phase
 
 __all__ = ["TRUE_SITES", "Prospects", "screen_prospects"]
 

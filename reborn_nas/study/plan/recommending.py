@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from reborn_nas.records import TrialRecord, chance_level
 
 if TYPE_CHECKING:
-    from reborn_nas.analysis.maximise import Budget
-    from reborn_nas.analysis.recommend import Excess, Recommendation
+    from reborn_nas.analysis.model.maximise import Budget
+    from reborn_nas.analysis.model.recommend import Excess, Recommendation
 
 __all__ = ["is_warm", "own_words", "recommend_run", "usable_records"]
 
@@ -79,7 +79,7 @@ def recommend_run(
     Raises:
         ConfigError: fewer than 8 usable trainings, or nothing fits.
     """
-    from reborn_nas.analysis.recommend import choices_of, recommend
+    from reborn_nas.analysis.model.recommend import choices_of, recommend
 
     trained = usable_records(records)
     trials = [
@@ -105,8 +105,8 @@ def _measured(
     stages: Mapping[str, Any],
 ) -> Budget:
     """The budget as the trainings' own measurements tell it, in multiples of the limit; else as it is."""
-    from reborn_nas.analysis.constraints import learned_budgets
-    from reborn_nas.analysis.encoding import Space
+    from reborn_nas.analysis.model.constraints import learned_budgets
+    from reborn_nas.analysis.model.encoding import Space
 
     if not trials:
         return budget

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.commands import command_line
 from reborn_nas.records import TrialRecord, public_name
-from reborn_nas.study.journal import together
-from reborn_nas.study.reading import RunStatus, read_records
+from reborn_nas.study.store.journal import together
+from reborn_nas.study.store.reading import RunStatus, read_records
 from reborn_nas.winners import validation_accuracy
 
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-    from reborn_nas.study.storage import RunStore
+    from reborn_nas.study.store.storage import RunStore
 
 __all__ = ["note_trials", "study_note"]
 

@@ -12,7 +12,7 @@ from reborn_nas.records import TrialRecord
 from reborn_nas.winners import best_observed, retested
 
 if TYPE_CHECKING:
-    from reborn_nas.study.reading import RunInfo
+    from reborn_nas.study.store.reading import RunInfo
 
 __all__ = ["Recommended", "Standing", "recommend_info", "standing"]
 
@@ -76,10 +76,10 @@ def recommend_info(info: RunInfo) -> Recommended:
     Raises:
         ConfigError: too few finished trainings, or nothing fits the limits.
     """
-    from reborn_nas.analysis.maximise import Budget
-    from reborn_nas.backbone.variants import is_argument, with_arguments
-    from reborn_nas.study.costs import counted_excess
-    from reborn_nas.study.recommending import own_words, recommend_run
+    from reborn_nas.analysis.model.maximise import Budget
+    from reborn_nas.backbone.load.variants import is_argument, with_arguments
+    from reborn_nas.study.setup.costs import counted_excess
+    from reborn_nas.study.plan.recommending import own_words, recommend_run
 
     if "backbone" not in info.settings:
         raise ConfigError("the run has just begun: it keeps no settings yet")

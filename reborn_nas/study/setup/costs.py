@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from reborn_nas.architecture import Architecture, BackboneSpec
 from reborn_nas.errors import RebornError
-from reborn_nas.study.limits import LIMITS, Limit, read_limit, refuse_impossible
+from reborn_nas.study.config.limits import LIMITS, Limit, read_limit, refuse_impossible
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from reborn_nas.analysis.maximise import Budget
-    from reborn_nas.analysis.recommend import Excess
+    from reborn_nas.analysis.model.maximise import Budget
+    from reborn_nas.analysis.model.recommend import Excess
     from reborn_nas.backbone.cost import Cost
-    from reborn_nas.backbone.sites import Discovery
-    from reborn_nas.study.workbench import Workbench
+    from reborn_nas.backbone.sites.site import Discovery
+    from reborn_nas.study.setup.workbench import Workbench
 
 __all__ = ["CostBook", "counted_excess", "limits_of"]
 
@@ -152,7 +152,7 @@ class CostBook:
             build: parameter → label to the architecture; what is not named is as it is without any.
             tightened: quantity → factor on its limit.
         """
-        from reborn_nas.analysis.maximise import Budget
+        from reborn_nas.analysis.model.maximise import Budget
 
         budgets = []
         for limit in self.limits:
@@ -187,7 +187,9 @@ class CostBook:
         return share * base, costs
 
     def _latency(self, architecture: Architecture) -> float:
-        from reborn_nas.backbone import apply, build, plan
+        from reborn_nas.backbone import build
+        from reborn_nas.backbone.replace import apply
+        from reborn_nas.backbone.replace import plan
         from reborn_nas.training.latency import measure_latency
 
         key = architecture.digest

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 from reborn_nas.architecture import Architecture, BackboneSpec
 from reborn_nas.errors import StudyError
 from reborn_nas.records import public_name
-from reborn_nas.study.config import StudyConfig
-from reborn_nas.study.contrast import members_of
-from reborn_nas.study.costs import CostBook
-from reborn_nas.study.folder import check_run_folder, is_run_folder
-from reborn_nas.study.phases import Phase, plan_phases
-from reborn_nas.study.processes import choose_processes
-from reborn_nas.study.prospects import Prospects, screen_prospects
-from reborn_nas.study.settings import difference
-from reborn_nas.study.warm import read_parent
-from reborn_nas.study.workbench import Workbench, make_workbench
+from reborn_nas.study.config.config import StudyConfig
+from reborn_nas.study.plan.contrast import members_of
+from reborn_nas.study.setup.costs import CostBook
+from reborn_nas.study.store.folder import check_run_folder, is_run_folder
+from reborn_nas.study.plan.phases import Phase, plan_phases
+from reborn_nas.study.setup.processes import choose_processes
+from reborn_nas.study.plan.prospects import Prospects, screen_prospects
+from reborn_nas.study.config.settings import difference
+from reborn_nas.study.setup.warm import read_parent
+from reborn_nas.study.setup.workbench import Workbench, make_workbench
 
 if TYPE_CHECKING:
-    from reborn_nas.analysis.maximise import Budget
+    from reborn_nas.analysis.model.maximise import Budget
     from reborn_nas.backbone import Site
-    from reborn_nas.study.storage import RunStore
+    from reborn_nas.study.store.storage import RunStore
 
 __all__ = ["PlanView", "next_total", "plan_search"]
 
@@ -257,7 +257,7 @@ def _indented(lines: Sequence[str]) -> str:
 
 def _phases(bench: Workbench, earlier: Sequence[Phase]) -> tuple[Phase, ...]:
     from reborn_nas.analysis import screen_sizes
-    from reborn_nas.analysis.design import EDITION
+    from reborn_nas.analysis.designs.design import EDITION
 
     config = bench.config
     n_factors = len(bench.contrast.factors)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import TrainingError
-from reborn_nas.study.children import call_in_child
+from reborn_nas.study.setup.children import call_in_child
 
 if TYPE_CHECKING:
-    from reborn_nas.study.config import StudyConfig
-    from reborn_nas.study.workbench import Workbench
+    from reborn_nas.study.config.config import StudyConfig
+    from reborn_nas.study.setup.workbench import Workbench
     from reborn_nas.training import Estimate
 
 __all__ = ["Processes", "choose_processes", "measure_epoch", "processes_here"]
@@ -79,8 +79,8 @@ def _epoch(bench: Workbench, processes: int) -> Estimate:
 
 def _measure(settings: dict[str, Any], device: str, proofs: dict[str, Any]) -> Estimate:
     """In a process of its own."""
-    from reborn_nas.study.config import StudyConfig
-    from reborn_nas.study.workbench import make_workbench
+    from reborn_nas.study.config.config import StudyConfig
+    from reborn_nas.study.setup.workbench import make_workbench
 
     config = StudyConfig(**settings)
     return measure_epoch(make_workbench(config, device, proofs=proofs), config.threads)
@@ -125,7 +125,7 @@ def _threads(given: int | None, processes: int) -> int | None:
 
 def _fitting(bench: Workbench) -> int:
     """Worker processes whose memory is there: of each, the images, and a step of the larger network of the contrast."""
-    from reborn_nas.study.costs import CostBook
+    from reborn_nas.study.setup.costs import CostBook
     from reborn_nas.training import available_memory
 
     there = available_memory()

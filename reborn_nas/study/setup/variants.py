@@ -12,7 +12,7 @@ from reborn_nas.errors import ConfigError
 if TYPE_CHECKING:
     from reborn_nas.backbone import Site
     from reborn_nas.space import SearchSpace
-    from reborn_nas.study.config import StudyConfig
+    from reborn_nas.study.config.config import StudyConfig
 
 __all__ = ["MOST_VARIANTS", "parent_arguments", "trace_variants"]
 

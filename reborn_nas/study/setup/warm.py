@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from reborn_nas.study.workbench import Workbench
+    from reborn_nas.study.setup.workbench import Workbench
     from reborn_nas.training import Recipe
 
 __all__ = ["ParentWeights", "is_warm_study", "read_parent", "search_epochs", "search_recipe"]

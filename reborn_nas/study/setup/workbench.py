@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import ORIGINAL, BackboneSpec, Choice
 from reborn_nas.errors import ConfigError
-from reborn_nas.study.config import StudyConfig, split_contrast
-from reborn_nas.study.contrast import Contrast, make_contrast, members_of
-from reborn_nas.study.settings import settings_digest
-from reborn_nas.study.variants import parent_arguments, trace_variants
+from reborn_nas.study.config.config import StudyConfig, split_contrast
+from reborn_nas.study.plan.contrast import Contrast, make_contrast, members_of
+from reborn_nas.study.config.settings import settings_digest
+from reborn_nas.study.setup.variants import parent_arguments, trace_variants
 
 if TYPE_CHECKING:
     from reborn_nas.backbone import Site
@@ -127,8 +127,8 @@ class Workbench:
 
     def phase_labels(self) -> dict[str, dict[str, tuple[str, ...]]]:
         """Phase → parameter → every label it may have in that phase's study."""
-        from reborn_nas.study.checks import check_labels
-        from reborn_nas.study.decide import twin
+        from reborn_nas.study.plan.checks import check_labels
+        from reborn_nas.study.plan.decide import twin
 
         contrast = self.contrast
         design = {name: contrast.labels() for name in contrast.factors}
@@ -229,7 +229,7 @@ def _survey(config: StudyConfig, device: str | None, precision: str) -> Survey:
     """
     import torch
 
-    from reborn_nas.study.children import call_in_child
+    from reborn_nas.study.setup.children import call_in_child
     from reborn_nas.training.survey import survey
 
     if device is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from reborn_nas.errors import StudyError
 from reborn_nas.files import write_atomic
-from reborn_nas.study.storage import JOURNAL
+from reborn_nas.study.store.storage import JOURNAL
 
 __all__ = ["check_run_folder", "is_run_folder", "read_json", "write_json"]
 

@@ -17,7 +17,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from pydantic_core import from_json
 
 from reborn_nas.errors import StudyError
-from reborn_nas.study.replay import Replay
+from reborn_nas.study.store.replay import Replay
 
 __all__ = ["open_journal", "together"]
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from reborn_nas.errors import RebornError, StudyError
 from reborn_nas.faults import blame_machine
 from reborn_nas.known import is_known_storage
-from reborn_nas.study.folder import is_run_folder, read_json
-from reborn_nas.study.masking import HIDDEN, STORAGE_VARIABLE, mask_url
-from reborn_nas.study.storage import (
+from reborn_nas.study.store.folder import is_run_folder, read_json
+from reborn_nas.study.config.masking import HIDDEN, STORAGE_VARIABLE, mask_url
+from reborn_nas.study.store.storage import (
     JOURNAL,
     RunStore,
     connect,
@@ -70,7 +70,7 @@ def reads_run(read: Callable[P, T]) -> Callable[P, T]:
 
 def _damage_of(run: Any) -> str | None:
     """What in the run no search writes; what keeps it from being opened where that fails."""
-    from reborn_nas.study.soundness import damage, kept_in
+    from reborn_nas.study.store.soundness import damage, kept_in
 
     try:
         if hasattr(run, "plan") and hasattr(run, "settings"):  # what was read of a run

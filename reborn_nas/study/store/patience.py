@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.errors import StudyError
 from reborn_nas.faults import PASSING, machine_fault
-from reborn_nas.study.silence import asking
+from reborn_nas.study.store.silence import asking
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from reborn_nas.records import TrialRecord
-from reborn_nas.study.attempts import (
+from reborn_nas.study.store.attempts import (
     REJECTED,
     Attempts,
     Census,
@@ -23,16 +23,16 @@ from reborn_nas.study.attempts import (
     is_live,
     is_rejected,
 )
-from reborn_nas.study.journal import together
-from reborn_nas.study.lease import LeaseWatch, identity, is_here, is_own, lives
-from reborn_nas.study.runs import Run
-from reborn_nas.study.telling import Told
+from reborn_nas.study.store.journal import together
+from reborn_nas.study.store.lease import LeaseWatch, identity, is_here, is_own, lives
+from reborn_nas.study.plan.runs import Run
+from reborn_nas.study.store.telling import Told
 
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-    from reborn_nas.study.storage import RunStore
+    from reborn_nas.study.store.storage import RunStore
 
 __all__ = ["Claim", "RunQueue"]
 

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, TypeAdapter, Validat
 from reborn_nas.architecture import Architecture, BackboneSpec
 from reborn_nas.errors import RebornError
 from reborn_nas.records import PHASES, STATES, TrialRecord
-from reborn_nas.study.config import StudyConfig, known_settings
+from reborn_nas.study.config.config import StudyConfig, known_settings
 
 if TYPE_CHECKING:
-    from reborn_nas.study.storage import RunStore
+    from reborn_nas.study.store.storage import RunStore
 
 __all__ = ["damage", "kept_in"]
 

@@ -18,11 +18,11 @@ from urllib.parse import quote, urlsplit
 
 from reborn_nas.commands import install_line
 from reborn_nas.errors import RebornError, StudyError
-from reborn_nas.study.lease import LeaseWatch, identity
-from reborn_nas.study.masking import is_readable, mask_url, without_secrets
-from reborn_nas.study.objectives import directions
-from reborn_nas.study.patience import PATIENCE, be_patient, cause_of, is_passing
-from reborn_nas.study.silence import Question, asking
+from reborn_nas.study.store.lease import LeaseWatch, identity
+from reborn_nas.study.config.masking import is_readable, mask_url, without_secrets
+from reborn_nas.study.config.objectives import directions
+from reborn_nas.study.store.patience import PATIENCE, be_patient, cause_of, is_passing
+from reborn_nas.study.store.silence import Question, asking
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -174,7 +174,7 @@ def storage_file(url: str) -> Path | None:
 
 def _open(url: str, patience: float, read_only: bool, results_only: bool) -> BaseStorage:
     if url.startswith("journal://"):
-        from reborn_nas.study.journal import open_journal
+        from reborn_nas.study.store.journal import open_journal
 
         with _no_collection():
             path = Path(url.removeprefix("journal://")).absolute()

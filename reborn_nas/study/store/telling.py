@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reborn_nas.records import EXCESS, TrialRecord
-from reborn_nas.study.objectives import objective_values
+from reborn_nas.study.config.objectives import objective_values
 from reborn_nas.winners import DIGITS
 
 __all__ = ["Told", "told"]

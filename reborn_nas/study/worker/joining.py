@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.errors import StudyError
-from reborn_nas.study.bucket import SCHEME
-from reborn_nas.study.config import StudyConfig, known_settings
-from reborn_nas.study.logs import log_to
-from reborn_nas.study.masking import mask_url
-from reborn_nas.study.phases import Phase
-from reborn_nas.study.processes import processes_here
-from reborn_nas.study.progress import Progress, SilentProgress
-from reborn_nas.study.stopping import Stopper
-from reborn_nas.study.storage import JOURNAL, RunStore, connect, open_run, require_file
-from reborn_nas.study.workers import run_worker, supervise
+from reborn_nas.study.trainer.bucket import SCHEME
+from reborn_nas.study.config.config import StudyConfig, known_settings
+from reborn_nas.study.worker.logs import log_to
+from reborn_nas.study.config.masking import mask_url
+from reborn_nas.study.plan.phases import Phase
+from reborn_nas.study.setup.processes import processes_here
+from reborn_nas.study.worker.progress import Progress, SilentProgress
+from reborn_nas.study.worker.stopping import Stopper
+from reborn_nas.study.store.storage import JOURNAL, RunStore, connect, open_run, require_file
+from reborn_nas.study.worker.workers import run_worker, supervise
 
 if TYPE_CHECKING:
-    from reborn_nas.study.artifacts import Illustrate
+    from reborn_nas.study.store.artifacts import Illustrate
 
 __all__ = ["join"]
 
@@ -100,8 +100,8 @@ def _settled(store: RunStore, storage: str) -> dict[str, Any]:
 def _several(
     config: StudyConfig, store: RunStore, progress: Progress, stopper: Stopper, illustrate: Illustrate | None
 ) -> bool:
-    from reborn_nas.study.planning import PlanView, check_same
-    from reborn_nas.study.workbench import make_workbench
+    from reborn_nas.study.setup.planning import PlanView, check_same
+    from reborn_nas.study.setup.workbench import make_workbench
 
     bench = make_workbench(config, proofs=store.attribute("proofs"))
     check_same(store, bench)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from reborn_nas.records import TrialRecord
-    from reborn_nas.study.planning import PlanView
+    from reborn_nas.study.setup.planning import PlanView
 
 __all__ = ["AfterPhase", "Progress", "SilentProgress"]
 

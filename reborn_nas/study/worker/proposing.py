@@ -11,19 +11,19 @@ from reborn_nas.errors import StudyError
 from reborn_nas.faults import blame_machine
 from reborn_nas.records import TrialRecord
 from reborn_nas.seeds import derive_seed
-from reborn_nas.study.patience import AwayError
-from reborn_nas.study.pruning import make_pruner, rungs
-from reborn_nas.study.queue import Claim
-from reborn_nas.study.samplers import learns_from_pruned, make_sampler
-from reborn_nas.study.telling import Told, told
-from reborn_nas.study.warm import search_epochs
+from reborn_nas.study.store.patience import AwayError
+from reborn_nas.samplers.pruning import make_pruner, rungs
+from reborn_nas.study.store.queue import Claim
+from reborn_nas.samplers.registry import learns_from_pruned, make_sampler
+from reborn_nas.study.store.telling import Told, told
+from reborn_nas.study.setup.warm import search_epochs
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.study import Study
 
-    from reborn_nas.study.storage import RunStore
-    from reborn_nas.study.workbench import Workbench
+    from reborn_nas.study.store.storage import RunStore
+    from reborn_nas.study.setup.workbench import Workbench
 
 __all__ = ["MOST_REJECTIONS", "Proposer"]
 
@@ -83,8 +83,8 @@ class Proposer:
         earlier samplers have read of the trials.
         """
         if self._known is None:
-            from reborn_nas.analysis.maximise import Budget
-            from reborn_nas.study.trial_rows import TrialRows
+            from reborn_nas.analysis.model.maximise import Budget
+            from reborn_nas.samplers.trial_rows import TrialRows
 
             plan = self._store.attribute("plan") or {}
             budgets = (Budget(**budget) for budget in plan.get("budgets", ()))

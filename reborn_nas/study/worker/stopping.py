@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from reborn_nas.study.patience import is_waiting
+from reborn_nas.study.store.patience import is_waiting
 
 __all__ = ["NOTICE", "Stopper"]
 

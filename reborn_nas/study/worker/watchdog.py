@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.errors import TrainingError
 from reborn_nas.faults import is_pausing
-from reborn_nas.study.silence import is_asking
+from reborn_nas.study.store.silence import is_asking
 
 if TYPE_CHECKING:
-    from reborn_nas.study.config import StudyConfig
-    from reborn_nas.study.phases import Phase
+    from reborn_nas.study.config.config import StudyConfig
+    from reborn_nas.study.plan.phases import Phase
 
 __all__ = ["HungError", "Pace", "Watchdog"]
 

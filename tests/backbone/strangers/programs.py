@@ -25,7 +25,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from reborn_nas.backbone.sites import Site
+from reborn_nas.backbone.sites.site import Site
 from tests.backbone.strangers.oracle import Result, Verdict, fresh, judge
 from tests.backbone.strangers.register import Own, images
 

@@ -18,10 +18,7 @@ if TYPE_CHECKING:
     from reborn_nas.analysis import minimum_detectable_effect, screen_design, site_effects
     from reborn_nas.api import export, recommend, report, search
     from reborn_nas.architecture import Architecture, BackboneSpec, Choice
-    from reborn_nas.backbone import Plan, Site, find_sites
-    from reborn_nas.backbone.replace import apply
-    from reborn_nas.backbone import convert
-    from reborn_nas.backbone.replace import plan
+    from reborn_nas.backbone import Plan, Site, apply, convert, find_sites, plan
     from reborn_nas.errors import RebornError
     from reborn_nas.retraining import train
     from reborn_nas.space import SearchSpace, load_space

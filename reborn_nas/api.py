@@ -120,8 +120,8 @@ def _shown(folder: Path) -> Shown:
 
 def _describe(folder: Path) -> None:
     """Bring the notes and graphs of a run's studies up to date."""
-    from reborn_nas.study.store.artifacts import ARTIFACTS
     from reborn_nas.study.result.dashboard import describe_studies
+    from reborn_nas.study.store.artifacts import ARTIFACTS
     from reborn_nas.study.store.reading import read_status
 
     store = open_store(folder, read_only=False)
@@ -167,8 +167,8 @@ def run_view(
 
 def _searched(info: RunInfo) -> dict[str, Any]:
     """How the search went: its front's hypervolume where it had several objectives, what its pruner stopped."""
-    from reborn_nas.study.config.objectives import pareto_series
     from reborn_nas.samplers.pruning import pruned_shares
+    from reborn_nas.study.config.objectives import pareto_series
 
     objectives = tuple(info.config.get("objectives") or ())
     pruner = info.config.get("pruner") or "none"
@@ -398,8 +398,7 @@ def _recommended_key(info: RunInfo, trainings: Trainings) -> str:
 
 def _trained(record: TrialRecord, weights: Path, card: Card) -> Trained:
     """A recorded training as an export takes it."""
-    from reborn_nas.backbone import build
-    from reborn_nas.backbone.replace import plan
+    from reborn_nas.backbone import build, plan
     from reborn_nas.export import Trained
     from reborn_nas.models.exported import read_tensors
 

@@ -1,9 +1,14 @@
-"""Who may import whom: a row of rooms imports only rows below it, never sideways; Optuna stands in `study/` alone."""
+"""Who may import whom: a row of rooms imports only rows below it, never sideways; so do the rooms inside a room.
+
+Optuna is imported in `samplers/` and `study/` alone.
+"""
 
 from __future__ import annotations
 
 import ast
 from pathlib import Path
+
+import pytest
 
 PACKAGE = Path(__file__).parents[1] / "reborn_nas"
 ROWS = (
@@ -23,11 +28,32 @@ ROWS = (
     ("activations",),
     ("backbone", "data"),
     ("models", "space", "training", "analysis"),
+    ("samplers",),
     ("study", "report", "export"),
     ("replicate",),
     ("api", "retraining"),
     ("cli", "run"),
 )
+INSIDE = {
+    "analysis": ("student", "designs", "effects", "phases", "model", "simulated"),
+    "backbone": (
+        "load",
+        "layers",
+        "trace",
+        "forward",
+        "sites",
+        "widen",
+        "replace",
+        "proof",
+        "find",
+        "convert",
+        "cost",
+    ),
+    "report": ("probe", "results", "figures", "page"),
+    "study": ("config", "plan", "store", "setup", "trainer", "worker", "result", "run"),
+}
+"""A room → the rooms inside of it, from the bottom up. Imports for typing and inside of functions count."""
+
 ROW = {room: number for number, rooms in enumerate(ROWS) for room in rooms}
 
 
@@ -51,13 +77,30 @@ def test_rows() -> None:
             continue
         assert room in ROW, f"{path}: a room that the plan does not name"
         for name in imports(path):
-            if name.split(".")[0] == "optuna" and room != "study":
-                faults.append(f"{path}: only study/ imports Optuna")
+            if name.split(".")[0] == "optuna" and room not in ("samplers", "study"):
+                faults.append(f"{path}: only samplers/ and study/ import Optuna")
             if not name.startswith("reborn_nas."):
                 continue
             other = name.split(".")[1]
             if other != room and ROW[other] >= ROW[room] > 0:
                 faults.append(f"{path}: {room} may not import {other}")
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("room", INSIDE)
+def test_rows_inside(room: str) -> None:
+    row = {name: number for number, name in enumerate(INSIDE[room])}
+    faults = []
+    for path in sorted((PACKAGE / room).rglob("*.py")):
+        inner = path.relative_to(PACKAGE / room).with_suffix("").parts[0]
+        if inner == "__init__":
+            continue
+        for name in imports(path):
+            if not name.startswith(f"reborn_nas.{room}."):
+                continue
+            other = name.split(".")[2]
+            if row[other] > row[inner]:
+                faults.append(f"{path}: {inner} may not import {other}")
     assert not faults, "\n".join(faults)
 
 

@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-from reborn_nas.analysis.phases.arms import arm_effects
-from reborn_nas.analysis.phases.compare import (
-    Comparison,
-    Curvature,
-    candidate_against_parent,
-    curvature,
-    pooled_sigma,
-)
-from reborn_nas.analysis.phases.confirm import confirmation_effects, control_effects
 from reborn_nas.analysis.designs.design import (
     ScreenPlan,
     confirmation_design,
@@ -20,13 +11,22 @@ from reborn_nas.analysis.designs.design import (
     screen_sizes,
     smallest_screen,
 )
+from reborn_nas.analysis.designs.options import option_counts
 from reborn_nas.analysis.effects.effects import depth_slope, site_effects, stage_means
 from reborn_nas.analysis.effects.losses import LossBounds, loss_bounds
-from reborn_nas.analysis.designs.options import option_counts
-from reborn_nas.analysis.phases.pooled import best_levels, pooled_effects
 from reborn_nas.analysis.effects.power import minimum_detectable_effect
 from reborn_nas.analysis.effects.screening import largest_correlation
 from reborn_nas.analysis.effects.verdicts import VERDICTS, verdicts
+from reborn_nas.analysis.phases.arms import arm_effects
+from reborn_nas.analysis.phases.compare import (
+    Comparison,
+    Curvature,
+    candidate_against_parent,
+    curvature,
+    pooled_sigma,
+)
+from reborn_nas.analysis.phases.confirm import confirmation_effects, control_effects
+from reborn_nas.analysis.phases.pooled import best_levels, pooled_effects
 
 __all__ = [
     "VERDICTS",

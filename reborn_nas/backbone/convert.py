@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
-from reborn_nas.backbone.replace.admission import everywhere
-from reborn_nas.backbone.replace.apply import apply
-from reborn_nas.backbone.convert import plan as make_plan
 from reborn_nas.backbone.find import discover
 from reborn_nas.backbone.load.source import build, resolve
+from reborn_nas.backbone.proof.rehearsal import rehearsed
+from reborn_nas.backbone.replace.admission import everywhere
+from reborn_nas.backbone.replace.apply import apply
+from reborn_nas.backbone.replace.plan import Plan, outline
+from reborn_nas.backbone.sites.site import Discovery
 from reborn_nas.errors import SiteError
 
-__all__ = ["apply", "build_converted", "convert"]
+__all__ = ["apply", "build_converted", "convert", "plan"]
 
 
 def convert(
@@ -59,8 +62,35 @@ def convert(
         raise SiteError(
             f"an architecture is an Architecture, a choice or a map site → choice, not {architecture!r}"
         )
-    steps = make_plan(model, architecture, init=init, discovery=found)
+    steps = plan(model, architecture, init=init, discovery=found)
     return apply(model, steps, seed=seed)
+
+
+def plan(
+    model: nn.Module,
+    architecture: Architecture,
+    input_size: Any = None,
+    *,
+    example_inputs: Any = None,
+    init: str = "xavier",
+    discovery: Discovery | None = None,
+) -> Plan:
+    """What `apply` has to do to give `model` this architecture. The model is not changed.
+
+    Args:
+        architecture: site → choice; sites that it does not name keep their original.
+        input_size: (C, H, W) of one image.
+        example_inputs: what the forward takes, where that is not one image batch.
+        init: "xavier" (the paper), or "preserve": the converted network starts as the same function where it can.
+        discovery: what `discover(model, …)` returned, to save the tracing.
+
+    Raises:
+        SiteError: unknown sites and choices that a site does not admit, all of them in one message.
+        ConversionError: a forward that cannot be traced or rewritten.
+    """
+    found = discovery or discover(model, input_size, example_inputs=example_inputs)
+    steps = outline(model, architecture, found, init)
+    return replace(steps, widths=rehearsed(model, found, steps))
 
 
 def build_converted(
@@ -79,6 +109,6 @@ def build_converted(
     """
     complete = resolve(spec, pretrained=pretrained)
     template = build(complete, device="meta")
-    steps = make_plan(template, architecture, complete.input_size, init=init)
+    steps = plan(template, architecture, complete.input_size, init=init)
     model = build(complete, pretrained=pretrained, seed=seed)
     return apply(model, steps, inplace=True, seed=seed).to(device)

@@ -22,14 +22,14 @@ from torch import nn
 
 from reborn_nas.activations import CHANNELS_LAST, extra_cost
 from reborn_nas.architecture import ORIGINAL, Architecture, Choice
+from reborn_nas.backbone.find import discover
 from reborn_nas.backbone.replace.apply import apply
-from reborn_nas.backbone.trace.expressions import executions
-from reborn_nas.backbone.trace.inputs import images_in, inputs_of
 from reborn_nas.backbone.replace.placement import Placement
 from reborn_nas.backbone.replace.plan import outline
-from reborn_nas.backbone.trace.replica import replicate
-from reborn_nas.backbone.find import discover
 from reborn_nas.backbone.sites.site import Discovery, Site, site_values
+from reborn_nas.backbone.trace.expressions import executions
+from reborn_nas.backbone.trace.inputs import images_in, inputs_of
+from reborn_nas.backbone.trace.replica import replicate
 from reborn_nas.backbone.trace.trace import Op, Trace, trace, trace_double
 
 # fmt: off

@@ -12,8 +12,7 @@ from timm.models import is_model
 from torch import nn
 
 from reborn_nas.architecture import Architecture, BackboneSpec
-from reborn_nas.backbone import build, resolve
-from reborn_nas.backbone.replace import plan
+from reborn_nas.backbone import build, plan, resolve
 from reborn_nas.errors import ExportError
 from reborn_nas.export.card import Accuracy, Card
 from reborn_nas.export.timm_model import Trained

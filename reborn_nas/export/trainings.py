@@ -212,8 +212,7 @@ def _read_result(path: Path) -> SeedResult | None:
 
 def _trained(job: Retraining, results: tuple[SeedResult, ...], name: str | None) -> Trained:
     """The first seed's network with its card."""
-    from reborn_nas.backbone import build
-    from reborn_nas.backbone.replace import plan
+    from reborn_nas.backbone import build, plan
     from reborn_nas.models.exported import read_tensors
 
     spec, first = job.architecture.backbone, results[0]

@@ -18,9 +18,8 @@ from torch import nn
 
 from reborn_nas.activations import fold_in_place, get_family
 from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice
-from reborn_nas.backbone import Plan, build, find_sites
-from reborn_nas.backbone.replace import apply
-from reborn_nas.backbone.replace import plan as make_plan
+from reborn_nas.backbone import Plan, apply, build, find_sites
+from reborn_nas.backbone import plan as make_plan
 from reborn_nas.errors import ConfigError, SiteError
 from reborn_nas.models.adapter import adapted
 from reborn_nas.models.configuration import small_cfg

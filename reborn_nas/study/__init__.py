@@ -1,4 +1,4 @@
-"""The study: plan, storage, workers, samplers. The only room that knows Optuna."""
+"""The study: settings are validated, networks and data prepared, phases counted, runs queued, trained and read back."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reborn_nas.samplers.additive import AdditiveSampler
+    from reborn_nas.samplers.registry import make_sampler, sampler_names
     from reborn_nas.study.config.config import StudyConfig
-    from reborn_nas.study.result.dashboard import serve_dashboard
-    from reborn_nas.study.worker.joining import join
     from reborn_nas.study.config.loading import load_config, shipped_studies
     from reborn_nas.study.plan.phases import Phase, plan_phases
-    from reborn_nas.study.setup.planning import PlanView, plan_search
-    from reborn_nas.study.worker.progress import Progress, SilentProgress
-    from reborn_nas.study.store.reading import RunInfo, RunStatus, load_records, load_run, status
+    from reborn_nas.study.result.dashboard import serve_dashboard
     from reborn_nas.study.run import RunResult, run_search
-    from reborn_nas.samplers.registry import make_sampler, sampler_names
+    from reborn_nas.study.setup.planning import PlanView, plan_search
+    from reborn_nas.study.store.reading import RunInfo, RunStatus, load_records, load_run, status
+    from reborn_nas.study.worker.joining import join
+    from reborn_nas.study.worker.progress import Progress, SilentProgress
     from reborn_nas.study.worker.stopping import Stopper
 
 _LAZY = {  # reading a run needs neither samplers nor scipy, which take a second to import
-    "AdditiveSampler": "additive_sampler",
-    "Phase": "phases",
-    "PlanView": "planning",
-    "Progress": "progress",
-    "RunInfo": "reading",
-    "RunResult": "run",
-    "RunStatus": "reading",
-    "SilentProgress": "progress",
-    "Stopper": "stopping",
-    "StudyConfig": "config",
-    "join": "joining",
-    "load_config": "loading",
-    "load_records": "reading",
-    "load_run": "reading",
-    "make_sampler": "samplers",
-    "plan_phases": "phases",
-    "plan_search": "planning",
-    "run_search": "run",
-    "sampler_names": "samplers",
-    "serve_dashboard": "dashboard",
-    "shipped_studies": "loading",
-    "status": "reading",
+    "AdditiveSampler": "samplers.additive",
+    "Phase": "study.plan.phases",
+    "PlanView": "study.setup.planning",
+    "Progress": "study.worker.progress",
+    "RunInfo": "study.store.reading",
+    "RunResult": "study.run",
+    "RunStatus": "study.store.reading",
+    "SilentProgress": "study.worker.progress",
+    "Stopper": "study.worker.stopping",
+    "StudyConfig": "study.config.config",
+    "join": "study.worker.joining",
+    "load_config": "study.config.loading",
+    "load_records": "study.store.reading",
+    "load_run": "study.store.reading",
+    "make_sampler": "samplers.registry",
+    "plan_phases": "study.plan.phases",
+    "plan_search": "study.setup.planning",
+    "run_search": "study.run",
+    "sampler_names": "samplers.registry",
+    "serve_dashboard": "study.result.dashboard",
+    "shipped_studies": "study.config.loading",
+    "status": "study.store.reading",
 }
 
 __all__ = [
@@ -74,4 +74,4 @@ def __getattr__(name: str) -> Any:
     """The names are loaded when first used."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    return getattr(import_module(f"reborn_nas.{_LAZY[name]}"), name)

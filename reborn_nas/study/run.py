@@ -14,24 +14,24 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.errors import StudyError
 from reborn_nas.known import remember_code, remember_storage
 from reborn_nas.records import TrialRecord, public_name
-from reborn_nas.study.store.artifacts import Illustrate
 from reborn_nas.study.config.config import StudyConfig
-from reborn_nas.study.plan.decide import Candidate
-from reborn_nas.study.worker.engine import Engine
 from reborn_nas.study.config.flags import resume_command, write_settings
-from reborn_nas.study.store.folder import write_json
-from reborn_nas.study.worker.leading import begin_anew
-from reborn_nas.study.worker.logs import log, log_to
 from reborn_nas.study.config.masking import mask_url
-from reborn_nas.study.trainer.objective import Objective
+from reborn_nas.study.plan.decide import Candidate
 from reborn_nas.study.setup.planning import PlanView, plan_search, require_device_free
-from reborn_nas.study.worker.progress import Progress, SilentProgress
-from reborn_nas.study.worker.stopping import Stopper
-from reborn_nas.study.store.storage import RunStore, connect, open_run, run_url, storage_file
 from reborn_nas.study.setup.warm import ParentWeights, is_warm_study
 from reborn_nas.study.setup.workbench import settle_numerics
+from reborn_nas.study.store.artifacts import Illustrate
+from reborn_nas.study.store.folder import write_json
+from reborn_nas.study.store.storage import RunStore, connect, open_run, run_url
+from reborn_nas.study.trainer.objective import Objective
+from reborn_nas.study.worker.engine import Engine
+from reborn_nas.study.worker.leading import begin_anew
+from reborn_nas.study.worker.logs import log, log_to
+from reborn_nas.study.worker.progress import Progress, SilentProgress
+from reborn_nas.study.worker.stopping import Stopper
 
-__all__ = ["RunResult", "find_store", "run_search"]
+__all__ = ["RunResult", "run_search"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,21 +85,6 @@ class RunResult:
             f"<p><b>{escape(self.name)}</b> in <code>{escape(str(self.folder))}</code></p><table>"
             f"<tr><th>phase</th><th>trainings</th><th></th></tr>{rows}</table>{reason}<p><code>{escape(after)}</code></p>"
         )
-
-
-def find_store(config: StudyConfig, *, patience: float = 0.0) -> RunStore | None:
-    """The run's store where it exists, else None; `patience` as in `connect`. What does not exist is not made."""
-    url = run_url(config.folder, config.storage)
-    file = storage_file(url)
-    if file is not None and not file.is_file():
-        return None
-    makes_tables = not url.startswith(("journal://", "grpc://"))
-    storage = connect(url, patience=patience, read_only=makes_tables)
-    if config.study_name not in {summary.study_name for summary in storage.get_all_studies()}:
-        return None
-    if makes_tables:
-        storage = connect(url, patience=patience)
-    return open_run(storage, config.study_name, create=True, objectives=config.objectives)
 
 
 def run_search(

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from reborn_nas.analysis import control_design, control_effects, screen_design, site_effects
+from reborn_nas.analysis.effects.verdicts import decide
 from reborn_nas.analysis.phases.claims import (
     candidate_sentence,
     cause_sentence,
@@ -19,7 +20,6 @@ from reborn_nas.analysis.phases.claims import (
 )
 from reborn_nas.analysis.phases.compare import candidate_against_parent
 from reborn_nas.analysis.simulated.simulate import simulate_study
-from reborn_nas.analysis.effects.verdicts import decide
 from reborn_nas.errors import ConfigError
 
 

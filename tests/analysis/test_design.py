@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from reborn_nas.analysis.effects.aliases import find_aliases
 from reborn_nas.analysis.designs.blocks import HONEST, honesty, split_allowance
 from reborn_nas.analysis.designs.design import (
     confirmation_design,
@@ -21,10 +20,11 @@ from reborn_nas.analysis.designs.design import (
     screen_sizes,
     smallest_screen,
 )
-from reborn_nas.analysis.effects.effects import site_effects
 from reborn_nas.analysis.designs.factorials import factorial, factorial_size
 from reborn_nas.analysis.designs.hadamard import hadamard, hadamard_order, is_constructible
 from reborn_nas.analysis.designs.options import option_counts
+from reborn_nas.analysis.effects.aliases import find_aliases
+from reborn_nas.analysis.effects.effects import site_effects
 from reborn_nas.errors import ConfigError
 
 

@@ -10,7 +10,21 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from reborn_nas.analysis import best_levels, candidate_against_parent, confirmation_design, confirmation_effects, control_design, control_effects, curvature, loss_bounds, plan_screen, pooled_effects, pooled_sigma, screen_design, site_effects
+from reborn_nas.analysis import (
+    best_levels,
+    candidate_against_parent,
+    confirmation_design,
+    confirmation_effects,
+    control_design,
+    control_effects,
+    curvature,
+    loss_bounds,
+    plan_screen,
+    pooled_effects,
+    pooled_sigma,
+    screen_design,
+    site_effects,
+)
 from reborn_nas.analysis.effects.effects import verdicts
 from reborn_nas.analysis.effects.intervals import said_interval
 from reborn_nas.analysis.effects.losses import agreed_verdicts

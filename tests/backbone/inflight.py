@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from reborn_nas.backbone.layers.steps import Widening
-from reborn_nas.backbone.widen.edit import apply_widening
-from reborn_nas.backbone.widen.widening import widening
 from reborn_nas.backbone.find import discover
+from reborn_nas.backbone.layers.steps import Widening
 from reborn_nas.backbone.sites.site import Discovery, Site, site_values
 from reborn_nas.backbone.trace.trace import Trace
+from reborn_nas.backbone.widen.edit import apply_widening
+from reborn_nas.backbone.widen.widening import widening
 
 NAMES = frozenset(
     [

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import ShuffleNetV2
 
-from reborn_nas.backbone.layers.steps import Refusal, Widening
-from reborn_nas.backbone.widen.widening import widening
 from reborn_nas.backbone.convert import convert
 from reborn_nas.backbone.find import discover
+from reborn_nas.backbone.layers.steps import Refusal, Widening
+from reborn_nas.backbone.widen.widening import widening
 from tests.backbone.doubled import REFUSED, WIDENABLE, Over, seq
 from tests.backbone.inflight import check, found_in, randomise, runs
 

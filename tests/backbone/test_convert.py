@@ -14,10 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
-from reborn_nas.backbone import Plan, build, build_converted, discover, resolve
-from reborn_nas.backbone.replace import apply
-from reborn_nas.backbone import convert
-from reborn_nas.backbone.replace import plan
+from reborn_nas.backbone import Plan, apply, build, build_converted, convert, discover, plan, resolve
 from reborn_nas.backbone.replace.gain import Gained
 from reborn_nas.errors import ConversionError, SiteError
 from tests.backbone.substitution import slopes_of, substituted

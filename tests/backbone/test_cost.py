@@ -11,12 +11,20 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from reborn_nas.architecture import Architecture
-from reborn_nas.backbone import Cost, build, build_converted, count, discover, predict, resolve
-from reborn_nas.backbone.replace import apply
-from reborn_nas.backbone import cost
-from reborn_nas.backbone.replace import plan
-from reborn_nas.backbone.replace.admission import everywhere
+from reborn_nas.backbone import (
+    Cost,
+    apply,
+    build,
+    build_converted,
+    cost,
+    count,
+    discover,
+    plan,
+    predict,
+    resolve,
+)
 from reborn_nas.backbone.cost import added
+from reborn_nas.backbone.replace.admission import everywhere
 from tests.backbone.zoo import Twice
 
 CHOICES = [

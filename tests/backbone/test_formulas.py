@@ -15,10 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
-from reborn_nas.backbone import discover
-from reborn_nas.backbone.replace import apply
-from reborn_nas.backbone import convert
-from reborn_nas.backbone.replace import plan
+from reborn_nas.backbone import apply, convert, discover, plan
 from reborn_nas.errors import SiteError
 from reborn_nas.models.exported import stored_plan
 

@@ -20,10 +20,17 @@ from torch import Tensor, fx, nn
 from torch.utils.checkpoint import checkpoint
 
 from reborn_nas.architecture import Architecture
-from reborn_nas.backbone import Plan, build, build_converted, discover, proof_record, resolve
-from reborn_nas.backbone.replace import apply
-from reborn_nas.backbone import convert
-from reborn_nas.backbone.replace import plan
+from reborn_nas.backbone import (
+    Plan,
+    apply,
+    build,
+    build_converted,
+    convert,
+    discover,
+    plan,
+    proof_record,
+    resolve,
+)
 from reborn_nas.backbone.proof.prove import prove as proof
 from reborn_nas.errors import SiteError
 

@@ -15,10 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from reborn_nas.architecture import Architecture, Choice
-from reborn_nas.backbone import Plan, count, discover, predict
-from reborn_nas.backbone.replace import apply
-from reborn_nas.backbone import convert
-from reborn_nas.backbone.replace import plan
+from reborn_nas.backbone import Plan, apply, convert, count, discover, plan, predict
 from reborn_nas.backbone.load.factory import load_file
 from reborn_nas.errors import SiteError
 from tests.backbone.substitution import slopes_of, substituted

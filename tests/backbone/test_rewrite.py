@@ -18,13 +18,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from reborn_nas.architecture import Architecture
-from reborn_nas.backbone import Plan, discover
-from reborn_nas.backbone.replace import apply
-from reborn_nas.backbone import convert
-from reborn_nas.backbone.replace import plan
+from reborn_nas.backbone import Plan, apply, convert, discover, plan
+from reborn_nas.backbone.forward.rewrite import Rewrite
 from reborn_nas.backbone.load.factory import load_file
 from reborn_nas.backbone.replace.means import OwnerRewrite
-from reborn_nas.backbone.forward.rewrite import Rewrite
 from reborn_nas.errors import ConversionError, SiteError
 from tests.backbone import zoo
 

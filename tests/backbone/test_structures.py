@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 import reborn_nas as rn
 from reborn_nas.activations import Reborn
-from reborn_nas.backbone.cost import count, predict
-from reborn_nas.backbone.trace.inputs import arguments
 from reborn_nas.backbone.convert import plan
-from reborn_nas.backbone.trace.replica import replicate, tensors_in
+from reborn_nas.backbone.cost import count, predict
 from reborn_nas.backbone.find import discover
+from reborn_nas.backbone.trace.inputs import arguments
+from reborn_nas.backbone.trace.replica import replicate, tensors_in
 from tests import checks
 from tests.backbone import structures
 

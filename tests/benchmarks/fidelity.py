@@ -23,9 +23,7 @@ import torch
 from scipy.stats import kendalltau
 
 from reborn_nas.architecture import Architecture, BackboneSpec
-from reborn_nas.backbone import build, discover, resolve
-from reborn_nas.backbone.replace import apply
-from reborn_nas.backbone.replace import plan
+from reborn_nas.backbone import apply, build, discover, plan, resolve
 from reborn_nas.data import ImageSet, load_dataset, split
 from reborn_nas.files import write_atomic
 from reborn_nas.training import Recipe, train

@@ -86,8 +86,7 @@ def block_rivals(kernel_size: int, batch: int, channels_last: bool) -> dict[str,
 
 
 def network_rivals(batch: int) -> dict[str, Callable[[], object]]:
-    from reborn_nas.backbone import build, resolve
-    from reborn_nas.backbone import convert
+    from reborn_nas.backbone import build, convert, resolve
 
     torch.manual_seed(0)
     relu: nn.Module = build(resolve("resnet18", input_size=(3, 32, 32), num_classes=10)).eval()

@@ -15,9 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import reborn_nas as rn
-from reborn_nas.backbone import build, resolve
-from reborn_nas.backbone.replace import apply
-from reborn_nas.backbone.replace import plan
+from reborn_nas.backbone import apply, build, plan, resolve
 from reborn_nas.errors import ConfigError, ExportError
 from reborn_nas.export import Accuracy, Card, Trained, export_trained
 

@@ -11,7 +11,7 @@ import io
 import sys
 from pathlib import Path
 
-from reborn_nas.backbone.sites import find_sites
+from reborn_nas.backbone import find_sites
 from tests.backbones import make, size_of
 
 FOLDER = Path(__file__).parent / "sites"

@@ -20,8 +20,8 @@ from reborn_nas.report.figures.charts import (
 )
 from reborn_nas.report.figures.drawing import text_width
 from reborn_nas.report.figures.network import TILE_H, TILE_W, _short, layout
-from reborn_nas.report.results.tables import cost_columns, trial_table
 from reborn_nas.report.figures.trials import cost_figure, hypervolume_figure, pareto
+from reborn_nas.report.results.tables import cost_columns, trial_table
 from reborn_nas.report.results.view import RunView
 from reborn_nas.report.results.words import count
 from reborn_nas.study.config.objectives import OBJECTIVES

@@ -9,8 +9,8 @@ import pytest
 
 from reborn_nas.analysis import VERDICTS
 from reborn_nas.report.figures.drawing import Drawing, shorten, text_width
-from reborn_nas.report.probe.features import picture
 from reborn_nas.report.figures.palette import TONES, effect_tone, on_tone, tone_of
+from reborn_nas.report.probe.features import picture
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -145,8 +145,7 @@ def test_a_run_s_kept_weights_are_enough(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     from reborn_nas.architecture import Architecture, BackboneSpec
-    from reborn_nas.backbone import build
-    from reborn_nas.backbone import convert
+    from reborn_nas.backbone import build, convert
 
     spec = BackboneSpec("timm:test_resnet", {}, (3, 32, 32), 10, "small")
     torch.manual_seed(0)

@@ -12,8 +12,8 @@ import pytest
 
 from reborn_nas.records import TrialRecord
 from reborn_nas.report import RunView, build_report, study_findings
-from reborn_nas.report.results.chosen import best_choices, sampled_curves
 from reborn_nas.report.figures.drawing import Drawing
+from reborn_nas.report.results.chosen import best_choices, sampled_curves
 from tests.report import fabricate
 
 

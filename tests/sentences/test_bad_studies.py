@@ -11,8 +11,8 @@ import pytest
 
 from reborn_nas.records import TrialRecord
 from reborn_nas.report import study_findings
-from reborn_nas.report.results import tables
 from reborn_nas.report.page.contents import page_of
+from reborn_nas.report.results import tables
 from tests.sentences.planted import Planted
 from tests.sentences.reading import read, size_of
 from tests.sentences.scenarios import plant

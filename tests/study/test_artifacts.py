@@ -11,9 +11,9 @@ from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
 from optuna.trial import FrozenTrial
 
 from reborn_nas.records import TrialRecord
+from reborn_nas.study.plan.phases import Phase
 from reborn_nas.study.store.artifacts import ARTIFACTS, MOST_BYTES, picture_attributes, save_pictures
 from reborn_nas.study.worker.engine import Engine
-from reborn_nas.study.plan.phases import Phase
 from reborn_nas.study.worker.progress import SilentProgress
 from reborn_nas.study.worker.stopping import Stopper
 from tests.study.conftest import FakeObjective, make_bench

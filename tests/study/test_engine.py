@@ -16,15 +16,15 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.errors import DeviceLostError, StudyError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.plan import decide
+from reborn_nas.study.plan.phases import Phase, plan_phases
+from reborn_nas.study.plan.runs import Run
+from reborn_nas.study.setup.workbench import Workbench
+from reborn_nas.study.store.reading import read_records
+from reborn_nas.study.store.storage import RunStore, connect, open_run, run_url
 from reborn_nas.study.worker.engine import Engine, told
 from reborn_nas.study.worker.leading import begin_anew, hopeless
-from reborn_nas.study.plan.phases import Phase, plan_phases
 from reborn_nas.study.worker.progress import SilentProgress
-from reborn_nas.study.store.reading import read_records
-from reborn_nas.study.plan.runs import Run
 from reborn_nas.study.worker.stopping import Stopper
-from reborn_nas.study.store.storage import RunStore, connect, open_run, run_url
-from reborn_nas.study.setup.workbench import Workbench
 from tests.study.conftest import FakeObjective, fake_record, make_bench
 
 

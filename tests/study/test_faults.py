@@ -20,14 +20,14 @@ import pytest
 
 from reborn_nas.files import write_atomic
 from reborn_nas.records import TrialRecord
-from reborn_nas.study.worker import engine
+from reborn_nas.study.plan.runs import Run
 from reborn_nas.study.store import lease
+from reborn_nas.study.store.reading import read_records
+from reborn_nas.study.store.storage import connect, open_run, run_url
+from reborn_nas.study.worker import engine
 from reborn_nas.study.worker.engine import Engine
 from reborn_nas.study.worker.progress import SilentProgress
-from reborn_nas.study.store.reading import read_records
-from reborn_nas.study.plan.runs import Run
 from reborn_nas.study.worker.stopping import Stopper
-from reborn_nas.study.store.storage import connect, open_run, run_url
 from tests.study.conftest import FakeObjective, make_bench
 from tests.study.toy import SITES, phases, results, start, store_of, told, work
 

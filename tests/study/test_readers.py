@@ -166,7 +166,9 @@ def test_twenty_looks_of_every_verb_change_no_byte_and_no_row_of_a_search_that_g
     kind: str, epochs: int, looks: int, tmp_path: Path, request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("reborn_nas.study.worker.engine.BEAT", 1e6)  # the search itself writes nothing meanwhile
+    monkeypatch.setattr(
+        "reborn_nas.study.worker.engine.BEAT", 1e6
+    )  # the search itself writes nothing meanwhile
     url = request.getfixturevalue("server").url if kind == "postgresql" else None
     run = tmp_path / "run"
 

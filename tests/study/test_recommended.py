@@ -10,9 +10,9 @@ import pytest
 from reborn_nas import backbone
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.records import TrialRecord
+from reborn_nas.study.result.standing import recommend_info
 from reborn_nas.study.setup.costs import counted_excess
 from reborn_nas.study.store.reading import RunInfo
-from reborn_nas.study.result.standing import recommend_info
 
 LABELS = ("original", "reborn")
 

@@ -11,10 +11,10 @@ import torch
 
 from reborn_nas.architecture import Architecture
 from reborn_nas.records import TrialRecord
-from reborn_nas.study.trainer.objective import Objective, Stopped
-from reborn_nas.study.trainer.resuming import SavedState
 from reborn_nas.study.plan.runs import Run
 from reborn_nas.study.setup.workbench import Workbench, make_workbench
+from reborn_nas.study.trainer.objective import Objective, Stopped
+from reborn_nas.study.trainer.resuming import SavedState
 from reborn_nas.training import FileCheckpoint, TrainingState
 from tests.study.test_run import tiny
 

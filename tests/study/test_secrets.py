@@ -19,8 +19,8 @@ from reborn_nas.study import status
 from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.config.flags import resume_command
 from reborn_nas.study.config.masking import mask_url, without_secrets
-from reborn_nas.study.trainer.objective import Objective
 from reborn_nas.study.store.opening import open_store
+from reborn_nas.study.trainer.objective import Objective
 from tests.study import postgresql
 
 SECRET = "hunter2"

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from reborn_nas.study.worker import watchdog
 from reborn_nas.study.config.config import StudyConfig
-from reborn_nas.study.worker.engine import Engine
 from reborn_nas.study.plan.phases import Phase
-from reborn_nas.study.worker.progress import SilentProgress
-from reborn_nas.study.store.reading import read_records
 from reborn_nas.study.plan.runs import Run
+from reborn_nas.study.store.reading import read_records
+from reborn_nas.study.worker import watchdog
+from reborn_nas.study.worker.engine import Engine
+from reborn_nas.study.worker.progress import SilentProgress
 from reborn_nas.study.worker.stopping import Stopper
 from reborn_nas.study.worker.watchdog import EXIT_CODE, HungError, Pace, Watchdog
 from tests.study.conftest import FakeObjective, make_bench

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from reborn_nas.architecture import Architecture
-from reborn_nas.backbone import build
-from reborn_nas.backbone import convert
+from reborn_nas.backbone import build, convert
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study import StudyConfig, load_run, plan_search, run_search
@@ -85,7 +84,7 @@ def test_the_screen_is_of_the_parents_width_and_teaches_the_search(tmp_path: Pat
     info = load_run(tmp_path / "run")
     assert [record.phase for record in info.records].count("search") == 2
     assert len(recommend_info(info).architecture.backbone.arguments) == 1
-    from reborn_nas.study.run import find_store
+    from reborn_nas.study.store.storage import find_store
 
     store = find_store(config)
     assert store is not None

@@ -15,8 +15,8 @@ from reborn_nas.analysis.effects.budget import SITES
 from reborn_nas.analysis.effects.linear import Fit, allow_for_splits, as_accuracy, as_design, fit
 from reborn_nas.analysis.effects.losses import agreed_verdicts, loss_bounds
 from reborn_nas.analysis.effects.screening import COLUMNS, FURTHER_COLUMNS, complete_effects, with_said
-from reborn_nas.analysis.student import t_quantile, two_sided_p
 from reborn_nas.analysis.effects.verdicts import NO_VERDICT
+from reborn_nas.analysis.student import t_quantile, two_sided_p
 from reborn_nas.errors import ConfigError
 
 __all__ = ["COLUMNS", "FURTHER_COLUMNS", "depth_slope", "site_effects", "stage_means"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from reborn_nas.analysis.model.additive import fit_codes
 from reborn_nas.analysis.effects.collapse import collapsed
+from reborn_nas.analysis.model.additive import fit_codes
 from reborn_nas.analysis.model.conditions import find_conditions
 from reborn_nas.analysis.model.encoding import Space
 from reborn_nas.analysis.model.evidence import Mixture, integrate, integrate_codes

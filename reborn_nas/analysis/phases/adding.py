@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reborn_nas.analysis.phases.compare import Comparison
 from reborn_nas.analysis.effects.linear import Fit
 from reborn_nas.analysis.effects.shrinkage import Shrunk
+from reborn_nas.analysis.phases.compare import Comparison
 from reborn_nas.analysis.student import t_quantile
 
 __all__ = ["AddsUp", "Sum", "adds_up", "fitted_sum", "shrunk_sum"]

@@ -12,10 +12,18 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from reborn_nas.analysis.phases.compare import Comparison
 from reborn_nas.analysis.effects.intervals import said_interval
+from reborn_nas.analysis.effects.verdicts import (
+    BOTH,
+    CONFIRMED,
+    HARMFUL,
+    NO_VERDICT,
+    RETEST,
+    SCREEN,
+    SUGGESTIVE,
+)
+from reborn_nas.analysis.phases.compare import Comparison
 from reborn_nas.analysis.student import t_quantile
-from reborn_nas.analysis.effects.verdicts import BOTH, CONFIRMED, HARMFUL, NO_VERDICT, RETEST, SCREEN, SUGGESTIVE
 from reborn_nas.errors import ConfigError
 
 MOST_NAMES = 6

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from reborn_nas.analysis.effects.linear import PP, as_accuracy, as_design, block_columns
 from reborn_nas.analysis.designs.options import site_contrasts
+from reborn_nas.analysis.effects.linear import PP, as_accuracy, as_design, block_columns
 from reborn_nas.analysis.student import t_quantile, two_sided_p
 from reborn_nas.errors import ConfigError
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from reborn_nas.backbone.trace.events import Trace
 from reborn_nas.backbone.sites.proving import KNOWN
+from reborn_nas.backbone.trace.events import Trace
 from reborn_nas.backbone.trace.spans import CallSpan
 from reborn_nas.files import sha256_of
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from reborn_nas.backbone.trace.expressions import Progress, module_step
 from reborn_nas.backbone.proof.program import ProgramRecorder
+from reborn_nas.backbone.sites.site import Site
+from reborn_nas.backbone.trace.expressions import Progress, module_step
 from reborn_nas.backbone.trace.recorder import function_name, subclasses
 from reborn_nas.backbone.trace.replica import tensors_in
-from reborn_nas.backbone.sites.site import Site
 from reborn_nas.backbone.trace.spans import CallSpan, SpanFinder
 
 PART = ""

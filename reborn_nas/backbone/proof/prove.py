@@ -11,85 +11,33 @@ what differed; the rest is proved again.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from reborn_nas.activations import get_family
-from reborn_nas.backbone.replace.apply import apply
+from reborn_nas.backbone.load.quiet import quiet
 from reborn_nas.backbone.proof.differences import difference, first_line, kinds, place_of, rough
-from reborn_nas.backbone.trace.inputs import arguments, resized
 from reborn_nas.backbone.proof.marks import Untouched
 from reborn_nas.backbone.proof.numbers import other_numbers, randomised
-from reborn_nas.backbone.replace.placement import WRITTEN
-from reborn_nas.backbone.replace.plan import Plan, draw
 from reborn_nas.backbone.proof.program import Program
-from reborn_nas.backbone.sites.proving import is_own
-from reborn_nas.backbone.load.quiet import quiet
-from reborn_nas.backbone.trace.replica import replicate, tensors_in
-from reborn_nas.backbone.sites.site import Discovery, Site, site_values
 from reborn_nas.backbone.proof.stand_ins import converted, sloped, stand_ins, untouched
+from reborn_nas.backbone.replace.apply import apply
+from reborn_nas.backbone.replace.plan import Plan, draw
+from reborn_nas.backbone.sites.proof import WRITTEN, Proof
+from reborn_nas.backbone.sites.proving import is_own
+from reborn_nas.backbone.sites.site import Discovery, Site, site_values
+from reborn_nas.backbone.trace.inputs import arguments, resized
+from reborn_nas.backbone.trace.replica import replicate, tensors_in
 from reborn_nas.backbone.trace.varied import numbered, shrunk
 from reborn_nas.errors import ConversionError
 
 _DRAWS = 8  # seeds that show whether random numbers decide what runs
 _SEEDS = 3  # further runs in train mode, where a loop tells sites apart
 _GROWN = ((1, 32), (1, 0), (0, 32), (0, 0))  # images and pixels more than in the first run
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What the proof of a network found.
-
-    Args:
-        faults: site → why nothing but its original can stand there.
-        clones: site → "input", "output" or "both": what something later overwrites, and conversion has to copy;
-            "written": its result is written over its map, which somebody reads under another name.
-        spare: paths of activation modules with parameters that nothing uses once all their sites are replaced.
-        proved: sites that were put to the proof and passed.
-        varying: sites that run, or are read, for some numbers and sizes of images only, or by chance.
-    """
-
-    faults: Mapping[str, str] = field(default_factory=dict)
-    clones: Mapping[str, str] = field(default_factory=dict)
-    spare: tuple[str, ...] = ()
-    proved: tuple[str, ...] = ()
-    varying: tuple[str, ...] = ()
-
-    @property
-    def written(self) -> frozenset[str]:
-        """Sites whose result is written over their map."""
-        return frozenset(site for site, what in self.clones.items() if what == WRITTEN)
-
-    @property
-    def digest(self) -> str:
-        """Twelve hex digits of all that was found."""
-        data = list(self.to_dict().values())
-        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values only."""
-        return {
-            "faults": dict(self.faults),
-            "clones": dict(self.clones),
-            "spare": list(self.spare),
-            "proved": list(self.proved),
-            "varying": list(self.varying),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Proof:
-        """The inverse of `to_dict`. Raises KeyError, TypeError or ValueError for what is none."""
-        faults, clones = (
-            {str(k): str(v) for k, v in dict(data[key]).items()} for key in ("faults", "clones")
-        )
-        spare, proved, varying = (tuple(map(str, data[key])) for key in ("spare", "proved", "varying"))
-        return cls(faults, clones, spare, proved, varying)
 
 
 def prove(model: nn.Module, found: Discovery, inputs: Any) -> Proof:

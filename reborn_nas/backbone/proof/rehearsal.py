@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from reborn_nas.backbone.replace.apply import apply
-from reborn_nas.backbone.trace.events import Trace
-from reborn_nas.backbone.replace.heads import Width, widths_of
-from reborn_nas.backbone.trace.inputs import arguments
-from reborn_nas.backbone.proof.numbers import randomised
-from reborn_nas.backbone.replace.plan import Plan
 from reborn_nas.backbone.load.quiet import quiet
-from reborn_nas.backbone.trace.replica import replicate
+from reborn_nas.backbone.proof.numbers import randomised
+from reborn_nas.backbone.replace.apply import apply
+from reborn_nas.backbone.replace.heads import Width, widths_of
+from reborn_nas.backbone.replace.plan import Plan
 from reborn_nas.backbone.sites.site import Discovery
+from reborn_nas.backbone.trace.events import Trace
+from reborn_nas.backbone.trace.inputs import arguments
+from reborn_nas.backbone.trace.replica import replicate
 from reborn_nas.backbone.trace.varied import numbered
 from reborn_nas.errors import SiteError
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.utils import checkpoint
 
+from reborn_nas.backbone.load.quiet import SEED, numbers_to_come, quiet
 from reborn_nas.backbone.proof.marks import Marks
 from reborn_nas.backbone.proof.program import Program, ProgramRecorder
-from reborn_nas.backbone.load.quiet import SEED, numbers_to_come, quiet
 from reborn_nas.backbone.trace.replica import replace_tensors, tensors_in
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from reborn_nas.activations import complete, get_family
 from reborn_nas.architecture import ORIGINAL, Architecture, Choice
 from reborn_nas.backbone.layers.steps import Refusal, Widening
-from reborn_nas.backbone.widen.widening import widening
-from reborn_nas.backbone.trace.events import Trace
 from reborn_nas.backbone.sites.site import Discovery
+from reborn_nas.backbone.trace.events import Trace
+from reborn_nas.backbone.widen.widening import widening
 from reborn_nas.errors import RebornError, SiteError
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from reborn_nas.backbone.widen.edit import apply_widening
+from reborn_nas.backbone.forward.rewrite import rewritten
 from reborn_nas.backbone.replace.heads import set_widths
 from reborn_nas.backbone.replace.placement import Placement
 from reborn_nas.backbone.replace.plan import Plan
 from reborn_nas.backbone.trace.replica import copied
-from reborn_nas.backbone.forward.rewrite import rewritten
+from reborn_nas.backbone.widen.edit import apply_widening
 from reborn_nas.errors import ConversionError
 from reborn_nas.seeds import derive_seed
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from reborn_nas.activations import build_activation
 from reborn_nas.architecture import Choice
-from reborn_nas.backbone.trace.events import Trace
 from reborn_nas.backbone.sites.site import Discovery, site_values
+from reborn_nas.backbone.trace.events import Trace
 
 
 class Gained(nn.Module):

@@ -10,8 +10,8 @@ from torch import nn
 
 from reborn_nas.backbone.forward.naming import attribute_of, join
 from reborn_nas.backbone.forward.rewrite import Edit, Rewrite, locate, rewrite_of
-from reborn_nas.backbone.sites.site import Discovery, Site
 from reborn_nas.backbone.forward.taps import Taps, has_taps
+from reborn_nas.backbone.sites.site import Discovery, Site
 from reborn_nas.errors import ConversionError
 
 

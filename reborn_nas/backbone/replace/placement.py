@@ -12,14 +12,11 @@ from reborn_nas.activations import build_activation
 from reborn_nas.architecture import ORIGINAL, Choice
 from reborn_nas.backbone.replace.gain import Gained, gain_of, without_gain
 from reborn_nas.backbone.replace.original import module_of
+from reborn_nas.backbone.sites.proof import WRITTEN
 from reborn_nas.errors import ConversionError
 
 KEPT = "kept"
 """The function of a placement that keeps the expression which stands in the source."""
-
-
-WRITTEN = "written"
-"""What `Cloned` does where the original works in place on a map that is read under another name too."""
 
 
 class Kept(nn.Module):

@@ -11,14 +11,13 @@ from typing import Any
 from torch import nn
 
 from reborn_nas.architecture import ORIGINAL, Architecture, Choice
-from reborn_nas.backbone.replace.admission import admitted, widened
 from reborn_nas.backbone.layers.steps import Widening
+from reborn_nas.backbone.replace.admission import admitted, widened
 from reborn_nas.backbone.replace.gain import conv_gains
 from reborn_nas.backbone.replace.heads import Width
 from reborn_nas.backbone.replace.means import OwnerRewrite, means_for, taps_for
 from reborn_nas.backbone.replace.original import functional_original
 from reborn_nas.backbone.replace.placement import KEPT, Placement
-from reborn_nas.backbone.find import discover
 from reborn_nas.backbone.sites.site import Discovery, Site
 from reborn_nas.errors import ConversionError
 
@@ -112,35 +111,6 @@ class Plan:
         """Twelve hex digits that change whenever anything in the plan does."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def plan(
-    model: nn.Module,
-    architecture: Architecture,
-    input_size: Any = None,
-    *,
-    example_inputs: Any = None,
-    init: str = "xavier",
-    discovery: Discovery | None = None,
-) -> Plan:
-    """What `apply` has to do to give `model` this architecture. The model is not changed.
-
-    Args:
-        architecture: site → choice; sites that it does not name keep their original.
-        input_size: (C, H, W) of one image.
-        example_inputs: what the forward takes, where that is not one image batch.
-        init: "xavier" (the paper), or "preserve": the converted network starts as the same function where it can.
-        discovery: what `discover(model, …)` returned, to save the tracing.
-
-    Raises:
-        SiteError: unknown sites and choices that a site does not admit, all of them in one message.
-        ConversionError: a forward that cannot be traced or rewritten.
-    """
-    from reborn_nas.backbone.proof.rehearsal import rehearsed  # it applies plans
-
-    found = discovery or discover(model, input_size, example_inputs=example_inputs)
-    steps = outline(model, architecture, found, init)
-    return replace(steps, widths=rehearsed(model, found, steps))
 
 
 def outline(model: nn.Module, architecture: Architecture, found: Discovery, init: str = "xavier") -> Plan:

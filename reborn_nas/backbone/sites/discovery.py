@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from reborn_nas.backbone.sites.units import Unit
 from reborn_nas.backbone.trace.lexical import calls_named, position
 from reborn_nas.backbone.trace.spans import CallSpan
 from reborn_nas.backbone.trace.trace import Trace
-from reborn_nas.backbone.sites.units import Unit
 
 Key = tuple[str, str, CallSpan | None, int]  # prefix, owner, span, iteration
 Call = tuple[str, str, CallSpan | None]  # prefix, owner, span

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from reborn_nas.backbone.sites.units import POINTWISE, SQUASHING, Unit, activation_name
 from reborn_nas.backbone.trace.expressions import MAKING, Expression, NotOne, expression_of
 from reborn_nas.backbone.trace.probing import NotPointwise, has_own_derivative, parameters_of, probe
 from reborn_nas.backbone.trace.trace import Op, Trace
-from reborn_nas.backbone.sites.units import POINTWISE, SQUASHING, Unit, activation_name
 
 _COMPARING = frozenset(["gt", "ge", "lt", "le", "sign", "heaviside"])
 _BENDING = (

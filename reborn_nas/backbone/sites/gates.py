@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
-from reborn_nas.backbone.trace.trace import Op, Trace
 from reborn_nas.backbone.sites.units import SQUASHING, Unit
+from reborn_nas.backbone.trace.trace import Op, Trace
 
 _BROADCASTING = frozenset({"mul", "add", "sub", "div", "truediv"})
 _SHAPE_FROM_OTHER = frozenset({"expand_as", "view_as", "reshape_as", "type_as", "to"})

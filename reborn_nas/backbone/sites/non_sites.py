@@ -9,9 +9,9 @@ from torch import nn
 
 from reborn_nas.activations import BLOCKS
 from reborn_nas.backbone.sites.formulas import Formula, find_formulas
+from reborn_nas.backbone.sites.units import Unit, activation_name
 from reborn_nas.backbone.trace.spans import CallSpan
 from reborn_nas.backbone.trace.trace import Trace
-from reborn_nas.backbone.sites.units import Unit, activation_name
 
 _FROM_NUMBERS = frozenset({"tensor", "as_tensor", "asarray", "from_numpy", "frombuffer"})
 

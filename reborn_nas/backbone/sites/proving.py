@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
+from reborn_nas.backbone.sites.proof import Proof
+from reborn_nas.backbone.sites.site import Discovery
 from reborn_nas.backbone.trace.replica import replicate
 from reborn_nas.errors import ConversionError
-
-if TYPE_CHECKING:
-    from reborn_nas.backbone.sites.proof import Proof
-    from reborn_nas.backbone.sites.site import Discovery
 
 KNOWN = ("torch", "timm", "torchvision", "reborn_nas")
 """Packages whose networks have been converted and compared with the originals, one by one."""
@@ -23,9 +22,13 @@ class Proving:
     Args:
         model: the network. What becomes of it later does not matter: a copy on the meta device is kept.
         inputs: what it is run with.
+        prove: makes the proof of a network with these sites and inputs.
     """
 
-    def __init__(self, model: nn.Module, inputs: Any) -> None:
+    def __init__(
+        self, model: nn.Module, inputs: Any, prove: Callable[[nn.Module, Discovery, Any], Proof]
+    ) -> None:
+        self._prove = prove
         self._model: nn.Module | None = replicate(model, "meta")
         self._inputs = inputs
         self._found: Discovery | None = None
@@ -47,11 +50,9 @@ class Proving:
     def proof(self) -> Proof:
         """The proof, made when first asked for."""
         if self._proof is None:
-            from reborn_nas.backbone.proof.prove import prove  # it plans and applies, which ask for sites
-
             if self._model is None or self._found is None:
                 raise ConversionError("the network was not traced")
-            self._proof = prove(self._model, self._found, self._inputs)
+            self._proof = self._prove(self._model, self._found, self._inputs)
             self._model = self._inputs = self._found = None
         return self._proof
 

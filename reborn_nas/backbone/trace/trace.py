@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from reborn_nas.backbone.trace.events import ModuleCall, Op, Trace, Value, ValueRef
-from reborn_nas.backbone.load.failing import place_of, reason_of, way_out
-from reborn_nas.backbone.trace.inputs import arguments, call_text, moved
 from reborn_nas.backbone.layers.registry import kinds_in
+from reborn_nas.backbone.load.failing import place_of, reason_of, way_out
 from reborn_nas.backbone.load.quiet import quiet
+from reborn_nas.backbone.trace.events import ModuleCall, Op, Trace, Value, ValueRef
+from reborn_nas.backbone.trace.inputs import arguments, call_text, moved
 from reborn_nas.backbone.trace.recorder import Recorder
 from reborn_nas.backbone.trace.replica import replicate
 from reborn_nas.backbone.trace.spans import CallSpan

@@ -6,10 +6,10 @@ The walk asks for them where an operation's general rule (`rules.RULES`) would b
 from __future__ import annotations
 
 from reborn_nas.backbone.layers.cut import CUT
-from reborn_nas.backbone.widen.flow import Blocked, Outcome, Scene, spatial_rank
-from reborn_nas.backbone.widen.known_layers import regroups
 from reborn_nas.backbone.layers.steps import WidenStep
 from reborn_nas.backbone.trace.trace import Op, Trace
+from reborn_nas.backbone.widen.flow import Blocked, Outcome, Scene, spatial_rank
+from reborn_nas.backbone.widen.known_layers import regroups
 
 
 def identity_branch(trace: Trace, total: Op, value: int) -> Op | None:

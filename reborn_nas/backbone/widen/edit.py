@@ -9,12 +9,12 @@ import torch
 from timm.layers.cond_conv2d import CondConv2d
 from torch import Tensor, nn
 
+from reborn_nas.backbone.forward.unfused import leave_unfused
 from reborn_nas.backbone.layers.channelmap import ChannelMap
 from reborn_nas.backbone.layers.cut import make_cut
 from reborn_nas.backbone.layers.regrouped import make_line, make_regrouped, make_split
 from reborn_nas.backbone.layers.standardised import make_partly_standardised
 from reborn_nas.backbone.layers.steps import Widening, WidenStep
-from reborn_nas.backbone.forward.unfused import leave_unfused
 from reborn_nas.errors import ConversionError
 
 WidenInit = Literal["zero", "xavier"]

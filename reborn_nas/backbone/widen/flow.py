@@ -15,9 +15,9 @@ from timm.layers.blur_pool import BlurPool2d
 from torch import nn
 
 from reborn_nas.backbone.layers.channelmap import ChannelMap
-from reborn_nas.backbone.widen.known_layers import regroups, repeats_alike, standardised_weight
 from reborn_nas.backbone.layers.steps import Action, WidenStep
 from reborn_nas.backbone.trace.trace import Op, Trace, ValueRef
+from reborn_nas.backbone.widen.known_layers import regroups, repeats_alike, standardised_weight
 
 
 class Blocked(Exception):

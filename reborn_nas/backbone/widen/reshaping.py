@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+from reborn_nas.backbone.trace.trace import ValueRef
 from reborn_nas.backbone.widen.flow import Blocked, Outcome, Scene, Wide
 from reborn_nas.backbone.widen.known_layers import experts, halved, known_split, shuffled, whole_cut
 from reborn_nas.backbone.widen.sizes import fixes_size
-from reborn_nas.backbone.trace.trace import ValueRef
 
 
 def viewed(scene: Scene) -> Outcome:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from reborn_nas.backbone.widen.edit import flow
-from reborn_nas.backbone.widen.edit import reshaping
+from reborn_nas.backbone.widen import flow, reshaping
 from reborn_nas.backbone.widen.flow import Rule
 
 _POINTWISE = """

@@ -10,14 +10,14 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 
 from reborn_nas.activations import CHANNELS_LAST
-from reborn_nas.backbone.widen.edit import branches
 from reborn_nas.backbone.layers.channelmap import ChannelMap
+from reborn_nas.backbone.layers.steps import EXCLUSIVE, READING, Refusal, Widening, WidenStep
+from reborn_nas.backbone.sites.site import Site, site_values
+from reborn_nas.backbone.trace.trace import Op, Trace
+from reborn_nas.backbone.widen import branches
 from reborn_nas.backbone.widen.flow import Blocked, Rule, Scene, Wide, elementwise, spatial_rank
 from reborn_nas.backbone.widen.rules import BLOCKERS, RULES
-from reborn_nas.backbone.sites.site import Site, site_values
 from reborn_nas.backbone.widen.sizes import takes_size
-from reborn_nas.backbone.layers.steps import EXCLUSIVE, READING, Refusal, Widening, WidenStep
-from reborn_nas.backbone.trace.trace import Op, Trace
 from reborn_nas.errors import SiteError
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from reborn_nas.errors import StudyError
 from reborn_nas.files import PathError, safe_join, write_atomic
 from reborn_nas.report.figures import sights
-from reborn_nas.report.results import tables
 from reborn_nas.report.page.contents import page_of
-from reborn_nas.report.results.findings import Findings, study_findings
 from reborn_nas.report.page.page import Page, Pair, render
+from reborn_nas.report.results import tables
+from reborn_nas.report.results.findings import Findings, study_findings
 from reborn_nas.report.results.view import RunView
 
 if TYPE_CHECKING:

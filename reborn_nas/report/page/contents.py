@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from reborn_nas.report.figures import network
-from reborn_nas.report.figures import sights
+from reborn_nas.report.figures import network, sights
 from reborn_nas.report.page.columns import MAY_NOT
 from reborn_nas.report.page.evidence import evidence
-from reborn_nas.report.results.findings import Findings
 from reborn_nas.report.page.ledger import ledger
 from reborn_nas.report.page.page import Page, Part, Section, show
+from reborn_nas.report.results.findings import Findings
 from reborn_nas.report.results.standing import standing
 from reborn_nas.report.results.view import RunView
 from reborn_nas.report.results.words import duration, interval, number, signed

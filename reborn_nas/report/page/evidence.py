@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from reborn_nas.report.figures import estimates
-from reborn_nas.report.figures import network
-from reborn_nas.report.figures import trials
+from reborn_nas.report.figures import estimates, network, trials
 from reborn_nas.report.page.columns import SITE_TABLE
-from reborn_nas.report.results.findings import Findings
 from reborn_nas.report.page.page import Section, show
+from reborn_nas.report.results.findings import Findings
 from reborn_nas.report.results.view import RunView
 from reborn_nas.report.results.words import interval, signed
 

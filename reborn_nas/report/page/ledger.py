@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from reborn_nas.report.figures import trials
-from reborn_nas.report.results.chosen import sampled_curves
 from reborn_nas.report.page.columns import PHASE_TABLE, PRUNED_TABLE, TRIAL_TABLE
 from reborn_nas.report.page.page import Section, show
+from reborn_nas.report.results.chosen import sampled_curves
 from reborn_nas.report.results.tables import cost_columns, phase_table
 from reborn_nas.report.results.view import RunView
 from reborn_nas.report.results.words import count, number, percent

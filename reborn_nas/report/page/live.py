@@ -6,8 +6,8 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from reborn_nas.report.results.findings import Findings
 from reborn_nas.report.figures.palette import TONES, tone_of
+from reborn_nas.report.results.findings import Findings
 from reborn_nas.report.results.view import RunView
 from reborn_nas.report.results.words import clean, interval, number, signed
 

@@ -117,7 +117,7 @@ def render(page: Page) -> str:
         undefined=jinja2.StrictUndefined,
         finalize=_shown,
     )
-    folder = resources.files("reborn_nas.report")
+    folder = resources.files("reborn_nas.report.page")
     css = f":root{{{css_variables(False)}}}"
     css += f"@media screen and (prefers-color-scheme:dark){{:root{{{css_variables(True)}}}}}"
     css += (folder / "page.css").read_text(encoding="utf-8")

@@ -149,9 +149,7 @@ def probed(model: nn.Module, input_size: Any) -> tuple[nn.Module, tuple[Probe, .
     module of its own are left out.
     """
     from reborn_nas.architecture import Architecture, Choice
-    from reborn_nas.backbone import find_sites
-    from reborn_nas.backbone.replace import apply
-    from reborn_nas.backbone.replace import plan
+    from reborn_nas.backbone import apply, find_sites, plan
 
     sites = [site for site in find_sites(model, input_size) if not site.train_only]
     moved = {

@@ -87,9 +87,7 @@ def _network(kept: Kept) -> tuple[nn.Module, tuple[Probe, ...]]:
     """The trained network of a record, and where its replaced activations are."""
     from safetensors.torch import load_file
 
-    from reborn_nas.backbone import build
-    from reborn_nas.backbone.replace import apply
-    from reborn_nas.backbone.replace import plan
+    from reborn_nas.backbone import apply, build, plan
 
     architecture = Architecture.from_dict(kept[0].architecture)
     model = build(architecture.backbone, device="cpu")

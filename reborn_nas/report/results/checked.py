@@ -99,8 +99,8 @@ def _controls(runs: Sequence[TrialRecord], chance: float) -> pd.DataFrame | None
 def _compared(
     runs: Sequence[TrialRecord], arm: Callable[[TrialRecord], str], reference: str, chance: float
 ) -> pd.DataFrame | None:
-    from reborn_nas.analysis.phases.arms import arm_effects
     from reborn_nas.analysis.effects.collapse import converged
+    from reborn_nas.analysis.phases.arms import arm_effects
 
     accuracy = [float("nan") if record.accuracy is None else record.accuracy for record in runs]
     arms = [arm(record) for record in runs]

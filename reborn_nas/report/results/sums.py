@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from reborn_nas.analysis import Comparison
-    from reborn_nas.analysis.phases.adding import AddsUp
     from reborn_nas.analysis.effects.linear import Fit
+    from reborn_nas.analysis.phases.adding import AddsUp
 
 __all__ = ["Sums", "sums"]
 
@@ -67,8 +67,8 @@ def sums(
         chance: accuracy of a guess.
         level: the budget's for saying that effects do not add up.
     """
-    from reborn_nas.analysis.phases.compare import curvature
     from reborn_nas.analysis.effects.linear import tilt
+    from reborn_nas.analysis.phases.compare import curvature
 
     ends = _ends(view, chance)
     method = [] if ends is None else [_baseline_words(view, ends)]
@@ -156,8 +156,8 @@ def _at_candidate(
     view: RunView, screen: Designed, fitted: Fit, candidate: Comparison, level: float
 ) -> AddsUp | None:
     """The shrunk effects of the candidate's sites, and what its kernel and compression add, against what it gains."""
-    from reborn_nas.analysis.phases.adding import adds_up, fitted_sum, shrunk_sum
     from reborn_nas.analysis.effects.shrinkage import shrink
+    from reborn_nas.analysis.phases.adding import adds_up, fitted_sum, shrunk_sum
 
     record = next((r for r in view.phase("candidate") if r.arm == "candidate"), None)
     change = None if record is None else _option_change(screen, record)

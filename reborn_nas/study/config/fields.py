@@ -143,7 +143,7 @@ def _storage(value: str) -> str:
 
 
 def _artifacts(value: Any) -> Any:
-    from reborn_nas.study.trainer.bucket import SCHEME, parse_bucket
+    from reborn_nas.study.config.masking import SCHEME, parse_bucket
 
     text = str(value) if isinstance(value, Path) else value
     if isinstance(text, str) and text.startswith(SCHEME):

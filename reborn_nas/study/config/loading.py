@@ -51,7 +51,7 @@ def shipped_studies() -> dict[str, Path]:
 
 def shipped_files(*, replications: bool) -> dict[str, Path]:
     """Name → file of what lies in `studies/`, in the package or beside it in a checkout: searches or replications."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     folder = package / "studies" if (package / "studies").is_dir() else package.parent / "studies"
     return {
         path.stem: path

@@ -9,9 +9,21 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-__all__ = ["HIDDEN", "STORAGE_VARIABLE", "is_readable", "mask_text", "mask_url", "without_secrets"]
+__all__ = [
+    "HIDDEN",
+    "SCHEME",
+    "STORAGE_VARIABLE",
+    "is_readable",
+    "mask_text",
+    "mask_url",
+    "parse_bucket",
+    "without_secrets",
+]
 
 HIDDEN = "***"
+
+SCHEME = "s3://"
+"""How the address of a bucket begins."""
 
 STORAGE_VARIABLE = "REBORN_NAS_STORAGE"
 """Environment variable with a storage's whole URL, password included."""
@@ -112,3 +124,13 @@ def _mask_blindly(url: str) -> str:
         host, sign, query = rest.rpartition("@")[2].partition("?")
         return f"{scheme}{user[0] if user else ''}{HIDDEN}@{host}{sign}{HIDDEN if query else ''}"
     return scheme + (HIDDEN if re.search("[@?:]", rest) else rest)
+
+
+def parse_bucket(url: str) -> tuple[str, str]:
+    """Bucket and prefix of `s3://bucket/prefix`. Raises ValueError where it is none."""
+    match = re.fullmatch(r"s3://([a-z0-9][a-z0-9.\-]{1,61}[a-z0-9])(?:/([\w.\-/]*))?", url)
+    if match is None:
+        raise ValueError(
+            "s3://BUCKET/PREFIX; keys and endpoint come from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …)"
+        )
+    return match[1], (match[2] or "").strip("/")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.errors import ConfigError
@@ -13,11 +13,34 @@ from reborn_nas.study.plan.contrast import Contrast, Side
 from reborn_nas.winners import best_of
 
 if TYPE_CHECKING:
-    from reborn_nas.study.setup.costs import CostBook
+    from reborn_nas.analysis.model.maximise import Budget
 
 __all__ = ["Candidate", "decide_candidate", "leading_factors", "top_factors", "twin"]
 
 TOP = 5
+
+
+class Limits(Protocol):
+    """What is asked of a study's costs, here where nothing is counted."""
+
+    @property
+    def limits(self) -> Sequence[Any]:
+        """The limits; none where every network is allowed."""
+
+    def excess(self, architecture: Architecture) -> Mapping[str, float]:
+        """Quantity → by what share of its limit the architecture is above it."""
+
+    def fits(self, architecture: Architecture) -> bool:
+        """Whether the architecture keeps every limit."""
+
+    def budgets(
+        self,
+        choices: Mapping[str, Sequence[str]],
+        build: Callable[[Mapping[str, str]], Architecture],
+        *,
+        tightened: Mapping[str, float] | None = None,
+    ) -> tuple[Budget, ...]:
+        """The limits as sums over the parameters."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +74,7 @@ def decide_candidate(
     spec: BackboneSpec,
     *,
     recommended: Callable[[], Architecture | None] = lambda: None,
-    costs: CostBook | None = None,
+    costs: Limits | None = None,
 ) -> Candidate:
     """Level 1 where the screen's estimate is positive, in the pooled best form; without a screen what is recommended.
 
@@ -83,7 +106,7 @@ def decide_candidate(
 
 
 def _from_screen(
-    usable: Sequence[TrialRecord], contrast: Contrast, spec: BackboneSpec, costs: CostBook | None
+    usable: Sequence[TrialRecord], contrast: Contrast, spec: BackboneSpec, costs: Limits | None
 ) -> Candidate | None:
     ended = converged_runs(usable)
     if not ended:
@@ -136,7 +159,7 @@ def _within(
     wanted: Mapping[str, Choice],
     effects: Mapping[str, float],
     spec: BackboneSpec,
-    costs: CostBook | None,
+    costs: Limits | None,
 ) -> dict[str, Choice] | None:
     """`wanted`, with level 0 in place of the factors that the limits leave no room for; None where nothing fits."""
     if costs is None or not costs.limits or costs.fits(contrast.architecture(spec, wanted)):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from reborn_nas.analysis import minimum_detectable_effect
-from reborn_nas.analysis.effects.aliases import find_aliases
 from reborn_nas.analysis.designs.blocks import split_allowance
+from reborn_nas.analysis.effects.aliases import find_aliases
 from reborn_nas.analysis.effects.budget import spend
 from reborn_nas.architecture import BackboneSpec
 from reborn_nas.study.plan.contrast import Contrast

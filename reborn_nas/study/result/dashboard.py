@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.files import safe_join, write_atomic
-from reborn_nas.study.store.artifacts import ARTIFACTS, ATTRIBUTE
 from reborn_nas.study.result.notes import note_trials, study_note
+from reborn_nas.study.store.artifacts import ARTIFACTS, ATTRIBUTE
 from reborn_nas.study.store.opening import is_writable, open_store
 from reborn_nas.study.store.reading import RunStatus, read_status
 

@@ -78,8 +78,8 @@ def recommend_info(info: RunInfo) -> Recommended:
     """
     from reborn_nas.analysis.model.maximise import Budget
     from reborn_nas.backbone.load.variants import is_argument, with_arguments
-    from reborn_nas.study.setup.costs import counted_excess
     from reborn_nas.study.plan.recommending import own_words, recommend_run
+    from reborn_nas.study.setup.costs import counted_excess
 
     if "backbone" not in info.settings:
         raise ConfigError("the run has just begun: it keeps no settings yet")

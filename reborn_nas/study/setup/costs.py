@@ -187,9 +187,7 @@ class CostBook:
         return share * base, costs
 
     def _latency(self, architecture: Architecture) -> float:
-        from reborn_nas.backbone import build
-        from reborn_nas.backbone.replace import apply
-        from reborn_nas.backbone.replace import plan
+        from reborn_nas.backbone import apply, build, plan
         from reborn_nas.training.latency import measure_latency
 
         key = architecture.digest

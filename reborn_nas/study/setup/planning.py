@@ -10,15 +10,15 @@ from reborn_nas.architecture import Architecture, BackboneSpec
 from reborn_nas.errors import StudyError
 from reborn_nas.records import public_name
 from reborn_nas.study.config.config import StudyConfig
-from reborn_nas.study.plan.contrast import members_of
-from reborn_nas.study.setup.costs import CostBook
-from reborn_nas.study.store.folder import check_run_folder, is_run_folder
-from reborn_nas.study.plan.phases import Phase, plan_phases
-from reborn_nas.study.setup.processes import choose_processes
-from reborn_nas.study.plan.prospects import Prospects, screen_prospects
 from reborn_nas.study.config.settings import difference
+from reborn_nas.study.plan.contrast import members_of
+from reborn_nas.study.plan.phases import Phase, plan_phases
+from reborn_nas.study.plan.prospects import Prospects, screen_prospects
+from reborn_nas.study.setup.costs import CostBook
+from reborn_nas.study.setup.processes import choose_processes
 from reborn_nas.study.setup.warm import read_parent
 from reborn_nas.study.setup.workbench import Workbench, make_workbench
+from reborn_nas.study.store.folder import check_run_folder, is_run_folder
 
 if TYPE_CHECKING:
     from reborn_nas.analysis.model.maximise import Budget
@@ -146,7 +146,7 @@ def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
         RebornError: every fault that can be seen before training.
     """
     check_run_folder(config.folder)
-    from reborn_nas.study.run import find_store
+    from reborn_nas.study.store.storage import find_store
 
     store = find_store(config) if config.storage or is_run_folder(config.folder) else None
     if store is not None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from reborn_nas.architecture import ORIGINAL, BackboneSpec, Choice
 from reborn_nas.errors import ConfigError
 from reborn_nas.study.config.config import StudyConfig, split_contrast
-from reborn_nas.study.plan.contrast import Contrast, make_contrast, members_of
 from reborn_nas.study.config.settings import settings_digest
+from reborn_nas.study.plan.contrast import Contrast, make_contrast, members_of
 from reborn_nas.study.setup.variants import parent_arguments, trace_variants
 
 if TYPE_CHECKING:
@@ -333,7 +333,7 @@ def _after(path: Path, word: str) -> str:
 
 def _commit() -> str:
     """The checkout's commit, marked `-dirty` where files differ from it; "" for an installed package."""
-    folder = Path(__file__).parents[2]
+    folder = Path(__file__).parents[3]
     if not (folder / ".git").exists():
         return ""
     try:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from reborn_nas.errors import RebornError, StudyError
 from reborn_nas.faults import blame_machine
 from reborn_nas.known import is_known_storage
-from reborn_nas.study.store.folder import is_run_folder, read_json
 from reborn_nas.study.config.masking import HIDDEN, STORAGE_VARIABLE, mask_url
+from reborn_nas.study.store.folder import is_run_folder, read_json
 from reborn_nas.study.store.storage import (
     JOURNAL,
     RunStore,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from reborn_nas.records import TrialRecord
+from reborn_nas.study.plan.runs import Run
 from reborn_nas.study.store.attempts import (
     REJECTED,
     Attempts,
@@ -25,7 +26,6 @@ from reborn_nas.study.store.attempts import (
 )
 from reborn_nas.study.store.journal import together
 from reborn_nas.study.store.lease import LeaseWatch, identity, is_here, is_own, lives
-from reborn_nas.study.plan.runs import Run
 from reborn_nas.study.store.telling import Told
 
 if TYPE_CHECKING:

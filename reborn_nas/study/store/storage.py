@@ -18,9 +18,9 @@ from urllib.parse import quote, urlsplit
 
 from reborn_nas.commands import install_line
 from reborn_nas.errors import RebornError, StudyError
-from reborn_nas.study.store.lease import LeaseWatch, identity
 from reborn_nas.study.config.masking import is_readable, mask_url, without_secrets
 from reborn_nas.study.config.objectives import directions
+from reborn_nas.study.store.lease import LeaseWatch, identity
 from reborn_nas.study.store.patience import PATIENCE, be_patient, cause_of, is_passing
 from reborn_nas.study.store.silence import Question, asking
 
@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.study._frozen import FrozenStudy
 
+    from reborn_nas.study.config.config import StudyConfig
+
 __all__ = [
     "RunStore",
     "connect",
+    "find_store",
     "journal_path",
     "open_run",
     "opened_url",
@@ -385,3 +388,18 @@ def open_run(
 def _is_used(storage: BaseStorage, study: FrozenStudy) -> bool:
     """Whether somebody keeps something in `study`; a search that was killed as it began left it empty."""
     return bool(study.user_attrs) or bool(storage.get_all_trials(study._study_id, deepcopy=False))
+
+
+def find_store(config: StudyConfig, *, patience: float = 0.0) -> RunStore | None:
+    """The run's store where it exists, else None; `patience` as in `connect`. What does not exist is not made."""
+    url = run_url(config.folder, config.storage)
+    file = storage_file(url)
+    if file is not None and not file.is_file():
+        return None
+    makes_tables = not url.startswith(("journal://", "grpc://"))
+    storage = connect(url, patience=patience, read_only=makes_tables)
+    if config.study_name not in {summary.study_name for summary in storage.get_all_studies()}:
+        return None
+    if makes_tables:
+        storage = connect(url, patience=patience)
+    return open_run(storage, config.study_name, create=True, objectives=config.objectives)

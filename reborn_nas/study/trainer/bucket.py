@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.commands import install_line
 from reborn_nas.errors import StudyError, TrainingError
+from reborn_nas.study.config.masking import parse_bucket
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
 
     from reborn_nas.training import TrainingState
 
-__all__ = ["SCHEME", "BucketCheckpoint", "open_bucket", "parse_bucket"]
-
-SCHEME = "s3://"
+__all__ = ["BucketCheckpoint", "open_bucket"]
 
 PATIENCE: dict[str, Any] = {
     "connect_timeout": 5,
@@ -26,16 +24,6 @@ PATIENCE: dict[str, Any] = {
     "retries": {"total_max_attempts": 3, "mode": "standard"},
 }
 """A bucket that does not answer holds a training up for half a minute, not for the ten that boto3 would wait."""
-
-
-def parse_bucket(url: str) -> tuple[str, str]:
-    """Bucket and prefix of `s3://bucket/prefix`. Raises ValueError where it is none."""
-    match = re.fullmatch(r"s3://([a-z0-9][a-z0-9.\-]{1,61}[a-z0-9])(?:/([\w.\-/]*))?", url)
-    if match is None:
-        raise ValueError(
-            "s3://BUCKET/PREFIX; keys and endpoint come from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …)"
-        )
-    return match[1], (match[2] or "").strip("/")
 
 
 def open_bucket(url: str) -> ArtifactStore:

@@ -20,13 +20,14 @@ from reborn_nas.errors import DeviceLostError, DivergedError
 from reborn_nas.faults import MachineError, machine_fault, wait_out
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.records import EXCESS, TrialRecord
-from reborn_nas.study.trainer.bucket import SCHEME, BucketCheckpoint, open_bucket, parse_bucket
-from reborn_nas.study.setup.costs import CostBook
-from reborn_nas.study.trainer.resuming import STATES, SavedState
+from reborn_nas.study.config.masking import SCHEME, parse_bucket
 from reborn_nas.study.plan.runs import Run
+from reborn_nas.study.setup.costs import CostBook
 from reborn_nas.study.setup.warm import ParentWeights, is_warm_study, search_recipe
-from reborn_nas.study.trainer.weights import keep_weights
 from reborn_nas.study.setup.workbench import Workbench, environment
+from reborn_nas.study.trainer.bucket import BucketCheckpoint, open_bucket
+from reborn_nas.study.trainer.resuming import STATES, SavedState
+from reborn_nas.study.trainer.weights import keep_weights
 from reborn_nas.training import FileCheckpoint
 from reborn_nas.training.device import check_device, empty_cache, is_out_of_memory
 from reborn_nas.training.recompute import recompute_activations
@@ -194,9 +195,7 @@ class Objective:
         return phase == "search" and is_warm_study(self._bench)
 
     def _build(self, architecture: Architecture, run: Run) -> nn.Module:
-        from reborn_nas.backbone import build
-        from reborn_nas.backbone.replace import apply
-        from reborn_nas.backbone.replace import plan
+        from reborn_nas.backbone import apply, build, plan
 
         spec = architecture.backbone
         warm = self._is_warm(run.phase)

@@ -14,27 +14,27 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.errors import DeviceLostError
 from reborn_nas.faults import FIRST_WAIT, LONGEST_WAIT, PATIENCE, MachineError, machine_fault, pause
 from reborn_nas.records import TrialRecord
+from reborn_nas.study.plan.phases import ORDER, Phase
+from reborn_nas.study.plan.runs import Run
+from reborn_nas.study.setup.planning import site_row
+from reborn_nas.study.setup.warm import search_epochs
 from reborn_nas.study.store.artifacts import Illustrate, picture_attributes
 from reborn_nas.study.store.journal import together
-from reborn_nas.study.worker.leading import Leader
 from reborn_nas.study.store.lease import BEAT
-from reborn_nas.study.worker.logs import log, training
-from reborn_nas.study.trainer.objective import Pruned, Stopped
 from reborn_nas.study.store.patience import AwayError
-from reborn_nas.study.plan.phases import ORDER, Phase
-from reborn_nas.study.setup.planning import site_row
+from reborn_nas.study.store.queue import Claim, RunQueue
+from reborn_nas.study.store.telling import told
+from reborn_nas.study.trainer.objective import Pruned, Stopped
+from reborn_nas.study.worker.leading import Leader
+from reborn_nas.study.worker.logs import log, training
 from reborn_nas.study.worker.progress import Progress
 from reborn_nas.study.worker.proposing import MOST_REJECTIONS, Proposer
-from reborn_nas.study.store.queue import Claim, RunQueue
-from reborn_nas.study.plan.runs import Run
 from reborn_nas.study.worker.stopping import Stopper
-from reborn_nas.study.store.telling import told
-from reborn_nas.study.setup.warm import search_epochs
 from reborn_nas.study.worker.watchdog import HungError, Pace, Watchdog
 
 if TYPE_CHECKING:
-    from reborn_nas.study.store.storage import RunStore
     from reborn_nas.study.setup.workbench import Workbench
+    from reborn_nas.study.store.storage import RunStore
 
 __all__ = ["Engine", "Executes", "told"]
 

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.errors import StudyError
-from reborn_nas.study.trainer.bucket import SCHEME
 from reborn_nas.study.config.config import StudyConfig, known_settings
-from reborn_nas.study.worker.logs import log_to
-from reborn_nas.study.config.masking import mask_url
+from reborn_nas.study.config.masking import SCHEME, mask_url
 from reborn_nas.study.plan.phases import Phase
 from reborn_nas.study.setup.processes import processes_here
+from reborn_nas.study.store.storage import JOURNAL, RunStore, connect, open_run, require_file
+from reborn_nas.study.worker.logs import log_to
 from reborn_nas.study.worker.progress import Progress, SilentProgress
 from reborn_nas.study.worker.stopping import Stopper
-from reborn_nas.study.store.storage import JOURNAL, RunStore, connect, open_run, require_file
 from reborn_nas.study.worker.workers import run_worker, supervise
 
 if TYPE_CHECKING:

@@ -11,27 +11,27 @@ from typing import TYPE_CHECKING
 from reborn_nas.architecture import Architecture, Choice
 from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.records import TrialRecord
-from reborn_nas.study.plan import designs
-from reborn_nas.study.store.artifacts import artifacts_of
-from reborn_nas.study.store.attempts import is_final
-from reborn_nas.study.plan.checks import TOP_ALONE, check_runs
-from reborn_nas.study.setup.costs import CostBook
-from reborn_nas.study.plan.decide import Candidate, decide_candidate, leading_factors, top_factors
-from reborn_nas.study.store.journal import GatheringJournal, together
-from reborn_nas.study.worker.logs import log
 from reborn_nas.study.config.objectives import objective_values
+from reborn_nas.study.plan import designs
+from reborn_nas.study.plan.checks import TOP_ALONE, check_runs
+from reborn_nas.study.plan.decide import Candidate, decide_candidate, leading_factors, top_factors
 from reborn_nas.study.plan.phases import Phase
-from reborn_nas.study.worker.progress import Progress
-from reborn_nas.study.store.queue import RunQueue
 from reborn_nas.study.plan.recommending import recommend_run
 from reborn_nas.study.plan.runs import Run
+from reborn_nas.study.setup.costs import CostBook
 from reborn_nas.study.setup.warm import is_warm_study
+from reborn_nas.study.store.artifacts import artifacts_of
+from reborn_nas.study.store.attempts import is_final
+from reborn_nas.study.store.journal import GatheringJournal, together
+from reborn_nas.study.store.queue import RunQueue
+from reborn_nas.study.worker.logs import log
+from reborn_nas.study.worker.progress import Progress
 from reborn_nas.winners import DIGITS
 
 if TYPE_CHECKING:
+    from reborn_nas.study.setup.workbench import Workbench
     from reborn_nas.study.store.attempts import Census
     from reborn_nas.study.store.storage import RunStore
-    from reborn_nas.study.setup.workbench import Workbench
 
 __all__ = ["Leader", "begin_anew", "hopeless"]
 

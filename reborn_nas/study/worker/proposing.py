@@ -10,20 +10,20 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.errors import StudyError
 from reborn_nas.faults import blame_machine
 from reborn_nas.records import TrialRecord
-from reborn_nas.seeds import derive_seed
-from reborn_nas.study.store.patience import AwayError
 from reborn_nas.samplers.pruning import make_pruner, rungs
-from reborn_nas.study.store.queue import Claim
 from reborn_nas.samplers.registry import learns_from_pruned, make_sampler
-from reborn_nas.study.store.telling import Told, told
+from reborn_nas.seeds import derive_seed
 from reborn_nas.study.setup.warm import search_epochs
+from reborn_nas.study.store.patience import AwayError
+from reborn_nas.study.store.queue import Claim
+from reborn_nas.study.store.telling import Told, told
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.study import Study
 
-    from reborn_nas.study.store.storage import RunStore
     from reborn_nas.study.setup.workbench import Workbench
+    from reborn_nas.study.store.storage import RunStore
 
 __all__ = ["MOST_REJECTIONS", "Proposer"]
 

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, cast
 from reborn_nas.errors import DeviceLostError, RebornError, StudyError
 from reborn_nas.known import remember_code, remember_storage
 from reborn_nas.records import TrialRecord
-from reborn_nas.study.store.artifacts import Illustrate
-from reborn_nas.study.setup.children import start_child
 from reborn_nas.study.config.config import StudyConfig
+from reborn_nas.study.config.masking import mask_url
+from reborn_nas.study.setup.children import start_child
+from reborn_nas.study.store.artifacts import Illustrate
 from reborn_nas.study.worker.engine import Engine
 from reborn_nas.study.worker.logs import VERBOSE, log, log_to
-from reborn_nas.study.config.masking import mask_url
 from reborn_nas.study.worker.progress import Progress, SilentProgress
 from reborn_nas.study.worker.stopping import NOTICE, Stopper
 from reborn_nas.study.worker.watchdog import EXIT_CODE
@@ -319,11 +319,11 @@ def run_worker(
     """
     import torch
 
-    from reborn_nas.study.trainer.objective import Objective
     from reborn_nas.study.plan.phases import Phase
     from reborn_nas.study.setup.planning import check_same
-    from reborn_nas.study.run import find_store
     from reborn_nas.study.setup.workbench import make_workbench, settle_numerics
+    from reborn_nas.study.store.storage import find_store
+    from reborn_nas.study.trainer.objective import Objective
     from reborn_nas.training import threads_each
 
     torch.set_num_threads(config.threads or threads_each(config.processes))

@@ -1,0 +1,1 @@
+"""Designs: which site is reborn in which run."""

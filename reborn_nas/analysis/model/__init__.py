@@ -1,0 +1,1 @@
+"""Model: accuracy as a sum over the sites' choices, and the best network under budgets."""

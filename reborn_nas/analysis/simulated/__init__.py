@@ -1,0 +1,1 @@
+"""Simulations: studies and search problems with a planted truth."""

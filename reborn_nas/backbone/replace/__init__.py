@@ -1,0 +1,1 @@
+"""Replace: a plan of the conversion as plain data, and applying it."""

@@ -1,0 +1,1 @@
+"""Sites: which recorded operations are activations, and what may stand in their place."""

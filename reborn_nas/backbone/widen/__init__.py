@@ -1,0 +1,1 @@
+"""Widen: which tensors must grow behind a doubled activation, and making them grow."""

@@ -1,0 +1,1 @@
+"""Figures: findings drawn as SVG and PNG."""

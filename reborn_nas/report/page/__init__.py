@@ -1,0 +1,1 @@
+"""Page: figures, tables and words put together, and the files written."""

@@ -1,0 +1,1 @@
+"""Probe: what the sites of two trained networks see."""

@@ -1,0 +1,1 @@
+"""Results: from a run's records to findings, tables and words."""

@@ -1,0 +1,1 @@
+"""Samplers and pruners: ordinary Optuna ones, by name."""

@@ -1,0 +1,1 @@
+"""Settings: what a study is asked to do, read from flags, YAML and keywords into one frozen `StudyConfig`."""

@@ -1,0 +1,1 @@
+"""Results: what a run found, for the terminal and for optuna-dashboard."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from reborn_nas.retraining import train
     from reborn_nas.space import SearchSpace, load_space
     from reborn_nas.study import AdditiveSampler, StudyConfig
-    from reborn_nas.training.latency import measure_latency
+    from reborn_nas.training.measure.latency import measure_latency
 
 __version__ = "0.1.0"
 
@@ -44,7 +44,7 @@ _LAZY = {
     "find_sites": "backbone",
     "fold": "activations",
     "load_space": "space",
-    "measure_latency": "training.latency",
+    "measure_latency": "training.measure.latency",
     "minimum_detectable_effect": "analysis",
     "plan": "backbone",
     "recommend": "api",

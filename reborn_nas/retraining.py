@@ -64,7 +64,7 @@ def train(
     """
     from reborn_nas.data import load_dataset
     from reborn_nas.export import Parent, check_forms, check_target, export_trained, prepare, retrain
-    from reborn_nas.training.device import pick_device
+    from reborn_nas.training.device.selection import pick_device
 
     if seeds < 1:
         raise ConfigError(f"seeds: at least one training, not {seeds}")

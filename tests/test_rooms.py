@@ -50,6 +50,17 @@ INSIDE = {
         "cost",
     ),
     "report": ("probe", "results", "figures", "page"),
+    "training": (
+        "device",
+        "recipe",
+        "weights",
+        "result",
+        "checkpoint",
+        "step",
+        "evaluation",
+        "loop",
+        "measure",
+    ),
     "study": ("config", "plan", "store", "setup", "trainer", "worker", "result", "run"),
 }
 """A room → the rooms inside of it, from the bottom up. Imports for typing and inside of functions count."""

@@ -22,8 +22,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Try and print; 1 where something is wrong."""
     import_networks()
-    from reborn_nas.training.device import pick_device
-    from reborn_nas.training.doctor import examine
+    from reborn_nas.training.device.selection import pick_device
+    from reborn_nas.training.measure.doctor import examine
 
     device, note = pick_device(args.device)
     found = []

@@ -25,7 +25,7 @@ from reborn_nas.files import write_atomic
 from reborn_nas.models.adapter import adapted
 from reborn_nas.models.converted import build_network
 from reborn_nas.models.exported import CONFIG, CONFIG_VERSION, ENTRY, WEIGHTS
-from reborn_nas.training.example import COUNTS, steady_logits
+from reborn_nas.training.measure.example import COUNTS, steady_logits
 
 __all__ = ["Trained", "export_trained", "export_trained_many"]
 

@@ -1,17 +1,16 @@
 """Recipes and the training loop. It reports through a callback and knows nothing of who listens."""
 
 from reborn_nas.training.checkpoint import Checkpoint, FileCheckpoint, TrainingState
-from reborn_nas.training.compiled import second_rung
-from reborn_nas.training.cores import available_cores, available_memory, cpu_threads, threads_each
-from reborn_nas.training.estimate import Estimate, estimate_epoch
+from reborn_nas.training.device.cpu import available_cores, available_memory, cpu_threads, threads_each
+from reborn_nas.training.device.precision import cpu_has_bf16, parameter_count, resolve_precision
 from reborn_nas.training.evaluation import evaluate
-from reborn_nas.training.example import example_of, save_example
-from reborn_nas.training.initial import draw_weights
 from reborn_nas.training.loop import train
-from reborn_nas.training.precision import cpu_has_bf16, parameter_count, resolve_precision
-from reborn_nas.training.recipe import Recipe, get_recipe, recipe_names
+from reborn_nas.training.measure.estimate import Estimate, estimate_epoch
+from reborn_nas.training.measure.example import example_of, save_example
+from reborn_nas.training.recipe import Recipe, batch_sizes, get_recipe, learning_rates, recipe_names
 from reborn_nas.training.result import Evaluation, TrainingResult
-from reborn_nas.training.schedule import batch_sizes, learning_rates
+from reborn_nas.training.step.compiled import second_rung
+from reborn_nas.training.weights import draw_weights
 
 __all__ = [
     "Checkpoint",

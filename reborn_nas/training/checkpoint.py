@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 
 from reborn_nas.errors import TrainingError
 from reborn_nas.faults import blame_machine
@@ -73,8 +75,6 @@ class FileCheckpoint:
             TrainingError: the file is damaged.
             MachineError: the disk cannot be read.
         """
-        from safetensors import safe_open
-
         if not self.path.exists():
             return None
         try:
@@ -96,8 +96,6 @@ class FileCheckpoint:
         """Write `state`, on every `every`-th epoch."""
         if state.epoch % self.every:
             return
-        from safetensors.torch import save
-
         data = {
             "version": VERSION,
             "epoch": state.epoch,

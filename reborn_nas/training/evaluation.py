@@ -13,11 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from reborn_nas.data import ImageSet, Resident
-from reborn_nas.training.device import empty_cache, is_out_of_memory
-from reborn_nas.training.graph import Recorder, Replay, Snapshot
-from reborn_nas.training.precision import arithmetic, resolve_precision
+from reborn_nas.training.device.precision import arithmetic, resolve_precision
+from reborn_nas.training.device.selection import empty_cache, is_out_of_memory
 from reborn_nas.training.result import Evaluation
-from reborn_nas.training.step import logits_of
+from reborn_nas.training.step.graph import Recorder, Replay, Snapshot
+from reborn_nas.training.step.step import logits_of
 
 BATCH = 500
 """Images at once, at most; part of no result, as nothing depends on it in eval mode but rounding."""

@@ -18,19 +18,25 @@ from torch import nn
 from reborn_nas.data import ImageSet, Resident
 from reborn_nas.errors import DivergedError, TrainingError
 from reborn_nas.seeds import derive_seed
-from reborn_nas.training.average import Average, check_decay
 from reborn_nas.training.checkpoint import Checkpoint, TrainingState
-from reborn_nas.training.compiled import Compiled, eagerly
-from reborn_nas.training.device import check_device, first_line
+from reborn_nas.training.device.cpu import kept_heap
+from reborn_nas.training.device.precision import resolve_precision
+from reborn_nas.training.device.selection import check_device, first_line
 from reborn_nas.training.evaluation import Tally
-from reborn_nas.training.graph import WARM_UP, Batch, CudaRecorder, GraphStep, Recorder, Step, StepSnapshot
-from reborn_nas.training.heap import kept_heap
-from reborn_nas.training.initial import draw_weights
-from reborn_nas.training.precision import resolve_precision
-from reborn_nas.training.recipe import Recipe
+from reborn_nas.training.recipe import Recipe, batch_sizes, learning_rates
 from reborn_nas.training.result import TrainingResult
-from reborn_nas.training.schedule import batch_sizes, learning_rates
-from reborn_nas.training.step import TrainingStep
+from reborn_nas.training.step.compiled import Compiled, eagerly
+from reborn_nas.training.step.graph import (
+    WARM_UP,
+    Batch,
+    CudaRecorder,
+    GraphStep,
+    Recorder,
+    Step,
+    StepSnapshot,
+)
+from reborn_nas.training.step.step import TrainingStep
+from reborn_nas.training.weights import Average, check_decay, draw_weights
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 

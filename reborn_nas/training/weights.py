@@ -1,4 +1,4 @@
-"""The weights of a whole network drawn anew: Xavier's way (paper, Sec. 4.3) or Kaiming He's."""
+"""The weights of a whole network: drawn anew by Xavier's or Kaiming He's rule, and averaged over the steps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from reborn_nas.errors import TrainingError
 from reborn_nas.seeds import derive_seed, generator
 
 SCHEMES: Mapping[str, Callable[..., Tensor]] = {
@@ -40,3 +41,53 @@ def draw_weights(model: nn.Module, scheme: str, seed: int) -> None:
                 parameter.copy_(drawn)
             elif name.rpartition(".")[2] == "bias" and name.rpartition(".")[0] in biases:
                 parameter.zero_()
+
+
+__all__ = ["Average", "check_decay"]
+
+
+def check_decay(decay: float) -> float:
+    """`decay`, where it is in [0, 1). Raises TrainingError elsewhere."""
+    if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
+        raise TrainingError(f"the decay of the weights' moving average is in [0, 1), not {decay!r}")
+    return float(decay)
+
+
+class Average:
+    """mean ← d·mean + (1 − d)·weights after every step, of parameters and of floating-point buffers.
+
+    d = min(decay, (1 + t)/(10 + t)) in step t, so that the start is forgotten soon (as TensorFlow's
+    ExponentialMovingAverage does with its `num_updates`).
+
+    Args:
+        model: on its device, in its memory format; its tensors must stay where they are.
+        decay: in (0, 1).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        live = {k: v.detach() for k, v in model.state_dict().items() if v.is_floating_point()}
+        self.names, self.live = list(live), list(live.values())
+        self.mean = [tensor.clone() for tensor in self.live]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take the weights after step `step`, counted from 0, into the mean."""
+        weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.mean, self.live, weight)
+
+    @torch.no_grad()
+    def into_model(self) -> None:
+        """Put the mean in the place of the weights."""
+        for live, mean in zip(self.live, self.mean, strict=True):
+            live.copy_(mean)
+
+    def state(self) -> dict[str, Tensor]:
+        """The mean as `average/<name>`."""
+        return {f"average/{name}": tensor for name, tensor in zip(self.names, self.mean, strict=True)}
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`. Raises KeyError where a tensor is missing."""
+        for name, mean in zip(self.names, self.mean, strict=True):
+            mean.copy_(tensors[f"average/{name}"])

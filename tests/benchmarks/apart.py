@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from reborn_nas.training.heap import kept_heap
+from reborn_nas.training.device.cpu import kept_heap
 from tests.benchmarks.harness import Timing, turns
 
 Make = Callable[..., Callable[[int], object]]

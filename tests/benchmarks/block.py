@@ -53,7 +53,7 @@ def captured(run: Callable[[], None], device: torch.device) -> Callable[[], None
     """On a GPU the same as a graph, so that no launch is waited for; both rivals get one."""
     if device.type != "cuda":
         return run
-    from reborn_nas.training.graph import CudaRecorder
+    from reborn_nas.training.step.graph import CudaRecorder
 
     recorder = CudaRecorder(device)
     recorder.warm_up([run] * 3)

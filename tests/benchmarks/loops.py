@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from reborn_nas.data import ImageSet
 from reborn_nas.training import Recipe
-from reborn_nas.training.graph import CudaRecorder
 from reborn_nas.training.loop import _Run
+from reborn_nas.training.step.graph import CudaRecorder
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 

@@ -242,7 +242,7 @@ def test_latency_is_of_as_many_images_as_asked_for(monkeypatch: pytest.MonkeyPat
     from types import SimpleNamespace
 
     from reborn_nas.study.setup.workbench import make_workbench
-    from reborn_nas.training import latency
+    from reborn_nas.training.measure import latency
 
     asked: list[int] = []
 

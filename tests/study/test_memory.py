@@ -16,7 +16,7 @@ from reborn_nas.records import TrialRecord
 from reborn_nas.study.plan.runs import Run
 from reborn_nas.study.setup.workbench import Workbench, make_workbench
 from reborn_nas.study.trainer.objective import Objective
-from reborn_nas.training.device import check_device
+from reborn_nas.training.device.selection import check_device
 from tests.study.test_run import tiny
 
 RUN = Run("screen/3", "screen", "design", seed=7)
@@ -100,6 +100,6 @@ def test_a_training_that_fails_is_the_networks_fault_while_the_device_computes(
     monkeypatch.setattr(
         "reborn_nas.study.trainer.objective.check_device", lambda _, error: check_device("cuda", error)
     )
-    monkeypatch.setattr("reborn_nas.training.device.probe", fails)
+    monkeypatch.setattr("reborn_nas.training.device.selection.probe", fails)
     with pytest.raises(DeviceLostError, match="no longer answers in this process, after: CUDA error"):
         train_reborn(bench, tmp_path / "lost")

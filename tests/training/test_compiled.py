@@ -10,7 +10,7 @@ from torch import nn
 from reborn_nas.data import split
 from reborn_nas.errors import TrainingError
 from reborn_nas.training import Recipe, TrainingResult, train
-from reborn_nas.training.compiled import Compiled, keep_cache, regions, second_rung
+from reborn_nas.training.step.compiled import Compiled, keep_cache, regions, second_rung
 from tests.training.test_graph import StandIn
 from tests.training.toys import small_net, squares
 

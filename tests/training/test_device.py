@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from reborn_nas.errors import DeviceLostError, StudyError
-from reborn_nas.training import device
-from reborn_nas.training.device import check_device, driver_version, is_out_of_memory, pick_device
+from reborn_nas.training.device import selection as device
+from reborn_nas.training.device.selection import check_device, driver_version, is_out_of_memory, pick_device
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, count: int, fault: str = "") -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from reborn_nas.cli.main import main
-from reborn_nas.training import doctor, survey
-from reborn_nas.training.doctor import examine
-from reborn_nas.training.survey import describe
+from reborn_nas.training.device import selection
+from reborn_nas.training.device.selection import describe
+from reborn_nas.training.measure import doctor
+from reborn_nas.training.measure.doctor import examine
 
 
 def fail(text: str) -> None:
@@ -72,7 +73,7 @@ def test_the_line_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda place: (12 * 2**30, 15 * 2**30))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: (7, 5))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(survey, "driver_version", lambda: "560.35.03")
+    monkeypatch.setattr(selection, "driver_version", lambda: "560.35.03")
     expected = "Tesla T4 (sm_75), driver 560.35.03, CUDA 13.0, 12.0 of 15.0 GiB free, trains in fp16"
     assert describe(torch.device("cuda"), "fp16") == expected
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda place: (9, 0))

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from reborn_nas.data import load_dataset
-from reborn_nas.training.example import save_example
+from reborn_nas.training.measure.example import save_example
 
 
 class SharesWork(nn.Module):

@@ -15,7 +15,7 @@ import torch
 
 from reborn_nas.data import Augmentation, split
 from reborn_nas.training import Recipe, TrainingResult, train
-from reborn_nas.training.graph import CudaRecorder
+from reborn_nas.training.step.graph import CudaRecorder
 from tests.training.toys import small_net, squares
 
 
@@ -75,7 +75,7 @@ def run(recorder: StandIn | None, monkeypatch: pytest.MonkeyPatch) -> tuple[Trai
 def _rate(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the learning rate in a tensor, as on a GPU, or as a number."""
     from reborn_nas.training import loop
-    from reborn_nas.training.step import TrainingStep
+    from reborn_nas.training.step.step import TrainingStep
 
     def step(*arguments: Any, **named: Any) -> TrainingStep:
         return TrainingStep(*arguments, tensor_rate=request.param, **named)

@@ -20,7 +20,7 @@ MIB = 2**20
 SCRIPT = """
 import ctypes, json, os
 import torch
-from reborn_nas.training.heap import kept_heap
+from reborn_nas.training.device.cpu import kept_heap
 
 NAMES = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
 

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from reborn_nas.training import evaluation, loop
-from reborn_nas.training.graph import relative_differences
-from reborn_nas.training.hidden_state import HiddenState
-from reborn_nas.training.step import TrainingStep
+from reborn_nas.training.step.graph import relative_differences
+from reborn_nas.training.step.hidden_state import HiddenState
+from reborn_nas.training.step.step import TrainingStep
 from tests.training.test_recorded import Recording, run
 from tests.training.toys import small_net
 

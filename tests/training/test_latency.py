@@ -8,8 +8,8 @@ from torch import nn
 
 from reborn_nas.activations import build_activation
 from reborn_nas.errors import TrainingError
-from reborn_nas.training import latency
-from reborn_nas.training.latency import measure_latency
+from reborn_nas.training.measure import latency
+from reborn_nas.training.measure.latency import measure_latency
 
 
 class Slow(nn.Module):

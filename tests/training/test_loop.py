@@ -20,14 +20,14 @@ from reborn_nas.training import (
     Recipe,
     TrainingResult,
     draw_weights,
-    estimate,
     estimate_epoch,
     evaluate,
     get_recipe,
     learning_rates,
     train,
 )
-from reborn_nas.training.step import total_loss
+from reborn_nas.training.measure import estimate
+from reborn_nas.training.step.step import total_loss
 from tests.training.toys import small_net, squares
 
 

@@ -36,7 +36,7 @@ class Waits(TorchDispatchMode):
 def test_an_epoch_reads_the_device_once_at_its_end(
     recorder: StandIn | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from reborn_nas.training.step import TrainingStep
+    from reborn_nas.training.step.step import TrainingStep
 
     waits = Waits()
     steps: list[int] = []

@@ -18,7 +18,7 @@ import reborn_nas as rn
 from reborn_nas.activations import spare_memory
 from reborn_nas.data import Augmentation, Resident, split
 from reborn_nas.training import Recipe, TrainingResult, train
-from reborn_nas.training.latency import measure_latency
+from reborn_nas.training.measure.latency import measure_latency
 from tests.benchmarks.networks import network, pictures
 from tests.training.toys import Kept, small_net, squares
 

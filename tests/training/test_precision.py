@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from reborn_nas.errors import TrainingError
-from reborn_nas.training import precision, resolve_precision
+from reborn_nas.training import resolve_precision
+from reborn_nas.training.device import precision
 
 SMALL = nn.Conv2d(3, 8, 3)
 LARGE = nn.Linear(1000, 100)  # 100,100 parameters

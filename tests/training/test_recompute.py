@@ -11,7 +11,7 @@ from torch import nn
 
 import reborn_nas as rn
 from reborn_nas.errors import TrainingError
-from reborn_nas.training.recompute import recompute_activations
+from reborn_nas.training.step.recompute import recompute_activations
 
 
 def stepped(model: nn.Module) -> dict[str, torch.Tensor]:

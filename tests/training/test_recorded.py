@@ -15,7 +15,7 @@ import reborn_nas as rn
 from reborn_nas.activations import spare_memory
 from reborn_nas.data import Augmentation, split
 from reborn_nas.training import Recipe, TrainingResult, evaluation, loop, train
-from reborn_nas.training.step import TrainingStep
+from reborn_nas.training.step.step import TrainingStep
 from tests.training.toys import small_net, squares
 
 

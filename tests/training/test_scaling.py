@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from reborn_nas.data import split
-from reborn_nas.training import Recipe, TrainingResult, scaling, train
-from reborn_nas.training.scaling import LossScaler
+from reborn_nas.training import Recipe, TrainingResult, train
+from reborn_nas.training.step import step as scaling
+from reborn_nas.training.step.step import LossScaler
 from tests.training.toys import Kept, small_net, squares
 
 

@@ -24,10 +24,10 @@ import reborn_nas as rn
 from reborn_nas.data import split
 from reborn_nas.errors import DeviceLostError
 from reborn_nas.training import Recipe, TrainingResult, evaluation, loop, train
-from reborn_nas.training.device import check_device, is_out_of_memory
-from reborn_nas.training.doctor import examine
-from reborn_nas.training.graph import Recorder
-from reborn_nas.training.step import TrainingStep
+from reborn_nas.training.device.selection import check_device, is_out_of_memory
+from reborn_nas.training.measure.doctor import examine
+from reborn_nas.training.step.graph import Recorder
+from reborn_nas.training.step.step import TrainingStep
 from tests.benchmarks.networks import MIXED, pictures
 from tests.training import test_hidden_state as own
 from tests.training.test_recorded import Recording
@@ -221,12 +221,12 @@ def test_trainings_leave_no_memory_behind(place: Place) -> None:
 ASSERTING = """
 import sys, torch
 from reborn_nas.errors import DeviceLostError
-from reborn_nas.training.device import check_device
+from reborn_nas.training.device.selection import check_device
 if sys.argv[1] == "cuda":
     def fail():
         torch.zeros(2, device="cuda")[torch.tensor([7], device="cuda")].cpu()
 else:
-    from reborn_nas.training import device
+    from reborn_nas.training.device import selection as device
     def probe(place):
         raise RuntimeError("CUDA error: device-side assert triggered")
     device.probe = probe

@@ -188,7 +188,7 @@ class CostBook:
 
     def _latency(self, architecture: Architecture) -> float:
         from reborn_nas.backbone import apply, build, plan
-        from reborn_nas.training.latency import measure_latency
+        from reborn_nas.training.measure.latency import measure_latency
 
         key = architecture.digest
         if key not in self._latencies:

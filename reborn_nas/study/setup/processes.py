@@ -146,7 +146,7 @@ def measure_epoch(bench: Workbench, threads: int | None) -> Estimate:
     from reborn_nas.backbone import build
     from reborn_nas.backbone.cost import predict
     from reborn_nas.training import cpu_threads, estimate_epoch
-    from reborn_nas.training.device import check_device, empty_cache, is_out_of_memory
+    from reborn_nas.training.device.selection import check_device, empty_cache, is_out_of_memory
 
     recipe = bench.recipe
     if bench.device == "cpu":  # there the time is in proportion to the images, so a few do

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reborn_nas.data import ImageSet
     from reborn_nas.space import SearchSpace
     from reborn_nas.training import Recipe
-    from reborn_nas.training.survey import Survey
+    from reborn_nas.training.device.selection import Survey
 
 __all__ = ["Workbench", "environment", "make_workbench", "settle_numerics"]
 
@@ -230,7 +230,7 @@ def _survey(config: StudyConfig, device: str | None, precision: str) -> Survey:
     import torch
 
     from reborn_nas.study.setup.children import call_in_child
-    from reborn_nas.training.survey import survey
+    from reborn_nas.training.device.selection import survey
 
     if device is not None:
         return survey(device, precision)
@@ -297,8 +297,7 @@ def environment(device: str) -> dict[str, str]:
     import torch
     import torchvision
 
-    from reborn_nas.training.device import driver_version
-    from reborn_nas.training.survey import has_tf32
+    from reborn_nas.training.device.selection import driver_version, has_tf32
 
     found = {
         "python": platform.python_version(),

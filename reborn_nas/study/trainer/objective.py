@@ -29,8 +29,8 @@ from reborn_nas.study.trainer.bucket import BucketCheckpoint, open_bucket
 from reborn_nas.study.trainer.resuming import STATES, SavedState
 from reborn_nas.study.trainer.weights import keep_weights
 from reborn_nas.training import FileCheckpoint
-from reborn_nas.training.device import check_device, empty_cache, is_out_of_memory
-from reborn_nas.training.recompute import recompute_activations
+from reborn_nas.training.device.selection import check_device, empty_cache, is_out_of_memory
+from reborn_nas.training.step.recompute import recompute_activations
 from reborn_nas.winners import EXPLORED
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.config.objectives import is_beaten, objective_values
-from reborn_nas.training.example import save_example
+from reborn_nas.training.measure.example import save_example
 from reborn_nas.winners import DIGITS, EXPLORED
 
 if TYPE_CHECKING:

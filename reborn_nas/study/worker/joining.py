@@ -67,7 +67,7 @@ def join(
     place = {"storage": storage, "device": device, "devices": devices}
     config = StudyConfig(**{**_settled(store, storage), **changes, **place, "workers": workers})
     if config.workers == "auto":
-        from reborn_nas.training.device import pick_device
+        from reborn_nas.training.device.selection import pick_device
 
         config = config.with_processes(processes_here(pick_device(device)[0], config))
     config.folder.mkdir(parents=True, exist_ok=True)

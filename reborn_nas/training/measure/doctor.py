@@ -14,12 +14,11 @@ from reborn_nas.activations import build_activation
 from reborn_nas.activations.phases import KINDS, kernels_work
 from reborn_nas.data import ImageSet, load_dataset, split
 from reborn_nas.seeds import derive_seed
-from reborn_nas.training.device import first_line, probe
+from reborn_nas.training.device.precision import resolve_precision
+from reborn_nas.training.device.selection import describe, first_line, probe
 from reborn_nas.training.loop import train
-from reborn_nas.training.precision import resolve_precision
 from reborn_nas.training.recipe import Recipe
 from reborn_nas.training.result import TrainingResult
-from reborn_nas.training.survey import describe
 
 KINDS_OF_SITE = ("relu", "reborn", "crelu", "positive_twin")
 ARITHMETIC = {"fp32": 0.02, "bf16": 0.25, "fp16": 0.1}

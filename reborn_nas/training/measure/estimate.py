@@ -14,14 +14,13 @@ import torch
 from torch import nn
 
 from reborn_nas.data import ImageSet, Resident
-from reborn_nas.training.device import first_line
+from reborn_nas.training.device.cpu import kept_heap
+from reborn_nas.training.device.precision import resolve_precision
+from reborn_nas.training.device.selection import first_line
 from reborn_nas.training.evaluation import BATCH, Tally
-from reborn_nas.training.graph import CudaRecorder, GraphStep, Recorder, Step
-from reborn_nas.training.heap import kept_heap
-from reborn_nas.training.precision import resolve_precision
-from reborn_nas.training.recipe import Recipe
-from reborn_nas.training.schedule import batch_sizes
-from reborn_nas.training.step import TrainingStep
+from reborn_nas.training.recipe import Recipe, batch_sizes
+from reborn_nas.training.step.graph import CudaRecorder, GraphStep, Recorder, Step
+from reborn_nas.training.step.step import TrainingStep
 
 PATIENCE = 10.0
 """Seconds after which no further step is measured."""

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import save
+from torch import nn
 
+from reborn_nas.data import ImageSet
 from reborn_nas.files import write_atomic
-from reborn_nas.training.cores import cpu_threads
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from reborn_nas.data import ImageSet
+from reborn_nas.training.device.cpu import cpu_threads
 
 __all__ = ["COUNTS", "example_of", "save_example", "steady_logits"]
 
@@ -24,8 +21,6 @@ THREADS = (1, 2, 4, 8)
 
 def save_example(model: nn.Module, images: ImageSet, path: Path) -> None:
     """Write what `example_of` gives as a safetensors file."""
-    from safetensors.torch import save
-
     write_atomic(path, save(example_of(model, images)))
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from reborn_nas.activations import fold
 from reborn_nas.errors import TrainingError
-from reborn_nas.training.precision import HALF
+from reborn_nas.training.device.precision import HALF
 
 WARM_UP, REPEATS = 3, 15
 

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from reborn_nas.training.hidden_state import HiddenState
-from reborn_nas.training.step import TrainingStep
+from reborn_nas.training.step.hidden_state import HiddenState
+from reborn_nas.training.step.step import TrainingStep
 
 WARM_UP = 3
 """Eager steps before a capture, in which cuDNN chooses its kernels and lazy buffers are made; the graph is compared

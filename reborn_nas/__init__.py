@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from reborn_nas.architecture import Architecture, BackboneSpec, Choice
     from reborn_nas.backbone import Plan, Site, apply, convert, find_sites, plan
     from reborn_nas.errors import RebornError
+    from reborn_nas.metric import Metric
     from reborn_nas.retraining import train
     from reborn_nas.space import SearchSpace, load_space
     from reborn_nas.study import AdditiveSampler, StudyConfig
@@ -32,6 +33,7 @@ _LAZY = {
     "Architecture": "architecture",
     "BackboneSpec": "architecture",
     "Choice": "architecture",
+    "Metric": "metric",
     "Plan": "backbone",
     "RebornError": "errors",
     "SearchSpace": "space",
@@ -65,6 +67,7 @@ __all__ = [
     "Architecture",
     "BackboneSpec",
     "Choice",
+    "Metric",
     "Plan",
     "RebornError",
     "SearchSpace",

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from reborn_nas.metric import unknown_chance
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -52,11 +54,12 @@ class TrialRecord:
         levels: two-level coding of a designed run, site → 0 (original) or 1; empty elsewhere.
         block: index of the train/validation split.
         seed: the seed of initialisation, order and augmentation.
-        accuracy: in [0, 1], of the part that the phase judges by (validation; reserved images in the retest);
-            of a diverged run its last value, or chance.
+        accuracy: the score, larger is better (`reborn_nas.metric`): of a classifier its accuracy in [0, 1]; of the part
+            that the phase judges by (validation; reserved images in the retest);
+            of a diverged run its last score, or chance.
         accuracy_part: name of that part.
         accuracy_n: images in that part.
-        test_accuracy: in [0, 1]; only candidate-against-parent runs have one.
+        test_accuracy: the score on the test part; only candidate-against-parent runs have one.
         test_n: images in the test set.
         train_loss_sum: sum of the epochs' mean training losses.
         epochs: epochs trained.
@@ -72,6 +75,7 @@ class TrialRecord:
         started, finished: UTC, ISO 8601.
         environment: versions and host, as the worker saw them.
         extra: further scalars by name.
+        chance: score of a training that came to nothing, where the metric says one.
     """
 
     key: str
@@ -104,6 +108,7 @@ class TrialRecord:
     finished: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, float] = field(default_factory=dict)
+    chance: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only."""
@@ -122,12 +127,17 @@ class TrialRecord:
 
 
 def chance_level(records: Iterable[TrialRecord]) -> float:
-    """Accuracy of a guess, where the records tell the number of classes; else 0."""
-    for record in records:
+    """Score of a guess: as a record says, else 1/classes; of a training of one's own without any, far below all."""
+    known = list(records)
+    for record in known:
+        if record.chance is not None:
+            return record.chance
         backbone = record.architecture.get("backbone")
         classes = backbone.get("num_classes") if isinstance(backbone, Mapping) else None
         if isinstance(classes, int) and classes > 0:
             return 1 / classes
+        if classes == 0:
+            return unknown_chance(one.accuracy for one in known)
     return 0.0
 
 

@@ -17,6 +17,7 @@ ROWS = (
         "commands",
         "documents",
         "known",
+        "metric",
         "records",
         "seeds",
         "files",

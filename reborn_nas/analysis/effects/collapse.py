@@ -57,7 +57,7 @@ def collapsed(accuracy: Any, chance: float = 0.0, failed: Any = None, arms: Any 
     upper = float(np.median(judged[judged >= middle]))
     below = np.where(there, values, np.inf)
     fallen = (below < upper - LOST_SHARE * (upper - chance)) & (below < middle - APART * spread)
-    if chance > 0 and upper > chance:
+    if chance != 0 and upper > chance:
         fallen |= below < upper - AT_CHANCE * (upper - chance)
     far = (below < middle - FAR_APART * spread) & ~known
     if spread > 0 and far.sum() <= RARE * there.sum():

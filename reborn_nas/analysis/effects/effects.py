@@ -18,11 +18,80 @@ from reborn_nas.analysis.effects.screening import COLUMNS, FURTHER_COLUMNS, comp
 from reborn_nas.analysis.effects.verdicts import NO_VERDICT
 from reborn_nas.analysis.student import t_quantile, two_sided_p
 from reborn_nas.errors import ConfigError
+from reborn_nas.metric import ACCURACY, Metric, unknown_chance
 
-__all__ = ["COLUMNS", "FURTHER_COLUMNS", "depth_slope", "site_effects", "stage_means"]
+__all__ = ["COLUMNS", "FURTHER_COLUMNS", "depth_slope", "score_effects", "site_effects", "stage_means"]
 
 
 def site_effects(
+    design: Any,
+    accuracy: Any,
+    *,
+    names: Sequence[Any] | None = None,
+    block: Any = None,
+    covariates: Any = None,
+    stages: Sequence[Any] | None = None,
+    seed: int = 0,
+    chance: float | None = None,
+    failed: Any = None,
+    level: float = SITES,
+    metric: Metric = ACCURACY,
+) -> pd.DataFrame:
+    """The average marginal effect of each site in a screen, one row a site, in percentage points (pp).
+
+    Of another metric than the accuracy in that metric's unit: an effect above 0 is an improvement, also where smaller
+    values are better.
+
+    y = μ + block + Σ βᵢxᵢ + covariates + ε with xᵢ = ±½, by least squares over the runs that converged
+    (`collapse.collapsed`); two-sided t and Benjamini–Hochberg over the sites; shrinkage; P(top-5) and 90 % rank
+    intervals (rank 1 is best), where they are calibrated. The verdict is that of the screen alone: `suggestive`,
+    `harmful` or `unresolved` (`verdicts` adds the retest), and `no verdict` where the runs cannot carry one.
+
+    Args:
+        design: (N, n) bool, True where the site is reborn.
+        accuracy: (N,) values of the metric, of the accuracy in [0, 1]; NaN for a missing run.
+        names: the sites' names; 0 … n−1 without.
+        block: (N,) the train/validation split of each run.
+        covariates: (N, k) such as `option_counts(kernel=…)`.
+        stages: the stage of each site, added as a last column `stage`.
+        seed: of the draws behind P(top-5) and the rank intervals.
+        chance: accuracy of a guess: what tells a collapsed run, and one of the two readings of a missing one. Without,
+            the metric's `worst`, or a value far below all that were seen.
+        failed: (N,) bool, runs that are known to have failed, such as those whose loss was not finite.
+        level: of Benjamini–Hochberg.
+        metric: what the values are of; the accuracy without.
+
+    Returns:
+        A table with the columns `COLUMNS` and `FURTHER_COLUMNS`: the interval that belongs to the verdict (`said_…`),
+        the one that holds for all sites together (`joint_…`), and the failed runs with and without the site, with the
+        p value of its making them fail. Its `attrs` hold sigma (pp), df, n_runs, missing, collapsed, detectable (pp,
+        80 % power), max_correlation, level and warnings. With missing runs also
+        `at_chance` and `at_block_mean`, the effects under both readings of them.
+
+    Raises:
+        ConfigError: fewer runs than parameters, a site that the runs cannot tell from others, or values outside of
+            the metric's range.
+
+    Example:
+        >>> table = site_effects(screen_design(33, 96), accuracy)
+        >>> table = site_effects(design, errors, metric=Metric("rmse", unit="degrees", higher_is_better=False))
+    """
+    given = np.asarray(accuracy, dtype=np.float64)
+    scores = np.array([metric.score(value) for value in given.ravel().tolist()]).reshape(given.shape)
+    guess = unknown_chance(scores) if chance is None and not metric.is_accuracy else 0.0
+    if chance is not None:
+        guess = metric.score(chance)
+    elif metric.worst_score is not None:
+        guess = metric.worst_score
+    table = score_effects(
+        design, scores, names=names, block=block, covariates=covariates, stages=stages, seed=seed, chance=guess,
+        failed=failed, level=level,
+    )  # fmt: skip
+    table.attrs |= {"metric": metric.text, "unit": metric.unit}
+    return table
+
+
+def score_effects(
     design: Any,
     accuracy: Any,
     *,
@@ -35,38 +104,7 @@ def site_effects(
     failed: Any = None,
     level: float = SITES,
 ) -> pd.DataFrame:
-    """The average marginal effect of each site in a screen, one row a site, in percentage points (pp).
-
-    y = μ + block + Σ βᵢxᵢ + covariates + ε with xᵢ = ±½, by least squares over the runs that converged
-    (`collapse.collapsed`); two-sided t and Benjamini–Hochberg over the sites; shrinkage; P(top-5) and 90 % rank
-    intervals (rank 1 is best), where they are calibrated. The verdict is that of the screen alone: `suggestive`,
-    `harmful` or `unresolved` (`verdicts` adds the retest), and `no verdict` where the runs cannot carry one.
-
-    Args:
-        design: (N, n) bool, True where the site is reborn.
-        accuracy: (N,) in [0, 1]; NaN for a missing run.
-        names: the sites' names; 0 … n−1 without.
-        block: (N,) the train/validation split of each run.
-        covariates: (N, k) such as `option_counts(kernel=…)`.
-        stages: the stage of each site, added as a last column `stage`.
-        seed: of the draws behind P(top-5) and the rank intervals.
-        chance: accuracy of a guess: what tells a collapsed run, and one of the two readings of a missing one.
-        failed: (N,) bool, runs that are known to have failed, such as those whose loss was not finite.
-        level: of Benjamini–Hochberg.
-
-    Returns:
-        A table with the columns `COLUMNS` and `FURTHER_COLUMNS`: the interval that belongs to the verdict (`said_…`),
-        the one that holds for all sites together (`joint_…`), and the failed runs with and without the site, with the
-        p value of its making them fail. Its `attrs` hold sigma (pp), df, n_runs, missing, collapsed, detectable (pp,
-        80 % power), max_correlation, level and warnings. With missing runs also
-        `at_chance` and `at_block_mean`, the effects under both readings of them.
-
-    Raises:
-        ConfigError: fewer runs than parameters, or a site that the runs cannot tell from others.
-
-    Example:
-        >>> table = site_effects(screen_design(33, 96), accuracy)
-    """
+    """`site_effects` of scores (see `reborn_nas.metric`), which records hold."""
     levels = as_design(design)
     outcome = as_accuracy(accuracy, len(levels))
     table = complete_effects(
@@ -90,7 +128,7 @@ def site_effects(
         table["at_chance"], table["at_block_mean"] = bounds.chance["effect"], bounds.block_mean["effect"]
     table.attrs |= {"missing": missing, "warnings": tuple(said)}
     for line in said:
-        warnings.warn(line, UserWarning, stacklevel=2)
+        warnings.warn(line, UserWarning, stacklevel=3)
     n = levels.shape[1]
     if stages is not None:
         if len(stages) != n:

@@ -71,16 +71,19 @@ def as_design(design: Any) -> BoolArray:
 
 
 def as_accuracy(accuracy: Any, n_runs: int) -> FloatArray:
-    """`accuracy` as floats (runs,) in [0, 1], NaN where missing. Raises ConfigError otherwise."""
+    """`accuracy`, one score a run (see `reborn_nas.metric`), as floats (runs,), NaN where missing.
+
+    Raises:
+        ConfigError: another number of them, none that is finite, or an infinite one.
+    """
     array = np.asarray(accuracy, dtype=np.float64)
     if array.shape != (n_runs,):
         raise ConfigError(f"accuracy has one number for each of the {n_runs} runs, not shape {array.shape}")
     if not np.isfinite(array).any():
         raise ConfigError("accuracy: no run has a finite value, so there is nothing to estimate")
-    if np.isinf(array).any() or np.nanmin(array) < 0 or np.nanmax(array) > 1:
+    if np.isinf(array).any():
         raise ConfigError(
-            f"accuracy is in [0, 1], with NaN for a missing run; got values from {np.nanmin(array):g} to "
-            f"{np.nanmax(array):g}" + ("; divide percent by 100" if np.nanmax(array) > 1 else "")
+            "accuracy: NaN stands for a missing run; infinite values have no place in an average"
         )
     return array
 

@@ -73,7 +73,7 @@ def candidate_against_parent(
     part, so that it hardly enters the difference.
 
     Raises:
-        ConfigError: fewer than two seeds in an arm, or accuracies outside [0, 1].
+        ConfigError: fewer than two seeds in an arm, or infinite values.
     """
     first, second = _arm(candidate, "candidate"), _arm(parent, "parent")
     notes = []
@@ -196,6 +196,6 @@ def _arm(accuracy: Any, name: str) -> FloatArray:
     array = array[~np.isnan(array)]
     if len(array) < 2:
         raise ConfigError(f"{name}: at least two finished runs are needed, got {len(array)}")
-    if array.min() < 0 or array.max() > 1:
-        raise ConfigError(f"{name}: accuracies are in [0, 1], got {array.min():g} to {array.max():g}")
+    if not np.isfinite(array).all():
+        raise ConfigError(f"{name}: infinite values have no place in an average")
     return array

@@ -198,13 +198,13 @@ def _effects(
 
     None where the runs allow none, and why: "" where they are too few.
     """
-    from reborn_nas.analysis import site_effects
+    from reborn_nas.analysis.effects.effects import score_effects
     from reborn_nas.analysis.effects.linear import unvaried
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they stand in attrs["warnings"]
         try:
-            found = site_effects(
+            found = score_effects(
                 screen.design, screen.accuracy, names=screen.names, block=screen.block, covariates=covariates,
                 chance=chance, failed=screen.diverged, level=budget.screen,
             )  # fmt: skip

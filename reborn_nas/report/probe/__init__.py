@@ -1,1 +1,0 @@
-"""Probe: what the sites of two trained networks see."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reborn_nas.export import Card, Trained, Trainings
     from reborn_nas.records import TrialRecord
     from reborn_nas.report import RunView
-    from reborn_nas.report.probe.features import Sight
+    from reborn_nas.report.probe import Sight
     from reborn_nas.study import PlanView, Progress, RunInfo, RunResult, StudyConfig
     from reborn_nas.study.result.dashboard import Shown
     from reborn_nas.study.result.standing import Recommended, Standing
@@ -478,7 +478,7 @@ def _foreign_code(records: Iterable[TrialRecord]) -> str | None:
 def _sights(info: RunInfo, trust_source: bool) -> tuple[tuple[Sight, ...], tuple[str, ...]]:
     """What the sites of parent and candidate see, where both networks' weights were kept; and why it is left out."""
     from reborn_nas.errors import RebornError
-    from reborn_nas.report.probe.watching import watch
+    from reborn_nas.report.probe import watch
 
     data = info.plan.get("data", {})
     kept = {r.arm: (r, path) for r in info.records if r.phase == "candidate" and (path := info.checkpoint(r))}

@@ -14,11 +14,12 @@ from reborn_nas.data.folder import EXTENSIONS
 from reborn_nas.errors import DataError, StudyError
 from reborn_nas.files import write_atomic
 from reborn_nas.replicate.run import Outcome
+from reborn_nas.report.figures.painting import png
 from reborn_nas.report.figures.sights import maps_figure, sight_table
-from reborn_nas.report.probe.watching import watch
+from reborn_nas.report.probe import watch
 
 if TYPE_CHECKING:
-    from reborn_nas.report.probe.features import Sight
+    from reborn_nas.report.probe import Sight
 
 __all__ = ["draw_figures", "draw_run", "pictures_in"]
 
@@ -139,6 +140,6 @@ def _write(sights: Sequence[Sight], out: Path) -> list[Path]:
         drawing = maps_figure(sight, number, WIDTH)
         stem = re.sub(r"[^A-Za-z0-9_.@-]", "_", sight.site)
         written.append(write_atomic(out / f"maps-{stem}.svg", drawing.svg(literal=True)))
-        written.append(write_atomic(out / f"maps-{stem}.png", drawing.png()))
+        written.append(write_atomic(out / f"maps-{stem}.png", png(drawing)))
     table = sight_table(sights).to_csv(index=False, float_format="%.6g", lineterminator="\n")
     return [*written, write_atomic(out / "sights.csv", table)]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from reborn_nas.report.figures.pictures import trial_pictures
+from reborn_nas.report.figures.trials import trial_pictures
 from reborn_nas.report.page.build import build_report
 from reborn_nas.report.results.findings import Findings, study_findings
-from reborn_nas.report.results.standing import comparison_words
+from reborn_nas.report.results.networks import comparison_words
 from reborn_nas.report.results.view import RunView
 
 __all__ = ["Findings", "RunView", "build_report", "comparison_words", "study_findings", "trial_pictures"]

@@ -1,4 +1,4 @@
-"""What the sites see (the paper's Figs. 1 and 4): what ReLU discards there, and what a reborn block makes of it."""
+"""What each site sees: the energy that ReLU discards, dead channels, feature maps before and after the block."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reborn_nas.activations.layout import convolve, to_channels_first
 from reborn_nas.activations.phases import negative_part
 from reborn_nas.activations.reborn import Reborn, deconvolve
-from reborn_nas.errors import SiteError
+from reborn_nas.architecture import Architecture, Choice
+from reborn_nas.backbone import apply, build, find_sites, plan
+from reborn_nas.errors import SiteError, StudyError
+from reborn_nas.faults import blame_machine
+from reborn_nas.records import TrialRecord
 
 _PLAIN = frozenset({"relu", "silu", "hardswish", "mish", "selu"})
 """Activations without parameters: one can be put in another's place without changing the network."""
@@ -148,9 +155,6 @@ def probed(model: nn.Module, input_size: Any) -> tuple[nn.Module, tuple[Probe, .
     Shared and functional activations become modules; sites whose activation has parameters of its own and no
     module of its own are left out.
     """
-    from reborn_nas.architecture import Architecture, Choice
-    from reborn_nas.backbone import apply, find_sites, plan
-
     sites = [site for site in find_sites(model, input_size) if not site.train_only]
     moved = {
         site.name: Choice(site.activation)
@@ -284,9 +288,87 @@ def _stretched(one: Tensor) -> Tensor:
 
 def picture(pixels: Tensor) -> bytes:
     """(1 or 3, H, W) uint8 as a PNG."""
-    from PIL import Image
-
     array = pixels.permute(1, 2, 0).cpu().numpy()
     stream = io.BytesIO()
     Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(stream, format="PNG")
     return stream.getvalue()
+
+
+MOST_SITES_WITH_MAPS = 3
+
+Kept = tuple[TrialRecord, Path]
+"""A training and its weights (safetensors); beside them, as `.example`, a batch of its images."""
+
+
+def watch(
+    parent: Kept,
+    candidate: Kept,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    *,
+    images: Tensor | None = None,
+    sites: Sequence[str] | None = None,
+    shown: int = 2,
+    channels: int = 3,
+) -> tuple[Sight, ...]:
+    """What the sites of a trained parent and a trained candidate see, over the images kept beside the parent's weights.
+
+    Args:
+        mean, std: turn the images back into pictures.
+        images: in place of the kept ones, (B, C, H, W), normalised as for training.
+        sites: those whose maps are kept; without them the first reborn ones.
+        shown, channels: of how many images, and how many maps of each.
+
+    Raises:
+        StudyError: weights or images that cannot be read, or do not fit the network; sites that it lacks.
+    """
+    try:
+        if images is None:
+            images = load_file(parent[1].with_suffix(".example"))["input"]
+        first, _ = _network(parent)
+        second, placements = _network(candidate)
+        watched, probes = probed(first, tuple(images.shape[1:]))
+        reborn = [p for p in placements if getattr(p, "choice", "").startswith("reborn")]
+        known = [probe.site for probe in probes]
+        chosen = [probe.site for probe in reborn if probe.site in known][:MOST_SITES_WITH_MAPS]
+        if sites is not None:
+            absent = [site for site in sites if site not in known]
+            if absent:
+                raise StudyError(f"no site {', '.join(absent)}; it has {', '.join(known)}")
+            chosen = list(sites)
+        return see(
+            watched, second, images, probes, reborn, shown=shown, channels=channels, panels_at=chosen,
+            thumbnails=pictures(images, mean, std),
+        )  # fmt: skip
+    except Exception as error:  # a broken file, or a network of somebody else that raises what it likes
+        blame_machine(error, parent[1].parent)
+        raise StudyError(
+            f"the trained networks beside {parent[1]} and {candidate[1]} cannot be looked into: {error}"
+        ) from error
+
+
+def pictures(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor | None:
+    """Normalised images (B, C, H, W) as uint8; None where they have neither one nor three channels."""
+    channels = images.shape[1]
+    if channels not in (1, 3):
+        return None
+    shape = (1, channels, 1, 1)
+    if len(mean) == len(std) == channels:
+        images = images * torch.tensor(list(std)).view(shape) + torch.tensor(list(mean)).view(shape)
+    else:
+        low = images.amin((1, 2, 3), keepdim=True)
+        images = (images - low) / (images.amax((1, 2, 3), keepdim=True) - low).clamp_min(1e-6)
+    return (255 * images).round().clamp(0, 255).to(torch.uint8)
+
+
+def _network(kept: Kept) -> tuple[nn.Module, tuple[Probe, ...]]:
+    """The trained network of a record, and where its replaced activations are."""
+    architecture = Architecture.from_dict(kept[0].architecture)
+    model = build(architecture.backbone, device="cpu")
+    placements: tuple[Probe, ...] = ()
+    if architecture.choices:
+        conversion = plan(model, architecture, architecture.backbone.input_size)
+        model = apply(model, conversion)
+        placements = conversion.placements
+    model.load_state_dict(load_file(kept[1]))
+    return model.eval(), placements

@@ -14,7 +14,7 @@ import pytest
 from reborn_nas.errors import StudyError
 from reborn_nas.records import TrialRecord
 from reborn_nas.report import RunView, build_report
-from reborn_nas.report.figures.drawing import Drawing
+from reborn_nas.report.figures import painting
 from tests.report import fabricate
 
 EVIL = "<script>alert(1)</script>"
@@ -102,7 +102,7 @@ def test_tables_lie_beside_it_as_csv_in_full(folder: Path) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without PNGs, which take most of the time and have tests of their own."""
-    monkeypatch.setattr(Drawing, "png", lambda self: b"png")
+    monkeypatch.setattr(painting, "png", lambda drawing: b"png")
 
 
 @pytest.mark.usefixtures("quick")

@@ -9,7 +9,7 @@ import pytest
 
 from reborn_nas.records import TrialRecord
 from reborn_nas.report import build_report
-from reborn_nas.report.results.checked import checks
+from reborn_nas.report.results.fresh import checks
 from tests.report import fabricate
 
 GAINS = {"": 0.0, "act1": 0.02, "act2": -0.01, "act3": 0.0}

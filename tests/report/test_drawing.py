@@ -9,8 +9,9 @@ import pytest
 
 from reborn_nas.analysis import VERDICTS
 from reborn_nas.report.figures.drawing import Drawing, shorten, text_width
+from reborn_nas.report.figures.painting import png
 from reborn_nas.report.figures.palette import TONES, effect_tone, on_tone, tone_of
-from reborn_nas.report.probe.features import picture
+from reborn_nas.report.probe import picture
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -44,7 +45,7 @@ def test_svg_is_well_formed_and_holds_strings_as_text(literal: bool) -> None:
 
 
 def test_png_has_the_drawing_s_size_at_its_resolution() -> None:
-    data = _everything().png(dpi=192)
+    data = png(_everything(), dpi=192)
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">II", data[16:24]) == (400, 200)
 

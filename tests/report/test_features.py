@@ -15,8 +15,7 @@ from reborn_nas.activations.reborn import Reborn
 from reborn_nas.errors import SiteError, StudyError
 from reborn_nas.records import TrialRecord
 from reborn_nas.report import RunView, build_report
-from reborn_nas.report.probe.features import At, paths, probed, see
-from reborn_nas.report.probe.watching import pictures, watch
+from reborn_nas.report.probe import At, paths, pictures, probed, see, watch
 from tests.report import fabricate
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from reborn_nas.records import TrialRecord
 from reborn_nas.report import RunView, build_report, study_findings
-from reborn_nas.report.figures.drawing import Drawing
-from reborn_nas.report.results.chosen import best_choices, sampled_curves
+from reborn_nas.report.figures import painting
+from reborn_nas.report.results.networks import best_choices, sampled_curves
 from tests.report import fabricate
 
 
@@ -447,7 +447,7 @@ def test_runs_lost_at_random_leave_the_retest_its_main_effects() -> None:
 def test_studies_in_trouble_are_reported_without_a_traceback(
     trouble: str, finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Drawing, "png", lambda self: b"png")
+    monkeypatch.setattr(painting, "png", lambda drawing: b"png")
     made, rng = fabricate.records(5), np.random.default_rng(0)
     changed = {
         "two sites": [

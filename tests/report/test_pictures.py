@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 from reborn_nas.records import TrialRecord
 from reborn_nas.report.figures.palette import TONES
-from reborn_nas.report.figures.pictures import learning_curve, trial_pictures
+from reborn_nas.report.figures.trials import learning_curve, trial_pictures
 from tests.report import fabricate
 
 SVG = "{http://www.w3.org/2000/svg}"

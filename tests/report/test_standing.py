@@ -6,7 +6,7 @@ from typing import Any
 
 from reborn_nas.records import TrialRecord
 from reborn_nas.report import RunView
-from reborn_nas.report.results.standing import standing
+from reborn_nas.report.results.networks import standing
 
 
 def record(key: str, phase: str, arm: str, **values: Any) -> TrialRecord:

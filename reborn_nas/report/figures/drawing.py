@@ -7,9 +7,7 @@ and dark; in the SVG file they are literal; the PNG is painted by matplotlib. Un
 from __future__ import annotations
 
 import base64
-import io
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -130,27 +128,6 @@ class Drawing:
         kept = self.marks if hover else [mark for mark in self.marks if mark.kind not in ("open", "close")]
         parts += [_svg_mark(mark, literal) for mark in kept]
         return "".join(parts) + "</svg>"
-
-    def png(self, dpi: int = 160) -> bytes:
-        """The drawing in its light colours, painted by matplotlib at `dpi` (96 is the size on screen)."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        from reborn_nas.report.figures.painting import paint
-
-        figure = Figure(figsize=(self.width / 96, self.height / 96), dpi=dpi, facecolor=TONES["panel"][0])
-        FigureCanvasAgg(figure)
-        axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-        axes.set_xlim(0, self.width)
-        axes.set_ylim(self.height, 0)
-        axes.axis("off")
-        for order, mark in enumerate(self.marks):
-            paint(axes, mark, order + 1)
-        stream = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # glyphs that the font lacks become boxes
-            figure.savefig(stream, format="png", dpi=dpi, facecolor=TONES["panel"][0])
-        return stream.getvalue()
 
 
 def text_width(text: str, size: float = 12.0) -> float:

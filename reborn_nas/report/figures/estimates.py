@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from reborn_nas.report.figures.charts import NARROW, Estimate, Row, effect_aside, interval_chart, legend
 from reborn_nas.report.figures.drawing import Drawing
 from reborn_nas.report.figures.palette import tone_of
 from reborn_nas.report.results.words import percent
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 AXIS = "effect on accuracy, percentage points (95 % interval)"
 

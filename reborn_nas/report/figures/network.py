@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from reborn_nas.architecture import Choice
 from reborn_nas.errors import RebornError
@@ -13,9 +15,6 @@ from reborn_nas.report.figures.charts import NARROW, effect_aside, legend
 from reborn_nas.report.figures.drawing import Drawing, shorten, text_width
 from reborn_nas.report.figures.palette import VERDICT_SHAPES, effect_tone, on_tone
 from reborn_nas.report.results.words import added, signed
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TILE_W, TILE_H, GAP, PAD, HEAD = 62.0, 54.0, 6.0, 7.0, 16.0
 LINE = TILE_H + 2 * PAD + HEAD + 18

@@ -1,18 +1,41 @@
-"""Marks on matplotlib axes: how a drawing becomes a PNG."""
+"""A drawing as a PNG, painted by matplotlib mark by mark."""
 
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
-from reborn_nas.report.figures.drawing import Mark
+from matplotlib import lines, patches
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from reborn_nas.report.figures.drawing import Drawing, Mark
 from reborn_nas.report.figures.palette import TONES
 
 PIXEL = 72 / 96
 """One CSS pixel in points."""
 
 
-def paint(axes: Any, mark: Mark, order: int) -> None:
+def png(drawing: Drawing, dpi: int = 160) -> bytes:
+    """The drawing in its light colours at `dpi` (96 is the size on screen)."""
+    figure = Figure(figsize=(drawing.width / 96, drawing.height / 96), dpi=dpi, facecolor=TONES["panel"][0])
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set_xlim(0, drawing.width)
+    axes.set_ylim(drawing.height, 0)
+    axes.axis("off")
+    for order, mark in enumerate(drawing.marks):
+        _paint(axes, mark, order + 1)
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # glyphs that the font lacks become boxes
+        figure.savefig(stream, format="png", dpi=dpi, facecolor=TONES["panel"][0])
+    return stream.getvalue()
+
+
+def _paint(axes: Any, mark: Mark, order: int) -> None:
     """Put one mark on matplotlib `axes` whose units are the drawing's pixels."""
     if mark.kind in ("open", "close"):
         return
@@ -24,8 +47,6 @@ def paint(axes: Any, mark: Mark, order: int) -> None:
             zorder=order, parse_math=False,
         )  # fmt: skip
     elif mark.kind == "image":
-        from matplotlib.image import imread
-
         x, y, w, h = mark.at
         picture = imread(io.BytesIO(mark.data), format="png")
         grey = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0} if picture.ndim == 2 else {}
@@ -37,8 +58,6 @@ def paint(axes: Any, mark: Mark, order: int) -> None:
 
 
 def _paint_shape(axes: Any, mark: Mark, order: int) -> None:
-    from matplotlib import lines, patches
-
     style: dict[str, Any] = {"linewidth": mark.width * PIXEL, "alpha": mark.opacity, "zorder": order}
     style["linestyle"] = (0, (3, 3)) if mark.dash else "-"
     stroke = TONES[mark.stroke][0] if mark.stroke else "none"

@@ -6,20 +6,18 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from reborn_nas.report.figures.charts import NARROW, Scale, legend
 from reborn_nas.report.figures.drawing import Drawing, shorten, text_width
 from reborn_nas.report.results.words import percent
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from reborn_nas.report.probe.features import Panel, Sight
+    from reborn_nas.report.probe import Panel, Sight
 
 
 def sight_table(sights: Sequence[Sight]) -> pd.DataFrame:
     """site, lost_energy, dead_channels, negative_share, images: one row a site."""
-    import pandas as pd
-
     names = ("site", "lost_energy", "dead_channels", "negative_share", "images")
     return pd.DataFrame(
         [{name: getattr(sight, name) for name in names} for sight in sights], columns=list(names)

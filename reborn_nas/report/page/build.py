@@ -7,7 +7,8 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from reborn_nas.errors import StudyError
 from reborn_nas.files import PathError, safe_join, write_atomic
@@ -17,9 +18,6 @@ from reborn_nas.report.page.page import Page, Pair, render
 from reborn_nas.report.results import tables
 from reborn_nas.report.results.findings import Findings, study_findings
 from reborn_nas.report.results.view import RunView
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MANIFEST = "files.json"
 
@@ -79,13 +77,15 @@ def _of(frame: pd.DataFrame | None, tested: str, reference: str) -> pd.DataFrame
 
 def figure_files(page: Page) -> dict[str, str | bytes]:
     """Every figure as SVG and PNG, by file name."""
+    from reborn_nas.report.figures.painting import png  # matplotlib: nothing else of the report needs it
+
     files: dict[str, str | bytes] = {}
     for section in page.sections:
         for part in section.parts:
             if isinstance(part.value, Pair):
                 wide = part.value.wide
                 files[f"figures/{wide.name}.svg"] = wide.svg(literal=True)
-                files[f"figures/{wide.name}.png"] = wide.png()
+                files[f"figures/{wide.name}.png"] = png(wide)
     return files
 
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from reborn_nas.report.figures import network, sights
-from reborn_nas.report.page.columns import MAY_NOT
-from reborn_nas.report.page.evidence import evidence
-from reborn_nas.report.page.ledger import ledger
-from reborn_nas.report.page.page import Page, Part, Section, show
+from reborn_nas.report.page.page import MAY_NOT, Page, Part, Section, show
+from reborn_nas.report.page.sections import evidence, ledger
 from reborn_nas.report.results.findings import Findings
-from reborn_nas.report.results.standing import standing
+from reborn_nas.report.results.networks import best_choices, standing
 from reborn_nas.report.results.view import RunView
 from reborn_nas.report.results.words import duration, interval, number, signed
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MOST_MAPS = 4
 
@@ -83,8 +79,6 @@ def _tiles(view: RunView, findings: Findings) -> list[Mapping[str, str]]:
 
 
 def _architecture(view: RunView) -> Section:
-    from reborn_nas.report.results.chosen import best_choices
-
     section = Section("architecture", "The network that comes out")
     found = best_choices(view)
     if found is None or not len(view.sites):
@@ -146,8 +140,6 @@ def _method(view: RunView, findings: Findings) -> Section:
 
 
 def _mapping_part(title: str, values: Mapping[str, object]) -> Part:
-    import pandas as pd
-
     rows = pd.DataFrame([{"name": k, "value": v} for k, v in _flat(values)])
     shown = show(rows, title.lower(), f"{title}.", (("name", "name", None), ("value", "value", None)))
     return Part("folded", shown, title)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from reborn_nas.report.figures.palette import TONES, tone_of
 from reborn_nas.report.results.findings import Findings
 from reborn_nas.report.results.view import RunView
 from reborn_nas.report.results.words import clean, interval, number, signed
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["answer_note", "forest_graph", "graphs"]
 

@@ -1,18 +1,21 @@
-"""The page: sections of figures and tables around the answer, filled into the template."""
+"""The page as data and as HTML: sections of figures and tables, the tables' columns, the template."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
 
 from reborn_nas.report.figures.drawing import Drawing
 from reborn_nas.report.figures.palette import css_variables
-from reborn_nas.report.results.words import clean
-
-if TYPE_CHECKING:
-    import pandas as pd
+from reborn_nas.report.results.words import added, clean, count, duration, p_value, percent, signed
 
 WIDE, PHONE = 824.0, 350.0
 """Widths, in CSS pixels, that each figure is drawn for."""
@@ -107,9 +110,6 @@ def show(frame: pd.DataFrame, name: str, caption: str, columns: Sequence[Column]
 
 def render(page: Page) -> str:
     """The page as HTML."""
-    import jinja2
-    from markupsafe import Markup
-
     environment = jinja2.Environment(
         autoescape=True,
         trim_blocks=True,
@@ -130,17 +130,54 @@ def render(page: Page) -> str:
 
 def _shown(value: Any) -> Any:
     """What `{{ … }}` prints: a drawing as SVG, everything else as cleaned text (escaped by the template)."""
-    from markupsafe import Markup
-
     if isinstance(value, Drawing):
         return Markup(value.svg())
     return value if isinstance(value, Markup | int) else clean(value)
 
 
 def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
     try:
         return version("reborn-nas")
     except PackageNotFoundError:
         return ""
+
+
+SITE_TABLE = (
+    ("site", "site", None), ("stage", "stage", lambda v: f"{v + 1:.0f}"),
+    ("runs_with", "runs with", count), ("runs_without", "without", count),
+    ("failed_with", "failed with", count), ("failed_without", "without", count),
+    ("effect", "effect, pp", signed), ("ci", "95 % interval", str),
+    ("said_ci", "corrected", str), ("p_value", "p", p_value), ("q_value", "BH q", p_value),
+    ("shrunk", "shrunk", signed), ("shrunk_ci", "95 % interval", str),
+    ("p_top5", "P(top 5)", lambda v: percent(v, 0)), ("ranks", "rank, 90 %", str),
+    ("confirmed", "confirmed", signed), ("confirmed_ci", "95 % interval", str),
+    ("control", "− positive twin", signed), ("control_ci", "95 % interval", str),
+    ("added_params", "Δ parameters", added), ("added_macs", "Δ MACs", added), ("verdict", "verdict", None),
+)  # fmt: skip
+TRIAL_TABLE = (
+    ("key", "training", None), ("arm", "arm", None), ("state", "state", None),
+    ("accuracy", "accuracy", lambda v: percent(v, 2)), ("part", "of", None),
+    ("test_accuracy", "test", lambda v: percent(v, 2)), ("changed_sites", "sites changed", count),
+    ("params", "parameters", count), ("macs", "MACs", count), ("epochs", "epochs", count),
+    ("seconds", "time", duration), ("split", "split", count), ("seed", "seed", str), ("device", "device", None),
+    ("reason", "note", None),
+)  # fmt: skip
+PHASE_TABLE = (
+    ("phase", "phase", None), ("planned", "planned", count), ("complete", "done", count),
+    ("diverged", "diverged", count), ("failed", "failed", count), ("rejected", "over budget", count),
+    ("pruned", "pruned", count), ("running", "running", count), ("mean_seconds", "mean time", duration),
+    ("total_seconds", "total time", lambda v: duration(v or math.nan)), ("note", "note", None),
+)  # fmt: skip
+PRUNED_TABLE = (
+    ("choice", "choice", None), ("runs", "finished at sites", count), ("pruned", "of these stopped", count),
+    ("share", "share", lambda v: percent(v, 0)),
+)  # fmt: skip
+MAY_NOT = (
+    "importance or effects read off the sampler's own trials: they enter no estimate here",
+    "a strict order of sites whose rank intervals overlap",
+    "a best kernel or compression for a single site: only pooled effects are estimated",
+    "the best observed accuracy as the one to expect: the best of many is lucky",
+    "“no effect” where a verdict is missing: unresolved means that the runs could not tell",
+    "anything about other data sets, recipes or learning rates than this study's",
+    "“because of the negative phase” or “beyond its parameters”, except from the control against the positive twin",
+)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from reborn_nas.analysis import Comparison
+from reborn_nas.analysis.effects.aliases import find_aliases
+from reborn_nas.analysis.effects.budget import Budget
+from reborn_nas.analysis.effects.linear import NO_NOISE
+from reborn_nas.analysis.phases.claims import (
+    candidate_sentence,
+    cause_sentence,
+    failure_sentence,
+    where_it_helps,
+)
 from reborn_nas.report.results.screen import Designed
 from reborn_nas.report.results.view import RunView
 from reborn_nas.report.results.words import number, percent, spelled
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from reborn_nas.analysis import Comparison
-    from reborn_nas.analysis.effects.budget import Budget
 
 MANY_COLLAPSED = 0.1
 """Share of the screen's runs above which the recipe, not the luck of a seed, is the likely cause."""
@@ -41,13 +46,6 @@ def answer(
     Args:
         refused: why the screen's runs give no estimates, where that is not their number.
     """
-    from reborn_nas.analysis.phases.claims import (
-        candidate_sentence,
-        cause_sentence,
-        failure_sentence,
-        where_it_helps,
-    )
-
     if effects is not None:
         said = [where_it_helps(effects, tested=view.arms[0], reference=view.arms[1])]
         if view.finished:
@@ -113,8 +111,6 @@ def cautions(
 
 def _noise(summary: Mapping[str, float]) -> str:
     """The noise of a training and what can be seen beside it."""
-    from reborn_nas.analysis.effects.linear import NO_NOISE
-
     largest = f"Largest correlation between two sites: {number(summary['correlation'])}."
     if not summary["sigma"] > NO_NOISE:
         return f"The noise of one training is unknown, and so is what could be seen beside it. {largest}"
@@ -145,8 +141,6 @@ def _at_several(summary: Mapping[str, float]) -> str:
 
 def method(view: RunView, screen: Designed | None, summary: Mapping[str, float], budget: Budget) -> list[str]:
     """How it was measured, a line each."""
-    from reborn_nas.analysis.effects.aliases import find_aliases
-
     said = []
     if screen is not None and summary:
         said += [

@@ -6,25 +6,34 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from reborn_nas.analysis import (
+    Comparison,
+    depth_slope,
+    minimum_detectable_effect,
+    option_counts,
+    stage_means,
+)
+from reborn_nas.analysis.effects.budget import Budget, budget_lines, spend
+from reborn_nas.analysis.effects.collapse import collapsed, failures_by_site
+from reborn_nas.analysis.effects.effects import score_effects
+from reborn_nas.analysis.effects.linear import unvaried
+from reborn_nas.analysis.effects.verdicts import BOTH, CONFIRMED, HARMFUL, RETEST, SCREEN, SUGGESTIVE, decide
+from reborn_nas.analysis.phases.claims import kernel_sentence, resolved, trend_sentence
+from reborn_nas.analysis.phases.pooled import pooled_effects
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import chance_level
 from reborn_nas.report.results import fresh
 from reborn_nas.report.results.answer import answer, cautions, method
-from reborn_nas.report.results.checked import Checks, checks
+from reborn_nas.report.results.fresh import Checks, checks
 from reborn_nas.report.results.screen import Designed, designed
 from reborn_nas.report.results.sums import Sums, sums
 from reborn_nas.report.results.view import RunView
 from reborn_nas.report.results.words import spelled
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from reborn_nas.analysis import Comparison
-    from reborn_nas.analysis.effects.budget import Budget
 
 NO_VERDICT = "no verdict"
 
@@ -74,8 +83,6 @@ class Findings:
 
 def study_findings(view: RunView) -> Findings:
     """All estimates that the view's records allow."""
-    from reborn_nas.analysis.phases.claims import kernel_sentence, resolved
-
     chance = chance_level(view.records)
     screen = designed(view.phase("screen"), view.site_names, chance)
     whole = None if screen is None else screen.converged(chance)
@@ -117,9 +124,6 @@ def study_findings(view: RunView) -> Findings:
 
 def _budget(view: RunView, screen: Designed | None, chance: float) -> Budget:
     """The levels of this study's tests: by its phases, planned or run, and by how many trainings failed."""
-    from reborn_nas.analysis.effects.budget import spend
-    from reborn_nas.analysis.effects.collapse import collapsed, failures_by_site
-
     retest = bool(view.phase("confirm")) or any(
         item.get("phase") == "confirm" and item.get("planned") for item in view.phases
     )
@@ -139,9 +143,6 @@ def _budget_words(
     added: Sums,
 ) -> list[str]:
     """The error budget and what was named within each part of it."""
-    from reborn_nas.analysis.effects.budget import budget_lines
-    from reborn_nas.analysis.effects.verdicts import BOTH, CONFIRMED, RETEST, SCREEN
-
     counts = {} if effects is None else effects["basis"].value_counts().to_dict()
     told = "not tried"
     if candidate is not None:
@@ -163,8 +164,6 @@ def _decided(
     effects: pd.DataFrame, retest: pd.DataFrame | None, budget: Budget, finished: bool
 ) -> pd.DataFrame:
     """The table with what may be said of each site; nothing while trainings are still to come."""
-    from reborn_nas.analysis.effects.verdicts import decide
-
     attrs = effects.attrs
     if not finished:
         effects = effects.assign(verdict=NO_VERDICT)
@@ -176,16 +175,12 @@ def _decided(
 
 def _named(effects: pd.DataFrame | None) -> set[str]:
     """The sites that have a verdict."""
-    from reborn_nas.analysis.effects.verdicts import CONFIRMED, HARMFUL, SUGGESTIVE
-
     if effects is None:
         return set()
     return set(effects.loc[effects["verdict"].isin((CONFIRMED, SUGGESTIVE, HARMFUL)), "site"].map(str))
 
 
 def _covariates(screen: Designed | None) -> pd.DataFrame | None:
-    from reborn_nas.analysis import option_counts
-
     if screen is None or (screen.kernel is None and screen.compression is None):
         return None
     return option_counts(kernel=screen.kernel, compression=screen.compression)
@@ -198,9 +193,6 @@ def _effects(
 
     None where the runs allow none, and why: "" where they are too few.
     """
-    from reborn_nas.analysis.effects.effects import score_effects
-    from reborn_nas.analysis.effects.linear import unvaried
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they stand in attrs["warnings"]
         try:
@@ -252,9 +244,6 @@ def _depth(
     view: RunView, screen: Designed | None, covariates: pd.DataFrame | None, effects: pd.DataFrame | None
 ) -> tuple[pd.DataFrame | None, str]:
     """Stage means, and the trend with depth in words."""
-    from reborn_nas.analysis import depth_slope, stage_means
-    from reborn_nas.analysis.phases.claims import resolved, trend_sentence
-
     if screen is None or effects is None or len(effects) < 3 or not set(screen.names) <= set(view.site_names):
         return None, ""
     shared: dict[str, Any] = {"block": screen.block, "covariates": covariates}
@@ -275,8 +264,6 @@ def _depth(
 
 def _pooled(screen: Designed | None) -> pd.DataFrame | None:
     """Kernel and compression, each level against the mean of its levels, over all sites."""
-    from reborn_nas.analysis.phases.pooled import pooled_effects
-
     if screen is None or (screen.kernel is None and screen.compression is None):
         return None
     try:
@@ -297,8 +284,6 @@ def _pooled(screen: Designed | None) -> pd.DataFrame | None:
 
 
 def _summary(view: RunView, screen: Designed | None, effects: pd.DataFrame | None) -> dict[str, float]:
-    from reborn_nas.analysis import minimum_detectable_effect
-
     if screen is None or effects is None:
         return {}
     attrs = effects.attrs

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from reborn_nas.analysis.effects.collapse import converged
 from reborn_nas.architecture import Choice
 from reborn_nas.errors import RebornError
 from reborn_nas.records import TrialRecord
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    FloatArray = npt.NDArray[np.float64]
-
 _ORDER = {"complete": 3, "diverged": 2, "pruned": 1}
+
+
+FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,6 @@ class Designed:
 
     def converged(self, chance: float) -> Designed:
         """The same without the accuracies of collapsed runs."""
-        from reborn_nas.analysis.effects.collapse import converged
-
         return replace(self, accuracy=converged(self.accuracy, chance, self.diverged))
 
 
@@ -89,8 +88,6 @@ def designed(
         order: names in the order in which they are wanted; others follow.
         chance: accuracy of a diverged run that left none.
     """
-    import numpy as np
-
     runs = [record for record in unique_runs(records) if record.levels]
     if not runs:
         return None
@@ -128,8 +125,6 @@ def _option(
     runs: Sequence[TrialRecord], names: Sequence[str], option: str, absent: Any
 ) -> npt.NDArray[Any] | None:
     """One option of the choices that are on, (N, n); None where it has a single value."""
-    import numpy as np
-
     known: dict[Any, Any] = {}
     rows = []
     for record in runs:

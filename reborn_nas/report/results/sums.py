@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from reborn_nas.analysis import Comparison, option_counts
+from reborn_nas.analysis.effects.collapse import converged
+from reborn_nas.analysis.effects.linear import NO_NOISE, Fit, allow_for_splits, fit, tilt
+from reborn_nas.analysis.effects.shrinkage import shrink
+from reborn_nas.analysis.phases.adding import AddsUp, adds_up, fitted_sum, shrunk_sum
+from reborn_nas.analysis.phases.compare import candidate_against_parent, curvature
 from reborn_nas.architecture import Choice
 from reborn_nas.errors import ConfigError, RebornError
 from reborn_nas.records import TrialRecord
 from reborn_nas.report.results.screen import Designed, option_of, unique_runs
 from reborn_nas.report.results.view import RunView
 from reborn_nas.report.results.words import interval, signed
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from reborn_nas.analysis import Comparison
-    from reborn_nas.analysis.effects.linear import Fit
-    from reborn_nas.analysis.phases.adding import AddsUp
 
 __all__ = ["Sums", "sums"]
 
@@ -67,9 +67,6 @@ def sums(
         chance: accuracy of a guess.
         level: the budget's for saying that effects do not add up.
     """
-    from reborn_nas.analysis.effects.linear import tilt
-    from reborn_nas.analysis.phases.compare import curvature
-
     ends = _ends(view, chance)
     method = [] if ends is None else [_baseline_words(view, ends)]
     fitted = None if screen is None else _fit(screen)
@@ -99,9 +96,6 @@ def sums(
 
 def _fit(screen: Designed) -> Fit | None:
     """The screen's fit; None where the runs allow none, or hold no noise to compare with."""
-    from reborn_nas.analysis import option_counts
-    from reborn_nas.analysis.effects.linear import NO_NOISE, allow_for_splits, fit
-
     varied = screen.kernel is not None or screen.compression is not None
     counts = option_counts(kernel=screen.kernel, compression=screen.compression) if varied else None
     try:
@@ -114,9 +108,6 @@ def _fit(screen: Designed) -> Fit | None:
 
 def _ends(view: RunView, chance: float) -> _Ends | None:
     """The baseline; None where an arm has fewer than two trainings that converged."""
-    from reborn_nas.analysis.effects.collapse import converged
-    from reborn_nas.analysis.phases.compare import candidate_against_parent
-
     runs = [r for r in unique_runs(view.phase("baseline")) if r.state in ("complete", "diverged")]
     runs = [r for r in runs if r.accuracy is not None and 0 <= r.accuracy <= 1]
     if not runs:
@@ -144,8 +135,6 @@ def _baseline_words(view: RunView, ends: _Ends) -> str:
 
 def _everywhere(screen: Designed, fitted: Fit, ends: _Ends, level: float) -> AddsUp | None:
     """All effects, with what the baseline's kernel and compression add to them, against the baseline's difference."""
-    from reborn_nas.analysis.phases.adding import adds_up, fitted_sum
-
     change = _option_change(screen, ends.record)
     if change is None or len(change) != len(fitted.extra):
         return None
@@ -156,9 +145,6 @@ def _at_candidate(
     view: RunView, screen: Designed, fitted: Fit, candidate: Comparison, level: float
 ) -> AddsUp | None:
     """The shrunk effects of the candidate's sites, and what its kernel and compression add, against what it gains."""
-    from reborn_nas.analysis.effects.shrinkage import shrink
-    from reborn_nas.analysis.phases.adding import adds_up, fitted_sum, shrunk_sum
-
     record = next((r for r in view.phase("candidate") if r.arm == "candidate"), None)
     change = None if record is None else _option_change(screen, record)
     if record is None or change is None or len(change) != len(fitted.extra):
@@ -185,8 +171,6 @@ def _holds(record: TrialRecord, name: str, tested: str) -> bool:
 def _option_change(screen: Designed, record: TrialRecord) -> Any:
     """(k,) by how much the counts of kernels and compressions differ from the parent's; None where a form is
     unknown."""
-    from reborn_nas.analysis import option_counts
-
     rows: dict[str, Any] = {}
     for option, column, absent in (
         ("kernel_size", screen.kernel, 0),
@@ -205,8 +189,6 @@ def _option_change(screen: Designed, record: TrialRecord) -> Any:
 
 
 def _table(found: Sequence[tuple[str, AddsUp]]) -> pd.DataFrame | None:
-    import pandas as pd
-
     rows = []
     for name, one in found:
         low, high = one.total.interval()

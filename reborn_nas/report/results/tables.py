@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from reborn_nas.records import PHASES, STATES, public_name
 from reborn_nas.report.results.view import RunView
 from reborn_nas.report.results.words import csv_cell
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 def phase_table(view: RunView) -> pd.DataFrame:
     """One row a phase: trainings planned and done, their states, their time."""
-    import pandas as pd
-
     planned = {str(item.get("phase")): item for item in view.phases}
     order = [*PHASES, *(name for name in planned if name not in PHASES)]
     rows = []
@@ -41,8 +38,6 @@ def phase_table(view: RunView) -> pd.DataFrame:
 
 def trial_table(view: RunView) -> pd.DataFrame:
     """One row a training, with what stood where it differed from the backbone."""
-    import pandas as pd
-
     rows = []
     for record in view.records:
         choices = record.architecture.get("choices") or {}
@@ -82,8 +77,6 @@ def cost_columns(trials: pd.DataFrame) -> list[tuple[str, str, str]]:
 
 def csv_text(frame: pd.DataFrame) -> str:
     """`frame` as CSV, numbers in full precision, no cell that a spreadsheet would run."""
-    import pandas as pd
-
     columns: dict[str, list[object]] = {}
     for position, name in enumerate(frame.columns):
         values = frame.iloc[:, position]
@@ -92,6 +85,4 @@ def csv_text(frame: pd.DataFrame) -> str:
 
 
 def _numeric(column: pd.Series) -> bool:
-    from pandas.api.types import is_numeric_dtype
-
     return bool(is_numeric_dtype(column))

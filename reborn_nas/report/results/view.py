@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from reborn_nas.errors import StudyError
 from reborn_nas.records import TrialRecord
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from reborn_nas.report.probe import Sight
 
-    from reborn_nas.report.probe.features import Sight
 
 SITE_COLUMNS = (
     "name", "index", "stage", "block", "channels", "shape", "activation", "added_params", "added_macs",
@@ -127,8 +128,6 @@ def _as_records(records: Any) -> tuple[TrialRecord, ...]:
 
 def _site_frame(sites: Any, records: Sequence[TrialRecord]) -> pd.DataFrame:
     """The sites as a DataFrame with all of `SITE_COLUMNS`; made from the records' levels where none are given."""
-    import pandas as pd
-
     if isinstance(sites, pd.DataFrame):
         frame = sites.rename(columns={"site": "name"}).reset_index(drop=True)
     else:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from reborn_nas.report.probe import Sight
     from reborn_nas.study import PlanView, Progress, RunInfo, RunResult, StudyConfig
     from reborn_nas.study.result.dashboard import Shown
-    from reborn_nas.study.result.standing import Recommended, Standing
+    from reborn_nas.study.result.networks import Recommended, Standing
 
 __all__ = ["dashboard", "export", "exportable", "recommend", "report", "run_view", "search", "standing"]
 
@@ -61,8 +61,7 @@ def search(
     """
     from reborn_nas.report import trial_pictures
     from reborn_nas.study import SilentProgress, StudyConfig, load_config, run_search
-    from reborn_nas.study.result.display import bars_where_seen
-    from reborn_nas.study.worker.progress import AfterPhase
+    from reborn_nas.study.worker.progress import AfterPhase, bars_where_seen
 
     given: dict[str, Any] = dict(settings)
     if isinstance(config, StudyConfig):
@@ -121,7 +120,7 @@ def _shown(folder: Path) -> Shown:
 def _describe(folder: Path) -> None:
     """Bring the notes and graphs of a run's studies up to date."""
     from reborn_nas.study.result.dashboard import describe_studies
-    from reborn_nas.study.store.artifacts import ARTIFACTS
+    from reborn_nas.study.store.outcome import ARTIFACTS
     from reborn_nas.study.store.reading import read_status
 
     store = open_store(folder, read_only=False)
@@ -181,7 +180,7 @@ def _searched(info: RunInfo) -> dict[str, Any]:
 def _recommendation(info: RunInfo) -> dict[str, Any] | None:
     """The recommended network as the report reads it; None where there are too few trainings."""
     from reborn_nas.errors import ConfigError
-    from reborn_nas.study.result.standing import recommend_info
+    from reborn_nas.study.result.networks import recommend_info
 
     if (
         len(info.records) > MOST_RECOMMENDED
@@ -349,7 +348,7 @@ def _against_parent(info: RunInfo, record: TrialRecord) -> str:
 def resume_line(info: RunInfo) -> str:
     """The command that continues a run; of a large one by the file of its settings, which takes no PyTorch to name."""
     from reborn_nas.study.config.flags import SETTINGS_FILE
-    from reborn_nas.study.config.masking import HIDDEN, STORAGE_VARIABLE
+    from reborn_nas.study.config.urls import HIDDEN, STORAGE_VARIABLE
 
     file = None if info.folder is None else info.folder / SETTINGS_FILE
     if file is None or len(info.records) <= MOST_RECOMMENDED or not file.is_file():
@@ -373,7 +372,7 @@ def exportable(study_or_path: RunResult | Run) -> bool:
 
 def _recommended_key(info: RunInfo, trainings: Trainings) -> str:
     """The key of the best training of the recommended architecture whose weights were kept."""
-    from reborn_nas.study.result.standing import recommend_info
+    from reborn_nas.study.result.networks import recommend_info
     from reborn_nas.winners import best_of
 
     digest = recommend_info(info).architecture.digest
@@ -421,7 +420,7 @@ def recommend(study: RunResult | Run) -> Recommended:
     Raises:
         ConfigError: the run has too few finished trainings for that.
     """
-    from reborn_nas.study.result.standing import recommend_info
+    from reborn_nas.study.result.networks import recommend_info
 
     return recommend_info(_info(study))
 
@@ -429,7 +428,7 @@ def recommend(study: RunResult | Run) -> Recommended:
 @reads_run
 def standing(study: RunResult | RunInfo | Run) -> Standing:
     """The best observed, the recommended and the confirmed network of a run: three different things."""
-    from reborn_nas.study.result.standing import standing as stand
+    from reborn_nas.study.result.networks import standing as stand
 
     return stand(_info(study), most=MOST_RECOMMENDED)
 

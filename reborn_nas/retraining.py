@@ -113,7 +113,7 @@ def _one_architecture(
     from reborn_nas.export import Trainings, choose, read_architecture
     from reborn_nas.known import foreign_code
     from reborn_nas.study import load_run
-    from reborn_nas.study.result.standing import recommend_info
+    from reborn_nas.study.result.networks import recommend_info
 
     if isinstance(given, Architecture):
         return given, {}

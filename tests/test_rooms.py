@@ -62,7 +62,7 @@ INSIDE = {
         "loop",
         "measure",
     ),
-    "study": ("config", "plan", "store", "setup", "trainer", "worker", "result", "run"),
+    "study": ("config", "plan", "store", "setup", "trainer", "worker", "result", "search"),
 }
 """A room → the rooms inside of it, from the bottom up. Imports for typing and inside of functions count."""
 

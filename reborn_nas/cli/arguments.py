@@ -91,7 +91,7 @@ def input_size(text: str) -> tuple[int, int, int]:
 
 def duration(text: str) -> float:
     """`90`, `90s`, `15min`, `2h` → seconds."""
-    from reborn_nas.study.config.duration import read_duration
+    from reborn_nas.study.config.fields import read_duration
 
     try:
         return float(read_duration(text))

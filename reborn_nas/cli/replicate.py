@@ -12,7 +12,7 @@ from reborn_nas.cli.arguments import add_loudness, duration, model_argument
 from reborn_nas.cli.consent import agreed
 from reborn_nas.errors import ConfigError
 from reborn_nas.heavy import import_networks
-from reborn_nas.study.result.display import announce
+from reborn_nas.study.worker.progress import announce
 
 if TYPE_CHECKING:
     from reborn_nas.replicate import Outcome, Settings
@@ -85,8 +85,7 @@ def run(args: argparse.Namespace) -> int:
     from reborn_nas.cli.replicated import plan_json, print_counts, print_outcome, print_plan
     from reborn_nas.replicate import load_replication, plan_replication, run_replication, select
     from reborn_nas.replicate.writing import write_tables
-    from reborn_nas.study.result.display import make_progress
-    from reborn_nas.study.worker.logs import log_to
+    from reborn_nas.study.worker.progress import log_to, make_progress
 
     study = load_replication(args.study)
     if args.counts:

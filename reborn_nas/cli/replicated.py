@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.cli.show import count_text, print_table
-from reborn_nas.study.result.display import duration_text
+from reborn_nas.study.worker.progress import duration_text
 
 if TYPE_CHECKING:
     from reborn_nas.replicate import Outcome, Plan, Replication

@@ -10,7 +10,7 @@ from reborn_nas.cli.arguments import add_loudness
 from reborn_nas.cli.consent import agreed, cheaper
 from reborn_nas.cli.settings import add_settings, given_settings
 from reborn_nas.heavy import import_networks
-from reborn_nas.study.result.display import announce
+from reborn_nas.study.worker.progress import announce
 
 EXAMPLES = """  reborn-nas search
   reborn-nas search --backbone resnet34 --dataset cifar100 --data-dir ~/data --dry-run
@@ -40,8 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from reborn_nas.cli.show import plan_json, print_next, print_plan, print_result, result_json
     from reborn_nas.cli.words import print_standing, standing_json
     from reborn_nas.study import load_config, plan_search
-    from reborn_nas.study.result.display import make_progress
-    from reborn_nas.study.worker.logs import log_to
+    from reborn_nas.study.worker.progress import log_to, make_progress
 
     config = load_config(args.config, **given_settings(args))
     plan = plan_search(config)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.commands import command_line
 from reborn_nas.records import public_name
-from reborn_nas.study.result.display import duration_text
+from reborn_nas.study.worker.progress import duration_text
 
 if TYPE_CHECKING:
     from reborn_nas.report import RunView

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reborn_nas.study.result.standing import Standing
+    from reborn_nas.study.result.networks import Standing
 
 __all__ = ["print_standing", "standing_json"]
 

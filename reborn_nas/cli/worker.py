@@ -9,7 +9,7 @@ import sys
 from reborn_nas.cli.arguments import add_loudness, duration
 from reborn_nas.errors import ConfigError
 from reborn_nas.heavy import import_networks
-from reborn_nas.study.result.display import announce
+from reborn_nas.study.worker.progress import announce
 
 VARIABLE = "REBORN_NAS_STORAGE"
 
@@ -58,8 +58,7 @@ def run(args: argparse.Namespace) -> int:
     import_networks()
     from reborn_nas.report import trial_pictures
     from reborn_nas.study import Stopper, join
-    from reborn_nas.study.result.display import make_progress
-    from reborn_nas.study.worker.logs import log_to
+    from reborn_nas.study.worker.progress import log_to, make_progress
 
     storage = args.storage or os.environ.get(VARIABLE)
     if not storage:

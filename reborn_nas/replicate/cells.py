@@ -13,7 +13,7 @@ from reborn_nas.errors import ConfigError, unknown_name
 from reborn_nas.replicate.published import Replication, Row
 from reborn_nas.seeds import derive_seed
 from reborn_nas.study.config.config import StudyConfig
-from reborn_nas.study.plan.runs import Run
+from reborn_nas.study.plan.designs import Run
 
 if TYPE_CHECKING:
     from reborn_nas.backbone import Site

@@ -20,21 +20,21 @@ from reborn_nas.replicate.cells import (
     without,
 )
 from reborn_nas.replicate.published import Replication
+from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.plan.phases import ORDER, Phase
-from reborn_nas.study.plan.runs import Run
-from reborn_nas.study.run import prepare_run
+from reborn_nas.study.search import prepare_run
 from reborn_nas.study.setup.planning import PlanView, check_same
 from reborn_nas.study.setup.processes import measure_epoch
 from reborn_nas.study.setup.workbench import Workbench, make_workbench
-from reborn_nas.study.store.folder import check_run_folder
+from reborn_nas.study.store.opening import check_run_folder
 from reborn_nas.study.store.queue import RunQueue
 from reborn_nas.study.store.reading import read_records
 from reborn_nas.study.store.storage import find_store
 from reborn_nas.study.trainer.objective import Objective
-from reborn_nas.study.worker.engine import Engine
-from reborn_nas.study.worker.leading import Leader
+from reborn_nas.study.worker.loop import Engine
 from reborn_nas.study.worker.progress import Progress, SilentProgress
-from reborn_nas.study.worker.stopping import Stopper
+from reborn_nas.study.worker.schedule import Leader
+from reborn_nas.study.worker.stop import Stopper
 
 if TYPE_CHECKING:
     from reborn_nas.study.store.storage import RunStore

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from reborn_nas.study.config.loading import load_config, shipped_studies
     from reborn_nas.study.plan.phases import Phase, plan_phases
     from reborn_nas.study.result.dashboard import serve_dashboard
-    from reborn_nas.study.run import RunResult, run_search
+    from reborn_nas.study.search import RunResult, run_search
     from reborn_nas.study.setup.planning import PlanView, plan_search
     from reborn_nas.study.store.reading import RunInfo, RunStatus, load_records, load_run, status
-    from reborn_nas.study.worker.joining import join
+    from reborn_nas.study.worker.pool import join
     from reborn_nas.study.worker.progress import Progress, SilentProgress
-    from reborn_nas.study.worker.stopping import Stopper
+    from reborn_nas.study.worker.stop import Stopper
 
 _LAZY = {  # reading a run needs neither samplers nor scipy, which take a second to import
     "AdditiveSampler": "samplers.additive",
@@ -25,19 +25,19 @@ _LAZY = {  # reading a run needs neither samplers nor scipy, which take a second
     "PlanView": "study.setup.planning",
     "Progress": "study.worker.progress",
     "RunInfo": "study.store.reading",
-    "RunResult": "study.run",
+    "RunResult": "study.search",
     "RunStatus": "study.store.reading",
     "SilentProgress": "study.worker.progress",
-    "Stopper": "study.worker.stopping",
+    "Stopper": "study.worker.stop",
     "StudyConfig": "study.config.config",
-    "join": "study.worker.joining",
+    "join": "study.worker.pool",
     "load_config": "study.config.loading",
     "load_records": "study.store.reading",
     "load_run": "study.store.reading",
     "make_sampler": "samplers.registry",
     "plan_phases": "study.plan.phases",
     "plan_search": "study.setup.planning",
-    "run_search": "study.run",
+    "run_search": "study.search",
     "sampler_names": "samplers.registry",
     "serve_dashboard": "study.result.dashboard",
     "shipped_studies": "study.config.loading",

@@ -16,20 +16,19 @@ from reborn_nas.known import remember_code, remember_storage
 from reborn_nas.records import TrialRecord, public_name
 from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.config.flags import resume_command, write_settings
-from reborn_nas.study.config.masking import mask_url
-from reborn_nas.study.plan.decide import Candidate
+from reborn_nas.study.config.urls import mask_url
+from reborn_nas.study.plan.candidate import Candidate
 from reborn_nas.study.setup.planning import PlanView, plan_search, require_device_free
 from reborn_nas.study.setup.warm import ParentWeights, is_warm_study
 from reborn_nas.study.setup.workbench import settle_numerics
-from reborn_nas.study.store.artifacts import Illustrate
-from reborn_nas.study.store.folder import write_json
+from reborn_nas.study.store.opening import write_json
+from reborn_nas.study.store.outcome import Illustrate
 from reborn_nas.study.store.storage import RunStore, connect, open_run, run_url
 from reborn_nas.study.trainer.objective import Objective
-from reborn_nas.study.worker.engine import Engine
-from reborn_nas.study.worker.leading import begin_anew
-from reborn_nas.study.worker.logs import log, log_to
-from reborn_nas.study.worker.progress import Progress, SilentProgress
-from reborn_nas.study.worker.stopping import Stopper
+from reborn_nas.study.worker.loop import Engine
+from reborn_nas.study.worker.progress import Progress, SilentProgress, log, log_to
+from reborn_nas.study.worker.schedule import begin_anew
+from reborn_nas.study.worker.stop import Stopper
 
 __all__ = ["RunResult", "run_search"]
 
@@ -129,7 +128,7 @@ def _run_planned(
         ParentWeights(view.bench, config.folder).ensure()  # once, before the workers start
     with Stopper(config.timeout) as stopper, _said(config):
         if config.processes > 1:
-            from reborn_nas.study.worker.workers import supervise
+            from reborn_nas.study.worker.pool import supervise
 
             complete = supervise(view, store, watcher, stopper, illustrate)
         else:

@@ -22,10 +22,10 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.files import write_atomic
 from reborn_nas.study.store.queue import Claim
 from reborn_nas.study.store.storage import connect, open_run
-from reborn_nas.study.worker.engine import Engine
+from reborn_nas.study.worker.loop import Engine
 from reborn_nas.study.worker.progress import SilentProgress
-from reborn_nas.study.worker.proposing import Proposer
-from reborn_nas.study.worker.stopping import Stopper
+from reborn_nas.study.worker.proposals import Proposer
+from reborn_nas.study.worker.stop import Stopper
 from tests.benchmarks.harness import hardware, print_table
 from tests.benchmarks.scale import fill, instant, plan, put
 from tests.study.conftest import make_bench

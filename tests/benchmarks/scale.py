@@ -42,14 +42,13 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.records import TrialRecord
 from reborn_nas.samplers.registry import make_sampler
 from reborn_nas.seeds import derive_seed
-from reborn_nas.study.plan.designs import search_runs
+from reborn_nas.study.plan.designs import Run, search_runs
 from reborn_nas.study.plan.phases import Phase
-from reborn_nas.study.plan.runs import Run
 from reborn_nas.study.setup.workbench import Workbench
 from reborn_nas.study.store.storage import RunStore, connect, open_run
-from reborn_nas.study.worker.engine import IDLE, Engine, told
+from reborn_nas.study.worker.loop import IDLE, Engine, told
 from reborn_nas.study.worker.progress import SilentProgress
-from reborn_nas.study.worker.stopping import Stopper
+from reborn_nas.study.worker.stop import Stopper
 from tests.study import postgresql
 from tests.study.conftest import fake_record, make_bench
 

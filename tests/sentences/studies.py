@@ -16,11 +16,10 @@ from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.records import TrialRecord
 from reborn_nas.report import RunView
 from reborn_nas.study.plan import designs
-from reborn_nas.study.plan.checks import TOP_ALONE, check_runs
+from reborn_nas.study.plan.candidate import decide_candidate, leading_factors, top_factors
 from reborn_nas.study.plan.contrast import Contrast, Side
-from reborn_nas.study.plan.decide import decide_candidate, leading_factors, top_factors
+from reborn_nas.study.plan.designs import TOP_ALONE, Run, check_runs
 from reborn_nas.study.plan.phases import Phase
-from reborn_nas.study.plan.runs import Run
 from tests.sentences.planted import (
     CHANCE,
     EXTENDED,

@@ -16,7 +16,7 @@ from reborn_nas.seeds import derive_seed
 from reborn_nas.space import load_space
 from reborn_nas.study.config.config import StudyConfig, split_contrast
 from reborn_nas.study.plan.contrast import make_contrast
-from reborn_nas.study.plan.runs import Run
+from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.setup.workbench import Workbench
 from tests.study import postgresql
 
@@ -116,7 +116,7 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who was killed between its claim and its first sign of life is replaced soon, here and in what is forked."""
-    monkeypatch.setattr("reborn_nas.study.store.lease.LEASE", 4.0)
+    monkeypatch.setattr("reborn_nas.study.store.attempts.LEASE", 4.0)
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from reborn_nas.study.plan.runs import Run
+from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.setup.planning import PlanView
-from reborn_nas.study.worker.engine import Engine
+from reborn_nas.study.worker.loop import Engine
+from reborn_nas.study.worker.pool import PipeProgress, _Supervisor
 from reborn_nas.study.worker.progress import SilentProgress
-from reborn_nas.study.worker.stopping import Stopper
-from reborn_nas.study.worker.workers import PipeProgress, _Supervisor
+from reborn_nas.study.worker.stop import Stopper
 from tests.study.conftest import FakeObjective, make_bench
 from tests.study.toy import SITES, phases, store_of
 

@@ -12,10 +12,10 @@ from optuna.trial import FrozenTrial
 
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.plan.phases import Phase
-from reborn_nas.study.store.artifacts import ARTIFACTS, MOST_BYTES, picture_attributes, save_pictures
-from reborn_nas.study.worker.engine import Engine
+from reborn_nas.study.store.outcome import ARTIFACTS, MOST_BYTES, picture_attributes, save_pictures
+from reborn_nas.study.worker.loop import Engine
 from reborn_nas.study.worker.progress import SilentProgress
-from reborn_nas.study.worker.stopping import Stopper
+from reborn_nas.study.worker.stop import Stopper
 from tests.study.conftest import FakeObjective, make_bench
 from tests.study.test_engine import plan, store_of
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from reborn_nas.architecture import Architecture, Choice
-from reborn_nas.study.plan.checks import CHECK_PARTS, SECOND_RATE, check_runs, whole_checks
-from reborn_nas.study.plan.runs import Run
+from reborn_nas.study.plan.designs import CHECK_PARTS, SECOND_RATE, Run, check_runs, whole_checks
 from reborn_nas.study.store.reading import read_records
 from tests.study.conftest import FakeObjective, make_bench
 from tests.study.test_engine import plan, run, store_of

@@ -9,8 +9,7 @@ import pytest
 
 from reborn_nas.records import TrialRecord
 from reborn_nas.report import study_findings
-from reborn_nas.study.plan.decide import decide_candidate, leading_factors
-from reborn_nas.study.plan.recommending import own_words, recommend_run
+from reborn_nas.study.plan.candidate import decide_candidate, leading_factors, own_words, recommend_run
 from tests.sentences.planted import Planted
 from tests.sentences.studies import SPEC, Mix, SimulatedStudy, contrast_of, simulate
 

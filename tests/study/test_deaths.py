@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reborn_nas.study.plan.runs import Run
+from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.store.reading import read_records
 from tests.study.forked import fork, supervise
 from tests.study.toy import store_of

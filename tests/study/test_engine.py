@@ -15,16 +15,16 @@ from reborn_nas.analysis.model.encoding import Space
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import DeviceLostError, StudyError
 from reborn_nas.records import TrialRecord
-from reborn_nas.study.plan import decide
+from reborn_nas.study.plan import candidate
+from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.plan.phases import Phase, plan_phases
-from reborn_nas.study.plan.runs import Run
 from reborn_nas.study.setup.workbench import Workbench
 from reborn_nas.study.store.reading import read_records
 from reborn_nas.study.store.storage import RunStore, connect, open_run, run_url
-from reborn_nas.study.worker.engine import Engine, told
-from reborn_nas.study.worker.leading import begin_anew, hopeless
+from reborn_nas.study.worker.loop import Engine, told
 from reborn_nas.study.worker.progress import SilentProgress
-from reborn_nas.study.worker.stopping import Stopper
+from reborn_nas.study.worker.schedule import begin_anew, hopeless
+from reborn_nas.study.worker.stop import Stopper
 from tests.study.conftest import FakeObjective, fake_record, make_bench
 
 
@@ -423,10 +423,10 @@ def test_the_candidate_follows_the_estimates_that_the_report_prints(folder: Path
     screen = [record for record in odd if record.phase == "screen"]
     effects = study_findings(RunView("t", odd, arms=("reborn", "silu"))).effects
     assert effects is not None
-    own = decide._effects(screen, bench.contrast)
+    own = candidate._effects(screen, bench.contrast)
     assert [100 * own[site] for site in effects["site"]] == pytest.approx(list(effects["effect"]))
-    ranked = decide.leading_factors(screen, bench.contrast, 3)
+    ranked = candidate.leading_factors(screen, bench.contrast, 3)
     assert ranked == list(effects.sort_values("effect", ascending=False)["site"].head(3))
-    assert decide.top_factors(screen, bench.contrast, 3) == [
+    assert candidate.top_factors(screen, bench.contrast, 3) == [
         name for name in bench.contrast.factors if name in ranked
     ]

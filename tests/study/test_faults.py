@@ -20,14 +20,14 @@ import pytest
 
 from reborn_nas.files import write_atomic
 from reborn_nas.records import TrialRecord
-from reborn_nas.study.plan.runs import Run
-from reborn_nas.study.store import lease
+from reborn_nas.study.plan.designs import Run
+from reborn_nas.study.store import attempts
 from reborn_nas.study.store.reading import read_records
 from reborn_nas.study.store.storage import connect, open_run, run_url
-from reborn_nas.study.worker import engine
-from reborn_nas.study.worker.engine import Engine
+from reborn_nas.study.worker import loop
+from reborn_nas.study.worker.loop import Engine
 from reborn_nas.study.worker.progress import SilentProgress
-from reborn_nas.study.worker.stopping import Stopper
+from reborn_nas.study.worker.stop import Stopper
 from tests.study.conftest import FakeObjective, make_bench
 from tests.study.toy import SITES, phases, results, start, store_of, told, work
 
@@ -245,13 +245,13 @@ def work_as_another_machine(folder: Path, tally: Path, seconds: float = 1.0) -> 
             stream.write(f"{run.key}\n")
         time.sleep(0.03)
 
-    lease._host = lambda: tally.name  # type: ignore[assignment]
-    engine.BEAT = 0.2
+    attempts._host = lambda: tally.name  # type: ignore[assignment]
+    loop.BEAT = 0.2
     objective = FakeObjective(before=note)
     with Stopper() as stopper:
         bench = make_bench(folder, sites=SITES)
         worker = Engine(bench, store_of(folder, None), phases(), objective, SilentProgress(), stopper)
-        worker.queue.watch = lease.LeaseWatch(seconds)
+        worker.queue.watch = attempts.LeaseWatch(seconds)
         os._exit(0 if worker.work(lead=True) else 1)
 
 

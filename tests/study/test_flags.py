@@ -21,7 +21,7 @@ from reborn_nas.cli.settings import given_settings
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study import Phase, PlanView, RunResult, StudyConfig, load_config
-from reborn_nas.study.config.duration import read_duration
+from reborn_nas.study.config.fields import read_duration
 from reborn_nas.study.config.flags import needed_settings, resume_command, setting_flags, write_settings
 from reborn_nas.study.config.keywords import Settings
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from reborn_nas.study.plan.runs import Run
+from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.store.storage import connect, open_run
-from reborn_nas.study.worker.engine import Engine
+from reborn_nas.study.worker.loop import Engine
 from reborn_nas.study.worker.progress import SilentProgress
-from reborn_nas.study.worker.stopping import Stopper
+from reborn_nas.study.worker.stop import Stopper
 from tests.study.conftest import FakeObjective, make_bench
 from tests.study.proxy import Proxy
 from tests.study.toy import SITES, phases, results

@@ -13,7 +13,7 @@ import optuna
 import pytest
 
 from reborn_nas.errors import StudyError
-from reborn_nas.study.config.masking import mask_url
+from reborn_nas.study.config.urls import mask_url
 from reborn_nas.study.store import journal
 from reborn_nas.study.store.journal import WholeLines, open_journal, together
 from reborn_nas.study.store.storage import connect, open_run

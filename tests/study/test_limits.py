@@ -19,12 +19,18 @@ from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
 from reborn_nas.samplers.pruning import make_pruner, pruned_shares, rungs
 from reborn_nas.study import AdditiveSampler, StudyConfig
-from reborn_nas.study.config.limits import amount_text, read_limit, refuse_impossible
-from reborn_nas.study.config.objectives import is_beaten, pareto_records, pareto_series
-from reborn_nas.study.plan.recommending import usable_records
+from reborn_nas.study.config.objectives import (
+    amount_text,
+    is_beaten,
+    pareto_records,
+    pareto_series,
+    read_limit,
+    refuse_impossible,
+)
+from reborn_nas.study.plan.candidate import usable_records
 from reborn_nas.study.setup.costs import CostBook
 from reborn_nas.study.setup.warm import read_parent
-from reborn_nas.study.store.telling import Told, told
+from reborn_nas.study.store.outcome import Told, told
 
 
 def record(key: str = "search/0", state: str = "complete", **changes: object) -> TrialRecord:

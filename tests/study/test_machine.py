@@ -22,7 +22,7 @@ from reborn_nas.errors import DataError, StudyError
 from reborn_nas.faults import PASSING, MachineError, machine_fault, wait_out
 from reborn_nas.records import TrialRecord
 from reborn_nas.study import load_run, run_search, status
-from reborn_nas.study.plan.runs import Run
+from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.setup.workbench import Workbench, make_workbench
 from reborn_nas.study.trainer.objective import Objective
 from reborn_nas.study.trainer.resuming import SavedState
@@ -43,7 +43,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Pauses take no time; how long they would have been."""
     pauses: list[float] = []
     monkeypatch.setattr(faults, "pause", lambda seconds, *_: pauses.append(seconds))
-    monkeypatch.setattr("reborn_nas.study.worker.engine.pause", lambda seconds, *_: pauses.append(seconds))
+    monkeypatch.setattr("reborn_nas.study.worker.loop.pause", lambda seconds, *_: pauses.append(seconds))
     return pauses
 
 
@@ -153,7 +153,7 @@ def test_a_whole_search_over_an_ill_disk_ends_as_over_a_whole_one(
 def test_a_machine_that_stays_ill_ends_the_search_with_nothing_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reborn_nas.study.worker.engine.PATIENCE", 0.5)
+    monkeypatch.setattr("reborn_nas.study.worker.loop.PATIENCE", 0.5)
     monkeypatch.setattr("reborn_nas.training.train", Ill(10**6, lambda: disk_error(errno.EIO), None))
     with pytest.raises(MachineError, match=r"Repeat the command"):
         run_search(tiny(tmp_path / "run"))
@@ -215,7 +215,7 @@ def test_a_search_into_a_folder_that_cannot_be_written_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        "reborn_nas.study.store.folder.write_atomic", Ill(9, lambda: disk_error(errno.ENOSPC), None)
+        "reborn_nas.study.store.opening.write_atomic", Ill(9, lambda: disk_error(errno.ENOSPC), None)
     )
     with pytest.raises(StudyError, match=r"cannot be written.*No space left"):
         run_search(tiny(tmp_path / "run"))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from reborn_nas.study.plan.runs import Run
+from reborn_nas.study.plan.designs import Run
 from tests.study import postgresql
 from tests.study.forked import fork, supervise
 from tests.study.toy import results, told

@@ -12,13 +12,12 @@ import optuna
 import pytest
 
 from reborn_nas.architecture import Architecture
-from reborn_nas.study.plan.runs import Run
-from reborn_nas.study.store.attempts import Attempts, Census
-from reborn_nas.study.store.lease import LeaseWatch, _started, identity, lives
+from reborn_nas.study.plan.designs import Run
+from reborn_nas.study.store.attempts import Attempts, Census, LeaseWatch, _started, identity, lives
 from reborn_nas.study.store.queue import DIED, SILENT, Claim, RunQueue
 from reborn_nas.study.store.reading import read_records
 from reborn_nas.study.store.storage import RunStore, connect, open_run
-from reborn_nas.study.worker.engine import told
+from reborn_nas.study.worker.loop import told
 from tests.study.conftest import fake_record
 
 SITES = ("layer0.act",)

@@ -167,7 +167,7 @@ def test_twenty_looks_of_every_verb_change_no_byte_and_no_row_of_a_search_that_g
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(
-        "reborn_nas.study.worker.engine.BEAT", 1e6
+        "reborn_nas.study.worker.loop.BEAT", 1e6
     )  # the search itself writes nothing meanwhile
     url = request.getfixturevalue("server").url if kind == "postgresql" else None
     run = tmp_path / "run"

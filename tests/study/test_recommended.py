@@ -10,7 +10,7 @@ import pytest
 from reborn_nas import backbone
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.records import TrialRecord
-from reborn_nas.study.result.standing import recommend_info
+from reborn_nas.study.result.networks import recommend_info
 from reborn_nas.study.setup.costs import counted_excess
 from reborn_nas.study.store.reading import RunInfo
 

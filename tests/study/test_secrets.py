@@ -18,7 +18,7 @@ from reborn_nas.records import TrialRecord
 from reborn_nas.study import status
 from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.config.flags import resume_command
-from reborn_nas.study.config.masking import mask_url, without_secrets
+from reborn_nas.study.config.urls import mask_url, without_secrets
 from reborn_nas.study.store.opening import open_store
 from reborn_nas.study.trainer.objective import Objective
 from tests.study import postgresql
@@ -113,7 +113,7 @@ def test_what_cannot_be_opened_is_named_without_it(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("reborn_nas.study.worker.joining.PATIENCE", 0.0)
+    monkeypatch.setattr("reborn_nas.study.worker.pool.PATIENCE", 0.0)
     monkeypatch.setattr("reborn_nas.study.store.storage.PROXY_READY", 0.0)
     caplog.set_level(logging.DEBUG)
     assert main([*words, url]) == 2

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from reborn_nas.cli.main import main
-from reborn_nas.study.store import silence
-from reborn_nas.study.store.silence import Listener
+from reborn_nas.study.store import patience
+from reborn_nas.study.store.patience import Listener
 from reborn_nas.study.store.storage import connect
-from reborn_nas.study.worker.watchdog import HungError, Watchdog
+from reborn_nas.study.worker.stop import HungError, Watchdog
 from tests.study.proxy import Network, Proxy
 
 
@@ -71,8 +71,8 @@ def wait_for(caplog: pytest.LogCaptureFixture, text: str, count: int = 1) -> lis
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits is told at once, and again every second."""
-    monkeypatch.setattr(silence, "SAY_AFTER", 0.0)
-    monkeypatch.setattr(silence, "SAY_EVERY", 1.0)
+    monkeypatch.setattr(patience, "SAY_AFTER", 0.0)
+    monkeypatch.setattr(patience, "SAY_EVERY", 1.0)
 
 
 @pytest.mark.usefixtures("soon")
@@ -88,7 +88,7 @@ def test_a_worker_whose_database_takes_the_connection_and_never_answers(
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     pytest.importorskip(driver)
-    monkeypatch.setattr("reborn_nas.study.worker.joining.PATIENCE", 2.5)
+    monkeypatch.setattr("reborn_nas.study.worker.pool.PATIENCE", 2.5)
     monkeypatch.setattr("reborn_nas.study.store.storage.PROXY_READY", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = url.format(server.getsockname()[1])
@@ -150,7 +150,7 @@ def test_a_lock_that_somebody_holds_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fcntl = pytest.importorskip("fcntl")
-    monkeypatch.setattr(silence, "SAY_AFTER", 0.0)
+    monkeypatch.setattr(patience, "SAY_AFTER", 0.0)
     storage = connect(f"journal://{tmp_path}/study.journal")
     with open(tmp_path / "study.journal", "rb") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
@@ -165,17 +165,17 @@ def test_a_lock_that_somebody_holds_is_said(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_has_questions_of_its_own() -> None:
-    with silence.asking("outer"):
+    with patience.asking("outer"):
         child = os.fork()
         if child == 0:
-            os._exit(1 if silence.is_asking(threading.get_ident()) else 0)
+            os._exit(1 if patience.is_asking(threading.get_ident()) else 0)
     assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_training_that_waits_for_its_storage_does_not_hang() -> None:
     logging.getLogger("reborn_nas.study").disabled = True
     try:
-        with Watchdog(lambda: 0.2, None), silence.asking("storage"):
+        with Watchdog(lambda: 0.2, None), patience.asking("storage"):
             time.sleep(1.0)
     finally:
         logging.getLogger("reborn_nas.study").disabled = False

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from reborn_nas.study.worker.stopping import Stopper
+from reborn_nas.study.worker.stop import Stopper
 
 
 def send(number: int) -> None:

@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 
 from reborn_nas.study.config.config import StudyConfig
+from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.plan.phases import Phase
-from reborn_nas.study.plan.runs import Run
 from reborn_nas.study.store.reading import read_records
-from reborn_nas.study.worker import watchdog
-from reborn_nas.study.worker.engine import Engine
+from reborn_nas.study.worker import stop
+from reborn_nas.study.worker.loop import Engine
 from reborn_nas.study.worker.progress import SilentProgress
-from reborn_nas.study.worker.stopping import Stopper
-from reborn_nas.study.worker.watchdog import EXIT_CODE, HungError, Pace, Watchdog
+from reborn_nas.study.worker.stop import EXIT_CODE, HungError, Pace, Stopper, Watchdog
 from tests.study.conftest import FakeObjective, make_bench
 from tests.study.test_engine import plan, store_of
 
@@ -82,7 +81,7 @@ def deaf(run: Run, number: int) -> None:
 
 
 def work(folder: Path) -> None:
-    watchdog.GRACE = 0.2
+    stop.GRACE = 0.2
     bench = make_bench(folder, sites=3, hang_after=0.5)
     phases = plan(bench, 8, baseline=4, screen=0, candidate=0)
     with Stopper() as stopper:

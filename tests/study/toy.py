@@ -10,12 +10,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from reborn_nas.analysis import screen_sizes
+from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.plan.phases import Phase, plan_phases
-from reborn_nas.study.plan.runs import Run
 from reborn_nas.study.store.storage import RunStore, connect, open_run, run_url
-from reborn_nas.study.worker.engine import Engine
+from reborn_nas.study.worker.loop import Engine
 from reborn_nas.study.worker.progress import SilentProgress
-from reborn_nas.study.worker.stopping import Stopper
+from reborn_nas.study.worker.stop import Stopper
 from tests.study.conftest import FakeObjective, make_bench
 
 SITES = 3

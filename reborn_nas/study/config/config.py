@@ -41,7 +41,7 @@ from reborn_nas.study.config.fields import (
     setting,
     split_contrast,
 )
-from reborn_nas.study.config.limits import LIMITS, read_limit
+from reborn_nas.study.config.objectives import LIMITS, read_limit
 
 __all__ = ["StudyConfig", "known_settings", "renamed", "split_contrast"]
 
@@ -450,14 +450,14 @@ class StudyConfig(BaseModel):
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """What `repr` shows: no password."""
-        from reborn_nas.study.config.masking import mask_url
+        from reborn_nas.study.config.urls import mask_url
 
         for name, value in super().__repr_args__():
             yield name, mask_url(value) if name == "storage" and value else value
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only; credentials in the storage URL are masked."""
-        from reborn_nas.study.config.masking import mask_url
+        from reborn_nas.study.config.urls import mask_url
 
         data = self.model_dump(mode="json")
         data["storage"] = None if self.storage is None else mask_url(self.storage)
@@ -495,7 +495,7 @@ _PLAIN = {
 
 
 def _faults(error: ValidationError) -> list[str]:
-    from reborn_nas.study.config.masking import mask_text
+    from reborn_nas.study.config.urls import mask_text
 
     faults = []
     for item in error.errors():

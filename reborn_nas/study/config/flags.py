@@ -18,7 +18,7 @@ from reborn_nas.errors import ConfigError
 from reborn_nas.files import write_atomic
 from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.config.fields import plain_types
-from reborn_nas.study.config.masking import STORAGE_VARIABLE, mask_url
+from reborn_nas.study.config.urls import STORAGE_VARIABLE, mask_url
 
 __all__ = [
     "SETTINGS_FILE",

@@ -78,7 +78,7 @@ def recommend_info(info: RunInfo) -> Recommended:
     """
     from reborn_nas.analysis.model.maximise import Budget
     from reborn_nas.backbone.load.variants import is_argument, with_arguments
-    from reborn_nas.study.plan.recommending import own_words, recommend_run
+    from reborn_nas.study.plan.candidate import own_words, recommend_run
     from reborn_nas.study.setup.costs import counted_excess
 
     if "backbone" not in info.settings:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from reborn_nas.architecture import Architecture, BackboneSpec
 from reborn_nas.errors import RebornError
-from reborn_nas.study.config.limits import LIMITS, Limit, read_limit, refuse_impossible
+from reborn_nas.study.config.objectives import LIMITS, Limit, read_limit, refuse_impossible
 
 if TYPE_CHECKING:
     from torch import nn

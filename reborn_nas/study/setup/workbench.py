@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +16,24 @@ from reborn_nas.errors import ConfigError
 from reborn_nas.study.config.config import StudyConfig, split_contrast
 from reborn_nas.study.config.settings import settings_digest
 from reborn_nas.study.plan.contrast import Contrast, make_contrast, members_of
-from reborn_nas.study.setup.variants import parent_arguments, trace_variants
 
 if TYPE_CHECKING:
     from reborn_nas.backbone import Site
     from reborn_nas.data import ImageSet
     from reborn_nas.space import SearchSpace
+    from reborn_nas.study.config.config import StudyConfig
     from reborn_nas.training import Recipe
     from reborn_nas.training.device.selection import Survey
 
-__all__ = ["Workbench", "environment", "make_workbench", "settle_numerics"]
+__all__ = [
+    "MOST_VARIANTS",
+    "Workbench",
+    "environment",
+    "make_workbench",
+    "parent_arguments",
+    "settle_numerics",
+    "trace_variants",
+]
 
 
 @dataclass(frozen=True)
@@ -127,8 +136,8 @@ class Workbench:
 
     def phase_labels(self) -> dict[str, dict[str, tuple[str, ...]]]:
         """Phase → parameter → every label it may have in that phase's study."""
-        from reborn_nas.study.plan.checks import check_labels
-        from reborn_nas.study.plan.decide import twin
+        from reborn_nas.study.plan.candidate import twin
+        from reborn_nas.study.plan.designs import check_labels
 
         contrast = self.contrast
         design = {name: contrast.labels() for name in contrast.factors}
@@ -345,3 +354,57 @@ def _commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()
+
+
+MOST_VARIANTS = 64
+"""Backbones that a space may make of one; each is traced before the first training."""
+
+
+def parent_arguments(config: StudyConfig, space: SearchSpace) -> dict[str, Any]:
+    """The arguments of the parent: as given, else as the space has them first, else as nobody chose them."""
+    if not space.variants:
+        return dict(config.backbone_arguments)
+    if config.init == "parent" or config.pretrained:
+        what = "pretrained" if config.pretrained else "init: parent"
+        raise ConfigError(
+            f"{what}: search space {space.name!r} varies {', '.join(space.variants.arguments)} of the backbone, and "
+            "one parent's weights do not fit them all; start from scratch, or take a space that varies sites alone"
+        )
+    given = dict(config.backbone_arguments)
+    if "backbone_arguments" not in config.given:
+        given = {name: value for name, value in given.items() if name not in space.variants.arguments}
+    return space.variants.settle(given)
+
+
+def trace_variants(
+    space: SearchSpace,
+    parent: BackboneSpec,
+    sites: Sequence[Site],
+    proofs: Mapping[str, Any] | None = None,
+) -> dict[BackboneSpec, tuple[Any, Any]]:
+    """Each other backbone of the space → its template and discovery. They have the parent's sites and choices."""
+    from reborn_nas.backbone import build, discover
+
+    if not space.variants:
+        return {}
+    count = math.prod(len(values) for values in space.variants.arguments.values())
+    if count > MOST_VARIANTS:
+        raise ConfigError(
+            f"search space {space.name!r} makes {count} backbones of one; at most {MOST_VARIANTS} combinations"
+        )
+    found = {}
+    names = [site.name for site in sites]
+    for spec in space.variants.specs(parent):
+        if spec == parent:
+            continue
+        template = build(spec, device="meta")
+        discovery = discover(template, spec.input_size, proofs=proofs)
+        same = [site.name for site in discovery.sites] == names
+        if not same or space.site_parameters(discovery.sites) != space.site_parameters(sites):
+            words = ", ".join(f"{name}={spec.arguments[name]}" for name in space.variants.arguments)
+            raise ConfigError(
+                f"search space {space.name!r}: with {words} the backbone {spec.name!r} has other sites, or sites with "
+                "other choices, than its parent; only arguments that leave the sites alone can be searched"
+            )
+        found[spec] = (template, discovery)
+    return found

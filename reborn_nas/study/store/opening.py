@@ -1,8 +1,9 @@
-"""Opening a run to look at it: where its storage lies, whether it may be asked, and whose fault it is if that fails."""
+"""Opening a run to read it: its folder, where its storage lies, whether it may be connected to, and what is damaged."""
 
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import re
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from reborn_nas.errors import RebornError, StudyError
 from reborn_nas.faults import blame_machine
+from reborn_nas.files import write_atomic
 from reborn_nas.known import is_known_storage
-from reborn_nas.study.config.masking import HIDDEN, STORAGE_VARIABLE, mask_url
-from reborn_nas.study.store.folder import is_run_folder, read_json
+from reborn_nas.study.config.urls import HIDDEN, STORAGE_VARIABLE, mask_url
 from reborn_nas.study.store.storage import (
     JOURNAL,
     RunStore,
@@ -29,7 +30,52 @@ from reborn_nas.study.store.storage import (
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-__all__ = ["is_writable", "moved_url", "open_store", "reads_run"]
+__all__ = [
+    "check_run_folder",
+    "is_run_folder",
+    "is_writable",
+    "moved_url",
+    "open_store",
+    "read_json",
+    "reads_run",
+    "write_json",
+]
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a run lies there."""
+    return (folder / JOURNAL).is_file() or (folder / "config.json").is_file()
+
+
+def check_run_folder(folder: Path) -> None:
+    """Raise StudyError where a run could not be created or resumed in `folder`."""
+    if folder.exists() and not folder.is_dir():
+        raise StudyError(f"run folder {folder} is a file; choose another with --run")
+    if folder.is_dir() and not is_run_folder(folder) and any(folder.iterdir()):
+        raise StudyError(
+            f"run folder {folder} is not empty and holds no {JOURNAL}; choose another with --run, or empty it"
+        )
+    if (folder / "config.json").is_file() and "study" not in read_json(folder / "config.json"):
+        raise StudyError(
+            f"run folder {folder} holds a config.json that is not a run's; choose another with --run"
+        )
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write `value` so that a reader sees all of it or nothing."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`. Raises StudyError where it is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise StudyError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise StudyError(f"{path} holds {type(value).__name__}, not a JSON object")
+    return value
+
 
 OTHER_SCHEME = r"([A-Za-z][\w+.\-]+):/+(.*)"
 SCHEME = r"((?:journal|sqlite|postgresql|mysql|grpc)(?:\+\w+)?):"

@@ -14,19 +14,23 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from reborn_nas.records import TrialRecord
-from reborn_nas.study.plan.runs import Run
+from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.store.attempts import (
     REJECTED,
     Attempts,
     Census,
+    LeaseWatch,
     count_losses,
+    identity,
     is_final,
+    is_here,
     is_live,
+    is_own,
     is_rejected,
+    lives,
 )
 from reborn_nas.study.store.journal import together
-from reborn_nas.study.store.lease import LeaseWatch, identity, is_here, is_own, lives
-from reborn_nas.study.store.telling import Told
+from reborn_nas.study.store.outcome import Told
 
 if TYPE_CHECKING:
     from optuna.study import Study

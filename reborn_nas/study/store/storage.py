@@ -18,11 +18,10 @@ from urllib.parse import quote, urlsplit
 
 from reborn_nas.commands import install_line
 from reborn_nas.errors import RebornError, StudyError
-from reborn_nas.study.config.masking import is_readable, mask_url, without_secrets
 from reborn_nas.study.config.objectives import directions
-from reborn_nas.study.store.lease import LeaseWatch, identity
-from reborn_nas.study.store.patience import PATIENCE, be_patient, cause_of, is_passing
-from reborn_nas.study.store.silence import Question, asking
+from reborn_nas.study.config.urls import is_readable, mask_url, without_secrets
+from reborn_nas.study.store.attempts import LeaseWatch, identity
+from reborn_nas.study.store.patience import PATIENCE, Question, asking, be_patient, cause_of, is_passing
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

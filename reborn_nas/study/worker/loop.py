@@ -1,4 +1,4 @@
-"""One worker's loop over a run's queue, and the leader's steps from phase to phase."""
+"""One worker's loop: claim a run, propose its architecture, train it, tell the result."""
 
 from __future__ import annotations
 
@@ -8,35 +8,36 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+import torch
 
 from reborn_nas.architecture import Architecture
-from reborn_nas.errors import DeviceLostError
+from reborn_nas.errors import DeviceLostError, StudyError
 from reborn_nas.faults import FIRST_WAIT, LONGEST_WAIT, PATIENCE, MachineError, machine_fault, pause
+from reborn_nas.known import remember_code, remember_storage
 from reborn_nas.records import TrialRecord
+from reborn_nas.study.config.config import StudyConfig
+from reborn_nas.study.config.urls import mask_url
+from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.plan.phases import ORDER, Phase
-from reborn_nas.study.plan.runs import Run
-from reborn_nas.study.setup.planning import site_row
+from reborn_nas.study.setup.planning import check_same, site_row
 from reborn_nas.study.setup.warm import search_epochs
-from reborn_nas.study.store.artifacts import Illustrate, picture_attributes
+from reborn_nas.study.setup.workbench import Workbench, make_workbench, settle_numerics
+from reborn_nas.study.store.attempts import BEAT
 from reborn_nas.study.store.journal import together
-from reborn_nas.study.store.lease import BEAT
+from reborn_nas.study.store.outcome import Illustrate, picture_attributes, told
 from reborn_nas.study.store.patience import AwayError
 from reborn_nas.study.store.queue import Claim, RunQueue
-from reborn_nas.study.store.telling import told
-from reborn_nas.study.trainer.objective import Pruned, Stopped
-from reborn_nas.study.worker.leading import Leader
-from reborn_nas.study.worker.logs import log, training
-from reborn_nas.study.worker.progress import Progress
-from reborn_nas.study.worker.proposing import MOST_REJECTIONS, Proposer
-from reborn_nas.study.worker.stopping import Stopper
-from reborn_nas.study.worker.watchdog import HungError, Pace, Watchdog
+from reborn_nas.study.store.storage import RunStore, find_store
+from reborn_nas.study.trainer.objective import Objective, Pruned, Stopped
+from reborn_nas.study.worker.progress import Progress, log, training
+from reborn_nas.study.worker.proposals import MOST_REJECTIONS, Proposer
+from reborn_nas.study.worker.schedule import Leader
+from reborn_nas.study.worker.stop import HungError, Pace, Stopper, Watchdog
+from reborn_nas.training import threads_each
 
-if TYPE_CHECKING:
-    from reborn_nas.study.setup.workbench import Workbench
-    from reborn_nas.study.store.storage import RunStore
-
-__all__ = ["Engine", "Executes", "told"]
+__all__ = ["Engine", "Executes", "run_worker", "told"]
 
 IDLE = 0.25
 """Seconds between two looks at a queue in which nothing waits."""
@@ -307,3 +308,47 @@ class Engine:
             yield
         finally:
             over.set()
+
+
+def run_worker(
+    config: StudyConfig,
+    device: str,
+    progress: Progress,
+    stopper: Stopper,
+    illustrate: Illustrate | None = None,
+    *,
+    lead: bool,
+    expendable: bool = False,
+) -> bool:
+    """Train in this process what the study's queue holds; whether the study is complete.
+
+    Raises:
+        StudyError: no such study, or it differs from what this process would train.
+    """
+    torch.set_num_threads(config.threads or threads_each(config.processes))
+    settle_numerics(deterministic=config.deterministic)
+    store = find_store(config, patience=300)
+    if store is None:
+        raise StudyError(f"there is no study {config.study_name!r} to join; `reborn-nas search` begins it")
+    bench = make_workbench(config, device, proofs=store.attribute("proofs"))
+    check_same(store, bench)
+    remember_code(bench.spec)
+    if config.storage is not None:
+        remember_storage(mask_url(config.storage))
+    plan = store.attribute("plan")
+    if plan is None:
+        raise StudyError(f"study {config.study_name!r} has no plan yet; `reborn-nas search` makes it")
+    phases = [Phase.from_dict(row) for row in plan["phases"]]
+    objective = Objective(bench, config.folder, stopping=lambda: stopper.wanted)
+    engine = Engine(
+        bench,
+        store,
+        phases,
+        objective,
+        progress,
+        stopper,
+        settled=objective.forget,
+        expendable=expendable,
+        illustrate=illustrate,
+    )
+    return engine.work(lead=lead)

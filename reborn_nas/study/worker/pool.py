@@ -1,7 +1,8 @@
-"""Several long-lived workers on one host, each a process of its own, and a supervisor that starts them again.
+"""Several long-lived workers on one host, each a process of its own, under a supervisor that starts them again; and
+workers that join a study from another host.
 
 The supervisor takes the steps from phase to phase; workers claim runs from the storage and tell results there.
-What a worker says over its pipe is for the progress display only: nothing is lost with it.
+What a worker sends over its pipe is for the progress display only: nothing is lost with it.
 """
 
 from __future__ import annotations
@@ -14,26 +15,29 @@ from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess, current_process
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from reborn_nas.errors import DeviceLostError, RebornError, StudyError
-from reborn_nas.known import remember_code, remember_storage
 from reborn_nas.records import TrialRecord
-from reborn_nas.study.config.config import StudyConfig
-from reborn_nas.study.config.masking import mask_url
+from reborn_nas.study.config.config import StudyConfig, known_settings
+from reborn_nas.study.config.urls import SCHEME, mask_url
+from reborn_nas.study.plan.phases import Phase
 from reborn_nas.study.setup.children import start_child
-from reborn_nas.study.store.artifacts import Illustrate
-from reborn_nas.study.worker.engine import Engine
-from reborn_nas.study.worker.logs import VERBOSE, log, log_to
-from reborn_nas.study.worker.progress import Progress, SilentProgress
-from reborn_nas.study.worker.stopping import NOTICE, Stopper
-from reborn_nas.study.worker.watchdog import EXIT_CODE
+from reborn_nas.study.setup.processes import processes_here
+from reborn_nas.study.store.outcome import Illustrate
+from reborn_nas.study.store.storage import JOURNAL, RunStore, connect, open_run, require_file
+from reborn_nas.study.worker.loop import Engine, run_worker
+from reborn_nas.study.worker.progress import VERBOSE, Progress, SilentProgress, log, log_to
+from reborn_nas.study.worker.stop import EXIT_CODE, NOTICE, Stopper
 
 if TYPE_CHECKING:
     from reborn_nas.study.setup.planning import PlanView
-    from reborn_nas.study.store.storage import RunStore
 
-__all__ = ["run_worker", "supervise"]
+__all__ = [
+    "join",
+    "supervise",
+]
 
 GRACE = 4.0
 """Seconds that workers have to give back what they hold, when there is nothing to wait for, before they are killed."""
@@ -302,54 +306,92 @@ def _work(
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def run_worker(
-    config: StudyConfig,
-    device: str,
-    progress: Progress,
-    stopper: Stopper,
-    illustrate: Illustrate | None = None,
+OWN = ("timeout", "workers")
+"""Settings that each machine has for itself."""
+
+PATIENCE = 300.0
+"""Seconds that a worker waits for a database that does not answer when it comes."""
+
+
+def join(
+    storage: str,
+    study: str,
     *,
-    lead: bool,
+    device: str = "auto",
+    devices: tuple[str, ...] | str = (),
+    workers: int | str = "auto",
+    progress: Progress | None = None,
+    timeout: float | None = None,
+    illustrate: Illustrate | None = None,
+    stopper: Stopper | None = None,
     expendable: bool = False,
+    **overrides: Any,
 ) -> bool:
-    """Train in this process what the study's queue holds; whether the study is complete.
+    """Join a study from any machine that reaches its storage and has its data; whether the study is complete.
+
+    Args:
+        storage: the storage's URL.
+        study: the study's name.
+        device: where to train.
+        devices: one process each under a supervisor, which starts them again when they die.
+        workers: processes of that kind; one trains in this process; "auto" is one a device, or one a core of a CPU.
+        timeout: leave after so many seconds.
+        illustrate: as in `run_search`.
+        stopper: says when to leave, in place of `timeout`.
+        expendable: whether this process may end itself over a training that hangs.
+        overrides: settings of this machine alone: `data_dir`, `dataset`, `run` (folder for curves and weights),
+            `artifacts`, `threads`; and `adopt`.
 
     Raises:
-        StudyError: no such study, or it differs from what this process would train.
+        StudyError: no such study, or it differs from what this machine would train.
     """
-    import torch
+    require_file(storage)
+    store = open_run(connect(storage, patience=PATIENCE), study)
+    changes = {key: value for key, value in overrides.items() if value is not None}
+    place = {"storage": storage, "device": device, "devices": devices}
+    config = StudyConfig(**{**_settled(store, storage), **changes, **place, "workers": workers})
+    if config.workers == "auto":
+        from reborn_nas.training.device.selection import pick_device
 
-    from reborn_nas.study.plan.phases import Phase
-    from reborn_nas.study.setup.planning import check_same
-    from reborn_nas.study.setup.workbench import make_workbench, settle_numerics
-    from reborn_nas.study.store.storage import find_store
-    from reborn_nas.study.trainer.objective import Objective
-    from reborn_nas.training import threads_each
+        config = config.with_processes(processes_here(pick_device(device)[0], config))
+    config.folder.mkdir(parents=True, exist_ok=True)
+    watcher = progress or SilentProgress()
+    with stopper or Stopper(timeout) as stop:
+        if config.processes > 1:
+            return _several(config, store, watcher, stop, illustrate)
+        single = config.devices[0] if config.devices else device
+        with log_to(config.folder, "0"):
+            return run_worker(config, single, watcher, stop, illustrate, lead=True, expendable=expendable)
 
-    torch.set_num_threads(config.threads or threads_each(config.processes))
-    settle_numerics(deterministic=config.deterministic)
-    store = find_store(config, patience=300)
-    if store is None:
-        raise StudyError(f"there is no study {config.study_name!r} to join; `reborn-nas search` begins it")
-    bench = make_workbench(config, device, proofs=store.attribute("proofs"))
+
+def _settled(store: RunStore, storage: str) -> dict[str, Any]:
+    """The study's settings, as far as they hold on this machine too."""
+    kept: Mapping[str, Any] = store.attribute("config", {})
+    known = {key: value for key, value in known_settings(kept).items() if key not in OWN}
+    for key in ("data_dir", "artifacts"):
+        if key in known and not known[key].startswith(SCHEME) and not Path(known[key]).is_dir():
+            del known[key]
+    threads = (store.attribute("settings") or {}).get("threads")
+    if threads is not None:  # sums depend on them
+        known["threads"] = threads
+    known["run"] = Path("runs") / store.name
+    if storage.startswith("journal://") and Path(storage).name == JOURNAL:
+        known["run"] = Path(storage.removeprefix("journal://")).absolute().parent
+    return known
+
+
+def _several(
+    config: StudyConfig, store: RunStore, progress: Progress, stopper: Stopper, illustrate: Illustrate | None
+) -> bool:
+    from reborn_nas.study.setup.planning import PlanView, check_same
+    from reborn_nas.study.setup.workbench import make_workbench
+
+    bench = make_workbench(config, proofs=store.attribute("proofs"))
     check_same(store, bench)
-    remember_code(bench.spec)
-    if config.storage is not None:
-        remember_storage(mask_url(config.storage))
     plan = store.attribute("plan")
     if plan is None:
-        raise StudyError(f"study {config.study_name!r} has no plan yet; `reborn-nas search` makes it")
-    phases = [Phase.from_dict(row) for row in plan["phases"]]
-    objective = Objective(bench, config.folder, stopping=lambda: stopper.wanted)
-    engine = Engine(
-        bench,
-        store,
-        phases,
-        objective,
-        progress,
-        stopper,
-        settled=objective.forget,
-        expendable=expendable,
-        illustrate=illustrate,
-    )
-    return engine.work(lead=lead)
+        raise StudyError(
+            f"study {store.name!r} in {mask_url(config.storage or '')} has no plan yet; `reborn-nas search` makes it"
+        )
+    phases = tuple(Phase.from_dict(row) for row in plan["phases"])
+    return supervise(PlanView(bench, phases, ()), store, progress, stopper, illustrate)

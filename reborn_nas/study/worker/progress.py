@@ -1,16 +1,38 @@
-"""What a running study tells whoever watches."""
+"""What a running study reports: callbacks for the caller, bars or lines on a terminal, and the run's log."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from reborn_nas.records import public_name
 
 if TYPE_CHECKING:
     from reborn_nas.records import TrialRecord
     from reborn_nas.study.setup.planning import PlanView
 
-__all__ = ["AfterPhase", "Progress", "SilentProgress"]
+__all__ = [
+    "AfterPhase",
+    "BarProgress",
+    "LOG_FILE",
+    "LineProgress",
+    "Progress",
+    "SilentProgress",
+    "VERBOSE",
+    "announce",
+    "bars_where_seen",
+    "duration_text",
+    "log",
+    "log_to",
+    "make_progress",
+    "training",
+]
 
 
 class Progress(Protocol):
@@ -99,3 +121,226 @@ class AfterPhase(SilentProgress):
     def note(self, text: str) -> None:
         """See `Progress`."""
         self._watcher.note(text)
+
+
+def announce(text: str) -> None:
+    """One line on stderr before something that takes seconds, such as importing torch."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def make_progress(quiet: bool, notebook: bool = False) -> Iterator[Progress | None]:
+    """Bars on a terminal, lines in a log, nothing where JSON is printed. The terminal is given back at the end."""
+    if quiet:
+        yield None
+    elif not (sys.stderr.isatty() or notebook):
+        yield LineProgress()
+    else:
+        bars = BarProgress()
+        try:
+            yield bars
+        finally:
+            bars.close()
+
+
+@contextmanager
+def bars_where_seen() -> Iterator[Progress | None]:
+    """Bars on a terminal and in a notebook, nothing elsewhere: what a call from Python shows by default."""
+    with make_progress(
+        quiet=not (sys.stderr.isatty() or _in_notebook()), notebook=_in_notebook()
+    ) as progress:
+        yield progress
+
+
+def _in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this."""
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    return getattr(shell, "kernel", None) is not None
+
+
+class LineProgress:
+    """One line a phase, and one every half minute: readable in a log."""
+
+    EVERY_SECONDS = 30.0
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+        self._started = time.monotonic()
+        self._first_done = 0
+
+    def plan(self, view: PlanView) -> None:
+        """The plan is printed by the caller."""
+        self._started = self._said = time.monotonic()
+        self._first_done = view.done
+
+    def phase_started(self, name: str, count: int) -> None:
+        """Name the phase."""
+        self._say(f"{public_name(name)}: {count} trainings")
+
+    def trial_started(self, key: str, phase: str, done: int, total: int) -> None:
+        """Said when it is finished."""
+
+    def epoch(self, key: str, epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
+        """Too often for a log."""
+
+    def trial_finished(self, record: TrialRecord, done: int, total: int) -> None:
+        """A line every half minute, and for each training that did not end well."""
+        if record.state not in ("complete", "pruned"):
+            self._say(f"{record.label}: {record.state}: {record.reason}")
+        elif time.monotonic() - self._said > self.EVERY_SECONDS:
+            self._say(f"{done} of {total} trainings, {self._left(done, total)} left")
+
+    def phase_finished(self, name: str) -> None:
+        """The next phase's line says so."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        self._say(text)
+
+    def _left(self, done: int, total: int) -> str:
+        seconds = (time.monotonic() - self._started) * (total - done) / max(1, done - self._first_done)
+        return duration_text(seconds)
+
+    def _say(self, text: str) -> None:
+        self._said = time.monotonic()
+        print(text, file=sys.stderr, flush=True)
+
+
+class BarProgress:
+    """A bar for the study and one for the training in flight."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bars = Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._study: Any = None
+        self._trial: Any = None
+        self._phase = ""
+
+    def plan(self, view: PlanView) -> None:
+        """Show the study's bar, in place of an earlier one's."""
+        for earlier in (self._study, self._trial):
+            if earlier is not None:
+                self._bars.remove_task(earlier)
+        self._study = self._bars.add_task("study", total=view.total, completed=view.done, detail="")
+        self._trial = self._bars.add_task("", total=1, visible=False, detail="")
+        self._bars.start()
+
+    def phase_started(self, name: str, count: int) -> None:
+        """Name the phase beside the study's bar."""
+        self._phase = public_name(name)
+        self._bars.update(self._study, description=f"study: {public_name(name)}")
+
+    def trial_started(self, key: str, phase: str, done: int, total: int) -> None:
+        """An empty bar for this training."""
+        self._bars.update(self._study, completed=done, total=total)
+        self._bars.reset(self._trial, description=public_name(key), visible=True, total=1, detail="")
+
+    def epoch(self, key: str, epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
+        """Advance this training's bar."""
+        accuracy = next((value for name, value in metrics.items() if name.endswith("accuracy")), None)
+        detail = "" if accuracy is None else f"accuracy {accuracy:.2%}"
+        self._bars.update(self._trial, completed=epoch, total=epochs, detail=detail)
+
+    def trial_finished(self, record: TrialRecord, done: int, total: int) -> None:
+        """Advance the study's bar; end the display behind the last one."""
+        self._bars.update(self._study, completed=done, total=total)
+        if record.state not in ("complete", "pruned"):
+            self.note(f"{record.label}: {record.state}: {record.reason}")
+
+    def phase_finished(self, name: str) -> None:
+        """Nothing to show."""
+
+    def note(self, text: str) -> None:
+        """A line above the bars."""
+        self._bars.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        self._bars.stop()
+
+
+def duration_text(seconds: float) -> str:
+    """`41 s`, `12 min`, `3.4 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+LOG_FILE = "search.log"
+"""In the run folder; all processes of this machine append to it, a line at a time."""
+
+FORMAT = "%(asctime)s %(levelname)-7s worker %(worker)s  %(trial)s  %(message)s"
+
+VERBOSE = "REBORN_NAS_VERBOSE"
+"""In the environment of the workers of a run whose log is shown."""
+
+log = logging.getLogger("reborn_nas.study")
+
+
+class _Place(logging.Filter):
+    """Adds which worker, and which training, a record comes from."""
+
+    worker = "-"
+    trial = "-"
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.worker, record.trial = self.worker, self.trial
+        return True
+
+
+_PLACE = _Place()
+
+
+@contextmanager
+def log_to(folder: Path | None, worker: str = "-", *, shown: bool = False) -> Iterator[None]:
+    """Within, what the package logs is appended to the run folder's log, as coming from `worker`.
+
+    Args:
+        folder: the run folder; None, or a folder that cannot be written, keeps no log.
+        shown: on stderr too, and so in the processes that are started within.
+    """
+    package = logging.getLogger("reborn_nas")
+    handlers: list[logging.Handler] = [logging.StreamHandler()] if shown else []
+    if folder is not None:
+        with suppress(OSError):
+            handlers.append(logging.FileHandler(folder / LOG_FILE, encoding="utf-8", delay=False))
+    level, before = package.level, _PLACE.worker
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter(FORMAT))
+        handler.addFilter(_PLACE)
+        package.addHandler(handler)
+    if shown:
+        os.environ[VERBOSE] = "1"
+    package.setLevel(min(package.getEffectiveLevel(), logging.INFO))
+    _PLACE.worker = worker
+    try:
+        yield
+    finally:
+        _PLACE.worker = before
+        os.environ.pop(VERBOSE, None)
+        package.setLevel(level)
+        for handler in handlers:
+            package.removeHandler(handler)
+            handler.close()
+
+
+@contextmanager
+def training(key: str) -> Iterator[None]:
+    """Within, lines come from the training `key`; this process has one at a time."""
+    _PLACE.trial = public_name(key)
+    try:
+        yield
+    finally:
+        _PLACE.trial = "-"

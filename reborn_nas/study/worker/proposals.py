@@ -14,9 +14,9 @@ from reborn_nas.samplers.pruning import make_pruner, rungs
 from reborn_nas.samplers.registry import learns_from_pruned, make_sampler
 from reborn_nas.seeds import derive_seed
 from reborn_nas.study.setup.warm import search_epochs
+from reborn_nas.study.store.outcome import Told, told
 from reborn_nas.study.store.patience import AwayError
 from reborn_nas.study.store.queue import Claim
-from reborn_nas.study.store.telling import Told, told
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler

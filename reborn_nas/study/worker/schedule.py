@@ -1,4 +1,4 @@
-"""The steps from phase to phase: what may be trained now is put into the queue, what was lost is put in again."""
+"""The steps from phase to phase: runs that may be trained now are enqueued, lost ones again."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.config.objectives import objective_values
 from reborn_nas.study.plan import designs
-from reborn_nas.study.plan.checks import TOP_ALONE, check_runs
-from reborn_nas.study.plan.decide import Candidate, decide_candidate, leading_factors, top_factors
+from reborn_nas.study.plan.candidate import (
+    Candidate,
+    decide_candidate,
+    leading_factors,
+    recommend_run,
+    top_factors,
+)
+from reborn_nas.study.plan.designs import TOP_ALONE, Run, check_runs
 from reborn_nas.study.plan.phases import Phase
-from reborn_nas.study.plan.recommending import recommend_run
-from reborn_nas.study.plan.runs import Run
 from reborn_nas.study.setup.costs import CostBook
 from reborn_nas.study.setup.warm import is_warm_study
-from reborn_nas.study.store.artifacts import artifacts_of
 from reborn_nas.study.store.attempts import is_final
 from reborn_nas.study.store.journal import GatheringJournal, together
+from reborn_nas.study.store.outcome import artifacts_of
 from reborn_nas.study.store.queue import RunQueue
-from reborn_nas.study.worker.logs import log
-from reborn_nas.study.worker.progress import Progress
+from reborn_nas.study.worker.progress import Progress, log
 from reborn_nas.winners import DIGITS
 
 if TYPE_CHECKING:

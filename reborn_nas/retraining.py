@@ -27,6 +27,7 @@ def train(
     dataset: str | None = None,
     data_dir: Run | None = None,
     image_size: int | None = None,
+    skip_broken: bool = False,
     recipe: str | None = None,
     seeds: int = 3,
     seed: int = 0,
@@ -50,6 +51,7 @@ def train(
             activation for every site, such as "reborn".
         out: the folder to write, as `export` does; it holds the first seed's network, whatever the test images say.
         dataset, data_dir, image_size, recipe: the run's own where None; else "digits" and "fast".
+        skip_broken: leave out images that cannot be read, instead of raising.
         seeds: trainings, with the seeds `seed`, `seed` + 1, …; with more of them a finished folder goes on.
         pretrained: start from the backbone library's published weights.
         checkpoint: start from these weights of the unconverted backbone: safetensors, a file of `torch.save` that holds
@@ -84,6 +86,7 @@ def train(
         data_dir=Path(place) if (place := data_dir or known.get("data_dir")) else None,
         image_size=image_size or (known.get("image_size") if told else None),
         seed=known.get("seed", 0),
+        skip_broken=skip_broken or bool(told and known.get("skip_broken")),
     )
     job, notes = prepare(
         chosen,

@@ -42,6 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--dataset", metavar="NAME", help="as in `reborn-nas search`; digits by default")
     data.add_argument("--data-dir", metavar="DIR")
     data.add_argument("--image-size", type=int, metavar="N")
+    data.add_argument("--skip-broken", action="store_true", help="leave out images that cannot be read")
     data.add_argument("--recipe", metavar="NAME", help="fast or paper")
     for option, kind in (
         ("epochs", int),
@@ -95,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
     from reborn_nas.study.worker.progress import log_to
 
     recipe = ("epochs", "batch_size", "learning_rate", "weight_decay", "precision")
-    direct = ("trial", "dataset", "data_dir", "image_size", "recipe", "seeds", "seed", "device", "pretrained",
-              "checkpoint", "fold", "force", "name", "backbone", "stem", "init")  # fmt: skip
+    direct = ("trial", "dataset", "data_dir", "image_size", "skip_broken", "recipe", "seeds", "seed", "device",
+              "pretrained", "checkpoint", "fold", "force", "name", "backbone", "stem", "init")  # fmt: skip
     with log_to(None, shown=args.verbose):
         outcome = train(
             args.architecture,

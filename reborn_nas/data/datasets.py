@@ -26,6 +26,7 @@ def load_dataset(
     seed: int = 0,
     fraction: float = 1.0,
     flip: bool | None = None,
+    skip_broken: bool = False,
 ) -> ImageSet:
     """Read a data set into host memory and give each image its use.
 
@@ -37,6 +38,7 @@ def load_dataset(
         seed: draws the reserved part and, with `fraction`, the images kept. The test part never depends on it.
         fraction: share of every part that is kept, stratified, in (0, 1].
         flip: overrides whether training images are mirrored at random.
+        skip_broken: leave out images of a folder that cannot be read, instead of raising; the notes count them.
 
     Raises:
         UnknownNameError: no such data set.
@@ -53,7 +55,9 @@ def load_dataset(
         from reborn_nas.data.folder import load_folder
 
         path = name.removeprefix("folder:")
-        return load_folder(name, path, image_size=size, seed=seed, fraction=fraction, flip=flip)
+        return load_folder(
+            name, path, image_size=size, seed=seed, fraction=fraction, flip=flip, skip_broken=skip_broken
+        )
     plain = name.strip().lower()
     plain = _ALIASES.get(plain, plain)
     if plain == "digits":

@@ -3,32 +3,65 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
-from reborn_nas.data.decode import decode
+from reborn_nas.data.decode import BrokenImagesError, decode
 from reborn_nas.data.images import PAPER_AUGMENTATION, Augmentation, ImageSet, assemble
 from reborn_nas.data.split import plan_parts
 from reborn_nas.errors import DataError
 
-EXTENSIONS = frozenset(
-    (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
-)
-_PARTS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+EXTENSIONS = frozenset((
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
+    ".pbm", ".pnm", ".pfm", ".tga", ".jp2", ".j2k", ".avif",
+))  # fmt: skip
+"""What Pillow decodes by itself. A file with another extension is reported and not read."""
+
+_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "unclear",
+    "evaluation": "unclear",
+    "holdout": "unclear",
+}
+_FILLERS = frozenset(("", "data", "dataset", "images", "image", "imgs", "img", "part", "seg", "set", "split"))
+_PARTS = ("train", "validation", "test")
+_SHOWN = 5
 
 
 @dataclass
 class _Listing:
-    """What a folder holds: files in a fixed order, their labels, the part of each, and what was passed over."""
+    """What a folder holds: files in a fixed order, their labels, the part of each, and what is not used."""
 
     files: list[Path] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
     links: int = 0
-    others: int = 0
+    loops: list[str] = field(default_factory=list)
+    dangling: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+
+    def without(self, dropped: set[Path]) -> _Listing:
+        """The listing without these files."""
+        kept = [k for k, file in enumerate(self.files) if file not in dropped]
+        return replace(
+            self,
+            files=[self.files[k] for k in kept],
+            labels=[self.labels[k] for k in kept],
+            parts=[self.parts[k] for k in kept],
+        )
 
 
 def load_folder(
@@ -39,16 +72,22 @@ def load_folder(
     seed: int = 0,
     fraction: float = 1.0,
     flip: bool | None = None,
+    skip_broken: bool = False,
 ) -> ImageSet:
     """Images under `path`: `train/<class>/…`, optionally `val/<class>/…` and `test/<class>/…`.
 
-    Without `train/`, the folders in `path` are the classes. Sub-folders of a class belong to it. Hidden files
-    and symbolic links are passed over, so that nothing outside `path` is ever read. Images of another size than
-    the most common one (or `image_size`) are scaled to cover it and cut in the middle. If all are grey, there is one
-    channel, else three.
+    The names of the parts are matched without case, and with usual additions: `Training/`, `seg_train/`, `val2017/`.
+    Without a training part, the folders in `path` are the classes. Sub-folders of a class belong to it. Symbolic links
+    are followed. Images of another size than the most common one (or `image_size`) are scaled to cover it and cut in
+    the middle. If all are grey, there is one channel, else three. Pixels of more than 8 bits are scaled to 8, by one
+    range for the whole set. What is not used is listed in the notes.
+
+    Args:
+        skip_broken: leave out images that cannot be read, instead of raising; the notes count them.
 
     Raises:
-        DataError: no such folder, fewer than two classes, a class without images in some part, a broken image.
+        DataError: no such folder, fewer than two classes, a class without images in some part, folders whose use is
+            unclear, one file in two classes or parts, images that cannot be read (all of them are counted).
     """
     if not str(path):
         raise DataError("data set 'folder:': name the folder, as in folder:/home/me/pictures")
@@ -56,9 +95,35 @@ def load_folder(
     if not root.is_dir():
         raise DataError(f"data set {name!r}: there is no folder {root}; it should hold train/<class>/…")
     roots, notes = _part_folders(name, root)
-    classes = _class_names(name, roots)
-    listing = _list(roots, classes)
-    notes += _passed_over(listing)
+    classes, hidden = _class_names(name, roots)
+    listing = _once(name, _list(roots, classes), notes)
+    notes += hidden + _not_used(listing)
+    broken: list[Path] = []
+    while True:
+        try:
+            return _read(name, roots, classes, listing, notes, image_size, seed, fraction, flip)
+        except BrokenImagesError as error:
+            if not skip_broken:
+                raise
+            notes = notes[: len(notes) - bool(broken)]
+            broken += error.files
+            notes.append(f"{len(broken)} images that cannot be read were skipped: {_some(broken)}")
+            listing = listing.without(set(error.files))
+
+
+def _read(
+    name: str,
+    roots: Mapping[str, Path],
+    classes: Sequence[str],
+    listing: _Listing,
+    known: Sequence[str],
+    image_size: tuple[int, int] | None,
+    seed: int,
+    fraction: float,
+    flip: bool | None,
+) -> ImageSet:
+    """The image set made of the files of a listing."""
+    notes = list(known)
     labels = torch.tensor(listing.labels, dtype=torch.int64)
     where = {
         part: torch.tensor([k for k, own in enumerate(listing.parts) if own == part], dtype=torch.int64)
@@ -75,8 +140,9 @@ def load_folder(
         fraction=fraction,
     )
     if "test" not in roots:
+        place = roots["train"] if len(roots) == 1 else roots["train"].parent
         notes.append(
-            f"{root} has no test/; a fixed stratified part of {len(parts.test)} images is the test set"
+            f"{place} has no test/; a fixed stratified part of {len(parts.test)} images is the test set"
         )
     if "validation" in roots:
         notes.append(
@@ -90,91 +156,251 @@ def load_folder(
     return assemble(name, pixels, labels, classes, parts, augmentation, notes)
 
 
+# -- parts ----------------------------------------------------------------------------------------------------
+
+
 def _part_folders(name: str, root: Path) -> tuple[dict[str, Path], list[str]]:
-    """Where the images of each part lie, and what is to be said about it."""
-    found = {
-        part: [root / word for word in words if _is_folder(root / word)] for part, words in _PARTS.items()
-    }
-    for part, folders in found.items():
-        if len(folders) > 1:
-            names = " and ".join(f"{folder.name}/" for folder in folders)
+    """The folder of each part, and notes."""
+    entries = _entries(root)
+    folders = [entry.name for entry in entries if entry.is_dir()]
+    found: dict[str, list[str]] = {part: [] for part in (*_PARTS, "unclear")}
+    for folder in folders:
+        part = _part_of(folder)
+        if part is not None:
+            found[part].append(folder)
+    if _are_classes(root, folders, found["train"]):
+        _check_classes(name, root, folders)
+        return {"train": root}, [f"{root} has no train/; its folders are taken as the classes"]
+    for entry in entries:
+        if not entry.is_dir() and not entry.is_file() and entry.is_symlink() and _part_of(entry.name):
+            raise DataError(f"data set {name!r}: the link {entry.path} leads nowhere; mend it or remove it")
+    for part, several in found.items():
+        names = " and ".join(f"{folder}/" for folder in several)
+        if part == "unclear" and several:
+            raise DataError(
+                f"data set {name!r}: {root} has {names}, which may be for validation or for the test; rename it to "
+                "val/ or test/"
+            )
+        if len(several) > 1:
             raise DataError(f"data set {name!r}: {root} has {names} for {part}; keep one of them")
-    roots = {part: folders[0] for part, folders in found.items() if folders}
-    if "train" in roots:
-        return roots, []
-    if roots:
+    roots = {part: root / found[part][0] for part in _PARTS if found[part]}
+    if "train" not in roots:
         names = ", ".join(f"{folder.name}/" for folder in roots.values())
         raise DataError(
             f"data set {name!r}: {root} has {names} but no train/; put the training images into train/<class>/…"
         )
-    return {"train": root}, [f"{root} has no train/; its folders are taken as the classes"]
+    used = {folder.name for folder in roots.values()}
+    unused = [
+        f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries if entry.name not in used
+    ]
+    return roots, [f"not used in {root}: {_some(unused)}"] if unused else []
 
 
-def _class_names(name: str, roots: dict[str, Path]) -> tuple[str, ...]:
-    """The folders in train/, sorted; every other part must have exactly these."""
+def _part_of(folder: str) -> str | None:
+    """The part that a folder is named after: `Train`, `test_set`, `val2017`; None for other names."""
+    words = [word for word in re.split(r"[^a-z]+", folder.casefold()) if word not in _FILLERS]
+    return _WORDS.get(words[0].removesuffix("set")) if len(words) == 1 else None
+
+
+def _are_classes(root: Path, folders: Sequence[str], train: Sequence[str]) -> bool:
+    """Whether the folders are classes: none is named after a part, or those that are hold images, not classes.
+
+    `train/` beside `car/` and `plane/` is a class, if it holds no folders.
+    """
+    named = [folder for folder in folders if _part_of(folder) is not None]
+    if not named:
+        return True
+    plain = len(folders) - len(named) >= 1
+    return plain and not any(_folders(root / folder) for folder in named) and bool(train or len(folders) > 2)
+
+
+def _check_classes(name: str, root: Path, folders: Sequence[str]) -> None:
+    """Refuse folders that look like parts with names of their own: they hold the same sub-folders."""
+    owner: dict[str, str] = {}
+    for folder in folders:
+        inner = _folders(root / folder)
+        for other in dict.fromkeys(owner[own] for own in inner if own in owner):
+            shared = [own for own in inner if owner.get(own) == other]
+            if len(shared) > 1:
+                raise DataError(
+                    f"data set {name!r}: {other}/ and {folder}/ in {root} both hold {_some(shared)}; if they are "
+                    "parts, rename them to train/, val/ or test/; if they are classes, put them into train/"
+                )
+        owner.update({own: folder for own in inner if own not in owner})
+
+
+# -- classes --------------------------------------------------------------------------------------------------
+
+
+def _class_names(name: str, roots: dict[str, Path]) -> tuple[tuple[str, ...], list[str]]:
+    """The folders in train/, sorted, and notes; every other part must have exactly these."""
     train = roots["train"]
-    classes = tuple(entry.name for entry in _entries(train) if entry.is_dir(follow_symlinks=False))
+    classes = tuple(_folders(train))
     if len(classes) < 2:
         found = f"only {classes[0]!r}" if classes else "none"
+        inner = f"; if the data set lies in it, give folder:{train / classes[0]}" if classes else ""
         raise DataError(
             f"data set {name!r}: {train} should hold a folder for each of at least two classes, found {found} "
-            "(hidden folders and links do not count)"
+            f"(hidden folders do not count){inner}"
         )
+    _check_names(name, train, classes)
+    notes = []
     for part, root in roots.items():
-        names = {entry.name for entry in _entries(root) if entry.is_dir(follow_symlinks=False)}
+        names = set(_folders(root))
         extra, missing = sorted(names - set(classes)), sorted(set(classes) - names)
         if extra or missing:
-            words = [f"lacks {', '.join(missing)}"] * bool(missing)
-            words += [f"has {', '.join(extra)}, which train/ has not"] * bool(extra)
+            words = [f"lacks {', '.join(map(_shown, missing))}"] * bool(missing)
+            words += [f"has {', '.join(map(_shown, extra))}, which train/ has not"] * bool(extra)
             raise DataError(
                 f"data set {name!r}: the {part} part {root} {' and '.join(words)}; classes must agree"
+                + _same_but(missing, extra)
             )
-    return classes
+        hidden = [f"{entry.name}/" for entry in _all_entries(root) if entry.name[0] == "." and entry.is_dir()]
+        if hidden:
+            notes.append(f"hidden folders in {root} are no classes: {_some(hidden)}")
+        for entry in _entries(root):
+            if entry.is_symlink() and not entry.is_dir() and not entry.is_file():
+                raise DataError(
+                    f"data set {name!r}: the link {entry.path} leads nowhere; mend it or remove it"
+                )
+    return classes, notes
+
+
+def _check_names(name: str, train: Path, classes: Sequence[str]) -> None:
+    seen: dict[str, str] = {}
+    for own in classes:
+        try:
+            own.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"data set {name!r}: the class folder {os.fsencode(own)!r} in {train} has a name that is not UTF-8; "
+                "rename it"
+            ) from None
+        plain = unicodedata.normalize("NFC", own)
+        if plain in seen:
+            raise DataError(
+                f"data set {name!r}: {train} has two class folders {own!r} whose names differ only in how Unicode "
+                "composes their letters (NFC and NFD); merge them"
+            )
+        seen[plain] = own
+
+
+def _same_but(missing: Sequence[str], extra: Sequence[str]) -> str:
+    """A hint where the names differ in case or in the composition of their letters alone."""
+    composed = {unicodedata.normalize("NFC", own) for own in missing}
+    if any(unicodedata.normalize("NFC", own) in composed for own in extra):
+        return " (these names look alike: one has composed letters, NFC, the other decomposed ones, NFD; rename one)"
+    if {own.casefold() for own in missing} & {own.casefold() for own in extra}:
+        return " (upper and lower case count)"
+    return ""
+
+
+# -- files ----------------------------------------------------------------------------------------------------
 
 
 def _list(roots: dict[str, Path], classes: Sequence[str]) -> _Listing:
     listing = _Listing()
     for part, root in roots.items():
         for label, own in enumerate(classes):
-            for file in _walk(root / own, listing):
+            for file in _walk(root / own, listing, frozenset((_identity(root), _identity(root / own)))):
                 listing.files.append(file)
                 listing.labels.append(label)
                 listing.parts.append(part)
+            listing.links += (root / own).is_symlink()
+        listing.links += root.is_symlink()
     return listing
 
 
-def _walk(folder: Path, listing: _Listing) -> Iterator[Path]:
-    """Image files under `folder`, in an order that depends on their names only."""
+def _walk(folder: Path, listing: _Listing, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    """Image files under `folder`, in an order that depends on their names only.
+
+    Args:
+        above: the folders around it, so that a link back to one of them is no loop.
+    """
     for entry in _entries(folder):
-        if entry.is_symlink():
-            listing.links += 1
-        elif entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path), listing)
-        elif entry.is_file(follow_symlinks=False) and Path(entry.name).suffix.lower() in EXTENSIONS:
+        listing.links += entry.is_symlink()
+        if entry.is_dir():
+            inner = Path(entry.path)
+            own = _identity(inner)
+            if own in above:
+                listing.loops.append(_shown(entry.name))
+            else:
+                yield from _walk(inner, listing, above | {own})
+        elif not entry.is_file() and entry.is_symlink() and not os.path.exists(entry.path):
+            listing.dangling.append(_shown(entry.name))
+        elif entry.is_file() and Path(entry.name).suffix.lower() in EXTENSIONS:
             yield Path(entry.path)
         else:  # no image, or a pipe or device, which would block or never end
-            listing.others += 1
+            listing.others[Path(entry.name).suffix.lower() or "without extension"] += 1
+
+
+def _once(name: str, listing: _Listing, notes: list[str]) -> _Listing:
+    """Each file once, where links may lead to one file twice."""
+    if not listing.links:
+        return listing
+    notes.append(f"{listing.links} symbolic links were followed")
+    first: dict[tuple[int, int], int] = {}
+    again: set[Path] = set()
+    for k, file in enumerate(listing.files):
+        j = first.setdefault(_identity(file), k)
+        if j == k:
+            continue
+        if (listing.labels[j], listing.parts[j]) != (listing.labels[k], listing.parts[k]):
+            raise DataError(
+                f"data set {name!r}: {listing.files[j]} and {file} are one file, by a link, in two classes or parts; "
+                "remove one of them"
+            )
+        again.add(file)
+    if again:
+        notes.append(f"{len(again)} images are reached twice by links, and count once")
+    return listing.without(again)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    return status.st_dev, status.st_ino
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """What lies in `folder` by name, without hidden entries."""
+    return [entry for entry in _all_entries(folder) if not entry.name.startswith(".")]
+
+
+def _all_entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+            return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"folder {folder} cannot be read: {error.strerror or error}") from error
 
 
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
+def _folders(folder: Path) -> list[str]:
+    return [entry.name for entry in _entries(folder) if entry.is_dir()]
 
 
-def _passed_over(listing: _Listing) -> list[str]:
+def _not_used(listing: _Listing) -> list[str]:
     notes = []
-    if listing.links:
-        notes.append(
-            f"{listing.links} symbolic links were passed over; copy or hard-link what should be used"
-        )
+    if listing.loops:
+        notes.append(f"links to a folder around them were not followed: {_some(listing.loops)}")
+    if listing.dangling:
+        notes.append(f"{len(listing.dangling)} links lead nowhere: {_some(listing.dangling)}")
     if listing.others:
-        notes.append(f"{listing.others} files that are no images were passed over")
+        kinds = _some([f"{kind} ({count})" for kind, count in sorted(listing.others.items())])
+        notes.append(
+            f"{listing.others.total()} files that are not images of a known format were not read: {kinds}"
+        )
     return notes
+
+
+def _some(names: Sequence[object]) -> str:
+    """The first few names."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(_shown(str(name)) for name in names[:_SHOWN]) + more
+
+
+def _shown(name: str) -> str:
+    """A name that can be printed, whatever bytes the file system has."""
+    return os.fsencode(name).decode("utf-8", "replace")

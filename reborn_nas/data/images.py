@@ -116,6 +116,11 @@ def assemble(
             f"data set {name!r}: images are uint8 (N, C, H, W), one per label, not {images.dtype} "
             f"{tuple(images.shape)} for {len(labels)} labels"
         )
+    if _is_constant(images):
+        raise DataError(
+            f"data set {name!r}: every pixel of all {len(images)} images is {int(images.flatten()[0])}; nothing can be "
+            "learned from it"
+        )
     trained = parts.pool
     if parts.validation is not None:
         trained = trained[~torch.isin(trained, parts.validation)]
@@ -158,6 +163,13 @@ def channel_statistics(
     spread = ((values[None] - mean[:, None]) ** 2 * weights).sum(1).sqrt()
     spread[spread == 0] = 1.0
     return tuple(mean.tolist()), tuple(spread.tolist())
+
+
+def _is_constant(images: torch.Tensor) -> bool:
+    """Whether all pixels of all images are equal; ends at the first that is not."""
+    step = max(1, _CHUNK // images[0].numel())
+    first = images.flatten()[0]
+    return all(bool((images[k : k + step] == first).all()) for k in range(0, len(images), step))
 
 
 def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,23 +162,216 @@ def test_only_images_of_the_fraction_are_read(tmp_path: Path, monkeypatch: pytes
     assert len(read) == len(images.images) == 20
 
 
-def test_links_hidden_files_and_others_are_passed_over(tmp_path: Path) -> None:
+def notes_of(root: Path, **more: Any) -> str:
+    return "\n".join(load_dataset(f"folder:{root}", **more).notes)
+
+
+def test_what_is_not_read_is_listed(tmp_path: Path) -> None:
     root = tmp_path / "data"
     tree(root)
-    secret = tmp_path / "secret.png"
-    picture(secret)
-    (root / "train" / "cat" / "link.png").symlink_to(secret)
-    (root / "train" / "cat" / "loop").symlink_to(root / "train")
-    (root / "train" / "owl").symlink_to(root / "train" / "dog")
     (root / "train" / ".hidden").mkdir()
+    (root / "unlabelled").mkdir()
+    (root / "README").write_text("about")
     (root / "train" / "cat" / "._000.png").write_bytes(b"resource fork")
     (root / "train" / "cat" / "notes.txt").write_text("no image")
     os.mkfifo(root / "train" / "cat" / "pipe.png")
     images = load_dataset(f"folder:{root}")
     assert images.classes == ("cat", "dog")
     assert len(images.images) == 24
-    assert any("2 symbolic links" in note for note in images.notes)
-    assert any("2 files that are no images" in note for note in images.notes)
+    notes = "\n".join(images.notes)
+    assert "2 files that are not images of a known format were not read: .png (1), .txt (1)" in notes
+    assert "hidden folders" in notes
+    assert ".hidden/" in notes
+    assert f"not used in {root}: README, unlabelled/" in notes
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    root, store = tmp_path / "data", tmp_path / "store"
+    tree(root)
+    tree(store, "away", count=5)
+    tree(store, "val", count=3)
+    picture(store / "one.png")
+    (root / "val").symlink_to(store / "val")
+    for part, own, target in (("train", "owl", "away/cat"), ("val", "owl", "away/dog")):
+        (root / part / own).symlink_to(store / target)
+    (root / "train" / "cat" / "one.png").symlink_to(store / "one.png")
+    (root / "train" / "cat" / "again.png").symlink_to(root / "train" / "cat" / "000.png")
+    (root / "train" / "cat" / "loop").symlink_to(root / "train")
+    (root / "train" / "cat" / "gone").symlink_to(store / "nothing")
+    images = load_dataset(f"folder:{root}")
+    assert images.classes == ("cat", "dog", "owl")
+    assert images.validation is not None
+    assert len(images.validation) == 3 + 3 + 5
+    assert int((images.labels == 0).sum()) == 12 + 1 + 3
+    notes = "\n".join(images.notes)
+    assert "7 symbolic links were followed" in notes
+    assert "1 images are reached twice" in notes
+    assert "around them were not followed: loop" in notes
+    assert "1 links lead nowhere: gone" in notes
+
+
+def test_a_file_in_two_classes_or_parts_by_a_link_is_refused(tmp_path: Path) -> None:
+    tree(tmp_path)
+    (tmp_path / "train" / "owl").symlink_to(tmp_path / "train" / "dog")
+    refused(tmp_path, r"dog/000\.png and .*owl/000\.png are one file")
+    (tmp_path / "train" / "owl").unlink()
+    (tmp_path / "val").symlink_to(tmp_path / "train")
+    refused(tmp_path, r"train/cat/000\.png and .*val/cat/000\.png are one file")
+
+
+def test_a_part_or_class_that_is_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
+    tree(tmp_path)
+    (tmp_path / "val").symlink_to(tmp_path / "none")
+    refused(tmp_path, "val leads nowhere")
+    (tmp_path / "val").unlink()
+    (tmp_path / "train" / "owl").symlink_to(tmp_path / "none")
+    refused(tmp_path, "owl leads nowhere")
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [
+        ("Train", "VAL", "Test"),
+        ("Training", "Valid", "Testing"),
+        ("seg_train", "seg_val", "seg_test"),
+        ("train2017", "val2017", "test2017"),
+        ("trainset", "dev", "test_set"),
+    ],
+)
+def test_the_names_of_parts(tmp_path: Path, train: str, validation: str, test: str) -> None:
+    tree(tmp_path, train)
+    tree(tmp_path, validation, count=3)
+    tree(tmp_path, test, count=4)
+    images = load_dataset(f"folder:{tmp_path}")
+    assert images.classes == ("cat", "dog")
+    assert images.validation is not None
+    assert (len(images.validation), len(images.test)) == (6, 8)
+
+
+def test_a_class_named_after_a_part(tmp_path: Path) -> None:
+    tree(tmp_path.parent, tmp_path.name, classes=("car", "plane", "train"))
+    assert load_dataset(f"folder:{tmp_path}").classes == ("car", "plane", "train")
+
+
+def test_folders_whose_use_is_unclear_are_refused(tmp_path: Path) -> None:
+    tree(tmp_path / "a")
+    tree(tmp_path / "a", "Eval")
+    refused(tmp_path / "a", "Eval/, which may be for validation or for the test")
+    tree(tmp_path / "b", "Season1")
+    tree(tmp_path / "b", "Season2")
+    refused(tmp_path / "b", "Season1/ and Season2/ .* both hold cat, dog")
+    tree(tmp_path / "c" / "wrapped")
+    refused(tmp_path / "c", "if the data set lies in it, give folder:.*wrapped")
+    for k in range(12):  # one kind of sub-folder in each class is no part
+        for own in ("cat", "dog"):
+            picture(tmp_path / "d" / own / "photos" / f"{k}.png", seed=k)
+    assert load_dataset(f"folder:{tmp_path / 'd'}").classes == ("cat", "dog")
+
+
+def test_names_of_classes_that_cannot_be_kept_apart_are_refused(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    tree(tmp_path / "a", classes=(composed, decomposed))
+    refused(tmp_path / "a", "NFC and NFD")
+    tree(tmp_path / "b", classes=(composed, "dog"))
+    tree(tmp_path / "b", "test", classes=(decomposed, "dog"))
+    refused(tmp_path / "b", "one has composed letters, NFC")
+    tree(tmp_path / "c", classes=("Cat", "dog"))
+    tree(tmp_path / "c", "test")
+    refused(tmp_path / "c", "upper and lower case count")
+    tree(tmp_path / "d")
+    os.rename(
+        os.fsencode(tmp_path / "d" / "train" / "cat"), os.fsencode(tmp_path / "d" / "train") + b"/ca\xff"
+    )
+    refused(tmp_path / "d", r"b'ca\\xff' .* not UTF-8")
+
+
+def deep(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "spread", "low", "high"),
+    [
+        ("uint16", (0, 4095), 0, 4095),  # 12 bits
+        ("uint16", (0, 3000), 0, 4095),
+        ("uint16", (0, 200), 0, 255),
+        ("int32", (-1000, 3000), -1000, 3000),  # Hounsfield units
+        ("float32", (0, 1), 0, 1),
+        ("float32", (0, 255), 0, 255),
+        ("float32", (-2, 6), -2, 6),
+    ],
+)
+def test_one_range_for_all_deep_images(
+    tmp_path: Path, kind: str, spread: tuple[int, int], low: float, high: float
+) -> None:
+    values = np.linspace(*spread, 80).astype(kind).reshape(8, 10)
+    dark = values.clip(max=spread[0] + (spread[1] - spread[0]) // 4) if spread[1] > 1 else values / 4
+    for k in range(6):
+        deep(tmp_path / "train" / "a" / f"{k}.tif", values)
+        deep(tmp_path / "train" / "b" / f"{k}.tif", dark.astype(kind))
+    images = load_dataset(f"folder:{tmp_path}")
+    for k, stored in ((0, values), (6, dark.astype(kind))):
+        expected = np.round((stored.astype(float) - low) * 255 / (high - low))
+        assert np.array_equal(images.images[k, 0].numpy(), expected.astype(np.uint8))
+    assert any(
+        f"12 images have more than 8 bits a pixel: {low:g} … {high:g}" in note for note in images.notes
+    )
+
+
+def test_values_that_are_not_finite_and_constant_sets_are_refused(tmp_path: Path) -> None:
+    for own in ("a", "b"):
+        for k in range(6):
+            deep(tmp_path / "train" / own / f"{k}.tif", np.full((8, 10), 7, np.float32))
+    refused(tmp_path, "every pixel of all 12 images is 7")
+    deep(tmp_path / "train" / "a" / "0.tif", np.full((8, 10), np.nan, np.float32))
+    refused(tmp_path, r"a/0\.tif cannot be read \(it holds values that are not finite\)")
+
+
+def test_all_broken_images_are_named_at_once_or_skipped(tmp_path: Path) -> None:
+    tree(tmp_path)
+    for own, k in (("cat", 1), ("dog", 4)):  # one has no header, the other ends too early
+        file = tmp_path / "train" / own / f"{k:03}.png"
+        file.write_bytes(file.read_bytes()[: 120 if own == "dog" else 3])
+    (tmp_path / "train" / "dog" / "005.png").write_bytes(b"GIF89a")
+    refused(tmp_path, r"(?s)2 images cannot be read.*001\.png.*005\.png")
+    notes = notes_of(tmp_path, skip_broken=True)
+    assert "3 images that cannot be read were skipped" in notes
+    assert notes.count("were skipped") == 1
+    assert len(load_dataset(f"folder:{tmp_path}", skip_broken=True).images) == 21
+
+
+def test_broken_metadata_does_not_cost_the_image(tmp_path: Path) -> None:
+    tree(tmp_path)
+    whole = load_dataset(f"folder:{tmp_path}")
+    file = tmp_path / "train" / "cat" / "003.png"
+    data = file.read_bytes()
+    bad = [
+        (5).to_bytes(4, "big") + b"tEXt" + b"a\0bcd" + bytes(4),  # a wrong checksum
+        (6).to_bytes(4, "big")
+        + b"eXIf"
+        + b"MM\0*\xff\xff"
+        + zlib.crc32(b"eXIfMM\0*\xff\xff").to_bytes(4, "big"),
+    ]
+    for k, chunk in enumerate(bad):
+        file.write_bytes(data[:33] + chunk + data[33:])
+        images = load_dataset(f"folder:{tmp_path}")
+        assert images.fingerprint == whole.fingerprint, k
+    photo = tmp_path / "train" / "cat" / "photo.jpg"
+    picture(photo)
+    plain = photo.read_bytes()
+    expected = np.asarray(Image.open(photo)).transpose(2, 0, 1).copy()
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + bytes(range(40))
+    photo.write_bytes(plain[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + plain[2:])
+    assert np.array_equal(load_dataset(f"folder:{tmp_path}").images[12].numpy(), expected)
+
+
+def test_other_extensions_that_are_photos(tmp_path: Path) -> None:
+    tree(tmp_path)
+    photo = tmp_path / "train" / "cat" / "photo.jpg"
+    picture(photo)
+    photo.rename(photo.with_suffix(".JFIF"))
+    assert len(load_dataset(f"folder:{tmp_path}").images) == 25
 
 
 def test_sub_folders_of_a_class_belong_to_it(tmp_path: Path) -> None:
@@ -204,7 +399,7 @@ def test_what_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(tmp_path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 39)  # PIL refuses more than twice this, here 80 pixels
-    with pytest.raises(DataError, match=r"000\.png cannot be read"):
+    with pytest.raises(DataError, match=r"(?s)24 images cannot be read.*000\.png"):
         load_dataset(f"folder:{tmp_path}")
 
 

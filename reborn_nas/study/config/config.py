@@ -127,6 +127,9 @@ class StudyConfig(BaseModel):
     fraction: Annotated[float, Field(gt=0, le=1)] = setting(
         1.0, "use this share of every part of the data", group=WHAT, metavar="F"
     )
+    skip_broken: bool = setting(
+        False, "leave out images of folder:PATH that cannot be read, instead of ending", group=WHAT
+    )
     space: str = setting(
         "paper", "search space: a name of `reborn-nas spaces`, or a YAML file", group=WHAT, metavar="NAME"
     )

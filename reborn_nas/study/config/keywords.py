@@ -20,6 +20,7 @@ class Settings(TypedDict, total=False):
     data_dir: str | os.PathLike[str] | None
     image_size: int | None
     fraction: float
+    skip_broken: bool
     space: str
     contrast: str
     recipe: str

@@ -187,6 +187,7 @@ def make_workbench(
         image_size=config.image_size,
         seed=config.seed,
         fraction=config.fraction,
+        skip_broken=config.skip_broken,
     )
     _check_batch(config, images)
     spec = resolve(

@@ -15,6 +15,8 @@ from reborn_nas.analysis.designs.blocks import HONEST, honesty, split_allowance
 from reborn_nas.analysis.designs.design import (
     confirmation_design,
     control_design,
+    plan_confirmation,
+    plan_control,
     plan_screen,
     screen_design,
     screen_sizes,
@@ -186,18 +188,37 @@ def test_option_counts_are_nearly_uncorrelated_with_the_sites() -> None:
     assert shared.max() < 0.5  # random columns share 33/95 ≈ .35 with 33 sites
 
 
-def test_confirmation_has_resolution_five() -> None:
+def test_confirmation_is_a_factorial_in_whole_units_of_16() -> None:
+    """Main effects are apart from one another and from all pairs; in 32 runs the pairs from one another too."""
     for n_runs in (16, 32, 48):
         x = signs(confirmation_design(5, n_runs, seed=1))
         assert x.shape == (n_runs, 5)
-        pairs = [x[:, i] * x[:, j] for i, j in itertools.combinations(range(5), 2)]
-        matrix = np.column_stack([x, *pairs])
-        assert np.array_equal(matrix.T @ matrix, n_runs * np.eye(15, dtype=int))
+        pairs = np.column_stack([x[:, i] * x[:, j] for i, j in itertools.combinations(range(5), 2)])
+        assert np.array_equal(x.T @ np.hstack([x, pairs]), n_runs * np.eye(5, 15, dtype=int))
+        assert np.array_equal(x, signs(confirmation_design(5, 64, seed=1))[:n_runs])
+    full = confirmation_design(5, 32, seed=1)
+    assert len(np.unique(full, axis=0)) == 32
     with pytest.warns(UserWarning, match="17 became 32"):
         assert len(confirmation_design(5, 17)) == 32
     assert (confirmation_design(3, 16).sum(axis=0) == 8).all()
     with pytest.raises(ConfigError, match="1 to 5"):
         confirmation_design(6, 32)
+
+
+@pytest.mark.parametrize("n_sites", [1, 2, 3, 4, 5])
+def test_retest_and_control_have_as_many_splits_as_a_screen(n_sites: int) -> None:
+    """With one split in 16 runs the expected variance is a third of the true one, where a split's luck is as large."""
+    for n_runs, (design, block) in {
+        32: plan_confirmation(n_sites, 32, seed=2),
+        48: plan_control(n_sites, 48, seed=2),
+    }.items():
+        x = signs(design)
+        assert block.max() + 1 == n_runs // 4
+        assert not (np.eye(block.max() + 1)[block].T @ x).any()  # each site is balanced in each split
+        assert honesty(x.astype(np.int8), block) >= (0.86 if n_sites in (3, 5) else 0.64)
+        before = plan_confirmation(n_sites, n_runs, seed=2, edition=2)
+        assert np.array_equal(before[1], np.arange(n_runs) // 16)
+        assert honesty(signs(before[0]).astype(np.int8), before[1]) < 0.45
 
 
 def test_control_is_a_stack_of_whole_designs_of_at_least_48_runs() -> None:
@@ -321,13 +342,18 @@ def test_intervals_are_wider_where_the_splits_are_too_few(n_sites: int, n_runs: 
     assert half == pytest.approx(quantile * error[0] * allowed)
 
 
-def test_the_first_edition_is_drawn_as_ever() -> None:
-    """A study that was begun before the second edition goes on with its runs: digests of what was drawn then."""
+def test_earlier_editions_are_drawn_as_ever() -> None:
+    """A study that was begun before the present edition goes on with its runs: digests of what was drawn then."""
     drawn = {(5, 32): "a03b1db941b5daab", (10, 48): "96a0373670757e1f", (33, 96): "d4be79bcef651b08"}
     for (n_sites, n_runs), digest in drawn.items():
         plan = plan_screen(n_sites, n_runs, 7, edition=1)
         assert plan.kernel is not None
         parts = (plan.design, plan.block, plan.order, plan.seeds, plan.kernel)
         assert hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:16] == digest
-    control = control_design(5, 48, 3, edition=1)
-    assert hashlib.sha256(control.tobytes()).hexdigest()[:16] == "36d1468d9bfe6ec0"
+    fresh = {
+        "36d1468d9bfe6ec0": control_design(5, 48, 3, edition=1),
+        "e9649c4c33ecb862": control_design(5, 48, 3, edition=2),
+        "15c42016368788c1": plan_confirmation(5, 32, 3, edition=2)[0],
+    }
+    for digest, design in fresh.items():
+        assert hashlib.sha256(design.tobytes()).hexdigest()[:16] == digest

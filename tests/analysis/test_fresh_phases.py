@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,16 +21,17 @@ from reborn_nas.analysis import (
     control_effects,
     curvature,
     loss_bounds,
+    plan_confirmation,
+    plan_control,
     plan_screen,
     pooled_effects,
     pooled_sigma,
     screen_design,
     site_effects,
 )
-from reborn_nas.analysis.effects.effects import verdicts
 from reborn_nas.analysis.effects.intervals import said_interval
 from reborn_nas.analysis.effects.losses import agreed_verdicts
-from reborn_nas.analysis.effects.verdicts import decide, holm
+from reborn_nas.analysis.effects.verdicts import decide, holm, verdicts
 from reborn_nas.errors import ConfigError
 
 
@@ -48,6 +51,25 @@ def test_confirmation_of_32_runs_is_saturated_to_two_factor_interactions() -> No
     assert (first["first"], first["second"]) == ("a", "b")
     assert first["effect"] == pytest.approx(truth.params[5])
     assert first["ci_low"] == pytest.approx(truth.conf_int()[5][0])
+
+
+@pytest.mark.parametrize("effects_of", [confirmation_effects, control_effects])
+def test_retest_and_control_cover_where_splits_matter_as_much_as_noise(
+    effects_of: Callable[..., Any],
+) -> None:
+    """Of 95 % intervals at least 93 % cover; with one split in 16 runs it was 70 to 82 %. Without luck 95 %."""
+    draw = plan_confirmation if effects_of is confirmation_effects else plan_control
+    rng = np.random.default_rng(0)
+    for n_sites, luck, least in ((5, 0.3, 0.93), (2, 0.3, 0.93), (5, 0.0, 0.94)):
+        covered = []
+        for seed in range(200):
+            design, block = draw(n_sites, 48, seed)
+            x = np.where(design, 0.5, -0.5)
+            shifts = rng.normal(0, luck, (block.max() + 1, n_sites))
+            pp = (x * shifts[block]).sum(axis=1) + rng.normal(0, 0.3, 48)
+            table = effects_of(design, 0.8 + pp / 100, block=block)
+            covered.append((table["ci_low"] * table["ci_high"] < 0).mean())
+        assert np.mean(covered) > least - 3 * np.sqrt(0.95 * 0.05 / (200 * n_sites)), (n_sites, luck)
 
 
 def test_confirmation_of_16_runs_has_main_effects_only() -> None:
@@ -84,8 +106,8 @@ def test_candidate_against_parent_is_welch() -> None:
     assert "planned with 8" in candidate_against_parent(first[:3], second).notes[0]
     with pytest.raises(ConfigError, match="at least two finished runs"):
         candidate_against_parent(first[:1], second)
-    with pytest.raises(ConfigError, match=r"in \[0, 1\]"):
-        candidate_against_parent(first * 100, second)
+    with pytest.raises(ConfigError, match="infinite values"):
+        candidate_against_parent(first * np.inf, second)
 
 
 def test_equal_accuracies_do_not_divide_by_zero() -> None:

@@ -187,7 +187,8 @@ def _later(
     candidate = Architecture(SPEC, dict(zip(names, labels)))
     phases = [designs.candidate_runs(mix.candidate, candidate, contrast, drawn)]
     if mix.retest:
-        phases.append(designs.confirm_runs(mix.retest, candidate, top, contrast, drawn))
+        retest = Phase("confirm", mix.retest, editions=(EDITION,))
+        phases.append(designs.confirm_runs(retest, candidate, top, contrast, drawn))
     if mix.control:
         control = Phase("control", mix.control, editions=(EDITION,))
         phases.append(designs.control_runs(control, candidate, top, contrast, drawn))

@@ -148,4 +148,5 @@ def test_designs_that_there_were_keep_the_way_they_were_drawn() -> None:
     again = {p.name: p for p in plan_phases(500, 5, sizes=SIZES[5], earlier=tuple(grown.values()), edition=3)}
     assert again["screen"].editions[:2] == (1, 2)
     assert again["control"].editions == (2,)
+    assert again["confirm"].editions == (2,)
     assert Phase.from_dict(again["screen"].to_dict()) == again["screen"]

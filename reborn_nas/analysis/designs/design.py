@@ -30,12 +30,15 @@ MOST_SITES = 200
 MOST_RUNS = 100_000
 LEAST_CONTROL = 48
 CONFIRM_UNIT = 16
+TOP_SITES = 5
+"""Sites of the retest."""
 SPARE_COLUMNS = 8
 """Edition 1: with so many columns of H to spare, one of them halves the splits once more."""
 
-EDITION = 2
+EDITION = 3
 """How designs are drawn. 1: foldovers of Hadamard matrices throughout. 2: full factorials and fractions of resolution V
-where they fit, and as many splits as honest intervals need. A study keeps the edition that it began with."""
+where they fit, and as many splits as honest intervals need. 3: such splits in the retest and the control too, which had
+one split in 16 runs. A study keeps the edition that it began with."""
 
 
 @dataclass(frozen=True)
@@ -150,29 +153,37 @@ def plan_screen(
 def confirmation_design(n_sites: int = 5, n_runs: int = 32, seed: int = 0) -> BoolArray:
     """The confirmation: bool array (runs, sites) of the top sites on the incumbent, all others held.
 
-    Five sites make the half fraction 2^(5−1) with E = ABCD (resolution V: neither main effects nor two-factor
-    interactions are mixed up with each other); fewer make the full factorial. Multiples of 16, rounded up;
-    rows are shuffled within each 16.
+    Two units of 16 runs make the full factorial of five sites; a single one is the half fraction of resolution IV.
+    Fewer sites have full factorials. Multiples of 16, rounded up; rows are shuffled within each unit.
     """
-    if not 1 <= n_sites <= 5:
+    return plan_confirmation(n_sites, n_runs, seed)[0]
+
+
+def plan_confirmation(
+    n_sites: int = 5, n_runs: int = 32, seed: int = 0, *, edition: int = EDITION
+) -> tuple[BoolArray, IntArray]:
+    """`confirmation_design` and the split (runs,) of each run."""
+    if not 1 <= n_sites <= TOP_SITES:
         raise ConfigError(f"a confirmation has 1 to 5 sites, not {n_sites}; take the top 5 by P(top-5)")
     if not 1 <= n_runs <= MOST_RUNS:
         raise ConfigError(f"a confirmation has between 1 and {MOST_RUNS} runs, not {n_runs}")
-    units = -(-n_runs // CONFIRM_UNIT)
-    if units * CONFIRM_UNIT != n_runs:
+    size = -(-n_runs // CONFIRM_UNIT) * CONFIRM_UNIT
+    if size != n_runs:
         warnings.warn(
-            f"a confirmation is a multiple of {CONFIRM_UNIT} runs: {n_runs} became {units * CONFIRM_UNIT}",
+            f"a confirmation is a multiple of {CONFIRM_UNIT} runs: {n_runs} became {size}",
             UserWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
+    if edition > 2:
+        return _few_sites(n_sites, size, seed, stream=2)
     rng = np.random.default_rng(np.random.SeedSequence([abs(seed), int(seed < 0), 2]))
     base = np.array(list(itertools.product((-1, 1), repeat=4)))
     full = np.column_stack([base, base.prod(axis=1)])[:, :n_sites]
     parts = []
-    for _ in range(units):
+    for _ in range(size // CONFIRM_UNIT):
         signs = rng.choice((-1, 1), size=n_sites)
         parts.append((full * signs)[rng.permutation(CONFIRM_UNIT)] > 0)
-    return np.concatenate(parts)
+    return np.concatenate(parts), np.arange(size) // CONFIRM_UNIT
 
 
 def control_design(
@@ -182,6 +193,13 @@ def control_design(
 
     A stack of whole designs as in a screen, of at least 48 runs.
     """
+    return plan_control(n_sites, n_runs, seed, edition=edition)[0]
+
+
+def plan_control(
+    n_sites: int, n_runs: int = LEAST_CONTROL, seed: int = 0, *, edition: int = EDITION
+) -> tuple[BoolArray, IntArray]:
+    """`control_design` and the split (runs,) of each run."""
     if not 1 <= n_sites <= MOST_SITES:
         raise ConfigError(f"a control has 1 to {MOST_SITES} sites, not {n_sites}")
     size, h = _next_size(n_sites, max(n_runs, LEAST_CONTROL))
@@ -190,11 +208,52 @@ def control_design(
             f"a control of {n_sites} sites is a whole design of at least {LEAST_CONTROL} runs: "
             f"{n_runs} became {size}",
             UserWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
+    if edition > 2 and n_sites <= TOP_SITES and size % CONFIRM_UNIT == 0:
+        return _few_sites(n_sites, size, seed, stream=4)
     regular = factorial_size(n_sites, size) if edition > 1 else None
     unit = regular or 2 * h
-    return _stack(n_sites, unit, size // unit, seed, regular is not None, 1)[0]
+    design, block, _ = _stack(n_sites, unit, size // unit, seed, regular is not None, max(1, edition - 1))
+    return design, block if edition > 2 else np.arange(size) // CONFIRM_UNIT
+
+
+def _few_sites(n_sites: int, size: int, seed: int, stream: int) -> tuple[BoolArray, IntArray]:
+    """Levels and splits of up to five sites in units of 16 runs: a longer design begins with the shorter one.
+
+    Two neighbouring units of five sites complement each other to the full factorial. A fraction of resolution V in 16
+    runs would keep joint effects of three sites out too, but has no four honest splits (`blocks.honesty` .57, not .86).
+    """
+    designs, blocks = [], []
+    sites, split = _unit_of_five() if n_sites == TOP_SITES else _regular_blocks(n_sites, _unit_size(n_sites))
+    for unit in range(size // len(sites)):
+        pair = np.random.default_rng(np.random.SeedSequence([abs(seed), int(seed < 0), stream, unit // 2]))
+        own = np.random.default_rng(
+            np.random.SeedSequence([abs(seed), int(seed < 0), stream, unit // 2, unit % 2])
+        )
+        columns, signs = pair.permutation(n_sites), pair.choice((-1, 1), size=n_sites).astype(np.int8)
+        if unit % 2:
+            signs[columns == n_sites - 1] *= -1  # the column that is the product of three others
+        shuffle = own.permutation(len(sites))
+        designs.append((sites[:, columns] * signs > 0)[shuffle])
+        blocks.append(unit * (int(split.max()) + 1) + split[shuffle])
+    return np.concatenate(designs), np.concatenate(blocks)
+
+
+def _unit_size(n_sites: int) -> int:
+    size = factorial_size(n_sites, CONFIRM_UNIT)
+    assert size is not None  # there is a factorial of up to four sites
+    return size
+
+
+@lru_cache(maxsize=1)
+def _unit_of_five() -> tuple[Signs, IntArray]:
+    """Four sites' full factorial with the fifth as the product of three, and the split of each run."""
+    base, spare = factorial(4, CONFIRM_UNIT)
+    fifth = base[:, :3].prod(axis=1, dtype=np.int8)
+    others = spare[:, np.abs(spare.T.astype(int) @ fifth) < CONFIRM_UNIT]
+    sites = np.column_stack([base, fifth])
+    return sites, split_blocks(sites, others, None, np.random.default_rng(0))
 
 
 def smallest_screen(n_sites: int) -> int:

@@ -12,7 +12,16 @@ import pandas as pd
 from scipy import stats
 
 from reborn_nas.analysis.designs.design import LEAST_CONTROL
-from reborn_nas.analysis.effects.linear import Fit, as_accuracy, as_design, fit, site_names
+from reborn_nas.analysis.effects.linear import (
+    BoolArray,
+    Fit,
+    FloatArray,
+    allow_for_splits,
+    as_accuracy,
+    as_design,
+    fit,
+    site_names,
+)
 from reborn_nas.analysis.student import t_quantile, two_sided_p
 from reborn_nas.errors import ConfigError
 
@@ -28,8 +37,9 @@ def confirmation_effects(
 ) -> pd.DataFrame:
     """Effects of the top sites on the incumbent: another quantity than the screen's, never mixed with it.
 
-    With 32 runs or more the model holds all two-factor interactions, so that the error is that of repeats;
-    below that the main effects only. Benjamini–Hochberg over these sites.
+    With 32 runs or more the model holds all two-factor interactions, so that the error is that of repeats; below that,
+    and where the splits take some of the interactions, the main effects only. Standard errors allow for few splits as
+    in a screen (`linear.allow_for_splits`). Benjamini–Hochberg over these sites.
 
     Args:
         design: (n, ≤ 5) bool as from `confirmation_design`.
@@ -51,11 +61,11 @@ def confirmation_effects(
     finished = int(np.isfinite(outcome).sum())
     saturated = len(outcome) >= SATURATED_FROM and finished >= LEAST_SATURATED and products is not None
     try:
-        fitted = fit(levels, outcome, block=block, covariates=products if saturated else None, names=names)
+        fitted = _fit(levels, outcome, names, block, products if saturated else None)
     except ConfigError:
         if not saturated:
             raise
-        fitted = fit(levels, outcome, block=block, names=names)  # lost runs took an interaction along
+        fitted = _fit(levels, outcome, names, block)  # splits or lost runs took an interaction along
     table = _table(fitted, listed)
     interactions: list[dict[str, Any]] = []
     if saturated and len(fitted.extra) == len(pairs):
@@ -92,7 +102,7 @@ def control_effects(
     """
     levels = as_design(design)
     outcome = as_accuracy(accuracy, len(levels))
-    fitted = fit(levels, outcome, block=block, names=names)
+    fitted = _fit(levels, outcome, names, block)
     table = _table(fitted, site_names(names, levels.shape[1]))
     enough = len(levels) >= LEAST_CONTROL
     if not enough:
@@ -107,6 +117,14 @@ def control_effects(
     half = t_quantile(0.025, fitted.df) * se
     table.attrs["mean"] = {"effect": mean, "ci_low": mean - half, "ci_high": mean + half}
     return table
+
+
+def _fit(
+    levels: BoolArray, outcome: FloatArray, names: Sequence[Any] | None, block: Any, covariates: Any = None
+) -> Fit:
+    """Least squares with standard errors that allow for few splits."""
+    fitted = fit(levels, outcome, block=block, covariates=covariates, names=names)
+    return allow_for_splits(fitted, None if block is None else np.asarray(block)[np.isfinite(outcome)])
 
 
 def _table(fitted: Fit, names: Sequence[Any]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.activations import complete
-from reborn_nas.analysis import confirmation_design, control_design, plan_screen
+from reborn_nas.analysis import plan_confirmation, plan_control, plan_screen
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.records import TrialRecord
 from reborn_nas.seeds import derive_seed
@@ -214,31 +214,31 @@ def candidate_runs(count: int, candidate: Architecture, contrast: Contrast, seed
 
 
 def confirm_runs(
-    count: int, incumbent: Architecture, factors: Sequence[str], contrast: Contrast, seed: int
+    phase: Phase, incumbent: Architecture, factors: Sequence[str], contrast: Contrast, seed: int
 ) -> list[Run]:
-    """2^(5−1) over the top `factors` on the incumbent, the others held; judged by the reserved images."""
-    design = confirmation_design(len(factors), count, seed=derive_seed(seed, "confirm") >> 32)
+    """A factorial over the top `factors` on the incumbent, the others held; judged by the reserved images."""
+    drawn = derive_seed(seed, "confirm") >> 32
+    design = plan_confirmation(len(factors), phase.count, drawn, edition=phase.edition())
     low = dict.fromkeys(factors, contrast.low.default)
     high = {name: contrast.tested_at(incumbent, name) for name in factors}
-    return list(_two_level("confirm", design, incumbent, low, high, contrast, seed))
+    return list(_two_level("confirm", *design, incumbent, low, high, contrast, seed))
 
 
 def control_runs(
     phase: Phase, incumbent: Architecture, factors: Sequence[str], contrast: Contrast, seed: int
 ) -> list[Run]:
     """Level 1's block (1) against its positive twin (0) over the top `factors` on the incumbent."""
-    from reborn_nas.study.plan.candidate import twin
-
     drawn = derive_seed(seed, "control") >> 32
-    design = control_design(len(factors), phase.count, seed=drawn, edition=phase.edition())
+    design = plan_control(len(factors), phase.count, drawn, edition=phase.edition())
     high = {name: contrast.tested_at(incumbent, name) for name in factors}
     low = {name: twin(choice) for name, choice in high.items()}
-    return list(_two_level("control", design, incumbent, low, high, contrast, seed))
+    return list(_two_level("control", *design, incumbent, low, high, contrast, seed))
 
 
 def _two_level(
     phase: str,
     design: Any,
+    block: Any,
     incumbent: Architecture,
     low: Mapping[str, Choice],
     high: Mapping[str, Choice],
@@ -253,7 +253,7 @@ def _two_level(
         architecture = incumbent.with_choices(changes)
         key = f"{phase}/{row}"
         yield Run(
-            key, phase, "design", _seed(seed, key), block=row // 16, part="reserve",
+            key, phase, "design", _seed(seed, key), block=int(block[row]), part="reserve",
             architecture=architecture.to_dict(), parameters=_parameters(architecture, contrast), levels=levels,
         )  # fmt: skip
 

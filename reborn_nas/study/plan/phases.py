@@ -41,7 +41,7 @@ class Phase:
         count: trainings; 0 where the phase is left out.
         reason: why it is left out or differs from what was asked, else "".
         batches: screen only: sizes of the whole designs it consists of, the first run's first.
-        editions: how the designs were drawn, one for each batch of the screen, one for the control; see
+        editions: how the designs were drawn, one for each batch of the screen, one for each other phase; see
             `analysis.design.EDITION`. Plans from before there were several have none.
         seconds: estimated time of the phase's trainings, or None while not measured.
     """
@@ -139,7 +139,7 @@ def plan_phases(
             f"{names[0]}: which {TOP} of {n_factors} sites it looks at is told by a screen, and there is none "
             f"({planned['screen'].reason or 'not asked for'}); ask for a screen or leave {', '.join(names)} out"
         )
-    for name in ("screen", "control"):
+    for name in ("screen", "confirm", "control"):
         planned[name] = _with_editions(planned[name], before.get(name, Phase(name, 0)), edition)
     return tuple(planned[name] for name in ORDER)
 

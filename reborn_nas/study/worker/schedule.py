@@ -187,16 +187,16 @@ class Leader:
         contrast, incumbent = self._bench.contrast, candidate.architecture
         seed = self._bench.config.seed
         runs = designs.candidate_runs(self._phases["candidate"].count, incumbent, contrast, seed)
-        confirm, control = self._phases["confirm"].count, self._phases["control"]
+        confirm, control = self._phases["confirm"], self._phases["control"]
         checks = self._phases["checks"].count if "checks" in self._phases else 0
-        if not confirm and not control.count and not checks:
+        if not confirm.count and not control.count and not checks:
             return runs
         top = self._store.attribute("top")
         if top is None:
             screen = list(self._queue.finished("screen").values())
             top = top_factors(screen, contrast)
             self._store.keep("top", top)
-        if confirm:
+        if confirm.count:
             runs += designs.confirm_runs(confirm, incumbent, top, contrast, seed)
         if control.count:
             runs += designs.control_runs(control, incumbent, top, contrast, seed)

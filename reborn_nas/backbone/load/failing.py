@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
 _GPU = re.compile(r"nvidia|cuda|hip|\bgpu\b|mps backend|\bxpu\b", re.IGNORECASE)
 _FITTING = re.compile(
     r"size|shape|channel|dimension|argument|expected|dtype|scalar type|multipl|input type|too small",

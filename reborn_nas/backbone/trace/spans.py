@@ -13,7 +13,7 @@ from types import CodeType, FrameType
 import torch
 from torch import nn
 
-_HERE = os.path.dirname(os.path.abspath(__file__))
+_BACKBONE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 # frames between a call and what it runs, that belong to torch's dispatch
 _PLUMBING = frozenset(
@@ -27,8 +27,10 @@ _PLUMBING = frozenset(
         ("_jit_internal.py",),
         ("utils", "_device.py"),
     )
-) | {os.path.join(_HERE, name) for name in ("recorder.py", "marks.py")}
-_RUNNERS = frozenset(os.path.join(_HERE, name) for name in ("trace.py", "running.py"))
+) | {os.path.join(_BACKBONE, *parts) for parts in (("trace", "recorder.py"), ("proof", "marks.py"))}
+_RUNNERS = frozenset(
+    os.path.join(_BACKBONE, *parts) for parts in (("trace", "trace.py"), ("proof", "running.py"))
+)
 _INLINED = frozenset({"<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>", "<lambda>"})
 
 

@@ -1,77 +1,365 @@
-"""Which rule an operation follows when widened channels meet it; what has no rule blocks."""
+"""How widened channels pass one operation of a trace: one rule for each kind of operation.
+
+A rule sees which inputs are widened and how, and says how the outputs are. It may add steps (tensors to widen) and
+may want other values widened too (the gate of a squeeze-excite). What no rule proves possible is blocked.
+"""
 
 from __future__ import annotations
 
-from reborn_nas.backbone.widen import flow, reshaping
-from reborn_nas.backbone.widen.flow import Rule
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
 
-_POINTWISE = """
-    relu relu6 leaky_relu rrelu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh hardshrink softshrink
-    tanhshrink sigmoid tanh softplus softsign logsigmoid threshold abs neg exp expm1 log log1p sqrt rsqrt square
-    reciprocal sign erf sin cos round floor ceil clamp clamp_min clamp_max clip nan_to_num logical_not invert bernoulli
-    dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout
-    contiguous to float half bfloat16 double type type_as clone detach requires_grad cpu cuda identity
-    zeros_like ones_like rand_like randn_like empty_like full_like
-"""
-_BROADCASTING = """
-    add sub rsub mul multiply div divide truediv true_divide floordiv pow maximum minimum where addcmul addcdiv lerp
-    eq ne lt le gt ge logical_and logical_or
-"""
-_POOLING = """
-    avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d lp_pool1d lp_pool2d
-    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
-    adaptive_max_pool3d pad interpolate upsample upsample_bilinear upsample_nearest
-"""
-_REDUCING = "mean sum amax amin prod std var var_mean std_mean logsumexp any all max min norm nanmean median"
-_FRESH = "new_empty new_zeros new_ones new_full new_tensor"
+from timm.layers.blur_pool import BlurPool2d
+from torch import nn
 
-# where an operation's dimensions stand among its arguments, where not second
-_DIM_PLACES = {"norm": 2}
+from reborn_nas.backbone.layers.channelmap import ChannelMap
+from reborn_nas.backbone.layers.steps import Action, WidenStep
+from reborn_nas.backbone.trace.trace import Op, Trace, ValueRef
+from reborn_nas.backbone.widen.known_layers import regroups, repeats_alike, standardised_weight
 
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(_POINTWISE.split(), flow.pass_through),
-    **dict.fromkeys(_BROADCASTING.split(), flow.elementwise),
-    **dict.fromkeys(_POOLING.split(), flow.pooled),
-    **{
-        name: flow.along_dimensions(_DIM_PLACES.get(name, 1), "dim", keeps=False)
-        for name in _REDUCING.split()
-    },
-    **{name: flow.along_dimensions(1, "dim", keeps=True) for name in ("softmax", "log_softmax", "cumsum")},
-    "normalize": flow.along_dimensions(2, "dim", keeps=True),
-    **dict.fromkeys(_FRESH.split(), flow.made_new),
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), flow.convolution),
-    **dict.fromkeys(
-        ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), flow.transposed_convolution
-    ),
-    "linear": flow.linear,
-    "batch_norm": flow.batch_norm,
-    "layer_norm": flow.layer_norm,
-    "prelu": flow.prelu,
-    **dict.fromkeys(("cat", "concat", "concatenate"), flow.concatenation),
-    "stack": flow.stacking,
-    **dict.fromkeys(("matmul", "bmm"), flow.matrix_product),
-    **dict.fromkeys(("view", "reshape", "flatten"), reshaping.viewed),
-    **dict.fromkeys(("permute", "transpose", "swapaxes", "swapdims", "T", "mT"), reshaping.permuted),
-    **dict.fromkeys(("squeeze", "unsqueeze"), reshaping.squeezed),
-    "unflatten": reshaping.unflattened,
-    **dict.fromkeys(("expand", "expand_as"), reshaping.expanded),
-    **dict.fromkeys(
-        ("split", "chunk", "tensor_split", "unbind", "narrow", "select", "index_select"), reshaping.divided
-    ),
-    **dict.fromkeys(("roll", "flip"), reshaping.rolled),
-    "getitem": reshaping.indexed,
-}
 
-# operations that block, in words
-BLOCKERS = {
-    "group_norm": "a group norm, whose statistics mix channels",
-    "local_response_norm": "a norm over neighbouring channels",
-    "einsum": "a matrix product (attention)",
-    "scaled_dot_product_attention": "attention",
-    "multi_head_attention_forward": "attention",
-    "pixel_shuffle": "a pixel shuffle of the channels",
-    "channel_shuffle": "a channel shuffle",
-    "setitem": "a write into a part of it",
-    "glu": "a split of the channels (GLU)",
-    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), "a recurrent layer"),
-}
+class Blocked(Exception):
+    """An operation that widened channels cannot pass; the text follows "… by" and names no module."""
+
+
+@dataclass(frozen=True)
+class Wide:
+    """A value is wider than in the trace: along dimension `dim`, as `channels` says."""
+
+    dim: int
+    channels: ChannelMap
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rule found.
+
+    Args:
+        outputs: for each output of the operation, how it is widened.
+        steps: tensors that must be widened for it.
+        wanted: values that must be widened as well, with how.
+        beyond: values behind several operations that one known function makes together, with how.
+    """
+
+    outputs: tuple[Wide | None, ...]
+    steps: tuple[WidenStep, ...] = ()
+    wanted: tuple[tuple[int, Wide], ...] = ()
+    beyond: tuple[tuple[int, Wide], ...] = ()
+
+
+@dataclass
+class Scene:
+    """One operation with its trace and what is known to be widened."""
+
+    trace: Trace
+    op: Op
+    wide: Mapping[int, Wide]
+    _bound: dict[str, Any] = field(default_factory=dict)
+
+    def arg(self, place: int, name: str, default: Any = None) -> Any:
+        """The argument at `place` or called `name`."""
+        if place < len(self.op.args):
+            return self.op.args[place]
+        return self.op.kwargs.get(name, default)
+
+    def tensor(self, place: int, name: str) -> int | None:
+        """The id of the tensor argument at `place` or called `name`."""
+        found = self.arg(place, name)
+        return found.id if isinstance(found, ValueRef) else None
+
+    def shape(self, value: int) -> tuple[int, ...]:
+        """The value's shape in the trace."""
+        return self.trace.values[value].shape
+
+    def subject(self, name: str = "input") -> tuple[int, Wide]:
+        """The first tensor argument, which must be the only widened one."""
+        found = self.tensor(0, name)
+        if (
+            found is None
+            or found not in self.wide
+            or any(v in self.wide for v in self.op.inputs if v != found)
+        ):
+            raise Blocked("a tensor argument that is no feature map")
+        return found, self.wide[found]
+
+    def same(self, wide: Wide) -> Outcome:
+        """All outputs are widened alike."""
+        return Outcome((wide,) * len(self.op.outputs))
+
+    def narrow(self, *steps: WidenStep) -> Outcome:
+        """No output is widened."""
+        return Outcome((None,) * len(self.op.outputs), steps)
+
+    def step(
+        self, action: Action, tensors: Sequence[int | None], dim: int, channels: ChannelMap, groups: int = 1
+    ) -> WidenStep:
+        """A step on `tensors`, which must be parameters or buffers of one module."""
+        names = [self.trace.values[value].param for value in tensors if value is not None]
+        if any(name is None for name in names):
+            raise Blocked("a weight that is computed, not stored")
+        owners = {name.rpartition(".")[0] for name in names if name}
+        if len(owners) != 1:
+            raise Blocked("weights that belong to several modules")
+        return WidenStep(
+            action,
+            owners.pop(),
+            tuple(name.rpartition(".")[2] for name in names if name),
+            dim,
+            groups,
+            channels,
+        )
+
+
+Rule = Callable[[Scene], Outcome]
+
+
+def pass_through(scene: Scene) -> Outcome:
+    """Every output has the input's shape, channel by channel."""
+    _, wide = scene.subject()
+    return scene.same(wide)
+
+
+def pooled(scene: Scene) -> Outcome:
+    """Pooling, padding, resampling of the dimensions behind the channels."""
+    value, wide = scene.subject()
+    rank = len(scene.shape(value))
+    name = scene.op.name
+    if name == "pad":
+        spatial = len(scene.arg(1, "pad")) // 2
+        if any(scene.arg(1, "pad")[2 * (rank - 1 - wide.dim) : 2 * (rank - wide.dim)]):
+            raise Blocked("padding of the channels")
+        spatial = 0
+    else:
+        spatial = spatial_rank(scene.op) or rank - 2
+    if wide.dim >= rank - spatial:
+        raise Blocked("pooling over the channels")
+    return scene.same(wide)
+
+
+def along_dimensions(place: int, name: str, keeps: bool) -> Rule:
+    """Operations over given dimensions: softmax, cumsum (`keeps` the shape) or mean, sum, amax (reduces)."""
+
+    def rule(scene: Scene) -> Outcome:
+        value, wide = scene.subject()
+        rank = len(scene.shape(value))
+        dims = scene.arg(place, name, scene.op.kwargs.get("axis"))
+        if dims is None or isinstance(dims, str | ValueRef):
+            raise Blocked("a reduction over the channels")
+        over = {d % rank for d in (dims if isinstance(dims, list | tuple) else [dims])} or set(range(rank))
+        if wide.dim in over:
+            raise Blocked("a softmax or sum over the channels" if keeps else "a reduction over the channels")
+        shape = scene.shape(scene.op.outputs[0])
+        if keeps or len(shape) == rank:
+            return scene.same(wide)
+        return scene.same(Wide(wide.dim - sum(d < wide.dim for d in over), wide.channels))
+
+    return rule
+
+
+def elementwise(scene: Scene) -> Outcome:
+    """Broadcasting arithmetic: widened operands must agree; a factor or a parameter beside them is widened too."""
+    rank = len(scene.shape(scene.op.outputs[0]))
+    places = {v: scene.wide[v].dim + rank - len(scene.shape(v)) for v in scene.op.inputs if v in scene.wide}
+    place = next(iter(places.values()))
+    channels = next(scene.wide[v].channels for v in places)
+    if any(p != place or scene.wide[v].channels != channels for v, p in places.items()):
+        raise Blocked(f"{_operation(scene.op.name)} of two values that are widened differently")
+    wanted: list[tuple[int, Wide]] = []
+    for value in dict.fromkeys(scene.op.inputs):
+        shape = scene.shape(value)
+        dim = place - (rank - len(shape))
+        if value in places or dim < 0 or shape[dim] == 1:
+            continue
+        # any factor will do that a layer makes: the layer can give each channel twice
+        factor = scene.op.name in ("mul", "multiply") or is_gate(scene, value, dim)
+        if not (factor or is_stored(scene.trace, value)):
+            raise Blocked(f"{_operation(scene.op.name)} with a value that keeps its {shape[dim]} channels")
+        wanted.append((value, Wide(dim, channels)))
+    if scene.shape(scene.op.outputs[0])[place] != channels.size:
+        raise Blocked("broadcasting of its one channel")
+    return Outcome((Wide(place, channels),) * len(scene.op.outputs), (), tuple(wanted))
+
+
+def is_gate(scene: Scene, value: int, dim: int) -> bool:
+    """Whether the value has one number a channel for the whole map."""
+    shape, full = scene.shape(value), scene.shape(scene.op.outputs[0])
+    offset = len(full) - len(shape)
+    return any(shape[d] != full[d + offset] for d in range(len(shape)) if d != dim and d + offset > 0)
+
+
+def is_stored(trace: Trace, value: int) -> bool:
+    """Whether the value is a parameter or buffer, reshaped perhaps."""
+    while trace.values[value].param is None:
+        op = trace.producer(value)
+        if op is None or op.name not in RESHAPING:
+            return False
+        value = op.inputs[0]
+    return True
+
+
+def _operation(name: str) -> str:
+    return {"add": "a sum", "sub": "a difference", "mul": "a product", "div": "a quotient"}.get(
+        name, f"{name}"
+    )
+
+
+def spatial_rank(op: Op) -> int:
+    """The 2 of `conv2d`; 0 where the name has no such digit."""
+    return next((int(letter) for letter in op.name if letter.isdigit()), 0)
+
+
+def convolution(scene: Scene) -> Outcome:
+    """A convolution reads the widened channels, grouped and depthwise ones too; a fixed blur passes them on."""
+    value, wide = scene.subject()
+    weight = scene.tensor(1, "weight")
+    groups = int(scene.arg(6, "groups", 1))
+    rank = len(scene.shape(value))
+    if weight is None:
+        raise Blocked("a convolution without a weight")
+    if wide.dim == rank - 1 and scene.op.name == "conv1d":
+        return _along_line(scene, weight, wide)
+    if wide.dim != rank - spatial_rank(scene.op) - 1:
+        raise Blocked("a convolution over the channels")
+    if scene.trace.kinds.get(scene.op.module) is BlurPool2d and scene.shape(weight)[:2] == (groups, 1):
+        return Outcome((wide,), (scene.step("filter", (weight,), 0, wide.channels, groups),))
+    stored = standardised_weight(scene.trace, scene.op, weight)
+    if stored is not None and (groups == 1 or repeats_alike(wide.channels, groups)):
+        owner, _, tensor = stored.rpartition(".")
+        return scene.narrow(WidenStep("standardised", owner, (tensor,), 1, groups, wide.channels))
+    step = scene.step("consume", (weight,), 1, wide.channels, groups)
+    if groups > 1 and not regroups(scene.trace, scene.op):
+        raise Blocked(f"a convolution in {groups} groups whose forward is not PyTorch's own")
+    return scene.narrow(step)
+
+
+def _along_line(scene: Scene, weight: int, wide: Wide) -> Outcome:
+    """ECA: a convolution with one channel along the line of C channel means."""
+    op = scene.op
+    plain = scene.trace.kinds.get(op.module) is nn.Conv1d and scene.shape(weight)[:2] == (1, 1)
+    if not plain or scene.shape(op.outputs[0]) != scene.shape(op.inputs[0]):
+        raise Blocked("a convolution along the channels")
+    return Outcome((wide,), (scene.step("line", (weight,), wide.dim, wide.channels),))
+
+
+def transposed_convolution(scene: Scene) -> Outcome:
+    """A transposed convolution without groups reads the widened channels."""
+    value, wide = scene.subject()
+    if (
+        int(scene.arg(6, "groups", 1)) != 1
+        or wide.dim != len(scene.shape(value)) - spatial_rank(scene.op) - 1
+    ):
+        raise Blocked("a grouped transposed convolution")
+    return scene.narrow(scene.step("consume", (scene.tensor(1, "weight"),), 0, wide.channels))
+
+
+def linear(scene: Scene) -> Outcome:
+    """A linear layer reads the widened columns; one over another dimension lets them pass."""
+    value, wide = scene.subject()
+    if wide.dim != len(scene.shape(value)) - 1:
+        return scene.same(wide)
+    return scene.narrow(scene.step("consume", (scene.tensor(1, "weight"),), 1, wide.channels))
+
+
+def batch_norm(scene: Scene) -> Outcome:
+    """A norm with statistics per channel gets as many more."""
+    _, wide = scene.subject()
+    if wide.dim != 1:
+        raise Blocked("a norm over the channels")
+    names = ("running_mean", "running_var", "weight", "bias")
+    order = (1, 2, 3, 4)
+    tensors = [scene.tensor(place, name) for place, name in zip(order, names)]
+    if all(tensor is None for tensor in tensors):
+        return scene.same(wide)
+    return Outcome((wide,) * len(scene.op.outputs), (scene.step("norm", tensors, 0, wide.channels),))
+
+
+def layer_norm(scene: Scene) -> Outcome:
+    """A norm over the last dimensions passes only where the channels are not among them."""
+    value, wide = scene.subject()
+    normalised = scene.arg(1, "normalized_shape")
+    if wide.dim >= len(scene.shape(value)) - len(normalised):
+        raise Blocked("a norm over the channels")
+    return scene.same(wide)
+
+
+def prelu(scene: Scene) -> Outcome:
+    """PReLU with one slope a channel gets copies of the slopes."""
+    _, wide = scene.subject()
+    weight = scene.tensor(1, "weight")
+    if weight is None or prod(scene.shape(weight)) == 1:
+        return scene.same(wide)
+    if wide.dim != 1:
+        raise Blocked("a PReLU over another dimension")
+    return Outcome((wide,), (scene.step("copy", (weight,), 0, wide.channels),))
+
+
+def concatenation(scene: Scene) -> Outcome:
+    """Concatenated channels lie one after the other."""
+    tensors = scene.arg(0, "tensors")
+    parts = [part.id for part in tensors]
+    rank = len(scene.shape(parts[0]))
+    dim = int(scene.arg(1, "dim", scene.op.kwargs.get("axis", 0))) % rank
+    wides = [scene.wide.get(part) for part in parts]
+    dims = {wide.dim for wide in wides if wide}
+    if dims == {dim}:
+        maps = [
+            wide.channels if wide else ChannelMap.identity(scene.shape(part)[dim])
+            for part, wide in zip(parts, wides)
+        ]
+        return scene.same(Wide(dim, ChannelMap.concatenated(maps)))
+    if wides[0] is None or any(wide != wides[0] for wide in wides):
+        raise Blocked("a concatenation of values that are widened differently")
+    return scene.same(wides[0])
+
+
+def stacking(scene: Scene) -> Outcome:
+    """Stacked values must be widened alike."""
+    parts = [part.id for part in scene.arg(0, "tensors")]
+    wides = [scene.wide.get(part) for part in parts]
+    first = wides[0]
+    if first is None or any(wide != first for wide in wides):
+        raise Blocked("a stack of values that are widened differently")
+    dim = int(scene.arg(1, "dim", 0)) % (len(scene.shape(parts[0])) + 1)
+    return scene.same(Wide(first.dim + (dim <= first.dim), first.channels))
+
+
+def matrix_product(scene: Scene) -> Outcome:
+    """Channels that no sum runs over pass: the rows of the left factor, the columns of the right one."""
+    value = next(v for v in scene.op.inputs if v in scene.wide)
+    wide, rank = scene.wide[value], len(scene.shape(value))
+    out = len(scene.shape(scene.op.outputs[0]))
+    places = [n for n, v in enumerate(scene.op.inputs) if v == value]
+    if len(scene.op.inputs) != 2 or len(places) != 1 or scene.op.inputs[1 - places[0]] in scene.wide:
+        raise Blocked("a matrix product (attention)")
+    free = rank - 2 + places[0]
+    if wide.dim != free or rank < 2 or len(scene.shape(scene.op.inputs[1 - places[0]])) < 2:
+        raise Blocked("a matrix product over the channels (attention)")
+    return scene.same(Wide(out - 2 + places[0], wide.channels))
+
+
+def made_new(scene: Scene) -> Outcome:
+    """A fresh tensor of a given shape, such as drop path's mask, must not have the channels' size."""
+    wide = next(iter(scene.wide[v] for v in scene.op.inputs if v in scene.wide))
+    shape = scene.shape(scene.op.outputs[0])
+    if len(shape) > wide.dim and shape[wide.dim] == wide.channels.size > 1:
+        raise Blocked("a new tensor of the same number of channels")
+    return scene.narrow()
+
+
+RESHAPING = frozenset(
+    {
+        "view",
+        "reshape",
+        "unsqueeze",
+        "squeeze",
+        "flatten",
+        "expand",
+        "expand_as",
+        "permute",
+        "transpose",
+        "to",
+    }
+    | {"contiguous", "float", "type_as", "getitem", "clone", "detach", "half", "bfloat16", "interpolate"}
+)

@@ -21,7 +21,7 @@ import reborn_nas as rn
 from reborn_nas.activations import Reborn
 from reborn_nas.backbone.find import discover
 from reborn_nas.backbone.sites.site import Discovery
-from reborn_nas.backbone.trace.trace import trace
+from reborn_nas.backbone.trace.record import trace
 from reborn_nas.errors import RebornError
 from reborn_nas.files import write_atomic
 from tests import checks

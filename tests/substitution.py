@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from reborn_nas.backbone.sites.site import Discovery, site_values
-from reborn_nas.backbone.trace.trace import Op, Trace
+from reborn_nas.backbone.trace.graph import Op, Trace
 
 Function = Callable[[Tensor], Tensor]
 

@@ -39,8 +39,8 @@ INSIDE = {
     "analysis": ("student", "designs", "effects", "phases", "model", "simulated"),
     "backbone": (
         "load",
-        "layers",
         "trace",
+        "layers",
         "forward",
         "sites",
         "widen",

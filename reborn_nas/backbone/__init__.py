@@ -6,14 +6,13 @@ from reborn_nas.backbone.find import discover, find_sites, non_sites
 from reborn_nas.backbone.layers.steps import Refusal, Widening
 from reborn_nas.backbone.load.factory import load_factory
 from reborn_nas.backbone.load.source import build, notes, resolve
-from reborn_nas.backbone.proof.fingerprint import proof_record
-from reborn_nas.backbone.replace.placement import Placement
-from reborn_nas.backbone.replace.plan import Plan
-from reborn_nas.backbone.sites.non_sites import NonSite
-from reborn_nas.backbone.sites.site import Discovery, Site
-from reborn_nas.backbone.trace.trace import Trace, trace
+from reborn_nas.backbone.proof.record import proof_record
+from reborn_nas.backbone.replace.plan import Placement, Plan
+from reborn_nas.backbone.sites.site import Discovery, NonSite, Site
+from reborn_nas.backbone.trace.graph import Trace
+from reborn_nas.backbone.trace.record import trace
 from reborn_nas.backbone.widen.edit import apply_widening
-from reborn_nas.backbone.widen.widening import widening
+from reborn_nas.backbone.widen.walk import widening
 
 __all__ = [
     "Cost",

@@ -13,9 +13,9 @@ from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.backbone.find import discover
 from reborn_nas.backbone.load.source import build, resolve
 from reborn_nas.backbone.proof.rehearsal import rehearsed
-from reborn_nas.backbone.replace.admission import everywhere
 from reborn_nas.backbone.replace.apply import apply
-from reborn_nas.backbone.replace.plan import Plan, outline
+from reborn_nas.backbone.replace.draw import everywhere, outline
+from reborn_nas.backbone.replace.plan import Plan
 from reborn_nas.backbone.sites.site import Discovery
 from reborn_nas.errors import SiteError
 

@@ -24,23 +24,14 @@ from reborn_nas.activations import CHANNELS_LAST, extra_cost
 from reborn_nas.architecture import ORIGINAL, Architecture, Choice
 from reborn_nas.backbone.find import discover
 from reborn_nas.backbone.replace.apply import apply
-from reborn_nas.backbone.replace.placement import Placement
-from reborn_nas.backbone.replace.plan import outline
+from reborn_nas.backbone.replace.draw import outline
+from reborn_nas.backbone.replace.plan import Placement
 from reborn_nas.backbone.sites.site import Discovery, Site, site_values
-from reborn_nas.backbone.trace.expressions import executions
+from reborn_nas.backbone.trace.graph import Op, Trace, executions
 from reborn_nas.backbone.trace.inputs import images_in, inputs_of
+from reborn_nas.backbone.trace.ops import operation
+from reborn_nas.backbone.trace.record import trace, trace_double
 from reborn_nas.backbone.trace.replica import replicate
-from reborn_nas.backbone.trace.trace import Op, Trace, trace, trace_double
-
-# fmt: off
-_VIEWS = frozenset((
-    "T", "alias", "alpha_dropout", "as_strided", "broadcast_to", "chunk", "contiguous", "detach", "diagonal",
-    "dropout", "dropout1d", "dropout2d", "dropout3d", "expand", "expand_as", "feature_dropout", "flatten", "float",
-    "getitem", "mT", "movedim", "moveaxis", "narrow", "permute", "ravel", "reshape", "select", "split",
-    "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "tensor_split", "to", "transpose", "type_as",
-    "unbind", "unflatten", "unsqueeze", "view", "view_as",
-))  # in eval mode dropout hands on what it gets
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -185,7 +176,7 @@ def _tally(run: Trace, ops: Iterable[Op], images: int) -> tuple[int, int]:
     macs = held = 0
     for op in ops:
         macs += _macs(run, op)
-        if not op.inplace and op.name not in _VIEWS and live.intersection(op.outputs):
+        if not op.inplace and not operation(op.name).view and live.intersection(op.outputs):
             held += 4 * sum(math.prod(run.values[value].shape) for value in op.outputs)
     return macs // images, held // images
 
@@ -202,19 +193,20 @@ def _live(run: Trace) -> frozenset[int]:
 def _macs(run: Trace, op: Op) -> int:
     shapes = [run.values[value].shape for value in op.inputs]
     out = math.prod(run.values[op.outputs[0]].shape)
-    if op.name in ("conv1d", "conv2d", "conv3d"):
-        return out * math.prod(shapes[1][1:])
-    if op.name in ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"):
-        return math.prod(shapes[0]) * math.prod(shapes[1][1:])
-    if op.name in ("linear", "matmul", "mm", "bmm", "rmatmul"):
-        return out * shapes[0][-1]
-    if op.name in ("addmm", "baddbmm"):
-        return out * shapes[1][-1]
-    if op.name == "scaled_dot_product_attention":
-        keys = shapes[1][-2]
-        return math.prod(shapes[0]) * keys + out * keys
-    if op.name == "einsum":
-        return _einsum(op, shapes)
+    match operation(op.name).macs:
+        case "convolution":
+            return out * math.prod(shapes[1][1:])
+        case "transposed":
+            return math.prod(shapes[0]) * math.prod(shapes[1][1:])
+        case "product":
+            return out * shapes[0][-1]
+        case "added_product":
+            return out * shapes[1][-1]
+        case "attention":
+            keys = shapes[1][-2]
+            return math.prod(shapes[0]) * keys + out * keys
+        case "einsum":
+            return _einsum(op, shapes)
     return 0
 
 

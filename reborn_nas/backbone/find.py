@@ -11,20 +11,25 @@ from torch import Tensor, nn
 from reborn_nas.activations import CHANNELS_LAST
 from reborn_nas.backbone.forward.rewrite import locate
 from reborn_nas.backbone.layers.steps import Refusal
-from reborn_nas.backbone.proof.fingerprint import recorded_proof
 from reborn_nas.backbone.proof.prove import prove
+from reborn_nas.backbone.proof.record import Proving, recorded_proof
 from reborn_nas.backbone.sites.axes import channel_axes, layout_name
-from reborn_nas.backbone.sites.blocks import BlockFinder
-from reborn_nas.backbone.sites.discovery import Place, find_places
-from reborn_nas.backbone.sites.gates import gate_reason, live_values
-from reborn_nas.backbone.sites.non_sites import NonSite, fused_norms, out_of_sight, with_formulas, written_out
-from reborn_nas.backbone.sites.proving import Proving
-from reborn_nas.backbone.sites.site import Discovery, Site
+from reborn_nas.backbone.sites.non_sites import (
+    fused_norms,
+    gate_reason,
+    live_values,
+    out_of_sight,
+    with_formulas,
+    written_out,
+)
+from reborn_nas.backbone.sites.places import BlockFinder, Place, find_places
+from reborn_nas.backbone.sites.site import Discovery, NonSite, Site
 from reborn_nas.backbone.sites.units import find_units
+from reborn_nas.backbone.trace.graph import Trace
 from reborn_nas.backbone.trace.inputs import inputs_of
+from reborn_nas.backbone.trace.record import trace_modes
 from reborn_nas.backbone.trace.replica import replace_tensors
-from reborn_nas.backbone.trace.trace import Trace, trace_modes
-from reborn_nas.backbone.widen.widening import widening
+from reborn_nas.backbone.widen.walk import widening
 from reborn_nas.errors import ConversionError
 
 

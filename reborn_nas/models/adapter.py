@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reborn_nas.backbone import Trace
-from reborn_nas.backbone.trace.trace import trace
+from reborn_nas.backbone.trace.record import trace
 from reborn_nas.errors import ConversionError
 
 __all__ = ["TimmAdapter", "adapted", "final_linear"]

@@ -18,9 +18,9 @@ from torch.overrides import TorchFunctionMode
 from reborn_nas.backbone.find import discover
 from reborn_nas.backbone.layers.steps import Widening
 from reborn_nas.backbone.sites.site import Discovery, Site, site_values
-from reborn_nas.backbone.trace.trace import Trace
+from reborn_nas.backbone.trace.graph import Trace
 from reborn_nas.backbone.widen.edit import apply_widening
-from reborn_nas.backbone.widen.widening import widening
+from reborn_nas.backbone.widen.walk import widening
 
 NAMES = frozenset(
     [

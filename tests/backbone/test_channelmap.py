@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reborn_nas.backbone.layers.channelmap import ChannelMap
+from reborn_nas.backbone.layers.steps import ChannelMap
 
 
 @given(

@@ -15,7 +15,7 @@ from torchvision.models import ShuffleNetV2
 from reborn_nas.backbone.convert import convert
 from reborn_nas.backbone.find import discover
 from reborn_nas.backbone.layers.steps import Refusal, Widening
-from reborn_nas.backbone.widen.widening import widening
+from reborn_nas.backbone.widen.walk import widening
 from tests.backbone.doubled import REFUSED, WIDENABLE, Over, seq
 from tests.backbone.inflight import check, found_in, randomise, runs
 

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.backbone import Plan, apply, build, build_converted, convert, discover, plan, resolve
-from reborn_nas.backbone.replace.gain import Gained
+from reborn_nas.backbone.replace.modules import Gained
 from reborn_nas.errors import ConversionError, SiteError
 from tests.backbone.substitution import slopes_of, substituted
 from tests.backbone.zoo import SITES, OneRelu, Tuples

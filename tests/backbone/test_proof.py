@@ -31,7 +31,7 @@ from reborn_nas.backbone import (
     proof_record,
     resolve,
 )
-from reborn_nas.backbone.proof.prove import prove as proof
+from reborn_nas.backbone.proof.prove import prove
 from reborn_nas.errors import SiteError
 
 SIZE = (3, 16, 16)
@@ -576,8 +576,9 @@ def test_a_proof_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     model = own(tmp_path / "net.py", source)
     record = json.loads(json.dumps(proof_record(model, found := discover(model, SIZE))))
     calls: list[nn.Module] = []
-    real = proof.prove
-    monkeypatch.setattr(proof, "prove", lambda *given: (calls.append(given[0]), real(*given))[1])
+    monkeypatch.setattr(
+        "reborn_nas.backbone.find.prove", lambda *given: (calls.append(given[0]), prove(*given))[1]
+    )
     (tmp_path / "elsewhere").mkdir()
     again = discover(own(tmp_path / "elsewhere" / "net.py", source), SIZE, proofs=record)
     assert again.proof == found.proof
@@ -591,7 +592,7 @@ def test_a_proof_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     broken = {key: {"faults": 3} for key in record}
     assert discover(model, SIZE, proofs=broken).proof == found.proof
     assert len(calls) == len(others) + 1
-    monkeypatch.setattr("reborn_nas.backbone.proof.fingerprint.version", lambda library: "9.9")
+    monkeypatch.setattr("reborn_nas.backbone.proof.record.version", lambda library: "9.9")
     assert discover(model, SIZE, proofs=record).proof == found.proof
     assert len(calls) == len(others) + 2
 

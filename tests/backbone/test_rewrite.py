@@ -21,7 +21,7 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import Plan, apply, convert, discover, plan
 from reborn_nas.backbone.forward.rewrite import Rewrite
 from reborn_nas.backbone.load.factory import load_file
-from reborn_nas.backbone.replace.means import OwnerRewrite
+from reborn_nas.backbone.replace.plan import OwnerRewrite
 from reborn_nas.errors import ConversionError, SiteError
 from tests.backbone import zoo
 

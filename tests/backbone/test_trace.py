@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from reborn_nas.backbone.trace.spans import CallSpan
-from reborn_nas.backbone.trace.trace import Trace, ValueRef, trace, trace_modes
+from reborn_nas.backbone.trace.graph import CallSpan, Trace, ValueRef
+from reborn_nas.backbone.trace.record import trace, trace_modes
 from reborn_nas.errors import ConversionError
 from tests.backbone import networks
 

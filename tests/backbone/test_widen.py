@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from reborn_nas.backbone.layers.steps import Widening
 from reborn_nas.backbone.widen.edit import apply_widening
-from reborn_nas.backbone.widen.widening import widening
+from reborn_nas.backbone.widen.walk import widening
 from reborn_nas.errors import ConversionError
 from tests.backbone.doubled import WIDENABLE, Over, seq
 from tests.backbone.inflight import Doubling, check, found_in, places_of, randomise, runs

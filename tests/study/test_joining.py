@@ -37,7 +37,7 @@ def test_a_worker_that_knows_the_storage_finishes_the_study(
     begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It also takes the proof of the backbone from there."""
-    monkeypatch.setattr("reborn_nas.backbone.proof.prove.prove", lambda *_: pytest.fail("proved once more"))
+    monkeypatch.setattr("reborn_nas.backbone.find.prove", lambda *_: pytest.fail("proved once more"))
     assert join(
         f"journal://{begun.resolve()}/study.journal", "shared", device="cpu", run=tmp_path / "elsewhere"
     )

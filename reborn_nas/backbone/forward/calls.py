@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reborn_nas.backbone.trace.ops import operation
 from reborn_nas.errors import ConversionError
 
 _Loop = ast.For | ast.AsyncFor | ast.comprehension
@@ -157,7 +158,7 @@ def _tensor(call: ast.Call, owner: str, place: str) -> ast.expr:
 
 def _is_tensor_method(func: ast.Attribute, owner: str) -> bool:
     """`x.clamp(0)` against `F.relu(x)` and `self.act(x)`: its name is one of a tensor's methods that take numbers."""
-    if func.attr.rstrip("_") not in ("clamp", "clamp_min", "maximum", "leaky_relu"):
+    if not operation(func.attr.rstrip("_")).method:
         return False
     root: ast.expr = func.value
     while isinstance(root, ast.Attribute):

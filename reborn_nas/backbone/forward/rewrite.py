@@ -32,8 +32,7 @@ from reborn_nas.backbone.forward.calls import (
     expression_at,
     parse_method,
 )
-from reborn_nas.backbone.trace.expressions import Expression
-from reborn_nas.backbone.trace.spans import CallSpan
+from reborn_nas.backbone.trace.graph import CallSpan, Expression
 from reborn_nas.errors import ConversionError
 
 _FUTURE = sum({getattr(futures, name).compiler_flag for name in futures.all_feature_names})

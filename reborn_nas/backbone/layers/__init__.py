@@ -1,1 +1,27 @@
-"""Layers: what each kind of layer does with channels, and which of its tensors grow."""
+"""Layers: a registry by class of what each kind does with widened channels, and which of its tensors grow."""
+
+from reborn_nas.backbone.layers.blocks import GhostBlock, ShuffleBlock
+from reborn_nas.backbone.layers.convolutions import (
+    Convolution,
+    FixedFilter,
+    LineConvolution,
+    RoutedConvolution,
+    SplittingConvolution,
+)
+from reborn_nas.backbone.layers.normalised import IdentityNorm, StandardisedConvolution
+from reborn_nas.backbone.layers.registry import Layer, layer_of, register
+
+__all__ = ["Layer", "layer_of", "register"]
+
+for _kind in (
+    Convolution,
+    LineConvolution,
+    RoutedConvolution,
+    SplittingConvolution,
+    FixedFilter,
+    StandardisedConvolution,
+    IdentityNorm,
+    GhostBlock,
+    ShuffleBlock,
+):
+    register(_kind())

@@ -1,102 +1,103 @@
-"""Layers that no general rule can pass, but whose source is known: widened channels pass them by type.
-
-timm's weight-standardised convolutions, `MixedConv2d`, `SelectiveKernel`, `CondConv2d` and `GhostModule`,
-torchvision's ShuffleNet block: each is recognised by its type (`layers.kind_of`), never by a module's path.
-"""
+"""Blocks that slice, split or shuffle their channels themselves: timm's GhostNet modules, torchvision's ShuffleNet."""
 
 from __future__ import annotations
 
-from timm.layers.cond_conv2d import CondConv2d
+from collections.abc import Mapping
+from typing import Any
 
-from reborn_nas.backbone.layers.channelmap import ChannelMap
-from reborn_nas.backbone.layers.registry import CUTTING, REGROUPED, SPLITTING, WIDE, is_shuffle_block
-from reborn_nas.backbone.layers.steps import WidenStep
-from reborn_nas.backbone.trace.trace import Op, Trace
+from timm.models.ghostnet import GhostModule, GhostModuleV2, GhostModuleV3
+from torch import nn
+
+from reborn_nas.backbone.layers.convolutions import index_buffer
+from reborn_nas.backbone.layers.registry import Layer, Outcome, Scene, Wide
+from reborn_nas.backbone.layers.steps import Action, ChannelMap, WidenStep
+from reborn_nas.errors import ConversionError
 
 
-def regroups(trace: Trace, op: Op) -> bool:
-    """Whether the convolution that runs can be told to bring the channels of its groups together."""
-    return trace.kinds.get(op.module) in REGROUPED
+class GhostBlock(Layer):
+    """`width`: the block cuts its output to a width that it holds in an attribute, which the step names."""
+
+    classes = (GhostModule, GhostModuleV2, GhostModuleV3)
+    actions: Mapping[str, Action] = {"width": Action(uses="layer")}
+
+    def plan(self, scene: Scene) -> Outcome | None:
+        """`out[:, : self.out_chs, :, :]`, where that is all of it."""
+        index = scene.op.args[1] if scene.op.name == "getitem" else None
+        value = scene.op.inputs[0]
+        if not isinstance(index, tuple) or len(scene.op.inputs) != 1 or value not in scene.wide:
+            return None
+        wide = scene.wide[value]
+        others = [item for place, item in enumerate(index) if place != wide.dim]
+        if wide.dim >= len(index) or any(item != slice(None) for item in others):
+            return None
+        cut = index[wide.dim]
+        if not isinstance(cut, slice) or cut.start not in (None, 0) or cut.step not in (None, 1):
+            return None
+        if cut.stop != wide.channels.size:
+            return None
+        return Outcome((wide,), (WidenStep("width", scene.op.module, ("out_chs",), 0, 1, wide.channels),))
+
+    def apply(self, module: nn.Module, step: WidenStep) -> None:
+        """Tell it its new width."""
+        for name in step.tensors:
+            if not isinstance(getattr(module, name, None), int):
+                raise ConversionError(f"'{step.module}' holds no width in {name!r}, as the plan has it")
+            setattr(module, name, step.channels.width)
 
 
-def standardised_weight(trace: Trace, op: Op, weight: int) -> str | None:
-    """The stored parameter of a weight-standardised convolution whose computed weight is `weight`."""
-    if trace.kinds.get(op.module) not in WIDE:
+class ShuffleBlock(Layer):
+    """`shuffle`, `halve`: ShuffleNet's block shuffles and splits the widened channels as the original ones."""
+
+    named = ("torchvision.models.shufflenetv2:InvertedResidual",)
+    actions: Mapping[str, Action] = {"shuffle": Action(uses=""), "halve": Action(uses="layer")}
+
+    def plan(self, scene: Scene) -> Outcome | None:
+        """The view that begins a shuffle, and the `chunk` into halves."""
+        if scene.op.name == "view":
+            return self._shuffle(scene)
+        return self._halve(scene) if scene.op.name == "chunk" else None
+
+    def apply(self, module: nn.Module, step: WidenStep) -> None:
+        """Let it shuffle, or split, the channels of the step."""
+        from reborn_nas.backbone.layers.shuffled import wide_block  # torchvision is slow to import
+
+        wide: Any = wide_block(module, step.module)
+        if step.action == "shuffle":
+            order, _ = shuffled(step.channels, step.groups)
+            index_buffer(module, "order", order)
+        else:
+            first = step.channels.part(0, step.channels.size // 2).width
+            wide.sizes = [first, step.channels.width - first]
+
+    def _shuffle(self, scene: Scene) -> Outcome | None:
+        """The value behind the three operations of `channel_shuffle`, with its map."""
+        trace, op = scene.trace, scene.op
+        _, wide = scene.subject()
+        if wide.dim != 1 or op.span is None or op.span.helper != "channel_shuffle":
+            return None
+        shape = scene.shape(op.inputs[0])
+        for later in trace.ops[op.index + 1 : op.index + 5]:
+            if later.module != op.module:
+                break
+            if later.span == op.span and later.name == "view" and scene.shape(later.outputs[0]) == shape:
+                behind = Wide(1, shuffled(wide.channels, 2)[1])
+                step = scene.form("shuffle", "order", wide.channels, 2)
+                return Outcome((None,), (step,), beyond=((later.outputs[0], behind),))
         return None
-    shape = trace.values[weight].shape
-    while (producer := trace.producer(weight)) is not None and producer.module == op.module:
-        weight = producer.inputs[0]
-        if trace.values[weight].param is not None and trace.values[weight].shape == shape:
-            return trace.values[weight].param
-    return None
+
+    def _halve(self, scene: Scene) -> Outcome | None:
+        """The maps of the halves, where each lies together."""
+        value, wide = scene.subject()
+        dim = int(scene.arg(2, "dim", 0)) % len(scene.shape(value))
+        channels, half = wide.channels, wide.channels.size // 2
+        sides = [channel >= half for channel in channels.sources()]
+        if dim != wide.dim or scene.op.args[1:2] != (2,) or sides != sorted(sides):
+            return None
+        parts = (Wide(dim, channels.part(0, half)), Wide(dim, channels.part(half, half)))
+        return Outcome(parts, (scene.form("halve", "sizes", channels),))
 
 
-def repeats_alike(channels: ChannelMap, groups: int) -> bool:
-    """Whether the true channels stand at the same places in every group."""
-    entries = channels.entries()
-    return len({tuple(entries[p][1] for p in group) for group in channels.grouped(groups)}) == 1
-
-
-def known_split(
-    trace: Trace, op: Op, channels: ChannelMap
-) -> tuple[tuple[ChannelMap, ...], WidenStep] | None:
-    """The maps of the parts into which one of timm's layers splits its channels, and the step that lets it."""
-    sizes = op.args[1] if len(op.args) > 1 else None
-    if trace.kinds.get(op.module) not in SPLITTING or op.name != "split":
-        return None
-    if isinstance(sizes, int):
-        sizes = [min(sizes, channels.size - start) for start in range(0, channels.size, sizes)]
-    if not isinstance(sizes, list | tuple):
-        return None
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    parts = tuple(channels.part(start, size) for start, size in zip(starts, sizes))
-    return parts, WidenStep("split", op.module, ("splits",), 1, 1, channels)
-
-
-def experts(trace: Trace, op: Op, channels: ChannelMap) -> WidenStep | None:
-    """The step for a `CondConv2d`, whose reshape `op` lets each image be convolved with a weight of its own."""
-    if trace.kinds.get(op.module) is not CondConv2d or op.name != "reshape":
-        return None
-    conv = next(later for later in trace.ops[op.index :] if later.name == "conv2d")
-    groups = conv.kwargs.get("groups", conv.args[6] if len(conv.args) > 6 else None)
-    batch = trace.values[op.inputs[0]].shape[0]
-    return WidenStep("experts", op.module, ("weight",), 1, int(groups) // batch, channels)
-
-
-def whole_cut(trace: Trace, op: Op, cut: object, channels: ChannelMap) -> WidenStep | None:
-    """The step for a layer that cuts its output to its own width, where that is all of it."""
-    kind = trace.kinds.get(op.module)
-    attribute = None if kind is None else CUTTING.get(kind)
-    whole = isinstance(cut, slice) and cut.start in (None, 0) and cut.step in (None, 1)
-    if attribute is None or not whole or not isinstance(cut, slice) or cut.stop != channels.size:
-        return None
-    return WidenStep("width", op.module, (attribute,), 0, 1, channels)
-
-
-def shuffled(trace: Trace, op: Op, channels: ChannelMap) -> tuple[int, ChannelMap, WidenStep] | None:
-    """The result of ShuffleNet's channel shuffle that begins with `op`, its map, and the step that lets it."""
-    if (
-        not is_shuffle_block(trace.kinds.get(op.module))
-        or getattr(op.span, "helper", None) != "channel_shuffle"
-        or op.name != "view"
-    ):
-        return None
-    shape = trace.values[op.inputs[0]].shape
-    for later in trace.ops[op.index + 1 : op.index + 5]:
-        if (
-            later.span == op.span
-            and later.module == op.module
-            and trace.values[later.outputs[0]].shape == shape
-        ):
-            if later.name == "view":
-                step = WidenStep("shuffle", op.module, ("order",), 1, 2, channels)
-                return later.outputs[0], shuffle_order(channels, 2)[1], step
-        elif later.module != op.module:
-            break
-    return None
-
-
-def shuffle_order(channels: ChannelMap, groups: int) -> tuple[list[int], ChannelMap]:
+def shuffled(channels: ChannelMap, groups: int) -> tuple[list[int], ChannelMap]:
     """Where each channel behind a shuffle stands before it, and the map behind it.
 
     The shuffle moves channel i·(C/g) + j to j·g + i. Extra channels stay in the half of their true one, behind it,
@@ -110,15 +111,3 @@ def shuffle_order(channels: ChannelMap, groups: int) -> tuple[list[int], Channel
     order = sorted(range(len(entries)), key=lambda p: (entries[p][0] // half, entries[p][1], entries[p][0]))
     runs = [(entries[place][0], 1, entries[place][1]) for place in order]
     return order, ChannelMap.of(channels.size, runs)
-
-
-def halved(trace: Trace, op: Op, channels: ChannelMap) -> tuple[tuple[ChannelMap, ...], WidenStep] | None:
-    """The maps of the halves into which ShuffleNet's block splits its channels, where each lies together."""
-    if not is_shuffle_block(trace.kinds.get(op.module)) or op.name != "chunk" or op.args[1:2] != (2,):
-        return None
-    half = channels.size // 2
-    sides = [channel >= half for channel in channels.sources()]
-    if sides != sorted(sides):
-        return None
-    parts = (channels.part(0, half), channels.part(half, half))
-    return parts, WidenStep("halve", op.module, ("sizes",), 1, 1, channels)

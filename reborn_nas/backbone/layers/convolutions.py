@@ -1,4 +1,4 @@
-"""Convolutions behind doubled channels that plain ones cannot express.
+"""Convolutions behind doubled channels that a plain one with more inputs cannot express.
 
 They keep the class, the parameters and the state-dict keys of the convolution that they stand for.
 """
@@ -6,20 +6,21 @@ They keep the class, the parameters and the state-dict keys of the convolution t
 # no postponed annotations: TorchScript reads those of the classes as they are
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers.blur_pool import BlurPool2d
 from timm.layers.cond_conv2d import CondConv2d
 from timm.layers.conv2d_same import Conv2dSame, conv2d_same
 from timm.layers.mixed_conv2d import MixedConv2d
 from timm.layers.selective_kernel import SelectiveKernel
 from torch import Tensor, nn
 
-from reborn_nas.backbone.layers.channelmap import ChannelMap
-from reborn_nas.errors import ConversionError
+from reborn_nas.backbone.layers.registry import Layer, Outcome, Scene, Wide, become
+from reborn_nas.backbone.layers.steps import Action, ChannelMap, WidenStep
 
 
 def regroup(x: Tensor, groups: int, copies: int, order: Tensor | None) -> Tensor:
@@ -148,7 +149,7 @@ class RegroupedCondConv2d(CondConv2d):  # type: ignore[misc]
         return y.view(x.shape[0], self.out_channels, y.shape[2], y.shape[3])
 
 
-REGROUPED: dict[type[nn.Module], type[nn.Module]] = {
+REGROUPED: dict[type, type] = {
     nn.Conv2d: RegroupedConv2d,
     nn.Conv1d: RegroupedConv1d,
     Conv2dSame: RegroupedConv2dSame,
@@ -156,93 +157,154 @@ REGROUPED: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def make_regrouped(conv: nn.Module, groups: int, channels: ChannelMap, where: str) -> None:
-    """Let `conv` bring the channels of each of its groups together before it reads them.
+class Convolution(Layer):
+    """A convolution in groups brings the channels of each group together before it reads them."""
 
-    Raises:
-        ConversionError: for a class of convolution that has no such form.
-    """
-    regrouping(conv, groups, channels, where, REGROUPED)
+    classes: tuple[type[nn.Module], ...] = (nn.Conv2d, Conv2dSame)
+    regroups = True
 
-
-def make_split(layer: nn.Module, channels: ChannelMap, where: str) -> None:
-    """Let a `MixedConv2d` or `SelectiveKernel` split widened channels into the original's parts, each widened."""
-    wider = become(layer, {MixedConv2d: RegroupedMixedConv2d, SelectiveKernel: WideSelectiveKernel}, where)
-    if isinstance(layer, MixedConv2d):
-        splits = list(wider.splits)
-    else:
-        splits = [channels.size // wider.num_paths] * wider.num_paths
-    ends = list(accumulate(splits))
-    part = [bisect_right(ends, channel) for channel in channels.sources()]
-    wider.splits = [part.count(number) for number in range(len(ends))]
-    wider.in_channels = channels.width
-    index_buffer(layer, "order", sorted(range(channels.width), key=part.__getitem__))
+    def apply(self, module: nn.Module, step: WidenStep) -> None:
+        """Regroup the input of a convolution in groups."""
+        if step.groups > 1 and step.action in ("consume", "experts"):
+            regroup_input(module, step, REGROUPED)
 
 
-def regrouping(
-    conv: nn.Module,
-    groups: int,
-    channels: ChannelMap,
-    where: str,
-    classes: dict[type[nn.Module], type[nn.Module]],
-) -> Any:
-    """Give `conv` the class that `classes` has for its own, and tell it how the channels of its groups lie.
+class LineConvolution(Convolution):
+    """`line`: ECA's 1-D convolution along the channels sees the original ones alone; its result is repeated."""
+
+    classes = (nn.Conv1d,)
+    actions: Mapping[str, Action] = {"line": Action()}
+
+    def plan(self, scene: Scene) -> Outcome | None:
+        """A convolution with one channel along the line of C channel means."""
+        op = scene.op
+        if op.name != "conv1d":
+            return None
+        value, wide = scene.subject()
+        weight = scene.tensor(1, "weight")
+        along = weight is not None and wide.dim == len(scene.shape(value)) - 1
+        if not along or scene.shape(weight or 0)[:2] != (1, 1):
+            return None
+        if scene.shape(op.outputs[0]) != scene.shape(op.inputs[0]):
+            return None
+        return Outcome((wide,), (scene.step("line", (weight,), wide.dim, wide.channels),))
+
+    def apply(self, module: nn.Module, step: WidenStep) -> None:
+        """Let it see the original channels, or regroup its input."""
+        if step.action != "line":
+            return super().apply(module, step)
+        wider = become(module, {nn.Conv1d: LineConv1d}, step.module)
+        copies = copies_in(step.channels)
+        wider.size = step.channels.size
+        wider.copies = copies or 1
+        index_buffer(module, "kept", None if copies else step.channels.kept())
+        index_buffer(module, "order", None if copies else step.channels.sources())
+
+
+class RoutedConvolution(Convolution):
+    """`experts`: timm's `CondConv2d` reads more input channels with each of its experts."""
+
+    classes = (CondConv2d,)
+    actions: Mapping[str, Action] = {"experts": Action("columns", reads=True, uses="layer")}
+
+    def plan(self, scene: Scene) -> Outcome | None:
+        """Its reshape lets each image be convolved with a weight of its own."""
+        if scene.op.name != "reshape":
+            return None
+        value, wide = scene.subject()
+        if wide.dim != 1:
+            return None
+        conv = next(later for later in scene.trace.ops[scene.op.index :] if later.name == "conv2d")
+        groups = int(Scene(scene.trace, conv, {}).arg(6, "groups")) // scene.shape(value)[0]
+        return scene.narrow(scene.form("experts", "weight", wide.channels, groups))
+
+    def grow(self, module: Any, old: Tensor, widen: Callable[[Tensor], Tensor]) -> Tensor:
+        """(experts, numbers of a weight) → the same, each weight (out, in / groups, k, k) grown."""
+        new = torch.stack([widen(weight) for weight in old.reshape(-1, *module.weight_shape)])
+        module.weight_shape = tuple(new.shape[1:])
+        module.in_channels = module.weight_shape[1] * module.groups
+        return new.flatten(1)
+
+
+class SplittingConvolution(Layer):
+    """`split`: a layer that divides its input among convolutions divides the widened channels as the original ones."""
+
+    classes = (MixedConv2d, SelectiveKernel)
+    actions: Mapping[str, Action] = {"split": Action(uses="layer")}
+
+    def plan(self, scene: Scene) -> Outcome | None:
+        """The maps of the parts of `torch.split` along the channels."""
+        if scene.op.name != "split":
+            return None
+        value, wide = scene.subject()
+        dim = int(scene.arg(2, "dim", 0)) % len(scene.shape(value))
+        sizes, channels = scene.arg(1, "split_size_or_sections"), wide.channels
+        if isinstance(sizes, int):
+            sizes = [min(sizes, channels.size - start) for start in range(0, channels.size, sizes)]
+        if dim != wide.dim or not isinstance(sizes, list | tuple):
+            return None
+        starts = accumulate(sizes, initial=0)
+        parts = tuple(Wide(dim, channels.part(start, size)) for start, size in zip(starts, sizes))
+        return Outcome(parts, (scene.form("split", "splits", channels),))
+
+    def apply(self, module: nn.Module, step: WidenStep) -> None:
+        """Let it split the widened channels into the original's parts, each widened."""
+        forms: dict[type, type] = {MixedConv2d: RegroupedMixedConv2d, SelectiveKernel: WideSelectiveKernel}
+        wider = become(module, forms, step.module)
+        channels = step.channels
+        if isinstance(module, MixedConv2d):
+            splits = list(wider.splits)
+        else:
+            splits = [channels.size // wider.num_paths] * wider.num_paths
+        ends = list(accumulate(splits))
+        part = [bisect_right(ends, channel) for channel in channels.sources()]
+        wider.splits = [part.count(number) for number in range(len(ends))]
+        wider.in_channels = channels.width
+        index_buffer(module, "order", sorted(range(channels.width), key=part.__getitem__))
+
+
+class FixedFilter(Layer):
+    """`filter`: timm's `BlurPool2d` applies one fixed depthwise filter, which is copied to the extra channels."""
+
+    classes = (BlurPool2d,)
+    actions: Mapping[str, Action] = {"filter": Action("copies", ("channels",))}
+
+    def plan(self, scene: Scene) -> Outcome | None:
+        """Its convolution passes the channels on."""
+        weight = scene.tensor(1, "weight")
+        if scene.op.name != "conv2d" or weight is None:
+            return None
+        value, wide = scene.subject()
+        groups = int(scene.arg(6, "groups", 1))
+        if wide.dim != len(scene.shape(value)) - 3 or scene.shape(weight)[:2] != (groups, 1):
+            return None
+        return Outcome((wide,), (scene.step("filter", (weight,), 0, wide.channels, groups),))
+
+
+def regroup_input(conv: nn.Module, step: WidenStep, forms: Mapping[type, type]) -> Any:
+    """Give `conv` the class that `forms` has for its own, and tell it how the channels of its groups lie.
 
     Raises:
         ConversionError: where there is no such class.
     """
-    order = [place for group in channels.grouped(groups) for place in group]
-    wider = become(conv, classes, where)
-    copies = _copies(channels) or int(order == list(range(channels.width)))
+    order = [place for group in step.channels.grouped(step.groups) for place in group]
+    wider = become(conv, forms, step.module)
+    copies = copies_in(step.channels) or int(order == list(range(step.channels.width)))
     wider.copies = copies or 1
     index_buffer(conv, "order", None if copies else order)
     return wider
 
 
-def make_line(conv: nn.Module, channels: ChannelMap, where: str) -> None:
-    """Let a 1-D convolution along the channels see the original ones alone."""
-    wider = become(conv, {nn.Conv1d: LineConv1d}, where)
-    copies = _copies(channels)
-    wider.size = channels.size
-    wider.copies = copies or 1
-    index_buffer(conv, "kept", None if copies else channels.kept())
-    index_buffer(conv, "order", None if copies else channels.sources())
-
-
-def _copies(channels: ChannelMap) -> int:
+def copies_in(channels: ChannelMap) -> int:
     """How often the original channels stand one after the other, the true ones first; 0 where they lie otherwise."""
     runs = channels.runs
     whole = all(run[:2] == (0, channels.size) and run[2] == (place > 0) for place, run in enumerate(runs))
     return len(runs) if whole else 0
 
 
-def become(conv: nn.Module, classes: dict[type[nn.Module], type[nn.Module]], where: str) -> Any:
-    """Give `conv` the class that `classes` has for its own. Raises ConversionError where there is none."""
-    kind = kind_among(type(conv), classes)
-    found = None if kind is None else classes[kind]
-    if found is None:
-        raise ConversionError(
-            f"'{where}' is a {type(conv).__name__}, which has no form that reads doubled channels; keep the "
-            "activation before it, or choose a compressed form"
-        )
-    conv.__class__ = found
-    return conv
-
-
-def kind_among(cls: type, kinds: Iterable[type]) -> type | None:
-    """The one of `kinds` that `cls` is, or whose forward it has."""
-    known = set(kinds)
-    forward = getattr(cls, "forward", None)
-    return next(
-        (base for base in cls.__mro__ if base in known and getattr(base, "forward", None) is forward), None
-    )
-
-
 def index_buffer(module: nn.Module, name: str, index: list[int] | None) -> None:
     """Places of channels, kept on the module's device and out of its state dict."""
-    tensor = None if index is None else torch.tensor(index, device=_device(module))
-    module.register_buffer(name, tensor, persistent=False)
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
+    device = next(module.parameters()).device
+    module.register_buffer(
+        name, None if index is None else torch.tensor(index, device=device), persistent=False
+    )

@@ -1,22 +1,28 @@
-"""Weight-standardised convolutions behind doubled channels.
+"""Layers whose normalisation must not see the extra channels: standardised weights, the norm of an identity branch.
 
-The standardisation runs over a filter's input weights, so more of them would change it. Here the weights that read
+The standardisation of a weight runs over a filter's inputs, so more of them would change it. Here the weights that read
 the true channels are standardised among themselves, exactly as before, and those that read extra channels are plain
 weights: zero gives the original function, and a gradient of ordinary size.
+
+RepVGG's and MobileOne's blocks sum convolutions of their input and a batch norm of it. The convolutions have weights
+for the extra channels; the norm has none, and the sum keeps its width.
 """
 
 # no postponed annotations: TorchScript reads those of the classes as they are
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers.norm_act import BatchNormAct2d
 from timm.layers.padding import pad_same
 from timm.layers.std_conv import ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from torch import Tensor, nn
 
-from reborn_nas.backbone.layers.channelmap import ChannelMap
-from reborn_nas.backbone.layers.regrouped import regroup, regrouping
+from reborn_nas.backbone.layers.convolutions import index_buffer, regroup, regroup_input
+from reborn_nas.backbone.layers.registry import Layer, Outcome, Scene, become
+from reborn_nas.backbone.layers.steps import Action, ChannelMap, WidenStep
 
 
 def partly_standardised(
@@ -33,7 +39,7 @@ def partly_standardised(
 
 
 class PartlyStandardised(nn.Module):
-    """What the four classes share. The first base of each is the convolution that it stands for."""
+    """Shared by the four classes. The first base of each is the convolution that it stands for."""
 
     size: int
     copies: int
@@ -83,7 +89,7 @@ class WideScaledStdConv2dSame(ScaledStdConv2dSame, PartlyStandardised):  # type:
         return self.convolved(x, (self.gain * self.scale).view(-1))
 
 
-WIDE: dict[type[nn.Module], type[nn.Module]] = {
+STANDARDISED: dict[type, type] = {
     StdConv2d: WideStdConv2d,
     StdConv2dSame: WideStdConv2dSame,
     ScaledStdConv2d: WideScaledStdConv2d,
@@ -91,16 +97,137 @@ WIDE: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def make_partly_standardised(conv: nn.Module, groups: int, channels: ChannelMap, where: str) -> None:
-    """Let a weight-standardised convolution keep its standardisation for the weights that it had.
+class StandardisedConvolution(Layer):
+    """`standardised`: a weight-standardised convolution reads more; it standardises the old weights alone."""
 
-    Raises:
-        ConversionError: for a class that is none of timm's.
-    """
-    wide = regrouping(conv, groups, channels, where, WIDE)
+    classes = tuple(STANDARDISED)
+    actions: Mapping[str, Action] = {
+        "standardised": Action("columns", ("in_channels",), reads=True, uses="layer")
+    }
+
+    def plan(self, scene: Scene) -> Outcome | None:
+        """Its convolution, whose weight is computed from the stored one."""
+        weight = scene.tensor(1, "weight")
+        if scene.op.name != "conv2d" or weight is None:
+            return None
+        value, wide = scene.subject()
+        groups, stored = int(scene.arg(6, "groups", 1)), self._stored(scene, weight)
+        if stored is None or wide.dim != len(scene.shape(value)) - 3 or not _alike(wide.channels, groups):
+            return None
+        owner, _, tensor = stored.rpartition(".")
+        return scene.narrow(WidenStep("standardised", owner, (tensor,), 1, groups, wide.channels))
+
+    def apply(self, module: nn.Module, step: WidenStep) -> None:
+        """Let it keep its standardisation for the weights that it had."""
+        wide = regroup_input(module, step, STANDARDISED)
+        channels = step.channels
+        entries = channels.entries()
+        true = [
+            column for column, place in enumerate(channels.grouped(step.groups)[0]) if not entries[place][1]
+        ]
+        wide.size = len(true)
+        index_buffer(module, "true", None if true == list(range(len(true))) else true)
+
+    def _stored(self, scene: Scene, weight: int) -> str | None:
+        """The name of the stored parameter behind a computed weight."""
+        trace, shape = scene.trace, scene.shape(weight)
+        while (producer := trace.producer(weight)) is not None and producer.module == scene.op.module:
+            weight = producer.inputs[0]
+            name = trace.values[weight].param
+            if name is not None and trace.values[weight].shape == shape:
+                return name
+        return None
+
+
+def _alike(channels: ChannelMap, groups: int) -> bool:
+    """Whether the true channels stand at the same places in every group."""
     entries = channels.entries()
-    true = [column for column, place in enumerate(channels.grouped(groups)[0]) if not entries[place][1]]
-    wide.size = len(true)
-    regular = true == list(range(len(true)))
-    index = None if regular else torch.tensor(true, device=wide.weight.device)
-    wide.register_buffer("true", index, persistent=False)
+    return len({tuple(entries[place][1] for place in group) for group in channels.grouped(groups)}) == 1
+
+
+def original(x: Tensor, size: int, kept: Tensor | None) -> Tensor:
+    """(B, widened C, H, W) to (B, C, H, W): the first `size` channels, or those in `kept`."""
+    return x[:, :size] if kept is None else x.index_select(1, kept)
+
+
+def normed(
+    x: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    batches: Tensor | None,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+) -> Tensor:
+    """What `nn.BatchNorm2d` computes, its running statistics updated in training. A function, for TorchScript."""
+    factor = 0.0 if momentum is None else momentum
+    if training and batches is not None:
+        batches.add_(1)
+        if momentum is None:
+            factor = 1.0 / float(batches)
+    return F.batch_norm(x, mean, var, weight, bias, training or mean is None, factor, eps)
+
+
+class Cut(nn.Module):
+    """Shared by both classes. The first base of each is the norm that it stands for."""
+
+    size: int
+    kept: Tensor | None
+
+    def normed(self: Any, x: Tensor) -> Tensor:
+        """The batch norm of the original channels, (B, widened C, H, W) to (B, C, H, W)."""
+        return normed(
+            original(x, self.size, self.kept),
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.num_batches_tracked,
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+
+
+class CutBatchNorm2d(nn.BatchNorm2d, Cut):
+    """`BatchNorm2d` of the original channels."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, widened C, H, W) to (B, C, H, W)."""
+        return self.normed(input)
+
+
+class CutBatchNormAct2d(BatchNormAct2d, Cut):  # type: ignore[misc]
+    """timm's `BatchNormAct2d` of the original channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, widened C, H, W) to (B, C, H, W)."""
+        y: Tensor = self.act(self.drop(self.normed(x)))
+        return y
+
+
+CUT: dict[type, type] = {
+    nn.BatchNorm2d: CutBatchNorm2d,
+    BatchNormAct2d: CutBatchNormAct2d,
+}
+
+
+class IdentityNorm(Layer):
+    """`cut`: the norm of an identity branch (RepVGG, MobileOne) reads the original channels alone."""
+
+    classes = tuple(CUT)
+    actions: Mapping[str, Action] = {"cut": Action(uses="layer", excludes="norm")}
+    cuts = True
+
+    def cut(self, scene: Scene) -> WidenStep:
+        """The other branches of the sum, which have weights, read the extra channels."""
+        return scene.form("cut", "kept", scene.subject()[1].channels)
+
+    def apply(self, module: nn.Module, step: WidenStep) -> None:
+        """Let it read the original channels."""
+        if step.action == "cut":
+            kept = step.channels.kept()
+            become(module, CUT, step.module).size = step.channels.size
+            index_buffer(module, "kept", None if kept == list(range(step.channels.size)) else kept)

@@ -1,44 +1,227 @@
-"""The layers that widened channels pass by a form of their own: one table by type, for planning and for applying.
+"""The registry of layers: what each kind does with widened channels, in planning and in applying.
 
-A subclass counts as its base where it has the base's forward: it only builds itself in its own way.
+Most layers need no entry: an operation of the trace passes widened channels on, or its weights grow, by the rule for
+the operation (`widen.rules`). A layer whose forward computes with its channels in a way of its own is a `Layer` here:
+it is recognised by its class, says how widened channels pass its operations, and gives the module a form that takes
+them. So a new kind of layer is one class and one call of `register`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
 
-from timm.layers.blur_pool import BlurPool2d
-from timm.layers.cond_conv2d import CondConv2d
-from timm.layers.mixed_conv2d import MixedConv2d
-from timm.layers.selective_kernel import SelectiveKernel
-from timm.models.ghostnet import GhostModule, GhostModuleV2, GhostModuleV3
-from torch import nn
+from torch import Tensor, nn
 
-from reborn_nas.backbone.layers.cut import CUT
-from reborn_nas.backbone.layers.regrouped import REGROUPED, kind_among
-from reborn_nas.backbone.layers.standardised import WIDE
-
-__all__ = ["CUT", "CUTTING", "REGROUPED", "SPLITTING", "WIDE", "is_shuffle_block", "kind_of", "kinds_in"]
-
-SPLITTING = (MixedConv2d, SelectiveKernel)
-CUTTING: dict[type, str] = dict.fromkeys((GhostModule, GhostModuleV2, GhostModuleV3), "out_chs")
-KNOWN: tuple[type, ...] = (*REGROUPED, *WIDE, *CUT, *SPLITTING, *CUTTING, CondConv2d, BlurPool2d, nn.Conv1d)
+from reborn_nas.backbone.layers.steps import ACTIONS, Action, ChannelMap, WidenStep
+from reborn_nas.backbone.trace.graph import Op, Trace, ValueRef
+from reborn_nas.errors import ConversionError
 
 
-def kind_of(cls: type) -> type | None:
-    """The layer of the table that a class is, or None. ShuffleNet's block counts too."""
-    return cls if is_shuffle_block(cls) else kind_among(cls, KNOWN)
+class Blocked(Exception):
+    """An operation that widened channels cannot pass; the text follows "… by" and names no module."""
 
 
-def is_shuffle_block(cls: type | None) -> bool:
-    """Whether a class is the block of torchvision's ShuffleNet, which is slow to import."""
-    home = getattr(cls, "__module__", ""), getattr(cls, "__qualname__", "")
-    return home == ("torchvision.models.shufflenetv2", "InvertedResidual")
+@dataclass(frozen=True)
+class Wide:
+    """A value is wider than in the trace: along dimension `dim`, as `channels` says."""
+
+    dim: int
+    channels: ChannelMap
 
 
-def kinds_in(model: nn.Module) -> dict[str, type]:
-    """Path → layer of the table, for the modules of a network that are one."""
-    found: Iterable[tuple[str, type | None]] = (
-        (path, kind_of(type(module))) for path, module in model.named_modules()
+@dataclass(frozen=True)
+class Outcome:
+    """How widened channels pass one operation.
+
+    Args:
+        outputs: for each output of the operation, how it is widened.
+        steps: tensors that must be widened for it.
+        wanted: values that must be widened as well, with how.
+        beyond: values behind several operations that one known function makes together, with how.
+    """
+
+    outputs: tuple[Wide | None, ...]
+    steps: tuple[WidenStep, ...] = ()
+    wanted: tuple[tuple[int, Wide], ...] = ()
+    beyond: tuple[tuple[int, Wide], ...] = ()
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One operation with its trace and what is known to be widened."""
+
+    trace: Trace
+    op: Op
+    wide: Mapping[int, Wide]
+
+    @property
+    def layer(self) -> Layer:
+        """The layer of the registry whose forward runs the operation."""
+        return layer_of(self.trace.classes.get(self.op.module))
+
+    def arg(self, place: int, name: str, default: Any = None) -> Any:
+        """The argument at `place` or called `name`."""
+        if place < len(self.op.args):
+            return self.op.args[place]
+        return self.op.kwargs.get(name, default)
+
+    def tensor(self, place: int, name: str) -> int | None:
+        """The id of the tensor argument at `place` or called `name`."""
+        found = self.arg(place, name)
+        return found.id if isinstance(found, ValueRef) else None
+
+    def shape(self, value: int) -> tuple[int, ...]:
+        """The value's shape in the trace."""
+        return self.trace.values[value].shape
+
+    def subject(self) -> tuple[int, Wide]:
+        """The first tensor argument, which must be the only widened one."""
+        found = self.tensor(0, "input")
+        others = any(value in self.wide for value in self.op.inputs if value != found)
+        if found is None or found not in self.wide or others:
+            raise Blocked("a tensor argument that is no feature map")
+        return found, self.wide[found]
+
+    def same(self, wide: Wide) -> Outcome:
+        """All outputs are widened alike."""
+        return Outcome((wide,) * len(self.op.outputs))
+
+    def narrow(self, *steps: WidenStep) -> Outcome:
+        """No output is widened."""
+        return Outcome((None,) * len(self.op.outputs), steps)
+
+    def step(
+        self, action: str, tensors: Sequence[int | None], dim: int, channels: ChannelMap, groups: int = 1
+    ) -> WidenStep:
+        """A step on `tensors`, which must be parameters or buffers of one module."""
+        names = [self.trace.values[value].param for value in tensors if value is not None]
+        if any(name is None for name in names):
+            raise Blocked("a weight that is computed, not stored")
+        owners = {name.rpartition(".")[0] for name in names if name}
+        if len(owners) != 1:
+            raise Blocked("weights that belong to several modules")
+        tails = tuple(name.rpartition(".")[2] for name in names if name)
+        return WidenStep(action, owners.pop(), tails, dim, groups, channels)
+
+    def form(self, action: str, attribute: str, channels: ChannelMap, groups: int = 1) -> WidenStep:
+        """A step by which the layer that runs takes another form; `attribute` is what the form holds."""
+        return WidenStep(action, self.op.module, (attribute,), 1, groups, channels)
+
+
+class Layer:
+    """A kind of layer. One that no entry of the registry describes is this class itself.
+
+    Attributes:
+        classes: what it is. A subclass counts as its base where it has the base's forward: it only builds itself in its
+            own way.
+        named: the same by "module:qualname", for classes whose module is slow to import; without subclasses.
+        actions: name → action of the steps that it plans and applies.
+        regroups: whether its convolution can bring the widened channels of each group together: `apply` is then
+            called for `consume` with `groups` above one.
+        cuts: whether it can keep to the original channels as the identity branch of a sum.
+    """
+
+    classes: tuple[type[nn.Module], ...] = ()
+    named: tuple[str, ...] = ()
+    actions: Mapping[str, Action] = {}
+    regroups = False
+    cuts = False
+
+    def plan(self, scene: Scene) -> Outcome | None:
+        """How widened channels pass an operation of the layer's forward.
+
+        Returns:
+            None where the general rule for the operation holds.
+
+        Raises:
+            Blocked: they cannot pass.
+        """
+        return None
+
+    def cut(self, scene: Scene) -> WidenStep:
+        """The step by which the layer, one with `cuts`, reads the original channels alone in the operation."""
+        raise NotImplementedError
+
+    def grow(self, module: nn.Module, old: Tensor, widen: Callable[[Tensor], Tensor]) -> Tensor:
+        """The tensor `old` of a step, grown. `widen` grows a tensor along the step's dimension."""
+        return widen(old)
+
+    def apply(self, module: nn.Module, step: WidenStep) -> None:
+        """Give `module` the form that takes widened channels. Its tensors and widths have grown already.
+
+        Raises:
+            ConversionError: its class has none.
+        """
+        if step.groups > 1 and step.action == "consume":
+            raise no_form(module, step.module)
+
+
+_PLAIN = Layer()
+_LAYERS: dict[type, Layer] = {}
+_NAMED: dict[str, Layer] = {}
+_OF_ACTION: dict[str, Layer] = {}
+
+
+def register(layer: Layer) -> None:
+    """Add a kind of layer.
+
+    Raises:
+        ConversionError: one of its classes or actions is there already.
+    """
+    taken = [cls.__name__ for cls in layer.classes if cls in _LAYERS]
+    taken += [name for name in (*layer.named, *layer.actions) if name in _NAMED or name in ACTIONS]
+    if taken:
+        raise ConversionError(
+            f"the registry of layers has {', '.join(map(repr, taken))} already; give the layer a name of its own"
+        )
+    _LAYERS.update(dict.fromkeys(layer.classes, layer))
+    _NAMED.update(dict.fromkeys(layer.named, layer))
+    _OF_ACTION.update(dict.fromkeys(layer.actions, layer))
+    ACTIONS.update(layer.actions)
+    _FOUND.clear()
+
+
+_FOUND: WeakKeyDictionary[type, Layer] = WeakKeyDictionary()
+
+
+def layer_of(cls: type | None) -> Layer:
+    """The layer that a class is."""
+    if cls is None:
+        return _PLAIN
+    if cls not in _FOUND:
+        base = base_among(cls, _LAYERS)
+        named = _NAMED.get(f"{cls.__module__}:{cls.__qualname__}", _PLAIN)
+        _FOUND[cls] = named if base is None else _LAYERS[base]
+    return _FOUND[cls]
+
+
+def layer_for(step: WidenStep, module: nn.Module) -> Layer:
+    """The layer that carries out a step: the action's own, else the module's."""
+    return _OF_ACTION.get(step.action) or layer_of(type(module))
+
+
+def base_among(cls: type, kinds: Mapping[type, Any]) -> type | None:
+    """The one of `kinds` that `cls` is, or whose forward it has."""
+    forward = getattr(cls, "forward", None)
+    bases = (base for base in cls.__mro__ if base in kinds and getattr(base, "forward", None) is forward)
+    return next(bases, None)
+
+
+def become(module: nn.Module, forms: Mapping[type, type], where: str) -> Any:
+    """Give `module` the class that `forms` has for its own. Raises ConversionError where there is none."""
+    kind = base_among(type(module), forms)
+    if kind is None:
+        raise no_form(module, where)
+    module.__class__ = forms[kind]
+    return module
+
+
+def no_form(module: nn.Module, where: str) -> ConversionError:
+    """What to raise for a layer that cannot read widened channels."""
+    return ConversionError(
+        f"'{where}' is a {type(module).__name__}, which has no form that reads doubled channels; keep the "
+        "activation before it, or choose a compressed form"
     )
-    return {path: kind for path, kind in found if kind is not None}

@@ -1,4 +1,4 @@
-"""ShuffleNet's block with widened channels: it splits and shuffles them as it did the original ones."""
+"""ShuffleNet's block that splits and shuffles widened channels as it did the original ones. Imports torchvision."""
 
 # no postponed annotations: TorchScript reads those of the class as they are
 
@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.shufflenetv2 import InvertedResidual, channel_shuffle
 
-from reborn_nas.backbone.layers.channelmap import ChannelMap
-from reborn_nas.backbone.widen.known_layers import shuffle_order
 from reborn_nas.errors import ConversionError
 
 
@@ -33,19 +31,8 @@ class WideInvertedResidual(InvertedResidual):  # type: ignore[misc]
         return out.index_select(1, order)
 
 
-def make_shuffled(block: nn.Module, channels: ChannelMap, where: str) -> None:
-    """Let the block shuffle the channels of `channels`."""
-    order = torch.tensor(shuffle_order(channels, 2)[0], device=next(block.parameters()).device)
-    _wide(block, where).register_buffer("order", order, persistent=False)
-
-
-def make_halved(block: nn.Module, channels: ChannelMap, where: str) -> None:
-    """Let the block split the channels of `channels`."""
-    first = channels.part(0, channels.size // 2).width
-    _wide(block, where).sizes = [first, channels.width - first]
-
-
-def _wide(block: nn.Module, where: str) -> Any:
+def wide_block(block: nn.Module, where: str) -> Any:
+    """`block` with the class that takes widened channels. Raises ConversionError where it is another block."""
     if not isinstance(block, WideInvertedResidual):
         if type(block) is not InvertedResidual:
             raise ConversionError(

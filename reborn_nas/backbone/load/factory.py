@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from reborn_nas.backbone.load.own_files import INIT, OwnFiles, compiled_beside, module_file, own_files
-from reborn_nas.backbone.load.quiet import kept_numbers
+from reborn_nas.backbone.load.third_party import kept_numbers
 from reborn_nas.errors import ConfigError, unknown_name
 from reborn_nas.files import sha256_of
 

@@ -21,9 +21,8 @@ from torch import Tensor, nn
 
 from reborn_nas.architecture import BackboneSpec
 from reborn_nas.backbone.load.factory import files_of, load_factory, split_source
-from reborn_nas.backbone.load.failing import reason_of, way_out
-from reborn_nas.backbone.load.quiet import kept_numbers, restored
 from reborn_nas.backbone.load.stem import SMALL, StemEdit, apply_stem, small_stem
+from reborn_nas.backbone.load.third_party import kept_numbers, reason_of, restored, way_out
 from reborn_nas.errors import ConfigError, unknown_name
 
 _IMAGENET = (3, 224, 224)

@@ -1,26 +1,28 @@
-"""Mark the sites of a network that runs under a `ProgramRecorder`.
+"""Run a network under a `ProgramRecorder` with its sites marked, and keep its program, output and gradients.
 
 In a converted network a site is a module that conversion put in. In the untouched network it is a call at a place in
-the source, and what is to be put in acts there in flight: on a copy of its input, in place where the original was.
+the source, and its replacement acts there in flight: on a copy of its input, in place where the original was.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
 
-from reborn_nas.backbone.proof.program import ProgramRecorder
+from reborn_nas.backbone.load.third_party import SEED, numbers_to_come, quiet
+from reborn_nas.backbone.proof.program import Program, ProgramRecorder
 from reborn_nas.backbone.sites.site import Site
-from reborn_nas.backbone.trace.expressions import Progress, module_step
-from reborn_nas.backbone.trace.recorder import function_name, subclasses
-from reborn_nas.backbone.trace.replica import tensors_in
-from reborn_nas.backbone.trace.spans import CallSpan, SpanFinder
+from reborn_nas.backbone.trace.call_site import SpanFinder
+from reborn_nas.backbone.trace.graph import CallSpan, Progress, module_step
+from reborn_nas.backbone.trace.record import function_name, subclasses
+from reborn_nas.backbone.trace.replica import replace_tensors, tensors_in
 
 PART = ""
 
@@ -273,3 +275,98 @@ def _call(site: Site) -> tuple[str, str]:
     """Owner and function of a functional site."""
     prefix = site.name.rsplit("@", 1)[0]
     return site.owner, prefix[len(site.owner) + 1 :] if site.owner else prefix
+
+
+def run(
+    make: Callable[[ProgramRecorder], Marks],
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    training: bool,
+    gradients: bool = False,
+    seed: int = 0,
+) -> tuple[Program, Marks]:
+    """Run `model` once and record its program. What it raises is kept in the record.
+
+    Args:
+        make: what marks the sites.
+        gradients: also run backward from the sum of what it returns.
+        seed: of Python's, numpy's and torch's generators, which are put back afterwards.
+    """
+    # a copy of its own for each run: a network may write into what it is given
+    args, kwargs = replace_tensors((args, kwargs), lambda tensor: tensor.detach().clone())
+    recorder = ProgramRecorder(model, (args, kwargs))
+    marks = make(recorder)
+    model.train(training)
+    parameters = list(model.parameters())
+    on_meta = any(tensor.is_meta for tensor in [*tensors_in((args, kwargs)), *parameters])
+    with ExitStack() as stack:
+        stack.enter_context(quiet("meta" if on_meta else "cpu", seed))
+        stack.enter_context(torch.set_grad_enabled(training))
+        stack.enter_context(marks.attached())
+        stack.enter_context(_without_checkpoints(recorder))
+        numbers = numbers_to_come()
+        try:
+            with recorder, marks:
+                output = model(*args, **kwargs)
+            recorder.program.drew = numbers_to_come() != numbers
+            recorder.finish(output)
+        except Exception as error:
+            recorder.program.error = error
+        else:
+            if gradients and training:
+                _backward(model, output, recorder.program)
+    return recorder.program, marks
+
+
+def _backward(model: nn.Module, output: Any, program: Program) -> None:
+    for parameter in model.parameters():
+        parameter.grad = None
+    terms = [t for t in tensors_in(output) if t.requires_grad and t.is_floating_point()]
+    if not terms:
+        return
+    generator = torch.Generator().manual_seed(SEED)
+    weights = [
+        torch.empty_like(t)
+        if t.is_meta
+        else torch.rand(t.shape, generator=generator, dtype=torch.float64).to(t.dtype)
+        for t in terms
+    ]
+    try:
+        torch.autograd.backward(terms, weights)
+    except Exception as error:
+        program.error = error
+        return
+    program.gradients = {
+        name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
+
+
+@contextmanager
+def _without_checkpoints(recorder: ProgramRecorder) -> Iterator[None]:
+    """Let checkpointed parts run like any other: what acts in flight does not reach their recomputation."""
+
+    class Direct:
+        @staticmethod
+        def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+            with recorder.checkpoint():
+                return function(*args)
+
+    def generator(*args: Any, **kwargs: Any) -> Iterator[None]:
+        with recorder.checkpoint():
+            yield
+
+    names = {
+        "CheckpointFunction": Direct,
+        "_checkpoint_without_reentrant_generator": generator,
+        "_checkpoint_without_reentrant_generator_impl": generator,  # torch ≥ 2.14
+    }
+    kept = {name: getattr(checkpoint, name) for name in names if hasattr(checkpoint, name)}
+    try:
+        for name in kept:
+            setattr(checkpoint, name, names[name])
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(checkpoint, name, value)

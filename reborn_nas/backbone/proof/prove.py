@@ -19,20 +19,26 @@ import torch
 from torch import nn
 
 from reborn_nas.activations import get_family
-from reborn_nas.backbone.load.quiet import quiet
-from reborn_nas.backbone.proof.differences import difference, first_line, kinds, place_of, rough
+from reborn_nas.backbone.load.third_party import quiet
+from reborn_nas.backbone.proof.differences import (
+    difference,
+    first_line,
+    kinds,
+    other_numbers,
+    place_of,
+    randomised,
+    rough,
+)
 from reborn_nas.backbone.proof.marks import Untouched
-from reborn_nas.backbone.proof.numbers import other_numbers, randomised
 from reborn_nas.backbone.proof.program import Program
+from reborn_nas.backbone.proof.record import is_own
 from reborn_nas.backbone.proof.stand_ins import converted, sloped, stand_ins, untouched
 from reborn_nas.backbone.replace.apply import apply
-from reborn_nas.backbone.replace.plan import Plan, draw
-from reborn_nas.backbone.sites.proof import WRITTEN, Proof
-from reborn_nas.backbone.sites.proving import is_own
-from reborn_nas.backbone.sites.site import Discovery, Site, site_values
-from reborn_nas.backbone.trace.inputs import arguments, resized
+from reborn_nas.backbone.replace.draw import draw
+from reborn_nas.backbone.replace.plan import Plan
+from reborn_nas.backbone.sites.site import WRITTEN, Discovery, Proof, Site, site_values
+from reborn_nas.backbone.trace.inputs import arguments, numbered, resized, shrunk
 from reborn_nas.backbone.trace.replica import replicate, tensors_in
-from reborn_nas.backbone.trace.varied import numbered, shrunk
 from reborn_nas.errors import ConversionError
 
 _DRAWS = 8  # seeds that show whether random numbers decide what runs

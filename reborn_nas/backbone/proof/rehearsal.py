@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+import copy
+from collections.abc import Callable
+from typing import Any
 
-from reborn_nas.backbone.load.quiet import quiet
-from reborn_nas.backbone.proof.numbers import randomised
-from reborn_nas.backbone.replace.apply import apply
-from reborn_nas.backbone.replace.heads import Width, widths_of
-from reborn_nas.backbone.replace.plan import Plan
+import torch
+from torch import Tensor, nn
+
+from reborn_nas.backbone.load.third_party import quiet
+from reborn_nas.backbone.proof.differences import randomised
+from reborn_nas.backbone.replace.apply import apply, feature_rows
+from reborn_nas.backbone.replace.plan import Plan, Width
 from reborn_nas.backbone.sites.site import Discovery
-from reborn_nas.backbone.trace.events import Trace
-from reborn_nas.backbone.trace.inputs import arguments
+from reborn_nas.backbone.trace.graph import Trace
+from reborn_nas.backbone.trace.inputs import arguments, numbered
 from reborn_nas.backbone.trace.replica import replicate
-from reborn_nas.backbone.trace.varied import numbered
 from reborn_nas.errors import SiteError
 
 
@@ -70,3 +72,79 @@ def _refusal(twin: nn.Module, run: Trace, steps: Plan, error: Exception) -> Site
     mode = "train" if run.training else "eval"
     kind = type(twin).__name__
     return SiteError(f"{kind}: converted like this, the network fails in {mode} mode: {reason}{doubled}")
+
+
+_WIDTHS = ("num_features", "head_hidden_size", "in_features", "hidden_size")
+
+
+def widths_of(new: nn.Module, model: nn.Module, input_size: tuple[int, ...]) -> tuple[Width, ...]:
+    """What timm reads off `new` and widening changes: `feature_info`, and the width from which `reset_classifier` makes
+    a layer. Nothing where the network is none of timm's.
+
+    Args:
+        new: `model` converted, with widened layers.
+        model: the network before.
+        input_size: (C, H, W) of one image.
+    """
+    found = _classifier_widths(new, _classifier_width(model), _classifier_width(new))
+    rows = feature_rows(model)
+    if rows:
+        widths = zip(rows, _feature_widths(model, input_size), _feature_widths(new, input_size))
+        for index, (row, old, now) in enumerate(widths):
+            if old is not None and now is not None and old == row.get("num_chs") and now != old:
+                found.append(Width("", "feature_info", now, index))
+    return tuple(found)
+
+
+def _classifier_width(model: nn.Module) -> int | None:
+    """What the last linear layer of a timm network reads, None where timm does not name one."""
+    paths, layer = _classifier(model)
+    return getattr(layer, "in_features", None) if paths else None
+
+
+def _classifier_widths(model: nn.Module, before: int | None, now: int | None) -> list[Width]:
+    if before is None or now is None or now == before:
+        return []
+    paths, _ = _classifier(model)
+    found = []
+    for path in sorted({"", *paths[:-1]}):
+        holder: Any = model.get_submodule(path)
+        for name in _WIDTHS:
+            if vars(holder).get(name) == before and not isinstance(holder, nn.Linear):
+                found.append(Width(path, name, now))
+    return found
+
+
+def _feature_widths(model: nn.Module, input_size: tuple[int, ...]) -> list[int | None]:
+    """Channels that leave each module of timm's `feature_info`, run on the meta device; None where it is no map."""
+    twin = copy.deepcopy(model).to("meta").eval()
+    modules = dict(twin.named_modules())
+    rows = feature_rows(model)
+    found: list[int | None] = [None] * len(rows)
+
+    def keep(index: int) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            found[index] = output.shape[1] if isinstance(output, Tensor) and output.ndim == 4 else None
+
+        return hook
+
+    for index, row in enumerate(rows):
+        if row.get("module") in modules:
+            modules[row["module"]].register_forward_hook(keep(index))
+    with torch.no_grad(), torch.device("meta"):
+        twin(torch.empty(1, *input_size))
+    return found
+
+
+def _classifier(model: nn.Module) -> tuple[list[str], nn.Module | None]:
+    """The paths from the network's head down to its classifier, and the classifier."""
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    name = config.get("classifier")
+    if not isinstance(name, str):
+        return [], None
+    try:
+        layer = model.get_submodule(name)
+    except AttributeError:
+        return [], None
+    parts = name.split(".")
+    return [".".join(parts[:k]) for k in range(1, len(parts) + 1)], layer

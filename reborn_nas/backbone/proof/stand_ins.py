@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from reborn_nas.architecture import Choice
-from reborn_nas.backbone.proof.marks import Converted, Untouched
+from reborn_nas.backbone.proof.marks import Converted, Untouched, run
 from reborn_nas.backbone.proof.program import Program
-from reborn_nas.backbone.proof.running import run
 from reborn_nas.backbone.replace.apply import apply
 from reborn_nas.backbone.replace.plan import Plan
 from reborn_nas.backbone.sites.site import Site

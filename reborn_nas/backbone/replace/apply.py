@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,9 +10,7 @@ import torch
 from torch import nn
 
 from reborn_nas.backbone.forward.rewrite import rewritten
-from reborn_nas.backbone.replace.heads import set_widths
-from reborn_nas.backbone.replace.placement import Placement
-from reborn_nas.backbone.replace.plan import Plan
+from reborn_nas.backbone.replace.plan import Placement, Plan, Width
 from reborn_nas.backbone.trace.replica import copied
 from reborn_nas.backbone.widen.edit import apply_widening
 from reborn_nas.errors import ConversionError
@@ -145,3 +143,18 @@ def _swapped(value: Any, replaced: Mapping[int, nn.Module]) -> Any:
     if type(value) in (list, tuple) and any(isinstance(item, nn.Module | list | tuple) for item in value):
         return type(value)(_swapped(item, replaced) for item in value)
     return value
+
+
+def set_widths(model: nn.Module, widths: Sequence[Width]) -> None:
+    """Write what `widths_of` found into a converted network."""
+    for width in widths:
+        holder: Any = model.get_submodule(width.module)
+        if width.row is None:
+            setattr(holder, width.name, width.value)
+        else:
+            feature_rows(holder)[width.row]["num_chs"] = width.value
+
+
+def feature_rows(model: nn.Module) -> list[dict[str, Any]]:
+    table = getattr(model, "feature_info", None)
+    return [row for row in table if isinstance(row, dict)] if isinstance(table, list) else []

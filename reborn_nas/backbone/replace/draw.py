@@ -1,55 +1,180 @@
-"""By what means the sites of one module get activations of their own: an edited class."""
+"""From an architecture to a plan: which choices its sites admit, what grows, and which forwards are rewritten."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import difflib
+import hashlib
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from timm.layers.std_conv import ScaledStdConv2d
 from torch import nn
 
-from reborn_nas.backbone.forward.naming import attribute_of, join
-from reborn_nas.backbone.forward.rewrite import Edit, Rewrite, locate, rewrite_of
+from reborn_nas.activations import build_activation, complete, get_family
+from reborn_nas.architecture import ORIGINAL, Architecture, Choice
+from reborn_nas.backbone.forward.rewrite import Edit, locate, rewrite_of
 from reborn_nas.backbone.forward.taps import Taps, has_taps
-from reborn_nas.backbone.sites.site import Discovery, Site
-from reborn_nas.errors import ConversionError
+from reborn_nas.backbone.layers.steps import Refusal, Widening
+from reborn_nas.backbone.replace.modules import KEPT, gain_of, module_label
+from reborn_nas.backbone.replace.plan import OwnerRewrite, Placement, Plan
+from reborn_nas.backbone.sites.site import Discovery, Site, site_values
+from reborn_nas.backbone.trace.graph import Trace
+from reborn_nas.backbone.widen.walk import widening
+from reborn_nas.errors import ConversionError, RebornError, SiteError
 
 
-@dataclass(frozen=True)
-class OwnerRewrite:
-    """A module that gets a class with another forward.
+def outline(model: nn.Module, architecture: Architecture, found: Discovery, init: str = "xavier") -> Plan:
+    """A plan that has not been tried out; enough to count what the network costs."""
+    chosen = admitted(architecture, found)
+    proof = found.proof
+    steps = draw(model, found, chosen, widened(found, chosen), init)
+    return replace(
+        steps,
+        placements=tuple(
+            replace(placement, clone=proof.clones.get(placement.site, ""))
+            if placement.choice != ORIGINAL.label
+            else placement
+            for placement in steps.placements
+        ),
+        spare=tuple(path for path in proof.spare if _all_chosen(found, path, chosen)),
+        proof=proof.digest,
+    )
 
-    Args:
-        owner: its path.
-        cls: its class, `module:qualname`.
-        change: the calls that change in its source, or in how it shows features.
+
+def _all_chosen(found: Discovery, path: str, chosen: Mapping[str, Choice]) -> bool:
+    return all(site.name in chosen for site in found.sites if site.path == path)
+
+
+def _original(found: Discovery, site: Site, chosen: Mapping[str, Choice]) -> str | None:
+    return KEPT if site.is_formula and site.name not in chosen else functional_original(found, site)
+
+
+def draw(
+    model: nn.Module,
+    found: Discovery,
+    chosen: Mapping[str, Choice],
+    wide: Widening | None = None,
+    init: str = "xavier",
+) -> Plan:
+    """The plan for choices that are known to be admissible.
+
+    Raises:
+        ConversionError: a forward that cannot be rewritten.
     """
-
-    owner: str
-    cls: str
-    change: Rewrite | Taps
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values only."""
-        data: dict[str, Any] = {"owner": self.owner, "cls": self.cls}
-        if isinstance(self.change, Taps):
-            return {**data, "taps": True}
-        return {**data, "rewrite": self.change.to_dict()}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> OwnerRewrite:
-        """The inverse of `to_dict`."""
-        change: Rewrite | Taps
-        if "rewrite" in data:
-            change = Rewrite.from_dict(data["rewrite"])
-        elif "taps" in data:
-            change = Taps()
+    widths = {} if wide is None else wide.channels
+    modules = dict(model.named_modules(remove_duplicate=False))
+    owners = dict.fromkeys(s.owner for s in found.sites if s.name in chosen and s.kind != "module")
+    means = {owner: means_for(owner, modules[owner], found, chosen.keys()) for owner in owners}
+    placements: list[Placement] = []
+    for site in found.sites:
+        if site.kind == "module":
+            path = site.path if site.name in chosen else None
         else:
-            raise ConversionError(
-                f"the plan has a forward of {data['cls']} that torch.fx wrote, which may drop what torch.fx cannot "
-                "follow and is no longer carried out; plan again"
+            path = means[site.owner].paths.get(site.name) if site.owner in means else None
+        if path is not None:
+            placements.append(
+                Placement(
+                    site=site.name,
+                    choice=chosen.get(site.name, ORIGINAL).label,
+                    path=path,
+                    channels=widths.get(site.name, site.channels),
+                    layout=site.layout,
+                    replaces=site.path,
+                    function=_original(found, site, chosen),
+                )
             )
-        return cls(str(data["owner"]), str(data["cls"]), change)
+    loops = {path: length for each in means.values() for path, length in each.loops.items()}
+    replaced = {placement.replaces for placement in placements}
+    rewrites = (*(each.rewrite for each in means.values()), *taps_for(model, replaced))
+    gains = () if init == "preserve" else conv_gains(model, found, chosen)
+    return Plan(tuple(placements), rewrites, tuple(loops.items()), wide, init, gains)
+
+
+def everywhere(found: Discovery, choice: Choice | str) -> dict[str, Choice]:
+    """`choice` at every site that admits it, together.
+
+    Raises:
+        SiteError: when no site does.
+    """
+    wanted = complete(choice)
+    names = [site.name for site in found.sites if site.admits(wanted)]
+    if not names:
+        reasons = sorted({site.refusal(wanted) or "" for site in found.sites})[:3]
+        reasons = reasons or [f"{other.name}: {other.reason}" for other in found.others[:3]]
+        raise SiteError(
+            f"no activation site of this network admits {wanted.label}: {'; '.join(reasons) or 'it has no sites'}"
+        )
+    if wanted != ORIGINAL and _doubles(wanted) and _joint_refusal(found, names) is not None:
+        kept: list[str] = []  # each alone can be widened, all together cannot: take what fits, in order
+        for name in names:
+            if _joint_refusal(found, [*kept, name]) is None:
+                kept.append(name)
+        names = kept
+    return dict.fromkeys(names, wanted)
+
+
+def admitted(architecture: Architecture, found: Discovery) -> dict[str, Choice]:
+    """The complete choices by site. Raises SiteError with every fault."""
+    known = {site.name: site for site in found.sites}
+    chosen: dict[str, Choice] = {}
+    faults: list[str] = []
+    for name, choice in architecture:
+        site = known.get(name)
+        if site is None:
+            close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+            hint = f"; did you mean {', '.join(close)}?" if close else f"; the network has {len(known)} sites"
+            faults.append(f"unknown site {name!r}{hint}")
+            continue
+        try:
+            whole = complete(choice)
+        except RebornError as error:
+            faults.append(f"site {name!r}: {error}")
+            continue
+        reason = site.refusal(whole)
+        if reason is not None:
+            other = " or choose another form" if site.fault is None else ""
+            place = site.span.place if site.span is not None and ".py" not in reason else ""
+            where = f"site {name!r} ({place})" if place else f"site {name!r}"
+            faults.append(f"{where}: {reason}; exclude the site{other}")
+        elif whole != ORIGINAL:
+            chosen[name] = whole
+    if faults:
+        raise SiteError(
+            faults[0]
+            if len(faults) == 1
+            else f"{len(faults)} sites cannot be as asked:" + "".join(f"\n  - {fault}" for fault in faults)
+        )
+    return chosen
+
+
+def _doubles(choice: Choice) -> bool:
+    return get_family(choice.name).channel_factor(**choice.options) > 1
+
+
+def widened(found: Discovery, chosen: Mapping[str, Choice]) -> Widening | None:
+    """What grows behind the doubled sites of an architecture; None where it doubles none."""
+    doubled = [site for site in found.sites if site.name in chosen and _doubles(chosen[site.name])]
+    if not doubled:
+        return None
+    others = [site for site in found.sites if site.name in chosen and site not in doubled]
+    answer = widening(_runs(found), doubled, among=others)
+    if isinstance(answer, Refusal):
+        names = ", ".join(repr(site.name) for site in doubled[:5])
+        raise SiteError(
+            f"sites {names} cannot double their channels together: {answer.reason}; choose a compressed form for some"
+        )
+    return answer
+
+
+def _joint_refusal(found: Discovery, names: Sequence[str]) -> Refusal | None:
+    wanted = set(names)
+    answer = widening(_runs(found), [site for site in found.sites if site.name in wanted])
+    return answer if isinstance(answer, Refusal) else None
+
+
+def _runs(found: Discovery) -> list[Trace]:
+    return [found.eval_trace, *([found.train_trace] if found.train_trace is not None else [])]
 
 
 @dataclass(frozen=True)
@@ -126,3 +251,71 @@ def _edit(owner: nn.Module, site: Site, attribute: str, loop: int) -> Edit:
             "the class's; define it in the class"
         )
     return edit
+
+
+def attribute_of(site: str, owner: nn.Module, path: str) -> str:
+    """The attribute that holds the activation of `site` in its owner at `path`; readable, stable and free.
+
+    Two sites of one owner never get the same one: what an identifier cannot spell is told apart by a digest.
+    """
+    local = site[len(path) + 1 :] if path and site.startswith(f"{path}.") else site
+    name = re.sub(r"\W", "_", local.replace("@", "_at"))
+    if re.search(r"[^\w.@]", local) or (hasattr(owner, name.rpartition("_at")[0]) and "." in local):
+        name += f"_{hashlib.sha256(local.encode()).hexdigest()[:6]}"
+    if not name.isidentifier():
+        name = f"site_{name}"
+    while hasattr(owner, name):
+        name += "_"
+    return name
+
+
+def join(path: str, name: str) -> str:
+    """`name` below the module at `path` ("" is the model itself)."""
+    return f"{path}.{name}" if path else name
+
+
+def functional_original(found: Discovery, site: Site) -> str | None:
+    """The `torch.nn` class and arguments that a functional site computes, as a label; None where there is none."""
+    if site.path is not None:
+        return None
+    if site.is_formula or site.label is not None:
+        return site.label
+    for run in (found.eval_trace, found.train_trace):
+        for op in run.ops if run is not None else ():
+            if op.module == site.owner and op.span == site.span and op.inputs:
+                return module_label(op)
+    return None
+
+
+def conv_gains(
+    model: nn.Module, found: Discovery, chosen: Mapping[str, Choice]
+) -> tuple[tuple[str, float], ...]:
+    """(path of a weight-standardised convolution, factor of its scale), where it holds its input activation's gain."""
+    convs = {path: conv for path, conv in model.named_modules() if isinstance(conv, ScaledStdConv2d)}
+    if not convs:
+        return ()
+    gains: dict[str, float] = {}
+    for site in found.sites:
+        if site.name not in chosen:
+            continue
+        gain = gain_of(
+            chosen[site.name], build_activation(chosen[site.name], site.channels, layout=site.layout)
+        )
+        for _, value in site_values(found.eval_trace, site):
+            for path in _reading_convs(found.eval_trace, value):
+                if gain is not None and path in convs:
+                    own = convs[path].scale * convs[path].weight[0].numel() ** 0.5
+                    if abs(own - 1.0) > 1e-6 and abs(gain - own) > 1e-6:
+                        gains[path] = gain / own
+    return tuple(gains.items())
+
+
+def _reading_convs(run: Trace, value: int) -> list[str]:
+    """Modules whose convolution reads the value, directly or through pools and multiplications by a number."""
+    found: list[str] = []
+    for op in run.consumers(value):
+        if op.name == "conv2d" and op.inputs[0] == value:
+            found.append(op.module)
+        elif "pool" in op.name or op.name == "dropout" or (op.name == "mul" and len(op.inputs) == 1):
+            found += _reading_convs(run, op.outputs[0])
+    return found

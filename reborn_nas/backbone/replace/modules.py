@@ -1,5 +1,6 @@
-"""Networks without normalisation scale each activation's output to variance one; a replacement needs a gain of its own.
+"""The modules that conversion puts in around an activation: gains, copies, and the original of a functional call.
 
+Networks without normalisation scale each activation's output to variance one; a replacement needs a gain of its own.
 timm's NFNets hold the gain in `GammaAct` behind the activation, nf_resnet in `ScaledStdConv2d.scale` of the next
 convolution (Brock, De & Smith, "Characterizing signal propagation …", 2021, Sec. 4.2).
 """
@@ -7,18 +8,19 @@ convolution (Brock, De & Smith, "Characterizing signal propagation …", 2021, S
 from __future__ import annotations
 
 import copy
+import inspect
 import math
-from collections.abc import Mapping
+from typing import Any
 
 import torch
-from timm.layers.std_conv import ScaledStdConv2d
 from timm.models.nfnet import GammaAct, _nonlin_gamma
 from torch import Tensor, nn
+from torch.nn import functional
 
-from reborn_nas.activations import build_activation
 from reborn_nas.architecture import Choice
-from reborn_nas.backbone.sites.site import Discovery, site_values
-from reborn_nas.backbone.trace.events import Trace
+from reborn_nas.backbone.sites.site import WRITTEN
+from reborn_nas.backbone.trace.graph import Op, ValueRef
+from reborn_nas.backbone.trace.ops import module_class, operation
 
 
 class Gained(nn.Module):
@@ -61,40 +63,6 @@ def gain_of(choice: Choice, built: nn.Module) -> float | None:
     return _measured(built)
 
 
-def conv_gains(
-    model: nn.Module, found: Discovery, chosen: Mapping[str, Choice]
-) -> tuple[tuple[str, float], ...]:
-    """(path of a weight-standardised convolution, factor of its scale), where it holds its input activation's gain."""
-    convs = {path: conv for path, conv in model.named_modules() if isinstance(conv, ScaledStdConv2d)}
-    if not convs:
-        return ()
-    gains: dict[str, float] = {}
-    for site in found.sites:
-        if site.name not in chosen:
-            continue
-        gain = gain_of(
-            chosen[site.name], build_activation(chosen[site.name], site.channels, layout=site.layout)
-        )
-        for _, value in site_values(found.eval_trace, site):
-            for path in _reading_convs(found.eval_trace, value):
-                if gain is not None and path in convs:
-                    own = convs[path].scale * convs[path].weight[0].numel() ** 0.5
-                    if abs(own - 1.0) > 1e-6 and abs(gain - own) > 1e-6:
-                        gains[path] = gain / own
-    return tuple(gains.items())
-
-
-def _reading_convs(run: Trace, value: int) -> list[str]:
-    """Modules whose convolution reads the value, directly or through pools and multiplications by a number."""
-    found: list[str] = []
-    for op in run.consumers(value):
-        if op.name == "conv2d" and op.inputs[0] == value:
-            found.append(op.module)
-        elif "pool" in op.name or op.name == "dropout" or (op.name == "mul" and len(op.inputs) == 1):
-            found += _reading_convs(run, op.outputs[0])
-    return found
-
-
 def _measured(module: nn.Module) -> float:
     with (
         torch.device("cpu"),
@@ -103,3 +71,80 @@ def _measured(module: nn.Module) -> float:
         levels = (torch.arange(20001, dtype=torch.float64) + 0.5) / 20001
         y = copy.deepcopy(module).double().eval()(torch.special.ndtri(levels).view(1, 1, 1, -1))
     return 1.0 / math.sqrt(float(y.var(unbiased=False)))
+
+
+KEPT = "kept"
+"""The function of a placement that keeps the expression which stands in the source."""
+
+
+class Kept(nn.Module):
+    """Stands in a list of activations for a turn of a loop that keeps its own expression; it is never called."""
+
+    kept = True
+
+
+class Cloned(nn.Module):
+    """An activation whose input or output the network overwrites later: it gets, or gives, a copy.
+
+    Backward reads what the activation saved, which the overwriting would change. A copy costs the memory and the time
+    of one map.
+
+    Args:
+        act: the activation.
+        what: "input", "output" or "both"; or "written": the activation works in place, as the original did, on a map
+            that the network reads under another name too.
+    """
+
+    def __init__(self, act: nn.Module, what: str) -> None:
+        super().__init__()
+        self.act = act
+        self.what = what
+        self.channels: int = getattr(act, "channels", 0)
+        self.out_channels: int = getattr(act, "out_channels", 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, …) → what the activation makes of it."""
+        y: Tensor = self.act(x if self.what == "output" else x.clone())
+        if self.what == WRITTEN:
+            return x.copy_(y)
+        return y if self.what == "input" else y.clone()
+
+    def extra_repr(self) -> str:
+        """What is copied."""
+        return self.what
+
+
+def module_of(label: str | None) -> nn.Module | None:
+    """The module that `functional_original` named."""
+    if label is None:
+        return None
+    choice = Choice.parse(label)
+    made: nn.Module = getattr(nn, choice.name)(**choice.options)
+    return made
+
+
+def module_label(op: Op) -> str | None:
+    if op.name in ("clamp", "clamp_min", "maximum", "threshold"):
+        return "ReLU" if op.name != "threshold" else None
+    if not operation(op.name).module:
+        return None
+    cls: type[nn.Module] = getattr(nn, module_class(op.name))
+    values = _bound(op)
+    if values is None:
+        return cls.__name__ if len(op.args) + len(op.kwargs) <= 1 else None
+    taken = inspect.signature(cls.__init__).parameters
+    options = {
+        key: value
+        for key, value in values.items()
+        if key in taken and key != "inplace" and isinstance(value, str | int | float | bool)
+    }
+    return Choice(cls.__name__, **options).label
+
+
+def _bound(op: Op) -> dict[str, Any] | None:
+    function = getattr(functional, op.name, None)
+    try:
+        bound = inspect.signature(function).bind(*op.args, **dict(op.kwargs))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return {key: value for key, value in bound.arguments.items() if not isinstance(value, ValueRef)}

@@ -1,25 +1,136 @@
-"""What a conversion will do, module by module: pure data, decided before anything is touched, stored as JSON."""
+"""The plan of a conversion, module by module: pure data, decided before anything is changed, stored as JSON."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
 
-from reborn_nas.architecture import ORIGINAL, Architecture, Choice
+from reborn_nas.activations import build_activation
+from reborn_nas.architecture import ORIGINAL, Choice
+from reborn_nas.backbone.forward.rewrite import Rewrite
+from reborn_nas.backbone.forward.taps import Taps
 from reborn_nas.backbone.layers.steps import Widening
-from reborn_nas.backbone.replace.admission import admitted, widened
-from reborn_nas.backbone.replace.gain import conv_gains
-from reborn_nas.backbone.replace.heads import Width
-from reborn_nas.backbone.replace.means import OwnerRewrite, means_for, taps_for
-from reborn_nas.backbone.replace.original import functional_original
-from reborn_nas.backbone.replace.placement import KEPT, Placement
-from reborn_nas.backbone.sites.site import Discovery, Site
+from reborn_nas.backbone.replace.modules import KEPT, Cloned, Gained, Kept, gain_of, module_of, without_gain
 from reborn_nas.errors import ConversionError
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One activation that is put in.
+
+    Args:
+        site: the site's name.
+        choice: complete label; "original" only for the other turns of a loop in which one is replaced.
+        path: module path that is set.
+        channels: channels that reach it, widened ones included.
+        layout: of the map, as in `Site`.
+        replaces: path of the module that acts there now, or None.
+        function: for a functional call, what it computes, as a `torch.nn` class with its arguments, or None.
+        clone: "input", "output" or "both": what the network overwrites later and is copied first; "written" where the
+            result is written over the map that the activation reads; "" for none of these.
+    """
+
+    site: str
+    choice: str
+    path: str
+    channels: int
+    layout: str
+    replaces: str | None
+    function: str | None
+    clone: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; the inverse is the constructor."""
+        data = asdict(self)
+        return data if self.clone else {key: value for key, value in data.items() if key != "clone"}
+
+    def make(self, original: nn.Module | None, init: str) -> nn.Module:
+        """The module that is put in, on the current default device.
+
+        Args:
+            original: the module at `replaces`, which is not changed.
+            init: "xavier" or "preserve".
+        """
+        if self.function == KEPT:
+            return Kept()
+        acts = original if original is not None else module_of(self.function)
+        if self.choice == ORIGINAL.label:
+            if acts is None:
+                raise ConversionError(
+                    f"site {self.site!r} stands in a loop and has no module that could keep its place; "
+                    "choose an activation for every turn of the loop"
+                )
+            return acts
+        choice = Choice.parse(self.choice)
+        plain, gain = (None, None) if acts is None else without_gain(acts)
+        made = build_activation(
+            choice, self.channels, layout=self.layout, original=copy.deepcopy(plain), init=init
+        )
+        if gain is not None:
+            own = None if init == "preserve" else gain_of(choice, made)
+            made = Gained(made, gain if own is None else own)
+        return Cloned(made, self.clone) if self.clone else made
+
+
+@dataclass(frozen=True)
+class OwnerRewrite:
+    """A module that gets a class with another forward.
+
+    Args:
+        owner: its path.
+        cls: its class, `module:qualname`.
+        change: the calls that change in its source, or in how it shows features.
+    """
+
+    owner: str
+    cls: str
+    change: Rewrite | Taps
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values only."""
+        data: dict[str, Any] = {"owner": self.owner, "cls": self.cls}
+        if isinstance(self.change, Taps):
+            return {**data, "taps": True}
+        return {**data, "rewrite": self.change.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> OwnerRewrite:
+        """The inverse of `to_dict`."""
+        change: Rewrite | Taps
+        if "rewrite" in data:
+            change = Rewrite.from_dict(data["rewrite"])
+        elif "taps" in data:
+            change = Taps()
+        else:
+            raise ConversionError(
+                f"the plan has a forward of {data['cls']} that torch.fx wrote, which may drop what torch.fx cannot "
+                "follow and is no longer carried out; plan again"
+            )
+        return cls(str(data["owner"]), str(data["cls"]), change)
+
+
+@dataclass(frozen=True)
+class Width:
+    """One number that a network holds about its own widths.
+
+    Args:
+        module: path of the module that holds it.
+        name: of the attribute.
+        value: what it is after widening.
+        row: index of the row whose `num_chs` it is, where the attribute is timm's `feature_info`; else None.
+    """
+
+    module: str
+    name: str
+    value: int
+    row: int | None = None
+
 
 VERSION = 1
 
@@ -111,70 +222,3 @@ class Plan:
         """Twelve hex digits that change whenever anything in the plan does."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def outline(model: nn.Module, architecture: Architecture, found: Discovery, init: str = "xavier") -> Plan:
-    """A plan that has not been tried out; enough to count what the network costs."""
-    chosen = admitted(architecture, found)
-    proof = found.proof
-    steps = draw(model, found, chosen, widened(found, chosen), init)
-    return replace(
-        steps,
-        placements=tuple(
-            replace(placement, clone=proof.clones.get(placement.site, ""))
-            if placement.choice != ORIGINAL.label
-            else placement
-            for placement in steps.placements
-        ),
-        spare=tuple(path for path in proof.spare if _all_chosen(found, path, chosen)),
-        proof=proof.digest,
-    )
-
-
-def _all_chosen(found: Discovery, path: str, chosen: Mapping[str, Choice]) -> bool:
-    return all(site.name in chosen for site in found.sites if site.path == path)
-
-
-def _original(found: Discovery, site: Site, chosen: Mapping[str, Choice]) -> str | None:
-    return KEPT if site.is_formula and site.name not in chosen else functional_original(found, site)
-
-
-def draw(
-    model: nn.Module,
-    found: Discovery,
-    chosen: Mapping[str, Choice],
-    wide: Widening | None = None,
-    init: str = "xavier",
-) -> Plan:
-    """The plan for choices that are known to be admissible.
-
-    Raises:
-        ConversionError: a forward that cannot be rewritten.
-    """
-    widths = {} if wide is None else wide.channels
-    modules = dict(model.named_modules(remove_duplicate=False))
-    owners = dict.fromkeys(s.owner for s in found.sites if s.name in chosen and s.kind != "module")
-    means = {owner: means_for(owner, modules[owner], found, chosen.keys()) for owner in owners}
-    placements: list[Placement] = []
-    for site in found.sites:
-        if site.kind == "module":
-            path = site.path if site.name in chosen else None
-        else:
-            path = means[site.owner].paths.get(site.name) if site.owner in means else None
-        if path is not None:
-            placements.append(
-                Placement(
-                    site=site.name,
-                    choice=chosen.get(site.name, ORIGINAL).label,
-                    path=path,
-                    channels=widths.get(site.name, site.channels),
-                    layout=site.layout,
-                    replaces=site.path,
-                    function=_original(found, site, chosen),
-                )
-            )
-    loops = {path: length for each in means.values() for path, length in each.loops.items()}
-    replaced = {placement.replaces for placement in placements}
-    rewrites = (*(each.rewrite for each in means.values()), *taps_for(model, replaced))
-    gains = () if init == "preserve" else conv_gains(model, found, chosen)
-    return Plan(tuple(placements), rewrites, tuple(loops.items()), wide, init, gains)

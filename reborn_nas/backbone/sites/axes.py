@@ -4,24 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from reborn_nas.backbone.trace.trace import Op, Trace, ValueRef
+from reborn_nas.backbone.trace.graph import Op, Trace, ValueRef
+from reborn_nas.backbone.trace.ops import operation
 
-_FIRST: tuple[str, ...] = (
-    "conv",
-    "batch_norm",
-    "group_norm",
-    "instance_norm",
-    "local_response_norm",
-    "max_pool",
-    "avg_pool",
-)
-_FIRST += ("adaptive_", "interpolate", "upsample", "lp_pool", "pixel_")
-_PRODUCTS = frozenset({"matmul", "bmm", "rmatmul"})
-_LAST = frozenset({"linear", "scaled_dot_product_attention", "embedding", "bilinear"})
-_NORMS_LAST = frozenset({"layer_norm", "rms_norm"})
-_REDUCING = frozenset(
-    {"mean", "sum", "amax", "amin", "std", "var", "max", "min", "norm", "logsumexp", "squeeze"}
-)
 _LAYOUTS = {
     (2, 1): "nc",
     (3, 1): "ncl",
@@ -60,19 +45,17 @@ def _axis(trace: Trace, op: Op, source: int | None, made: int, axes: dict[int, i
     if rank <= 1 or source is None:
         return default_axis(rank)
     before, axis = trace.values[source].shape, axes[source]
-    if op.name.startswith(_FIRST):
+    known = operation(op.name).axis
+    if known == "first":
         return 1
-    if op.name in _LAST or (op.name in _NORMS_LAST and _normalised_dims(op) == 1):
+    if known == "last" or (known == "norm_last" and _normalised_dims(op) == 1):
         return rank - 1
-    if op.name in _PRODUCTS:
+    if known == "product":
         return _product(trace, op, axes, rank)
-    rule = _RULES.get(op.name)
+    rule = _RULES.get(known)
     found = rule(op, before, after, axis) if rule is not None else None
-    if found is None:
-        if op.name in _REDUCING:
-            found = _reduced(op, before, after, axis)
-        elif len(before) == rank:
-            found = axis
+    if found is None and known != "reduced" and len(before) == rank:
+        found = axis
     return found if found is not None and 0 <= found < rank else default_axis(rank)
 
 
@@ -183,16 +166,11 @@ _Rule = Callable[[Op, Sequence[int], Sequence[int], int], int | None]
 _RULES: dict[str, _Rule] = {
     "permute": _permute,
     "transpose": _transpose,
-    "swapaxes": _transpose,
-    "swapdims": _transpose,
     "flatten": _flatten,
     "unsqueeze": _unsqueeze,
     "unbind": _unbind,
     "stack": _stack,
     "reshape": _reshape,
-    "view": _reshape,
-    "reshape_as": _reshape,
-    "view_as": _reshape,
-    "unflatten": _reshape,
     "getitem": _getitem,
+    "reduced": _reduced,
 }

@@ -9,53 +9,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from reborn_nas.backbone.sites.units import POINTWISE, SQUASHING, Unit, activation_name
-from reborn_nas.backbone.trace.expressions import MAKING, Expression, NotOne, expression_of
-from reborn_nas.backbone.trace.probing import NotPointwise, has_own_derivative, parameters_of, probe
-from reborn_nas.backbone.trace.trace import Op, Trace
-
-_COMPARING = frozenset(["gt", "ge", "lt", "le", "sign", "heaviside"])
-_BENDING = (
-    SQUASHING
-    | _COMPARING
-    | frozenset(
-        [
-            "where",
-            "maximum",
-            "minimum",
-            "max",
-            "min",
-            "abs",
-            "exp",
-            "expm1",
-            "erf",
-            "clamp",
-            "clip",
-            "relu6",
-            "hardtanh",
-        ]
-    )
-    | frozenset(["masked_fill", "round", "floor", "ceil"])
+from reborn_nas.backbone.sites.units import Unit, activation_name
+from reborn_nas.backbone.trace.expressions import (
+    NotOne,
+    NotPointwise,
+    expression_of,
+    has_own_derivative,
+    parameters_of,
+    probe,
 )
-_PLAIN = frozenset(["type", "bool", "logical_not", "reciprocal", "rsqrt", "setitem", "detach", "data"])
-_STEPS = (POINTWISE | _BENDING | _PLAIN) - {"reshape", "view"}
-_JOINING = frozenset(
-    [
-        "mul",
-        "add",
-        "sub",
-        "div",
-        "truediv",
-        "where",
-        "maximum",
-        "minimum",
-        "max",
-        "min",
-        "masked_fill",
-        "setitem",
-    ]
-)
-_BOUNDED = frozenset({"hardtanh", "clamp", "clip"})  # parts of hard-swish by hand
+from reborn_nas.backbone.trace.graph import Expression, Op, Trace
+from reborn_nas.backbone.trace.ops import operation
 
 
 @dataclass(frozen=True)
@@ -90,20 +54,20 @@ def find_formulas(run: Trace, live: Collection[int], units: Sequence[Unit]) -> l
 class _Search:
     def __init__(self, run: Trace, live: Collection[int], units: Sequence[Unit]) -> None:
         self.run = run
-        fresh = {value for op in run.ops if op.name in MAKING for value in op.outputs}
+        fresh = {value for op in run.ops if operation(op.name).makes for value in op.outputs}
         self.live = {value for value in live if value not in fresh}
         self.closed: set[int] = set()  # operations that belong to an activation of another kind
         self.inside: set[int] = set()  # operations of modules that are an activation as a whole
         self.open: set[int] = set()  # calls of modules that may be a part of a formula
         for unit in units:
             ops = range(unit.first_op, unit.last_op + 1)
-            part = unit.activation in SQUASHING or unit.activation in ("relu6", "softplus")
+            part = operation(unit.activation).squashes or unit.activation in ("relu6", "softplus")
             if unit.call is not None:
                 self.inside.update(ops)
                 if part and not self._weights(run.ops[unit.first_op : unit.last_op + 1]):
                     self.open.add(run.calls.index(unit.call))
                     continue
-            elif part or unit.name in _BOUNDED:
+            elif part or operation(unit.name).by_hand:
                 continue
             self.closed.update(ops)
         self.opaque: set[int] = set()  # results of formulas that were found
@@ -139,8 +103,8 @@ class _Search:
             if op.turn and op.index not in self.inside:
                 turns.setdefault((op.call, op.turn), []).append(op)
         for ops in turns.values():
-            lively = [op for op in ops if op.name in MAKING or not self.live.isdisjoint(op.inputs)]
-            lively = [op for op in lively if op.name not in MAKING]
+            lively = [op for op in ops if operation(op.name).makes or not self.live.isdisjoint(op.inputs)]
+            lively = [op for op in lively if not operation(op.name).makes]
             made = {value for op in lively for value in op.outputs}
             sources = {
                 value for op in lively for value in op.inputs if value in self.live and value not in made
@@ -157,7 +121,12 @@ class _Search:
         rest: list[_Derived] = []
         for op in self.run.ops:
             inputs = [value for value in op.inputs if value in self.live]
-            if not inputs or op.index in self.closed or op.name not in _STEPS or len(op.outputs) != 1:
+            if (
+                not inputs
+                or op.index in self.closed
+                or not operation(op.name).in_formula
+                or len(op.outputs) != 1
+            ):
                 continue
             if op.outputs[0] in self.opaque:
                 continue
@@ -202,13 +171,13 @@ class _Search:
     def _is_formula(self, made: _Derived) -> bool:
         last = made.ops[-1]
         operands = len(last.args) + len(last.kwargs)  # where(condition) and max(map) join nothing
-        if last.name not in _JOINING or last.call in self.open or operands < 2:
+        if not operation(last.name).joins or last.call in self.open or operands < 2:
             return False
         if not self.run.values[last.outputs[0]].floating:
             return False
         several = sum(value in self.live for value in last.inputs) > 1
-        bends = any(op.name in _BENDING for op in made.ops)
-        alone = last.name in ("maximum", "minimum", "max", "min", "where") and len(made.ops) == 1
+        bends = any(operation(op.name).bends for op in made.ops)
+        alone = operation(last.name).chooses and len(made.ops) == 1
         return bends and (several or alone or last.name in ("masked_fill", "setitem"))
 
     def _accept(self, made: _Derived, *, named: bool, whole: bool = False) -> bool:
@@ -219,7 +188,7 @@ class _Search:
             known = (single, None) if single is not None else probe(self.run, made.ops, made.source)
         except NotPointwise:
             return False
-        if known is None or known[0] in SQUASHING:
+        if known is None or operation(known[0]).squashes:
             return False
         activation, label = known
         loose = activation.startswith("other:")

@@ -1,29 +1,151 @@
-"""What looks like an activation and is no site, with the reason."""
+"""What looks like an activation and is not a site, with the reason: gates, decisions, formulas that no module replaces.
+
+Site or gate is read off the data flow, never off names. An activation lies inside a gate (squeeze-and-excitation, a
+dynamic weight) if and only if, at every first join that its result reaches, it arrives as the broadcast-smaller operand
+of a multiplication or addition, or went through a squashing function first, and the other operand does not descend from
+it. Without the last clause the real activation in front of an efficient channel attention, x · σ(conv(mean(x))), would
+be taken for a gate.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from math import prod
 
 from torch import nn
 
 from reborn_nas.activations import BLOCKS
 from reborn_nas.backbone.sites.formulas import Formula, find_formulas
+from reborn_nas.backbone.sites.site import NonSite
 from reborn_nas.backbone.sites.units import Unit, activation_name
-from reborn_nas.backbone.trace.spans import CallSpan
-from reborn_nas.backbone.trace.trace import Trace
+from reborn_nas.backbone.trace.graph import CallSpan, Op, Trace
+from reborn_nas.backbone.trace.ops import operation
 
-_FROM_NUMBERS = frozenset({"tensor", "as_tensor", "asarray", "from_numpy", "frombuffer"})
+SPATIAL_ATTENTION = {
+    "BatNonLocalAttn": "bilinear attention",
+    "FocalModulation": "focal modulation",
+    "LiteMLA": "linear attention",
+    "SelectiveKernel": "selective kernel",
+}
 
 
-@dataclass(frozen=True)
-class NonSite:
-    """An activation that is deliberately no site, with the reason."""
+def live_values(trace: Trace) -> frozenset[int]:
+    """Ids of the values that descend from the model's inputs."""
+    live = set(trace.inputs)
+    for op in trace.ops:
+        if not live.isdisjoint(op.inputs):
+            live.update(op.outputs)
+    return frozenset(live)
 
-    name: str
-    activation: str
-    shape: tuple[int, ...]
-    reason: str
+
+def gate_reason(trace: Trace, unit: Unit, live: frozenset[int], classes: Mapping[str, str]) -> str | None:
+    """Why the activation is no site, or None where it is one. `classes` maps module paths to class names."""
+    if operation(unit.activation).squashes:
+        return f"{unit.activation} bounds its result and serves as a gate or a weight, never as a site"
+    for path in trace.ops[unit.first_op].stack:
+        kind = classes.get(path, "")
+        if kind in SPATIAL_ATTENTION:
+            return f"inside {SPATIAL_ATTENTION[kind]} ({path}: {kind}), which weighs places, not features"
+    if only_decides(trace, unit):
+        return "its result is only compared or ranked; none of its numbers reaches a layer or an output"
+    if is_gate(trace, unit, live):
+        return "inside a gate: its result only scales or shifts a larger map"
+    return None
+
+
+def only_decides(trace: Trace, unit: Unit) -> bool:
+    """Whether all that is made of the result are truth values and indices, as of overlaps between boxes."""
+    outputs, seen, todo = set(trace.outputs), {unit.output}, [unit.output]
+    decides = False
+    while todo:
+        value = todo.pop()
+        if value in outputs:
+            return False
+        for op in trace.consumers(value):
+            if any(trace.values[other].param is not None for other in op.inputs):
+                return False
+            decides = decides or not all(trace.values[made].floating for made in op.outputs)
+            new = {made for made in op.outputs if trace.values[made].floating} - seen
+            seen |= new
+            todo += new
+    return decides
+
+
+def is_gate(trace: Trace, unit: Unit, live: frozenset[int]) -> bool:
+    """Whether the activation lies inside a gate, by the rule at the head of this file."""
+    joins = 0
+    outputs = set(trace.outputs)
+    seen: set[tuple[int, bool, str]] = set()
+    # value, did it pass a squashing function, was it spread over the map or resized
+    todo = [(unit.output, False, "")]
+    while todo:
+        state = todo.pop()
+        if state in seen:
+            continue
+        seen.add(state)
+        value, squashed, spread = state
+        if value in outputs:
+            return False
+        for op in trace.consumers(value):
+            others = _other_data(trace, op, value, live)
+            if others is None:
+                continue
+            if not others:
+                squash = squashed or operation(op.name).squashes
+                wide = "spread" if operation(op.name).spreads else spread
+                wide = wide or ("resized" if operation(op.name).resizes else "")
+                todo += [(made, squash, wide) for made in op.outputs]
+                continue
+            if op.name in ("add", "sub") and _pooled(trace, value) and _alike(trace, value, others):
+                todo += [(made, squashed, spread) for made in op.outputs]  # the branches of one gate
+                continue
+            joins += 1
+            wide_enough = spread == "spread" or (spread == "resized" and op.name not in ("add", "sub"))
+            smaller = operation(op.name).broadcasts and (wide_enough or _smaller(trace, value, others))
+            if not (smaller or squashed) or _descends(trace, unit.output, others, op):
+                return False
+    return joins > 0
+
+
+def _other_data(trace: Trace, op: Op, value: int, live: frozenset[int]) -> tuple[int, ...] | None:
+    """The other numbers that the operation joins with `value`, not indices; None where `value` only lends its shape."""
+    if operation(op.name).lends_shape:
+        return () if op.inputs[0] == value else None
+    if op.inputs.count(value) > 1:
+        return (value,)
+    return tuple(
+        other for other in op.inputs if other != value and other in live and trace.values[other].floating
+    )
+
+
+def _smaller(trace: Trace, value: int, others: tuple[int, ...]) -> bool:
+    size = prod(trace.values[value].shape)
+    return all(size < prod(trace.values[other].shape) for other in others)
+
+
+def _pooled(trace: Trace, value: int) -> bool:
+    """Whether the value is a map of one place, as global pooling leaves it."""
+    shape = trace.values[value].shape
+    return len(shape) > 2 and prod(shape[2:]) == 1
+
+
+def _alike(trace: Trace, value: int, others: tuple[int, ...]) -> bool:
+    return all(trace.values[other].shape == trace.values[value].shape for other in others)
+
+
+def _descends(trace: Trace, ancestor: int, values: tuple[int, ...], until: Op) -> bool:
+    """Whether one of `values` descends from `ancestor`, looking at the operations before `until`."""
+    wanted = set(values)
+    family = {ancestor}
+    if ancestor in wanted:
+        return True
+    first = trace.producer(ancestor)
+    for op in trace.ops[first.index + 1 if first else 0 : until.index]:
+        if not family.isdisjoint(op.inputs):
+            family.update(op.outputs)
+            if not wanted.isdisjoint(op.outputs):
+                return True
+    return False
 
 
 def with_formulas(
@@ -83,7 +205,9 @@ def out_of_sight(traces: tuple[Trace, ...], live: tuple[frozenset[int], ...]) ->
 
 def _strange(run: Trace) -> set[int]:
     """Values of numbers that no operation made of tensors, neither inputs nor parameters."""
-    made = {value for op in run.ops for value in op.outputs if op.inputs or op.name not in _FROM_NUMBERS}
+    made = {
+        value for op in run.ops for value in op.outputs if op.inputs or not operation(op.name).from_numbers
+    }
     known = made | set(run.inputs)
     return {
         value.id for value in run.values if value.param is None and value.floating and value.id not in known

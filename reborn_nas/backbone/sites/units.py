@@ -14,81 +14,9 @@ from math import inf
 from torch import nn
 
 from reborn_nas.activations import BLOCKS, CReLU, ExtendedConv, NormReLU, Reborn, SplitReborn
-from reborn_nas.backbone.trace.expressions import Expression
-from reborn_nas.backbone.trace.trace import ModuleCall, Op, Trace, ValueRef
+from reborn_nas.backbone.trace.graph import Expression, ModuleCall, Op, Trace, ValueRef
+from reborn_nas.backbone.trace.ops import operation
 
-RELU_LIKE = frozenset(
-    {
-        "relu",
-        "relu6",
-        "leaky_relu",
-        "prelu",
-        "rrelu",
-        "elu",
-        "selu",
-        "celu",
-        "gelu",
-        "silu",
-        "mish",
-        "hardswish",
-    }
-    | {"softplus"}
-)
-SQUASHING = frozenset(
-    {"sigmoid", "hardsigmoid", "softmax", "tanh", "log_softmax", "logsigmoid", "softmin", "glu"}
-)
-POINTWISE = RELU_LIKE | {
-    *(
-        "sigmoid",
-        "hardsigmoid",
-        "tanh",
-        "hardtanh",
-        "threshold",
-        "clamp",
-        "clamp_min",
-        "clamp_max",
-        "exp",
-        "log",
-    ),
-    *(
-        "mul",
-        "add",
-        "sub",
-        "div",
-        "truediv",
-        "pow",
-        "square",
-        "sqrt",
-        "neg",
-        "abs",
-        "sign",
-        "sin",
-        "cos",
-        "rsub",
-    ),
-    *(
-        "maximum",
-        "minimum",
-        "max",
-        "min",
-        "where",
-        "to",
-        "float",
-        "half",
-        "type_as",
-        "clone",
-        "contiguous",
-        "erf",
-    ),
-    *("gt", "ge", "lt", "le", "reshape", "view", "atan", "log1p", "expm1", "softsign", "clip"),
-}
-_WITHIN = SQUASHING | {
-    "maximum",
-    "max",
-    "clamp",
-    "hardtanh",
-    "erf",
-}  # what a module of another making may hold
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _BY_CLASS = {"Swish": "silu", "SiLU": "silu", "Mish": "mish", "HardSwish": "hardswish", "FReLU": "frelu"}
 
@@ -150,8 +78,8 @@ def find_units(
 def _units(trace: Trace, live: frozenset[int], whole: _Wholes) -> Iterator[Unit]:
     taken: set[int] = set()
     for op in trace.ops:
-        name = activation_name(op) or (op.name if op.name in SQUASHING else None)
-        if (name is None and op.name not in _WITHIN) or live.isdisjoint(op.inputs):
+        name = activation_name(op) or (op.name if operation(op.name).squashes else None)
+        if (name is None and not operation(op.name).bounds) or live.isdisjoint(op.inputs):
             continue
         outer, call = None, op.call
         while call >= 0 and whole.activation(trace.calls[call].path) is not None:
@@ -198,7 +126,7 @@ class _Wholes:
 
 def activation_name(op: Op) -> str | None:
     """The registry name of the activation that the operation by itself is, or None."""
-    if op.name in RELU_LIKE:
+    if operation(op.name).activation:
         return op.name
     if op.name == "hardtanh":
         low, high = _argument(op, 1, "min_val", -1.0), _argument(op, 2, "max_val", 1.0)
@@ -257,7 +185,7 @@ def _as_activation(trace: Trace, call: ModuleCall, module: nn.Module, live: froz
     if not all(_is_pointwise(trace, op, live) for op in ops):
         return None
     lively = [op for op in ops if live.intersection(op.inputs)]
-    if len(lively) == 1 and lively[0].name in SQUASHING:
+    if len(lively) == 1 and operation(lively[0].name).squashes:
         return lively[0].name
     named = [name for op in lively if (name := activation_name(op)) is not None]
     if not named and not _gates_itself(lively, live):
@@ -269,7 +197,7 @@ def _is_pointwise(trace: Trace, op: Op, live: frozenset[int]) -> bool:
     """Whether the operation leaves the shape alone and works on each element by itself (or prepares a parameter)."""
     if not live.intersection(op.inputs):
         return True
-    if op.name not in POINTWISE or len(op.outputs) != 1:
+    if not operation(op.name).pointwise or len(op.outputs) != 1:
         return False
     data = next(value for value in op.inputs if value in live)
     return trace.values[op.outputs[0]].shape == trace.values[data].shape
@@ -279,7 +207,7 @@ def _gates_itself(ops: Iterable[Op], live: frozenset[int]) -> bool:
     """x · σ(x) and its kin: two things made of the input, one of them bounded, multiplied."""
     bounded = False
     for op in ops:
-        bounded = bounded or op.name in _WITHIN
+        bounded = bounded or operation(op.name).bounds
         if bounded and op.name == "mul" and sum(value in live for value in op.inputs) > 1:
             return True
     return False

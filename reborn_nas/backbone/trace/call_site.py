@@ -1,20 +1,32 @@
-"""Where in the source a call stands: frames to call expressions, the same in every Python version.
+"""Call expressions in the source: which one a running frame executes, and those of one name in a function.
 
 CPython keeps, for every bytecode instruction, the source range that it came from (`code.co_positions()`), so a
-running frame and its `f_lasti` give the exact call expression, also where one line holds several.
+running frame and its `f_lasti` give the exact call expression, also where one line holds several. An activation that is
+called at several places is named by its ordinal in the source (`layer1.0.relu@1`), so that the name does not depend on
+Python or torch versions or on which branches happened to run.
 """
 
 from __future__ import annotations
 
+import ast
+import inspect
+import linecache
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from types import CodeType, FrameType
 
 import torch
 from torch import nn
 
+from reborn_nas.backbone.trace.graph import CallSpan, Position
+
 _BACKBONE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
+
+
 # frames between a call and what it runs, that belong to torch's dispatch
 _PLUMBING = frozenset(
     _TORCH + os.path.join(*parts)
@@ -27,41 +39,17 @@ _PLUMBING = frozenset(
         ("_jit_internal.py",),
         ("utils", "_device.py"),
     )
-) | {os.path.join(_BACKBONE, *parts) for parts in (("trace", "recorder.py"), ("proof", "marks.py"))}
+) | {os.path.join(_BACKBONE, *parts) for parts in (("trace", "record.py"), ("proof", "marks.py"))}
 _RUNNERS = frozenset(
-    os.path.join(_BACKBONE, *parts) for parts in (("trace", "trace.py"), ("proof", "running.py"))
+    {
+        (os.path.join(_BACKBONE, "trace", "record.py"), "_run"),
+        (os.path.join(_BACKBONE, "proof", "marks.py"), "run"),
+    }
 )
+"""File and function that call a model."""
+
+
 _INLINED = frozenset({"<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>", "<lambda>"})
-
-
-@dataclass(frozen=True)
-class CallSpan:
-    """One call expression in a source file.
-
-    Args:
-        function: qualified name of the function that holds the call, such as `ResNet._forward_impl`.
-        filename: the source file.
-        line: first line, from 1.
-        column: first column, from 0, in UTF-8 bytes, as `ast` counts.
-        end_line: last line.
-        end_column: column after the last.
-        first_line: first line of the function, decorators included; 0 where unknown.
-        helper: the function that the call calls, where what runs is called in there and not at this place itself.
-    """
-
-    function: str
-    filename: str
-    line: int
-    column: int
-    end_line: int
-    end_column: int
-    first_line: int = 0
-    helper: str | None = None
-
-    @property
-    def place(self) -> str:
-        """`file.py:123`, for messages."""
-        return f"{os.path.basename(self.filename)}:{self.line}"
 
 
 @dataclass(frozen=True)
@@ -103,7 +91,10 @@ class SpanFinder:
         forward: FrameType | None = None
         while frame is not None:
             code = frame.f_code
-            if code.co_filename in _RUNNERS:  # behind it nobody's source: a forward that is no Python
+            if (
+                code.co_filename,
+                code.co_name,
+            ) in _RUNNERS:  # behind it nobody's source: a forward that is no Python
                 break
             if code.co_filename not in _PLUMBING:
                 if code.co_name in _INLINED:
@@ -143,3 +134,45 @@ def _is_method_of(frame: FrameType, code: CodeType, owner: nn.Module) -> bool:
     if code.co_argcount and frame.f_locals.get(code.co_varnames[0]) is owner:
         return True
     return "self" in code.co_freevars and frame.f_locals.get("self") is owner
+
+
+def position(span: CallSpan) -> Position:
+    """The span's place within its file."""
+    return (span.line, span.column, span.end_line, span.end_column)
+
+
+def terminal_name(call: ast.Call) -> str | None:
+    """`relu` for `self.relu(x)`, `F.relu(x)`, `x.relu_()` and `relu(x)`; None for `self.acts[0](x)`."""
+    function = call.func
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", None)
+    return name.rstrip("_") or name if isinstance(name, str) else None
+
+
+@lru_cache(maxsize=4096)
+def function_tree(filename: str, first_line: int) -> ast.AST | None:
+    """The syntax tree of the function that starts there, with the file's own positions; None without source."""
+    lines = linecache.getlines(filename)
+    if not 0 < first_line <= len(lines):
+        return None
+    try:
+        block = inspect.getblock(lines[first_line - 1 :])
+        indented = block[0][:1].isspace()
+        text = ("if True:\n" if indented else "") + "".join(block)
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, IndexError):
+        return None  # the file has changed since it was imported, or the source is no Python
+    ast.increment_lineno(tree, first_line - (2 if indented else 1))
+    return tree
+
+
+@lru_cache(maxsize=4096)
+def calls_named(filename: str, first_line: int, name: str) -> tuple[Position, ...]:
+    """Where the function calls something whose last name is `name`, in source order."""
+    tree = function_tree(filename, first_line)
+    found = []
+    for node in ast.walk(tree) if tree is not None else ():
+        if isinstance(node, ast.Call) and terminal_name(node) == name:
+            end_line, end_column = node.end_lineno or 0, node.end_col_offset or 0
+            found.append((node.lineno, node.col_offset, end_line, end_column))
+    # an inner call of a nested pair, relu(conv(relu(x))), runs first; it ends first
+    return tuple(sorted(found, key=lambda place: (place[2:], place[:2])))

@@ -1,133 +1,37 @@
-"""Activations that are expressions: x · σ(x) in one line, or the call of a plain function that is one.
+"""Activations that are expressions: x · σ(x) in one line, or the call of a plain function.
 
-Such a site is several operations of one forward. Its expression is found in the source, with the one part of it that
-is the map which it acts on; conversion puts the call of a module with that part in its place.
+Such a site is several operations of one forward. `expression_of` finds its expression in the source, with the one part
+of it that is the input map; conversion puts the call of a module with that part in its place. `probe` finds by numbers
+whether the operations are a function of one number, and which one.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
-from reborn_nas.backbone.trace.lexical import Position, function_tree
-from reborn_nas.backbone.trace.spans import CallSpan
-from reborn_nas.backbone.trace.trace import Op, Trace
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-Step = tuple[
-    str, CallSpan
-]  # the name of an operation, or "module " and the path of one, and where it is called
-Key = TypeVar("Key")
-MAKING = frozenset(
-    f"{prefix}{what}{suffix}"
-    for what in ("zeros", "ones", "full", "empty", "tensor", "scalar_tensor", "as_tensor")
-    for prefix in ("", "new_")
-    for suffix in ("", "_like")
+from reborn_nas.architecture import Choice
+from reborn_nas.backbone.trace.call_site import function_tree
+from reborn_nas.backbone.trace.graph import (
+    CallSpan,
+    Expression,
+    Moment,
+    Op,
+    Position,
+    Trace,
+    ValueRef,
+    moments,
 )
-"""Operations whose result holds none of their inputs' numbers."""
-
-
-@dataclass(frozen=True)
-class Expression:
-    """The expression that a site is.
-
-    Args:
-        place: where it stands in its file.
-        hole: where the part stands that is the map.
-        steps: what it runs, in order.
-        reader: which step reads the map first.
-        operand: which tensor among that step's arguments the map is.
-        function: the `torch.autograd.Function` that it applies, `module:qualname`, or "".
-    """
-
-    place: Position
-    hole: Position
-    steps: tuple[Step, ...]
-    reader: int
-    operand: int
-    function: str = ""
+from reborn_nas.backbone.trace.ops import OPERATIONS, module_class, operation
 
 
 class NotOne(Exception):
     """Why operations are not one expression of one map."""
-
-
-class Progress(Generic[Key]):
-    """Follows the steps of expressions while a network runs, or through the record of a run.
-
-    Args:
-        expressions: of the sites, by what tells them, the path of the owner first.
-    """
-
-    def __init__(self, expressions: Mapping[tuple[str, Key], Expression]) -> None:
-        self._known = dict(expressions)
-        self._of: dict[tuple[str, Step], list[tuple[str, Key]]] = {}
-        for key, expression in self._known.items():
-            for step in dict.fromkeys(expression.steps):
-                self._of.setdefault((key[0], step), []).append(key)
-        self._at: dict[tuple[int, tuple[str, Key]], int] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._known)
-
-    def step(self, call: int, owner: str, name: str, span: CallSpan | None) -> tuple[Key, int] | None:
-        """The expression that an operation, or a module's call, is part of, and which of its steps it is.
-
-        Args:
-            call: number of the owner's call.
-        """
-        if span is None:
-            return None
-        for key in self._of.get((owner, (name, span)), ()):
-            steps, at = self._known[key].steps, self._at.get((call, key), 0)
-            if steps[at] != (name, span):
-                at = 0
-            if steps[at] == (name, span):
-                self._at[call, key] = (at + 1) % len(steps)
-                return key[1], at
-            self._at[call, key] = 0
-        return None
-
-
-def executions(
-    run: Trace, owner: str, expression: Expression
-) -> Iterator[tuple[int, int, int, tuple[Op, ...]]]:
-    """(number of the owner's call, id of the map, id of the result, operations) of each evaluation in a run."""
-    progress = Progress({(owner, ""): expression})
-    given, ops = 0, list[Op]()
-    for call, name, span, inputs, outputs, inside in _stream(run, owner):
-        found = progress.step(call, owner, name, span)
-        if found is None:
-            continue
-        at = found[1]
-        ops = [*(ops if at else ()), *inside]
-        if at == expression.reader and expression.operand < len(inputs):
-            given = inputs[expression.operand]
-        if at == len(expression.steps) - 1:
-            yield call, given, outputs[0], tuple(ops)
-
-
-Moment = tuple[int, str, CallSpan | None, tuple[int, ...], tuple[int, ...], tuple[Op, ...]]
-
-
-def _stream(run: Trace, owner: str) -> list[Moment]:
-    """What the forward of `owner` itself runs, in order: operations and the calls of modules."""
-    found: list[tuple[int, Moment]] = []
-    for op in run.ops:
-        if op.module == owner:
-            found.append((op.index, (op.call, op.name, op.span, op.inputs, op.outputs, (op,))))
-    for call in run.calls:
-        if call.caller == owner and call.parent >= 0 and call.last_op >= call.first_op:
-            ops = run.ops[call.first_op : call.last_op + 1]
-            moment = (call.parent, module_step(call.path), call.span, call.inputs, call.outputs, ops)
-            found.append((call.first_op, moment))
-    return [moment for _, moment in sorted(found, key=lambda each: each[0])]
-
-
-def module_step(path: str) -> str:
-    """The name of a step that is the call of a module."""
-    return f"module {path}"
 
 
 def expression_of(run: Trace, ops: Sequence[Op], source: int, live: Collection[int]) -> Expression:
@@ -157,7 +61,7 @@ def expression_of(run: Trace, ops: Sequence[Op], source: int, live: Collection[i
     hole = _hole(run, ops, source, tree, whole, moments)
     steps = [moment for moment in moments if not _stands_within(tree, moment[2], hole)]
     for _, name, _, inputs, _, inside in steps:
-        joins = name not in MAKING and any(value in live for value in inputs)
+        joins = not operation(name).makes and any(value in live for value in inputs)
         if wanted.isdisjoint(op.index for op in inside) and joins:
             raise NotOne("it joins more than one map")
     users = {op.index for step in steps for op in step[5]}
@@ -185,7 +89,7 @@ def _evaluation(run: Trace, last: Op, tree: ast.AST, whole: ast.expr) -> list[Mo
     """What the last evaluation of `whole` ran, its arguments included."""
     steps = [
         moment
-        for moment in _stream(run, last.module)
+        for moment in moments(run, last.module)
         if moment[0] == last.call
         and _same_text(moment[2], last.span)
         and moment[5][0].index <= last.index
@@ -223,7 +127,7 @@ def _hole(
     inner = [
         moment
         for moment in moments
-        if moment[1] in MAKING or not wanted.isdisjoint(op.index for op in moment[5])
+        if operation(moment[1]).makes or not wanted.isdisjoint(op.index for op in moment[5])
     ]
     nodes = {id(_node(tree, moment[2])) for moment in inner if moment[2] is not None}
     leaves = list(_leaves(whole, nodes))
@@ -310,3 +214,139 @@ def _within(node: ast.expr, whole: ast.expr) -> bool:
 def position(node: ast.expr) -> Position:
     """Where it stands."""
     return node.lineno, node.col_offset, node.end_lineno or 0, node.end_col_offset or 0
+
+
+_CLOSE = 1e-4
+
+
+_RECOGNISED: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    name: (module_class(name), getattr(F, name, None) or getattr(torch, name))
+    for name, known in OPERATIONS.items()
+    if known.recognised
+} | {"gelu tanh": ("GELU(approximate=tanh)", lambda x: F.gelu(x, approximate="tanh"))}
+
+
+class NotPointwise(Exception):
+    """Why operations are no function of one number at every place of one map."""
+
+
+def probe(run: Trace, ops: Sequence[Op], source: int) -> tuple[str, str | None] | None:
+    """What `ops` make of the value `source`: the activation's name, and its `torch.nn` class as a label or None.
+
+    A name of "other:formula" stands for a function that is none of the known ones; None for a straight line.
+
+    Raises:
+        NotPointwise: with the reason.
+    """
+    x = torch.linspace(-8, 8, 129, dtype=torch.float64)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    y = _computed(run, ops, source, x)
+    for part in (order, order[:40]):
+        if not torch.allclose(_computed(run, ops, source, x[part]), y[part], equal_nan=True):
+            raise NotPointwise("what it makes of one number depends on the others")
+    for name, (label, function) in _RECOGNISED.items():
+        if torch.allclose(y, function(x), rtol=_CLOSE, atol=_CLOSE):
+            return name.split()[0], label
+    slope = round(float(y[0] / x[0]), 4)
+    if 0 < slope < 1 and torch.allclose(y, F.leaky_relu(x, slope), rtol=_CLOSE, atol=_CLOSE):
+        return "leaky_relu", Choice("LeakyReLU", negative_slope=slope).label
+    line = y[0] + (y[-1] - y[0]) * (x - x[0]) / (x[-1] - x[0])
+    return None if torch.allclose(y, line) else ("other:formula", None)
+
+
+def has_own_derivative(function: Any, given: Sequence[Any], source: int) -> bool:
+    """Whether backward of a `torch.autograd.Function` is the derivative of its forward.
+
+    Args:
+        given: what it is applied to; a reference to the value `source` stands for the map.
+    """
+    x = torch.linspace(-8.03, 8.01, 129, dtype=torch.float64)
+    step = 1e-4
+
+    def at(points: Tensor) -> Tensor:
+        arguments = [points if each == ValueRef(source) else each for each in given]
+        made: Tensor = function.apply(*arguments)
+        return made
+
+    try:
+        with torch.enable_grad():
+            points = x.clone().requires_grad_()
+            (mine,) = torch.autograd.grad(at(points).sum(), points)
+        with torch.no_grad():
+            rise, fall = (at(x + step) - at(x)) / step, (at(x) - at(x - step)) / step
+    except Exception:
+        return False
+    smooth = (rise - fall).abs() < 0.05
+    return bool(smooth.sum() > len(x) * 3 // 4 and ((mine - (rise + fall) / 2).abs()[smooth] < 0.02).all())
+
+
+def parameters_of(run: Trace, ops: Sequence[Op], source: int) -> list[str]:
+    """Names of the parameters and buffers that `ops` read besides the value `source`, directly or not."""
+    made = {source, *(value for op in ops for value in op.outputs)}
+    names: dict[str, None] = {}
+    todo = [value for op in ops for value in op.inputs if value not in made]
+    seen = set(todo)
+    while todo:
+        value = todo.pop()
+        param, op = run.values[value].param, run.producer(value)
+        if param is not None:
+            names[param] = None
+        for given in () if op is None else op.inputs:
+            if given not in seen and given not in made:
+                seen.add(given)
+                todo.append(given)
+    return list(names)
+
+
+def _computed(run: Trace, ops: Sequence[Op], source: int, x: Tensor) -> Tensor:
+    values: dict[int, Any] = {source: x.clone()}
+    with torch.no_grad():
+        try:
+            for op in ops:
+                values[op.outputs[0]] = _replayed(run, op, values)
+            y = values[ops[-1].outputs[0]]
+        except NotPointwise:
+            raise
+        except Exception as error:
+            raise NotPointwise(
+                f"what it computes cannot be found by probing ({type(error).__name__})"
+            ) from error
+    if not isinstance(y, Tensor) or y.shape != x.shape:
+        raise NotPointwise("its result has another shape than the map")
+    return y.double()
+
+
+def _replayed(run: Trace, op: Op, values: dict[int, Any]) -> Any:
+    def given(argument: Any) -> Any:
+        if isinstance(argument, ValueRef):
+            if argument.id not in values:
+                values[argument.id] = _constant(run, argument.id, values)
+            return values[argument.id]
+        if isinstance(argument, tuple | list):
+            return type(argument)(given(item) for item in argument)
+        return argument
+
+    if op.name == "setitem":
+        written: Tensor = given(op.args[0]).clone()
+        written[given(op.args[1])] = given(op.args[2])
+        return written
+    raw = op.raw or op.name
+    owners = (torch, F, Tensor) if operation(raw).chooses else (Tensor, torch, F)
+    function = next((found for owner in owners if (found := getattr(owner, raw, None)) is not None), None)
+    if function is None:
+        raise NotPointwise(f"{op.name} cannot be probed")
+    kwargs = {
+        key: given(value)
+        for key, value in op.kwargs.items()
+        if key not in ("device", "out", "layout", "pin_memory")
+    }
+    return function(*(given(argument) for argument in op.args), **kwargs)
+
+
+def _constant(run: Trace, value: int, values: dict[int, Any]) -> Any:
+    """A tensor that does not come from the map, made as the network made it."""
+    op = run.producer(value)
+    if op is None:
+        raise NotPointwise("it reads a tensor that is neither made in the forward nor the map")
+    made = _replayed(run, op, values)
+    return made if isinstance(made, Tensor) else made[op.outputs.index(value)]

@@ -1,13 +1,47 @@
-"""What a recorded forward run is made of: values, operations, module calls."""
+"""A recorded forward run as data: values, operations, module calls, and the call in the source that made each.
+
+An activation may be several operations of one forward: `Expression` says where it stands in the source and which steps
+it runs, `executions` finds its evaluations in a run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from reborn_nas.backbone.trace.spans import CallSpan
+
+@dataclass(frozen=True)
+class CallSpan:
+    """One call expression in a source file.
+
+    Args:
+        function: qualified name of the function that holds the call, such as `ResNet._forward_impl`.
+        filename: the source file.
+        line: first line, from 1.
+        column: first column, from 0, in UTF-8 bytes, as `ast` counts.
+        end_line: last line.
+        end_column: column after the last.
+        first_line: first line of the function, decorators included; 0 where unknown.
+        helper: the function that the call calls, where what runs is called in there and not at this place itself.
+    """
+
+    function: str
+    filename: str
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+    first_line: int = 0
+    helper: str | None = None
+
+    @property
+    def place(self) -> str:
+        """`file.py:123`, for messages."""
+        return f"{os.path.basename(self.filename)}:{self.line}"
 
 
 @dataclass(frozen=True)
@@ -100,12 +134,16 @@ class ModuleCall:
     parent: int = -1
 
 
+def _is_importable(cls: type) -> bool:
+    return getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is cls
+
+
 @dataclass(frozen=True)
 class Trace:
     """What one forward run did. `calls` stand in the order in which they began.
 
     `shape_reads` holds (value, index of the module call) where a forward asked a value for its shape; `on_cpu` says
-    that the run needed real numbers; `kinds` names the modules that are layers of `layers`, by path.
+    that the run needed real numbers; `classes` holds the class of each module, by path.
     """
 
     ops: tuple[Op, ...]
@@ -116,7 +154,12 @@ class Trace:
     training: bool
     shape_reads: frozenset[tuple[int, int]] = frozenset()
     on_cpu: bool = False
-    kinds: Mapping[str, type] = field(default_factory=dict)
+    classes: Mapping[str, type] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without classes that cannot be found by their names again, such as those of a function."""
+        found = {path: cls for path, cls in self.classes.items() if _is_importable(cls)}
+        return {**self.__dict__, "classes": found}
 
     @cached_property
     def _consumers(self) -> dict[int, tuple[Op, ...]]:
@@ -149,3 +192,112 @@ class Trace:
     def producer(self, value: int) -> Op | None:
         """The operation that made the value; None for inputs, parameters and constants."""
         return self._producers.get(value)
+
+
+Position = tuple[int, int, int, int]  # line, column, end line, end column
+
+
+Step = tuple[
+    str, CallSpan
+]  # the name of an operation, or "module " and the path of one, and where it is called
+
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True)
+class Expression:
+    """The expression that a site is.
+
+    Args:
+        place: where it stands in its file.
+        hole: where the part stands that is the map.
+        steps: what it runs, in order.
+        reader: which step reads the map first.
+        operand: which tensor among that step's arguments the map is.
+        function: the `torch.autograd.Function` that it applies, `module:qualname`, or "".
+    """
+
+    place: Position
+    hole: Position
+    steps: tuple[Step, ...]
+    reader: int
+    operand: int
+    function: str = ""
+
+
+class Progress(Generic[Key]):
+    """Follows the steps of expressions while a network runs, or through the record of a run.
+
+    Args:
+        expressions: of the sites, by what tells them, the path of the owner first.
+    """
+
+    def __init__(self, expressions: Mapping[tuple[str, Key], Expression]) -> None:
+        self._known = dict(expressions)
+        self._of: dict[tuple[str, Step], list[tuple[str, Key]]] = {}
+        for key, expression in self._known.items():
+            for step in dict.fromkeys(expression.steps):
+                self._of.setdefault((key[0], step), []).append(key)
+        self._at: dict[tuple[int, tuple[str, Key]], int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._known)
+
+    def step(self, call: int, owner: str, name: str, span: CallSpan | None) -> tuple[Key, int] | None:
+        """The expression that an operation, or a module's call, is part of, and which of its steps it is.
+
+        Args:
+            call: number of the owner's call.
+        """
+        if span is None:
+            return None
+        for key in self._of.get((owner, (name, span)), ()):
+            steps, at = self._known[key].steps, self._at.get((call, key), 0)
+            if steps[at] != (name, span):
+                at = 0
+            if steps[at] == (name, span):
+                self._at[call, key] = (at + 1) % len(steps)
+                return key[1], at
+            self._at[call, key] = 0
+        return None
+
+
+def executions(
+    run: Trace, owner: str, expression: Expression
+) -> Iterator[tuple[int, int, int, tuple[Op, ...]]]:
+    """(number of the owner's call, id of the map, id of the result, operations) of each evaluation in a run."""
+    progress = Progress({(owner, ""): expression})
+    given, ops = 0, list[Op]()
+    for call, name, span, inputs, outputs, inside in moments(run, owner):
+        found = progress.step(call, owner, name, span)
+        if found is None:
+            continue
+        at = found[1]
+        ops = [*(ops if at else ()), *inside]
+        if at == expression.reader and expression.operand < len(inputs):
+            given = inputs[expression.operand]
+        if at == len(expression.steps) - 1:
+            yield call, given, outputs[0], tuple(ops)
+
+
+Moment = tuple[int, str, CallSpan | None, tuple[int, ...], tuple[int, ...], tuple[Op, ...]]
+
+
+def moments(run: Trace, owner: str) -> list[Moment]:
+    """What the forward of `owner` itself runs, in order: operations and the calls of modules."""
+    found: list[tuple[int, Moment]] = []
+    for op in run.ops:
+        if op.module == owner:
+            found.append((op.index, (op.call, op.name, op.span, op.inputs, op.outputs, (op,))))
+    for call in run.calls:
+        if call.caller == owner and call.parent >= 0 and call.last_op >= call.first_op:
+            ops = run.ops[call.first_op : call.last_op + 1]
+            moment = (call.parent, module_step(call.path), call.span, call.inputs, call.outputs, ops)
+            found.append((call.first_op, moment))
+    return [moment for _, moment in sorted(found, key=lambda each: each[0])]
+
+
+def module_step(path: str) -> str:
+    """The name of a step that is the call of a module."""
+    return f"module {path}"

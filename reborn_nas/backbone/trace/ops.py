@@ -1,77 +1,259 @@
-"""Which rule an operation follows when widened channels meet it; what has no rule blocks."""
+"""The one table of torch's operations: what tracing, sites, widening and counting know of each.
+
+An operation is named as in the trace: the function's name without underscores at its ends (`relu_` is `relu`, `__add__`
+is `add`). `operation` looks it up; to support a new one, add it here.
+"""
 
 from __future__ import annotations
 
-from reborn_nas.backbone.widen import flow, reshaping
-from reborn_nas.backbone.widen.flow import Rule
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
-_POINTWISE = """
-    relu relu6 leaky_relu rrelu elu selu celu gelu silu mish hardswish hardsigmoid hardtanh hardshrink softshrink
-    tanhshrink sigmoid tanh softplus softsign logsigmoid threshold abs neg exp expm1 log log1p sqrt rsqrt square
-    reciprocal sign erf sin cos round floor ceil clamp clamp_min clamp_max clip nan_to_num logical_not invert bernoulli
-    dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout
-    contiguous to float half bfloat16 double type type_as clone detach requires_grad cpu cuda identity
-    zeros_like ones_like rand_like randn_like empty_like full_like
-"""
-_BROADCASTING = """
-    add sub rsub mul multiply div divide truediv true_divide floordiv pow maximum minimum where addcmul addcdiv lerp
-    eq ne lt le gt ge logical_and logical_or
-"""
-_POOLING = """
-    avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d lp_pool1d lp_pool2d
-    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
-    adaptive_max_pool3d pad interpolate upsample upsample_bilinear upsample_nearest
-"""
-_REDUCING = "mean sum amax amin prod std var var_mean std_mean logsumexp any all max min norm nanmean median"
-_FRESH = "new_empty new_zeros new_ones new_full new_tensor"
+from torch import nn
 
-# where an operation's dimensions stand among its arguments, where not second
-_DIM_PLACES = {"norm": 2}
 
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(_POINTWISE.split(), flow.pass_through),
-    **dict.fromkeys(_BROADCASTING.split(), flow.elementwise),
-    **dict.fromkeys(_POOLING.split(), flow.pooled),
-    **{
-        name: flow.along_dimensions(_DIM_PLACES.get(name, 1), "dim", keeps=False)
-        for name in _REDUCING.split()
-    },
-    **{name: flow.along_dimensions(1, "dim", keeps=True) for name in ("softmax", "log_softmax", "cumsum")},
-    "normalize": flow.along_dimensions(2, "dim", keeps=True),
-    **dict.fromkeys(_FRESH.split(), flow.made_new),
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), flow.convolution),
-    **dict.fromkeys(
-        ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), flow.transposed_convolution
-    ),
-    "linear": flow.linear,
-    "batch_norm": flow.batch_norm,
-    "layer_norm": flow.layer_norm,
-    "prelu": flow.prelu,
-    **dict.fromkeys(("cat", "concat", "concatenate"), flow.concatenation),
-    "stack": flow.stacking,
-    **dict.fromkeys(("matmul", "bmm"), flow.matrix_product),
-    **dict.fromkeys(("view", "reshape", "flatten"), reshaping.viewed),
-    **dict.fromkeys(("permute", "transpose", "swapaxes", "swapdims", "T", "mT"), reshaping.permuted),
-    **dict.fromkeys(("squeeze", "unsqueeze"), reshaping.squeezed),
-    "unflatten": reshaping.unflattened,
-    **dict.fromkeys(("expand", "expand_as"), reshaping.expanded),
-    **dict.fromkeys(
-        ("split", "chunk", "tensor_split", "unbind", "narrow", "select", "index_select"), reshaping.divided
-    ),
-    **dict.fromkeys(("roll", "flip"), reshaping.rolled),
-    "getitem": reshaping.indexed,
+@dataclass(frozen=True)
+class Operation:
+    """What is known of an operation. Flags first, then the names of rules; an unknown operation has none of them.
+
+    Args:
+        activation: it is an activation by itself, which is pointwise.
+        squashes: it bounds its result, as a gate does; it bends and bounds.
+        pointwise: it works on each element by itself and leaves the shape alone.
+        bounds: it may bound a factor in a gate that a module writes by hand.
+        bends: it makes a formula non-linear.
+        compares: its result is a truth value or a sign; it bends.
+        chooses: it takes one of several numbers at each place; it bends and joins.
+        joins: it may end a formula of several operations.
+        broadcasts: it is arithmetic that joins two maps, of which one may be smaller; it is pointwise.
+        plain: it may stand in a formula besides what is pointwise or bends.
+        by_hand: it may be a part of a hard-swish that is written out.
+        recognised: a formula that computes the same is named after it; `torch.nn.functional` or torch has it.
+        module: `torch.nn` has a module that computes it.
+        method: tensors have it as a method that takes numbers: `x.clamp(0)`.
+        inplace_flag: its `inplace` may be given by position.
+        quick: on the meta device an empty tensor of the input's shape does in its stead.
+        attribute: it is an attribute of tensors, such as `x.T`.
+        makes: its result holds none of its inputs' numbers.
+        from_numbers: it makes a tensor of numbers from outside of torch.
+        view: in eval mode it hands on the memory that it gets.
+        reshapes: it leaves the numbers of a stored parameter alone.
+        lends_shape: its second tensor only lends its shape or type.
+        spreads: it repeats its input over more places.
+        resizes: it resamples its input.
+        axis: how the channels' dimension moves (`sites.axes`).
+        widen: how widened channels pass (`widen.rules`); nothing passes without a rule.
+        blocks: in words, what widened channels meet there.
+        macs: how its multiply-accumulates are counted (`cost`).
+        dim_place: where the dimensions that it runs over stand among its arguments.
+    """
+
+    activation: bool = False
+    squashes: bool = False
+    pointwise: bool = False
+    bounds: bool = False
+    bends: bool = False
+    compares: bool = False
+    chooses: bool = False
+    joins: bool = False
+    broadcasts: bool = False
+    plain: bool = False
+    by_hand: bool = False
+    recognised: bool = False
+    module: bool = False
+    method: bool = False
+    inplace_flag: bool = False
+    quick: bool = False
+    attribute: bool = False
+    makes: bool = False
+    from_numbers: bool = False
+    view: bool = False
+    reshapes: bool = False
+    lends_shape: bool = False
+    spreads: bool = False
+    resizes: bool = False
+    axis: str = ""
+    widen: str = ""
+    blocks: str = ""
+    macs: str = ""
+    dim_place: int = 1
+
+    @property
+    def in_formula(self) -> bool:
+        """Whether it may be a step of a formula: one number at a time, no change of shape."""
+        return (self.pointwise or self.bends or self.plain) and self.axis != "reshape"
+
+
+OPERATIONS: dict[str, Operation] = {}
+_UNKNOWN = Operation()
+_IMPLIED = {
+    "activation": ("pointwise",),
+    "squashes": ("bends", "bounds"),
+    "compares": ("bends",),
+    "chooses": ("bends", "joins"),
+    "broadcasts": ("pointwise", "joins"),
 }
+# families of operations whose results have their channels in dimension 1: (B, C, …)
+_CHANNELS_SECOND = (
+    *("conv", "batch_norm", "group_norm", "instance_norm", "local_response_norm", "max_pool", "avg_pool"),
+    *("adaptive_", "interpolate", "upsample", "lp_pool", "pixel_"),
+)
+_CLASSES = {name.lower(): name for name in nn.modules.activation.__all__}
 
-# operations that block, in words
-BLOCKERS = {
-    "group_norm": "a group norm, whose statistics mix channels",
-    "local_response_norm": "a norm over neighbouring channels",
-    "einsum": "a matrix product (attention)",
-    "scaled_dot_product_attention": "attention",
-    "multi_head_attention_forward": "attention",
-    "pixel_shuffle": "a pixel shuffle of the channels",
-    "channel_shuffle": "a channel shuffle",
-    "setitem": "a write into a part of it",
-    "glu": "a split of the channels (GLU)",
-    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), "a recurrent layer"),
-}
+
+@lru_cache(maxsize=4096)
+def operation(name: str) -> Operation:
+    """What is known of the operation."""
+    found = OPERATIONS.get(name)
+    if found is None:
+        return Operation(axis="first") if name.startswith(_CHANNELS_SECOND) else _UNKNOWN
+    return found
+
+
+def module_class(name: str) -> str:
+    """The `torch.nn` class that computes an operation with the flag `module`: `leaky_relu` → `LeakyReLU`."""
+    return _CLASSES[name.replace("_", "")]
+
+
+def _add(names: str, flags: str = "", **rules: Any) -> None:
+    given = dict.fromkeys(flags.split(), True)
+    for flag in tuple(given):
+        given.update(dict.fromkeys(_IMPLIED.get(flag, ()), True))
+    fields: dict[str, Any] = {**given, **rules}
+    for name in names.split():
+        if name in OPERATIONS:
+            raise ValueError(f"{name!r} stands twice in the table of operations")
+        OPERATIONS[name] = Operation(**fields)
+
+
+# fmt: off
+# activations
+_add("prelu", "activation", widen="prelu")
+_add("elu hardswish mish relu silu", "activation inplace_flag module quick recognised", widen="same")
+_add("celu rrelu", "activation inplace_flag module", widen="same")
+_add("selu", "activation inplace_flag module recognised", widen="same")
+_add("gelu", "activation module quick recognised", widen="same")
+_add("leaky_relu", "activation inplace_flag method module quick", widen="same")
+_add("relu6", "activation bends inplace_flag module quick recognised", widen="same")
+_add("softplus", "activation module recognised", widen="same")
+
+# what bounds its result
+_add("glu", "squashes", blocks="a split of the channels (GLU)")
+_add("softmin", "squashes")
+_add("log_softmax softmax", "squashes", widen="along")
+_add("sigmoid tanh", "pointwise squashes recognised", widen="same")
+_add("hardsigmoid", "inplace_flag pointwise squashes recognised", widen="same")
+_add("logsigmoid", "module squashes", widen="same")
+
+# one number at a time, of one map
+_add(
+    "bernoulli cpu cuda double feature_alpha_dropout identity invert nan_to_num rand_like randn_like "
+    "requires_grad", widen="same",
+)
+_add("clamp_max cos log log1p sin sqrt square", "pointwise", widen="same")
+_add("alpha_dropout dropout1d dropout3d feature_dropout", "view", widen="same")
+_add("empty_like full_like ones_like zeros_like", "makes", widen="same")
+_add("logical_not reciprocal rsqrt type", "plain", widen="same")
+_add("abs exp expm1", "bends pointwise", widen="same")
+_add("ceil floor round", "bends", widen="same")
+_add("hardshrink softshrink tanhshrink", "module", widen="same")
+_add("clone half", "pointwise reshapes", widen="same")
+_add("contiguous float", "pointwise reshapes view", widen="same")
+_add("dropout dropout2d", "inplace_flag view", widen="same")
+_add("to type_as", "pointwise reshapes lends_shape view", widen="same")
+_add("bfloat16", "reshapes", widen="same")
+_add("clamp", "bends bounds by_hand method pointwise", widen="same")
+_add("clamp_min", "method pointwise", widen="same")
+_add("clip", "bends by_hand pointwise", widen="same")
+_add("detach", "plain reshapes view", widen="same")
+_add("erf", "bends bounds pointwise", widen="same")
+_add("hardtanh", "bends bounds by_hand inplace_flag module pointwise", widen="same")
+_add("neg", "pointwise quick", widen="same")
+_add("sign", "compares pointwise", widen="same")
+_add("softsign", "module pointwise", widen="same")
+_add("threshold", "inplace_flag pointwise", widen="same")
+
+# arithmetic of several maps
+_add("addcdiv addcmul divide eq floordiv lerp logical_and logical_or multiply ne true_divide", widen="elementwise")
+_add("add div mul sub truediv", "broadcasts", widen="elementwise")
+_add("ge gt le lt", "compares pointwise", widen="elementwise")
+_add("minimum where", "chooses pointwise", widen="elementwise")
+_add("pow rsub", "pointwise", widen="elementwise")
+_add("maximum", "bounds chooses method pointwise", widen="elementwise")
+
+# layers, reductions and moves of dimensions, which widened channels pass by a rule of their own
+_add("cumsum", widen="along")
+_add("normalize", widen="along", dim_place=2)
+_add("batch_norm", axis="first", widen="batch_norm")
+_add("cat concat concatenate", widen="concatenation")
+_add("conv1d conv2d conv3d", axis="first", widen="convolution", macs="convolution")
+_add("chunk narrow select split tensor_split", "view", widen="divided")
+_add("index_select", widen="divided")
+_add("unbind", "view", axis="unbind", widen="divided")
+_add("expand", "reshapes spreads view", widen="expanded")
+_add("expand_as", "reshapes lends_shape spreads view", widen="expanded")
+_add("getitem", "reshapes view", axis="getitem", widen="indexed")
+_add("layer_norm", axis="norm_last", widen="layer_norm")
+_add("linear", axis="last", widen="linear", macs="product")
+_add("new_empty new_full new_ones new_tensor new_zeros", "makes", widen="made_new")
+_add("bmm matmul", axis="product", widen="matrix_product", macs="product")
+_add("T mT", "attribute view", widen="permuted")
+_add("permute", "reshapes view", axis="permute", widen="permuted")
+_add("swapaxes swapdims", "view", axis="transpose", widen="permuted")
+_add("transpose", "reshapes view", axis="transpose", widen="permuted")
+_add("pad", widen="pooled")
+_add(
+    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d "
+    "adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d lp_pool1d lp_pool2d max_pool1d max_pool2d "
+    "max_pool3d upsample_bilinear upsample_nearest", axis="first", widen="pooled",
+)
+_add("interpolate", "reshapes resizes", axis="first", widen="pooled")
+_add("upsample", "resizes", axis="first", widen="pooled")
+_add("all any median nanmean prod std_mean var_mean", widen="reduced")
+_add("amax amin logsumexp mean std sum var", axis="reduced", widen="reduced")
+_add("max", "bounds chooses pointwise", axis="reduced", widen="reduced")
+_add("min", "chooses pointwise", axis="reduced", widen="reduced")
+_add("norm", axis="reduced", widen="reduced", dim_place=2)
+_add("flip roll", widen="rolled")
+_add("squeeze", "reshapes view", axis="reduced", widen="squeezed")
+_add("unsqueeze", "reshapes view", axis="unsqueeze", widen="squeezed")
+_add("stack", axis="stack", widen="stacking")
+_add(
+    "conv_transpose1d conv_transpose2d conv_transpose3d", axis="first", widen="transposed", macs="transposed",
+)
+_add("unflatten", "view", axis="reshape", widen="unflattened")
+_add("flatten", "reshapes view", axis="flatten", widen="viewed")
+_add("reshape view", "pointwise reshapes view", axis="reshape", widen="viewed")
+
+# what widened channels do not pass
+_add("gru lstm rnn_relu rnn_tanh", blocks="a recurrent layer")
+_add("channel_shuffle", blocks="a channel shuffle")
+_add("einsum", macs="einsum", blocks="a matrix product (attention)")
+_add("multi_head_attention_forward", blocks="attention")
+_add("setitem", "joins plain", blocks="a write into a part of it")
+_add("group_norm", axis="first", blocks="a group norm, whose statistics mix channels")
+_add("local_response_norm", axis="first", blocks="a norm over neighbouring channels")
+_add("pixel_shuffle", axis="first", blocks="a pixel shuffle of the channels")
+_add("scaled_dot_product_attention", axis="last", macs="attention", blocks="attention")
+
+# what widened channels do not meet, or do not pass for want of a rule
+_add("alias as_strided broadcast_to diagonal moveaxis movedim ravel split_with_sizes t", "view")
+_add("empty full ones scalar_tensor zeros", "makes")
+_add("H imag mH real", "attribute")
+_add("asarray from_numpy frombuffer", "from_numbers")
+_add("repeat repeat_interleave tile", "spreads")
+_add("addmm baddbmm", macs="added_product")
+_add("as_tensor tensor", "from_numbers makes")
+_add("atan", "pointwise")
+_add("bool", "plain")
+_add("data", "attribute plain")
+_add("heaviside", "compares")
+_add("masked_fill", "bends joins")
+_add("mm", macs="product")
+_add("bilinear embedding", axis="last")
+_add("rms_norm", axis="norm_last")
+_add("rmatmul", axis="product", macs="product")
+_add("reshape_as", "lends_shape", axis="reshape")
+_add("view_as", "lends_shape view", axis="reshape")
+# fmt: on

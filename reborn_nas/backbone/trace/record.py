@@ -1,13 +1,15 @@
-"""Collects what a running model does: module hooks keep a stack, a `TorchFunctionMode` sees each operation.
+"""Record one forward run: module hooks keep a stack, a `TorchFunctionMode` sees each operation.
 
-Values are tensors mapped by identity; references are kept, so that no identity is used twice.
+The model is copied to the meta device: no data is copied and nothing is computed. Values are tensors mapped by
+identity; references are kept, so that no identity is used twice.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -15,9 +17,120 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from reborn_nas.backbone.trace.events import ModuleCall, Op, Trace, Value, ValueRef
-from reborn_nas.backbone.trace.replica import replace_tensors, tensors_in
-from reborn_nas.backbone.trace.spans import CallSpan, SpanFinder, Spot
+from reborn_nas.backbone.load.third_party import place_of, quiet, reason_of, way_out
+from reborn_nas.backbone.trace.call_site import SpanFinder, Spot
+from reborn_nas.backbone.trace.graph import CallSpan, ModuleCall, Op, Trace, Value, ValueRef
+from reborn_nas.backbone.trace.inputs import arguments, call_text, moved
+from reborn_nas.backbone.trace.ops import operation
+from reborn_nas.backbone.trace.replica import replace_tensors, replicate, tensors_in
+from reborn_nas.errors import ConversionError
+
+__all__ = ["CallSpan", "ModuleCall", "Op", "Trace", "Value", "ValueRef", "trace", "trace_modes"]
+
+
+def trace(model: nn.Module, inputs: Any, *, training: bool) -> Trace:
+    """Run `model` once on a meta-device copy and record it. The model itself is never changed.
+
+    Args:
+        inputs: as `inputs.inputs_of` returns them; on the meta device only shapes and dtypes matter.
+        training: record the forward of train mode instead of eval mode.
+
+    A forward that needs real numbers (`.item()`, an operation without a meta kernel) runs on the CPU instead.
+
+    Raises:
+        ConversionError: when the forward runs on neither; names the module and the reason.
+    """
+    return _trace(_Replicas(model), inputs, training)
+
+
+def trace_double(double: nn.Module, inputs: Any, *, training: bool, quick: bool = False) -> Trace:
+    """`trace` of a meta-device model that is a copy itself: it is run as it is, and left in the mode asked for.
+
+    Args:
+        quick: skip torch's meta kernels of point-wise activations (`Recorder`).
+    """
+    replicas = _Replicas(double)
+    replicas["meta"] = double
+    return _trace(replicas, inputs, training, quick)
+
+
+def trace_modes(model: nn.Module, inputs: Any) -> tuple[Trace, Trace | None]:
+    """`trace` in eval mode and in train mode, with one copy of the model.
+
+    The second is None where train mode wants more than these inputs, such as targets of a loss in the forward.
+
+    Raises:
+        ConversionError: when the forward of eval mode runs on neither device.
+    """
+    replicas = _Replicas(model)
+    in_eval = _trace(replicas, inputs, training=False)
+    try:
+        return in_eval, _trace(replicas, inputs, training=True)
+    except ConversionError:
+        return in_eval, None
+
+
+class _Replicas(dict[str, nn.Module]):
+    """Copies of one model by device, made when first asked for."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def __missing__(self, device: str) -> nn.Module:
+        self[device] = replicate(self.model, device)
+        return self[device]
+
+
+class _RunError(Exception):
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where}: {reason}")
+        self.where, self.reason = where, reason
+
+
+def _trace(replicas: _Replicas, inputs: Any, training: bool, quick: bool = False) -> Trace:
+    try:
+        return _run(
+            replicas["meta"], *arguments(moved(inputs, "meta")), training=training, device="meta", quick=quick
+        )
+    except _RunError as error:
+        on_meta = error
+    try:
+        return _run(replicas["cpu"], *arguments(moved(inputs, "cpu")), training=training, device="cpu")
+    except _RunError as on_cpu:
+        raise ConversionError(
+            f"{type(replicas.model).__name__}: called with {call_text(inputs)}, the forward fails in {on_cpu.where}: "
+            f"{on_cpu.reason}; {way_out(on_cpu.reason, 'give input_size or example_inputs that the network takes')}"
+            + ("; a list is one argument, several go into a tuple" if isinstance(inputs, list) else "")
+        ) from on_meta
+
+
+def _run(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    training: bool,
+    device: str,
+    quick: bool = False,
+) -> Trace:
+    recorder = Recorder(model, (args, kwargs), quick=quick)
+    model.train(training)
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(quiet(device))  # a forward that draws numbers does the same in each trace
+        stack.enter_context(recorder.attached())
+        stack.enter_context(recorder)
+        try:
+            output = model(*args, **kwargs)
+        except (Exception, SystemExit) as error:
+            raise _RunError(recorder.where(place_of(error)), reason_of(error)) from error
+    return replace(
+        recorder.finish(output, training),
+        on_cpu=device == "cpu",
+        classes={path: type(module) for path, module in model.named_modules()},
+    )
+
 
 _IN_PLACE_DUNDER = frozenset(
     {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ior__", "__iand__", "__ipow__"}
@@ -106,7 +219,7 @@ class Recorder(TorchFunctionMode):
             {key: replace_tensors(value, self._ref) for key, value in kwargs.items()},
         )
         result = self._shortcut(name, args) if tensors and tensors[0].is_meta else None
-        if result is None and self.quick and name in _POINTWISE and not _writes(func, name, args, kwargs):
+        if result is None and self.quick and operation(name).quick and not _writes(func, name, args, kwargs):
             result = torch.empty_like(args[0]) if args and args[0].is_meta else None
         result = func(*args, **kwargs) if result is None else result
         made = list(tensors_in(args[0] if name == "setitem" else result))
@@ -214,7 +327,7 @@ def function_name(func: Any) -> str | None:
     name = getattr(func, "__name__", "") or ""
     if name == "__get__":
         name = getattr(getattr(func, "__self__", None), "__name__", "") or ""
-        return name if name in ("T", "mT", "H", "mH", "data", "real", "imag") else None
+        return name if operation(name).attribute else None
     if name == "__set__":
         return None
     if name in _IN_PLACE_DUNDER:
@@ -236,23 +349,4 @@ def _writes(func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, An
     if raw.endswith("_") and not raw.endswith("__"):
         return True
     # F.relu(x, True): the flag by position
-    return any(argument is True for argument in args[1:]) and name in _POSITIONAL_INPLACE
-
-
-_POINTWISE = frozenset({"relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "mish", "hardswish", "neg"})
-_POSITIONAL_INPLACE = frozenset(
-    {
-        "relu",
-        "relu6",
-        "leaky_relu",
-        "elu",
-        "selu",
-        "celu",
-        "silu",
-        "mish",
-        "hardswish",
-        "hardsigmoid",
-        "hardtanh",
-    }
-    | {"rrelu", "threshold", "dropout", "dropout2d"}
-)
+    return any(argument is True for argument in args[1:]) and operation(name).inplace_flag

@@ -1,43 +1,27 @@
-"""Carry out a widening: tensors grow, modules learn their new widths, grouped convolutions regroup their input."""
+"""Carry out a widening: tensors grow, modules learn their new widths, layers of the registry take their other form.
+
+RepVGG, MobileOne, GhostNetV3, LeViT and the like fuse their branches, when timm's `reparameterize_model` asks for it,
+by formulas for the plain convolutions and norms that they were built of. Where one of these has another form behind
+doubled channels, the fused block would compute something else: `Unfused` keeps its branches.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from timm.layers.cond_conv2d import CondConv2d
 from torch import Tensor, nn
 
-from reborn_nas.backbone.forward.unfused import leave_unfused
-from reborn_nas.backbone.layers.channelmap import ChannelMap
-from reborn_nas.backbone.layers.cut import make_cut
-from reborn_nas.backbone.layers.regrouped import make_line, make_regrouped, make_split
-from reborn_nas.backbone.layers.standardised import make_partly_standardised
-from reborn_nas.backbone.layers.steps import Widening, WidenStep
+from reborn_nas.backbone.forward.rewrite import rewritten
+from reborn_nas.backbone.layers.registry import Layer, layer_for
+from reborn_nas.backbone.layers.steps import ACTIONS, ChannelMap, Widening, WidenStep
 from reborn_nas.errors import ConversionError
 
 WidenInit = Literal["zero", "xavier"]
 
-# what a module calls the width that a step changes
-_WIDTHS = {
-    "consume": ("in_channels", "in_features"),
-    "repeat": ("out_channels", "out_features"),
-    "norm": ("num_features",),
-    "copy": ("num_parameters",),
-    "filter": ("channels",),
-    "line": (),
-    "standardised": ("in_channels",),
-    "split": (),
-    "shuffle": (),
-    "halve": (),
-    "width": (),
-    "cut": (),
-    "depthwise": ("in_channels", "out_channels", "groups"),
-    "experts": (),
-}
-_FORMS = ("line", "split", "shuffle", "halve", "cut")  # actions that change a module's form and no tensor
-_CONSUMING = ("consume", "standardised")
 _FRESH = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
 
 
@@ -62,43 +46,22 @@ def apply_widening(
         ConversionError: where the model is not the network that the widening was made for.
     """
     modules = dict(model.named_modules())
-    kinds = {step.module: type(modules.get(step.module)) for step in widening.steps}
+    classes = {step.module: type(modules.get(step.module)) for step in widening.steps}
     holders = _holders(model)
     for step in widening.steps:
         module = modules.get(step.module)
         if module is None:
             raise ConversionError(f"the network has no module '{step.module}', which a plan wants to widen")
-        for name in step.tensors:
-            if step.action == "width":
-                if not isinstance(getattr(module, name, None), int):
-                    raise ConversionError(f"'{step.module}' holds no width in {name!r}, as the plan has it")
-                setattr(module, name, step.channels.width)
-            elif step.action not in _FORMS:
-                _grow(module, name, step, init, generator, holders)
-        for width in _WIDTHS[step.action]:
+        action, layer = ACTIONS[step.action], layer_for(step, module)
+        for name in step.tensors if action.grows else ():
+            new = _grown(module, name, step, layer, init, generator)
+            _hold(module, name, new, holders)
+        for width in action.widths:
             if isinstance(getattr(module, width, None), int):
                 setattr(module, width, step.channels.width)
-        if step.action == "line":
-            make_line(module, step.channels, step.module)
-        elif step.action == "split":
-            make_split(module, step.channels, step.module)
-        elif step.action == "cut":
-            make_cut(module, step.channels, step.module)
-        elif step.action in ("shuffle", "halve"):
-            from reborn_nas.backbone.widen.shuffled import (
-                make_halved,
-                make_shuffled,
-            )  # torchvision is slow to import
-
-            (make_shuffled if step.action == "shuffle" else make_halved)(module, step.channels, step.module)
-        elif step.action == "standardised":
-            make_partly_standardised(module, step.groups, step.channels, step.module)
-        elif step.groups > 1 and step.action in ("consume", "experts"):
-            make_regrouped(module, step.groups, step.channels, step.module)
-    leave_unfused(
-        model,
-        {step.module for step in widening.steps if type(modules[step.module]) is not kinds[step.module]},
-    )
+        layer.apply(module, step)
+    changed = {path for path, cls in classes.items() if type(modules[path]) is not cls}
+    leave_unfused(model, changed)
     return model
 
 
@@ -112,36 +75,42 @@ def _holders(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     return found
 
 
-def _grow(
+def _grown(
     module: nn.Module,
     name: str,
     step: WidenStep,
+    layer: Layer,
     init: WidenInit,
     generator: torch.Generator | None,
-    holders: dict[int, list[tuple[nn.Module, str]]],
-) -> None:
+) -> Tensor:
+    """The tensor `name` of the module, grown as the step says."""
     old = getattr(module, name, None)
     if not isinstance(old, Tensor):
         raise ConversionError(f"'{step.module}' has no tensor {name!r}, which a plan wants to widen")
-    groups = step.groups if step.action in (*_CONSUMING, "experts") else 1
-    width = module.weight_shape[1] if isinstance(module, CondConv2d) else old.shape[step.dim]
-    if width * groups != step.channels.size:
-        raise ConversionError(
-            f"'{step.module}.{name}' has {width * groups} channels, but the plan was made for "
-            f"{step.channels.size}; make the plan anew for this network"
-        )
+    grows = ACTIONS[step.action].grows
+    groups = step.groups if grows == "columns" else 1
+
+    def widen(tensor: Tensor) -> Tensor:
+        channels = tensor.shape[step.dim] * groups
+        if channels != step.channels.size:
+            raise ConversionError(
+                f"'{step.module}.{name}' has {channels} channels, but the plan was made for "
+                f"{step.channels.size}; make the plan anew for this network"
+            )
+        if grows == "columns":
+            return _consuming(tensor, step.dim, groups, step.channels, init, generator)
+        if grows == "fresh":
+            return _with_fresh(tensor, step.channels, _FRESH[name])
+        return tensor.index_select(step.dim, torch.tensor(step.channels.sources(), device=tensor.device))
+
     with torch.no_grad():
-        if step.action in _CONSUMING:
-            new = _consuming(old, step.dim, step.groups, step.channels, init, generator)
-        elif isinstance(module, CondConv2d):
-            new = _routed(module, old, step, init, generator)
-        elif step.action == "norm":
-            new = _with_fresh(old, step.channels, _FRESH[name])
-        else:
-            new = old.index_select(step.dim, torch.tensor(step.channels.sources(), device=old.device))
-    if isinstance(old, nn.Parameter):
-        new = nn.Parameter(new, requires_grad=old.requires_grad)
-    places = holders.pop(id(old), [(module, name)])
+        new = layer.grow(module, old, widen)
+    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
+def _hold(module: nn.Module, name: str, new: Tensor, holders: dict[int, list[tuple[nn.Module, str]]]) -> None:
+    """Put a tensor in every place where the one that it replaces is held."""
+    places = holders.pop(id(getattr(module, name)), [(module, name)])
     holders[id(new)] = places
     for holder, held in places:
         (holder._parameters if held in holder._parameters else holder._buffers)[held] = new  # type: ignore[assignment]
@@ -175,17 +144,6 @@ def _consuming(
     return picked.flatten(0, 1).movedim(1, dim).contiguous()
 
 
-def _routed(
-    conv: Any, old: Tensor, step: WidenStep, init: WidenInit, generator: torch.Generator | None
-) -> Tensor:
-    """The weights of a `CondConv2d`, one row an expert."""
-    experts = old.reshape(-1, *conv.weight_shape)  # (experts, out, in / groups, k, k)
-    new = torch.stack([_consuming(w, 1, step.groups, step.channels, init, generator) for w in experts])
-    conv.weight_shape = tuple(new.shape[1:])
-    conv.in_channels = conv.weight_shape[1] * conv.groups
-    return new.flatten(1)
-
-
 def _new_columns(rows: Tensor, init: WidenInit, width: int, generator: torch.Generator | None) -> Tensor:
     """Free columns (groups, out, width, …), as many as the widened weight has at most."""
     shape = (*rows.shape[:2], width, *rows.shape[3:])
@@ -211,3 +169,33 @@ def _with_fresh(old: Tensor, channels: ChannelMap, value: float) -> Tensor:
     """Per-channel numbers with `value` for the extra channels."""
     kept = torch.tensor(channels.kept(), device=old.device)
     return old.new_full((channels.width,), value).index_copy(0, kept, old.detach())
+
+
+# what `reparameterize_model` calls; `fuse` gives the module that takes the place
+_FUSING = ("fuse", "reparameterize", "switch_to_deploy")
+
+
+@dataclass(frozen=True)
+class Unfused:
+    """The change of such a class. Pickled with its instances."""
+
+    def methods(self, base: type) -> dict[str, Any]:
+        """The methods that fuse, each leaving the module alone."""
+        return {name: _itself if name == "fuse" else _nothing for name in _FUSING if hasattr(base, name)}
+
+
+def leave_unfused(model: nn.Module, changed: Collection[str]) -> None:
+    """Let every block of `model` around the modules at the paths `changed` keep its branches."""
+    paths = {path[:end] for path in changed for end, letter in enumerate(path) if letter == "."}
+    for path in sorted(paths | set(changed)):
+        block = model.get_submodule(path)
+        if block is not model and any(hasattr(block, name) for name in _FUSING):
+            block.__class__ = rewritten(type(block), Unfused())
+
+
+def _itself(self: nn.Module) -> nn.Module:
+    return self
+
+
+def _nothing(self: nn.Module) -> None:
+    return None

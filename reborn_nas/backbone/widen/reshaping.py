@@ -1,26 +1,27 @@
-"""How widened channels pass the operations that only move or regroup dimensions: view, permute, flatten, index."""
+"""How widened channels pass the operations that only move or regroup dimensions: view, permute, flatten, index.
+
+Where the sizes in a view come from is read off its source. Widened channels pass `x.view(B, C, H * W)` with C from
+`x.shape`, and do not pass `x.view(B, 64, H * W)`.
+"""
 
 from __future__ import annotations
 
+import ast
+import linecache
+import re
+from collections.abc import Callable
+from functools import lru_cache
 from math import prod
 from typing import Any
 
-from reborn_nas.backbone.trace.trace import ValueRef
-from reborn_nas.backbone.widen.flow import Blocked, Outcome, Scene, Wide
-from reborn_nas.backbone.widen.known_layers import experts, halved, known_split, shuffled, whole_cut
-from reborn_nas.backbone.widen.sizes import fixes_size
+from reborn_nas.backbone.layers.registry import Blocked, Outcome, Scene, Wide
+from reborn_nas.backbone.trace.call_site import function_tree
+from reborn_nas.backbone.trace.graph import CallSpan, Op, ValueRef
 
 
 def viewed(scene: Scene) -> Outcome:
     """view, reshape, flatten: the channels keep a dimension of their own or merge with what lies behind them."""
-    value, wide = scene.subject("self" if scene.op.name != "flatten" else "input")
-    whole = shuffled(scene.trace, scene.op, wide.channels) if wide.dim == 1 else None
-    if whole is not None:
-        result, channels, reorder = whole
-        return Outcome((None,), (reorder,), beyond=((result, Wide(1, channels)),))
-    step = experts(scene.trace, scene.op, wide.channels) if wide.dim == 1 else None
-    if step is not None:
-        return scene.narrow(step)
+    value, wide = scene.subject()
     old, new = scene.shape(value), scene.shape(scene.op.outputs[0])
     outcome = regrouped(old, new, wide)
     if scene.op.name in ("view", "reshape"):
@@ -81,7 +82,7 @@ def _sizes(scene: Scene) -> tuple[Any, ...] | None:
 
 
 def permuted(scene: Scene) -> Outcome:
-    """permute, transpose, movedim, T: the channels' dimension moves."""
+    """permute, transpose, T: the channels' dimension moves."""
     value, wide = scene.subject()
     rank = len(scene.shape(value))
     name = scene.op.name
@@ -90,13 +91,13 @@ def permuted(scene: Scene) -> Outcome:
         given = list(scene.op.args[1:]) or [scene.arg(1, "dims")]
         given = list(given[0]) if isinstance(given[0], list | tuple) else given
         order = [int(d) % rank for d in given]
-    elif name in ("T", "mT", "H", "mH", "adjoint", "t"):
-        order = order[::-1] if name in ("T", "t") else [*order[:-2], order[-1], order[-2]]
-    elif name in ("transpose", "swapaxes", "swapdims"):
+    elif name == "T":
+        order = order[::-1]
+    elif name == "mT":
+        order = [*order[:-2], order[-1], order[-2]]
+    else:
         a, b = (int(scene.arg(i, n, scene.op.kwargs.get(m))) % rank for i, n, m in _PAIR)
         order[a], order[b] = order[b], order[a]
-    else:
-        raise Blocked(f"{name} of its dimensions")
     return scene.same(Wide(order.index(wide.dim), wide.channels))
 
 
@@ -156,17 +157,12 @@ def expanded(scene: Scene) -> Outcome:
 
 def divided(scene: Scene) -> Outcome:
     """split, chunk, unbind, narrow, select along another dimension."""
-    value, wide = scene.subject("tensor" if scene.op.name in ("split", "tensor_split") else "input")
+    value, wide = scene.subject()
     rank = len(scene.shape(value))
     place, default = (1, 0) if scene.op.name in ("unbind", "select", "narrow", "index_select") else (2, 0)
     dim = int(scene.arg(place, "dim", default)) % rank
     if dim == wide.dim:
-        known = known_split(scene.trace, scene.op, wide.channels) or halved(
-            scene.trace, scene.op, wide.channels
-        )
-        if known is None:
-            raise Blocked(f"a {scene.op.name} of the channels")
-        return Outcome(tuple(Wide(dim, part) for part in known[0]), (known[1],))
+        raise Blocked(f"a {scene.op.name} of the channels")
     drops = scene.op.name in ("unbind", "select")
     return scene.same(Wide(wide.dim - (drops and dim < wide.dim), wide.channels))
 
@@ -202,10 +198,9 @@ def indexed(scene: Scene) -> Outcome:
         if item is None:
             position += 1
         elif dim == wide.dim:
-            step = None if item == slice(None) else whole_cut(scene.trace, scene.op, item, wide.channels)
-            if item != slice(None) and step is None:
+            if item != slice(None):
                 raise Blocked("a slice of the channels")
-            return Outcome((Wide(position, wide.channels),), () if step is None else (step,))
+            return scene.same(Wide(position, wide.channels))
         else:
             dim += 1
             position += isinstance(item, slice)
@@ -214,3 +209,82 @@ def indexed(scene: Scene) -> Outcome:
 
 def _listed(dims: Any) -> list[int]:
     return [int(d) for d in dims] if isinstance(dims, list | tuple) else [int(dims)]
+
+
+def fixes_size(span: CallSpan | None, dim: int) -> bool:
+    """Whether the source of a view gives the size of `dim` as a number or an attribute of self, not from a shape."""
+    given = None if span is None else _given(span)
+    if given is None:
+        return True
+    if dim >= len(given):
+        return False
+    return not any(isinstance(node, ast.Name) and node.id != "self" for node in ast.walk(given[dim]))
+
+
+@lru_cache(maxsize=4096)
+def _given(span: CallSpan) -> tuple[ast.expr, ...] | None:
+    """The sizes in the source of a view; None where the call is another, whose source is not looked for."""
+    lines = [linecache.getline(span.filename, n) for n in range(span.line, span.end_line + 1)]
+    text = "".join(lines).encode()
+    tail = len(lines[-1].encode()) - span.end_column if lines else 0
+    try:
+        call = ast.parse(text[span.column : len(text) - tail].decode().strip(), mode="eval").body
+    except (SyntaxError, UnicodeDecodeError, IndexError):
+        return None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute | ast.Name):
+        return None
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id
+    if name not in ("view", "reshape"):
+        return None  # the view stands in a function that this method calls
+    given: list[ast.expr] = list(call.args)
+    if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name):
+        given = given[1:] if call.func.value.id in ("torch", "F") else given
+    if len(given) == 1 and isinstance(given[0], ast.Tuple | ast.List):
+        given = list(given[0].elts)
+    return tuple(given)
+
+
+def takes_size(op: Op, size: int, dim: int) -> bool:
+    """Whether a view makes a dimension of `size`, by a name that its forward bound to dimension `dim` of a shape."""
+    given = op.args[1:]
+    sizes = given[0] if len(given) == 1 and isinstance(given[0], list | tuple) else given
+    if op.span is None or size not in sizes:
+        return False
+    names = _read_off(op.span.filename, op.span.first_line, dim)
+    return any(
+        each == size and any(isinstance(node, ast.Name) and node.id in names for node in ast.walk(text))
+        for each, text in zip(sizes, _given(op.span) or ())
+    )
+
+
+@lru_cache(maxsize=4096)
+def _read_off(filename: str, first_line: int, dim: int) -> frozenset[str]:
+    """Names that a function binds to dimension `dim` of a shape: `B, C, H, W = x.shape`, `C = x.size(1)`."""
+    tree = function_tree(filename, first_line)
+    names = set()
+    for node in ast.walk(tree) if tree is not None else ():
+        if not isinstance(node, ast.Assign) or not _SHAPE.search(ast.unparse(node.value)):
+            continue
+        for target in node.targets:
+            if isinstance(target, ast.Name):
+                names.add(target.id)
+            elif isinstance(target, ast.Tuple) and dim < len(target.elts):
+                element = target.elts[dim]
+                names.update([element.id] if isinstance(element, ast.Name) else [])
+    return frozenset(names)
+
+
+_SHAPE = re.compile(r"\.shape\b|\.size\(")
+
+
+RULES: dict[str, Callable[[Scene], Outcome]] = {
+    "viewed": viewed,
+    "permuted": permuted,
+    "squeezed": squeezed,
+    "unflattened": unflattened,
+    "expanded": expanded,
+    "divided": divided,
+    "rolled": rolled,
+    "indexed": indexed,
+}
+"""Name in the table of operations → rule."""

@@ -6,111 +6,13 @@ may want other values widened too (the gate of a squeeze-excite). What no rule p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from math import prod
-from typing import Any
 
-from timm.layers.blur_pool import BlurPool2d
-from torch import nn
-
-from reborn_nas.backbone.layers.channelmap import ChannelMap
-from reborn_nas.backbone.layers.steps import Action, WidenStep
-from reborn_nas.backbone.trace.trace import Op, Trace, ValueRef
-from reborn_nas.backbone.widen.known_layers import regroups, repeats_alike, standardised_weight
-
-
-class Blocked(Exception):
-    """An operation that widened channels cannot pass; the text follows "… by" and names no module."""
-
-
-@dataclass(frozen=True)
-class Wide:
-    """A value is wider than in the trace: along dimension `dim`, as `channels` says."""
-
-    dim: int
-    channels: ChannelMap
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a rule found.
-
-    Args:
-        outputs: for each output of the operation, how it is widened.
-        steps: tensors that must be widened for it.
-        wanted: values that must be widened as well, with how.
-        beyond: values behind several operations that one known function makes together, with how.
-    """
-
-    outputs: tuple[Wide | None, ...]
-    steps: tuple[WidenStep, ...] = ()
-    wanted: tuple[tuple[int, Wide], ...] = ()
-    beyond: tuple[tuple[int, Wide], ...] = ()
-
-
-@dataclass
-class Scene:
-    """One operation with its trace and what is known to be widened."""
-
-    trace: Trace
-    op: Op
-    wide: Mapping[int, Wide]
-    _bound: dict[str, Any] = field(default_factory=dict)
-
-    def arg(self, place: int, name: str, default: Any = None) -> Any:
-        """The argument at `place` or called `name`."""
-        if place < len(self.op.args):
-            return self.op.args[place]
-        return self.op.kwargs.get(name, default)
-
-    def tensor(self, place: int, name: str) -> int | None:
-        """The id of the tensor argument at `place` or called `name`."""
-        found = self.arg(place, name)
-        return found.id if isinstance(found, ValueRef) else None
-
-    def shape(self, value: int) -> tuple[int, ...]:
-        """The value's shape in the trace."""
-        return self.trace.values[value].shape
-
-    def subject(self, name: str = "input") -> tuple[int, Wide]:
-        """The first tensor argument, which must be the only widened one."""
-        found = self.tensor(0, name)
-        if (
-            found is None
-            or found not in self.wide
-            or any(v in self.wide for v in self.op.inputs if v != found)
-        ):
-            raise Blocked("a tensor argument that is no feature map")
-        return found, self.wide[found]
-
-    def same(self, wide: Wide) -> Outcome:
-        """All outputs are widened alike."""
-        return Outcome((wide,) * len(self.op.outputs))
-
-    def narrow(self, *steps: WidenStep) -> Outcome:
-        """No output is widened."""
-        return Outcome((None,) * len(self.op.outputs), steps)
-
-    def step(
-        self, action: Action, tensors: Sequence[int | None], dim: int, channels: ChannelMap, groups: int = 1
-    ) -> WidenStep:
-        """A step on `tensors`, which must be parameters or buffers of one module."""
-        names = [self.trace.values[value].param for value in tensors if value is not None]
-        if any(name is None for name in names):
-            raise Blocked("a weight that is computed, not stored")
-        owners = {name.rpartition(".")[0] for name in names if name}
-        if len(owners) != 1:
-            raise Blocked("weights that belong to several modules")
-        return WidenStep(
-            action,
-            owners.pop(),
-            tuple(name.rpartition(".")[2] for name in names if name),
-            dim,
-            groups,
-            channels,
-        )
-
+from reborn_nas.backbone.layers.registry import Blocked, Outcome, Scene, Wide, layer_of
+from reborn_nas.backbone.layers.steps import ChannelMap
+from reborn_nas.backbone.trace.graph import Op, Trace, ValueRef
+from reborn_nas.backbone.trace.ops import operation
 
 Rule = Callable[[Scene], Outcome]
 
@@ -138,24 +40,32 @@ def pooled(scene: Scene) -> Outcome:
     return scene.same(wide)
 
 
-def along_dimensions(place: int, name: str, keeps: bool) -> Rule:
-    """Operations over given dimensions: softmax, cumsum (`keeps` the shape) or mean, sum, amax (reduces)."""
+def along(scene: Scene) -> Outcome:
+    """Operations over given dimensions that keep the shape: softmax, cumsum."""
+    value, wide = scene.subject()
+    if wide.dim in _dimensions(scene, value):
+        raise Blocked("a softmax or sum over the channels")
+    return scene.same(wide)
 
-    def rule(scene: Scene) -> Outcome:
-        value, wide = scene.subject()
-        rank = len(scene.shape(value))
-        dims = scene.arg(place, name, scene.op.kwargs.get("axis"))
-        if dims is None or isinstance(dims, str | ValueRef):
-            raise Blocked("a reduction over the channels")
-        over = {d % rank for d in (dims if isinstance(dims, list | tuple) else [dims])} or set(range(rank))
-        if wide.dim in over:
-            raise Blocked("a softmax or sum over the channels" if keeps else "a reduction over the channels")
-        shape = scene.shape(scene.op.outputs[0])
-        if keeps or len(shape) == rank:
-            return scene.same(wide)
-        return scene.same(Wide(wide.dim - sum(d < wide.dim for d in over), wide.channels))
 
-    return rule
+def reduced(scene: Scene) -> Outcome:
+    """Operations over given dimensions, which go or keep one element: mean, sum, amax."""
+    value, wide = scene.subject()
+    over = _dimensions(scene, value)
+    if wide.dim in over:
+        raise Blocked("a reduction over the channels")
+    if len(scene.shape(scene.op.outputs[0])) == len(scene.shape(value)):
+        return scene.same(wide)
+    return scene.same(Wide(wide.dim - sum(dim < wide.dim for dim in over), wide.channels))
+
+
+def _dimensions(scene: Scene, value: int) -> set[int]:
+    """The dimensions of `value` that the operation runs over."""
+    rank = len(scene.shape(value))
+    dims = scene.arg(operation(scene.op.name).dim_place, "dim", scene.op.kwargs.get("axis"))
+    if dims is None or isinstance(dims, str | ValueRef):
+        raise Blocked("a reduction over the channels")
+    return {dim % rank for dim in (dims if isinstance(dims, list | tuple) else [dims])} or set(range(rank))
 
 
 def elementwise(scene: Scene) -> Outcome:
@@ -193,7 +103,7 @@ def is_stored(trace: Trace, value: int) -> bool:
     """Whether the value is a parameter or buffer, reshaped perhaps."""
     while trace.values[value].param is None:
         op = trace.producer(value)
-        if op is None or op.name not in RESHAPING:
+        if op is None or not operation(op.name).reshapes:
             return False
         value = op.inputs[0]
     return True
@@ -219,28 +129,13 @@ def convolution(scene: Scene) -> Outcome:
     if weight is None:
         raise Blocked("a convolution without a weight")
     if wide.dim == rank - 1 and scene.op.name == "conv1d":
-        return _along_line(scene, weight, wide)
+        raise Blocked("a convolution along the channels")
     if wide.dim != rank - spatial_rank(scene.op) - 1:
         raise Blocked("a convolution over the channels")
-    if scene.trace.kinds.get(scene.op.module) is BlurPool2d and scene.shape(weight)[:2] == (groups, 1):
-        return Outcome((wide,), (scene.step("filter", (weight,), 0, wide.channels, groups),))
-    stored = standardised_weight(scene.trace, scene.op, weight)
-    if stored is not None and (groups == 1 or repeats_alike(wide.channels, groups)):
-        owner, _, tensor = stored.rpartition(".")
-        return scene.narrow(WidenStep("standardised", owner, (tensor,), 1, groups, wide.channels))
     step = scene.step("consume", (weight,), 1, wide.channels, groups)
-    if groups > 1 and not regroups(scene.trace, scene.op):
+    if groups > 1 and not scene.layer.regroups:
         raise Blocked(f"a convolution in {groups} groups whose forward is not PyTorch's own")
     return scene.narrow(step)
-
-
-def _along_line(scene: Scene, weight: int, wide: Wide) -> Outcome:
-    """ECA: a convolution with one channel along the line of C channel means."""
-    op = scene.op
-    plain = scene.trace.kinds.get(op.module) is nn.Conv1d and scene.shape(weight)[:2] == (1, 1)
-    if not plain or scene.shape(op.outputs[0]) != scene.shape(op.inputs[0]):
-        raise Blocked("a convolution along the channels")
-    return Outcome((wide,), (scene.step("line", (weight,), wide.dim, wide.channels),))
 
 
 def transposed_convolution(scene: Scene) -> Outcome:
@@ -348,18 +243,55 @@ def made_new(scene: Scene) -> Outcome:
     return scene.narrow()
 
 
-RESHAPING = frozenset(
-    {
-        "view",
-        "reshape",
-        "unsqueeze",
-        "squeeze",
-        "flatten",
-        "expand",
-        "expand_as",
-        "permute",
-        "transpose",
-        "to",
-    }
-    | {"contiguous", "float", "type_as", "getitem", "clone", "detach", "half", "bfloat16", "interpolate"}
-)
+def identity_branch(trace: Trace, total: Op, value: int) -> Op | None:
+    """The norm that makes `value`, an operand of the sum `total` and of nothing else."""
+    norm = trace.producer(value)
+    if norm is None or norm.name != "batch_norm" or total.name != "add":
+        return None
+    if not layer_of(trace.classes.get(norm.module)).cuts or list(trace.consumers(value)) != [total]:
+        return None
+    return norm
+
+
+def cut(scene: Scene) -> Outcome:
+    """The identity branch of a sum: its norm reads the original channels alone."""
+    _, wide = scene.subject()
+    if wide.dim != 1:
+        raise Blocked("a norm over the channels")
+    return scene.narrow(scene.layer.cut(scene))
+
+
+def is_depthwise(scene: Scene) -> bool:
+    """Whether the convolution makes each channel from the one at its place."""
+    op = scene.op
+    groups = 1 if op.name == "linear" else int(scene.arg(6, "groups", 1))
+    place = len(scene.shape(op.inputs[0])) - spatial_rank(op) - 1
+    widths = {scene.shape(value)[place] for value in (op.inputs[0], op.outputs[0])}
+    return groups > 1 and widths == {groups} and scene.layer.regroups
+
+
+def copied(scene: Scene) -> Outcome:
+    """A depthwise convolution on the way to a factor (GhostNetV2's attention) gets copies of its filters."""
+    _, wide = scene.subject()
+    tensors = (scene.tensor(1, "weight"), scene.tensor(2, "bias"))
+    return Outcome((wide,), (scene.step("depthwise", tensors, 0, wide.channels),))
+
+
+RULES: dict[str, Rule] = {
+    "same": pass_through,
+    "elementwise": elementwise,
+    "pooled": pooled,
+    "along": along,
+    "reduced": reduced,
+    "made_new": made_new,
+    "convolution": convolution,
+    "transposed": transposed_convolution,
+    "linear": linear,
+    "batch_norm": batch_norm,
+    "layer_norm": layer_norm,
+    "prelu": prelu,
+    "concatenation": concatenation,
+    "stacking": stacking,
+    "matrix_product": matrix_product,
+}
+"""Name in the table of operations → rule."""

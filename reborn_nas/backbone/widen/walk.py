@@ -1,6 +1,6 @@
 """The walk from doubled activations to the layers that read them: which tensors must grow, or what blocks.
 
-Only what a rule proves is allowed (`rules.RULES`). All doubled sites of a network are walked together, because their
+Only what a rule or a layer proves is allowed. All doubled sites of a network are walked together, because their
 channels may meet in one concatenation and one consumer.
 """
 
@@ -10,15 +10,17 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 
 from reborn_nas.activations import CHANNELS_LAST
-from reborn_nas.backbone.layers.channelmap import ChannelMap
-from reborn_nas.backbone.layers.steps import EXCLUSIVE, READING, Refusal, Widening, WidenStep
+from reborn_nas.backbone.layers.registry import Blocked, Outcome, Scene, Wide
+from reborn_nas.backbone.layers.steps import ACTIONS, ChannelMap, Refusal, Widening, WidenStep
 from reborn_nas.backbone.sites.site import Site, site_values
-from reborn_nas.backbone.trace.trace import Op, Trace
-from reborn_nas.backbone.widen import branches
-from reborn_nas.backbone.widen.flow import Blocked, Rule, Scene, Wide, elementwise, spatial_rank
-from reborn_nas.backbone.widen.rules import BLOCKERS, RULES
-from reborn_nas.backbone.widen.sizes import takes_size
+from reborn_nas.backbone.trace.graph import Op, Trace
+from reborn_nas.backbone.trace.ops import operation
+from reborn_nas.backbone.widen import reshaping, rules
+from reborn_nas.backbone.widen.reshaping import takes_size
+from reborn_nas.backbone.widen.rules import spatial_rank
 from reborn_nas.errors import SiteError
+
+RULES = {**rules.RULES, **reshaping.RULES}
 
 
 def widening(
@@ -120,7 +122,7 @@ class Walk:
         """Let the norms of identity branches that meet in the sum `total` keep their channels; whether there is one."""
         found = False
         for value in dict.fromkeys(total.inputs):
-            norm = branches.identity_branch(self.trace, total, value) if value in self.wide else None
+            norm = rules.identity_branch(self.trace, total, value) if value in self.wide else None
             if norm is not None and value not in self.doubled:
                 del self.wide[value]  # the sum alone reads it: nothing else has to be taken back
                 self._cuts[norm.index] = refusal
@@ -139,7 +141,7 @@ class Walk:
         pending, seen = [value], {value}
         while pending:
             for op in self.trace.consumers(pending.pop()):
-                if any(step.action in READING for step in self.steps.get(op.index, ())):
+                if any(ACTIONS[step.action].reads for step in self.steps.get(op.index, ())):
                     return True
                 behind = [made for made in op.outputs if made in self.wide and made not in seen]
                 seen.update(behind)
@@ -175,7 +177,7 @@ class Walk:
             actions.setdefault(step.module, set()).add(step.action)
         for index, made in self.steps.items():
             for step in made:  # one mode may cut or copy what the other widens
-                if any(pair <= actions[step.module] for pair in EXCLUSIVE):
+                if ACTIONS[step.action].excludes in actions[step.module]:
                     return _shared(self.trace.ops[max(index, 0)], step)
         return None
 
@@ -183,14 +185,15 @@ class Walk:
         """The operations that use the step's tensors, or its layer, besides those for which they are widened."""
         if min(indices) < 0:
             return  # a parameter: the walk has followed its value to every operation
-        if step.action in ("standardised", "split", "width", "halve", "cut", "experts"):
+        uses = ACTIONS[step.action].uses
+        if uses == "layer":
             name = self.trace.ops[min(indices)].name
             for op in self.trace.ops:
                 if op.module == step.module and op.name == name and op.index not in indices:
                     yield op
             return
-        if step.action == "shuffle":
-            return  # the block's split or its convolutions tell another use
+        if not uses:
+            return
         names = {f"{step.module}.{tensor}".lstrip(".") for tensor in step.tensors}
         for value in self.trace.ops[min(indices)].inputs:
             if self.trace.values[value].param in names:
@@ -201,15 +204,7 @@ class Walk:
     def _pass(self, op: Op) -> None:
         if all(value not in self.wide for value in op.inputs):
             return
-        rule = self._rule(op)
-        if rule is None:
-            raise Blocked(
-                BLOCKERS.get(op.name, f"{op.name!r}, of which no rule says that it keeps channels apart")
-            )
-        try:
-            outcome = rule(Scene(self.trace, op, self.wide))
-        except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError) as error:
-            raise Blocked(f"{op.name!r}, called in a form that its rule does not know") from error
+        outcome = self._outcome(Scene(self.trace, op, self.wide))
         if outcome.wanted:
             for value, wide in outcome.wanted:
                 self._want(op, value, wide)
@@ -220,10 +215,22 @@ class Walk:
         for value, made in (*zip(op.outputs, outcome.outputs), *outcome.beyond):
             self._set(value, made)
 
-    def _rule(self, op: Op) -> Rule | None:
-        if op.index in self._cuts:
-            return branches.cut
-        return branches.copied if op.index in self._copied else RULES.get(op.name)
+    def _outcome(self, scene: Scene) -> Outcome:
+        """How widened channels pass: by the layer that runs the operation, else by the operation's own rule."""
+        op, known = scene.op, operation(scene.op.name)
+        try:
+            if op.index in self._cuts:
+                return rules.cut(scene)
+            if op.index in self._copied:
+                return rules.copied(scene)
+            outcome = scene.layer.plan(scene)
+            if outcome is None and known.widen:
+                outcome = RULES[known.widen](scene)
+        except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError) as error:
+            raise Blocked(f"{op.name!r}, called in a form that its rule does not know") from error
+        if outcome is None:
+            raise Blocked(known.blocks or f"{op.name!r}, of which no rule says that it keeps channels apart")
+        return outcome
 
     def _repeats(self, op: Op) -> tuple[WidenStep, ...]:
         return tuple(step for step in self.steps.get(op.index, ()) if step.action == "repeat")
@@ -276,7 +283,7 @@ class Walk:
             if op is None or value in self.doubled:
                 raise Blocked("an input of the network")
             if op.name in ("conv1d", "conv2d", "conv3d", "linear"):
-                if branches.is_depthwise(Scene(self.trace, op, self.wide)):
+                if rules.is_depthwise(Scene(self.trace, op, self.wide)):
                     self._copied.add(op.index)
                     self._push(op.index)
                     if self.wide.get(op.inputs[0]) != wide:
@@ -297,33 +304,40 @@ class Walk:
 
     def _behind(self, op: Op, value: int, wide: Wide) -> list[tuple[int, Wide]]:
         """The inputs of `op` that must be widened so that its output is as `wide` says."""
-        rule = RULES.get(op.name)
-        found: list[tuple[int, Wide]] = []
-        if rule is elementwise:
-            rank = len(self.trace.values[value].shape)
+        if operation(op.name).widen == "elementwise":
+            found = self._factors(op, value, wide)
+        else:
+            found = []
             for given in dict.fromkeys(op.inputs):
-                shape = self.trace.values[given].shape
-                dim = wide.dim - (rank - len(shape))
-                if given not in self.wide and dim >= 0 and shape[dim] == wide.channels.size:
-                    found.append((given, Wide(dim, wide.channels)))
-            rule = None
-        for given in dict.fromkeys(op.inputs):
-            if rule is None or given in self.wide or (op.name in ("cat", "stack", "batch_norm") and found):
-                continue
-            for dim, size in enumerate(self.trace.values[given].shape):
-                if size != wide.channels.size:
-                    continue
-                trial = Wide(dim, wide.channels)
-                try:
-                    outcome = rule(Scene(self.trace, op, {**self.wide, given: trial}))
-                except Blocked:
-                    continue
-                if outcome.outputs[op.outputs.index(value)] == wide:
-                    found.append((given, trial))
-                    break
+                if given not in self.wide and not (found and op.name in ("cat", "stack", "batch_norm")):
+                    found += self._tried(op, value, wide, given)
         if not found:
             raise Blocked(f"a factor that is made by {op.name}")
         return found
+
+    def _factors(self, op: Op, value: int, wide: Wide) -> list[tuple[int, Wide]]:
+        """The operands of arithmetic that have the channels of its result."""
+        found = []
+        rank = len(self.trace.values[value].shape)
+        for given in dict.fromkeys(op.inputs):
+            shape = self.trace.values[given].shape
+            dim = wide.dim - (rank - len(shape))
+            if given not in self.wide and dim >= 0 and shape[dim] == wide.channels.size:
+                found.append((given, Wide(dim, wide.channels)))
+        return found
+
+    def _tried(self, op: Op, value: int, wide: Wide, given: int) -> list[tuple[int, Wide]]:
+        """The input `given` with the dimension along which it must be widened, where there is one."""
+        for dim, size in enumerate(self.trace.values[given].shape):
+            if size == wide.channels.size:
+                trial = Wide(dim, wide.channels)
+                try:
+                    outcome = self._outcome(Scene(self.trace, op, {**self.wide, given: trial}))
+                except Blocked:
+                    continue
+                if outcome.outputs[op.outputs.index(value)] == wide:
+                    return [(given, trial)]
+        return []
 
 
 def _refusal(op: Op, what: str) -> Refusal:

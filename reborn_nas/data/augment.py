@@ -1,4 +1,4 @@
-"""Random crop and flip of a whole batch in one gather, each image with its own offset."""
+"""Random crop and flip of a whole batch, each image with its own offset."""
 
 from __future__ import annotations
 
@@ -46,8 +46,41 @@ def draw_offsets(count: int, augmentation: Augmentation, generator: torch.Genera
 def crop_flip(images: torch.Tensor, rows: torch.Tensor, offsets: Offsets, padding: int) -> torch.Tensor:
     """Images `rows` of (N, C, H, W), padded with zeros, cropped at their offsets, mirrored where told: (B, C, H, W).
 
-    Selection, crop and flip are one gather: source row i + top − padding and source column j + left − padding
-    (read from the right end where mirrored) are clamped into the image, and what lay outside becomes 0.
+    On a device one gather. On a CPU one copy of a rectangle per image, to the same bits: at 224 px a gather, which
+    computes an index for every pixel, takes many times as long.
+    """
+    if images.device.type == "cpu" and images.dtype == torch.uint8:
+        return _copied(images, rows, offsets, padding)
+    return _gathered(images, rows, offsets, padding)
+
+
+def _copied(images: torch.Tensor, rows: torch.Tensor, offsets: Offsets, padding: int) -> torch.Tensor:
+    """Row i of the result is row i + top − padding of the image; columns likewise, then mirrored."""
+    _, C, H, W = images.shape
+    source = images.numpy()
+    result = torch.empty(len(rows), C, H, W, dtype=images.dtype)
+    crops = zip(rows.tolist(), offsets.top.tolist(), offsets.left.tolist(), offsets.mirror.tolist())
+    for target, (row, top, left, mirror) in zip(result.numpy(), crops):
+        down, right = top - padding, left - padding
+        if down or right:
+            target.fill(0)
+        if mirror:
+            target = target[:, :, ::-1]
+        (y, x), (from_y, from_x) = zip(_overlap(down, H), _overlap(right, W))
+        target[:, y, x] = source[row, :, from_y, from_x]
+    return result
+
+
+def _overlap(shift: int, size: int) -> tuple[slice, slice]:
+    """Where a line of `size` pixels and the same line moved by `shift` overlap: in the result, and in the image."""
+    first = min(size, max(0, -shift))
+    last = max(first, size - max(0, shift))
+    return slice(first, last), slice(first + shift, last + shift)
+
+
+def _gathered(images: torch.Tensor, rows: torch.Tensor, offsets: Offsets, padding: int) -> torch.Tensor:
+    """Source row i + top − padding and source column j + left − padding (read from the right end where mirrored) are
+    clamped into the image, and what lay outside becomes 0.
     """
     _, C, H, W = images.shape
     i = torch.arange(H, device=images.device)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from reborn_nas.data import Augmentation, Offsets, crop_flip, draw_offsets
+from reborn_nas.data.augment import _gathered
 
 
 def reference(image: torch.Tensor, top: int, left: int, mirror: bool, padding: int) -> torch.Tensor:
@@ -19,7 +20,7 @@ def reference(image: torch.Tensor, top: int, left: int, mirror: bool, padding: i
 
 
 @pytest.mark.parametrize(
-    ("C", "H", "W", "padding"), [(3, 32, 32, 4), (1, 8, 8, 2), (3, 7, 12, 3), (2, 5, 5, 0)]
+    ("C", "H", "W", "padding"), [(3, 32, 32, 4), (1, 8, 8, 2), (3, 7, 12, 3), (2, 5, 5, 0), (1, 4, 4, 9)]
 )
 def test_equals_the_loop_over_images(C: int, H: int, W: int, padding: int) -> None:
     draws = torch.Generator().manual_seed(0)
@@ -31,6 +32,7 @@ def test_equals_the_loop_over_images(C: int, H: int, W: int, padding: int) -> No
         top, left, mirror = int(offsets.top[k]), int(offsets.left[k]), bool(offsets.mirror[k])
         assert torch.equal(got[k], reference(images[rows[k]], top, left, mirror, padding)), k
     assert got.dtype == torch.uint8
+    assert torch.equal(got, _gathered(images, rows, offsets, padding))  # as on a GPU
 
 
 def test_extreme_offsets_show_the_corners() -> None:

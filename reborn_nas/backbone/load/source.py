@@ -310,7 +310,7 @@ def _file(spec: BackboneSpec, pretrained: bool) -> Any:
     factory = load_factory(spec.source, digest=spec.source_digest)
     channels = None if spec.input_size is None else spec.input_size[0]
     offered = {
-        "num_classes": spec.num_classes,
+        "num_classes": spec.num_classes or None,  # 0: no classifier
         "in_chans": channels,
         "in_channels": channels,
         "input_size": spec.input_size,

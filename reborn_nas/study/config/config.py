@@ -20,6 +20,7 @@ from pydantic import (
 
 from reborn_nas.documents import number_hint
 from reborn_nas.errors import ConfigError, unknown_name
+from reborn_nas.metric import ACCURACY, Metric
 from reborn_nas.records import stored_name
 from reborn_nas.study.config.fields import (
     Artifacts,
@@ -28,12 +29,15 @@ from reborn_nas.study.config.fields import (
     Device,
     Devices,
     Duration,
+    Function,
+    MetricText,
     Objectives,
     Positive,
     Pruner,
     RecipeName,
     RunName,
     Sampler,
+    Sites,
     Stem,
     StorageUrl,
     Workers,
@@ -42,6 +46,7 @@ from reborn_nas.study.config.fields import (
     split_contrast,
 )
 from reborn_nas.study.config.objectives import LIMITS, read_limit
+from reborn_nas.study.config.own import own_faults
 
 __all__ = ["StudyConfig", "known_settings", "renamed", "split_contrast"]
 
@@ -62,9 +67,10 @@ RECIPE_FIELDS = (
 STARTS = ("scratch", "parent")
 """Where the search's trainings start: fresh weights, or a trained parent's."""
 
-WHAT, HOW, EXPLORATION, STUDY, MACHINE = (
+WHAT, HOW, OWN, EXPLORATION, STUDY, MACHINE = (
     "what is searched",
     "how it is trained",
+    "a training of your own",
     "the exploration",
     "the study",
     "where it runs",
@@ -139,6 +145,12 @@ class StudyConfig(BaseModel):
         group=WHAT,
         metavar="A:B",
     )
+    sites: Sites = setting(
+        (),
+        "only these activation sites take part: names or patterns, such as dec*,head.act; all others stay as they are",
+        group=WHAT,
+        metavar="LIST",
+    )
     recipe: RecipeName = setting(
         "fast", "fast (default) or paper; the next settings replace the recipe's", group=HOW, metavar="NAME"
     )
@@ -163,6 +175,36 @@ class StudyConfig(BaseModel):
         "auto: bf16 where the device computes with it, fp16 on older NVIDIA GPUs",
         group=HOW,
         choices=("auto", "fp32", "bf16", "fp16"),
+    )
+    train: Function | None = setting(
+        None,
+        "function (model, job) that trains a network: path/to/file.py:function or package.module:function",
+        group=OWN,
+        metavar="FUNCTION",
+    )
+    evaluate: Function | None = setting(
+        None,
+        "function (model, job) that returns the value of a trained network on job.part",
+        group=OWN,
+        metavar="FUNCTION",
+    )
+    example_inputs: Function | None = setting(
+        None,
+        "function that returns what the network takes: a tensor, a tuple of arguments or a dict of keywords",
+        group=OWN,
+        metavar="FUNCTION",
+    )
+    metric: MetricText | None = setting(
+        None,
+        "what is returned, and which direction is better: miou:higher,label=mIoU,unit=points,scale=100,worst=0",
+        group=OWN,
+        metavar="NAME:higher",
+    )
+    version: str | None = setting(
+        None,
+        "of your data and of what your source does not show; a change is reported when the study goes on",
+        group=OWN,
+        metavar="TEXT",
     )
     sampler: Sampler = setting(
         "tpe",
@@ -322,15 +364,20 @@ class StudyConfig(BaseModel):
         if not isinstance(data, dict):
             return data
         data = dict(data)
+        own = data.get("train") is not None
+        if own:
+            data["objectives"] = _by_metric(data.get("objectives"), data.get("metric"))
         if data.get("workers") is None:
             data["workers"] = _one_a_device(data.get("devices"))
-        digits = data.get("dataset", "digits") == "digits"
+        digits = data.get("dataset", "digits") == "digits" and not own
         if "backbone" not in data and "backbone_arguments" not in data:
             data["backbone_arguments"] = dict(NEWCOMER_NETWORK)
             if digits and data.get("recipe", "fast") == "fast":
                 for name, value in NEWCOMER_TRAINING.items():
                     if data.get(name) is None:
                         data[name] = value
+        if own and data.get("epochs") is None:
+            data["epochs"] = 10
         if digits:
             for name, value in (("epochs", 10), ("threads", 1)):
                 if data.get(name) is None:
@@ -378,12 +425,27 @@ class StudyConfig(BaseModel):
             raise ValueError("\n".join(error.faults) or str(error)) from None
         return self
 
+    @model_validator(mode="after")
+    def _check_own(self) -> StudyConfig:
+        defaults = {name: field.get_default() for name, field in type(self).model_fields.items()}
+        faults = list(own_faults(self, defaults))
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    @property
+    def judged_by(self) -> Metric:
+        """What trainings are judged by."""
+        return ACCURACY if self.metric is None else Metric.parse(self.metric)
+
     @property
     def study_name(self) -> str:
         """The name in the storage: as given, or made of backbone and data set."""
         if self.name is not None:
             return self.name
-        words = f"{self.backbone.rsplit(':', 1)[-1]}-{Path(self.dataset.rsplit(':', 1)[-1]).name or 'folder'}"
+        data = Path(self.dataset.rsplit(":", 1)[-1]).name or "folder"
+        task = data if self.train is None else self.judged_by.name
+        words = f"{self.backbone.rsplit(':', 1)[-1]}-{task}"
         return re.sub(r"[^A-Za-z0-9_.+\-]+", "-", words).strip("-.") or "study"
 
     @property
@@ -399,7 +461,7 @@ class StudyConfig(BaseModel):
         counts = [getattr(self, name) for name in PHASE_FIELDS[:-1]] + [self.checks or 0]
         if all(count is not None for count in counts):
             return sum(counts)
-        return 64 if self.dataset == "digits" else 160
+        return 64 if self.dataset == "digits" and self.train is None else 160
 
     @property
     def processes(self) -> int:
@@ -517,6 +579,20 @@ def _faults(error: ValidationError) -> list[str]:
         got = "" if text.endswith(shown) else f", got {shown[:200]}"
         faults.append(f"{place}: {text[0].lower()}{text[1:]}{got}{number_hint(item.get('input'))}")
     return faults
+
+
+def _by_metric(objectives: Any, metric: Any) -> Any:
+    """The objectives with the metric under the one name that it has inside; what is faulty is refused elsewhere."""
+    if objectives is None:
+        return ("accuracy",)
+    try:
+        name = Metric.parse(metric).name
+    except ConfigError:
+        return objectives
+    parts = [part.strip() for part in objectives.split(",")] if isinstance(objectives, str) else objectives
+    return (
+        ["accuracy" if part == name else part for part in parts] if isinstance(parts, list | tuple) else parts
+    )
 
 
 def _one_a_device(devices: Any) -> int | str:

@@ -19,12 +19,15 @@ __all__ = [
     "Device",
     "Devices",
     "Duration",
+    "Function",
+    "MetricText",
     "Objectives",
     "Positive",
     "Pruner",
     "RecipeName",
     "RunName",
     "Sampler",
+    "Sites",
     "Stem",
     "StorageUrl",
     "Workers",
@@ -189,6 +192,30 @@ def _objectives(value: Any) -> Any:
     return check_objectives(parts) if isinstance(parts, list | tuple) else value
 
 
+def _function(value: Any) -> str:
+    from reborn_nas.study.config.functions import function_name
+
+    return function_name(value)
+
+
+def _metric(value: Any) -> str:
+    from reborn_nas.metric import Metric
+
+    try:
+        return Metric.parse(value).text
+    except ConfigError as error:
+        raise ValueError("; ".join(error.faults) or str(error)) from None
+
+
+def _sites(value: Any) -> Any:
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) and part for part in parts):
+        raise ValueError(
+            'names of sites or patterns, such as "dec*"; several as a list, on the command line with commas'
+        )
+    return tuple(parts)
+
+
 def _sampler(value: str) -> str:
     from reborn_nas.samplers.registry import sampler_names
 
@@ -215,6 +242,9 @@ def _known(kind: str, value: str, known: tuple[str, ...]) -> str:
 
 Count = Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
 Duration = Annotated[float, BeforeValidator(read_duration), Field(gt=0, allow_inf_nan=False)]
+Function = Annotated[str, BeforeValidator(_function)]
+MetricText = Annotated[str, BeforeValidator(_metric)]
+Sites = Annotated[tuple[str, ...], BeforeValidator(_sites)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 RunName = Annotated[str, AfterValidator(_run_name)]
 Stem = Annotated[str, AfterValidator(_stem)]

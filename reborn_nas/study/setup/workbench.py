@@ -9,10 +9,11 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from reborn_nas.architecture import ORIGINAL, BackboneSpec, Choice
-from reborn_nas.errors import ConfigError
+from reborn_nas.errors import ConfigError, StudyError
+from reborn_nas.metric import ACCURACY, Metric
 from reborn_nas.study.config.config import StudyConfig, split_contrast
 from reborn_nas.study.config.settings import settings_digest
 from reborn_nas.study.plan.contrast import Contrast, make_contrast, members_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from reborn_nas.data import ImageSet
     from reborn_nas.space import SearchSpace
     from reborn_nas.study.config.config import StudyConfig
+    from reborn_nas.study.setup.own import OwnTraining
     from reborn_nas.training import Recipe
     from reborn_nas.training.device.selection import Survey
 
@@ -51,6 +53,7 @@ class Workbench:
         recipe: the training recipe with the overrides.
         device: where this process trains.
         notes: what the user should be told.
+        own: the user's own training; None where the built-in one trains on `images` by `recipe`.
         template, discovery: the backbone on the meta device and what was found in it, so that no training traces.
         variants: the backbones with other arguments that the space offers → their templates and discoveries.
     """
@@ -69,6 +72,30 @@ class Workbench:
     discovery: Any = None
     variants: Mapping[BackboneSpec, tuple[Any, Any]] = field(default_factory=dict)
     device_text: str = ""
+    own: OwnTraining | None = None
+
+    @property
+    def metric(self) -> Metric:
+        """What trainings are judged by."""
+        return ACCURACY if self.own is None else self.own.metric
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a training; of the user's own what it is told as its budget."""
+        return int(self.recipe.epochs if self.own is None else self.config.epochs or 1)
+
+    @property
+    def input_size(self) -> tuple[int, ...] | None:
+        """Of one image; None where a network takes something else than one batch of them."""
+        return tuple(self.images.input_size) if self.own is None else self.own.input_size or self._size()
+
+    def _size(self) -> tuple[int, ...] | None:
+        return self.spec.input_size if self.own is not None and self.own.example is None else None
+
+    @property
+    def precision(self) -> str:
+        """Of the built-in training; a latency is measured in it."""
+        return self.recipe.precision if self.own is None else "fp32"
 
     @property
     def proofs(self) -> dict[str, Any]:
@@ -93,18 +120,12 @@ class Workbench:
         config = self.config
         return {
             "backbone": {**self.spec.to_dict(), "pretrained": config.pretrained},
-            "data": {
-                "name": self.images.name,
-                "fingerprint": self.images.fingerprint,
-                "fraction": config.fraction,
-                "image_size": config.image_size,
-            },
+            **self._training(),
             "space": {
                 "name": self.space.name,
                 "parameters": {k: list(v) for k, v in self.parameters.items()},
             },
             "contrast": config.contrast,
-            "recipe": self.recipe.to_dict(),
             "sampler": config.sampler,
             "seed": config.seed,
             "device": self.device.split(":")[0],
@@ -112,9 +133,24 @@ class Workbench:
             "torch": ".".join(torch.__version__.split("+")[0].split(".")[:2]),
             **_versions(self.spec.library, self._words()),
             **({"search": config.search_settings} if config.search_settings else {}),
+            **({"sites": list(config.sites)} if config.sites else {}),
             **({"deterministic": True} if config.deterministic else {}),
             **({"compile": True} if config.compile else {}),
             "form": block_form(self.device),
+        }
+
+    def _training(self) -> dict[str, Any]:
+        """What trains, and on what."""
+        if self.own is not None:
+            return {"training": dict(self.own.settings), "metric": self.metric.text}
+        return {
+            "data": {
+                "name": self.images.name,
+                "fingerprint": self.images.fingerprint,
+                "fraction": self.config.fraction,
+                "image_size": self.config.image_size,
+            },
+            "recipe": self.recipe.to_dict(),
         }
 
     def _words(self) -> set[str]:
@@ -177,10 +213,11 @@ def make_workbench(
     from reborn_nas.space import load_space
     from reborn_nas.training import get_recipe, resolve_precision
 
+    space = load_space(config.space)
+    if config.train is not None:
+        return _own_workbench(config, space, device, proofs)
     recipe = get_recipe(config.recipe, dataset=config.dataset, **config.recipe_overrides)
     found = _survey(config, device, recipe.precision)
-    chosen = found.device
-    space = load_space(config.space)
     images = load_dataset(
         config.dataset,
         data_dir=config.data_dir,
@@ -200,14 +237,59 @@ def make_workbench(
     )
     template = build(spec, device="meta")
     # settled once, by the parent: no training of a study may differ from another in its arithmetic
-    precision = found.precision or resolve_precision(recipe.precision, chosen, template)
+    precision = found.precision or resolve_precision(recipe.precision, found.device, template)
     recipe = replace(recipe, precision=precision)
     discovery = discover(template, spec.input_size, proofs=proofs)
+    said = [*([found.note] if found.note else []), *spec_notes(spec), *images.notes]
+    bench = _bench(config, spec, space, discovery, found, template, said, proofs)
+    return replace(bench, images=images, recipe=recipe)
+
+
+def _own_workbench(
+    config: StudyConfig, space: SearchSpace, device: str | None, proofs: Mapping[str, Any] | None
+) -> Workbench:
+    """The same for a training of the user's own, which brings its data and takes any inputs."""
+    from reborn_nas.backbone import build, discover
+    from reborn_nas.study.setup.own import make_own, own_spec
+
+    own = make_own(config)
+    if space.variants and own.example is not None:
+        raise ConfigError(
+            f"space: {space.name} varies the network's arguments, which a training of your own does not take beside "
+            "example_inputs; take a space that varies sites alone"
+        )
+    found = _survey(config, device, "fp32")
+    spec = own_spec(config, own, parent_arguments(config, space))
+    template = build(spec, device="meta")
+    if own.example is None:
+        discovery = discover(template, spec.input_size, proofs=proofs)
+    else:
+        discovery = discover(template, example_inputs=own.example, proofs=proofs)
+    said = [found.note] if found.note else []
+    if own.evaluate is None:
+        said.append(
+            "train returns the value itself, so nothing shows that the test part is read once, and a training judged "
+            "by it has no validation value that could rank its weights; name a second function with evaluate"
+        )
+    return replace(_bench(config, spec, space, discovery, found, template, said, proofs), own=own)
+
+
+def _bench(
+    config: StudyConfig,
+    spec: BackboneSpec,
+    space: SearchSpace,
+    discovery: Any,
+    found: Survey,
+    template: Any,
+    said: list[str],
+    proofs: Mapping[str, Any] | None,
+) -> Workbench:
+    """What does not depend on what trains: the sites that take part, the space, the question."""
     sites = discovery.sites
+    space = _only(space, config.sites, sites)
     space.check(sites)
     variants = trace_variants(space, spec, sites, proofs)
     contrast = make_contrast(*split_contrast(config.contrast), space, sites, spec)
-    said = [*([found.note] if found.note else []), *spec_notes(spec), *images.notes]
     if contrast.left_out:
         first = next(iter(contrast.left_out.items()))
         said.append(
@@ -221,15 +303,44 @@ def make_workbench(
         space,
         space.parameters(sites),
         contrast,
-        images,
-        recipe,
-        chosen,
+        cast("ImageSet", _Absent("images")),
+        cast("Recipe", _Absent("recipe")),
+        found.device,
         tuple(said),
         template,
         discovery,
         variants,
         found.text,
     )
+
+
+class _Absent:
+    """Stands for what a training of the user's own has not; whatever asks for it by mistake is told so."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise StudyError(f"a training of one's own has no {self._what} of the built-in kind ({name})")
+
+
+def _only(space: SearchSpace, patterns: Sequence[str], sites: Sequence[Site]) -> SearchSpace:
+    """`space` in which the sites that match none of `patterns` stay as they are. Raises ConfigError."""
+    from reborn_nas.space import Rule
+
+    if not patterns:
+        return space
+    faults = [
+        f"sites: {pattern} matches none of the {len(sites)} sites; `reborn-nas sites` lists them"
+        for pattern in patterns
+        if not any(Rule(sites=(pattern,)).matches(site) for site in sites)
+    ]
+    if faults:
+        raise ConfigError("the study's configuration has faults:", faults)
+    others = tuple(site.name for site in sites if not Rule(sites=tuple(patterns)).matches(site))
+    return replace(space, rules=(*space.rules, Rule(sites=others, fixed=ORIGINAL))) if others else space
 
 
 def _survey(config: StudyConfig, device: str | None, precision: str) -> Survey:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from reborn_nas.errors import ConfigError
 
@@ -154,6 +154,10 @@ class Metric:
             return math.exp(min(inner, 700.0))
         return inner
 
+    def told(self, score: float) -> float:
+        """The value of a score as Optuna is told it: of an accuracy four digits, else without the noise of floats."""
+        return round(score, 4) if self.is_accuracy else float(f"{self.value(score):.12g}")
+
     @property
     def worst_score(self) -> float | None:
         """The score of a training that came to nothing; None where it is not known."""
@@ -182,7 +186,7 @@ class Metric:
         return f"{self.label}, {unit}" if unit else self.label
 
     @property
-    def direction(self) -> str:
+    def direction(self) -> Literal["maximize", "minimize"]:
         """Optuna's word: "maximize" or "minimize"."""
         return "maximize" if self.higher_is_better else "minimize"
 

@@ -175,6 +175,7 @@ def prepare_run(view: PlanView) -> RunStore:
             config.study_name,
             create=True,
             objectives=config.objectives,
+            metric=config.judged_by,
         )
     except StudyError:
         if empty:
@@ -203,7 +204,8 @@ def prepare_run(view: PlanView) -> RunStore:
         raise StudyError(
             f"run folder {folder} cannot be written: {error}; repeat the command when it can"
         ) from error
-    remember_code(view.bench.spec)
+    for spec in view.bench.code:
+        remember_code(spec)
     if config.storage is not None:
         remember_storage(mask_url(config.storage))
     return store

@@ -139,7 +139,7 @@ def test_a_password_is_asked_of_the_environment(tmp_path: Path) -> None:
 
 def test_every_setting_is_described() -> None:
     groups = [flag.group for flag in setting_flags()]
-    assert len(set(groups)) == 5
+    assert len(set(groups)) == 6
     assert all(flag.help and flag.group for flag in setting_flags())
     assert [flag.setting for flag in setting_flags()] == list(StudyConfig.model_fields)
 

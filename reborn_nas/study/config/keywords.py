@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
+
+from reborn_nas.metric import Metric
 
 __all__ = ["Settings"]
 
@@ -23,6 +25,7 @@ class Settings(TypedDict, total=False):
     skip_broken: bool
     space: str
     contrast: str
+    sites: Sequence[str] | str
     recipe: str
     epochs: int | None
     batch_size: int | None
@@ -31,6 +34,11 @@ class Settings(TypedDict, total=False):
     weight_decay: float | None
     label_smoothing: float | None
     precision: str | None
+    train: str | Callable[..., Any] | None
+    evaluate: str | Callable[..., Any] | None
+    example_inputs: Any | None
+    metric: Metric | Mapping[str, Any] | str | None
+    version: str | None
     sampler: str
     objectives: Sequence[str] | str
     max_params: str | float | None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from reborn_nas.errors import ConfigError, unknown_name
+from reborn_nas.metric import ACCURACY, Metric
 from reborn_nas.records import TrialRecord
 
 __all__ = [
@@ -43,9 +44,11 @@ def check_objectives(names: Sequence[str]) -> tuple[str, ...]:
     return ("accuracy", *(name for name in names if name != "accuracy"))
 
 
-def directions(names: Sequence[str]) -> tuple[Literal["maximize", "minimize"], ...]:
-    """Optuna's words for them."""
-    return tuple("maximize" if name == "accuracy" else "minimize" for name in names)
+def directions(
+    names: Sequence[str], metric: Metric = ACCURACY
+) -> tuple[Literal["maximize", "minimize"], ...]:
+    """Optuna's words for them; the first one, "accuracy", is of what trainings are judged by."""
+    return tuple(metric.direction if name == "accuracy" else "minimize" for name in names)
 
 
 def objective_values(

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from reborn_nas.architecture import Architecture, BackboneSpec
-from reborn_nas.errors import RebornError
+from reborn_nas.errors import ConfigError, RebornError
 from reborn_nas.study.config.objectives import LIMITS, Limit, read_limit, refuse_impossible
 
 if TYPE_CHECKING:
@@ -197,12 +197,18 @@ class CostBook:
             if architecture.choices:
                 template, discovery = bench.traced(architecture.backbone)
                 model = apply(model, plan(template, architecture, discovery=discovery), inplace=True)
+            size = bench.input_size
+            if size is None:
+                raise ConfigError(
+                    "latency: is measured with one batch of images, and this network takes other inputs; limit its "
+                    "parameters or MACs instead"
+                )
             found = measure_latency(
                 model,
-                bench.images.input_size,
+                size,
                 batch_size=bench.config.latency_batch or 1,
                 device=bench.device,
-                precision=bench.recipe.precision,
+                precision=bench.precision,
             )
             self._latencies[key] = found.seconds
         return self._latencies[key]

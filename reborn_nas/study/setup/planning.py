@@ -109,7 +109,7 @@ def screen_prospects(
 
 
 PLACE, IMAGES = "data.name:", "data.fingerprint:"
-FIXED = ("contrast:", PLACE, "search.objectives:", "space.parameters.")
+FIXED = ("contrast:", "metric:", PLACE, "search.objectives:", "space.parameters.")
 """Settings that a study keeps for good, as `settings.difference` writes them."""
 
 
@@ -186,12 +186,7 @@ class PlanView:
             "factors": {name: list(sites) for name, sites in bench.contrast.factors.items()},
             "parameters": {name: list(labels) for name, labels in self.parameters.items()},
             "sites": [site_row(site) for site in self.sites],
-            "data": {
-                "name": self.bench.images.name,
-                "classes": list(self.bench.images.classes),
-                "mean": list(self.bench.images.mean),
-                "std": list(self.bench.images.std),
-            },
+            "data": self.bench.data_row,
             "notes": list(self.notes),
             "seconds": self.seconds,
             "detectable_effect": self.prospects and self.prospects.effects[1],
@@ -261,13 +256,11 @@ def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
         store=store,
     )
     count = {phase.name: phase for phase in phases}
-    seen = screen_prospects(
-        count["screen"],
-        bench.contrast,
-        config.seed,
-        _sampling_spread(bench),
-        retest=count["confirm"].count > 0,
-    )
+    spread = _sampling_spread(bench)
+    seen = None
+    if spread:
+        retest = count["confirm"].count > 0
+        seen = screen_prospects(count["screen"], bench.contrast, config.seed, spread, retest=retest)
     view = replace(view, prospects=seen)
     return _with_seconds(view) if measure and done < view.total else view
 
@@ -387,7 +380,9 @@ def _count_done(store: RunStore) -> int:
 
 
 def _sampling_spread(bench: Workbench) -> float:
-    """What the validation images alone make one accuracy of 75 % spread by, in percentage points."""
+    """What the validation images alone make one accuracy of 75 % spread by, in percentage points; 0: not known."""
+    if bench.own is not None:
+        return 0.0
     return float(100 * (0.75 * 0.25 / max(1, int(bench.images.validation_size))) ** 0.5)
 
 

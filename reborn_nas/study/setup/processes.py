@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import TrainingError
+from reborn_nas.study.config.functions import is_here
 from reborn_nas.study.setup.children import call_in_child
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def choose_processes(bench: Workbench, left: int) -> Processes:
     """
     config = bench.config
     automatic = config.workers == "auto"
+    if bench.own is not None:
+        return _unmeasured(bench, left)
     count = min(processes_here(bench.device, config), max(1, left)) if automatic else config.processes
     try:
         if automatic and bench.device == "cpu":
@@ -65,6 +68,19 @@ def choose_processes(bench: Workbench, left: int) -> Processes:
             f"{count} processes train at the same time, one on each visible GPU; --workers 1 takes one"
         )
     return Processes(count, _training_seconds(bench, epoch), tuple(notes))
+
+
+def _unmeasured(bench: Workbench, left: int) -> Processes:
+    """Of a training of the user's own, of which nobody knows how long it takes: one a GPU, and one on a CPU."""
+    config = bench.config
+    if config.workers != "auto":
+        return Processes(config.processes, None)
+    named = not any(map(is_here, (config.train, config.evaluate, config.example_inputs)))
+    count = (
+        1 if bench.device == "cpu" or not named else min(processes_here(bench.device, config), max(1, left))
+    )
+    note = "one process trains at a time, as nobody knows how long your training takes; --workers sets another number"
+    return Processes(count, None, (note,) if count == 1 else ())
 
 
 def _epoch(bench: Workbench, processes: int) -> Estimate:

@@ -43,7 +43,7 @@ def search_recipe(bench: Workbench) -> Recipe:
 
 def search_epochs(bench: Workbench) -> int:
     """Epochs of a search training."""
-    return bench.config.warm_epochs or int(getattr(bench.recipe, "epochs", 1))
+    return bench.config.warm_epochs or bench.epochs
 
 
 class ParentWeights:

@@ -15,6 +15,7 @@ from reborn_nas.architecture import ORIGINAL, BackboneSpec, Choice
 from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.metric import ACCURACY, Metric
 from reborn_nas.study.config.config import StudyConfig, split_contrast
+from reborn_nas.study.config.functions import is_here
 from reborn_nas.study.config.settings import settings_digest
 from reborn_nas.study.plan.contrast import Contrast, make_contrast, members_of
 
@@ -91,6 +92,26 @@ class Workbench:
 
     def _size(self) -> tuple[int, ...] | None:
         return self.spec.input_size if self.own is not None and self.own.example is None else None
+
+    @property
+    def data_row(self) -> dict[str, Any]:
+        """What a plan keeps of the data."""
+        if self.own is not None:
+            return {"name": "", "classes": [], "mean": [], "std": []}
+        images = self.images
+        return {
+            "name": images.name,
+            "classes": list(images.classes),
+            "mean": list(images.mean),
+            "std": list(images.std),
+        }
+
+    @property
+    def code(self) -> tuple[BackboneSpec, ...]:
+        """What of the user's own code this study runs: its network's, and its training's."""
+        config = self.config
+        names = (config.train, config.evaluate, config.example_inputs)
+        return (self.spec, *(BackboneSpec(name) for name in names if name is not None and not is_here(name)))
 
     @property
     def precision(self) -> str:

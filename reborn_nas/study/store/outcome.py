@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reborn_nas.metric import ACCURACY, Metric
 from reborn_nas.records import EXCESS, TrialRecord
 from reborn_nas.study.config.objectives import objective_values
-from reborn_nas.winners import DIGITS
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -32,13 +32,19 @@ WORST_COST = 1e30
 """Told to samplers that read COMPLETE trials only, where a failure's cost is not known."""
 
 
-def told(record: TrialRecord, learns_pruned: bool, objectives: tuple[str, ...] = ("accuracy",)) -> Told:
+def told(
+    record: TrialRecord,
+    learns_pruned: bool,
+    objectives: tuple[str, ...] = ("accuracy",),
+    metric: Metric = ACCURACY,
+) -> Told:
     """How `record` is told to Optuna, so that the sampler at hand learns from a failure too.
 
     A designed run that diverged keeps its last accuracy. In the search, a failure or an architecture over budget is
     PRUNED with a violated constraint, or for samplers that read COMPLETE trials only, COMPLETE with the worst value.
     A training that the pruner stopped is PRUNED with no constraint violated; to those samplers, COMPLETE at its rung.
     """
+    value = None if record.accuracy is None else metric.told(record.accuracy)
     attributes: dict[str, Any] = {
         "params": record.params,
         "macs": record.macs,
@@ -47,7 +53,7 @@ def told(record: TrialRecord, learns_pruned: bool, objectives: tuple[str, ...] =
     }
     if record.phase != "search":
         if record.state in ("complete", "diverged"):
-            return Told("COMPLETE", record.accuracy, attributes=attributes)
+            return Told("COMPLETE", value, attributes=attributes)
         return Told("FAIL", attributes={**attributes, "reason": record.reason})
     limits = {key.removeprefix(EXCESS): v for key, v in record.extra.items() if key.startswith(EXCESS)}
     costs = tuple(
@@ -55,16 +61,17 @@ def told(record: TrialRecord, learns_pruned: bool, objectives: tuple[str, ...] =
         for known in (objective_values(record, (name,)) for name in objectives[1:])
     )
     if record.state == "complete":
-        return Told("COMPLETE", record.accuracy, limits, attributes, costs)
+        return Told("COMPLETE", value, limits, attributes, costs)
     attributes["reason"] = record.reason
     if record.state == "pruned":
         state = "PRUNED" if learns_pruned else "COMPLETE"
-        return Told(state, None if learns_pruned else record.accuracy, limits, attributes, costs)
+        return Told(state, None if learns_pruned else value, limits, attributes, costs)
     broken = any(value > 0 for value in limits.values())
     constraints = limits if broken else {**limits, record.state: 1.0}
     if learns_pruned:
         return Told("PRUNED", constraints=constraints, attributes=attributes)
-    return Told("COMPLETE", 0.0, constraints, attributes, costs)
+    worst = metric.worst_score
+    return Told("COMPLETE", 0.0 if worst is None else metric.told(worst), constraints, attributes, costs)
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class Told:
 
     Args:
         state: COMPLETE, PRUNED or FAIL.
-        value: the accuracy where the state is COMPLETE.
+        value: the metric's value where the state is COMPLETE.
         constraints: name → violation, above 0 where infeasible.
         attributes: further user attributes, small.
         costs: values of the further objectives, in their order.
@@ -87,8 +94,8 @@ class Told:
 
     @property
     def values(self) -> list[float] | None:
-        """What Optuna is told: one value an objective, the accuracy in four digits, or none."""
-        return None if self.value is None else [round(self.value, DIGITS), *self.costs]
+        """What Optuna is told: one value an objective, or none."""
+        return None if self.value is None else [self.value, *self.costs]
 
     def to_dict(self) -> dict[str, Any]:
         """What a reaper needs to tell it in the worker's place."""

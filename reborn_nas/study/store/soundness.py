@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
 
 from reborn_nas.architecture import Architecture, BackboneSpec
 from reborn_nas.errors import RebornError
+from reborn_nas.metric import Metric
 from reborn_nas.records import PHASES, STATES, TrialRecord
 from reborn_nas.study.config.config import StudyConfig, known_settings
+from reborn_nas.study.config.own import metric_of
 
 if TYPE_CHECKING:
     from reborn_nas.study.store.storage import RunStore
@@ -155,7 +158,7 @@ def _faults(attributes: Mapping[str, Any], records: Iterable[Mapping[str, Any]])
     for data in records:
         if run.plan is None or run.settings is None:
             yield "it has results, and no plan or no settings"
-        yield from _in_record(data, run.plan)
+        yield from _in_record(data, run.plan, metric_of(run.config))
 
 
 def _in_plan(plan: _Plan) -> Iterator[str]:
@@ -168,7 +171,7 @@ def _in_plan(plan: _Plan) -> Iterator[str]:
             yield f"plan: {_shown(name)} names sites that the plan lacks"
 
 
-def _in_record(data: Mapping[str, Any], plan: _Plan | None) -> Iterator[str]:
+def _in_record(data: Mapping[str, Any], plan: _Plan | None, metric: Metric) -> Iterator[str]:
     try:
         record = _RECORD.validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
@@ -178,7 +181,7 @@ def _in_record(data: Mapping[str, Any], plan: _Plan | None) -> Iterator[str]:
     if record.phase not in PHASES or record.state not in STATES:
         yield f"{where}: phase {_shown(record.phase)}, state {_shown(record.state)}"
     for name, share in (("accuracy", record.accuracy), ("test_accuracy", record.test_accuracy)):
-        if share is not None and not 0 <= share <= 1:
+        if share is not None and (not isfinite(share) or (metric.is_accuracy and not 0 <= share <= 1)):
             yield f"{where}: {name} is {_shown(share)}"
     if record.state == "complete" and record.accuracy is None:
         yield f"{where}: it is complete and has no accuracy"

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 
 from reborn_nas.commands import install_line
 from reborn_nas.errors import RebornError, StudyError
+from reborn_nas.metric import ACCURACY, Metric
 from reborn_nas.study.config.objectives import directions
 from reborn_nas.study.config.urls import is_readable, mask_url, without_secrets
 from reborn_nas.study.store.attempts import LeaseWatch, identity
@@ -327,13 +328,19 @@ class RunStore:
 
 
 def open_run(
-    storage: BaseStorage, name: str, *, create: bool = False, objectives: Sequence[str] = ("accuracy",)
+    storage: BaseStorage,
+    name: str,
+    *,
+    create: bool = False,
+    objectives: Sequence[str] = ("accuracy",),
+    metric: Metric = ACCURACY,
 ) -> RunStore:
     """The run `name` in `storage`.
 
     Args:
         create: make it where it is not there.
         objectives: of the exploration, see `objectives.OBJECTIVES`; an existing run keeps its own.
+        metric: what trainings are judged by; an existing run keeps its own.
 
     Raises:
         StudyError: it is not there (and `create` is False), or it is a study of somebody else.
@@ -367,7 +374,7 @@ def open_run(
         studies[suffix] = optuna.create_study(
             storage=storage,
             study_name=name + suffix,
-            directions=directions(objectives) if suffix == "" else ("maximize",),
+            directions=directions(objectives if suffix == "" else ("accuracy",), metric),
             sampler=sampler,
             load_if_exists=True,
         )
@@ -379,7 +386,7 @@ def open_run(
             study.get_trials(deepcopy=False)
     if create and not own:
         for suffix, study in studies.items():
-            study.set_metric_names(list(objectives) if suffix == "" else ["accuracy"])
+            study.set_metric_names([metric.name, *(objectives[1:] if suffix == "" else ())])
         store.keep("format", 1)
     return store
 
@@ -401,4 +408,6 @@ def find_store(config: StudyConfig, *, patience: float = 0.0) -> RunStore | None
         return None
     if makes_tables:
         storage = connect(url, patience=patience)
-    return open_run(storage, config.study_name, create=True, objectives=config.objectives)
+    return open_run(
+        storage, config.study_name, create=True, objectives=config.objectives, metric=config.judged_by
+    )

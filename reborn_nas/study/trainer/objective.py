@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import gc
 import io
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +24,12 @@ from reborn_nas.records import EXCESS, TrialRecord
 from reborn_nas.study.config.urls import SCHEME, parse_bucket
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.setup.costs import CostBook
-from reborn_nas.study.setup.warm import ParentWeights, is_warm_study, search_recipe
+from reborn_nas.study.setup.warm import ParentWeights, is_warm_study
 from reborn_nas.study.setup.workbench import Workbench, environment
 from reborn_nas.study.trainer.bucket import BucketCheckpoint, open_bucket
+from reborn_nas.study.trainer.classification import Classification
+from reborn_nas.study.trainer.door import OnEpoch, Outcome, Pruned, Stopped, Trainer
+from reborn_nas.study.trainer.own import Own
 from reborn_nas.study.trainer.resuming import STATES, SavedState
 from reborn_nas.study.trainer.weights import keep_weights
 from reborn_nas.training import FileCheckpoint
@@ -37,8 +41,6 @@ if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore
     from torch import nn
 
-    from reborn_nas.training import Recipe, TrainingResult
-
 __all__ = ["Objective", "Pruned", "Stopped"]
 
 TIMED = ("baseline", "candidate")
@@ -46,15 +48,7 @@ TIMED = ("baseline", "candidate")
 
 T = TypeVar("T")
 
-OnEpoch = Callable[[int, Mapping[str, float]], None]
-
-
-class Stopped(Exception):
-    """Raised out of a training that shall not go on: the run has been taken away, or the study ends."""
-
-
-class Pruned(Exception):
-    """Raised out of a search training that its rung says is hopeless."""
+_log = logging.getLogger("reborn_nas.study")
 
 
 class Objective:
@@ -74,6 +68,7 @@ class Objective:
         self._folder = folder
         self._stopping = stopping
         self._state: SavedState | None = None
+        self._trainer = _trainer(bench, folder, stopping)
         place = bench.config.artifacts
         in_bucket = place is not None and place.startswith(SCHEME)
         self._bucket: ArtifactStore | None = open_bucket(str(place)) if in_bucket else None
@@ -81,7 +76,6 @@ class Objective:
         self._costs = CostBook(bench)
         self._parent = ParentWeights(bench, folder)
         self._curve: list[dict[str, float]] = []
-        self._splits: dict[int, Any] = {}
         self._environment = environment(bench.device)
         self._in_training = 0.0
 
@@ -112,7 +106,7 @@ class Objective:
                     repeated = True
                     self.forget()
                     continue
-                record = self._diverged(record, error)
+                record = self._diverged(record, run, error)
             except Exception as error:  # third-party code may raise anything; the study goes on
                 if is_out_of_memory(error) and not sparing:
                     sparing = True  # recomputing changes no result; a smaller batch would change batch norm
@@ -148,11 +142,19 @@ class Objective:
             recompute_activations(model)
             record = replace(record, extra={**record.extra, "activation_checkpointing": 1.0})
         began = time.perf_counter()
+        self._curve = []
+
+        def listen(epoch: int, metrics: Mapping[str, float]) -> None:
+            self._curve.append(dict(metrics))
+            if on_epoch is not None:
+                on_epoch(epoch, metrics)
+
+        assert self._state is not None
         try:
-            result = self._train(model, run, on_epoch)
+            outcome = self._trainer.train(model, architecture, run, listen, self._state)
         finally:
             self._in_training += time.perf_counter() - began
-        return self._complete(record, run, model, result)
+        return self._complete(record, model, outcome)
 
     def _blank(self, run: Run, architecture: Architecture) -> TrialRecord:
         return TrialRecord(
@@ -171,7 +173,8 @@ class Objective:
             digest=architecture.digest,
             started=_now(),
             environment=self._environment,
-            extra={} if run.rate == 1.0 else {"learning_rate": self._recipe(run).learning_rate},
+            extra=dict(self._trainer.known(run)),
+            chance=self._bench.metric.worst_score,
         )
 
     def _priced(self, record: TrialRecord, architecture: Architecture) -> TrialRecord:
@@ -219,44 +222,6 @@ class Objective:
                 )
             return apply(model, self._plans[key], inplace=True, seed=run.seed)
 
-    def _split(self, block: int) -> Any:
-        from reborn_nas.data import split
-
-        if block not in self._splits:
-            self._splits[block] = split(self._bench.images, block=block, seed=self._bench.config.seed)
-        return self._splits[block]
-
-    def _train(self, model: nn.Module, run: Run, on_epoch: OnEpoch | None) -> TrainingResult:
-        from reborn_nas.training import second_rung, train
-
-        parts = self._split(run.block)
-        recipe = self._recipe(run)
-        self._curve = []
-
-        def listen(epoch: int, metrics: Mapping[str, float]) -> None:
-            self._curve.append(dict(metrics))
-            if on_epoch is not None:
-                on_epoch(epoch, metrics)
-
-        return train(
-            model,
-            self._bench.images,
-            train_indices=parts.train,
-            evaluate={"validation": parts.validation},
-            recipe=recipe,
-            seed=run.seed,
-            device=self._bench.device,
-            on_epoch=listen,
-            checkpoint=self._state,
-            compile_after=second_rung(recipe.epochs) if self._bench.config.compile else None,
-        )
-
-    def _recipe(self, run: Run) -> Recipe:
-        if run.phase == "search":
-            return search_recipe(self._bench)
-        recipe = self._bench.recipe
-        return recipe if run.rate == 1.0 else replace(recipe, learning_rate=recipe.learning_rate * run.rate)
-
     def forget(self) -> None:
         """The last training's result is told: its state is of no use."""
         if self._state is not None:
@@ -274,43 +239,34 @@ class Objective:
         home = self._folder if config.artifacts is None else safe_join(config.artifacts, config.study_name)
         return SavedState(FileCheckpoint(safe_join(home, STATES, name)), self._stopping)
 
-    def _complete(
-        self, record: TrialRecord, run: Run, model: nn.Module, result: TrainingResult
-    ) -> TrialRecord:
-        images = self._bench.images
-        validation = result.accuracy["validation"]
-        accuracy, judged = validation, int(result.n["validation"])
-        test_accuracy, test_n = None, 0
-        if run.part != "validation":  # read once, after the last epoch: never a choice of the epoch by them
-            from reborn_nas.training import evaluate
-
-            indices = images.test if run.part == "test" else images.reserve
-            correct, judged = evaluate(model, images, indices, self._bench.device, result.precision)[:2]
-            accuracy = correct / judged
-            if run.part == "test":
-                test_accuracy, test_n = accuracy, judged
+    def _complete(self, record: TrialRecord, model: nn.Module, outcome: Outcome) -> TrialRecord:
+        on_test = record.accuracy_part == "test"
+        validation = {} if outcome.validation is None else {"validation_accuracy": outcome.validation}
         record = replace(
             record,
             state="complete",
-            accuracy=accuracy,
-            accuracy_n=judged,
-            test_accuracy=test_accuracy,
-            test_n=test_n,
-            train_loss_sum=result.train_loss_sum,
-            epochs=result.epochs,
+            accuracy=outcome.score,
+            accuracy_n=outcome.n,
+            test_accuracy=outcome.score if on_test else None,
+            test_n=outcome.n if on_test else 0,
+            train_loss_sum=outcome.train_loss_sum,
+            epochs=outcome.epochs,
             extra={
                 **self._latency(record),
                 **record.extra,
-                "validation_accuracy": validation,
+                **outcome.extra,
+                **validation,
                 **self._resumed(),
             },
-            environment={**self._environment, "precision": result.precision, "form": result.form},
+            environment={**self._environment, **outcome.environment},
         )
-        record = replace(record, curve=self._save_curve(record.key, result.curve))
-        objectives = self._bench.config.objectives
+        record = replace(record, curve=self._save_curve(record.key, outcome.curve))
+        if outcome.validation is None:  # nothing ranks the weights
+            return record
+        ranked, objectives = outcome.validation, self._bench.config.objectives
         kept = self._written(
             "the trained weights",
-            lambda: keep_weights(self._folder, record, model, images, validation, objectives),
+            lambda: keep_weights(self._folder, record, model, outcome.save_example, ranked, objectives),
         )
         return replace(record, checkpoint=kept)
 
@@ -336,44 +292,48 @@ class Objective:
     def _pruned(self, record: TrialRecord) -> TrialRecord:
         """What there is at the rung that stopped the training."""
         last = self._curve[-1]
-        epoch, accuracy = int(last["epoch"]), float(last["validation_accuracy"])
+        epoch, score = int(last["epoch"]), float(last["validation_accuracy"])
+        losses = [row["train_loss"] for row in self._curve if "train_loss" in row]
         return replace(
             record,
             state="pruned",
-            accuracy=accuracy,
-            accuracy_n=len(self._split(record.block).validation),
-            train_loss_sum=sum(row["train_loss"] for row in self._curve),
+            accuracy=score,
+            accuracy_n=self._trainer.judged(record.block),
+            train_loss_sum=sum(losses) if losses else None,
             epochs=epoch,
             extra={**record.extra, "rung": float(epoch)},
             curve=self._save_curve(record.key, self._curve),
-            reason=f"stopped by the pruner after epoch {epoch} at {accuracy:.2%}",
+            reason=f"stopped by the pruner after epoch {epoch} at {self._bench.metric.shown(score)}",
         )
 
-    def _diverged(self, record: TrialRecord, error: DivergedError) -> TrialRecord:
-        """The last validation accuracy, or chance; a training that went astray stays in the analysis."""
-        result = getattr(error, "result", None)
-        last: Mapping[str, float] = getattr(result, "accuracy", None) or {}
-        guess = 1.0 / len(self._bench.images.classes)
-        accuracy = last.get("validation", guess)
-        curve = getattr(result, "curve", None) or []
+    def _diverged(self, record: TrialRecord, run: Run, error: DivergedError) -> TrialRecord:
+        """What a training that went astray counts as, so that it stays in the analysis; failed where as nothing."""
+        lost = self._trainer.lost(run, error)
+        if lost is None:
+            reason = (
+                f"{_one_line(error)}; with a worst value of the metric such a training would count as that"
+            )
+            return replace(record, state="failed", reason=reason)
+        on_test = record.accuracy_part == "test"
         return replace(
             record,
             state="diverged",
-            accuracy=accuracy if accuracy == accuracy else guess,
-            accuracy_n=len(self._split(record.block).validation),
+            accuracy=lost.score,
+            accuracy_n=lost.n,
             accuracy_part="validation",
-            test_accuracy=guess if record.accuracy_part == "test" else None,
-            test_n=len(self._bench.images.test) if record.accuracy_part == "test" else 0,
-            epochs=len(curve),
-            curve=self._save_curve(record.key, curve) if curve else "",
+            test_accuracy=lost.test if on_test else None,
+            test_n=lost.test_n if on_test else 0,
+            epochs=lost.epochs,
+            curve=self._save_curve(record.key, lost.curve),
             reason=_one_line(error),
         )
 
-    def _save_curve(self, key: str, curve: list[dict[str, Any]]) -> str:
+    def _save_curve(self, key: str, curve: Sequence[Mapping[str, Any]]) -> str:
         if not curve:
             return ""
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(curve[0]), lineterminator="\n")
+        names = list(dict.fromkeys(name for row in curve for name in row))
+        writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(curve)
         path = f"curves/{_file_name(key)}.csv"
@@ -384,6 +344,10 @@ class Objective:
     def _written(self, what: str, write: Callable[[], T]) -> T:
         """What `write` returns, once the disk takes it: a training that is done is not lost to a full one."""
         return wait_out(write, f"{what} cannot be written", stopping=self._stopping)
+
+
+def _trainer(bench: Workbench, folder: Path, stopping: Callable[[], bool]) -> Trainer:
+    return Classification(bench) if bench.own is None else Own(bench, folder, stopping, _log.info)
 
 
 def _file_name(key: str) -> str:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.config.objectives import is_beaten, objective_values
-from reborn_nas.training.measure.example import save_example
 from reborn_nas.winners import DIGITS, EXPLORED
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from reborn_nas.data import ImageSet
 
 __all__ = ["keep_weights"]
 
@@ -28,7 +25,7 @@ def keep_weights(
     folder: Path,
     record: TrialRecord,
     model: nn.Module,
-    images: ImageSet,
+    save_example: Callable[[Path], None] | None,
     validation: float,
     objectives: Sequence[str] = ("accuracy",),
 ) -> str:
@@ -39,7 +36,8 @@ def keep_weights(
 
     Args:
         folder: the run folder.
-        validation: accuracy on the validation images: it ranks, whatever else the training was judged by.
+        save_example: writes what the network makes of an example; None where there is none.
+        validation: score on the validation part: it ranks, whatever else the training was judged by.
         objectives: of the exploration.
 
     Returns:
@@ -65,7 +63,8 @@ def keep_weights(
     home.mkdir(parents=True, exist_ok=True)
     words = [record.key.replace("/", "-"), *(f"{cost:.9g}" for cost in costs), f"{rank[0]:.6f}"]
     name = "~".join(words) + ".safetensors"
-    save_example(model, images, (home / name).with_suffix(".example"))
+    if save_example is not None:
+        save_example((home / name).with_suffix(".example"))
     about = {"format": "pt", "digest": record.digest, "key": record.key}
     write_atomic(home / name, save(state, metadata=about))
     beaten = [path for path, other in kept.items() if is_beaten(other, rank, names)]
@@ -93,5 +92,5 @@ def _rank(path: Path, count: int) -> tuple[float, ...]:
     except ValueError:
         numbers = []
     if len(numbers) != count:
-        return (-1.0, *[float("inf")] * (count - 1))
+        return (-float("inf"), *[float("inf")] * (count - 1))
     return (numbers[-1], *numbers[:-1])

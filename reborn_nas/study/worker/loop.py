@@ -99,7 +99,8 @@ class Engine:
         self._proposer = Proposer(bench, store)
         self.queue = queue or RunQueue(store, bench.phase_labels(), tell=self._proposer.tell)
         self._leader = Leader(bench, store, self._phases, self.queue, progress)
-        self._pace = Pace(bench.config, phases, int(getattr(bench.recipe, "epochs", 1)))
+        self._heard = True
+        self._pace = Pace(bench.config, phases, bench.epochs)
         self._done: dict[str, int] = {}
         self._hopeful = False
         self._started: set[str] = set()
@@ -175,7 +176,8 @@ class Engine:
             with together(self._store.storage):
                 self.queue.beat(claim, 0)
                 architecture = self._proposer.propose(claim)
-            dog = Watchdog(self._pace.limit, self._last_words(claim, architecture))
+            dog = Watchdog(self._limit, self._last_words(claim, architecture))
+            self._heard = False
             with self._beating(claim), self._stopper.training(), dog:
                 asked = time.perf_counter()
                 record = self._execute(claim.run, architecture, self._on_epoch(claim, dog))
@@ -213,9 +215,9 @@ class Engine:
         self._proposer.after_trial(claim, result)
         good = record.state in ("complete", "pruned")
         shown = (
-            "no accuracy"
+            "no value"
             if record.accuracy is None
-            else f"{record.accuracy:.2%} of {record.accuracy_part} images"
+            else f"{self._bench.metric.shown(record.accuracy)} of {record.accuracy_part} {self._bench.metric.counted}"
         )
         log.log(
             logging.INFO if good else logging.WARNING,
@@ -248,6 +250,12 @@ class Engine:
         self._ill = began, min(2 * wait, LONGEST_WAIT)
         pause(wait, lambda: self._stopper.wanted)
 
+    def _limit(self) -> float | None:
+        """Seconds that an epoch may take. A training of the user's own may report none: then only as it was asked."""
+        if self._bench.own is not None and not self._heard:
+            return self._bench.config.hang_after
+        return self._pace.limit()
+
     def _last_words(self, claim: Claim, architecture: Architecture) -> Callable[[str], None] | None:
         """Tells that a training hangs, where another process takes this one's place."""
         if not self._expendable:
@@ -273,9 +281,10 @@ class Engine:
 
     def _on_epoch(self, claim: Claim, dog: Watchdog) -> Callable[[int, Mapping[str, float]], None]:
         searching = claim.run.phase == "search"
-        epochs = search_epochs(self._bench) if searching else int(getattr(self._bench.recipe, "epochs", 0))
+        epochs = search_epochs(self._bench) if searching else self._bench.epochs
 
         def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
+            self._heard = True
             self._pace.epoch(dog.moved())
             self._progress.epoch(claim.run.key, epoch, epochs, metrics)
             if claim.lost or (self._stopper.wanted and epoch < epochs):
@@ -332,7 +341,8 @@ def run_worker(
         raise StudyError(f"there is no study {config.study_name!r} to join; `reborn-nas search` begins it")
     bench = make_workbench(config, device, proofs=store.attribute("proofs"))
     check_same(store, bench)
-    remember_code(bench.spec)
+    for spec in bench.code:
+        remember_code(spec)
     if config.storage is not None:
         remember_storage(mask_url(config.storage))
     plan = store.attribute("plan")

@@ -51,7 +51,7 @@ class Proposer:
 
     def tell(self, record: TrialRecord) -> Told:
         """See `told`."""
-        return told(record, self.learns_pruned, self._bench.config.objectives)
+        return told(record, self.learns_pruned, self._bench.config.objectives, self._bench.metric)
 
     def propose(self, claim: Claim) -> Architecture:
         """The designed architecture, or what the sampler proposes for this slot."""
@@ -110,7 +110,8 @@ class Proposer:
         if self._pruner is None or claim.run.phase != "search" or epoch not in self._rungs:
             return False
         storage = self._store.storage
-        storage.set_trial_intermediate_value(claim.trial_id, epoch, float(metrics["validation_accuracy"]))
+        value = self._bench.metric.value(float(metrics["validation_accuracy"]))
+        storage.set_trial_intermediate_value(claim.trial_id, epoch, value)
         return bool(self._pruner.prune(self._study(), storage.get_trial(claim.trial_id)))
 
     def _study(self, sampler: BaseSampler | None = None) -> Study:

@@ -29,7 +29,6 @@ from reborn_nas.study.store.journal import GatheringJournal, together
 from reborn_nas.study.store.outcome import artifacts_of
 from reborn_nas.study.store.queue import RunQueue
 from reborn_nas.study.worker.progress import Progress, log
-from reborn_nas.winners import DIGITS
 
 if TYPE_CHECKING:
     from reborn_nas.study.setup.workbench import Workbench
@@ -245,7 +244,7 @@ class Leader:
                 continue
             architecture = Architecture.from_dict(record.architecture)
             values = objective_values(
-                replace(record, accuracy=round(record.accuracy, DIGITS)),
+                replace(record, accuracy=self._bench.metric.told(record.accuracy)),
                 objectives,
                 partial(self._costs.value, architecture),
             )

@@ -1,0 +1,255 @@
+"""A training of the user's own in a study: called with a network and a job, judged by what it returns."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from reborn_nas.errors import ConfigError, DivergedError, TrainingError
+from reborn_nas.files import safe_join, write_atomic
+from reborn_nas.metric import Metric, as_number
+from reborn_nas.study.setup.warm import search_epochs
+from reborn_nas.study.trainer.door import OnEpoch, Outcome, Pruned, Stopped
+from reborn_nas.study.trainer.job import Job
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from reborn_nas.architecture import Architecture
+    from reborn_nas.study.plan.designs import Run
+    from reborn_nas.study.setup.own import OwnTraining
+    from reborn_nas.study.setup.workbench import Workbench
+    from reborn_nas.study.trainer.resuming import SavedState
+
+__all__ = ["Own", "kept_process", "read_value"]
+
+JOBS = "jobs"
+"""Folder in the run folder for what trainings write through `job.folder`."""
+
+TAKEN = frozenset(
+    {"latency", "memory", "warm", "validation_accuracy", "resumed_epochs", "rung", "learning_rate"}
+)
+"""Names of scalars that a record has a meaning for already."""
+
+
+class Own:
+    """The `Trainer` of a study with a training of the user's own.
+
+    Args:
+        bench: what all trainings share.
+        folder: the run folder.
+        stopping: whether a training shall end after its epoch.
+        say: writes a line to the run's log.
+    """
+
+    def __init__(
+        self, bench: Workbench, folder: Path, stopping: Callable[[], bool], say: Callable[[str], None]
+    ) -> None:
+        assert bench.own is not None
+        self._bench, self._own = bench, bench.own
+        self._folder, self._stopping, self._say = folder, stopping, say
+        self._last: float | None = None
+
+    def train(
+        self, model: nn.Module, architecture: Architecture, run: Run, on_epoch: OnEpoch, state: SavedState
+    ) -> Outcome:
+        """See `Trainer`."""
+        job = self.job(run, architecture, on_epoch, state)
+        self._last = None
+        model = model.to(self._bench.device)
+        with kept_process(run.seed):
+            returned = self._call(partial(self._own.train, model, job), job)
+        self._last = next(
+            (row["validation_accuracy"] for row in reversed(job.curve) if "validation_accuracy" in row), None
+        )
+        if self._own.evaluate is None:
+            score, n, extra = self._read(returned, "train", run.part)
+            validation = score if run.part == "validation" else None
+        else:
+            validation, n, extra = self._judge(model, job, run, "validation")
+            score = validation
+            if run.part != "validation":
+                score, n, more = self._judge(model, job, run, run.part)
+                extra = more
+        return Outcome(
+            score,
+            n,
+            validation,
+            int(job.curve[-1]["epoch"]) if job.curve else job.epochs,
+            curve=job.curve,
+            extra=extra,
+            save_example=partial(_save_example, model, self._own, self._bench),
+        )
+
+    def lost(self, run: Run, error: Exception) -> Outcome | None:
+        """The metric's worst, or the last value that was reported; without either it counts as nothing."""
+        worst = self._own.metric.worst_score
+        known = self._last if worst is None else worst
+        return None if known is None else Outcome(known, test=known)
+
+    def judged(self, block: int) -> int:
+        """See `Trainer`."""
+        return 0
+
+    def known(self, run: Run) -> Mapping[str, float]:
+        """See `Trainer`."""
+        return {} if run.rate == 1.0 else {"rate": run.rate}
+
+    def job(
+        self, run: Run, architecture: Architecture, on_epoch: OnEpoch | None, state: SavedState | None
+    ) -> Job:
+        """What the training of `run` is told."""
+        config = self._bench.config
+        return Job(
+            run,
+            architecture,
+            epochs=search_epochs(self._bench) if run.phase == "search" else self._bench.epochs,
+            device=self._bench.device,
+            study_seed=config.seed,
+            metric=self._own.metric,
+            folder=safe_join(self._folder, JOBS, run.key.replace("/", "-")),
+            on_epoch=on_epoch,
+            state=state,
+            stopping=self._stopping,
+            say=self._say,
+            part="validation" if self._own.evaluate is not None else run.part,
+            pruned=run.phase == "search" and config.pruner != "none",
+        )
+
+    def _judge(self, model: nn.Module, job: Job, run: Run, part: str) -> tuple[float, int, dict[str, float]]:
+        assert self._own.evaluate is not None
+        judging = job.judging(part)
+        with kept_process(run.seed):
+            returned = self._call(partial(self._own.evaluate, model, judging), judging)
+        return self._read(returned, "evaluate", part)
+
+    def _call(self, function: Callable[[], Any], job: Job) -> Any:
+        """What the function returns. A stop that it swallowed still counts, and so does leaving the process."""
+        try:
+            returned = function()
+        except (Stopped, Pruned):
+            raise
+        except KeyboardInterrupt:
+            raise
+        except SystemExit as error:
+            if job.raised is not None:
+                raise job.raised from error
+            if self._stopping():
+                raise Stopped from error
+            raise TrainingError(f"it called sys.exit({error.code!r})") from error
+        except BaseException as error:
+            if job.raised is not None:
+                raise job.raised from error
+            raise
+        if job.raised is not None:
+            raise job.raised
+        if job.asked_to_stop and not (job.curve and job.curve[-1]["epoch"] >= job.epochs):
+            raise Stopped
+        return returned
+
+    def _read(self, returned: Any, what: str, part: str) -> tuple[float, int, dict[str, float]]:
+        value, n, extra = read_value(returned, self._own.metric, what, part)
+        if not math.isfinite(value):
+            raise DivergedError(f"{what} returned {self._own.metric.name} {value:g} on the {part} part")
+        return self._own.metric.score(value), n, extra
+
+
+def read_value(returned: Any, metric: Metric, what: str, part: str) -> tuple[float, int, dict[str, float]]:
+    """The metric's value, the rows that it rests on (0 where nobody says), and the other numbers.
+
+    Raises:
+        ConfigError: nothing, no number, or not the metric was returned; a number outside of the metric's range.
+    """
+    form = (
+        f"the value of {metric.name} on job.part ({part}), a number or a dict such as {{{metric.name!r}: …}}"
+    )
+    if returned is None:
+        raise ConfigError(f"{what} returned None; return {form}")
+    if not isinstance(returned, Mapping):
+        return metric.check(_told(returned, metric.name, what)), 0, {}
+    if metric.name not in returned:
+        got = ", ".join(sorted(map(str, returned))) or "an empty dict"
+        raise ConfigError(f"{what} returned {got}, not {metric.name}; return {form}")
+    found = {str(name): _told(value, str(name), what) for name, value in returned.items()}
+    value, n = metric.check(found.pop(metric.name)), found.pop("n", 0.0)
+    if not (math.isfinite(n) and n >= 0 and n == int(n)):
+        raise ConfigError(f"{what}: n is the number of {metric.counted} that the value rests on, not {n:g}")
+    return value, int(n), {(f"{name}_" if name in TAKEN else name): number for name, number in found.items()}
+
+
+def _told(value: Any, name: str, what: str) -> float:
+    try:
+        return as_number(value, name)
+    except ConfigError as error:
+        raise ConfigError(f"{what} returned {error}") from None
+
+
+@contextmanager
+def kept_process(seed: int) -> Iterator[None]:
+    """Seed every generator, and leave the process as it was: generators, working directory, threads, defaults."""
+    place, threads, kind = os.getcwd(), torch.get_num_threads(), torch.get_default_dtype()
+    numbers, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002 - a user's code may draw from it
+    grad, device = torch.is_grad_enabled(), torch.get_default_device()
+    exact, warns = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    backends = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(numbers)
+            np.random.set_state(arrays)  # noqa: NPY002
+            torch.set_grad_enabled(grad)
+            if torch.get_default_device() != device:
+                torch.set_default_device(None if device.type == "cpu" else device)
+            torch.use_deterministic_algorithms(exact, warn_only=warns)
+            torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = backends
+            if torch.get_default_dtype() != kind:
+                torch.set_default_dtype(kind)
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
+            with suppress(OSError):
+                os.chdir(place)
+
+
+def _save_example(model: nn.Module, own: OwnTraining, bench: Workbench, path: Path) -> None:
+    """Write what the trained network makes of its example inputs, where it takes and returns tensors."""
+    from safetensors.torch import save
+
+    from reborn_nas.backbone.trace.inputs import arguments, moved
+    from reborn_nas.backbone.trace.replica import tensors_in
+
+    if own.example is None:
+        return
+    modes = {module: module.training for module in model.modules()}
+    device = str(next(model.parameters(), torch.empty(0)).device)
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            args, kwargs = arguments(moved(own.example, device))
+            outputs = model.eval()(*args, **kwargs)
+    except Exception:  # an example is a convenience; no training is lost for want of it
+        return
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    groups = {"input": own.example, "output": outputs}
+    tensors = {
+        f"{name}.{number}": tensor.detach().cpu().contiguous().clone()
+        for name, group in groups.items()
+        for number, tensor in enumerate(tensors_in(group))
+    }
+    write_atomic(path, save(tensors))

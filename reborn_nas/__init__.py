@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from wrapt import when_imported
 
 if TYPE_CHECKING:
+    from reborn_nas import activations, analysis, backbone, data, models, space, study, training  # noqa: F401
     from reborn_nas.activations import build_activation, fold
     from reborn_nas.analysis import minimum_detectable_effect, screen_design, site_effects
-    from reborn_nas.api import export, recommend, report, search
+    from reborn_nas.api import export, recommend, report, search, train
     from reborn_nas.architecture import Architecture, BackboneSpec, Choice
     from reborn_nas.backbone import Plan, Site, apply, convert, find_sites, plan
     from reborn_nas.errors import RebornError
     from reborn_nas.metric import Metric
-    from reborn_nas.retraining import train
     from reborn_nas.space import SearchSpace, load_space
     from reborn_nas.study import AdditiveSampler, StudyConfig
     from reborn_nas.training.measure.latency import measure_latency
@@ -54,7 +54,7 @@ _LAZY = {
     "screen_design": "analysis",
     "search": "api",
     "site_effects": "analysis",
-    "train": "retraining",
+    "train": "api",
 }
 """Public name → the room that defines it."""
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from reborn_nas.cli.main import VERBS, main, parser
-from reborn_nas.cli.settings import given_settings
+from reborn_nas.cli.verbs.search import given_settings
 from tests.printed import FILLED, LOAD, PACKAGE, ROOT, Command, blocks, commands_in, messages, visible
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -157,10 +157,7 @@ def test_every_command_that_a_run_prints_runs(
     printed: dict[str, str], at_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served: list[str] = []
-    monkeypatch.setattr(
-        "reborn_nas.study.result.dashboard.serve_dashboard", lambda run, **_: served.append(str(run))
-    )
-    monkeypatch.setattr("reborn_nas.study.serve_dashboard", lambda run, **_: served.append(str(run)))
+    monkeypatch.setattr("reborn_nas.api.dashboards.serve_dashboard", lambda run, **_: served.append(str(run)))
     commands = {one.words: one for place, text in printed.items() for one in commands_in(text, place)}
     ran = []
     for number, command in enumerate(commands.values()):

@@ -32,10 +32,11 @@ ROWS = (
     ("samplers",),
     ("study", "report", "export"),
     ("replicate",),
-    ("api", "retraining"),
+    ("api",),
     ("cli", "run"),
 )
 INSIDE = {
+    "api": ("run", "networks", "view", "dashboards", "exports", "trainings", "searches"),
     "analysis": ("student", "designs", "effects", "phases", "model", "simulated"),
     "backbone": (
         "load",
@@ -50,6 +51,7 @@ INSIDE = {
         "convert",
         "cost",
     ),
+    "cli": ("streams", "arguments", "show", "consent", "verbs", "main"),
     "report": ("probe", "results", "figures", "page"),
     "training": (
         "device",

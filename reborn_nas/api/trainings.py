@@ -1,22 +1,32 @@
-"""`train`: one architecture with the full recipe and several seeds, put together for Python users and the CLI."""
+"""One architecture trained with the full recipe and several seeds."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from reborn_nas.api.run import Run, parent_arm
 from reborn_nas.architecture import Architecture
+from reborn_nas.data import load_dataset
 from reborn_nas.errors import ConfigError
-
-if TYPE_CHECKING:
-    from reborn_nas.export import Retrained
-    from reborn_nas.training import Recipe
-
-__all__ = ["train"]
-
-Run = str | os.PathLike[str]
+from reborn_nas.export import (
+    Parent,
+    Retrained,
+    Trainings,
+    check_forms,
+    check_target,
+    choose,
+    export_trained,
+    prepare,
+    read_architecture,
+    retrain,
+)
+from reborn_nas.known import foreign_code
+from reborn_nas.study import load_run
+from reborn_nas.study.result.networks import recommend_info
+from reborn_nas.training import Recipe, get_recipe
+from reborn_nas.training.device.selection import pick_device
 
 
 def train(
@@ -64,10 +74,6 @@ def train(
     Raises:
         RebornError: whatever does not fit together, before any training; a training that cannot go on.
     """
-    from reborn_nas.data import load_dataset
-    from reborn_nas.export import Parent, check_forms, check_target, export_trained, prepare, retrain
-    from reborn_nas.training.device.selection import pick_device
-
     if seeds < 1:
         raise ConfigError(f"seeds: at least one training, not {seeds}")
     if not 0 <= network.get("average", 0.0) < 1:
@@ -113,11 +119,6 @@ def _one_architecture(
 
     A file may come from anybody, so a source file that it names is run only where the caller names that too.
     """
-    from reborn_nas.export import Trainings, choose, read_architecture
-    from reborn_nas.known import foreign_code
-    from reborn_nas.study import load_run
-    from reborn_nas.study.result.networks import recommend_info
-
     if isinstance(given, Architecture):
         return given, {}
     path = Path(given)
@@ -139,8 +140,7 @@ def _one_architecture(
         chosen = recommend_info(info).architecture
     else:
         done = {record.key: path for record in info.records if record.state == "complete"}
-        parent_arm = "parent" if info.arms[1] == "original" else info.arms[1]
-        trainings = Trainings(str(path), info.records, done, info.numbers, parent_arm=parent_arm)
+        trainings = Trainings(str(path), info.records, done, info.numbers, parent_arm=parent_arm(info))
         chosen = Architecture.from_dict(choose(trainings, trial)[0][0].architecture)
     code = None if backbone_named else foreign_code([chosen.backbone])
     if code is not None:
@@ -152,8 +152,6 @@ def _one_architecture(
 
 
 def _recipe(known: Mapping[str, Any], name: str | None, dataset: str, overrides: Mapping[str, Any]) -> Recipe:
-    from reborn_nas.training import Recipe, get_recipe
-
     changes = {key: value for key, value in overrides.items() if value is not None}
     if name is None and known.get("recipe_settings"):
         return Recipe.from_dict({**known["recipe_settings"], **changes})

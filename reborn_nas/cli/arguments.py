@@ -65,6 +65,21 @@ def add_backbone(parser: argparse.ArgumentParser, default: str | None = None) ->
     )
 
 
+def add_forms(parser: argparse.ArgumentParser) -> None:
+    """In which forms the network is written."""
+    parser.add_argument(
+        "--fold", action="store_true", help="deployment form: batch norm and compression folded"
+    )
+    for form, what in (
+        ("onnx", "model.onnx, checked in onnxruntime"),
+        ("torch-export", "model.pt2"),
+        ("jit-trace", "model.torchscript"),
+    ):
+        parser.add_argument(
+            f"--{form}", dest="forms", action="append_const", const=form, help=f"also write {what}"
+        )
+
+
 def model_argument(text: str) -> tuple[str, Any]:
     """`name=value` with a JSON value, or else a string."""
     from reborn_nas.study.config.flags import read_pair

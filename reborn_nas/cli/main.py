@@ -27,7 +27,7 @@ VERBS = {
     "dashboard": "open a run in optuna-dashboard, on this machine only",
     "replicate": "measure a table or figure of the paper again",
 }
-"""Verb → what it does. Each is a module of this room with `EXAMPLES`, `add(parser)` and `run(args)`."""
+"""Verb → what it does. Each is a module of `verbs` with `EXAMPLES`, `add(parser)` and `run(args)`."""
 
 EPILOG = """examples:
   reborn-nas search                                        64 small trainings on scikit-learn's digits
@@ -56,7 +56,7 @@ def parser(verb: str | None = None) -> argparse.ArgumentParser:
 
 def verb_parser(made: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
     """Give the parser of one verb its arguments; its help ends in examples."""
-    module = import_module(f"reborn_nas.cli.{name}")
+    module = import_module(f"reborn_nas.cli.verbs.{name}")
     made.description = f"{VERBS[name][0].upper()}{VERBS[name][1:]}."
     made.epilog = f"examples:\n{module.EXAMPLES}"
     module.add(made)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,29 +17,30 @@ from reborn_nas.study.worker.progress import duration_text
 if TYPE_CHECKING:
     from reborn_nas.report import RunView
     from reborn_nas.study import PlanView, RunResult, RunStatus
+if TYPE_CHECKING:
+    from reborn_nas.study.result.networks import Standing
+
 
 __all__ = [
     "count_text",
-    "estimates",
     "near",
     "plan_json",
     "print_estimates",
     "print_next",
     "print_plan",
     "print_result",
+    "print_standing",
     "print_status",
     "print_table",
     "result_json",
     "say",
+    "standing_json",
     "status_json",
 ]
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
     """Aligned columns, two spaces apart; the last column wraps to the terminal's width."""
-    import shutil
-    import textwrap
-
     if not rows:
         return
     last = len(heads) - 1
@@ -57,9 +61,6 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequ
 
 def say(text: str, indent: str = "") -> None:
     """One paragraph, wrapped between words on a terminal and left whole for a pipe."""
-    import shutil
-    import textwrap
-
     room = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 100_000
     print(textwrap.fill(text, room, initial_indent=indent, subsequent_indent=indent + "  "))
 
@@ -136,12 +137,10 @@ def print_plan(plan: PlanView) -> None:
     sys.stdout.flush()
 
 
-def print_result(result: RunResult, view: RunView) -> None:
+def print_result(result: RunResult, view: RunView, answer: Sequence[str]) -> None:
     """The answer, and the network that was compared with its parent."""
-    from reborn_nas.report import study_findings
-
     print()
-    for sentence in study_findings(view).sentences:
+    for sentence in answer:
         say(sentence)
     if result.candidate is not None:
         print("\ncandidate architecture:")
@@ -155,36 +154,30 @@ def print_result(result: RunResult, view: RunView) -> None:
             print("  every site keeps its original activation")
 
 
-def print_next(result: RunResult, page: Path) -> None:
-    """Where the report is, and the commands that follow."""
-    from reborn_nas.api import exportable
-    from reborn_nas.study.config.flags import resume_command
-    from reborn_nas.study.setup.planning import next_total
-
+def print_next(result: RunResult, page: Path, surer: tuple[str, int] | None, *, exportable: bool) -> None:
+    """Where the report is, and the commands that follow; `surer` is a larger search and how many trainings more."""
     print(f"\nreport:  {near(page)}")
     print(f"look:    {command_line('reborn-nas', 'dashboard', result.folder)}")
-    if exportable(result):
+    if exportable:
         print(f"export:  {command_line('reborn-nas', 'export', result.folder, '--out', 'my-model')}")
-    total = next_total(result.plan)
-    if total is not None:
-        print(f"surer:   {resume_command(result.plan.config.replace(trials=total))}")
+    if surer is not None:
+        command, more = surer
+        print(f"surer:   {command}")
         say(
-            f"{total - result.plan.total} more trainings retest the top sites on unused images and compare the reborn "
+            f"{more} more trainings retest the top sites on unused images and compare the reborn "
             "block with its positive twin: is it the negative phase, or the block's own batch norm and weights?",
             "         ",
         )
 
 
-def result_json(result: RunResult, view: RunView, page: Path) -> dict[str, Any]:
+def result_json(result: RunResult, answer: Sequence[str], page: Path) -> dict[str, Any]:
     """The result for scripts."""
-    from reborn_nas.report import study_findings
-
     return {
         "run": str(result.folder),
         "report": str(page),
         "complete": result.complete,
         "seconds": round(result.seconds, 3),
-        "answer": list(study_findings(view).sentences),
+        "answer": list(answer),
         "candidate": None if result.candidate is None else result.candidate.to_dict(),
     }
 
@@ -220,8 +213,6 @@ def plan_json(plan: PlanView) -> dict[str, Any]:
 
 def status_json(state: RunStatus) -> dict[str, Any]:
     """The status for scripts."""
-    from dataclasses import asdict
-
     return {
         "name": state.name,
         "complete": state.complete,
@@ -231,20 +222,6 @@ def status_json(state: RunStatus) -> dict[str, Any]:
         "phases": [{**asdict(phase), "name": public_name(phase.name)} for phase in state.phases],
         "candidate": None if state.candidate is None else state.candidate.to_dict(),
     }
-
-
-def estimates(view: RunView) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Each site's estimate as it stands, in percentage points, and the numbers behind; empty without a screen."""
-    from reborn_nas.report import study_findings
-
-    found = study_findings(view)
-    if found.effects is None:
-        return [], {}
-    columns = ["site", "effect", "ci_low", "ci_high", "verdict", "said_effect", "said_low", "said_high"]
-    rows = [
-        {str(key): value for key, value in row.items()} for row in found.effects[columns].to_dict("records")
-    ]
-    return rows, {name: float(value) for name, value in found.summary.items()}
 
 
 def print_estimates(
@@ -284,3 +261,53 @@ def print_estimates(
         )
     if not complete:
         print("Descriptive until the study ends: intervals shrink, and there is no verdict yet.")
+
+
+def print_standing(networks: Standing) -> None:
+    """A line each; nothing where there is none yet."""
+    best, recommended, tested = networks.best, networks.recommended, networks.retested
+    if best is not None and best.accuracy is not None:
+        print(
+            f"best observed: {best.label}, {best.accuracy:.2%} of {best.accuracy_n:,} {best.accuracy_part} images; the "
+            "best of many is partly luck"
+        )
+    if recommended is not None:
+        print(
+            f"recommended:   {recommended.predicted:.2%} expected on validation images, "
+            f"95 % interval [{recommended.ci_low:.2%}, {recommended.ci_high:.2%}], by {recommended.n_trials} trainings"
+        )
+    elif best is not None:
+        print(f"recommended:   none yet ({networks.reason})")
+    shares = [record.test_accuracy for record in tested if record.test_accuracy is not None]
+    if shares:
+        same = recommended is not None and recommended.architecture.digest == tested[0].digest
+        print(
+            f"retested:      the candidate{' (the recommended network)' if same else ''}, "
+            f"{sum(shares) / len(shares):.2%} of {tested[0].test_n:,} test images over {len(shares)} seeds"
+        )
+
+
+def standing_json(networks: Standing) -> dict[str, Any]:
+    """The same for scripts."""
+    best, recommended = networks.best, networks.recommended
+    shares = [record.test_accuracy for record in networks.retested if record.test_accuracy is not None]
+    return {
+        "best": None
+        if best is None
+        else {"key": best.label, "accuracy": best.accuracy, "n": best.accuracy_n},
+        "recommended": None
+        if recommended is None
+        else {
+            "architecture": recommended.architecture.to_dict(),
+            "predicted": recommended.predicted,
+            "interval": [recommended.ci_low, recommended.ci_high],
+            "trainings": recommended.n_trials,
+        },
+        "retested": None
+        if not shares
+        else {
+            "architecture": dict(networks.retested[0].architecture),
+            "test_accuracy": sum(shares) / len(shares),
+            "seeds": len(shares),
+        },
+    }

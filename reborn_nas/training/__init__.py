@@ -3,8 +3,10 @@
 from reborn_nas.training.checkpoint import Checkpoint, FileCheckpoint, TrainingState
 from reborn_nas.training.device.cpu import available_cores, available_memory, cpu_threads, threads_each
 from reborn_nas.training.device.precision import cpu_has_bf16, parameter_count, resolve_precision
+from reborn_nas.training.device.selection import pick_device
 from reborn_nas.training.evaluation import evaluate
 from reborn_nas.training.loop import train
+from reborn_nas.training.measure.doctor import examine
 from reborn_nas.training.measure.estimate import Estimate, estimate_epoch
 from reborn_nas.training.measure.example import example_of, save_example
 from reborn_nas.training.recipe import Recipe, batch_sizes, get_recipe, learning_rates, recipe_names
@@ -28,10 +30,12 @@ __all__ = [
     "Estimate",
     "estimate_epoch",
     "evaluate",
+    "examine",
     "example_of",
     "get_recipe",
     "learning_rates",
     "parameter_count",
+    "pick_device",
     "recipe_names",
     "resolve_precision",
     "save_example",

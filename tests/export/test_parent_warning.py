@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reborn_nas.analysis.phases.compare import candidate_against_parent
-from reborn_nas.api import _parent_warning
+from reborn_nas.api.exports import _parent_warning
 from reborn_nas.cli.main import parser
 from reborn_nas.export import Trainings
 from reborn_nas.records import TrialRecord

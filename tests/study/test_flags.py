@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 import reborn_nas as rn
 from reborn_nas.cli.main import parser
-from reborn_nas.cli.settings import given_settings
+from reborn_nas.cli.verbs.search import given_settings
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study import Phase, PlanView, RunResult, StudyConfig, load_config

@@ -76,6 +76,7 @@ def test_a_fault_of_ours_shows_as_one(verb: str, tmp_path: Path, monkeypatch: py
     def broken(*_: object, **__: object) -> None:
         raise TypeError("ours")
 
+    monkeypatch.setattr("reborn_nas.api.view.run_view", broken)
     monkeypatch.setattr(api, "run_view", broken)
     run = tmp_path / "run"
     shutil.copytree(OLD, run)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from reborn_nas import api
+
 EXAMPLES = """  reborn-nas dashboard runs/convnet5-digits
   reborn-nas dashboard runs/convnet5-digits --port 9000
 """
@@ -19,11 +21,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
-    from reborn_nas.api import dashboard
-
     if args.host not in ("127.0.0.1", "localhost", "::1"):
         print(
             f"warning: optuna-dashboard has no login; {args.host} may be reachable by others", file=sys.stderr
         )
-    dashboard(args.run_path, host=args.host, port=args.port)
+    api.dashboard(args.run_path, host=args.host, port=args.port)
     return 0

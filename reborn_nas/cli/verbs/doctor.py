@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+import reborn_nas as rn
 from reborn_nas.heavy import import_networks
 
 EXAMPLES = """  reborn-nas doctor
@@ -22,14 +23,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Try and print; 1 where something is wrong."""
     import_networks()
-    from reborn_nas.training.device.selection import pick_device
-    from reborn_nas.training.measure.doctor import examine
-
-    device, note = pick_device(args.device)
+    device, note = rn.training.pick_device(args.device)
     found = []
     if note and not args.json:
         print(note)
-    for finding in examine(device):
+    for finding in rn.training.examine(device):
         found.append(finding)
         if not args.json:
             print(f"{'ok   ' if finding.good else 'WRONG'}  {finding.name}: {finding.text}", flush=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from reborn_nas import api
+from reborn_nas.cli.arguments import add_forms
 from reborn_nas.commands import load_line
 from reborn_nas.heavy import import_networks
 from reborn_nas.study.store.opening import reads_run
@@ -35,28 +37,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="the model's name in its card")
 
 
-def add_forms(parser: argparse.ArgumentParser) -> None:
-    """In which forms the network is written."""
-    parser.add_argument(
-        "--fold", action="store_true", help="deployment form: batch norm and compression folded"
-    )
-    for form, what in (
-        ("onnx", "model.onnx, checked in onnxruntime"),
-        ("torch-export", "model.pt2"),
-        ("jit-trace", "model.torchscript"),
-    ):
-        parser.add_argument(
-            f"--{form}", dest="forms", action="append_const", const=form, help=f"also write {what}"
-        )
-
-
 @reads_run
 def run(args: argparse.Namespace) -> int:
     """Write it and print how to load it."""
     import_networks()
-    from reborn_nas.api import export
-
-    out = export(
+    out = api.export(
         args.run_path,
         args.out,
         trial=args.trial,

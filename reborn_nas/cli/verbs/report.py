@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from reborn_nas import api
+from reborn_nas.cli.show import near
 from reborn_nas.heavy import import_networks
 
 EXAMPLES = """  reborn-nas report runs/convnet5-digits
@@ -23,8 +25,5 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write it and print where."""
     import_networks()
-    from reborn_nas.api import report
-    from reborn_nas.cli.show import near
-
-    print(near(report(args.run_path, args.out, trust_source=args.trust_source)))
+    print(near(api.report(args.run_path, args.out, trust_source=args.trust_source)))
     return 0

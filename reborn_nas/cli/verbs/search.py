@@ -5,12 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from typing import Any
 
+from reborn_nas import api, study
 from reborn_nas.cli.arguments import add_loudness
 from reborn_nas.cli.consent import agreed, cheaper
-from reborn_nas.cli.settings import add_settings, given_settings
+from reborn_nas.cli.show import (
+    plan_json,
+    print_next,
+    print_plan,
+    print_result,
+    print_standing,
+    result_json,
+    standing_json,
+)
 from reborn_nas.heavy import import_networks
-from reborn_nas.study.worker.progress import announce
+from reborn_nas.study.config.config import OLD_NAMES
+from reborn_nas.study.config.flags import Flag, read_pair, setting_flags
+from reborn_nas.study.worker.progress import announce, log_to, make_progress
 
 EXAMPLES = """  reborn-nas search
   reborn-nas search --backbone resnet34 --dataset cifar100 --data-dir ~/data --dry-run
@@ -36,14 +49,8 @@ def run(args: argparse.Namespace) -> int:
     if not quiet:
         announce("reading the settings; importing torch and timm takes a few seconds")
     import_networks()
-    from reborn_nas.api import report, run_view, search, standing
-    from reborn_nas.cli.show import plan_json, print_next, print_plan, print_result, result_json
-    from reborn_nas.cli.words import print_standing, standing_json
-    from reborn_nas.study import load_config, plan_search
-    from reborn_nas.study.worker.progress import log_to, make_progress
-
-    config = load_config(args.config, **given_settings(args))
-    plan = plan_search(config)
+    config = study.load_config(args.config, **given_settings(args))
+    plan = study.plan_search(config)
     advice = cheaper(plan)
     if not quiet or (args.dry_run and not args.json):
         print_plan(plan)
@@ -56,20 +63,80 @@ def run(args: argparse.Namespace) -> int:
     if not args.yes and not agreed(plan.seconds, plan.bench.device == "cpu", advice):
         return 2
     with make_progress(quiet) as progress, log_to(None, shown=args.verbose):
-        result = search(config, progress=progress, plan=plan)
+        result = api.search(config, progress=progress, plan=plan)
     if result.interrupted or result.timed_out or result.spent:
         what = "out of time" if result.timed_out else "interrupted"
         if result.spent:
             what = f"the {config.gpu_hours:g} device hours are spent; a larger --gpu-hours goes on"
         print(f"\n{what}; everything finished is kept. To go on: {result.resume_command}", file=sys.stderr)
         return 130 if result.interrupted else 0
-    page = report(result)
-    view, networks = run_view(result), standing(result)
+    page = api.report(result)
+    view, networks = api.run_view(result), api.standing(result)
+    answer = api.answer(view)
     if args.json:
-        print(json.dumps({**result_json(result, view, page), **standing_json(networks)}, indent=2))
+        print(json.dumps({**result_json(result, answer, page), **standing_json(networks)}, indent=2))
     else:
-        print_result(result, view)
+        print_result(result, view, answer)
         print()
         print_standing(networks)
-        print_next(result, page)
+        print_next(result, page, api.surer(result), exportable=api.exportable(result))
     return 0
+
+
+_PREFIX = "setting_"
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """A flag for each setting, in groups; one that is not given keeps the value of --config, or the default."""
+    groups: dict[str, Any] = {}
+    for flag in setting_flags():
+        group = groups.setdefault(flag.group, None) or parser.add_argument_group(flag.group)
+        groups[flag.group] = group
+        shared: dict[str, Any] = {
+            "dest": _PREFIX + flag.setting,
+            "help": flag.help.replace("%", "%%"),
+            "default": None,
+        }
+        if flag.kind == "switch":
+            group.add_argument(flag.option, action=argparse.BooleanOptionalAction, **shared)
+        elif flag.kind == "pairs":
+            group.add_argument(
+                flag.option, action="append", type=_reader(read_pair), metavar=flag.metavar, **shared
+            )
+        elif flag.choices:
+            group.add_argument(flag.option, choices=flag.choices, **shared)
+        else:
+            group.add_argument(flag.option, type=_type(flag), metavar=flag.metavar, **shared)
+        for old, name in OLD_NAMES.items():
+            if name == flag.setting:
+                parser.add_argument(f"--{old}", **{**shared, "help": argparse.SUPPRESS}, type=_type(flag))
+
+
+def given_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given on the command line, by the names of `StudyConfig`."""
+    values = {flag.setting: getattr(args, _PREFIX + flag.setting) for flag in setting_flags()}
+    return {
+        name: dict(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _type(flag: Flag) -> Callable[[str], Any]:
+    if flag.kind == "whole":
+        return _reader(int, "a whole number")
+    if flag.kind == "number":
+        return _reader(float, "a number")
+    return str
+
+
+def _reader(read: Callable[[str], Any], what: str = "") -> Callable[[str], Any]:
+    """`read`, with a message that argparse shows as it is."""
+
+    def reading(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}" if what else str(error)) from None
+
+    return reading

@@ -8,7 +8,10 @@ import sys
 from contextlib import redirect_stdout
 from typing import Any
 
+import reborn_nas as rn
+from reborn_nas.architecture import Choice
 from reborn_nas.cli.arguments import add_backbone, input_size
+from reborn_nas.cli.show import count_text, print_table
 from reborn_nas.heavy import import_networks
 
 EXAMPLES = """  reborn-nas sites --backbone resnet34
@@ -33,18 +36,15 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Find the sites and print them."""
     import_networks()
-    from reborn_nas.backbone import build, discover, notes, resolve
-    from reborn_nas.space import no_maps
-
     with redirect_stdout(sys.stderr):  # what the network itself prints is no part of the answer
-        spec = resolve(
+        spec = rn.backbone.resolve(
             args.backbone,
             input_size=args.input_size,
             num_classes=args.num_classes,
             stem=args.stem,
             arguments=dict(args.model_arg),
         )
-        found = discover(build(spec, device="meta"), spec.input_size)
+        found = rn.backbone.discover(rn.backbone.build(spec, device="meta"), spec.input_size)
         rows = [site_row(site) for site in found.sites]
     sites, others = found.sites, found.others if args.verbose or not found.sites else ()
     if args.json:
@@ -53,11 +53,11 @@ def run(args: argparse.Namespace) -> int:
             data["no_sites"] = [{"name": other.name, "reason": other.reason} for other in others]
         print(json.dumps(data, indent=2, default=str))
         return 0
-    reason = no_maps(sites)
+    reason = rn.space.no_maps(sites)
     if reason and not args.verbose:
         print(f"{spec.source}: {reason}")
         return 0
-    for note in notes(spec):
+    for note in rn.backbone.notes(spec):
         print(note)
     _print(spec, sites, rows, others, args.verbose)
     return 0
@@ -65,11 +65,12 @@ def run(args: argparse.Namespace) -> int:
 
 def site_row(site: Any) -> dict[str, Any]:
     """One site as JSON values; added parameters and MACs are those of a reborn block, kernel 3, compressed by 1×1."""
-    from reborn_nas.architecture import Choice
-    from reborn_nas.backbone.cost import added as added_cost
-
     choice = Choice("reborn", kernel_size=3, compression="1x1")
-    added = added_cost(choice, site.channels, site.shape, site.layout) if site.admits(choice) else None
+    added = (
+        rn.backbone.cost.added(choice, site.channels, site.shape, site.layout)
+        if site.admits(choice)
+        else None
+    )
     return {
         "name": site.name,
         "stage": site.stage,
@@ -85,8 +86,6 @@ def site_row(site: Any) -> dict[str, Any]:
 
 
 def _print(spec: Any, sites: Any, rows: list[dict[str, Any]], others: Any, verbose: bool) -> None:
-    from reborn_nas.cli.show import count_text, print_table
-
     if not sites:
         what = (
             "nothing that looks like an activation runs" if not others else "what looks like an activation:"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+import reborn_nas as rn
+from reborn_nas.cli.show import print_table
 from reborn_nas.heavy import import_networks
 
 EXAMPLES = """  reborn-nas spaces
@@ -22,12 +24,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """List all, or show one."""
     import_networks()
-    from reborn_nas.activations import get_family
-    from reborn_nas.cli.show import print_table
-    from reborn_nas.space import list_spaces, load_space
-
     if args.name is None:
-        spaces = [load_space(name) for name in list_spaces()]
+        spaces = [rn.load_space(name) for name in rn.space.list_spaces()]
         if args.json:
             print(json.dumps([{"name": s.name, "description": s.description} for s in spaces], indent=2))
             return 0
@@ -39,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
             "\nOne in detail: reborn-nas spaces NAME. Your own: a YAML file of the same form, --space FILE."
         )
         return 0
-    space = load_space(args.name)
+    space = rn.load_space(args.name)
     if args.json:
         found = {
             "name": space.name,
@@ -54,7 +52,11 @@ def run(args: argparse.Namespace) -> int:
     print(f"one choice a {space.granularity}; a choice that a site cannot take is {fate}\n")
     rows = []
     for choice in space.choices:
-        what = "as the backbone has it" if choice.name == "original" else get_family(choice.name).summary
+        what = (
+            "as the backbone has it"
+            if choice.name == "original"
+            else rn.activations.get_family(choice.name).summary
+        )
         rows.append((choice.label, what))
     print_table(("choice", "what it is"), rows)
     for name, labels in space.variants.parameters.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from reborn_nas import api, study
+from reborn_nas.cli.show import print_estimates, print_standing, print_status, standing_json, status_json
 from reborn_nas.study.store.opening import reads_run
 
 EXAMPLES = """  reborn-nas status runs/convnet5-digits
@@ -21,16 +23,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 @reads_run
 def run(args: argparse.Namespace) -> int:
     """Read the storage and print."""
-    from reborn_nas.api import resume_line, run_view, standing
-    from reborn_nas.cli.show import estimates, print_estimates, print_status, status_json
-    from reborn_nas.cli.words import print_standing, standing_json
-    from reborn_nas.study import load_run, status
-
-    info = load_run(args.run_path)
-    state = status(info)
-    view = run_view(info, brief=True)
-    rows, summary = estimates(view)
-    networks = standing(info)
+    info = study.load_run(args.run_path)
+    state = study.status(info)
+    view = api.run_view(info, brief=True)
+    rows, summary = api.estimates(view)
+    networks = api.standing(info)
     if args.json:
         print(
             json.dumps(
@@ -45,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
             )
         )
         return 0
-    print_status(state, args.run_path, "" if state.complete else resume_line(info))
+    print_status(state, args.run_path, "" if state.complete else api.resume_line(info))
     print_standing(networks)
     print_estimates(rows, summary, view.arms, state.complete)
     return 0

@@ -7,11 +7,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from reborn_nas.cli.arguments import add_backbone, add_loudness
-from reborn_nas.cli.export import add_forms
+from reborn_nas import api
+from reborn_nas.cli.arguments import add_backbone, add_forms, add_loudness
 from reborn_nas.commands import load_line
 from reborn_nas.heavy import import_networks
-from reborn_nas.study.worker.progress import announce
+from reborn_nas.study.worker.progress import announce, log_to
 
 EXAMPLES = """  reborn-nas train --architecture runs/resnet34-cifar100 --epochs 200 --seeds 5 --out my-model
   reborn-nas train --architecture arch.json --dataset folder:photos --ema 0.999 --out my-model
@@ -92,14 +92,11 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         announce("reading the architecture; importing torch and timm takes a few seconds")
     import_networks()
-    from reborn_nas.retraining import train
-    from reborn_nas.study.worker.progress import log_to
-
     recipe = ("epochs", "batch_size", "learning_rate", "weight_decay", "precision")
     direct = ("trial", "dataset", "data_dir", "image_size", "skip_broken", "recipe", "seeds", "seed", "device",
               "pretrained", "checkpoint", "fold", "force", "name", "backbone", "stem", "init")  # fmt: skip
     with log_to(None, shown=args.verbose):
-        outcome = train(
+        outcome = api.train(
             args.architecture,
             args.out,
             run=args.run_folder,

@@ -6,10 +6,11 @@ import argparse
 import os
 import sys
 
+from reborn_nas import api, study
 from reborn_nas.cli.arguments import add_loudness, duration
 from reborn_nas.errors import ConfigError
 from reborn_nas.heavy import import_networks
-from reborn_nas.study.worker.progress import announce
+from reborn_nas.study.worker.progress import announce, log_to, make_progress
 
 VARIABLE = "REBORN_NAS_STORAGE"
 
@@ -56,16 +57,12 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         announce("joining the study; importing torch and timm takes a few seconds")
     import_networks()
-    from reborn_nas.report import trial_pictures
-    from reborn_nas.study import Stopper, join
-    from reborn_nas.study.worker.progress import log_to, make_progress
-
     storage = args.storage or os.environ.get(VARIABLE)
     if not storage:
         raise ConfigError(f"storage: give the study's storage with --storage, or in ${VARIABLE}")
-    stopper = Stopper(args.timeout)
+    stopper = study.Stopper(args.timeout)
     with make_progress(args.quiet) as progress, log_to(None, shown=args.verbose):
-        complete = join(
+        complete = api.join(
             storage,
             args.study,
             device=args.device,
@@ -74,7 +71,6 @@ def run(args: argparse.Namespace) -> int:
             progress=progress,
             stopper=stopper,
             expendable=True,
-            illustrate=trial_pictures,
             data_dir=args.data_dir,
             dataset=args.dataset,
             run=args.run_folder,

@@ -1,0 +1,56 @@
+"""The public functions on runs: search → view → report, dashboard, networks, export, train. The CLI calls these."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reborn_nas.api.dashboards import dashboard
+    from reborn_nas.api.exports import export, exportable
+    from reborn_nas.api.networks import recommend, standing
+    from reborn_nas.api.run import resume_line
+    from reborn_nas.api.searches import join, search, surer
+    from reborn_nas.api.trainings import train
+    from reborn_nas.api.view import answer, estimates, report, run_view
+
+_LAZY = {  # what is looked at needs no PyTorch
+    "answer": "view",
+    "dashboard": "dashboards",
+    "estimates": "view",
+    "export": "exports",
+    "exportable": "exports",
+    "join": "searches",
+    "recommend": "networks",
+    "report": "view",
+    "resume_line": "run",
+    "run_view": "view",
+    "search": "searches",
+    "standing": "networks",
+    "surer": "searches",
+    "train": "trainings",
+}
+
+__all__ = [
+    "answer",
+    "dashboard",
+    "estimates",
+    "export",
+    "exportable",
+    "join",
+    "recommend",
+    "report",
+    "resume_line",
+    "run_view",
+    "search",
+    "standing",
+    "surer",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The names are loaded when first used."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -1,0 +1,156 @@
+"""A run as its report shows it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reborn_nas.api.run import MANY, Run, folder_of, info_of, parent_arm, resume_command_of, unknown_code
+from reborn_nas.architecture import Choice
+from reborn_nas.errors import ConfigError, RebornError
+from reborn_nas.files import safe_join
+from reborn_nas.report import RunView, build_report, study_findings
+from reborn_nas.samplers.pruning import pruned_shares
+from reborn_nas.study import RunInfo
+from reborn_nas.study.config.objectives import pareto_series
+from reborn_nas.study.result.networks import recommend_info
+from reborn_nas.study.store.opening import reads_run
+
+if TYPE_CHECKING:
+    from reborn_nas.report.probe import Sight
+    from reborn_nas.study.search import RunResult
+
+
+@reads_run
+def report(study_or_path: RunResult | Run, out: Run | None = None, *, trust_source: bool = False) -> Path:
+    """Write the report of a run: `index.html`, CSVs and figures.
+
+    Args:
+        study_or_path: what `search` returned, or a run folder.
+        out: the folder to write; `RUN/report` if None.
+        trust_source: run the source code that a run from elsewhere names for its network, to show what the sites see.
+
+    Returns:
+        The path of `index.html`.
+    """
+    view = run_view(study_or_path, trust_source=trust_source)
+    return build_report(view, Path(out) if out is not None else safe_join(folder_of(study_or_path), "report"))
+
+
+@reads_run
+def run_view(
+    study_or_path: RunResult | RunInfo | Run,
+    *,
+    look: bool = True,
+    brief: bool = False,
+    trust_source: bool = False,
+) -> RunView:
+    """A run as the plain data that a report is made from.
+
+    Args:
+        look: also look at what the sites see, which runs the kept networks.
+        brief: leave out what takes PyTorch or seconds: what sites cost, the recommendation, the command.
+        trust_source: run the source code of a network that comes from elsewhere.
+    """
+    info = info_of(study_or_path)
+    sights, left_out = _sights(info, trust_source) if look and not brief else ((), ())
+    return RunView(
+        title=info.name,
+        records=info.records,
+        sites=info.sites if brief else _with_costs(info),
+        phases=[{"phase": phase.name, "planned": phase.count, "note": phase.reason} for phase in info.phases],
+        config=info.settings,
+        environment=info.environment,
+        curves=info.curve,
+        notes=[*info.plan.get("notes", ()), *left_out],
+        command="" if brief else resume_command_of(info),
+        sights=sights,
+        arms=info.arms,
+        finished=info.complete,
+        recommendation=None if brief else _recommendation(info),
+        **_searched(info),
+    )
+
+
+def answer(view: RunView) -> list[str]:
+    """The report's answer, a sentence each."""
+    return list(study_findings(view).sentences)
+
+
+def estimates(view: RunView) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Each site's estimate as it stands, in percentage points, and the numbers behind; empty without a screen."""
+    found = study_findings(view)
+    if found.effects is None:
+        return [], {}
+    columns = ["site", "effect", "ci_low", "ci_high", "verdict", "said_effect", "said_low", "said_high"]
+    rows = [
+        {str(key): value for key, value in row.items()} for row in found.effects[columns].to_dict("records")
+    ]
+    return rows, {name: float(value) for name, value in found.summary.items()}
+
+
+def _searched(info: RunInfo) -> dict[str, Any]:
+    """How the search went: its front's hypervolume where it had several objectives, what its pruner stopped."""
+    objectives = tuple(info.config.get("objectives") or ())
+    pruner = info.config.get("pruner") or "none"
+    return {
+        "front": pareto_series(info.records, objectives) if len(objectives) > 1 else {},
+        "pruned": pruned_shares(info.records) if pruner != "none" else None,
+    }
+
+
+def _recommendation(info: RunInfo) -> dict[str, Any] | None:
+    """The recommended network as the report reads it; None where there are too few trainings."""
+    if len(info.records) > MANY:  # the posterior costs the cube of the trainings, in a report unasked for
+        return None
+
+    try:
+        found = recommend_info(info)
+    except ConfigError:
+        return None
+    return {
+        "choices": {site: str(choice) for site, choice in found.architecture},
+        "predicted": found.predicted,
+        "ci_low": found.ci_low,
+        "ci_high": found.ci_high,
+    }
+
+
+def _with_costs(info: RunInfo) -> list[dict[str, Any]]:
+    """The sites with what a reborn block of the default form costs there."""
+    from reborn_nas.backbone.cost import added
+
+    rows = []
+    for site in info.sites:
+        row = dict(site)
+        with suppress(RebornError):  # a site that takes no reborn block
+            row["added_params"], row["added_macs"] = added(
+                Choice("reborn", kernel_size=3, compression="1x1"),
+                row["channels"],
+                tuple(row["shape"]),
+                row.get("layout", "nchw"),
+            )
+        rows.append(row)
+    return rows
+
+
+def _sights(info: RunInfo, trust_source: bool) -> tuple[tuple[Sight, ...], tuple[str, ...]]:
+    """What the sites of parent and candidate see, where both networks' weights were kept; and why it is left out."""
+    from reborn_nas.report.probe import watch
+
+    data = info.plan.get("data", {})
+    kept = {r.arm: (r, path) for r in info.records if r.phase == "candidate" and (path := info.checkpoint(r))}
+    with suppress(RebornError, KeyError):
+        reference, candidate = (
+            kept[parent_arm(info)],
+            kept["candidate"],
+        )
+        code = None if trust_source else unknown_code((reference[0], candidate[0]))
+        if code is not None:
+            return (), (
+                f"what the sites see is left out: the networks are built by source code, {code}, that no search of "
+                "yours has run on this machine; read it, then report with --trust-source",
+            )
+        return watch(reference, candidate, data.get("mean", ()), data.get("std", ())), ()
+    return (), ()

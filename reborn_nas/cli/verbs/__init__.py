@@ -1,0 +1,1 @@
+"""The verbs, a module each: `EXAMPLES`, `add(parser)`, and `run(args)`, which calls `api` and prints."""

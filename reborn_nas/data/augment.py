@@ -59,7 +59,8 @@ def _copied(images: torch.Tensor, rows: torch.Tensor, offsets: Offsets, padding:
     _, C, H, W = images.shape
     source = images.numpy()
     result = torch.empty(len(rows), C, H, W, dtype=images.dtype)
-    crops = zip(rows.tolist(), offsets.top.tolist(), offsets.left.tolist(), offsets.mirror.tolist())
+    drawn = (rows, offsets.top, offsets.left, offsets.mirror)
+    crops = zip(*(values.numpy().tolist() for values in drawn))
     for target, (row, top, left, mirror) in zip(result.numpy(), crops):
         down, right = top - padding, left - padding
         if down or right:

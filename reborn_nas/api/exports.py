@@ -28,8 +28,7 @@ from reborn_nas.export import (
 from reborn_nas.models.exported import read_tensors
 from reborn_nas.report import comparison_words, study_findings
 from reborn_nas.study import RunInfo
-from reborn_nas.study.config.objectives import pareto_records
-from reborn_nas.study.result.networks import recommend_info
+from reborn_nas.study.result.networks import pareto_records, recommend_info
 from reborn_nas.winners import best_of
 
 if TYPE_CHECKING:

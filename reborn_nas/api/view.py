@@ -11,10 +11,9 @@ from reborn_nas.architecture import Choice
 from reborn_nas.errors import ConfigError, RebornError
 from reborn_nas.files import safe_join
 from reborn_nas.report import RunView, build_report, study_findings
-from reborn_nas.samplers.pruning import pruned_shares
+from reborn_nas.samplers.registry import pruned_shares
 from reborn_nas.study import RunInfo
-from reborn_nas.study.config.objectives import pareto_series
-from reborn_nas.study.result.networks import recommend_info
+from reborn_nas.study.result.networks import pareto_series, recommend_info
 from reborn_nas.study.store.opening import reads_run
 
 if TYPE_CHECKING:

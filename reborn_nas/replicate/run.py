@@ -23,17 +23,17 @@ from reborn_nas.replicate.published import Replication
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.plan.phases import ORDER, Phase
 from reborn_nas.study.search import prepare_run
-from reborn_nas.study.setup.planning import PlanView, check_same
+from reborn_nas.study.setup.planning import PlanView
 from reborn_nas.study.setup.processes import measure_epoch
-from reborn_nas.study.setup.workbench import Workbench, make_workbench
+from reborn_nas.study.setup.workbench import Workbench, check_same, make_workbench
 from reborn_nas.study.store.opening import check_run_folder
 from reborn_nas.study.store.queue import RunQueue
 from reborn_nas.study.store.reading import read_records
 from reborn_nas.study.store.storage import find_store
 from reborn_nas.study.trainer.objective import Objective
-from reborn_nas.study.worker.loop import Engine
+from reborn_nas.study.worker.loop import Worker
 from reborn_nas.study.worker.progress import Progress, SilentProgress
-from reborn_nas.study.worker.schedule import Leader
+from reborn_nas.study.worker.schedule import Schedule
 from reborn_nas.study.worker.stop import Stopper
 
 if TYPE_CHECKING:
@@ -199,11 +199,12 @@ def run_replication(plan: Plan, *, progress: Progress | None = None) -> Outcome:
     return Outcome(plan, records, stopper.interrupted, stopper.timed_out)
 
 
-class _Listed(Leader):
+class _Listed(Schedule):
     """Leads through trainings that are known from the start; each is enqueued when it is about to be trained."""
 
-    def __init__(self, queue: RunQueue, runs: Sequence[Run]) -> None:  # of a search's plans it needs none
-        self._queue, self._runs = queue, runs
+    def __init__(self, view: PlanView, store: RunStore, queue: RunQueue, runs: Sequence[Run]) -> None:
+        self._bench, self._store, self._queue, self._runs = view.bench, store, queue, runs
+        self._phases = {phase.name: phase for phase in view.phases}
 
     def lead(self) -> bool:
         """Take up lost trainings and enqueue the next one; whether there was one."""
@@ -215,23 +216,12 @@ class _Listed(Leader):
         have = {key for phase in {run.phase for run in self._runs} for key in self._queue.finished(phase)}
         return [run for run in self._runs if run.key not in have]
 
-    def check_hope(self) -> None:
+    def raise_if_all_fail(self) -> None:
         """A row that fails says nothing of the others."""
-
-
-class _Fixed(Engine):
-    """The engine on trainings that are known from the start."""
-
-    def __init__(
-        self, view: PlanView, store: RunStore, runs: Sequence[Run], watcher: Progress, stopper: Stopper
-    ) -> None:
-        objective = Objective(view.bench, view.config.folder)
-        super().__init__(view.bench, store, view.phases, objective, watcher, stopper)
-        self._listed = self._leader = _Listed(self.queue, runs)
 
     def complete(self) -> bool:
         """Whether every training has a result."""
-        if self._listed.left():
+        if self.left():
             return False
         self._store.keep("finished", self.total)
         return True
@@ -321,4 +311,7 @@ def _run_group(plan: Plan, planned: GroupPlan, watcher: Progress, stopper: Stopp
         import torch
 
         torch.set_num_threads(group.config.threads)
-    _Fixed(view, store, runs, watcher, stopper).work(lead=True)
+    objective = Objective(view.bench, view.config.folder)
+    worker = Worker(view.bench, store, view.phases, objective, watcher, stopper)
+    worker.schedule = _Listed(view, store, worker.queue, runs)
+    worker.work(lead=True)

@@ -1,62 +1,51 @@
-"""Optuna samplers by name, shipped ones and those of third parties."""
+"""Optuna samplers and pruners by name: shipped ones, and samplers of third parties.
+
+Only trainings of the exploration are ever pruned, and only at rungs; a survivor trains on from where it is. Pruned
+trainings enter no estimate and no recommendation.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
+import optuna
+from optuna.samplers import GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
+
 from reborn_nas.errors import StudyError, unknown_name
+from reborn_nas.records import TrialRecord
+from reborn_nas.samplers.additive import AdditiveSampler
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
 
     from reborn_nas.analysis.model.maximise import Budget
-    from reborn_nas.samplers.trial_rows import TrialRows
+    from reborn_nas.samplers.additive import TrialRows
 
-__all__ = ["learns_from_pruned", "make_sampler", "sampler_names"]
+__all__ = [
+    "PRUNERS",
+    "learns_from_pruned",
+    "make_pruner",
+    "make_sampler",
+    "pruned_shares",
+    "rungs",
+    "sampler_names",
+]
 
 GROUP = "reborn_nas.samplers"
 """Entry-point group: name → callable that takes `seed` and returns an Optuna sampler."""
 
 
-def _tpe(seed: int) -> BaseSampler:
-    from optuna.samplers import TPESampler
-
-    return TPESampler(seed=seed, constant_liar=True, multivariate=True)
-
-
-def _random(seed: int) -> BaseSampler:
-    from optuna.samplers import RandomSampler
-
-    return RandomSampler(seed=seed)
-
-
-def _nsga2(seed: int) -> BaseSampler:
-    from optuna.samplers import NSGAIISampler
-
-    return NSGAIISampler(seed=seed)
-
-
-def _gp(seed: int) -> BaseSampler:
-    from optuna.samplers import GPSampler
-
-    return GPSampler(seed=seed)
-
-
-def _additive(seed: int, **known: Any) -> BaseSampler:
-    from reborn_nas.samplers.additive import AdditiveSampler
-
-    return AdditiveSampler(seed, **known)
-
-
-_SHIPPED: dict[str, Callable[[int], BaseSampler]] = {
-    "tpe": _tpe,
-    "random": _random,
-    "nsga2": _nsga2,
-    "gp": _gp,
-    "additive": _additive,
+_SHIPPED: Mapping[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: TPESampler(seed=seed, constant_liar=True, multivariate=True),
+    "random": lambda seed: RandomSampler(seed=seed),
+    "nsga2": lambda seed: NSGAIISampler(seed=seed),
+    "gp": lambda seed: GPSampler(seed=seed),
+    "additive": AdditiveSampler,
 }
 
 
@@ -89,13 +78,11 @@ def make_sampler(
         UnknownNameError: no such sampler.
         StudyError: a third party's sampler cannot be loaded.
     """
-    import optuna
-
     small = seed % 2**32  # numpy's seeds
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "additive":
-            return _additive(small, budgets=budgets, stages=stages, rows=rows)
+            return AdditiveSampler(small, budgets=budgets, stages=stages, rows=rows)
         if name in _SHIPPED:
             return _SHIPPED[name](small)
         for point in entry_points(group=GROUP, name=name):
@@ -116,6 +103,69 @@ def learns_from_pruned(sampler: BaseSampler) -> bool:
 
     NSGA-II and GP read COMPLETE trials only: to them a failure is told as COMPLETE with the worst value.
     """
-    from optuna.samplers import GPSampler, NSGAIIISampler, NSGAIISampler
-
     return not isinstance(sampler, NSGAIISampler | NSGAIIISampler | GPSampler)
+
+
+PRUNERS = ("none", "halving", "hyperband", "median")
+REDUCTION = 3
+"""One of so many trainings goes on from a rung to the next."""
+FIRST_SHARE = 9
+"""The first rung is at this fraction of the epochs."""
+
+
+def rungs(pruner: str, epochs: int) -> tuple[int, ...]:
+    """Epochs after which a training may be stopped, ascending; the last epoch is none of them."""
+    if pruner == "none":
+        return ()
+    first = max(1, epochs // FIRST_SHARE)
+    found = []
+    while first < epochs:
+        found.append(first)
+        first *= REDUCTION
+    return tuple(found)
+
+
+def make_pruner(name: str, epochs: int) -> BasePruner | None:
+    """An Optuna pruner over `epochs`; None for "none".
+
+    Raises:
+        UnknownNameError: no such pruner.
+    """
+    first = max(1, epochs // FIRST_SHARE)
+    if name == "none":
+        return None
+    if name == "halving":
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=REDUCTION)
+    if name == "hyperband":
+        return optuna.pruners.HyperbandPruner(
+            min_resource=first, max_resource=max(first + 1, epochs), reduction_factor=REDUCTION
+        )
+    if name == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first)
+    raise unknown_name("pruner", name, PRUNERS)
+
+
+def pruned_shares(records: Iterable[TrialRecord]) -> pd.DataFrame:
+    """How often trainings with each choice were pruned: a choice that starts late is pruned for it, not for its worth.
+
+    Returns:
+        One row a choice, the largest share first: `choice`, `runs` and `pruned` (sums over the sites of each finished
+        search training that has the choice), `share` in [0, 1], `all` the share over all choices.
+    """
+    import pandas as pd
+
+    counts: dict[str, list[int]] = {}
+    for record in records:
+        if record.phase != "search" or record.state not in ("complete", "pruned"):
+            continue
+        for label in record.parameters.values():
+            row = counts.setdefault(label, [0, 0])
+            row[0] += 1
+            row[1] += record.state == "pruned"
+    runs, pruned = (sum(row[k] for row in counts.values()) for k in (0, 1))
+    rows = [
+        {"choice": label, "runs": n, "pruned": k, "share": k / n, "all": pruned / runs}
+        for label, (n, k) in counts.items()
+    ]
+    table = pd.DataFrame(rows, columns=["choice", "runs", "pruned", "share", "all"])
+    return table.sort_values(["share", "choice"], ascending=[False, True]).reset_index(drop=True)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+import torch
+
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import StudyError
 from reborn_nas.known import remember_code, remember_storage
@@ -23,11 +25,13 @@ from reborn_nas.study.setup.warm import ParentWeights, is_warm_study
 from reborn_nas.study.setup.workbench import settle_numerics
 from reborn_nas.study.store.opening import write_json
 from reborn_nas.study.store.outcome import Illustrate
-from reborn_nas.study.store.storage import RunStore, connect, open_run, run_url
+from reborn_nas.study.store.reading import read_records
+from reborn_nas.study.store.storage import RunStore, connect, open_run
 from reborn_nas.study.trainer.objective import Objective
-from reborn_nas.study.worker.loop import Engine
+from reborn_nas.study.worker.loop import Worker
+from reborn_nas.study.worker.pool import supervise
 from reborn_nas.study.worker.progress import Progress, SilentProgress, log, log_to
-from reborn_nas.study.worker.schedule import begin_anew
+from reborn_nas.study.worker.schedule import void_failed_results
 from reborn_nas.study.worker.stop import Stopper
 
 __all__ = ["RunResult", "run_search"]
@@ -128,14 +132,12 @@ def _run_planned(
         ParentWeights(view.bench, config.folder).ensure()  # once, before the workers start
     with Stopper(config.timeout) as stopper, _said(config):
         if config.processes > 1:
-            from reborn_nas.study.worker.pool import supervise
-
             complete = supervise(view, store, watcher, stopper, illustrate)
         else:
             _set_threads(view.config)
             settle_numerics(deterministic=config.deterministic)
             objective = Objective(view.bench, config.folder, stopping=lambda: stopper.wanted)
-            engine = Engine(
+            engine = Worker(
                 view.bench,
                 store,
                 view.phases,
@@ -171,7 +173,7 @@ def prepare_run(view: PlanView) -> RunStore:
         raise StudyError(f"run folder {folder} cannot be made: {error}; choose another with --run") from error
     try:
         store = view.store or open_run(
-            connect(run_url(folder, config.storage)),
+            connect(config.storage_url),
             config.study_name,
             create=True,
             objectives=config.objectives,
@@ -195,7 +197,7 @@ def prepare_run(view: PlanView) -> RunStore:
         store.keep("adopted", list(view.adopted))
     if changed or (store.attribute("plan") or {}).get("phases") != view.to_dict()["phases"]:
         store.keep("plan", view.to_dict())
-    begin_anew(store, {phase.name: phase for phase in view.phases})
+    void_failed_results(store, view.phases)
     try:
         write_json(folder / "config.json", {**described, "settings": view.bench.settings})
         write_json(folder / "plan.json", view.to_dict())
@@ -217,14 +219,10 @@ def _portable(config: StudyConfig) -> dict[str, object]:
 
 def _set_threads(config: StudyConfig) -> None:
     if config.threads is not None:
-        import torch
-
         torch.set_num_threads(config.threads)
 
 
 def _result(view: PlanView, store: RunStore, stopper: Stopper, complete: bool, seconds: float) -> RunResult:
-    from reborn_nas.study.store.reading import read_records
-
     kept = store.attribute("candidate")
     candidate = Candidate.from_dict(kept) if kept else None
     config = view.config

@@ -1,8 +1,8 @@
 """What the additive sampler takes for a proposal inside the product, in a study that holds many trials.
 
 The study's own engine claims a waiting training, has it proposed, and tells a result, on a journal: a fresh sampler for
-each, as always. Timed is `Proposer.propose`, CPU time of one thread; first and later ones apart, since a worker reads a
-finished trial once.
+each, as always. Timed is `Proposals.propose`, CPU time of one thread; first and later ones apart, since a worker
+reads a finished trial once.
 
     python -m tests.benchmarks.proposals --json FILE [--trials 1000 --sites 33 --rounds 25]
 """
@@ -22,9 +22,9 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.files import write_atomic
 from reborn_nas.study.store.queue import Claim
 from reborn_nas.study.store.storage import connect, open_run
-from reborn_nas.study.worker.loop import Engine
+from reborn_nas.study.worker.loop import Worker
 from reborn_nas.study.worker.progress import SilentProgress
-from reborn_nas.study.worker.proposals import Proposer
+from reborn_nas.study.worker.proposals import Proposals
 from reborn_nas.study.worker.stop import Stopper
 from tests.benchmarks.harness import hardware, print_table
 from tests.benchmarks.scale import fill, instant, plan, put
@@ -36,9 +36,9 @@ SPACE = "choices: [original, leaky_relu, prelu, elu, selu, celu, gelu, silu, reb
 def measure(trials: int, sites: int, rounds: int) -> list[float]:
     """CPU seconds of each of `rounds` proposals."""
     taken: list[float] = []
-    propose = Proposer.propose
+    propose = Proposals.propose
 
-    def timed(self: Proposer, claim: Claim) -> Architecture:
+    def timed(self: Proposals, claim: Claim) -> Architecture:
         began = time.process_time()
         architecture = propose(self, claim)
         taken.append(time.process_time() - began)
@@ -51,14 +51,14 @@ def measure(trials: int, sites: int, rounds: int) -> list[float]:
         url = f"journal://{folder / 'study.journal'}"
         put(connect(url), fill(bench, trials))
         store = open_run(connect(url), "scale", create=True)
-        engine = Engine(bench, store, plan(trials + rounds), instant, SilentProgress(), Stopper())
-        engine.lead()
-        Proposer.propose = timed  # type: ignore[method-assign]
+        engine = Worker(bench, store, plan(trials + rounds), instant, SilentProgress(), Stopper())
+        engine.schedule.lead()
+        Proposals.propose = timed  # type: ignore[method-assign]
         try:
             for _ in range(rounds):
                 assert engine.step(lead=True)
         finally:
-            Proposer.propose = propose  # type: ignore[method-assign]
+            Proposals.propose = propose  # type: ignore[method-assign]
     return taken
 
 

@@ -45,8 +45,9 @@ from reborn_nas.seeds import derive_seed
 from reborn_nas.study.plan.designs import Run, search_runs
 from reborn_nas.study.plan.phases import Phase
 from reborn_nas.study.setup.workbench import Workbench
+from reborn_nas.study.store.outcome import outcome_of
 from reborn_nas.study.store.storage import RunStore, connect, open_run
-from reborn_nas.study.worker.loop import IDLE, Engine, told
+from reborn_nas.study.worker.loop import IDLE, Worker
 from reborn_nas.study.worker.progress import SilentProgress
 from reborn_nas.study.worker.stop import Stopper
 from tests.study import postgresql
@@ -96,7 +97,7 @@ def fill(bench: Workbench, trials: int) -> list[FrozenTrial]:
         fixed = optuna.trial.FixedTrial(parameters)
         architecture = bench.space.suggest(fixed, bench.sites, bench.spec)
         record = instant(replace(run, parameters=parameters), architecture)
-        result = told(record, learns_pruned=True)
+        result = outcome_of(record, learns_pruned=True)
         found.append(
             create_trial(
                 state=TrialState[result.state],
@@ -211,8 +212,8 @@ class Ours:
         began = time.perf_counter()
         self.times: list[float] = []
         store = open_run(connect(url), NAME, create=True)
-        self.engine = Engine(bench, store, plan(done + more), instant, SilentProgress(), Stopper())
-        self.engine.lead()
+        self.engine = Worker(bench, store, plan(done + more), instant, SilentProgress(), Stopper())
+        self.engine.schedule.lead()
         self.resume = time.perf_counter() - began
         self.cpu: list[float] = []
 
@@ -248,7 +249,7 @@ class Bare:
         trial.set_user_attr("lease", {"host": "host/1/2", "pid": 1, "started": "1", "beat": 0})
         architecture = self.bench.space.suggest(trial, self.bench.sites, self.bench.spec)
         record = instant(replace(run, parameters=trial.params), architecture)
-        result = told(record, learns_pruned=True)
+        result = outcome_of(record, learns_pruned=True)
         for key, value in result.attributes.items():
             trial.set_user_attr(key, value)
         trial.set_user_attr("record", {**record.to_dict(), "told": result.to_dict()})
@@ -384,8 +385,8 @@ def killed(folder: Path, url: str, done: int) -> None:
     bench = make_bench(folder, sites=SITES, space="paper")
     began = time.perf_counter()
     store = open_run(connect(url), NAME, create=True)
-    engine = Engine(bench, store, plan(done), instant, SilentProgress(), Stopper())
-    engine.lead()
+    engine = Worker(bench, store, plan(done), instant, SilentProgress(), Stopper())
+    engine.schedule.lead()
     claim = engine.queue.claim(["search"])
     assert claim is not None
     engine.queue.beat(claim, 0)
@@ -399,11 +400,11 @@ def killed(folder: Path, url: str, done: int) -> None:
 def one_worker(folder: Path, url: str, total: int, sleep: float, start: Any, ends: Any) -> None:
     bench = make_bench(folder, sites=5, sampler="random")
     store = open_run(connect(url), NAME, create=True)
-    engine = Engine(bench, store, plan(total), Asleep(sleep), SilentProgress(), Stopper())
+    engine = Worker(bench, store, plan(total), Asleep(sleep), SilentProgress(), Stopper())
     start.wait()
     began = last = time.perf_counter()
     done = 0
-    while not engine.complete():  # as `Engine.work` does
+    while not engine.schedule.complete():  # as `Worker.work` does
         if engine.step(lead=True):
             done += 1
             last = time.perf_counter()

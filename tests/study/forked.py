@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.setup.planning import PlanView
-from reborn_nas.study.worker.loop import Engine
+from reborn_nas.study.worker.loop import Worker
 from reborn_nas.study.worker.pool import PipeProgress, _Supervisor
 from reborn_nas.study.worker.progress import SilentProgress
 from reborn_nas.study.worker.stop import Stopper
@@ -56,5 +56,5 @@ def _work(folder: Path, storage: str | None, before: Before, pipe: Connection, p
     with Stopper(parent=parent) as stopper:
         bench = make_bench(folder, sites=SITES)
         objective = FakeObjective(before=before)
-        engine = Engine(bench, store_of(folder, storage), phases(), objective, PipeProgress(pipe), stopper)
+        engine = Worker(bench, store_of(folder, storage), phases(), objective, PipeProgress(pipe), stopper)
         os._exit(0 if engine.work(lead=True) else 1)

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.plan.phases import Phase
 from reborn_nas.study.store.outcome import ARTIFACTS, MOST_BYTES, picture_attributes, save_pictures
-from reborn_nas.study.worker.loop import Engine
+from reborn_nas.study.worker.loop import Worker
 from reborn_nas.study.worker.progress import SilentProgress
 from reborn_nas.study.worker.stop import Stopper
 from tests.study.conftest import FakeObjective, make_bench
@@ -45,7 +45,7 @@ def test_every_finished_trial_has_its_pictures_also_the_sampler_s_copies(folder:
     phases: tuple[Phase, ...] = plan(bench, 64)
     with Stopper() as stopper:
         objective = FakeObjective(state=lambda run: "failed" if run.key == "search/0" else "complete")
-        engine = Engine(bench, store_of(bench), phases, objective, SilentProgress(), stopper, illustrate=draw)
+        engine = Worker(bench, store_of(bench), phases, objective, SilentProgress(), stopper, illustrate=draw)
         assert engine.work(lead=True)
     store = store_of(bench)
     seen = copies = 0

@@ -13,7 +13,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from reborn_nas.errors import ConfigError, StudyError, TrainingError
 from reborn_nas.study import StudyConfig
-from reborn_nas.study.config.urls import parse_bucket
+from reborn_nas.study.config.fields import parse_bucket
 from reborn_nas.study.setup.workbench import Workbench, make_workbench
 from reborn_nas.study.trainer.bucket import BucketCheckpoint, open_bucket
 from reborn_nas.study.trainer.objective import Stopped

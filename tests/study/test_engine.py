@@ -15,15 +15,17 @@ from reborn_nas.analysis.model.encoding import Space
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import DeviceLostError, StudyError
 from reborn_nas.records import TrialRecord
+from reborn_nas.study.config.urls import run_url
 from reborn_nas.study.plan import candidate
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.plan.phases import Phase, plan_phases
 from reborn_nas.study.setup.workbench import Workbench
+from reborn_nas.study.store.outcome import outcome_of
 from reborn_nas.study.store.reading import read_records
-from reborn_nas.study.store.storage import RunStore, connect, open_run, run_url
-from reborn_nas.study.worker.loop import Engine, told
+from reborn_nas.study.store.storage import RunStore, connect, open_run
+from reborn_nas.study.worker.loop import Worker
 from reborn_nas.study.worker.progress import SilentProgress
-from reborn_nas.study.worker.schedule import begin_anew, hopeless
+from reborn_nas.study.worker.schedule import common_failure, void_failed_results
 from reborn_nas.study.worker.stop import Stopper
 from tests.study.conftest import FakeObjective, fake_record, make_bench
 
@@ -39,7 +41,7 @@ def store_of(bench: Workbench) -> RunStore:
 
 def run(bench: Workbench, phases: tuple[Phase, ...], objective: Any, lead: bool = True) -> bool:
     with Stopper() as stopper:
-        engine = Engine(bench, store_of(bench), phases, objective, SilentProgress(), stopper)
+        engine = Worker(bench, store_of(bench), phases, objective, SilentProgress(), stopper)
         return engine.work(lead=lead)
 
 
@@ -124,7 +126,7 @@ def test_an_interrupted_study_ends_as_an_undisturbed_one(folder: Path, tmp_path:
     for _ in range(30):
         stopper = Stopper()
         objective = FakeObjective(before=stop_sometimes)
-        engine = Engine(bench, store_of(bench), phases, _stops(objective, stopper), SilentProgress(), stopper)
+        engine = Worker(bench, store_of(bench), phases, _stops(objective, stopper), SilentProgress(), stopper)
         if engine.work(lead=True):
             break
     else:
@@ -216,7 +218,7 @@ def test_attributes_that_people_look_for_in_the_dashboard(folder: Path) -> None:
 def test_a_designed_run_that_diverged_keeps_its_accuracy() -> None:
     run = Run("screen/0", "screen", "design", 1)
     record = fake_record(run, Architecture("toy", {}), "diverged")
-    result = told(record, learns_pruned=True)
+    result = outcome_of(record, learns_pruned=True)
     assert record.accuracy is not None
     assert (result.state, result.value) == ("COMPLETE", round(record.accuracy, 4))
 
@@ -296,7 +298,7 @@ def test_a_baseline_that_fails_altogether_stops_the_study_and_is_begun_anew(fold
     assert {key.partition("/")[0] for key in objective.calls} == {"baseline"}
     with pytest.raises(StudyError, match="all 8 trainings"):  # a worker that comes later trains nothing
         run(bench, phases, FakeObjective())
-    begin_anew(store_of(bench), {phase.name: phase for phase in phases})  # the same command, once more
+    void_failed_results(store_of(bench), phases)  # the same command, once more
     assert run(bench, phases, FakeObjective())
     assert len(read_records(store_of(bench))) == 64
     assert {record.state for record in read_records(store_of(bench))} == {"complete"}
@@ -313,7 +315,7 @@ def test_a_study_without_a_baseline_of_which_nothing_ends_well_is_no_success(
     with pytest.raises(StudyError, match=f"all {total} trainings ended without a result"):
         run(bench, phases, objective)
     assert len(objective.calls) == total
-    begin_anew(store_of(bench), {phase.name: phase for phase in phases})
+    void_failed_results(store_of(bench), phases)
     assert run(bench, phases, FakeObjective())
 
 
@@ -323,9 +325,9 @@ def test_reasons_that_differ_only_in_numbers_are_one() -> None:
         return TrialRecord(**fields, parameters={}, levels={}, block=0, seed=0, state=state, reason=reason)
 
     told = [record("loss 3.5 in epoch 1"), record("loss nan in epoch 2"), record("loss 1.5 in epoch 2")]
-    assert hopeless(told) == "loss 3.5 in epoch 1; loss nan in epoch 2"
-    assert hopeless([*told, record("", "complete")]) is None
-    assert hopeless([]) is None
+    assert common_failure(told) == "loss 3.5 in epoch 1; loss nan in epoch 2"
+    assert common_failure([*told, record("", "complete")]) is None
+    assert common_failure([]) is None
 
 
 def test_one_good_training_is_hope_enough(folder: Path) -> None:
@@ -389,7 +391,7 @@ def test_a_baseline_of_which_one_arm_fails_goes_on(folder: Path, spared: str) ->
     )
     phases = plan(bench, 64)
     assert run(bench, phases, objective)
-    begin_anew(store_of(bench), {phase.name: phase for phase in phases})
+    void_failed_results(store_of(bench), phases)
     assert store_of(bench).void() == frozenset()
 
 
@@ -402,7 +404,7 @@ def test_device_hours_end_it_and_more_of_them_go_on(folder: Path) -> None:
     phases = plan(bench, 64)
     objective = HalfAnHour()
     with Stopper() as stopper:
-        engine = Engine(bench, store_of(bench), phases, objective, SilentProgress(), stopper)
+        engine = Worker(bench, store_of(bench), phases, objective, SilentProgress(), stopper)
         assert not engine.work(lead=True)
     assert stopper.spent
     assert len(objective.calls) == 4

@@ -20,12 +20,13 @@ import pytest
 
 from reborn_nas.files import write_atomic
 from reborn_nas.records import TrialRecord
+from reborn_nas.study.config.urls import run_url
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.store import attempts
 from reborn_nas.study.store.reading import read_records
-from reborn_nas.study.store.storage import connect, open_run, run_url
+from reborn_nas.study.store.storage import connect, open_run
 from reborn_nas.study.worker import loop
-from reborn_nas.study.worker.loop import Engine
+from reborn_nas.study.worker.loop import Worker
 from reborn_nas.study.worker.progress import SilentProgress
 from reborn_nas.study.worker.stop import Stopper
 from tests.study.conftest import FakeObjective, make_bench
@@ -175,7 +176,7 @@ def test_a_power_cut_takes_no_told_result(
     cuts = PowerCuts(disk, journal)
     bench = make_bench(folder, sites=SITES)
     with Stopper() as stopper:
-        engine = Engine(bench, store_of(folder, None), phases(), FakeObjective(), cuts, stopper)
+        engine = Worker(bench, store_of(folder, None), phases(), FakeObjective(), cuts, stopper)
         assert engine.work(lead=True)
     content = journal.read_bytes()
     chance = random.Random(0)
@@ -190,7 +191,7 @@ def test_a_power_cut_takes_no_told_result(
         kept = {record.key: record.accuracy for record in read_records(store_of(after, None))}
         assert {key: kept.get(key) for key in sure} == sure
     with Stopper() as stopper:
-        again = Engine(
+        again = Worker(
             make_bench(after, sites=SITES), store_of(after, None), phases(), FakeObjective(), cuts, stopper
         )
         assert again.work(lead=True)
@@ -250,7 +251,7 @@ def work_as_another_machine(folder: Path, tally: Path, seconds: float = 1.0) -> 
     objective = FakeObjective(before=note)
     with Stopper() as stopper:
         bench = make_bench(folder, sites=SITES)
-        worker = Engine(bench, store_of(folder, None), phases(), objective, SilentProgress(), stopper)
+        worker = Worker(bench, store_of(folder, None), phases(), objective, SilentProgress(), stopper)
         worker.queue.watch = attempts.LeaseWatch(seconds)
         os._exit(0 if worker.work(lead=True) else 1)
 

@@ -9,7 +9,7 @@ import pytest
 
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.store.storage import connect, open_run
-from reborn_nas.study.worker.loop import Engine
+from reborn_nas.study.worker.loop import Worker
 from reborn_nas.study.worker.progress import SilentProgress
 from reborn_nas.study.worker.stop import Stopper
 from tests.study.conftest import FakeObjective, make_bench
@@ -24,7 +24,7 @@ def complete(folder: Path, url: str, objective: FakeObjective) -> bool:
     store = open_run(connect(url), "toy", create=True)
     with Stopper() as stopper:
         bench = make_bench(folder, sites=SITES)
-        return Engine(bench, store, phases(), objective, SilentProgress(), stopper).work(lead=True)
+        return Worker(bench, store, phases(), objective, SilentProgress(), stopper).work(lead=True)
 
 
 def test_a_study_through_the_proxy_which_dies_on_the_way(folder: Path, tmp_path: Path) -> None:

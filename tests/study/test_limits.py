@@ -17,20 +17,14 @@ from reborn_nas.analysis.simulated.surrogate import plant_problem
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
-from reborn_nas.samplers.pruning import make_pruner, pruned_shares, rungs
+from reborn_nas.samplers.registry import make_pruner, pruned_shares, rungs
 from reborn_nas.study import AdditiveSampler, StudyConfig
-from reborn_nas.study.config.objectives import (
-    amount_text,
-    is_beaten,
-    pareto_records,
-    pareto_series,
-    read_limit,
-    refuse_impossible,
-)
+from reborn_nas.study.config.objectives import amount_text, is_beaten, read_limit, refuse_impossible
 from reborn_nas.study.plan.candidate import usable_records
+from reborn_nas.study.result.networks import pareto_records, pareto_series
 from reborn_nas.study.setup.costs import CostBook
 from reborn_nas.study.setup.warm import read_parent
-from reborn_nas.study.store.outcome import Told, told
+from reborn_nas.study.store.outcome import Outcome, outcome_of
 
 
 def record(key: str = "search/0", state: str = "complete", **changes: object) -> TrialRecord:
@@ -117,21 +111,23 @@ def test_settings_of_the_search_are_named_where_they_differ() -> None:
 
 def test_what_samplers_are_told() -> None:
     fits = record(extra={"excess:params": -0.1})
-    assert told(fits, True) == Told("COMPLETE", 0.8, {"params": -0.1}, told(fits, True).attributes)
-    assert told(fits, True, ("accuracy", "params", "latency")).values == [0.8, 100.0, 1e30]
+    assert outcome_of(fits, True) == Outcome(
+        "COMPLETE", 0.8, {"params": -0.1}, outcome_of(fits, True).attributes
+    )
+    assert outcome_of(fits, True, ("accuracy", "params", "latency")).values == [0.8, 100.0, 1e30]
     rejected = record(state="rejected", accuracy=None, extra={"excess:params": 0.3, "excess:macs": -0.2})
-    assert (told(rejected, True).state, told(rejected, True).constraints) == (
+    assert (outcome_of(rejected, True).state, outcome_of(rejected, True).constraints) == (
         "PRUNED",
         {"params": 0.3, "macs": -0.2},
     )
-    assert told(rejected, False, ("accuracy", "macs")).values == [0.0, 5.0]
+    assert outcome_of(rejected, False, ("accuracy", "macs")).values == [0.0, 5.0]
     pruned = record(state="pruned", extra={"excess:params": -0.1})
-    assert (told(pruned, True).state, told(pruned, True).values) == ("PRUNED", None)
-    assert (told(pruned, False).state, told(pruned, False).values) == ("COMPLETE", [0.8])
-    assert told(pruned, True).constraints == {"params": -0.1}
+    assert (outcome_of(pruned, True).state, outcome_of(pruned, True).values) == ("PRUNED", None)
+    assert (outcome_of(pruned, False).state, outcome_of(pruned, False).values) == ("COMPLETE", [0.8])
+    assert outcome_of(pruned, True).constraints == {"params": -0.1}
     diverged = record(state="diverged", extra={"excess:params": -0.1})
-    assert told(diverged, True).constraints == {"params": -0.1, "diverged": 1.0}
-    assert Told.from_dict(told(rejected, False, ("accuracy", "macs")).to_dict()).values == [0.0, 5.0]
+    assert outcome_of(diverged, True).constraints == {"params": -0.1, "diverged": 1.0}
+    assert Outcome.from_dict(outcome_of(rejected, False, ("accuracy", "macs")).to_dict()).values == [0.0, 5.0]
 
 
 def test_the_front_is_that_of_finished_search_trainings() -> None:
@@ -248,7 +244,6 @@ def test_latency_is_of_as_many_images_as_asked_for(monkeypatch: pytest.MonkeyPat
     from types import SimpleNamespace
 
     from reborn_nas.study.setup.workbench import make_workbench
-    from reborn_nas.training.measure import latency
 
     asked: list[int] = []
 
@@ -256,7 +251,7 @@ def test_latency_is_of_as_many_images_as_asked_for(monkeypatch: pytest.MonkeyPat
         asked.append(batch_size)
         return SimpleNamespace(seconds=0.002 * batch_size)
 
-    monkeypatch.setattr(latency, "measure_latency", measured)
+    monkeypatch.setattr("reborn_nas.study.setup.costs.measure_latency", measured)
     for given, batch in (({}, 1), ({"latency_batch": 8}, 8)):
         bench = make_workbench(StudyConfig(max_latency="10ms", **given))
         book = CostBook(bench)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reborn_nas.study.worker.progress import LOG_FILE, VERBOSE, log, log_to, training
+from reborn_nas.study.worker.progress import LOG_FILE, VERBOSE, log, log_to, log_training
 from tests.study.conftest import FakeObjective, make_bench
 from tests.study.test_engine import plan, run
 
@@ -25,7 +25,7 @@ def lines(folder: Path) -> list[tuple[str, ...]]:
 def test_each_line_names_the_worker_and_the_training(tmp_path: Path) -> None:
     with log_to(tmp_path, "3"):
         log.info("before")
-        with training("screen/7"):
+        with log_training("screen/7"):
             logging.getLogger("reborn_nas.training").warning("out of memory: %d MiB – again", 5)
         log.debug("not told")
     log.warning("after")

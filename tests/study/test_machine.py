@@ -188,7 +188,7 @@ def test_a_state_that_cannot_be_read_now_is_not_thrown_away(
 ) -> None:
     path = tmp_path / "state.safetensors"
     FileCheckpoint(path).save(TrainingState(2, {"a": torch.zeros(2)}, [], "x", 1.0))
-    monkeypatch.setattr("safetensors.safe_open", Ill(1, lambda: in_rust(errno.EIO), None))
+    monkeypatch.setattr("reborn_nas.training.checkpoint.safe_open", Ill(1, lambda: in_rust(errno.EIO), None))
     assert SavedState(FileCheckpoint(path)).load() is None
     monkeypatch.undo()
     state = SavedState(FileCheckpoint(path)).load()

@@ -96,7 +96,7 @@ def test_a_step_that_does_not_fit_into_memory_is_a_note_of_the_plan(
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA error: out of memory")
 
-    monkeypatch.setattr("reborn_nas.training.estimate_epoch", full)
+    monkeypatch.setattr("reborn_nas.study.setup.processes.estimate_epoch", full)
     for workers in (1, "auto"):
         plan = plan_search(StudyConfig(run=tmp_path / "run", workers=workers))
         assert plan.seconds is None
@@ -109,7 +109,7 @@ def test_another_error_while_measuring_is_raised(tmp_path: Path, monkeypatch: py
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("shapes cannot be multiplied")
 
-    monkeypatch.setattr("reborn_nas.training.estimate_epoch", broken)
+    monkeypatch.setattr("reborn_nas.study.setup.processes.estimate_epoch", broken)
     with pytest.raises(RuntimeError, match="shapes cannot"):
         plan_search(StudyConfig(run=tmp_path / "run", workers=1))
 
@@ -133,10 +133,10 @@ def test_a_gpu_is_surveyed_and_measured_where_it_will_be_held(
         asked.append("measure here")
         return Estimate(2.0, 1234.5, "eager (no CUDA graph: why)")
 
-    monkeypatch.setattr("reborn_nas.training.device.selection.survey", here)
-    monkeypatch.setattr("reborn_nas.study.setup.children.call_in_child", child)
+    monkeypatch.setattr("reborn_nas.study.setup.workbench.survey", here)
+    monkeypatch.setattr("reborn_nas.study.setup.workbench.call_in_child", child)
     monkeypatch.setattr("reborn_nas.study.setup.processes.call_in_child", child)
-    monkeypatch.setattr("reborn_nas.training.estimate_epoch", epoch)
+    monkeypatch.setattr("reborn_nas.study.setup.processes.estimate_epoch", epoch)
     here.__name__ = "survey"
     for cards, expected, form in (
         (1, ["survey here", "measure here"], "eager (no CUDA graph: why)"),

@@ -13,11 +13,11 @@ import pytest
 
 from reborn_nas.architecture import Architecture
 from reborn_nas.study.plan.designs import Run
-from reborn_nas.study.store.attempts import Attempts, Census, LeaseWatch, _started, identity, lives
+from reborn_nas.study.store.attempts import AttemptCounts, Attempts, LeaseWatch, _started, identity, lives
+from reborn_nas.study.store.outcome import outcome_of
 from reborn_nas.study.store.queue import DIED, SILENT, Claim, RunQueue
 from reborn_nas.study.store.reading import read_records
 from reborn_nas.study.store.storage import RunStore, connect, open_run
-from reborn_nas.study.worker.loop import told
 from tests.study.conftest import fake_record
 
 SITES = ("layer0.act",)
@@ -70,7 +70,7 @@ def held(queue: RunQueue) -> Claim:
 
 def finish(queue: RunQueue, claim: Claim) -> bool:
     record = fake_record(claim.run, Architecture("toy", {}))
-    return queue.finish(claim, record, told(record, learns_pruned=True))
+    return queue.finish(claim, record, outcome_of(record, learns_pruned=True))
 
 
 def later(queue: RunQueue, clock: Clock, seconds: int) -> int:
@@ -206,7 +206,7 @@ def test_a_record_without_its_state_is_told_by_the_reaper(store: RunStore) -> No
     claim = held(holder)
     elsewhere(store, claim)
     record = fake_record(claim.run, Architecture("toy", {}))
-    result = told(record, learns_pruned=True)
+    result = outcome_of(record, learns_pruned=True)
     store.storage.set_trial_user_attr(
         claim.trial_id, "record", {**record.to_dict(), "told": result.to_dict()}
     )
@@ -231,7 +231,7 @@ def test_a_run_that_kills_its_workers_is_told_as_failed(store: RunStore) -> None
 
 
 def test_the_sampler_learns_of_a_run_that_kills_its_workers(store: RunStore) -> None:
-    queue = RunQueue(store, LABELS, tell=lambda record: told(record, learns_pruned=True))
+    queue = RunQueue(store, LABELS, outcome=lambda record: outcome_of(record, learns_pruned=True))
     slot = Run("search/0", "search", "sampled", seed=1)
     for _ in range(5):
         assert queue.enqueue([slot]) == 1
@@ -266,7 +266,7 @@ def test_a_long_plan_is_put_in_by_and_by(store: RunStore) -> None:
     assert claim is not None
     assert claim.run.key == "screen/0"
     assert finish(queue, claim)
-    assert queue.census() == Census(waiting=5, running=0, ended=1)
+    assert queue.counts() == AttemptCounts(waiting=5, running=0, ended=1)
 
 
 def test_one_leads_at_a_time_and_who_dies_leading_is_replaced(store: RunStore) -> None:

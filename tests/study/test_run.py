@@ -82,7 +82,7 @@ def test_no_training_is_lost_for_want_of_a_stopwatch(tmp_path: Path, monkeypatch
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no clock")
 
-    monkeypatch.setattr("reborn_nas.training.measure.latency.measure_latency", broken)
+    monkeypatch.setattr("reborn_nas.study.setup.costs.measure_latency", broken)
     records = run_search(tiny(tmp_path / "run")).records
     assert {record.state for record in records} == {"complete"}
     assert not any("latency" in record.extra for record in records)

@@ -13,7 +13,7 @@ import pytest
 
 from reborn_nas.errors import StudyError, UnknownNameError
 from reborn_nas.samplers import registry as samplers
-from reborn_nas.samplers.trial_rows import TrialRows
+from reborn_nas.samplers.additive import TrialRows
 from reborn_nas.study import AdditiveSampler, make_sampler
 from tests.benchmarks import constraints
 

@@ -175,7 +175,7 @@ def test_nothing_that_a_run_leaves_holds_it(
     assert "has been away" in said.err
     assert main(words) == 0
     assert main(["report", str(folder)]) == 0  # this process has opened it
-    monkeypatch.setattr("reborn_nas.study.store.storage._opened", {})
+    monkeypatch.setattr("reborn_nas.study.config.urls._opened", {})
     assert main(["status", str(folder)]) == 2  # the folder alone does not have it
     monkeypatch.setenv("REBORN_NAS_STORAGE", server.url)
     assert status(folder).complete

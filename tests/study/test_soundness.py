@@ -14,8 +14,8 @@ import pytest
 from reborn_nas import api
 from reborn_nas.cli.main import main
 from reborn_nas.errors import ExportError
-from reborn_nas.study.store.opening import open_store
-from reborn_nas.study.store.soundness import damage, kept_in
+from reborn_nas.study.store.opening import kept_in, open_store
+from reborn_nas.study.store.soundness import damage
 from reborn_nas.study.store.storage import connect, open_run
 
 OLD = Path(__file__).parents[1] / "golden" / "runs" / "phases-named-search-and-confirm"

@@ -16,7 +16,7 @@ from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.plan.phases import Phase
 from reborn_nas.study.store.reading import read_records
 from reborn_nas.study.worker import stop
-from reborn_nas.study.worker.loop import Engine
+from reborn_nas.study.worker.loop import Worker
 from reborn_nas.study.worker.progress import SilentProgress
 from reborn_nas.study.worker.stop import EXIT_CODE, HungError, Pace, Stopper, Watchdog
 from tests.study.conftest import FakeObjective, make_bench
@@ -86,7 +86,7 @@ def work(folder: Path) -> None:
     phases = plan(bench, 8, baseline=4, screen=0, candidate=0)
     with Stopper() as stopper:
         objective = FakeObjective(before=deaf)
-        engine = Engine(bench, store_of(bench), phases, objective, SilentProgress(), stopper, expendable=True)
+        engine = Worker(bench, store_of(bench), phases, objective, SilentProgress(), stopper, expendable=True)
         os._exit(0 if engine.work(lead=True) else 1)
 
 

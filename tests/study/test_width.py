@@ -13,8 +13,7 @@ from reborn_nas.backbone import build, convert
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study import StudyConfig, load_run, plan_search, run_search
-from reborn_nas.study.config.objectives import pareto_records
-from reborn_nas.study.result.networks import recommend_info
+from reborn_nas.study.result.networks import pareto_records, recommend_info
 
 SPACE = """
 granularity: model

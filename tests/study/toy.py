@@ -10,10 +10,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from reborn_nas.analysis import screen_sizes
+from reborn_nas.study.config.urls import run_url
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.plan.phases import Phase, plan_phases
-from reborn_nas.study.store.storage import RunStore, connect, open_run, run_url
-from reborn_nas.study.worker.loop import Engine
+from reborn_nas.study.store.storage import RunStore, connect, open_run
+from reborn_nas.study.worker.loop import Worker
 from reborn_nas.study.worker.progress import SilentProgress
 from reborn_nas.study.worker.stop import Stopper
 from tests.study.conftest import FakeObjective, make_bench
@@ -38,7 +39,7 @@ def work(folder: Path, storage: str | None) -> None:
     objective = FakeObjective(before=slow)
     with Stopper() as stopper:
         bench = make_bench(folder, sites=SITES)
-        engine = Engine(bench, store_of(folder, storage), phases(), objective, SilentProgress(), stopper)
+        engine = Worker(bench, store_of(folder, storage), phases(), objective, SilentProgress(), stopper)
         os._exit(0 if engine.work(lead=True) else 1)
 
 

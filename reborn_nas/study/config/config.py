@@ -31,7 +31,6 @@ from reborn_nas.study.config.fields import (
     Duration,
     Function,
     MetricText,
-    Objectives,
     Positive,
     Pruner,
     RecipeName,
@@ -45,8 +44,9 @@ from reborn_nas.study.config.fields import (
     setting,
     split_contrast,
 )
-from reborn_nas.study.config.objectives import LIMITS, read_limit
+from reborn_nas.study.config.objectives import LIMITS, Objectives, read_limit
 from reborn_nas.study.config.own import own_faults
+from reborn_nas.study.config.urls import mask_text, mask_url, run_url
 
 __all__ = ["StudyConfig", "known_settings", "renamed", "split_contrast"]
 
@@ -454,6 +454,11 @@ class StudyConfig(BaseModel):
         return self.run if self.run is not None else Path("runs") / self.study_name
 
     @property
+    def storage_url(self) -> str:
+        """The storage's URL: as given, or the journal in the run folder."""
+        return run_url(self.folder, self.storage)
+
+    @property
     def total(self) -> int:
         """Trainings over all phases: as given; else the sum of all phases' counts where given; else a default."""
         if self.trials is not None:
@@ -515,15 +520,11 @@ class StudyConfig(BaseModel):
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """What `repr` shows: no password."""
-        from reborn_nas.study.config.urls import mask_url
-
         for name, value in super().__repr_args__():
             yield name, mask_url(value) if name == "storage" and value else value
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only; credentials in the storage URL are masked."""
-        from reborn_nas.study.config.urls import mask_url
-
         data = self.model_dump(mode="json")
         data["storage"] = None if self.storage is None else mask_url(self.storage)
         return {**data, "name": self.study_name, "trials": self.total}
@@ -560,8 +561,6 @@ _PLAIN = {
 
 
 def _faults(error: ValidationError) -> list[str]:
-    from reborn_nas.study.config.urls import mask_text
-
     faults = []
     for item in error.errors():
         place = ".".join(str(part) for part in item["loc"])

@@ -14,6 +14,9 @@ from reborn_nas.errors import ConfigError, unknown_name
 
 __all__ = [
     "Artifacts",
+    "SCHEME",
+    "STORAGES",
+    "parse_bucket",
     "Contrast",
     "Count",
     "Device",
@@ -21,7 +24,6 @@ __all__ = [
     "Duration",
     "Function",
     "MetricText",
-    "Objectives",
     "Positive",
     "Pruner",
     "RecipeName",
@@ -36,6 +38,12 @@ __all__ = [
     "setting",
     "split_contrast",
 ]
+
+SCHEME = "s3://"
+"""How the address of a bucket begins."""
+
+STORAGES = ("journal", "sqlite", "postgresql", "mysql", "grpc")
+"""How the URL of a storage begins."""
 
 _UNITS = {
     1.0: ("", "s", "sec", "secs", "second", "seconds"),
@@ -168,28 +176,28 @@ def _workers(value: Any) -> Any:
 
 
 def _storage(value: str) -> str:
-    schemes = ("journal", "sqlite", "postgresql", "mysql", "grpc")
-    if not re.match(rf"({'|'.join(schemes)})(\+\w+)?://", value):
-        raise ValueError(f"a URL that starts with one of {', '.join(f'{scheme}://' for scheme in schemes)}")
+    if not re.match(rf"({'|'.join(STORAGES)})(\+\w+)?://", value):
+        raise ValueError(f"a URL that starts with one of {', '.join(f'{scheme}://' for scheme in STORAGES)}")
     return value
 
 
-def _artifacts(value: Any) -> Any:
-    from reborn_nas.study.config.urls import SCHEME, parse_bucket
+def parse_bucket(url: str) -> tuple[str, str]:
+    """Bucket and prefix of `s3://bucket/prefix`. Raises ValueError where it is none."""
+    match = re.fullmatch(r"s3://([a-z0-9][a-z0-9.\-]{1,61}[a-z0-9])(?:/([\w.\-/]*))?", url)
+    if match is None:
+        raise ValueError(
+            "s3://BUCKET/PREFIX; keys and endpoint come from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …)"
+        )
+    return match[1], (match[2] or "").strip("/")
 
+
+def _artifacts(value: Any) -> Any:
     text = str(value) if isinstance(value, Path) else value
     if isinstance(text, str) and text.startswith(SCHEME):
         parse_bucket(text)
     elif isinstance(text, str) and "://" in text:
         raise ValueError("a folder, or s3://BUCKET/PREFIX")
     return text
-
-
-def _objectives(value: Any) -> Any:
-    from reborn_nas.study.config.objectives import check_objectives
-
-    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-    return check_objectives(parts) if isinstance(parts, list | tuple) else value
 
 
 def _function(value: Any) -> str:
@@ -223,7 +231,7 @@ def _sampler(value: str) -> str:
 
 
 def _pruner(value: str) -> str:
-    from reborn_nas.samplers.pruning import PRUNERS
+    from reborn_nas.samplers.registry import PRUNERS
 
     return _known("pruner", value, PRUNERS)
 
@@ -254,7 +262,6 @@ Devices = Annotated[tuple[str, ...], BeforeValidator(_devices)]
 Workers = Annotated[int | Literal["auto"], BeforeValidator(_workers)]
 StorageUrl = Annotated[str, AfterValidator(_storage)]
 Artifacts = Annotated[str, BeforeValidator(_artifacts)]
-Objectives = Annotated[tuple[str, ...], BeforeValidator(_objectives)]
 Sampler = Annotated[str, AfterValidator(_sampler)]
 Pruner = Annotated[str, AfterValidator(_pruner)]
 RecipeName = Annotated[str, AfterValidator(_recipe)]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from reborn_nas.errors import ConfigError, unknown_name
 from reborn_nas.metric import ACCURACY, Metric
@@ -15,14 +17,13 @@ __all__ = [
     "LIMITS",
     "Limit",
     "OBJECTIVES",
+    "Objectives",
     "QUANTITIES",
     "amount_text",
     "check_objectives",
     "directions",
     "is_beaten",
     "objective_values",
-    "pareto_records",
-    "pareto_series",
     "read_limit",
     "refuse_impossible",
     "values_of",
@@ -42,6 +43,15 @@ def check_objectives(names: Sequence[str]) -> tuple[str, ...]:
     if "accuracy" not in names:
         raise ValueError("accuracy is one of the objectives: the cheapest network of all needs no search")
     return ("accuracy", *(name for name in names if name != "accuracy"))
+
+
+def _read_objectives(value: Any) -> Any:
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    return check_objectives(parts) if isinstance(parts, list | tuple) else value
+
+
+Objectives = Annotated[tuple[str, ...], BeforeValidator(_read_objectives)]
+"""The field of a study's configuration."""
 
 
 def directions(
@@ -78,64 +88,6 @@ def values_of(record: TrialRecord) -> Mapping[str, float | None]:
         "macs": record.macs or None,
         "latency": record.extra.get("latency"),
         "memory": record.extra.get("memory"),
-    }
-
-
-def pareto_records(records: Iterable[TrialRecord], names: Sequence[str]) -> list[TrialRecord]:
-    """The search's finished trainings that no other one beats in all objectives, by falling accuracy.
-
-    Validation accuracies: a front of observations, each partly luck, and no claim. Of equal ones all stay.
-    """
-    from reborn_nas.analysis.model.pareto import pareto_front
-
-    judged = [
-        (record, values)
-        for record in records
-        if record.phase == "search"
-        and record.state == "complete"
-        and (values := objective_values(record, names)) is not None
-    ]
-    if not judged:
-        return []
-    front = pareto_front([values for _, values in judged], [name == "accuracy" for name in names])
-    kept = [record for (record, _), on in zip(judged, front, strict=True) if on]
-    return sorted(kept, key=lambda record: (-(record.accuracy or 0.0), record.number))
-
-
-def pareto_series(records: Iterable[TrialRecord], names: Sequence[str]) -> dict[str, Any]:
-    """The hypervolume over the search's trainings in order, with the reference point it is counted from.
-
-    Returns:
-        `trials` (numbers), `hypervolume` and `reference` (objective → value): in units of accuracy times the costs
-        divided by their range, so that it lies in [0, 1.2 ^ costs].
-    """
-    import numpy as np
-
-    from reborn_nas.analysis.model.pareto import hypervolume_over_trials, worst_corner
-
-    judged = sorted(
-        (
-            (record.number, values)
-            for record in records
-            if record.phase == "search"
-            and record.state == "complete"
-            and (values := objective_values(record, names)) is not None
-        ),
-        key=lambda pair: pair[0],
-    )
-    if not judged:
-        return {"trials": [], "hypervolume": [], "reference": {}}
-    table = np.array([values for _, values in judged])
-    maximise = [name == "accuracy" for name in names]
-    corner = worst_corner(table, maximise)
-    unit = np.array(
-        [1.0 if up else max(float(np.ptp(column)), 1e-12) for up, column in zip(maximise, table.T)]
-    )
-    series = hypervolume_over_trials(table / unit, maximise, (corner / unit).tolist())
-    return {
-        "trials": [number for number, _ in judged],
-        "hypervolume": series.tolist(),
-        "reference": dict(zip(names, corner.tolist(), strict=True)),
     }
 
 

@@ -1,29 +1,37 @@
-"""Storage URLs that may be shown and kept, and texts without a URL's secrets."""
+"""Storage URLs: what they name, what of them may be shown, and texts without a URL's secrets."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
+
+from reborn_nas.errors import StudyError
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 __all__ = [
     "HIDDEN",
-    "SCHEME",
+    "JOURNAL",
     "STORAGE_VARIABLE",
     "is_readable",
+    "journal_path",
     "mask_text",
     "mask_url",
-    "parse_bucket",
+    "opened_url",
+    "remember_url",
+    "require_file",
+    "run_url",
+    "storage_file",
     "without_secrets",
 ]
 
 HIDDEN = "***"
 
-SCHEME = "s3://"
-"""How the address of a bucket begins."""
+JOURNAL = "study.journal"
+"""The journal of a run without another storage, in its folder."""
 
 STORAGE_VARIABLE = "REBORN_NAS_STORAGE"
 """Environment variable with a storage's whole URL, password included."""
@@ -94,12 +102,11 @@ def _is_journal(url: str) -> bool:
 
 def _parse(url: str) -> URL | None:
     """What SQLAlchemy reads in `url`; None where it reads nothing, or took a part of a password for something else."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
+    import sqlalchemy
 
     try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
+        parsed = sqlalchemy.make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
         return None
     if parsed.get_backend_name() == "sqlite" and parsed.host is None and parsed.password is None:
         return parsed  # a path follows, in which "@" and ":" are letters like others
@@ -126,11 +133,40 @@ def _mask_blindly(url: str) -> str:
     return scheme + (HIDDEN if re.search("[@?:]", rest) else rest)
 
 
-def parse_bucket(url: str) -> tuple[str, str]:
-    """Bucket and prefix of `s3://bucket/prefix`. Raises ValueError where it is none."""
-    match = re.fullmatch(r"s3://([a-z0-9][a-z0-9.\-]{1,61}[a-z0-9])(?:/([\w.\-/]*))?", url)
-    if match is None:
-        raise ValueError(
-            "s3://BUCKET/PREFIX; keys and endpoint come from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …)"
-        )
-    return match[1], (match[2] or "").strip("/")
+def require_file(url: str) -> None:
+    """Raise StudyError where the storage lies in a file that does not exist."""
+    file = storage_file(url)
+    if file is not None and not file.is_file():
+        raise StudyError(f"storage {mask_url(url)}: there is no such file; `reborn-nas search` makes one")
+
+
+def storage_file(url: str) -> Path | None:
+    """The file that a storage lies in; None where it is no file of its own."""
+    if url.startswith("journal://"):
+        return Path(url.removeprefix("journal://")).absolute()
+    match = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", url)
+    return None if match is None else Path(match[1]).absolute()
+
+
+def journal_path(folder: Path) -> Path:
+    """The journal file of the run folder, absolute: Optuna's lock spins on a relative one."""
+    return folder.resolve() / JOURNAL
+
+
+def run_url(folder: Path, storage: str | None) -> str:
+    """The storage of a run: `storage`, else the journal in its folder."""
+    return storage if storage is not None else f"journal://{journal_path(folder)}"
+
+
+_opened: dict[str, str] = {}
+"""URLs that this process has opened, by what of them may be shown and kept."""
+
+
+def remember_url(url: str) -> None:
+    """Keep the whole URL, password included, for this process."""
+    _opened[mask_url(url)] = url
+
+
+def opened_url(masked: str) -> str | None:
+    """The URL whose password was left out of `masked`, where this process has opened it before."""
+    return _opened.get(masked)

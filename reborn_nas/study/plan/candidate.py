@@ -6,6 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
+from reborn_nas.analysis import option_counts
+from reborn_nas.analysis.effects.collapse import collapsed, failures_by_site
+from reborn_nas.analysis.model.constraints import learned_budgets
+from reborn_nas.analysis.model.encoding import Space
+from reborn_nas.analysis.model.maximise import best_assignment
+from reborn_nas.analysis.model.recommend import choices_of, recommend
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord, chance_level
@@ -150,16 +158,12 @@ def converged_runs(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 def _fallen(records: Sequence[TrialRecord]) -> Any:
     """(N,) bool, which trainings came to nothing, by the one rule for it."""
-    from reborn_nas.analysis.effects.collapse import collapsed
-
     accuracy = [record.accuracy for record in records]
     return collapsed(accuracy, chance_level(records), [record.state == "diverged" for record in records])
 
 
 def _failing(records: Sequence[TrialRecord], contrast: Contrast) -> list[str]:
     """The factors whose level 1 makes trainings fail, as in the report."""
-    from reborn_nas.analysis.effects.collapse import failures_by_site
-
     names = list(contrast.factors)
     named = failures_by_site(_arrays(records, names)[0], _fallen(records)).named
     return [name for name, fails in zip(names, named) if fails]
@@ -175,11 +179,6 @@ def _within(
     """`wanted`, with level 0 in place of the factors that the limits leave no room for; None where nothing fits."""
     if costs is None or not costs.limits or costs.fits(contrast.architecture(spec, wanted)):
         return dict(wanted)
-    import numpy as np
-
-    from reborn_nas.analysis.model.encoding import Space
-    from reborn_nas.analysis.model.maximise import best_assignment
-
     low = contrast.low.default
     levels = {name: ("0", "1") if choice != low else ("0",) for name, choice in wanted.items()}
 
@@ -231,8 +230,6 @@ def twin(choice: Choice) -> Choice:
 
 
 def _arrays(records: Sequence[TrialRecord], names: Sequence[str]) -> tuple[Any, Any, Any]:
-    import numpy as np
-
     design = np.array([[bool(record.levels[name]) for name in names] for record in records])
     accuracy = np.array([record.accuracy for record in records], dtype=float)
     return design, accuracy, np.array([record.block for record in records])
@@ -240,8 +237,6 @@ def _arrays(records: Sequence[TrialRecord], names: Sequence[str]) -> tuple[Any, 
 
 def _effects(records: Sequence[TrialRecord], contrast: Contrast) -> dict[str, float]:
     """Least-squares effect of each factor with blocks and options taken out, as in the report; lost runs do no harm."""
-    import numpy as np
-
     names = list(contrast.factors)
     design, accuracy, block = _arrays(records, names)
     blocks = (block[:, None] == np.unique(block)[None, :]).astype(float)
@@ -252,10 +247,6 @@ def _effects(records: Sequence[TrialRecord], contrast: Contrast) -> dict[str, fl
 
 def _option_columns(records: Sequence[TrialRecord], contrast: Contrast) -> Any:
     """(N, k) contrast-coded counts of the kernels and compressions on trial; k is 0 where there is nothing to vary."""
-    import numpy as np
-
-    from reborn_nas.analysis import option_counts
-
     side = contrast.high
     keys = {choice.label: key for key, choice in side.variants.items()}
     forms = [
@@ -274,8 +265,6 @@ def _option_columns(records: Sequence[TrialRecord], contrast: Contrast) -> Any:
 
 def _best_form(records: Sequence[TrialRecord], contrast: Contrast) -> tuple[Choice, str]:
     """The pooled best kernel and compression: of the forms, that with the largest mean effect over all factors."""
-    import numpy as np
-
     side: Side = contrast.high
     if len(side.variants) < 2:
         return side.default, ""
@@ -370,8 +359,6 @@ def recommend_run(
     Raises:
         ConfigError: fewer than 8 usable trainings, or nothing fits.
     """
-    from reborn_nas.analysis.model.recommend import choices_of, recommend
-
     trained = usable_records(records)
     trials = [
         {name: words.get((name, label), label) for name, label in record.parameters.items()}
@@ -396,9 +383,6 @@ def _measured(
     stages: Mapping[str, Any],
 ) -> Budget:
     """The budget as the trainings' own measurements tell it, in multiples of the limit; else as it is."""
-    from reborn_nas.analysis.model.constraints import learned_budgets
-    from reborn_nas.analysis.model.encoding import Space
-
     if not trials:
         return budget
     over = [[record.extra.get("excess:latency", float("nan"))] for record in trained]

@@ -12,8 +12,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from socketserver import ThreadingMixIn
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import optuna
+from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore
+from optuna_dashboard import get_note, save_note, save_plotly_graph_object, wsgi
+from plotly.graph_objects import Figure
 
 from reborn_nas.commands import command_line
 from reborn_nas.errors import ConfigError, StudyError
@@ -108,11 +115,6 @@ def _artifact_folder(run: Path, writable: bool) -> Iterator[Path]:
 
 def _serve(store: RunStore, folder: Path, host: str, port: int, show: Callable[[], Shown] | None) -> None:
     """Serve until interrupted; with `show`, what it says is looked at again as long as the run goes on."""
-    from wsgiref.simple_server import WSGIServer, make_server
-
-    from optuna.artifacts import FileSystemArtifactStore
-    from optuna_dashboard import wsgi
-
     app = wsgi(store.storage, artifact_store=FileSystemArtifactStore(folder))
     try:
         server: Any = make_server(host, port, app, server_class=_threaded(WSGIServer), handler_class=_quiet())
@@ -165,9 +167,6 @@ def describe_studies(
         shown: what to show; without it the notes say how far the run is.
         artifacts: the folder of the artifacts; with it the report goes there and the notes link to it.
     """
-    from optuna_dashboard import save_note, save_plotly_graph_object
-    from plotly.graph_objects import Figure
-
     shown = shown or Shown()
     for study in store.studies():
         page = _keep_page(study, shown.page, artifacts)
@@ -184,8 +183,6 @@ def describe_studies(
 
 def _unless_same(study: Study, note: str, save: Callable[[Study, str], None]) -> None:
     """Save `note` unless it stands there already: a journal keeps every version."""
-    from optuna_dashboard import get_note
-
     if get_note(study) != note:
         save(study, note)
 
@@ -194,8 +191,6 @@ def _keep_page(study: Study, page: Path | None, artifacts: Path | None) -> str:
     """Make the report an artifact of `study`, in place of an earlier one; the dashboard's path to it, or ""."""
     if page is None or artifacts is None or not page.is_file():
         return ""
-    from optuna.artifacts import ArtifactMeta
-
     key = str(uuid.uuid5(uuid.NAMESPACE_OID, study.study_name))
     artifacts.mkdir(parents=True, exist_ok=True)
     write_atomic(artifacts / key, page.read_bytes())
@@ -207,14 +202,10 @@ def _keep_page(study: Study, page: Path | None, artifacts: Path | None) -> str:
 
 
 def _threaded(base: type) -> type:
-    from socketserver import ThreadingMixIn
-
     return type("ThreadedServer", (ThreadingMixIn, base), {"daemon_threads": True})
 
 
 def _quiet() -> type:
-    from wsgiref.simple_server import WSGIRequestHandler
-
     class Quiet(WSGIRequestHandler):
         """Logs no requests."""
 
@@ -284,9 +275,6 @@ def note_trials(store: RunStore, run: Path | None) -> None:
     Args:
         run: the run folder, for the command.
     """
-    import optuna
-    from optuna_dashboard import get_note, save_note
-
     records = {record.key: record for record in read_records(store)}
     for study in store.studies():
         trials = study.get_trials(deepcopy=False)[:MOST_NOTED]

@@ -1,20 +1,28 @@
-"""Three networks of a run: the best observed, the recommended, the retested."""
+"""The networks that a run has to show: best observed, recommended, retested, and the Pareto front."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from reborn_nas.analysis.model.maximise import Budget
+from reborn_nas.analysis.model.pareto import hypervolume_over_trials, pareto_front, worst_corner
 from reborn_nas.architecture import Architecture, BackboneSpec
+from reborn_nas.backbone.load.variants import is_argument, with_arguments
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
+from reborn_nas.study.config.objectives import objective_values
+from reborn_nas.study.plan.candidate import own_words, recommend_run
+from reborn_nas.study.setup.costs import counted_excess
 from reborn_nas.winners import best_observed, retested
 
 if TYPE_CHECKING:
     from reborn_nas.study.store.reading import RunInfo
 
-__all__ = ["Recommended", "Standing", "recommend_info", "standing"]
+__all__ = ["Recommended", "Standing", "pareto_records", "pareto_series", "recommend_info", "standing"]
 
 
 @dataclass(frozen=True)
@@ -76,11 +84,6 @@ def recommend_info(info: RunInfo) -> Recommended:
     Raises:
         ConfigError: too few finished trainings, or nothing fits the limits.
     """
-    from reborn_nas.analysis.model.maximise import Budget
-    from reborn_nas.backbone.load.variants import is_argument, with_arguments
-    from reborn_nas.study.plan.candidate import own_words, recommend_run
-    from reborn_nas.study.setup.costs import counted_excess
-
     if "backbone" not in info.settings:
         raise ConfigError("the run has just begun: it keeps no settings yet")
     plan = info.plan
@@ -110,3 +113,55 @@ def recommend_info(info: RunInfo) -> Recommended:
         min(1.0, max(0.0, value)) for value in (found.predicted, found.ci_low, found.ci_high)
     )  # the model is linear, accuracies are not
     return Recommended(build(found.choices), predicted, low, high, found.n_trials, found.observed)
+
+
+def pareto_records(records: Iterable[TrialRecord], names: Sequence[str]) -> list[TrialRecord]:
+    """The search's finished trainings that no other one beats in all objectives, by falling accuracy.
+
+    Validation accuracies: a front of observations, each partly luck, and no claim. Of equal ones all stay.
+    """
+    judged = [
+        (record, values)
+        for record in records
+        if record.phase == "search"
+        and record.state == "complete"
+        and (values := objective_values(record, names)) is not None
+    ]
+    if not judged:
+        return []
+    front = pareto_front([values for _, values in judged], [name == "accuracy" for name in names])
+    kept = [record for (record, _), on in zip(judged, front, strict=True) if on]
+    return sorted(kept, key=lambda record: (-(record.accuracy or 0.0), record.number))
+
+
+def pareto_series(records: Iterable[TrialRecord], names: Sequence[str]) -> dict[str, Any]:
+    """The hypervolume over the search's trainings in order, with the reference point it is counted from.
+
+    Returns:
+        `trials` (numbers), `hypervolume` and `reference` (objective → value): in units of accuracy times the costs
+        divided by their range, so that it lies in [0, 1.2 ^ costs].
+    """
+    judged = sorted(
+        (
+            (record.number, values)
+            for record in records
+            if record.phase == "search"
+            and record.state == "complete"
+            and (values := objective_values(record, names)) is not None
+        ),
+        key=lambda pair: pair[0],
+    )
+    if not judged:
+        return {"trials": [], "hypervolume": [], "reference": {}}
+    table = np.array([values for _, values in judged])
+    maximise = [name == "accuracy" for name in names]
+    corner = worst_corner(table, maximise)
+    unit = np.array(
+        [1.0 if up else max(float(np.ptp(column)), 1e-12) for up, column in zip(maximise, table.T)]
+    )
+    series = hypervolume_over_trials(table / unit, maximise, (corner / unit).tolist())
+    return {
+        "trials": [number for number, _ in judged],
+        "hypervolume": series.tolist(),
+        "reference": dict(zip(names, corner.tolist(), strict=True)),
+    }

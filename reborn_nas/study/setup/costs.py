@@ -6,9 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
+from reborn_nas.analysis.model.maximise import Budget
 from reborn_nas.architecture import Architecture, BackboneSpec
+from reborn_nas.backbone import apply, build, discover, plan
+from reborn_nas.backbone import build as make
+from reborn_nas.backbone.cost import predict
 from reborn_nas.errors import ConfigError, RebornError
 from reborn_nas.study.config.objectives import LIMITS, Limit, read_limit, refuse_impossible
+from reborn_nas.training.measure.latency import measure_latency
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,10 +53,6 @@ def counted_excess(spec: BackboneSpec, limits: Mapping[str, float], build: Build
     Returns:
         None where no limit is counted or the backbone cannot be built here; a file of one's own is not run for it.
     """
-    from reborn_nas.backbone import build as make
-    from reborn_nas.backbone import discover
-    from reborn_nas.backbone.cost import predict
-
     counted = {name: most for name, most in limits.items() if name in COUNTED}
     if not counted or spec.library == "file":
         return None
@@ -101,8 +102,6 @@ class CostBook:
 
     def cost(self, architecture: Architecture) -> Cost:
         """Parameters, MACs and bytes of activations of one image, on the meta device."""
-        from reborn_nas.backbone.cost import predict
-
         key = architecture.digest
         if key not in self._costs:
             template, discovery = self._bench.traced(architecture.backbone)
@@ -152,8 +151,6 @@ class CostBook:
             build: parameter → label to the architecture; what is not named is as it is without any.
             tightened: quantity → factor on its limit.
         """
-        from reborn_nas.analysis.model.maximise import Budget
-
         budgets = []
         for limit in self.limits:
             name, most = limit.quantity, limit.absolute(self.parent(limit.quantity))
@@ -187,9 +184,6 @@ class CostBook:
         return share * base, costs
 
     def _latency(self, architecture: Architecture) -> float:
-        from reborn_nas.backbone import apply, build, plan
-        from reborn_nas.training.measure.latency import measure_latency
-
         key = architecture.digest
         if key not in self._latencies:
             bench = self._bench

@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reborn_nas.analysis import minimum_detectable_effect
+from reborn_nas.analysis import minimum_detectable_effect, screen_sizes
 from reborn_nas.analysis.designs.blocks import split_allowance
+from reborn_nas.analysis.designs.design import EDITION
 from reborn_nas.analysis.effects.aliases import find_aliases
 from reborn_nas.analysis.effects.budget import spend
 from reborn_nas.architecture import Architecture, BackboneSpec
 from reborn_nas.errors import StudyError
 from reborn_nas.records import public_name
 from reborn_nas.study.config.config import StudyConfig
-from reborn_nas.study.config.settings import difference
 from reborn_nas.study.plan.contrast import Contrast, members_of
 from reborn_nas.study.plan.designs import screen_runs
 from reborn_nas.study.plan.phases import Phase, plan_phases
 from reborn_nas.study.setup.costs import CostBook
 from reborn_nas.study.setup.processes import choose_processes
 from reborn_nas.study.setup.warm import read_parent
-from reborn_nas.study.setup.workbench import Workbench, make_workbench
+from reborn_nas.study.setup.workbench import Workbench, check_same, make_workbench, site_row
 from reborn_nas.study.store.opening import check_run_folder, is_run_folder
+from reborn_nas.study.store.storage import find_store
 
 if TYPE_CHECKING:
     from reborn_nas.analysis.model.maximise import Budget
@@ -106,11 +107,6 @@ def screen_prospects(
 
     effects = {count: smallest(1, count) for count in TRUE_SITES if count <= len(names)}
     return Prospects(len(runs), spread, effects, smallest(2, 1), find_aliases(design).sentence(names))
-
-
-PLACE, IMAGES = "data.name:", "data.fingerprint:"
-FIXED = ("contrast:", "metric:", PLACE, "search.objectives:", "space.parameters.")
-"""Settings that a study keeps for good, as `settings.difference` writes them."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -201,20 +197,6 @@ class PlanView:
         }
 
 
-def site_row(site: Site) -> dict[str, Any]:
-    """A site as JSON values: what a report's tables show."""
-    return {
-        "name": site.name,
-        "index": site.index,
-        "stage": site.stage,
-        "block": site.block,
-        "channels": site.channels,
-        "shape": list(site.shape),
-        "activation": site.activation,
-        "layout": site.layout,
-    }
-
-
 def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
     """The plan of `config`, or of its continuation where the run exists. Trains a few steps, writes nothing.
 
@@ -222,8 +204,6 @@ def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
         RebornError: every fault that can be seen before training.
     """
     check_run_folder(config.folder)
-    from reborn_nas.study.store.storage import find_store
-
     store = find_store(config) if config.storage or is_run_folder(config.folder) else None
     if store is not None:
         config = settled(config, store)
@@ -287,52 +267,7 @@ def settled(config: StudyConfig, store: RunStore) -> StudyConfig:
     return config if config.threads is not None or threads is None else config.replace(threads=threads)
 
 
-def check_same(store: RunStore, bench: Workbench) -> tuple[str, ...]:
-    """The settings in which the run in `store` differs, which `adopt` allows; each a line.
-
-    Raises:
-        StudyError: listing the differences, where they are not to be adopted or cannot be.
-    """
-    kept = store.attribute("settings")
-    if kept is None or store.attribute("digest") == bench.digest:
-        return ()
-    lines = difference(kept, bench.settings)
-    if not any(line.startswith(IMAGES) for line in lines):  # the same images, wherever they lie now
-        lines = [line for line in lines if not line.startswith(PLACE)]
-    fixed = [line for line in lines if line.startswith(FIXED)]
-    if any(line.startswith(PLACE) for line in fixed):
-        fixed += [line for line in lines if line.startswith(IMAGES)]
-    others = [line for line in lines if line not in fixed]
-    if fixed:
-        choices = (
-            " Optuna keeps a categorical parameter's list of choices for the life of a study "
-            '("CategoricalDistribution does not support dynamic value space"), so not even one more can be added.'
-            if any(line.startswith("space.parameters.") for line in fixed)
-            else ""
-        )
-        raise StudyError(
-            f"study {store.name!r} was begun with other settings, some of which cannot change within a study, not even "
-            f"with --adopt, since its designs are made for them.{choices} Begin a new study with another --run: it "
-            "trains afresh, and what is finished here stays as it is:\n"
-            + _indented(fixed)
-            + (f"\nWith --adopt these could differ:\n{_indented(others)}" if others else "")
-        )
-    if lines and not bench.config.adopt:
-        raise StudyError(
-            f"study {store.name!r} was begun with other settings; repeat those, choose another --run, or continue "
-            f"all the same with --adopt:\n{_indented(lines)}"
-        )
-    return tuple(lines)
-
-
-def _indented(lines: Sequence[str]) -> str:
-    return "\n".join(f"  {line}" for line in lines)
-
-
 def _phases(bench: Workbench, earlier: Sequence[Phase]) -> tuple[Phase, ...]:
-    from reborn_nas.analysis import screen_sizes
-    from reborn_nas.analysis.designs.design import EDITION
-
     config = bench.config
     n_factors = len(bench.contrast.factors)
     sizes = screen_sizes(n_factors, max(config.total, 2)) if n_factors >= 2 else ()

@@ -6,10 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from reborn_nas.architecture import Architecture
+from reborn_nas.backbone import build
+from reborn_nas.backbone.cost import predict
 from reborn_nas.errors import TrainingError
+from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.config.functions import is_here
 from reborn_nas.study.setup.children import call_in_child
+from reborn_nas.study.setup.costs import CostBook
+from reborn_nas.study.setup.workbench import make_workbench
+from reborn_nas.training import available_cores, available_memory, cpu_threads, estimate_epoch, threads_each
+from reborn_nas.training.device.selection import check_device, empty_cache, is_out_of_memory
 
 if TYPE_CHECKING:
     from reborn_nas.study.config.config import StudyConfig
@@ -95,9 +104,6 @@ def _epoch(bench: Workbench, processes: int) -> Estimate:
 
 def _measure(settings: dict[str, Any], device: str, proofs: dict[str, Any]) -> Estimate:
     """In a process of its own."""
-    from reborn_nas.study.config.config import StudyConfig
-    from reborn_nas.study.setup.workbench import make_workbench
-
     config = StudyConfig(**settings)
     return measure_epoch(make_workbench(config, device, proofs=proofs), config.threads)
 
@@ -124,26 +130,17 @@ def fastest(left: int, most: int, training: Callable[[int], float]) -> Processes
 
 def processes_here(device: str, config: StudyConfig) -> int:
     """Processes that this machine takes without measuring: one a GPU, or as many as the cores have threads for."""
-    import torch
-
-    from reborn_nas.training import available_cores
-
     if device == "cpu":
         return max(1, available_cores() // (config.threads or 1))
     return max(1, torch.cuda.device_count()) if device == "cuda" else 1
 
 
 def _threads(given: int | None, processes: int) -> int | None:
-    from reborn_nas.training import threads_each
-
     return given if given is not None or processes == 1 else threads_each(processes)
 
 
 def _fitting(bench: Workbench) -> int:
     """Worker processes whose memory is there: of each, the images, and a step of the larger network of the contrast."""
-    from reborn_nas.study.setup.costs import CostBook
-    from reborn_nas.training import available_memory
-
     there = available_memory()
     if there is None:
         return 1024
@@ -159,11 +156,6 @@ def measure_epoch(bench: Workbench, threads: int | None) -> Estimate:
     Raises:
         TrainingError: the device's memory does not hold a step.
     """
-    from reborn_nas.backbone import build
-    from reborn_nas.backbone.cost import predict
-    from reborn_nas.training import cpu_threads, estimate_epoch
-    from reborn_nas.training.device.selection import check_device, empty_cache, is_out_of_memory
-
     recipe = bench.recipe
     if bench.device == "cpu":  # there the time is in proportion to the images, so a few do
         macs = predict(bench.template, Architecture(bench.spec, {}), discovery=bench.discovery).macs
@@ -188,8 +180,6 @@ def measure_epoch(bench: Workbench, threads: int | None) -> Estimate:
 
 def _training_seconds(bench: Workbench, epoch: Estimate) -> float:
     """Of one training: the mean of the contrast's two networks, by what they compute."""
-    from reborn_nas.backbone.cost import predict
-
     contrast = bench.contrast
     full = contrast.architecture(bench.spec, dict.fromkeys(contrast.factors, contrast.high.default))
     backbone, reference, tested = (

@@ -10,10 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from reborn_nas.backbone import build
+from reborn_nas.data import split
 from reborn_nas.errors import ConfigError
 from reborn_nas.faults import blame_machine, wait_out
 from reborn_nas.files import write_atomic
 from reborn_nas.seeds import derive_seed
+from reborn_nas.training import train
 
 if TYPE_CHECKING:
     import torch
@@ -73,13 +80,6 @@ class ParentWeights:
         model.load_state_dict(self._state)
 
     def _train(self) -> None:
-        import torch
-        from safetensors.torch import save
-
-        from reborn_nas.backbone import build
-        from reborn_nas.data import split
-        from reborn_nas.training import train
-
         bench = self._bench
         seed = derive_seed(bench.config.seed, "warm", "parent")
         with torch.random.fork_rng(devices=[]):
@@ -109,9 +109,6 @@ def read_parent(path: str | Path, template: nn.Module) -> dict[str, torch.Tensor
     Raises:
         ConfigError: the file cannot be read, or is of another network; the message says where they differ.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     found = Path(path)
     found = found / "model.safetensors" if found.is_dir() else found
     try:

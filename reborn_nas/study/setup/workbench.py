@@ -8,16 +8,32 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import optuna
+import timm
+import torch
+import torchvision
+
+from reborn_nas.activations import block_form
 from reborn_nas.architecture import ORIGINAL, BackboneSpec, Choice
+from reborn_nas.backbone import build, discover, proof_record, resolve
+from reborn_nas.backbone import notes as spec_notes
+from reborn_nas.data import load_dataset
 from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.metric import ACCURACY, Metric
+from reborn_nas.space import load_space
 from reborn_nas.study.config.config import StudyConfig, split_contrast
 from reborn_nas.study.config.functions import is_here
-from reborn_nas.study.config.settings import settings_digest
+from reborn_nas.study.config.settings import adopted_settings, settings_digest
+from reborn_nas.study.plan.candidate import twin
 from reborn_nas.study.plan.contrast import Contrast, make_contrast, members_of
+from reborn_nas.study.plan.designs import check_labels
+from reborn_nas.study.setup.children import call_in_child
+from reborn_nas.training import get_recipe, resolve_precision, threads_each
+from reborn_nas.training.device.selection import driver_version, has_tf32, survey
 
 if TYPE_CHECKING:
     from reborn_nas.backbone import Site
@@ -25,6 +41,7 @@ if TYPE_CHECKING:
     from reborn_nas.space import SearchSpace
     from reborn_nas.study.config.config import StudyConfig
     from reborn_nas.study.setup.own import OwnTraining
+    from reborn_nas.study.store.storage import RunStore
     from reborn_nas.training import Recipe
     from reborn_nas.training.device.selection import Survey
 
@@ -121,8 +138,6 @@ class Workbench:
     @property
     def proofs(self) -> dict[str, Any]:
         """What shows that the backbone and its variants convert truly, for the study's other processes."""
-        from reborn_nas.backbone import proof_record
-
         traced = [(self.template, self.discovery), *self.variants.values()]
         records = [proof_record(template, found) for template, found in traced if found is not None]
         return {key: value for record in records for key, value in record.items()}
@@ -134,10 +149,6 @@ class Workbench:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that changes results; its digest tells one study from another."""
-        import torch
-
-        from reborn_nas.activations import block_form
-
         config = self.config
         return {
             "backbone": {**self.spec.to_dict(), "pretrained": config.pretrained},
@@ -193,9 +204,6 @@ class Workbench:
 
     def phase_labels(self) -> dict[str, dict[str, tuple[str, ...]]]:
         """Phase → parameter → every label it may have in that phase's study."""
-        from reborn_nas.study.plan.candidate import twin
-        from reborn_nas.study.plan.designs import check_labels
-
         contrast = self.contrast
         design = {name: contrast.labels() for name in contrast.factors}
         twins = tuple(twin(choice).label for choice in contrast.high.variants.values())
@@ -228,12 +236,6 @@ def make_workbench(
     Raises:
         RebornError: whatever does not fit together, before any training.
     """
-    from reborn_nas.backbone import build, discover, resolve
-    from reborn_nas.backbone import notes as spec_notes
-    from reborn_nas.data import load_dataset
-    from reborn_nas.space import load_space
-    from reborn_nas.training import get_recipe, resolve_precision
-
     space = load_space(config.space)
     if config.train is not None:
         return _own_workbench(config, space, device, proofs)
@@ -369,11 +371,6 @@ def _survey(config: StudyConfig, device: str | None, precision: str) -> Survey:
 
     A supervisor with a context of its own takes memory, and on a card in exclusive mode its workers' place.
     """
-    import torch
-
-    from reborn_nas.study.setup.children import call_in_child
-    from reborn_nas.training.device.selection import survey
-
     if device is not None:
         return survey(device, precision)
     name = config.devices[0] if config.devices else config.device
@@ -386,17 +383,11 @@ def _threads(config: StudyConfig, device: str) -> int | None:
     """CPU threads of a training that nobody chose; sums depend on them. On other devices they change nothing."""
     if device != "cpu":
         return None
-    import torch
-
-    from reborn_nas.training import threads_each
-
     return threads_each(config.processes) if config.processes > 1 else torch.get_num_threads()
 
 
 def _versions(library: str, words: set[str]) -> dict[str, Any]:
     """What builds the networks, beside torch: the library with its version, and the plug-ins that are used."""
-    from importlib.metadata import entry_points, version
-
     found: dict[str, Any] = {library: version(library)} if library in ("timm", "torchvision") else {}
     points = [
         *entry_points(group="reborn_nas.activations"),
@@ -425,8 +416,6 @@ def settle_numerics(*, deterministic: bool) -> None:
 
     An operation that has no such kernel warns and goes on: the paper's transposed convolution has one.
     """
-    import torch
-
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -434,13 +423,6 @@ def settle_numerics(*, deterministic: bool) -> None:
 
 def environment(device: str) -> dict[str, str]:
     """Versions, host and device, as this process sees them."""
-    import optuna
-    import timm
-    import torch
-    import torchvision
-
-    from reborn_nas.training.device.selection import driver_version, has_tf32
-
     found = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -516,8 +498,6 @@ def trace_variants(
     proofs: Mapping[str, Any] | None = None,
 ) -> dict[BackboneSpec, tuple[Any, Any]]:
     """Each other backbone of the space → its template and discovery. They have the parent's sites and choices."""
-    from reborn_nas.backbone import build, discover
-
     if not space.variants:
         return {}
     count = math.prod(len(values) for values in space.variants.arguments.values())
@@ -541,3 +521,22 @@ def trace_variants(
             )
         found[spec] = (template, discovery)
     return found
+
+
+def site_row(site: Site) -> dict[str, Any]:
+    """A site as JSON values: what a report's tables show."""
+    return {
+        "name": site.name,
+        "index": site.index,
+        "stage": site.stage,
+        "block": site.block,
+        "channels": site.channels,
+        "shape": list(site.shape),
+        "activation": site.activation,
+        "layout": site.layout,
+    }
+
+
+def check_same(store: RunStore, bench: Workbench) -> tuple[str, ...]:
+    """The settings in which the study in `store` differs from `bench`; see `adopted_settings` for what it raises."""
+    return adopted_settings(store.name, store.attribute("settings"), bench.settings, adopt=bench.config.adopt)

@@ -14,6 +14,8 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from optuna.trial import TrialState
+
 from reborn_nas.records import TrialRecord
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Attempts",
     "BEAT",
-    "Census",
+    "AttemptCounts",
     "LEASE",
     "LeaseWatch",
     "REJECTED",
@@ -37,7 +39,7 @@ REJECTED = "rejected"
 """How the reason begins for which an attempt ended that was over budget."""
 
 
-class Census(NamedTuple):
+class AttemptCounts(NamedTuple):
     """How many attempts wait for a worker, are held by one, and have ended."""
 
     waiting: int
@@ -69,8 +71,6 @@ class Attempts:
 
     def waiting(self) -> list[FrozenTrial]:
         """Attempts that nobody holds, in the order of their numbers."""
-        from optuna.trial import TrialState
-
         return [
             trial
             for trial in self._trials

@@ -15,6 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 from optuna.distributions import json_to_distribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage
@@ -289,11 +294,8 @@ def _parse(line: bytes) -> Any:
 
 def _lock(stream: IO[bytes], *, shared: bool = False) -> None:
     """The kernel's lock on the open file, until it is closed or its holder dies; none on Windows."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    fcntl.flock(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    if fcntl is not None:
+        fcntl.flock(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
 
 
 def _whole_end(stream: IO[bytes]) -> int:

@@ -15,25 +15,29 @@ from reborn_nas.errors import RebornError, StudyError
 from reborn_nas.faults import blame_machine
 from reborn_nas.files import write_atomic
 from reborn_nas.known import is_known_storage
-from reborn_nas.study.config.urls import HIDDEN, STORAGE_VARIABLE, mask_url
-from reborn_nas.study.store.storage import (
+from reborn_nas.study.config.fields import STORAGES
+from reborn_nas.study.config.urls import (
+    HIDDEN,
     JOURNAL,
-    RunStore,
-    connect,
+    STORAGE_VARIABLE,
     journal_path,
-    open_run,
+    mask_url,
     opened_url,
     run_url,
     storage_file,
 )
+from reborn_nas.study.store.soundness import damage
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
+
+    from reborn_nas.study.store.storage import RunStore
 
 __all__ = [
     "check_run_folder",
     "is_run_folder",
     "is_writable",
+    "kept_in",
     "moved_url",
     "open_store",
     "read_json",
@@ -78,7 +82,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 OTHER_SCHEME = r"([A-Za-z][\w+.\-]+):/+(.*)"
-SCHEME = r"((?:journal|sqlite|postgresql|mysql|grpc)(?:\+\w+)?):"
+STORAGE_SCHEME = rf"((?:{'|'.join(STORAGES)})(?:\+\w+)?):"
 
 _log = logging.getLogger("reborn_nas.study")
 
@@ -116,8 +120,6 @@ def reads_run(read: Callable[P, T]) -> Callable[P, T]:
 
 def _damage_of(run: Any) -> str | None:
     """What in the run no search writes; what keeps it from being opened where that fails."""
-    from reborn_nas.study.store.soundness import damage, kept_in
-
     try:
         if hasattr(run, "plan") and hasattr(run, "settings"):  # what was read of a run
             candidate = run.decisions.get("candidate")
@@ -130,7 +132,7 @@ def _damage_of(run: Any) -> str | None:
             return damage(kept, [record.to_dict() for record in run.records])
         for name in ("run_path", "folder"):  # of a command's arguments, of a search's result
             run = getattr(run, name, run)
-        return damage(*kept_in(run if isinstance(run, RunStore) else _store(run, results_only=True)))
+        return damage(*kept_in(run if not isinstance(run, str | Path) else _store(run, results_only=True)))
     except Exception as error:  # it cannot even be opened
         return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
@@ -153,15 +155,21 @@ def open_store(
 def _store(
     run: str | Path, name: str | None = None, *, read_only: bool = True, results_only: bool = False
 ) -> RunStore:
+    from reborn_nas.study.store.storage import (  # imports Optuna, which `--help` does without
+        connect,
+        open_run,
+    )
+
     if "://" in str(run):
-        return _open_study(connect(str(run), read_only=read_only, results_only=results_only), name)
+        storage = connect(str(run), read_only=read_only, results_only=results_only)
+        return open_run(storage, name or _only_study(storage))
     folder, url, study = _described(run)
     shown = mask_url(url)
     if not _lies_in(folder, url) and not is_known_storage(shown):
         _log.warning("%s: the run's storage lies outside of its folder: %s", folder, shown)
         _refuse_server(folder, url, shown)
     storage = connect(_whole(folder, url), read_only=read_only, results_only=results_only)
-    return _open_study(storage, name or study)
+    return open_run(storage, name or study or _only_study(storage))
 
 
 @reads_run
@@ -175,7 +183,7 @@ def is_writable(run: str | Path) -> bool:
 
 def _described(run: str | Path) -> tuple[Path, str, str | None]:
     """The folder of a run, the URL of its storage and its study's name as config.json has them."""
-    collapsed = re.match(SCHEME + "/*(.*)", str(run)) or re.match(OTHER_SCHEME, str(run))
+    collapsed = re.match(STORAGE_SCHEME + "/*(.*)", str(run)) or re.match(OTHER_SCHEME, str(run))
     if collapsed and not Path(run).is_dir():  # a URL, which loses a slash where it goes through a path
         shown = mask_url("://".join(collapsed.groups()))
         raise StudyError(f"{shown} is a storage; give the run's folder, whose config.json names its storage")
@@ -205,13 +213,11 @@ def moved_url(config: Mapping[str, Any], folder: Path) -> str | None:
     return url.replace(str(file), str(there), 1) if there.is_file() else url
 
 
-def _open_study(storage: BaseStorage, name: str | None) -> RunStore:
-    if name is None:
-        found = [one.study_name for one in storage.get_all_studies() if not _is_part(one.study_name)]
-        if len(found) != 1:
-            raise StudyError(f"the storage holds {len(found)} studies ({', '.join(sorted(found))}); name one")
-        name = found[0]
-    return open_run(storage, name)
+def _only_study(storage: BaseStorage) -> str:
+    found = [one.study_name for one in storage.get_all_studies() if not _is_part(one.study_name)]
+    if len(found) != 1:
+        raise StudyError(f"the storage holds {len(found)} studies ({', '.join(sorted(found))}); name one")
+    return found[0]
 
 
 def _lies_in(folder: Path, url: str) -> bool:
@@ -245,3 +251,22 @@ def _whole(folder: Path, url: str) -> str:
 
 def _is_part(name: str) -> bool:
     return name.endswith(("/design", "/confirm"))
+
+
+def kept_in(store: RunStore) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
+    """The arguments of `damage` for a store, as they lie there."""
+    prefix = "reborn_nas:"
+    attributes = {
+        key.removeprefix(prefix): value
+        for key, value in store.study("search").user_attrs.items()
+        if key.startswith(prefix)
+    }
+    records: list[Mapping[str, Any]] = []
+    for study in store.studies():
+        for trial in study.get_trials(deepcopy=False):
+            for name in ("phase", "copy_of"):
+                if not isinstance(trial.user_attrs.get(name, ""), str):
+                    raise TypeError(f"trial {trial.number} of {study.study_name!r}: its {name} is no text")
+            if trial.state.is_finished() and "record" in trial.user_attrs:
+                records.append({**trial.user_attrs["record"], "number": trial.number})
+    return attributes, records

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore
+
 from reborn_nas.metric import ACCURACY, Metric
 from reborn_nas.records import EXCESS, TrialRecord
 from reborn_nas.study.config.objectives import objective_values
@@ -21,23 +23,23 @@ if TYPE_CHECKING:
 __all__ = [
     "ARTIFACTS",
     "Illustrate",
-    "Told",
+    "Outcome",
     "artifacts_of",
     "picture_attributes",
     "save_pictures",
-    "told",
+    "outcome_of",
 ]
 
 WORST_COST = 1e30
-"""Told to samplers that read COMPLETE trials only, where a failure's cost is not known."""
+"""The cost of a failure for samplers that read COMPLETE trials only, where it is not known."""
 
 
-def told(
+def outcome_of(
     record: TrialRecord,
     learns_pruned: bool,
     objectives: tuple[str, ...] = ("accuracy",),
     metric: Metric = ACCURACY,
-) -> Told:
+) -> Outcome:
     """How `record` is told to Optuna, so that the sampler at hand learns from a failure too.
 
     A designed run that diverged keeps its last accuracy. In the search, a failure or an architecture over budget is
@@ -53,29 +55,29 @@ def told(
     }
     if record.phase != "search":
         if record.state in ("complete", "diverged"):
-            return Told("COMPLETE", value, attributes=attributes)
-        return Told("FAIL", attributes={**attributes, "reason": record.reason})
+            return Outcome("COMPLETE", value, attributes=attributes)
+        return Outcome("FAIL", attributes={**attributes, "reason": record.reason})
     limits = {key.removeprefix(EXCESS): v for key, v in record.extra.items() if key.startswith(EXCESS)}
     costs = tuple(
         WORST_COST if known is None else known[0]
         for known in (objective_values(record, (name,)) for name in objectives[1:])
     )
     if record.state == "complete":
-        return Told("COMPLETE", value, limits, attributes, costs)
+        return Outcome("COMPLETE", value, limits, attributes, costs)
     attributes["reason"] = record.reason
     if record.state == "pruned":
         state = "PRUNED" if learns_pruned else "COMPLETE"
-        return Told(state, None if learns_pruned else value, limits, attributes, costs)
+        return Outcome(state, None if learns_pruned else value, limits, attributes, costs)
     broken = any(value > 0 for value in limits.values())
     constraints = limits if broken else {**limits, record.state: 1.0}
     if learns_pruned:
-        return Told("PRUNED", constraints=constraints, attributes=attributes)
+        return Outcome("PRUNED", constraints=constraints, attributes=attributes)
     worst = metric.worst_score
-    return Told("COMPLETE", 0.0 if worst is None else metric.told(worst), constraints, attributes, costs)
+    return Outcome("COMPLETE", 0.0 if worst is None else metric.told(worst), constraints, attributes, costs)
 
 
 @dataclass(frozen=True)
-class Told:
+class Outcome:
     """How a result is told to Optuna: so that the sampler at hand learns from it.
 
     Args:
@@ -107,7 +109,7 @@ class Told:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Told:
+    def from_dict(cls, data: Mapping[str, Any]) -> Outcome:
         """The inverse of `to_dict`."""
         costs = tuple(data.get("costs", ()))
         return cls(data["state"], data.get("value"), data.get("constraints", {}), costs=costs)
@@ -147,8 +149,6 @@ def save_pictures(folder: Path, pictures: Mapping[str, str]) -> dict[str, str]:
     Equal pictures share one file. Optuna takes system attributes only while a trial runs, so that they belong to the
     write that tells the result.
     """
-    from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore
-
     if not pictures:
         return {}
     (folder / ARTIFACTS).mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from optuna.storages import BaseStorage as Base
+
 from reborn_nas.errors import StudyError
 from reborn_nas.faults import PASSING, machine_fault
 
@@ -64,8 +66,6 @@ def be_patient(
         name: of the storage in what is logged, without secrets.
         clean: what of a driver's words may be logged.
     """
-    from optuna.storages import BaseStorage as Base
-
     names = [method for method, _ in inspect.getmembers(Base, inspect.isfunction)]
     for method in (*names, *OURS):
         if not method.startswith("_") and method != "remove_session" and hasattr(storage, method):

@@ -13,12 +13,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from optuna.distributions import CategoricalDistribution
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState, create_trial
+
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.store.attempts import (
     REJECTED,
+    AttemptCounts,
     Attempts,
-    Census,
     LeaseWatch,
     count_losses,
     identity,
@@ -30,7 +34,7 @@ from reborn_nas.study.store.attempts import (
     lives,
 )
 from reborn_nas.study.store.journal import together
-from reborn_nas.study.store.outcome import Told
+from reborn_nas.study.store.outcome import Outcome
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -72,7 +76,7 @@ class RunQueue:
         store: the run's studies.
         labels: phase → parameter name → all labels it may ever have there (Optuna's choice lists never change).
         watch: tells which leases have ended.
-        tell: how the failure of a run that takes its workers down is told.
+        outcome: how the failure of a run that takes its workers down is stored.
     """
 
     def __init__(
@@ -80,12 +84,12 @@ class RunQueue:
         store: RunStore,
         labels: Mapping[str, Mapping[str, Sequence[str]]],
         watch: LeaseWatch | None = None,
-        tell: Callable[[TrialRecord], Told] | None = None,
+        outcome: Callable[[TrialRecord], Outcome] | None = None,
     ) -> None:
         self._store = store
         self._labels = labels
         self.watch = watch or LeaseWatch()
-        self._tell_failure = tell or (lambda record: Told("FAIL"))
+        self._outcome = outcome or (lambda record: Outcome("FAIL"))
         self._held: set[int] = set()
         _queues.add(self)
         self._indices: dict[str, Attempts] = {}
@@ -95,8 +99,6 @@ class RunQueue:
 
         A long plan is put in by and by: a database sends every waiting trial to every worker at every look.
         """
-        from optuna.trial import TrialState, create_trial
-
         new: dict[Study, list[FrozenTrial]] = {}
         views: dict[str, Attempts] = {}
         left = most if most is not None else -1
@@ -134,9 +136,6 @@ class RunQueue:
 
         The caller then writes the first sign of life, together with what it knows of the run.
         """
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
-
         storage = self._store.storage
         for phase in {self._store.study(phase): phase for phase in phases}.values():
             index = self._index(phase)  # one look: a second attempt can be seen before the claim as well
@@ -159,8 +158,6 @@ class RunQueue:
 
     def beat(self, claim: Claim, count: int) -> bool:
         """Write a sign of life. False when the run is no longer held, which `claim.lost` then says too."""
-        from optuna.exceptions import UpdateFinishedTrialError
-
         try:
             self._store.storage.set_trial_user_attr(claim.trial_id, "lease", {**identity(), "beat": count})
         except UpdateFinishedTrialError:
@@ -171,7 +168,7 @@ class RunQueue:
         self,
         claim: Claim,
         record: TrialRecord,
-        told: Told,
+        outcome: Outcome,
         artifacts: Mapping[str, str] = MappingProxyType({}),
     ) -> bool:
         """Tell the result, once. False where somebody else has ended the trial: then the result is dropped.
@@ -179,20 +176,18 @@ class RunQueue:
         Args:
             artifacts: system attributes that name the trial's artifacts.
         """
-        from optuna.exceptions import UpdateFinishedTrialError
-
         storage = self._store.storage
         try:
             # first the record, then the state: a trial that dies in between is finished by the reaper from its record
             with together(storage):
                 for key, value in artifacts.items():
                     storage.set_trial_system_attr(claim.trial_id, key, value)
-                for key, value in told.attributes.items():
+                for key, value in outcome.attributes.items():
                     storage.set_trial_user_attr(claim.trial_id, key, value)
                 storage.set_trial_user_attr(
-                    claim.trial_id, "record", {**record.to_dict(), "told": told.to_dict()}
+                    claim.trial_id, "record", {**record.to_dict(), "told": outcome.to_dict()}
                 )
-                self._tell(claim.trial_id, told)
+                self._tell(claim.trial_id, outcome)
             return True
         except UpdateFinishedTrialError:
             claim.lost = True
@@ -200,18 +195,16 @@ class RunQueue:
         finally:
             self._held.discard(claim.trial_id)
 
-    def reject(self, claim: Claim, told: Told, reason: str) -> None:
+    def reject(self, claim: Claim, outcome: Outcome, reason: str) -> None:
         """End an attempt whose proposal was refused before any training; the run gets another proposal at once."""
-        from optuna.exceptions import UpdateFinishedTrialError
-
         storage = self._store.storage
         self._held.discard(claim.trial_id)
         try:
             with together(storage):
-                for key, value in told.attributes.items():
+                for key, value in outcome.attributes.items():
                     storage.set_trial_user_attr(claim.trial_id, key, value)
                 storage.set_trial_user_attr(claim.trial_id, "ended", f"{REJECTED}: {reason}")
-                self._tell(claim.trial_id, told)
+                self._tell(claim.trial_id, outcome)
         except UpdateFinishedTrialError:
             claim.lost = True
             return
@@ -226,23 +219,18 @@ class RunQueue:
         """Hold an attempt no longer, where the storage cannot be told: whoever reaches it again ends the attempt."""
         self._held.discard(claim.trial_id)
 
-    def census(self) -> Census:
+    def counts(self) -> AttemptCounts:
         """How many attempts wait, run and have ended."""
-        from optuna.trial import TrialState
-
         counts = dict.fromkeys(TrialState, 0)
         for study in self._store.studies():
             for trial in self._store.storage.get_all_trials(study._study_id, deepcopy=False):
                 if "key" in trial.user_attrs:
                     counts[trial.state] += 1
         waiting, running = counts[TrialState.WAITING], counts[TrialState.RUNNING]
-        return Census(waiting, running, sum(counts.values()) - waiting - running)
+        return AttemptCounts(waiting, running, sum(counts.values()) - waiting - running)
 
     def reap(self) -> int:
         """End the attempts whose holders are gone; returns their number. `enqueue` then adds new attempts."""
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
-
         reaped = 0
         for study in self._store.studies():
             running = self._store.storage.get_all_trials(
@@ -259,7 +247,7 @@ class RunQueue:
                 try:
                     if record is not None:
                         # its worker died between the record and the state
-                        self._tell(trial._trial_id, Told.from_dict(record["told"]))
+                        self._tell(trial._trial_id, Outcome.from_dict(record["told"]))
                     else:
                         self._end(trial._trial_id, SILENT if not is_here(lease) or lives(lease) else DIED)
                 except UpdateFinishedTrialError:
@@ -278,8 +266,6 @@ class RunQueue:
 
     def running(self) -> int:
         """Attempts that somebody holds, this process included."""
-        from optuna.trial import TrialState
-
         return sum(
             len(
                 self._store.storage.get_all_trials(
@@ -297,21 +283,14 @@ class RunQueue:
         return index
 
     def _distributions(self, phase: str, parameters: Mapping[str, str]) -> dict[str, Any]:
-        from optuna.distributions import CategoricalDistribution
-
         return {name: CategoricalDistribution(tuple(self._labels[phase][name])) for name in parameters}
 
-    def _tell(self, trial_id: int, told: Told) -> None:
-        from optuna.trial import TrialState
-
-        for key, value in told.constraints.items():
+    def _tell(self, trial_id: int, outcome: Outcome) -> None:
+        for key, value in outcome.constraints.items():
             self._store.storage.set_trial_system_attr(trial_id, f"constraints:{key}", value)
-        self._store.storage.set_trial_state_values(trial_id, TrialState[told.state], told.values)
+        self._store.storage.set_trial_state_values(trial_id, TrialState[outcome.state], outcome.values)
 
     def _end(self, trial_id: int, reason: str) -> None:
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
-
         try:
             with together(self._store.storage):
                 self._store.storage.set_trial_user_attr(trial_id, "ended", reason)
@@ -321,20 +300,18 @@ class RunQueue:
 
     def _give_up(self, run: Run, last: FrozenTrial, attributes: Mapping[str, Any]) -> None:
         """A run that took its workers down gets its record, failed, told so that the sampler learns from it."""
-        from optuna.trial import TrialState, create_trial
-
         parameters = dict(last.params or run.parameters)
         reason = f"its worker died {MOST_LOSSES} times while training it"
         record = run.failure(last.number, reason, run.architecture or {}, parameters)
-        told = self._tell_failure(record)
+        outcome = self._outcome(record)
         self._store.study(run.phase).add_trial(
             create_trial(
-                state=TrialState[told.state],
-                values=told.values,
+                state=TrialState[outcome.state],
+                values=outcome.values,
                 params=last.params,
                 distributions=last.distributions,
-                user_attrs={**attributes, "record": {**record.to_dict(), "told": told.to_dict()}},
-                system_attrs={f"constraints:{name}": value for name, value in told.constraints.items()},
+                user_attrs={**attributes, "record": {**record.to_dict(), "told": outcome.to_dict()}},
+                system_attrs={f"constraints:{name}": value for name, value in outcome.constraints.items()},
             )
         )
 

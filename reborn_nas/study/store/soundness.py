@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, TypeAdapter, ValidationError
 
@@ -18,10 +18,7 @@ from reborn_nas.records import PHASES, STATES, TrialRecord
 from reborn_nas.study.config.config import StudyConfig, known_settings
 from reborn_nas.study.config.own import metric_of
 
-if TYPE_CHECKING:
-    from reborn_nas.study.store.storage import RunStore
-
-__all__ = ["damage", "kept_in"]
+__all__ = ["damage"]
 
 SHOWN = 60
 """Letters of a value that are shown."""
@@ -117,25 +114,6 @@ def damage(attributes: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) 
         return next(_faults(attributes, records), None)
     except Exception as error:  # whatever odd data do to this check, they are odd
         return f"{type(error).__name__}: {error}"
-
-
-def kept_in(store: RunStore) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
-    """The arguments of `damage` for a store, as they lie there."""
-    prefix = "reborn_nas:"
-    attributes = {
-        key.removeprefix(prefix): value
-        for key, value in store.study("search").user_attrs.items()
-        if key.startswith(prefix)
-    }
-    records: list[Mapping[str, Any]] = []
-    for study in store.studies():
-        for trial in study.get_trials(deepcopy=False):
-            for name in ("phase", "copy_of"):
-                if not isinstance(trial.user_attrs.get(name, ""), str):
-                    raise TypeError(f"trial {trial.number} of {study.study_name!r}: its {name} is no text")
-            if trial.state.is_finished() and "record" in trial.user_attrs:
-                records.append({**trial.user_attrs["record"], "number": trial.number})
-    return attributes, records
 
 
 def _faults(attributes: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> Iterator[str]:

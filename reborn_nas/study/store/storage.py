@@ -13,15 +13,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlsplit
+
+import optuna
 
 from reborn_nas.commands import install_line
 from reborn_nas.errors import RebornError, StudyError
 from reborn_nas.metric import ACCURACY, Metric
 from reborn_nas.study.config.objectives import directions
-from reborn_nas.study.config.urls import is_readable, mask_url, without_secrets
+from reborn_nas.study.config.urls import (
+    is_readable,
+    mask_url,
+    remember_url,
+    require_file,
+    storage_file,
+    without_secrets,
+)
 from reborn_nas.study.store.attempts import LeaseWatch, identity
+from reborn_nas.study.store.journal import open_journal
 from reborn_nas.study.store.patience import PATIENCE, Question, asking, be_patient, cause_of, is_passing
 
 if TYPE_CHECKING:
@@ -29,21 +39,9 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.study._frozen import FrozenStudy
 
-    from reborn_nas.study.config.config import StudyConfig
 
-__all__ = [
-    "RunStore",
-    "connect",
-    "find_store",
-    "journal_path",
-    "open_run",
-    "opened_url",
-    "require_file",
-    "run_url",
-    "storage_file",
-]
+__all__ = ["RunStore", "connect", "find_store", "open_run"]
 
-JOURNAL = "study.journal"
 UNREACHABLE = {
     "connect_timeout": 10,
     "keepalives_idle": 15,
@@ -90,25 +88,6 @@ STUDIES = {
 """Phase → suffix of the name of the study that holds its runs."""
 
 
-def journal_path(folder: Path) -> Path:
-    """The journal file of the run folder, absolute: Optuna's lock spins on a relative one."""
-    return folder.resolve() / JOURNAL
-
-
-def run_url(folder: Path, storage: str | None) -> str:
-    """The storage of a run: `storage`, else the journal in its folder."""
-    return storage if storage is not None else f"journal://{journal_path(folder)}"
-
-
-_opened: dict[str, str] = {}
-"""URLs that this process has opened, by what of them may be shown and kept."""
-
-
-def opened_url(masked: str) -> str | None:
-    """The URL whose password was left out of `masked`, where this process has opened it before."""
-    return _opened.get(masked)
-
-
 def connect(
     url: str, *, patience: float = 0.0, read_only: bool = False, results_only: bool = False
 ) -> BaseStorage:
@@ -125,8 +104,6 @@ def connect(
     Raises:
         StudyError: it cannot be opened; the message holds no credentials.
     """
-    import optuna
-
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     if not is_readable(url):
@@ -134,7 +111,7 @@ def connect(
             f"storage {mask_url(url)} cannot be read as dialect://user:password@host:port/database; write the special "
             "characters of a user name or password as %40 for @, %3A for :, %2F for /, %3F for ?"
         )
-    _opened[mask_url(url)] = url
+    remember_url(url)
     if read_only:
         require_file(url)
     try:
@@ -160,25 +137,8 @@ def connect(
     )  # fmt: skip
 
 
-def require_file(url: str) -> None:
-    """Raise StudyError where the storage lies in a file that does not exist."""
-    file = storage_file(url)
-    if file is not None and not file.is_file():
-        raise StudyError(f"storage {mask_url(url)}: there is no such file; `reborn-nas search` makes one")
-
-
-def storage_file(url: str) -> Path | None:
-    """The file that a storage lies in; None where it is no file of its own."""
-    if url.startswith("journal://"):
-        return Path(url.removeprefix("journal://")).absolute()
-    match = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", url)
-    return None if match is None else Path(match[1]).absolute()
-
-
 def _open(url: str, patience: float, read_only: bool, results_only: bool) -> BaseStorage:
     if url.startswith("journal://"):
-        from reborn_nas.study.store.journal import open_journal
-
         with _no_collection():
             path = Path(url.removeprefix("journal://")).absolute()
             return open_journal(path, read_only=read_only, results_only=results_only)
@@ -223,8 +183,6 @@ def _no_collection() -> Iterator[None]:
 
 def _database(url: str, patience: float, read_only: bool, question: Question) -> BaseStorage:
     """An SQL database. A connection that died while idle is noticed when it is used, and the call made again."""
-    import optuna
-
     if url.startswith("postgresql://"):  # the driver that is there: SQLAlchemy's own choice changed in 2.1
         found = next((name for name in ("psycopg2", "psycopg") if find_spec(name)), "psycopg2")
         url = url.replace("postgresql://", f"postgresql+{found}://", 1)
@@ -345,8 +303,6 @@ def open_run(
     Raises:
         StudyError: it is not there (and `create` is False), or it is a study of somebody else.
     """
-    import optuna
-
     known = {summary.study_name: summary for summary in storage.get_all_studies()}
     parts = dict.fromkeys(STUDIES[phase] for phase in ("search", "screen", "confirm"))
     if name not in known and not create:
@@ -396,9 +352,29 @@ def _is_used(storage: BaseStorage, study: FrozenStudy) -> bool:
     return bool(study.user_attrs) or bool(storage.get_all_trials(study._study_id, deepcopy=False))
 
 
-def find_store(config: StudyConfig, *, patience: float = 0.0) -> RunStore | None:
-    """The run's store where it exists, else None; `patience` as in `connect`. What does not exist is not made."""
-    url = run_url(config.folder, config.storage)
+class Named(Protocol):
+    """What of a configuration names a run and what its studies are made for; `StudyConfig` is one."""
+
+    @property
+    def storage_url(self) -> str:
+        """The storage's URL."""
+
+    @property
+    def study_name(self) -> str:
+        """The run's name in the storage."""
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """As in `open_run`."""
+
+    @property
+    def judged_by(self) -> Metric:
+        """As in `open_run`."""
+
+
+def find_store(config: Named, *, patience: float = 0.0) -> RunStore | None:
+    """The run's store where it exists, else None; `patience` as in `connect`. What does not exist is not created."""
+    url = config.storage_url
     file = storage_file(url)
     if file is not None and not file.is_file():
         return None

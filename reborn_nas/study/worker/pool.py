@@ -18,18 +18,27 @@ from multiprocessing.process import BaseProcess, current_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+
 from reborn_nas.errors import DeviceLostError, RebornError, StudyError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.config.config import StudyConfig, known_settings
-from reborn_nas.study.config.urls import SCHEME, mask_url
+from reborn_nas.study.config.fields import SCHEME
+from reborn_nas.study.config.urls import JOURNAL, mask_url, require_file
 from reborn_nas.study.plan.phases import Phase
 from reborn_nas.study.setup.children import start_child
+from reborn_nas.study.setup.planning import PlanView
 from reborn_nas.study.setup.processes import processes_here
+from reborn_nas.study.setup.workbench import check_same, make_workbench
 from reborn_nas.study.store.outcome import Illustrate
-from reborn_nas.study.store.storage import JOURNAL, RunStore, connect, open_run, require_file
-from reborn_nas.study.worker.loop import Engine, run_worker
-from reborn_nas.study.worker.progress import VERBOSE, Progress, SilentProgress, log, log_to
+from reborn_nas.study.store.queue import RunQueue
+from reborn_nas.study.store.storage import RunStore, connect, open_run
+from reborn_nas.study.worker.loop import run_worker
+from reborn_nas.study.worker.progress import VERBOSE, PhaseCounts, Progress, SilentProgress, log, log_to
+from reborn_nas.study.worker.proposals import Proposals
+from reborn_nas.study.worker.schedule import Schedule
 from reborn_nas.study.worker.stop import EXIT_CODE, NOTICE, Stopper
+from reborn_nas.training.device.selection import pick_device
 
 if TYPE_CHECKING:
     from reborn_nas.study.setup.planning import PlanView
@@ -112,19 +121,19 @@ class _Supervisor:
         self._illustrate = illustrate
         self._progress = progress
         self._stopper = stopper
-        self._engine = Engine(view.bench, store, view.phases, _never, progress, stopper)
-        self._planned = {phase.name: phase.count for phase in view.phases}
-        self._done = dict.fromkeys(self._planned, 0)
-        self._started: set[str] = set()
+        self._queue = RunQueue(store, view.bench.phase_labels(), outcome=Proposals(view.bench, store).outcome)
+        self._schedule = Schedule(view.bench, store, view.phases, self._queue, progress)
+        self._counts = PhaseCounts(progress, view.phases)
         self._slots: dict[int, tuple[BaseProcess, Connection]] = {}
         self._deaths = 0
         self._trained = False
         self._error = ""
 
     def run(self) -> bool:
-        self._engine.lead()
-        self._recount()
-        if self._engine.complete():
+        self._schedule.lead()
+        self._counts.recount(self._queue.done)
+        self._trained = self._schedule.any_complete()
+        if self._schedule.complete():
             return True
         try:
             for slot in range(self._config.processes):
@@ -134,7 +143,7 @@ class _Supervisor:
             return False
         finally:
             self._stop_all()
-            self._engine.queue.reap()  # what killed workers held is free for the next call at once
+            self._queue.reap()  # what killed workers held is free for the next call at once
 
     def _watch(self) -> bool:
         looked = reaped = time.monotonic()
@@ -144,14 +153,14 @@ class _Supervisor:
             if self._error:
                 raise StudyError(self._error)
             if time.monotonic() - reaped >= REAP:
-                self._engine.queue.reap()
-                self._stopper.spent = self._engine.spent()
+                self._queue.reap()
+                self._stopper.spent = self._schedule.spent()
                 reaped = time.monotonic()
             if time.monotonic() - looked >= LEAD:
                 began = time.monotonic()
-                while self._engine.lead():
+                while self._schedule.lead():
                     continue
-                if self._engine.complete():
+                if self._schedule.complete():
                     return True
                 # a long queue is looked at less often: never more than a tenth of the time
                 looked = time.monotonic() + 9 * (time.monotonic() - began)
@@ -179,11 +188,7 @@ class _Supervisor:
             self._deaths = 0
             self._finished(content[0])
         elif kind == "started":
-            key, phase = content
-            if phase not in self._started:
-                self._started.add(phase)
-                self._progress.phase_started(phase, self._planned[phase])
-            self._progress.trial_started(key, phase, sum(self._done.values()), self._engine.total)
+            self._counts.started(*content)
         elif kind == "epoch":
             self._progress.epoch(*content)
         elif kind == "note":
@@ -193,17 +198,14 @@ class _Supervisor:
 
     def _finished(self, record: TrialRecord) -> None:
         self._trained = self._trained or record.state == "complete"
-        self._done[record.phase] += 1
-        self._progress.trial_finished(record, sum(self._done.values()), self._engine.total)
-        if self._done[record.phase] == self._planned[record.phase]:
-            self._progress.phase_finished(record.phase)
+        self._counts.finished(record)
 
     def _bury(self, slot: int) -> None:
         """A worker is gone: start another unless it ended because all is done, or they all die."""
         process, pipe = self._slots.pop(slot)
         pipe.close()
         process.join(timeout=GRACE)
-        if self._engine.complete() or self._stopper.wanted or self._engine.spent():
+        if self._schedule.complete() or self._stopper.wanted or self._schedule.spent():
             return
         self._deaths += 1
         if self._deaths >= (4 if self._trained else 1) * MOST_DEATHS:
@@ -216,7 +218,7 @@ class _Supervisor:
         self._progress.note(
             f"{process.name} ended with exit code {process.exitcode}; a new one takes its place"
         )
-        self._engine.lead()
+        self._schedule.lead()
         self._start(slot)
 
     def _stop_all(self) -> None:
@@ -254,26 +256,14 @@ class _Supervisor:
                     self._finished(message[1])
         time.sleep(0.02)
 
-    def _recount(self) -> None:
-        found = {name: self._engine.queue.finished(name).values() for name in self._planned}
-        self._done = {name: len(records) for name, records in found.items()}
-        self._trained = any(record.state == "complete" for records in found.values() for record in records)
-
 
 def _devices(config: StudyConfig) -> tuple[str, ...]:
     """One device a slot, in turn: those that were named, else all GPUs of this machine, else the CPU."""
     if config.devices:
         return config.devices
-    if config.device in ("auto", "cuda"):
-        import torch
-
-        if torch.cuda.device_count() > 1:
-            return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+    if config.device in ("auto", "cuda") and torch.cuda.device_count() > 1:
+        return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
     return (config.device,)
-
-
-def _never(*_: Any, **__: Any) -> TrialRecord:
-    raise StudyError("a supervisor trains nothing")
 
 
 def _work(
@@ -351,8 +341,6 @@ def join(
     place = {"storage": storage, "device": device, "devices": devices}
     config = StudyConfig(**{**_settled(store, storage), **changes, **place, "workers": workers})
     if config.workers == "auto":
-        from reborn_nas.training.device.selection import pick_device
-
         config = config.with_processes(processes_here(pick_device(device)[0], config))
     config.folder.mkdir(parents=True, exist_ok=True)
     watcher = progress or SilentProgress()
@@ -383,9 +371,6 @@ def _settled(store: RunStore, storage: str) -> dict[str, Any]:
 def _several(
     config: StudyConfig, store: RunStore, progress: Progress, stopper: Stopper, illustrate: Illustrate | None
 ) -> bool:
-    from reborn_nas.study.setup.planning import PlanView, check_same
-    from reborn_nas.study.setup.workbench import make_workbench
-
     bench = make_workbench(config, proofs=store.attribute("proofs"))
     check_same(store, bench)
     plan = store.attribute("plan")

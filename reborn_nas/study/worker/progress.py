@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from reborn_nas.records import public_name
 
 if TYPE_CHECKING:
+    from reborn_nas.metric import Metric
     from reborn_nas.records import TrialRecord
-    from reborn_nas.study.setup.planning import PlanView
+    from reborn_nas.study.plan.phases import Phase
 
 __all__ = [
     "AfterPhase",
@@ -31,14 +32,28 @@ __all__ = [
     "log",
     "log_to",
     "make_progress",
-    "training",
+    "PhaseCounts",
+    "log_result",
+    "log_training",
 ]
+
+
+class Planned(Protocol):
+    """A plan, as far as a display needs it; `planning.PlanView` is one."""
+
+    @property
+    def done(self) -> int:
+        """Trainings that have a result already."""
+
+    @property
+    def total(self) -> int:
+        """Trainings of all phases."""
 
 
 class Progress(Protocol):
     """Called from the process that was asked to search, in the order of events."""
 
-    def plan(self, view: PlanView) -> None:
+    def plan(self, view: Planned) -> None:
         """The plan stands; training begins."""
 
     def phase_started(self, name: str, count: int) -> None:
@@ -63,7 +78,7 @@ class Progress(Protocol):
 class SilentProgress:
     """Says nothing; a base class for those who want some of it."""
 
-    def plan(self, view: PlanView) -> None:
+    def plan(self, view: Planned) -> None:
         """See `Progress`."""
 
     def phase_started(self, name: str, count: int) -> None:
@@ -85,6 +100,50 @@ class SilentProgress:
         """See `Progress`."""
 
 
+class PhaseCounts:
+    """Counts the trainings of each phase, and calls a `Progress` with the counts.
+
+    Args:
+        progress: is called.
+        phases: the plan.
+    """
+
+    def __init__(self, progress: Progress, phases: Iterable[Phase]) -> None:
+        self._progress = progress
+        self._planned = {phase.name: phase.count for phase in phases}
+        self._done = dict.fromkeys(self._planned, 0)
+        self._started: set[str] = set()
+
+    @property
+    def done(self) -> int:
+        """Trainings that have a result."""
+        return sum(self._done.values())
+
+    @property
+    def total(self) -> int:
+        """Trainings of the whole plan."""
+        return sum(self._planned.values())
+
+    def recount(self, finished: Callable[[str], Sized]) -> None:
+        """Count anew; `finished` has a phase's trainings with a result."""
+        self._done = {name: len(finished(name)) for name in self._planned}
+
+    def started(self, key: str, phase: str) -> None:
+        """A training begins."""
+        if phase not in self._started:
+            self._started.add(phase)
+            self._progress.phase_started(phase, self._planned[phase])
+        self._progress.trial_started(key, phase, self.done, self.total)
+
+    def finished(self, record: TrialRecord) -> None:
+        """A training has its result."""
+        phase = record.phase
+        self._done[phase] += 1
+        self._progress.trial_finished(record, self.done, self.total)
+        if self._done[phase] == self._planned[phase]:
+            self._progress.phase_finished(phase)
+
+
 class AfterPhase(SilentProgress):
     """Passes all on to another watcher and calls `then` after each phase; a failure of that stops nothing."""
 
@@ -92,7 +151,7 @@ class AfterPhase(SilentProgress):
         self._watcher = watcher
         self._then = then
 
-    def plan(self, view: PlanView) -> None:
+    def plan(self, view: Planned) -> None:
         """See `Progress`."""
         self._watcher.plan(view)
 
@@ -168,7 +227,7 @@ class LineProgress:
         self._started = time.monotonic()
         self._first_done = 0
 
-    def plan(self, view: PlanView) -> None:
+    def plan(self, view: Planned) -> None:
         """The plan is printed by the caller."""
         self._started = self._said = time.monotonic()
         self._first_done = view.done
@@ -226,7 +285,7 @@ class BarProgress:
         self._trial: Any = None
         self._phase = ""
 
-    def plan(self, view: PlanView) -> None:
+    def plan(self, view: Planned) -> None:
         """Show the study's bar, in place of an earlier one's."""
         for earlier in (self._study, self._trial):
             if earlier is not None:
@@ -337,10 +396,27 @@ def log_to(folder: Path | None, worker: str = "-", *, shown: bool = False) -> It
 
 
 @contextmanager
-def training(key: str) -> Iterator[None]:
+def log_training(key: str) -> Iterator[None]:
     """Within, lines come from the training `key`; this process has one at a time."""
     _PLACE.trial = public_name(key)
     try:
         yield
     finally:
         _PLACE.trial = "-"
+
+
+def log_result(record: TrialRecord, metric: Metric) -> None:
+    """A line on a finished training."""
+    value = (
+        "no value"
+        if record.accuracy is None
+        else f"{metric.shown(record.accuracy)} of {record.accuracy_part} {metric.counted}"
+    )
+    log.log(
+        logging.INFO if record.state in ("complete", "pruned") else logging.WARNING,
+        "%s, %s, %.1f s%s",
+        record.state,
+        value,
+        record.seconds,
+        f": {record.reason}" if record.reason else "",
+    )

@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import optuna
+from optuna.trial import TrialState
+
+from reborn_nas.analysis.model.maximise import Budget
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import StudyError
 from reborn_nas.faults import blame_machine
 from reborn_nas.records import TrialRecord
-from reborn_nas.samplers.pruning import make_pruner, rungs
-from reborn_nas.samplers.registry import learns_from_pruned, make_sampler
+from reborn_nas.samplers.additive import TrialRows
+from reborn_nas.samplers.registry import learns_from_pruned, make_pruner, make_sampler, rungs
 from reborn_nas.seeds import derive_seed
 from reborn_nas.study.setup.warm import search_epochs
-from reborn_nas.study.store.outcome import Told, told
+from reborn_nas.study.store.outcome import Outcome, outcome_of
 from reborn_nas.study.store.patience import AwayError
 from reborn_nas.study.store.queue import Claim
 
@@ -25,13 +29,13 @@ if TYPE_CHECKING:
     from reborn_nas.study.setup.workbench import Workbench
     from reborn_nas.study.store.storage import RunStore
 
-__all__ = ["MOST_REJECTIONS", "Proposer"]
+__all__ = ["MOST_REJECTIONS", "Proposals"]
 
 MOST_REJECTIONS = 50
 """Proposals over budget after which a search training is given up: by then a sampler has learned what fits."""
 
 
-class Proposer:
+class Proposals:
     """Asks a fresh sampler for each search training, and the pruner at each rung.
 
     Args:
@@ -49,17 +53,15 @@ class Proposer:
         self._sampler: BaseSampler | None = None
         self._known: Mapping[str, Any] | None = None
 
-    def tell(self, record: TrialRecord) -> Told:
-        """See `told`."""
-        return told(record, self.learns_pruned, self._bench.config.objectives, self._bench.metric)
+    def outcome(self, record: TrialRecord) -> Outcome:
+        """See `outcome_of`."""
+        return outcome_of(record, self.learns_pruned, self._bench.config.objectives, self._bench.metric)
 
     def propose(self, claim: Claim) -> Architecture:
         """The designed architecture, or what the sampler proposes for this slot."""
         self._sampler = None
         if claim.run.architecture is not None:
             return Architecture.from_dict(claim.run.architecture)
-        import optuna
-
         config = self._bench.config
         words = (claim.run.key, str(claim.rejections)) if claim.rejections else (claim.run.key,)
         seed = derive_seed(config.seed, "sampler", *words)
@@ -83,9 +85,6 @@ class Proposer:
         earlier samplers have read of the trials.
         """
         if self._known is None:
-            from reborn_nas.analysis.model.maximise import Budget
-            from reborn_nas.samplers.trial_rows import TrialRows
-
             plan = self._store.attribute("plan") or {}
             budgets = (Budget(**budget) for budget in plan.get("budgets", ()))
             self._known = {
@@ -95,17 +94,15 @@ class Proposer:
             }
         return self._known
 
-    def after_trial(self, claim: Claim, result: Told) -> None:
+    def after_trial(self, claim: Claim, outcome: Outcome) -> None:
         """Let the sampler that proposed have its look at the result."""
         if self._sampler is None:
             return
-        from optuna.trial import TrialState
-
         frozen = self._store.storage.get_trial(claim.trial_id)
-        state = TrialState[result.state]
-        self._sampler.after_trial(self._store.study("search"), frozen, state, result.values)
+        state = TrialState[outcome.state]
+        self._sampler.after_trial(self._store.study("search"), frozen, state, outcome.values)
 
-    def is_hopeless(self, claim: Claim, epoch: int, metrics: Mapping[str, float]) -> bool:
+    def should_prune(self, claim: Claim, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Whether the pruner stops this search training after `epoch`. At a rung, its accuracy is stored."""
         if self._pruner is None or claim.run.phase != "search" or epoch not in self._rungs:
             return False
@@ -115,8 +112,6 @@ class Proposer:
         return bool(self._pruner.prune(self._study(), storage.get_trial(claim.trial_id)))
 
     def _study(self, sampler: BaseSampler | None = None) -> Study:
-        import optuna
-
         return optuna.load_study(
             study_name=self._store.study("search").study_name,
             storage=self._store.storage,

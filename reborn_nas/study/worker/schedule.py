@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
+
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState, create_trial
 
 from reborn_nas.architecture import Architecture, Choice
 from reborn_nas.errors import ConfigError, StudyError
@@ -32,10 +35,10 @@ from reborn_nas.study.worker.progress import Progress, log
 
 if TYPE_CHECKING:
     from reborn_nas.study.setup.workbench import Workbench
-    from reborn_nas.study.store.attempts import Census
+    from reborn_nas.study.store.attempts import AttemptCounts
     from reborn_nas.study.store.storage import RunStore
 
-__all__ = ["Leader", "begin_anew", "hopeless"]
+__all__ = ["Schedule", "common_failure", "void_failed_results"]
 
 CONFIRMING = ("candidate", "confirm", "control", "checks")
 """The phases that need the candidate."""
@@ -52,40 +55,64 @@ MOST_REASONS = 3
 """Reasons that an error names."""
 
 
-class Leader:
-    """Fills one run's queue. Any worker may lead; one at a time does.
+class Schedule:
+    """Fills one run's queue, phase after phase. Any worker may lead; one at a time does.
 
     Args:
         bench: what all trainings share.
         store: the run's studies.
-        phases: the plan, by name.
+        phases: the plan.
         queue: where runs are put.
-        progress: is told the decisions.
+        progress: gets the decisions as notes.
     """
 
     def __init__(
         self,
         bench: Workbench,
         store: RunStore,
-        phases: Mapping[str, Phase],
+        phases: Sequence[Phase],
         queue: RunQueue,
         progress: Progress,
     ) -> None:
-        self._bench, self._store, self._phases, self._queue = bench, store, phases, queue
-        self._progress = progress
+        self._bench, self._store, self._queue, self._progress = bench, store, queue, progress
+        planned = self._phases = {phase.name: phase for phase in phases}
         seed = bench.config.seed
         most = max(WINDOW, 16 * bench.config.processes)
         self._window = most if isinstance(store.storage, GatheringJournal) else most // 4
-        self._screen = designs.screen_runs(phases["screen"], bench.contrast, bench.spec, seed)
+        self._screen = designs.screen_runs(planned["screen"], bench.contrast, bench.spec, seed)
         blocks = max([1, *(run.block + 1 for run in self._screen)])
         self._baseline = designs.baseline_runs(
-            phases["baseline"].count, bench.contrast, bench.spec, seed, blocks
+            planned["baseline"].count, bench.contrast, bench.spec, seed, blocks
         )
         warm = is_warm_study(bench)  # then the parent has seen the other splits' validation images
-        self._slots = designs.search_runs(phases["search"].count, seed, 1 if warm else blocks)
+        self._slots = designs.search_runs(planned["search"].count, seed, 1 if warm else blocks)
         self._costs = CostBook(bench)
-        self._seen: Census | None = None
+        self._seen: AttemptCounts | None = None
         self._taught = False
+
+    @property
+    def total(self) -> int:
+        """Trainings of the whole plan."""
+        return sum(phase.count for phase in self._phases.values())
+
+    def complete(self) -> bool:
+        """Whether a leader has seen every planned training finished."""
+        return bool(self._store.attribute("finished", -1) == self.total)
+
+    def spent(self) -> bool:
+        """Whether the study's trainings have taken the device hours that it may take."""
+        hours = self._bench.config.gpu_hours
+        if hours is None:
+            return False
+        seconds = sum(record.seconds for record in self._finished())
+        return seconds >= 3600 * hours
+
+    def any_complete(self) -> bool:
+        """Whether any training of the study has ended well."""
+        return any(record.state == "complete" for record in self._finished())
+
+    def _finished(self) -> list[TrialRecord]:
+        return [record for name in self._phases for record in self._queue.finished(name).values()]
 
     def lead(self) -> bool:
         """Take up lost runs and enqueue what can be run now; whether anything was enqueued.
@@ -95,25 +122,25 @@ class Leader:
         """
         queue = self._queue
         ended = queue.reap()
-        census = queue.census()
-        if not ended and (census == self._seen or census.waiting > self._window // 2):
+        counts = queue.counts()
+        if not ended and (counts == self._seen or counts.waiting > self._window // 2):
             return False
-        self.check_hope()
+        self.raise_if_all_fail()
         with self._store.alone(queue.watch) as mine:
             if not mine:
                 return False
-            census = queue.census()  # another leader may have been in here meanwhile
-            added = census.waiting <= self._window // 2 and self._advance(self._window - census.waiting)
-        self._seen = queue.census()
+            counts = queue.counts()  # another leader may have been in here meanwhile
+            added = counts.waiting <= self._window // 2 and self._advance(self._window - counts.waiting)
+        self._seen = queue.counts()
         return added
 
-    def check_hope(self) -> None:
+    def raise_if_all_fail(self) -> None:
         """Raise StudyError where not one training ended well: all others would end in the same way.
 
         That is known when the baseline is over, or as many trainings as the smallest baseline has, or all.
         """
-        records = [record for name in self._phases for record in self._queue.finished(name).values()]
-        if len(records) < enough(self._phases) or (reason := hopeless(records)) is None:
+        records = self._finished()
+        if len(records) < _sure_after(self._phases.values()) or (reason := common_failure(records)) is None:
             return
         raise StudyError(
             f"all {len(records)} trainings ended without a result: {reason}\n"
@@ -179,7 +206,7 @@ class Leader:
         if self._queue.enqueue(last, most):
             return True
         if self._all_done(last):
-            self._store.keep("finished", sum(phase.count for phase in self._phases.values()))
+            self._store.keep("finished", self.total)
         return False
 
     def _later_runs(self, candidate: Candidate) -> list[Run]:
@@ -226,9 +253,6 @@ class Leader:
 
     def _teach_sampler(self) -> None:
         """Add the screen's runs to the search's study, so that the sampler starts from them."""
-        from optuna.distributions import CategoricalDistribution
-        from optuna.trial import TrialState, create_trial
-
         if self._taught:
             return
         study = self._store.study("search")
@@ -285,7 +309,7 @@ class Leader:
         return found
 
 
-def begin_anew(store: RunStore, phases: Mapping[str, Phase]) -> None:
+def void_failed_results(store: RunStore, phases: Iterable[Phase]) -> None:
     """Where no training of the study ended well, let their results count no longer."""
     void = store.void()
     failed = {
@@ -294,17 +318,17 @@ def begin_anew(store: RunStore, phases: Mapping[str, Phase]) -> None:
         for trial in study.get_trials(deepcopy=False)
         if is_final(trial) and "record" in trial.user_attrs and trial._trial_id not in void
     }
-    if len(failed) >= enough(phases) and hopeless(list(failed.values())) is not None:
+    if len(failed) >= _sure_after(phases) and common_failure(list(failed.values())) is not None:
         store.keep("void", sorted({*void, *failed}))
 
 
-def enough(phases: Mapping[str, Phase]) -> int:
-    """Trainings after which it is known that none ends well: the baseline, or as many, where there are so many."""
-    baseline = phases["baseline"].count if "baseline" in phases else 0
-    return baseline or min(SMALLEST_BASELINE, sum(phase.count for phase in phases.values()))
+def _sure_after(phases: Iterable[Phase]) -> int:
+    """Failed trainings after which no other is tried: the baseline, or as many, where there are so many."""
+    counts = {phase.name: phase.count for phase in phases}
+    return counts.get("baseline", 0) or min(SMALLEST_BASELINE, sum(counts.values()))
 
 
-def hopeless(records: Sequence[TrialRecord]) -> str | None:
+def common_failure(records: Sequence[TrialRecord]) -> str | None:
     """Why not one of `records` is complete, each reason once; None where one is, or there are none.
 
     Reasons that differ only in numbers are one.

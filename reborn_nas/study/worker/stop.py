@@ -186,12 +186,12 @@ class Watchdog:
     """Watches one training from a thread of its own.
 
     A training that finished no epoch for `limit` seconds is interrupted by a signal, which ends whatever runs
-    Python. One that is still there `grace` seconds later hangs in native code: then `last_words` is called and
+    Python. One that is still there `grace` seconds later hangs in native code: then `on_hang` is called and
     the process ends, where it may.
 
     Args:
         limit: seconds without an epoch, asked anew at every look, or None for none.
-        last_words: tells the result before the process ends; None where the process is not to be ended.
+        on_hang: tells the result before the process ends; None where the process is not to be ended.
         grace: as `GRACE`.
         leave: ends the process.
     """
@@ -199,11 +199,11 @@ class Watchdog:
     def __init__(
         self,
         limit: Callable[[], float | None],
-        last_words: Callable[[str], None] | None,
+        on_hang: Callable[[str], None] | None,
         grace: float | None = None,
         leave: Callable[[int], Any] = os._exit,
     ) -> None:
-        self._limit, self._last_words, self._leave = limit, last_words, leave
+        self._limit, self._last_words, self._leave = limit, on_hang, leave
         self._grace = GRACE if grace is None else grace
         self._moved = time.monotonic()
         self._over = threading.Event()

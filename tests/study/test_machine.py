@@ -201,12 +201,12 @@ def test_an_image_on_an_ill_disk_is_not_called_broken(
 ) -> None:
     from PIL import Image
 
-    from reborn_nas.data.decode import _open
+    from reborn_nas.data.decode import decode
 
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "open", Ill(1, lambda: disk_error(errno.EIO), None))
-    with pytest.raises(MachineError) as caught, _open(tmp_path / "a.png"):
-        pass
+    with pytest.raises(MachineError) as caught:
+        decode([tmp_path / "a.png"], "folder", None, [])
     assert "repair" not in str(caught.value)
     assert not isinstance(caught.value, DataError)
 

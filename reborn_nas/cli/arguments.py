@@ -106,7 +106,7 @@ def input_size(text: str) -> tuple[int, int, int]:
 
 def duration(text: str) -> float:
     """`90`, `90s`, `15min`, `2h` → seconds."""
-    from reborn_nas.study.config.fields import read_duration
+    from reborn_nas.study.config.values import read_duration
 
     try:
         return float(read_duration(text))

@@ -25,7 +25,8 @@ from reborn_nas.study.plan.phases import ORDER, Phase
 from reborn_nas.study.search import prepare_run
 from reborn_nas.study.setup.planning import PlanView
 from reborn_nas.study.setup.processes import measure_epoch
-from reborn_nas.study.setup.workbench import Workbench, check_same, make_workbench
+from reborn_nas.study.setup.resolve import make_workbench
+from reborn_nas.study.setup.workbench import Workbench, check_same
 from reborn_nas.study.store.opening import check_run_folder
 from reborn_nas.study.store.queue import RunQueue
 from reborn_nas.study.store.reading import read_records

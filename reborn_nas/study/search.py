@@ -21,8 +21,8 @@ from reborn_nas.study.config.flags import resume_command, write_settings
 from reborn_nas.study.config.urls import mask_url
 from reborn_nas.study.plan.candidate import Candidate
 from reborn_nas.study.setup.planning import PlanView, plan_search, require_device_free
+from reborn_nas.study.setup.resolve import settle_numerics
 from reborn_nas.study.setup.warm import ParentWeights, is_warm_study
-from reborn_nas.study.setup.workbench import settle_numerics
 from reborn_nas.study.store.opening import write_json
 from reborn_nas.study.store.outcome import Illustrate
 from reborn_nas.study.store.reading import read_records

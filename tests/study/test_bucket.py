@@ -13,8 +13,9 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from reborn_nas.errors import ConfigError, StudyError, TrainingError
 from reborn_nas.study import StudyConfig
-from reborn_nas.study.config.fields import parse_bucket
-from reborn_nas.study.setup.workbench import Workbench, make_workbench
+from reborn_nas.study.config.values import parse_bucket
+from reborn_nas.study.setup.resolve import make_workbench
+from reborn_nas.study.setup.workbench import Workbench
 from reborn_nas.study.trainer.bucket import BucketCheckpoint, open_bucket
 from reborn_nas.study.trainer.objective import Stopped
 from reborn_nas.study.trainer.resuming import SavedState

@@ -21,9 +21,9 @@ from reborn_nas.cli.verbs.search import given_settings
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study import Phase, PlanView, RunResult, StudyConfig, load_config
-from reborn_nas.study.config.fields import read_duration
 from reborn_nas.study.config.flags import needed_settings, resume_command, setting_flags, write_settings
 from reborn_nas.study.config.keywords import Settings
+from reborn_nas.study.config.values import read_duration
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "backbone": st.sampled_from(["convnet5", "resnet34", "torchvision:resnet18", "my nets/é.py:make"]),

@@ -243,7 +243,7 @@ def test_latency_is_of_as_many_images_as_asked_for(monkeypatch: pytest.MonkeyPat
     """One without a word; each architecture is measured once."""
     from types import SimpleNamespace
 
-    from reborn_nas.study.setup.workbench import make_workbench
+    from reborn_nas.study.setup.resolve import make_workbench
 
     asked: list[int] = []
 

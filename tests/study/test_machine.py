@@ -23,7 +23,8 @@ from reborn_nas.faults import PASSING, MachineError, machine_fault, wait_out
 from reborn_nas.records import TrialRecord
 from reborn_nas.study import load_run, run_search, status
 from reborn_nas.study.plan.designs import Run
-from reborn_nas.study.setup.workbench import Workbench, make_workbench
+from reborn_nas.study.setup.resolve import make_workbench
+from reborn_nas.study.setup.workbench import Workbench
 from reborn_nas.study.trainer.objective import Objective
 from reborn_nas.study.trainer.resuming import SavedState
 from reborn_nas.training import FileCheckpoint, TrainingState

@@ -14,7 +14,8 @@ from reborn_nas.architecture import Architecture, Choice
 from reborn_nas.errors import DeviceLostError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.plan.designs import Run
-from reborn_nas.study.setup.workbench import Workbench, make_workbench
+from reborn_nas.study.setup.resolve import make_workbench
+from reborn_nas.study.setup.workbench import Workbench
 from reborn_nas.study.trainer.objective import Objective
 from reborn_nas.training.device.selection import check_device
 from tests.study.test_run import tiny

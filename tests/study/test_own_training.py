@@ -19,7 +19,7 @@ from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.search import RunResult, run_search
 from reborn_nas.study.setup.planning import plan_search
-from reborn_nas.study.setup.workbench import make_workbench
+from reborn_nas.study.setup.resolve import make_workbench
 from reborn_nas.study.trainer.objective import Objective
 from tests.study.own_task import SOURCE, configured, settings, write
 

@@ -133,8 +133,8 @@ def test_a_gpu_is_surveyed_and_measured_where_it_will_be_held(
         asked.append("measure here")
         return Estimate(2.0, 1234.5, "eager (no CUDA graph: why)")
 
-    monkeypatch.setattr("reborn_nas.study.setup.workbench.survey", here)
-    monkeypatch.setattr("reborn_nas.study.setup.workbench.call_in_child", child)
+    monkeypatch.setattr("reborn_nas.study.setup.resolve.survey", here)
+    monkeypatch.setattr("reborn_nas.study.setup.resolve.call_in_child", child)
     monkeypatch.setattr("reborn_nas.study.setup.processes.call_in_child", child)
     monkeypatch.setattr("reborn_nas.study.setup.processes.estimate_epoch", epoch)
     here.__name__ = "survey"

@@ -17,8 +17,8 @@ from reborn_nas.commands import command_line
 from reborn_nas.errors import ConfigError
 from reborn_nas.files import write_atomic
 from reborn_nas.study.config.config import StudyConfig
-from reborn_nas.study.config.fields import plain_types
 from reborn_nas.study.config.urls import STORAGE_VARIABLE, mask_url
+from reborn_nas.study.config.values import plain_types
 
 __all__ = [
     "SETTINGS_FILE",

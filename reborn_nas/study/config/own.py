@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reborn_nas.metric import ACCURACY, Metric
-
-if TYPE_CHECKING:
-    from reborn_nas.study.config.config import StudyConfig
 
 __all__ = ["OWN_SETTINGS", "metric_of", "own_faults"]
 
@@ -28,34 +25,35 @@ def metric_of(config: Mapping[str, Any]) -> Metric:
     return ACCURACY if text is None else Metric.parse(text)
 
 
-def own_faults(config: StudyConfig, defaults: Mapping[str, Any]) -> Iterator[str]:
+def own_faults(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[str]:
     """What does not go together.
 
     Args:
+        settings: setting → its value.
         defaults: setting → its default.
     """
-    if config.train is None:
+    if settings["train"] is None:
         for name in OWN_SETTINGS:
-            if getattr(config, name) is not None:
+            if settings[name] is not None:
                 yield f"{name}: belongs to a training of your own; name its function with train"
         return
-    if config.metric is None:
+    if settings["metric"] is None:
         yield (
             "metric: a training of your own needs one, such as rn.Metric('miou', higher_is_better=True), on the "
             "command line --metric miou:higher"
         )
         return
     for name in BUILT_IN:
-        if getattr(config, name) != defaults.get(name):
+        if settings[name] != defaults.get(name):
             yield f"{name}: belongs to the built-in training of classifiers; a training of your own decides it itself"
-    metric = Metric.parse(config.metric)
-    costs = [name for name in config.objectives if name == "memory"]
+    metric = Metric.parse(settings["metric"])
+    costs = [name for name in settings["objectives"] if name == "memory"]
     if costs:
         yield "objectives: memory is estimated from the built-in training's batch size; leave it out"
-    if metric.worst is None and not _learns_pruned(config.sampler):
+    if metric.worst is None and not _learns_pruned(settings["sampler"]):
         yield (
-            f"sampler: {config.sampler} learns from finished trainings alone, so that a failed one must count as the "
-            f"worst there is; give the metric {metric.name!r} its worst value, or take another sampler, such as tpe"
+            f"sampler: {settings['sampler']} learns from finished trainings alone, so that a failed one must count as "
+            f"the worst there is; give the metric {metric.name!r} its worst value, or take another sampler, such as tpe"
         )
 
 

@@ -9,8 +9,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from reborn_nas.architecture import BackboneSpec
+from reborn_nas.backbone import resolve
+from reborn_nas.backbone.load.factory import files_of, load_factory, load_file, split_source
+from reborn_nas.backbone.trace.inputs import arguments, call_text
+from reborn_nas.backbone.trace.replica import tensors_in
 from reborn_nas.errors import ConfigError, unknown_name
+from reborn_nas.files import sha256_of
 from reborn_nas.metric import Metric
 from reborn_nas.study.config.functions import HERE, is_here, live_function, source_digest
 
@@ -40,10 +47,6 @@ class OwnTraining:
     @property
     def input_size(self) -> tuple[int, ...] | None:
         """Of one image, where a network takes one batch of them; else None."""
-        import torch
-
-        from reborn_nas.backbone.trace.inputs import arguments
-
         args, kwargs = arguments(self.example)
         if len(args) != 1 or kwargs or not isinstance(args[0], torch.Tensor) or args[0].ndim < 2:
             return None
@@ -66,8 +69,6 @@ def refuse_unnamed(config: StudyConfig) -> None:
 
 def load_function(name: str, setting: str) -> Any:
     """The function of that name. Raises ConfigError, with the setting that it belongs to."""
-    from reborn_nas.backbone.load.factory import load_file
-
     live = live_function(name)
     if live is not None:
         return live
@@ -143,9 +144,6 @@ def _without_job(function: Callable[..., Any], model: Any, job: Any) -> Any:
 
 def _digests(names: Mapping[str, str | None]) -> dict[str, str]:
     """Each source file that the functions need → its SHA-256; a function without a file by its own name."""
-    from reborn_nas.backbone.load.factory import files_of
-    from reborn_nas.files import sha256_of
-
     found: dict[str, str] = {}
     for name in names.values():
         if name is None:
@@ -161,15 +159,11 @@ def _digests(names: Mapping[str, str | None]) -> dict[str, str]:
 
 def _of_example(value: Any) -> str:
     """Of example inputs that were given as they are: shapes and types; numbers of a study's example decide nothing."""
-    from reborn_nas.backbone.trace.inputs import call_text
-
     return hashlib.sha256(call_text(value).encode()).hexdigest()[:16]
 
 
 def _example(config: StudyConfig, found: Mapping[str, Any]) -> Any:
     """The example inputs; of a library's network those of its own input size."""
-    import torch
-
     given = found["example_inputs"]
     if given is None:
         if BackboneSpec(config.backbone).library == "file":
@@ -200,9 +194,6 @@ def own_spec(config: StudyConfig, own: OwnTraining, arguments: Mapping[str, Any]
 
     A library's network has as many outputs as `backbone_arguments` give it with `num_classes`.
     """
-    from reborn_nas.backbone import resolve
-    from reborn_nas.backbone.load.factory import files_of, load_factory, split_source
-
     given = dict(arguments)
     spec = BackboneSpec(config.backbone)
     if spec.library != "file":
@@ -228,11 +219,6 @@ def own_spec(config: StudyConfig, own: OwnTraining, arguments: Mapping[str, Any]
 
 def _size_of(example: Any) -> tuple[int, int, int]:
     """(C, H, W) of the first tensor of the example, as far as it has such: what a factory is offered as `in_chans`."""
-    import torch
-
-    from reborn_nas.backbone.trace.inputs import arguments
-    from reborn_nas.backbone.trace.replica import tensors_in
-
     args, kwargs = arguments(example)
     first = next(iter([*args, *kwargs.values()]), None)
     found = next((tensor for tensor in tensors_in(example)), None)

@@ -22,8 +22,9 @@ from reborn_nas.study.plan.designs import screen_runs
 from reborn_nas.study.plan.phases import Phase, plan_phases
 from reborn_nas.study.setup.costs import CostBook
 from reborn_nas.study.setup.processes import choose_processes
+from reborn_nas.study.setup.resolve import make_workbench
 from reborn_nas.study.setup.warm import read_parent
-from reborn_nas.study.setup.workbench import Workbench, check_same, make_workbench, site_row
+from reborn_nas.study.setup.workbench import Workbench, check_same, site_row
 from reborn_nas.study.store.opening import check_run_folder, is_run_folder
 from reborn_nas.study.store.storage import find_store
 

@@ -16,7 +16,7 @@ from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.config.functions import is_here
 from reborn_nas.study.setup.children import call_in_child
 from reborn_nas.study.setup.costs import CostBook
-from reborn_nas.study.setup.workbench import make_workbench
+from reborn_nas.study.setup.resolve import make_workbench
 from reborn_nas.training import available_cores, available_memory, cpu_threads, estimate_epoch, threads_each
 from reborn_nas.training.device.selection import check_device, empty_cache, is_out_of_memory
 

@@ -15,7 +15,6 @@ from reborn_nas.errors import RebornError, StudyError
 from reborn_nas.faults import blame_machine
 from reborn_nas.files import write_atomic
 from reborn_nas.known import is_known_storage
-from reborn_nas.study.config.fields import STORAGES
 from reborn_nas.study.config.urls import (
     HIDDEN,
     JOURNAL,
@@ -26,6 +25,7 @@ from reborn_nas.study.config.urls import (
     run_url,
     storage_file,
 )
+from reborn_nas.study.config.values import STORAGES
 from reborn_nas.study.store.soundness import damage
 
 if TYPE_CHECKING:

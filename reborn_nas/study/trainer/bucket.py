@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.commands import install_line
 from reborn_nas.errors import StudyError, TrainingError
-from reborn_nas.study.config.fields import parse_bucket
+from reborn_nas.study.config.values import parse_bucket
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore

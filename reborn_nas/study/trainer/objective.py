@@ -21,7 +21,7 @@ from reborn_nas.errors import DeviceLostError, DivergedError
 from reborn_nas.faults import MachineError, machine_fault, wait_out
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.records import EXCESS, TrialRecord
-from reborn_nas.study.config.fields import SCHEME, parse_bucket
+from reborn_nas.study.config.values import SCHEME, parse_bucket
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.setup.costs import CostBook
 from reborn_nas.study.setup.warm import ParentWeights, is_warm_study

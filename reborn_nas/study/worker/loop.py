@@ -20,8 +20,9 @@ from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.config.urls import mask_url
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.plan.phases import ORDER, Phase
+from reborn_nas.study.setup.resolve import make_workbench, settle_numerics
 from reborn_nas.study.setup.warm import search_epochs
-from reborn_nas.study.setup.workbench import Workbench, check_same, make_workbench, settle_numerics, site_row
+from reborn_nas.study.setup.workbench import Workbench, check_same, site_row
 from reborn_nas.study.store.attempts import BEAT
 from reborn_nas.study.store.journal import together
 from reborn_nas.study.store.outcome import Illustrate, picture_attributes

@@ -23,13 +23,14 @@ import torch
 from reborn_nas.errors import DeviceLostError, RebornError, StudyError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.config.config import StudyConfig, known_settings
-from reborn_nas.study.config.fields import SCHEME
 from reborn_nas.study.config.urls import JOURNAL, mask_url, require_file
+from reborn_nas.study.config.values import SCHEME
 from reborn_nas.study.plan.phases import Phase
 from reborn_nas.study.setup.children import start_child
 from reborn_nas.study.setup.planning import PlanView
 from reborn_nas.study.setup.processes import processes_here
-from reborn_nas.study.setup.workbench import check_same, make_workbench
+from reborn_nas.study.setup.resolve import make_workbench
+from reborn_nas.study.setup.workbench import check_same
 from reborn_nas.study.store.outcome import Illustrate
 from reborn_nas.study.store.queue import RunQueue
 from reborn_nas.study.store.storage import RunStore, connect, open_run

@@ -14,10 +14,9 @@ from reborn_nas.backbone.find import discover
 from reborn_nas.backbone.load.source import build, resolve
 from reborn_nas.backbone.proof.rehearsal import rehearsed
 from reborn_nas.backbone.replace.apply import apply
-from reborn_nas.backbone.replace.draw import everywhere, outline
+from reborn_nas.backbone.replace.draw import architecture_for, outline
 from reborn_nas.backbone.replace.plan import Plan
 from reborn_nas.backbone.sites.site import Discovery
-from reborn_nas.errors import SiteError
 
 __all__ = ["apply", "build_converted", "convert", "plan"]
 
@@ -49,20 +48,8 @@ def convert(
         >>> new = convert(timm.create_model("resnet18"), "reborn", (3, 32, 32), init="preserve")
     """
     found = discover(model, input_size, example_inputs=example_inputs)
-    if isinstance(architecture, Choice | str):
-        architecture = everywhere(found, architecture)
-    if isinstance(architecture, Mapping):
-        for name, choice in architecture.items():
-            if not isinstance(choice, Choice | str):
-                raise SiteError(
-                    f"site {name!r}: a choice is a Choice or its label such as 'reborn', not {choice!r}"
-                )
-        architecture = Architecture(BackboneSpec("timm:unnamed"), architecture)
-    if not isinstance(architecture, Architecture):
-        raise SiteError(
-            f"an architecture is an Architecture, a choice or a map site → choice, not {architecture!r}"
-        )
-    steps = plan(model, architecture, init=init, discovery=found)
+    wanted = architecture_for(found, architecture)
+    steps = plan(model, wanted, init=init, discovery=found)
     return apply(model, steps, seed=seed)
 
 

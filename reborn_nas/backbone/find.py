@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ from reborn_nas.backbone.sites.non_sites import (
 )
 from reborn_nas.backbone.sites.places import BlockFinder, Place, find_places
 from reborn_nas.backbone.sites.site import Discovery, NonSite, Site
-from reborn_nas.backbone.sites.units import find_units
+from reborn_nas.backbone.sites.units import Unit, find_units
 from reborn_nas.backbone.trace.graph import Trace
 from reborn_nas.backbone.trace.inputs import inputs_of
 from reborn_nas.backbone.trace.record import trace_modes
@@ -71,81 +70,97 @@ def discover(
     """
     inputs = inputs_of(model, input_size, example_inputs)
     proving = Proving(model, inputs, prove)
-    traces = trace_modes(model, inputs)
-    found = _discover(model, *traces, proving)
-    found = replace(found, inputs=replace_tensors(inputs, Tensor.detach))
+    search = _Search(model, trace_modes(model, inputs), proving)
+    sites, others = search.split()
+    eval_trace, train_trace = search.eval_trace, search.train_trace
+    given = replace_tensors(inputs, Tensor.detach)
+    found = Discovery(sites, others, eval_trace, train_trace, given, proving)
     proof = recorded_proof(model, found.traces, proofs) if proofs else None
     proving.settle(found, model, on_cpu=any(run.on_cpu for run in found.traces), proof=proof)
     return found
 
 
-def _discover(model: nn.Module, eval_trace: Trace, train_trace: Trace | None, proving: Proving) -> Discovery:
-    traces = (eval_trace,) if train_trace is None else (eval_trace, train_trace)
-    modules = dict(model.named_modules(remove_duplicate=False))
-    live = tuple(live_values(run) for run in traces)
-    axes = tuple(channel_axes(run) for run in traces)
-    classes = {path: type(module).__name__ for path, module in modules.items()}
-    blocks, stages = BlockFinder(modules), _Stages()
-    doubling = _Doubling(eval_trace, train_trace)
-    fused = fused_norms(modules)
-    sites: list[Site] = []
-    others: list[NonSite] = []
-    units, formulas = with_formulas(traces, find_units(traces, modules, live), live)
-    places = find_places(traces, units)
-    for place in places:
-        if any(place.first.owner == norm.name for norm in fused):
-            continue  # part of a norm that is said to be no site as a whole
-        number = next(number for number, units in enumerate(place.runs) if units)
-        run, unit = traces[number], place.first
-        full = run.values[unit.output].shape
-        reason = gate_reason(run, unit, live[number], classes)
-        if reason is None and len(full) < 2:
-            reason = f"acts on a tensor of shape {full}, which has no channels"
-        if reason is not None:
-            others.append(NonSite(place.name, unit.activation, full[1:], reason))
-            continue
-        axis = axes[number][unit.output]
-        layout = layout_name(len(full), axis)
-        widths = {run.values[u.output].shape[axis] for run, units in zip(traces, place.runs) for u in units}
-        sites.append(
-            Site(
-                name=place.name,
-                index=len(sites),
-                channels=full[axis],
-                shape=tuple(full[1:]),
-                activation=unit.activation,
-                layout=layout,
-                stage=stages.stage(full, layout, train_only=number > 0),
-                block=blocks.block(unit.path or (unit.owner and f"{unit.owner}.{unit.name}")),
-                kind=place.kind,
-                owner=unit.owner,
-                attribute=unit.path and unit.path.rsplit(".", 1)[-1],
-                path=unit.path,
-                span=place.span,
-                inplace=unit.inplace,
-                train_only=number > 0,
-                iteration=place.iteration,
-                in_loop=place.turns > 0,
-                repeated=place.repeated,
-                own_fault=_width_fault(widths)
-                or _mixed_fault(place, places, modules)
-                or _source_fault(place, modules),
-                expression=unit.expression,
-                label=unit.label,
-                _doubling=doubling,
-                _proving=proving,
-            )
+class _Search:
+    """Reads the sites of a network off its traces."""
+
+    def __init__(self, model: nn.Module, traces: tuple[Trace, Trace | None], proving: Proving) -> None:
+        self.eval_trace, self.train_trace = traces
+        self.traces = tuple(run for run in traces if run is not None)
+        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.live = tuple(live_values(run) for run in self.traces)
+        self.axes = tuple(channel_axes(run) for run in self.traces)
+        self.blocks, self.stages = BlockFinder(self.modules), _Stages()
+        self.doubling, self.proving = _Doubling(self.traces), proving
+
+    def split(self) -> tuple[tuple[Site, ...], tuple[NonSite, ...]]:
+        """The sites, and what looks like an activation and is not a site."""
+        fused = fused_norms(self.modules)
+        whole = {norm.name for norm in fused}
+        units, formulas = with_formulas(
+            self.traces, find_units(self.traces, self.modules, self.live), self.live
         )
-    doubling.sites = tuple(sites)
-    others += written_out(traces, formulas) + out_of_sight(traces, live)
-    return Discovery(tuple(sites), (*others, *fused), eval_trace, train_trace, proving=proving)
+        places = [place for place in find_places(self.traces, units) if place.first.owner not in whole]
+        classes = {path: type(module).__name__ for path, module in self.modules.items()}
+        sites: list[Site] = []
+        others: list[NonSite] = []
+        for place in places:
+            number = place.mode
+            run, unit = self.traces[number], place.first
+            shape = run.values[unit.output].shape
+            reason = gate_reason(run, unit, self.live[number], classes)
+            if reason is None and len(shape) < 2:
+                reason = f"acts on a tensor of shape {shape}, which has no channels"
+            if reason is None:
+                sites.append(self._site(place, len(sites), places))
+            else:
+                others.append(NonSite(place.name, unit.activation, shape[1:], reason))
+        self.doubling.sites = tuple(sites)
+        others += written_out(self.traces, formulas) + out_of_sight(self.traces, self.live)
+        return tuple(sites), (*others, *fused)
+
+    def _site(self, place: Place, index: int, places: Sequence[Place]) -> Site:
+        unit, train_only = place.first, place.mode > 0
+        shape, axis = self._shape(place.mode, unit), self.axes[place.mode][unit.output]
+        layout = layout_name(len(shape), axis)
+        runs = zip(range(len(self.traces)), place.runs)
+        widths = {self._shape(number, each)[axis] for number, units in runs for each in units}
+        fault = _width_fault(widths) or _mixed_fault(place, places, self.modules)
+        return Site(
+            name=place.name,
+            index=index,
+            channels=shape[axis],
+            shape=tuple(shape[1:]),
+            activation=unit.activation,
+            layout=layout,
+            stage=self.stages.stage(shape, layout, train_only=train_only),
+            block=self.blocks.block(unit.path or (unit.owner and f"{unit.owner}.{unit.name}")),
+            kind=place.kind,
+            owner=unit.owner,
+            attribute=unit.path and unit.path.rsplit(".", 1)[-1],
+            path=unit.path,
+            span=place.span,
+            inplace=unit.inplace,
+            train_only=train_only,
+            iteration=place.iteration,
+            in_loop=place.turns > 0,
+            repeated=place.repeated,
+            own_fault=fault or _source_fault(place, self.modules),
+            expression=unit.expression,
+            label=unit.label,
+            _doubling=self.doubling,
+            _proving=self.proving,
+        )
+
+    def _shape(self, number: int, unit: Unit) -> tuple[int, ...]:
+        """The shape of what a unit gives in the trace of this number."""
+        return self.traces[number].values[unit.output].shape
 
 
 class _Doubling:
     """Answers, once a site, whether its consumers can be widened. Pickled as answers, without the traces."""
 
-    def __init__(self, eval_trace: Trace | None, train_trace: Trace | None) -> None:
-        self._eval, self._train = eval_trace, train_trace
+    def __init__(self, traces: Sequence[Trace]) -> None:
+        self._traces = tuple(traces)
         self._answers: dict[str, str | None] = {}
         self.sites: tuple[Site, ...] = ()
 
@@ -156,14 +171,13 @@ class _Doubling:
         return self._answers[site.name]
 
     def _ask(self, site: Site) -> str | None:
-        runs = [run for run in (self._eval, self._train) if run is not None]
-        answer = widening(runs, site)
+        answer = widening(self._traces, site)
         return answer.reason if isinstance(answer, Refusal) else None
 
     def __getstate__(self) -> dict[str, Any]:
         for site in self.sites:
             self.refusal(site)
-        return {"_answers": self._answers, "_eval": None, "_train": None, "sites": ()}
+        return {"_answers": self._answers, "_traces": (), "sites": ()}
 
 
 class _Stages:

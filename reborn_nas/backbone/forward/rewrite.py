@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
+from timm.models import get_notrace_modules, register_notrace_module
 from torch import nn
 
 from reborn_nas.backbone.forward.calls import (
@@ -381,8 +382,5 @@ def _blank(root: type, chain: Chain) -> Any:
 
 def _keep_whole_for_fx(base: type, made: type) -> None:
     """timm keeps a list of classes that fx must not look into."""
-    from timm.models import _features_fx as features
-
-    whole: Any = features
-    if base in whole.get_notrace_modules():
-        whole.register_notrace_module(made)
+    if base in get_notrace_modules():  # type: ignore[no-untyped-call]
+        register_notrace_module(made)

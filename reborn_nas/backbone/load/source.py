@@ -17,6 +17,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from reborn_nas.architecture import BackboneSpec
@@ -138,18 +139,12 @@ def _check_source(spec: BackboneSpec) -> str | None:
     if spec.library == "timm":
         base = spec.name.split(".", 1)[0]
         if not timm.is_model(base):
-            import torchvision
-
-            known = torchvision.models.list_models(module=torchvision.models)
-            hint = f"(torchvision has one: torchvision:{base})" if base in known else ""
+            hint = f"(torchvision has one: torchvision:{base})" if base in _torchvision_names() else ""
             raise unknown_name("timm model", spec.name, timm.list_models(), hint)
         return None
     if spec.library == "torchvision":
-        import torchvision
-
-        known = torchvision.models.list_models(module=torchvision.models)
-        if spec.name not in known:
-            raise unknown_name("torchvision model", spec.name, known)
+        if spec.name not in _torchvision_names():
+            raise unknown_name("torchvision model", spec.name, _torchvision_names())
         return None
     load_factory(spec.source, digest=spec.source_digest)
     return spec.source_digest or files_of(split_source(spec.source)[0]).digest
@@ -297,6 +292,19 @@ def _shown(value: Any) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
+def _torchvision_models() -> Any:
+    import torchvision  # slow
+
+    return torchvision.models
+
+
+def _torchvision_names() -> list[str]:
+    """torchvision's classification networks."""
+    models = _torchvision_models()
+    names: list[str] = models.list_models(module=models)
+    return names
+
+
 def _timm(spec: BackboneSpec, pretrained: bool) -> Any:
     open_: dict[str, Any] = {} if spec.num_classes is None else {"num_classes": spec.num_classes}
     if spec.input_size is not None and spec.input_size[0] != 3:
@@ -324,8 +332,6 @@ def _file(spec: BackboneSpec, pretrained: bool) -> Any:
 
 
 def _torchvision(spec: BackboneSpec, pretrained: bool) -> Any:
-    import torchvision
-
     arguments = dict(spec.arguments)
     if spec.source in _TRANSFORMING:
         arguments.setdefault("init_weights", not pretrained)
@@ -338,7 +344,7 @@ def _torchvision(spec: BackboneSpec, pretrained: bool) -> Any:
     if not pretrained and spec.num_classes is not None:
         arguments["num_classes"] = spec.num_classes
     weights = "DEFAULT" if pretrained else None
-    model = torchvision.models.get_model(spec.name, weights=weights, **arguments)
+    model = _torchvision_models().get_model(spec.name, weights=weights, **arguments)
     if pretrained and spec.arguments.get("aux_logits") is False and spec.source in _TRANSFORMING:
         _drop_auxiliary(model)
     if pretrained and spec.num_classes is not None:
@@ -376,8 +382,6 @@ def _replace_head(model: nn.Module, old: int, new: int) -> None:
 
 def _replace_first_conv(model: nn.Module, channels: int, pretrained: bool) -> None:
     """A first convolution that takes `channels`: pretrained weights are adapted as timm does, others drawn again."""
-    from timm.models import adapt_input_conv
-
     conv = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     if conv is None or conv.groups != 1:
         raise ConfigError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,9 +189,6 @@ def first_line(error: BaseException | None) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-Runs = tuple[Program, Program]
-
-
 _CLOSE = 1e-4  # gradients are sums, whose order may differ
 
 
@@ -213,6 +211,16 @@ def randomised(double: nn.Module) -> nn.Module:
                 noise.normal_(0, 0.1, generator=generator)
             tensor.copy_(noise)
     return double
+
+
+def sloped(made: nn.Module, site: str) -> nn.Module:
+    """Give the parameters of a stand-in numbers that no other site has."""
+    generator = torch.Generator().manual_seed(int(hashlib.sha256(site.encode()).hexdigest()[:8], 16))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if not parameter.is_meta:
+                parameter.copy_(torch.rand(parameter.shape, generator=generator) * 0.9 + 0.05)
+    return made
 
 
 def other_numbers(before: Program, after: Program, put_in: Sequence[str]) -> str | None:
@@ -252,3 +260,104 @@ def _close(one: Tensor, other: Tensor) -> bool:
     one, other = one.double(), other.double()
     scale = float(one.abs().nan_to_num(0, 0, 0).max()) if one.numel() else 0.0
     return torch.allclose(one, other, rtol=_CLOSE, atol=_CLOSE * scale, equal_nan=True)
+
+
+def broken(sites: Sequence[Site], modules: Mapping[str, nn.Module], program: Program) -> dict[str, str]:
+    """Site → fault, where the untouched network fails with other activations at its sites.
+
+    Either their maps have other widths, or the activations bring a gradient where none must be.
+    """
+    if faults := other_widths(sites, modules, program):
+        return faults
+    what = first_line(program.error).partition(". ")[0]
+    frozen = [site for site in sites if site.name in program.frozen]
+    if frozen:
+        reason = (
+            f"it acts on a map that gets no gradient; with one the network fails: {what}; "
+            "write what follows without working in place (x = activation(x))"
+        )
+    else:
+        reason = f"with an activation that learns the network fails: {what}; write x = activation(x)"
+    return {site.name: f"{place_of(site, modules)}: {reason}" for site in frozen or sites}
+
+
+def uneven_turns(
+    sites: Sequence[Site], modules: Mapping[str, nn.Module], passes: Callable[[Site], set[int]]
+) -> dict[str, str]:
+    """Sites of loops that did not take as many turns as there are sites.
+
+    Args:
+        passes: site → how often the calls of its owner passed it.
+    """
+    faults = {}
+    for site in sites:
+        if not site.in_loop:
+            continue
+        turns = sum((s.owner, s.span, s.path) == (site.owner, site.span, site.path) for s in sites)
+        seen = passes(site)
+        if not seen <= {turns}:
+            counts = " and ".join(map(str, sorted(seen | {turns})))
+            faults[site.name] = (
+                f"{place_of(site, modules)}: the loop around it runs it {counts} times, so that its turns are no fixed "
+                "places; give each turn an activation module of its own"
+            )
+    return faults
+
+
+def other_widths(sites: Sequence[Site], modules: Mapping[str, nn.Module], program: Program) -> dict[str, str]:
+    """Sites whose maps have other channels than when the network was traced."""
+    by_name, faults = {site.name: site for site in sites}, {}
+    for event in program.events:
+        if event[0] == "site":
+            site, shape = by_name[event[1]], event[2][0][1]
+            width = shape[-1] if site.layout.endswith("c") else shape[1]
+            if width != site.channels:
+                faults[site.name] = (
+                    f"{place_of(site, modules)}: it acts on {site.channels} channels in one batch and on "
+                    f"{width} in another; keep the images of a batch apart"
+                )
+    return faults
+
+
+def run_again(
+    sites: Sequence[Site], modules: Mapping[str, nn.Module], program: Program, written: Set[str]
+) -> dict[str, str]:
+    """Sites that would act in the backward pass on what they wrote in the forward pass.
+
+    Args:
+        written: sites whose result is written over their map.
+    """
+    reason = (
+        "it works in place on a map that is read under another name too, in a part that is checkpointed and so run "
+        "again on what was written; write x = activation(x), with an activation that does not work in place"
+    )
+    found = written & program.checkpointed
+    return {site.name: f"{place_of(site, modules)}: {reason}" for site in sites if site.name in found}
+
+
+def never_met(sites: Sequence[Site], modules: Mapping[str, nn.Module], met: Set[str]) -> dict[str, str]:
+    """Sites that ran in no run of the proof."""
+    reason = "it did not run when the conversion was to be proved; give example_inputs with which it runs"
+    return {site.name: f"{place_of(site, modules)}: {reason}" for site in sites if site.name not in met}
+
+
+def suspected(sites: Sequence[Site], modules: Mapping[str, nn.Module], reason: str) -> dict[str, str]:
+    """The sites that are likeliest behind other numbers: those with edited calls, else all."""
+    edited = [site for site in sites if site.kind != "module"] or list(sites)
+    fault = f"{reason}; give the site an activation module of its own"
+    return {site.name: f"{place_of(site, modules)}: {fault}" for site in edited}
+
+
+def fused(
+    sites: Sequence[Site], modules: Mapping[str, nn.Module], free: Any, watched: Program
+) -> dict[str, str]:
+    """Sites of networks that give other numbers when nothing is recorded: torch has fused kernels for such runs."""
+    alike = zip(tensors_in(free), tensors_in(watched.output), strict=True)
+    if all(torch.allclose(one, other, rtol=1e-3, atol=1e-5, equal_nan=True) for one, other in alike):
+        return {}
+    layers = [site for site in sites if isinstance(modules.get(site.owner), nn.TransformerEncoderLayer)]
+    reason = (
+        "in eval mode torch computes the module in one fused step, without calling its activation; write its steps "
+        "in a forward of your own"
+    )
+    return {site.name: f"{place_of(site, modules)}: {reason}" for site in layers or sites}

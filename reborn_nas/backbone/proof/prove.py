@@ -11,34 +11,41 @@ what differed; the rest is proved again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reborn_nas.activations import get_family
+from reborn_nas.architecture import Choice
 from reborn_nas.backbone.load.third_party import quiet
 from reborn_nas.backbone.proof.differences import (
+    broken,
     difference,
-    first_line,
+    fused,
     kinds,
+    never_met,
     other_numbers,
+    other_widths,
     place_of,
     randomised,
     rough,
+    run_again,
+    sloped,
+    suspected,
+    uneven_turns,
 )
-from reborn_nas.backbone.proof.marks import Untouched
+from reborn_nas.backbone.proof.marks import Converted, Untouched, run
 from reborn_nas.backbone.proof.program import Program
 from reborn_nas.backbone.proof.record import is_own
-from reborn_nas.backbone.proof.stand_ins import converted, sloped, stand_ins, untouched
 from reborn_nas.backbone.replace.apply import apply
 from reborn_nas.backbone.replace.draw import draw
 from reborn_nas.backbone.replace.plan import Plan
 from reborn_nas.backbone.sites.site import WRITTEN, Discovery, Proof, Site, site_values
 from reborn_nas.backbone.trace.inputs import arguments, numbered, resized, shrunk
-from reborn_nas.backbone.trace.replica import replicate, tensors_in
+from reborn_nas.backbone.trace.replica import copied, replicate
 from reborn_nas.errors import ConversionError
 
 _DRAWS = 8  # seeds that show whether random numbers decide what runs
@@ -130,7 +137,7 @@ class _Prover:
         self.seen = {}
         for setting, before, marks in self._settings(sites, steps):
             if before.error is not None:
-                return self._broken(sites, before), ()
+                return broken(sites, self.modules, before), ()
             after = self._converted(steps, setting)
             where = difference(before, after)
             if where is not None:
@@ -146,13 +153,13 @@ class _Prover:
             for name, roles in after.overwritten.items():
                 self.clones.setdefault(name, set()).update(roles)
             faults = (
-                self._uneven(sites, marks)
-                or self._other_widths(sites, before)
-                or self._run_again(sites, before)
+                uneven_turns(sites, self.modules, marks.passes)
+                or other_widths(sites, self.modules, before)
+                or run_again(sites, self.modules, before, self.written)
             )
             if faults:
                 return faults, ()
-        faults = self._unsteady(sites, steps) or self._never_met(sites, met)
+        faults = self._unsteady(sites, steps) or never_met(sites, self.modules, met)
         if not faults and self.own:
             faults = self._numbers(sites, steps)
         return faults, self._spare(sites, read)
@@ -198,21 +205,6 @@ class _Prover:
         if self.own and self._untouched((), Plan(()), setting)[0].error is None:
             return setting, program, marks
         return None
-
-    def _broken(self, sites: Sequence[Site], program: Program) -> dict[str, str]:
-        """Sites whose maps have other widths, or whose activations would give a gradient where none must be."""
-        if faults := self._other_widths(sites, program):
-            return faults
-        what = first_line(program.error).partition(". ")[0]
-        frozen = [site for site in sites if site.name in program.frozen]
-        if frozen:
-            reason = (
-                f"it acts on a map that gets no gradient; with one the network fails: {what}; "
-                "write what follows without working in place (x = activation(x))"
-            )
-        else:
-            reason = f"with an activation that learns the network fails: {what}; write x = activation(x)"
-        return {site.name: f"{place_of(site, self.modules)}: {reason}" for site in frozen or sites}
 
     def _grown(self, images: int, pixels: int) -> Any:
         """The inputs with more images, which are larger."""
@@ -291,7 +283,7 @@ class _Prover:
             first: list[Any] | None = None
             for seed in range(_SEEDS + 1):
                 program, marks = self._seeded(sites, steps, training, seed)
-                faults = self._uneven(sites, marks)
+                faults = uneven_turns(sites, self.modules, marks.passes)
                 if faults:
                     return faults
                 first = rough(program) if first is None else first
@@ -302,55 +294,6 @@ class _Prover:
                     )
                     return {site.name: f"{place_of(site, self.modules)}: {reason}" for site in looped}
         return {}
-
-    def _uneven(self, sites: Sequence[Site], marks: Untouched) -> dict[str, str]:
-        """Sites of loops that did not take as many turns as there are sites."""
-        faults = {}
-        for site in sites:
-            if not site.in_loop:
-                continue
-            turns = sum((s.owner, s.span, s.path) == (site.owner, site.span, site.path) for s in sites)
-            seen = marks.passes(site)
-            if not seen <= {turns}:
-                counts = " and ".join(map(str, sorted(seen | {turns})))
-                faults[site.name] = (
-                    f"{place_of(site, self.modules)}: the loop around it runs it {counts} times, so that its "
-                    "turns are no fixed places; "
-                    "give each turn an activation module of its own"
-                )
-        return faults
-
-    def _other_widths(self, sites: Sequence[Site], program: Program) -> dict[str, str]:
-        """Sites whose maps have other channels than when the network was traced."""
-        by_name, faults = {site.name: site for site in sites}, {}
-        for event in program.events:
-            if event[0] == "site":
-                site, shape = by_name[event[1]], event[2][0][1]
-                width = shape[-1] if site.layout.endswith("c") else shape[1]
-                if width != site.channels:
-                    faults[site.name] = (
-                        f"{place_of(site, self.modules)}: it acts on {site.channels} channels in one batch and on "
-                        f"{width} in another; keep the images of a batch apart"
-                    )
-        return faults
-
-    def _run_again(self, sites: Sequence[Site], program: Program) -> dict[str, str]:
-        """Sites that would act in the backward pass on what they wrote in the forward pass."""
-        return {
-            site.name: f"{place_of(site, self.modules)}: it works in place on a map that is read under another name "
-            "too, in a part that is checkpointed and so run again on what was written; write x = activation(x), with "
-            "an activation that does not work in place"
-            for site in sites
-            if site.name in self.written & program.checkpointed
-        }
-
-    def _never_met(self, sites: Sequence[Site], met: set[str]) -> dict[str, str]:
-        return {
-            site.name: f"{place_of(site, self.modules)}: it did not run when the conversion was to be proved; "
-            "give example_inputs with which it runs"
-            for site in sites
-            if site.name not in met
-        }
 
     def _numbers(self, sites: Sequence[Site], steps: Plan) -> dict[str, str]:
         """Sites behind other numbers or gradients than the untouched network gives."""
@@ -368,7 +311,8 @@ class _Prover:
                 continue
             after = converted(replicate(source, "cpu"), steps, *runs, gradients=True)
             if not training and after.error is None:
-                faults = self._fused(sites, replicate(source, "cpu"), steps, args, kwargs, after)
+                free = unwatched(replicate(source, "cpu"), steps, args, kwargs)
+                faults = fused(sites, self.modules, free, after)
                 if faults:
                     return faults
             where = difference(before, after)
@@ -376,41 +320,8 @@ class _Prover:
                 return where.blame(sites, self.modules)
             reason = other_numbers(before, after, paths)
             if reason is not None:
-                return self._suspected(sites, reason)
+                return suspected(sites, self.modules, reason)
         return {}
-
-    def _fused(
-        self,
-        sites: Sequence[Site],
-        double: nn.Module,
-        steps: Plan,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        watched: Program,
-    ) -> dict[str, str]:
-        """Sites of networks that give other numbers when nobody watches: torch has fused kernels for such times."""
-        new = apply(double, steps, inplace=True).eval()
-        for placement in steps.placements:
-            sloped(new.get_submodule(placement.path), placement.site)
-        with quiet("cpu"), torch.no_grad():
-            free = new(*numbered(args, "cpu"), **numbered(kwargs, "cpu"))
-        alike = zip(tensors_in(free), tensors_in(watched.output), strict=True)
-        if all(torch.allclose(one, other, rtol=1e-3, atol=1e-5, equal_nan=True) for one, other in alike):
-            return {}
-        fused = [s for s in sites if isinstance(self.modules.get(s.owner), nn.TransformerEncoderLayer)]
-        reason = (
-            "in eval mode torch computes the module in one fused step, without calling its activation; write its steps "
-            "in a forward of your own"
-        )
-        return {site.name: f"{place_of(site, self.modules)}: {reason}" for site in fused or sites}
-
-    def _suspected(self, sites: Sequence[Site], reason: str) -> dict[str, str]:
-        """The sites that are likeliest behind other numbers: those with edited calls, else all."""
-        edited = [site for site in sites if site.kind != "module"] or list(sites)
-        return {
-            site.name: f"{place_of(site, self.modules)}: {reason}; give the site an activation module of its own"
-            for site in edited
-        }
 
     def _spare(self, sites: Sequence[Site], read: set[str]) -> tuple[str, ...]:
         """Shared activation modules with parameters that nothing outside of `sites` reads."""
@@ -427,3 +338,88 @@ class _Prover:
 
 def _on_meta(model: nn.Module) -> bool:
     return any(parameter.is_meta for parameter in model.parameters())
+
+
+def untouched(
+    double: nn.Module,
+    sites: Sequence[Site],
+    steps: Plan,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    training: bool,
+    *,
+    gradients: bool = False,
+    seed: int = 0,
+) -> tuple[Program, Untouched]:
+    """The program of `double`, with what `steps` puts in acting in flight."""
+    functions = _functions(double, sites, steps)
+
+    def make(recorder: Any) -> Untouched:
+        return Untouched(double, recorder, sites, functions)
+
+    program, marks = run(make, double, args, kwargs, training=training, gradients=gradients, seed=seed)
+    assert isinstance(marks, Untouched)
+    return program, marks
+
+
+def unwatched(double: nn.Module, steps: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What the converted `double` returns in eval mode when nothing is recorded."""
+    new = apply(double, steps, inplace=True).eval()
+    for placement in steps.placements:
+        sloped(new.get_submodule(placement.path), placement.site)
+    with quiet("cpu"), torch.no_grad():
+        return new(*numbered(args, "cpu"), **numbered(kwargs, "cpu"))
+
+
+def converted(
+    double: nn.Module,
+    steps: Plan,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    training: bool,
+    *,
+    gradients: bool = False,
+) -> Program:
+    """The program of a copy of the converted `double`."""
+    try:
+        new = apply(double, steps, inplace=True)
+        if not gradients:  # those that only show what runs also show that copies of it run the same
+            new = copied(new)
+    except ConversionError as error:
+        return Program(error=error)
+    for placement in steps.placements:
+        sloped(new.get_submodule(placement.path), placement.site)
+    paths = {placement.path: placement.site for placement in steps.placements}
+    program, _ = run(
+        lambda recorder: Converted(new, recorder, paths),
+        new,
+        args,
+        kwargs,
+        training=training,
+        gradients=gradients,
+    )
+    return program
+
+
+def _functions(
+    double: nn.Module, sites: Sequence[Site], steps: Plan
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Site → the stand-in that acts there in flight."""
+    functions: dict[str, Callable[[Tensor], Tensor]] = {}
+    like = next((p for p in double.parameters() if p.is_floating_point()), torch.empty(0))
+    for placement in steps.placements:
+        original = None if placement.replaces is None else double.get_submodule(placement.replaces)
+        made = placement.make(original, steps.init)
+        functions[placement.site] = sloped(made.to(device=like.device, dtype=like.dtype), placement.site)
+    return functions
+
+
+def stand_ins(sites: Sequence[Site], *, own: bool = False) -> dict[str, Choice]:
+    """What acts at each site for the proof: for classes of unknown making with parameters, which a forward may read."""
+    if own:
+        return {site.name: Choice("prelu") for site in sites}
+    count = max((site.index for site in sites), default=0) + 2
+    return {
+        site.name: Choice("leaky_relu", negative_slope=round(0.02 + 0.9 * (site.index + 1) / count, 6))
+        for site in sites
+    }

@@ -12,7 +12,7 @@ from timm.layers.std_conv import ScaledStdConv2d
 from torch import nn
 
 from reborn_nas.activations import build_activation, complete, get_family
-from reborn_nas.architecture import ORIGINAL, Architecture, Choice
+from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice
 from reborn_nas.backbone.forward.rewrite import Edit, locate, rewrite_of
 from reborn_nas.backbone.forward.taps import Taps, has_taps
 from reborn_nas.backbone.layers.steps import Refusal, Widening
@@ -89,6 +89,27 @@ def draw(
     rewrites = (*(each.rewrite for each in means.values()), *taps_for(model, replaced))
     gains = () if init == "preserve" else conv_gains(model, found, chosen)
     return Plan(tuple(placements), rewrites, tuple(loops.items()), wide, init, gains)
+
+
+def architecture_for(
+    found: Discovery, given: Architecture | Mapping[str, Choice | str] | Choice | str
+) -> Architecture:
+    """The architecture that a caller of `convert` names: itself, a map site → choice, or one choice for every site.
+
+    Raises:
+        SiteError: it is none of these, or no site admits the one choice.
+    """
+    if isinstance(given, Architecture):
+        return given
+    choices = everywhere(found, given) if isinstance(given, Choice | str) else given
+    if not isinstance(choices, Mapping):
+        raise SiteError(f"an architecture is an Architecture, a choice or a map site → choice, not {given!r}")
+    for name, choice in choices.items():
+        if not isinstance(choice, Choice | str):
+            raise SiteError(
+                f"site {name!r}: a choice is a Choice or its label such as 'reborn', not {choice!r}"
+            )
+    return Architecture(BackboneSpec("timm:unnamed"), choices)
 
 
 def everywhere(found: Discovery, choice: Choice | str) -> dict[str, Choice]:

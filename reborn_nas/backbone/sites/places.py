@@ -42,9 +42,14 @@ class Place:
     runs: tuple[tuple[Unit, ...], ...]
 
     @property
+    def mode(self) -> int:
+        """Number of the first trace that runs it: 0, or 1 where it runs in train mode alone."""
+        return next(number for number, units in enumerate(self.runs) if units)
+
+    @property
     def first(self) -> Unit:
         """Its first execution, in eval mode where it has one."""
-        return next(units[0] for units in self.runs if units)
+        return self.runs[self.mode][0]
 
 
 def find_places(traces: Sequence[Trace], found: Sequence[Sequence[Unit]]) -> tuple[Place, ...]:

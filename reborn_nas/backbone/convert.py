@@ -38,7 +38,7 @@ def convert(
         input_size: (C, H, W) of one image; the model's own by default.
         example_inputs: what the forward takes, where that is not one image batch.
         init: "xavier" (the paper), or "preserve": same function as before where the choice can (reborn, CReLU).
-        seed: draw the new weights from this seed and leave the global generator alone.
+        seed: draw the new weights from this seed, without touching the global generator.
 
     Raises:
         SiteError: unknown sites and choices that a site does not admit, all in one message.
@@ -62,7 +62,7 @@ def plan(
     init: str = "xavier",
     discovery: Discovery | None = None,
 ) -> Plan:
-    """What `apply` has to do to give `model` this architecture. The model is not changed.
+    """Plan the conversion of `model` to this architecture. The model is not changed.
 
     Args:
         architecture: site → choice; sites that it does not name keep their original.
@@ -91,7 +91,7 @@ def build_converted(
 ) -> nn.Module:
     """The network of `spec` with this architecture, from one seed.
 
-    The backbone's own weights depend on the seed alone, each new activation's on the seed and its site: two
+    The backbone's own weights depend only on the seed, each new activation's on the seed and its site: two
     architectures of one seed differ only where they differ.
     """
     complete = resolve(spec, pretrained=pretrained)

@@ -1,4 +1,4 @@
-"""What a network costs, counted on the meta device or predicted without building it.
+"""The cost of a network, counted on the meta device or predicted without building it.
 
 Units, of one image's forward in eval mode:
 
@@ -73,7 +73,7 @@ def predict(
     example_inputs: Any = None,
     discovery: Discovery | None = None,
 ) -> Cost:
-    """What `count` will say of the converted network. The backbone's own cost is kept from call to call.
+    """Predict what `count` returns for the converted network. The backbone's own cost is cached.
 
     Only an architecture that doubles channels is built, on the meta device; for others the differences at its sites
     are added up.
@@ -117,7 +117,7 @@ def _base(model: nn.Module, found: Discovery, images: int) -> Cost:
 def _placed(
     placement: Placement, found: Discovery, site: Site, original: nn.Module | None, images: int
 ) -> Cost:
-    """What comes: its parameters once, its work as often as one forward runs it, on as many rows as it does."""
+    """The cost of a new activation: its parameters once, its work as often as one forward runs it, for all rows."""
     run = found.eval_trace
     live = _live(run)
     given = [value for value, _ in site_values(run, site)]
@@ -143,7 +143,7 @@ def _block(placement: Placement, shape: tuple[int, ...], original: nn.Module | N
 
 
 def _removed(found: Discovery, site: Site, original: nn.Module | None, images: int) -> Cost:
-    """What goes with the original activation."""
+    """The cost of the original activation."""
     params = 0 if original is None or site.kind == "shared" else _params(original)
     if site.train_only:
         return Cost(params, 0, 0)
@@ -182,7 +182,7 @@ def _tally(run: Trace, ops: Iterable[Op], images: int) -> tuple[int, int]:
 
 
 def _live(run: Trace) -> frozenset[int]:
-    """Values that come from the inputs, not from parameters alone."""
+    """Values that come from the inputs, not only from parameters."""
     found = set(run.inputs)
     for op in run.ops:
         if found.intersection(op.inputs):

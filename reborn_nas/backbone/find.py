@@ -33,7 +33,7 @@ from reborn_nas.errors import ConversionError
 
 
 def find_sites(model: nn.Module, input_size: Any = None, *, example_inputs: Any = None) -> tuple[Site, ...]:
-    """The activation sites of `model` in execution order, those of train mode alone included.
+    """The activation sites of `model` in execution order, those of train mode only included.
 
     Args:
         input_size: (C, H, W) of one image, or one such per input; by default the model's own (timm), else 224×224.
@@ -52,7 +52,7 @@ def find_sites(model: nn.Module, input_size: Any = None, *, example_inputs: Any 
 
 
 def non_sites(model: nn.Module, input_size: Any = None, *, example_inputs: Any = None) -> tuple[NonSite, ...]:
-    """What looks like an activation and is deliberately no site: gates, spatial attention, EvoNorm, FRN's TLU."""
+    """Activations that are deliberately not sites: gates, spatial attention, EvoNorm, FRN's TLU."""
     return discover(model, input_size, example_inputs=example_inputs).others
 
 
@@ -165,7 +165,7 @@ class _Doubling:
         self.sites: tuple[Site, ...] = ()
 
     def refusal(self, site: Site) -> str | None:
-        """Why the channels of `site` cannot be doubled, or None where they can."""
+        """The reason why the channels of `site` cannot be doubled, or None."""
         if site.name not in self._answers:
             self._answers[site.name] = self._ask(site)
         return self._answers[site.name]
@@ -204,7 +204,7 @@ def _width_fault(widths: set[int]) -> str | None:
 
 
 def _mixed_fault(place: Place, places: Sequence[Place], modules: Mapping[str, nn.Module]) -> str | None:
-    """Why a call that runs now this activation, now that one cannot be edited for one of them."""
+    """The reason why a call that runs several activations in turn cannot be edited for one of them, or None."""
     if place.kind == "module" or place.span is None:
         return None
     here = [other for other in places if (other.first.owner, other.span) == (place.first.owner, place.span)]
@@ -218,7 +218,7 @@ def _mixed_fault(place: Place, places: Sequence[Place], modules: Mapping[str, nn
 
 
 def _source_fault(place: Place, modules: Mapping[str, nn.Module]) -> str | None:
-    """Why a shared or functional activation cannot get a call of its own, or None where it can."""
+    """The reason why a shared or functional activation cannot get a call of its own, or None."""
     if place.kind == "module":
         return None
     owner = modules[place.first.owner]

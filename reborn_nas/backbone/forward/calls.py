@@ -50,7 +50,7 @@ def call_at(method: ast.FunctionDef, line: int, column: int) -> ast.Call | None:
 
 
 def expression_at(method: ast.FunctionDef, place: tuple[int, ...]) -> ast.expr | None:
-    """The expression that stands there: line and column of its start and of its end."""
+    """The expression at a place: line and column of its start and of its end."""
     for node in ast.walk(method):
         if isinstance(node, ast.expr) and (*_start(node), *_end(node)) == place:
             return node
@@ -174,7 +174,7 @@ def _loop_edits(
     attribute: str,
     place: str,
 ) -> tuple[str, list[TextEdit]]:
-    """How the call is written in a loop, and the edits to the loop."""
+    """The call as written in a loop, and the edits to the loop."""
     loop, straight = _enclosing_loop(parents, call)
     if loop is None:
         raise ConversionError(

@@ -48,7 +48,7 @@ class Edit:
         method: the method's name.
         line: last line of the call, counted from the method's first.
         column: column after the call's last, in UTF-8 bytes, as `ast` counts.
-        attribute: what is called instead: a module, or a `ModuleList` where the call stands in a loop.
+        attribute: what is called instead: a module, or a `ModuleList` where the call is in a loop.
         loop: how often a loop runs the call; 0 outside of loops.
         expression: where it is no call by itself: where the expression begins, and where the part of it begins and ends
             that goes into the module; lines counted from the method's first.
@@ -78,7 +78,7 @@ class Edit:
         return cls(**{**data, "expression": expression})
 
     def changes(self, method: ast.FunctionDef, place: str) -> list[TextEdit] | None:
-        """What changes in the text of the method; None where no such call is there."""
+        """The changes to the text of the method; None where no such call is there."""
         call: ast.expr | None
         if not self.expression:
             call = call_at(method, self.line, self.column)
@@ -93,7 +93,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """What is rewritten in one class: the edits, and the digest of the source that they belong to."""
+    """The rewrite of one class: the edits, and the digest of the source that they belong to."""
 
     edits: tuple[Edit, ...]
     digest: str

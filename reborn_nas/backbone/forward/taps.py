@@ -1,4 +1,4 @@
-"""Networks that show features behind an activation of their own, written beside the one that acts in the forward.
+"""Networks whose features are taken behind a second activation, beside the one in the forward.
 
 `forward_intermediates` of timm's nasnet, pnasnet and legacy xception ends each feature in an `F.relu` that repeats what
 the next cell does first. `feature_info` names the module that it stands for. After conversion these calls go through
@@ -50,7 +50,7 @@ def _paths(model: Any) -> list[str]:
 
 
 def _tapped(model: nn.Module, number: int, x: Tensor) -> Tensor:
-    """What the module that `feature_info` names makes of `x`; a pruned network has only the ReLU."""
+    """The output for `x` of the module that `feature_info` names; a pruned network has only the ReLU."""
     module: nn.Module | None = model
     for name in _paths(model)[number].split("."):
         module = getattr(module, name, None)

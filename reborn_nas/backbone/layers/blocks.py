@@ -98,10 +98,10 @@ class ShuffleBlock(Layer):
 
 
 def shuffled(channels: ChannelMap, groups: int) -> tuple[list[int], ChannelMap]:
-    """Where each channel behind a shuffle stands before it, and the map behind it.
+    """The place before a shuffle of each channel behind it, and the map behind it.
 
     The shuffle moves channel i·(C/g) + j to j·g + i. Extra channels stay in the half of their true one, behind it,
-    so that the next block's split finds each half whole.
+    so that the next block's split finds each half in one piece.
     """
     per_group, half = channels.size // groups, channels.size // 2
     entries = [

@@ -1,6 +1,6 @@
 """Convolutions behind doubled channels that a plain one with more inputs cannot express.
 
-They keep the class, the parameters and the state-dict keys of the convolution that they stand for.
+They keep the class, the parameters and the state-dict keys of the convolution that they replace.
 """
 
 # no postponed annotations: TorchScript reads those of the classes as they are
@@ -29,8 +29,8 @@ def regroup(x: Tensor, groups: int, copies: int, order: Tensor | None) -> Tensor
     Args:
         x: (B, copies·C, …).
         groups: groups of the convolution that reads the result.
-        copies: how often the C channels stand in `x` one after the other.
-        order: where each channel of the result stands in `x`, where they do not lie so regularly.
+        copies: how often the C channels are repeated in `x`, one after the other.
+        order: the place in `x` of each channel of the result, where the order is less regular.
     """
     if order is not None:
         return x.index_select(1, order)
@@ -170,7 +170,7 @@ class Convolution(Layer):
 
 
 class LineConvolution(Convolution):
-    """`line`: ECA's 1-D convolution along the channels sees the original ones alone; its result is repeated."""
+    """`line`: ECA's 1-D convolution along the channels sees the original ones only; its result is repeated."""
 
     classes = (nn.Conv1d,)
     actions: Mapping[str, Action] = {"line": Action()}
@@ -296,7 +296,7 @@ def regroup_input(conv: nn.Module, step: WidenStep, forms: Mapping[type, type]) 
 
 
 def copies_in(channels: ChannelMap) -> int:
-    """How often the original channels stand one after the other, the true ones first; 0 where they lie otherwise."""
+    """How often the original channels are repeated one after the other, the true ones first; 0 for any other order."""
     runs = channels.runs
     whole = all(run[:2] == (0, channels.size) and run[2] == (place > 0) for place, run in enumerate(runs))
     return len(runs) if whole else 0

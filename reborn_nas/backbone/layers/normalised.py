@@ -98,7 +98,7 @@ STANDARDISED: dict[type, type] = {
 
 
 class StandardisedConvolution(Layer):
-    """`standardised`: a weight-standardised convolution reads more; it standardises the old weights alone."""
+    """`standardised`: a weight-standardised convolution reads more; it standardises the old weights only."""
 
     classes = tuple(STANDARDISED)
     actions: Mapping[str, Action] = {
@@ -161,7 +161,7 @@ def normed(
     momentum: float | None,
     eps: float,
 ) -> Tensor:
-    """What `nn.BatchNorm2d` computes, its running statistics updated in training. A function, for TorchScript."""
+    """The computation of `nn.BatchNorm2d`, its running statistics updated in training. A function, for TorchScript."""
     factor = 0.0 if momentum is None else momentum
     if training and batches is not None:
         batches.add_(1)

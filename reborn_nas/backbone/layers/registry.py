@@ -211,7 +211,7 @@ def base_among(cls: type, kinds: Mapping[type, Any]) -> type | None:
 
 
 def become(module: nn.Module, forms: Mapping[type, type], where: str) -> Any:
-    """Give `module` the class that `forms` has for its own. Raises ConversionError where there is none."""
+    """Replace the class of `module` by its form in `forms`. Raises ConversionError where there is none."""
     kind = base_among(type(module), forms)
     if kind is None:
         raise no_form(module, where)
@@ -220,7 +220,7 @@ def become(module: nn.Module, forms: Mapping[type, type], where: str) -> Any:
 
 
 def no_form(module: nn.Module, where: str) -> ConversionError:
-    """What to raise for a layer that cannot read widened channels."""
+    """The error for a layer that cannot read widened channels."""
     return ConversionError(
         f"'{where}' is a {type(module).__name__}, which has no form that reads doubled channels; keep the "
         "activation before it, or choose a compressed form"

@@ -97,7 +97,7 @@ class ChannelMap:
         return [start + i for start, length, _ in self.runs for i in range(length)]
 
     def kept(self) -> list[int]:
-        """Where each original channel stands in the widened value."""
+        """The place of each original channel in the widened value."""
         places = [0] * self.size
         for place, (channel, extra) in enumerate(self.entries()):
             if not extra:
@@ -138,7 +138,7 @@ has; by the neutral start of a norm; or not at all."""
 
 @dataclass(frozen=True)
 class Action:
-    """What a widening step does, by its name in a plan.
+    """The effect of a widening step, by its name in a plan.
 
     Args:
         grows: how its tensors grow.
@@ -193,7 +193,7 @@ class WidenStep:
 
     @property
     def keys(self) -> tuple[tuple[str, str, int], ...]:
-        """What tells the tensors that grow: module, tensor, dimension."""
+        """Keys of the tensors that grow: module, tensor, dimension."""
         return tuple((self.module, tensor, self.dim) for tensor in self.tensors)
 
     def to_dict(self) -> dict[str, Any]:
@@ -255,7 +255,7 @@ class Widening:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a doubled value cannot be carried to widened consumers.
+    """The reason why a doubled value cannot be carried to widened consumers.
 
     Args:
         reason: what blocks, in words, with the operation and the module.

@@ -64,7 +64,7 @@ def load_file(file: str | Path, *, digest: str | None = None) -> ModuleType:
     if digest is not None and digest not in (
         found,
         sha256_of(own.main),
-    ):  # once, it was that of the file alone
+    ):  # earlier versions recorded that of the file only
         raise ConfigError(
             f"backbone file {str(file)!r} has changed: its SHA-256 is {found[:12]}…, recorded was {digest[:12]}…; "
             f"restore {_all_of(own)}, or start anew with the changed one"
@@ -145,7 +145,7 @@ def source_beside(folder: Path, source: str) -> str:
 
 
 def files_in_use(file: str | Path) -> dict[str, Path]:
-    """What a source needs, place → file: what its import statements name, and what it has imported by itself since."""
+    """The files that a source needs, place → file: those that its import statements name, and those imported since."""
     own = files_of(file)
     files = dict(own.files)
     roots = {PREFIX + digest[:16] for digest in (own.digest, sha256_of(own.main))}
@@ -229,7 +229,7 @@ def _builtins(root: str) -> Mapping[str, Any]:
 
 
 def _network_of(root: str) -> OwnFiles | None:
-    """The files behind a private name, where they still are what the name says."""
+    """The files behind a private name, if their content still has the digest in it."""
     main, here = _table().get(root, (None, None))
     if main is None or not Path(main).is_file():
         return None

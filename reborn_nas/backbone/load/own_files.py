@@ -39,7 +39,7 @@ class OwnFiles:
 
     @property
     def flat(self) -> bool:
-        """Whether the main file is run by itself, not as a member of a package."""
+        """Whether the main file is imported as a top-level module, not as a member of a package."""
         return self.base == self.main.parent and self.main.name != INIT
 
     @cached_property
@@ -116,7 +116,7 @@ def _folders(main: Path, here: Path) -> Iterator[Path]:
 
 
 def _package_root(folder: Path) -> Path:
-    """The folder in which the package of `folder` lies; itself where it is none."""
+    """The folder that contains the package of `folder`; `folder` itself if it is not a package."""
     while (folder / INIT).is_file():
         folder = folder.parent
     return folder
@@ -146,7 +146,7 @@ def _imports(file: Path) -> Iterator[tuple[int, tuple[str, ...], tuple[str, ...]
         with tokenize.open(file) as stream:
             tree = ast.parse(stream.read())
     except (SyntaxError, ValueError, OSError):
-        return  # importing it says what is wrong
+        return  # the import will report the fault
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -192,7 +192,7 @@ def _module(folder: Path, name: str) -> Path | None:
 
 
 def _found(top: str, folders: Sequence[Path]) -> Iterator[Path]:
-    """What a name means in the folders: files and packages first, plain folders where nothing else has the name."""
+    """The files that a name refers to: files and packages first, plain folders where nothing else has the name."""
     if top in sys.stdlib_module_names:
         return
     for folder in folders:

@@ -44,7 +44,7 @@ def resolve(
     """The complete spec of a backbone: nothing open, checked to run on the meta device.
 
     Args:
-        source: a name, or a spec; the keywords replace what the spec says.
+        source: a name, or a spec; the keywords replace those of the spec.
         input_size: (C, H, W); the model's own (ImageNet's 224×224) where open.
         num_classes: outputs; the model's own where open.
         stem: "small" or "original"; where open, "small" for images up to 64×64 if the stem is a strided one.
@@ -83,7 +83,7 @@ def resolve(
 
 
 def notes(spec: BackboneSpec) -> tuple[str, ...]:
-    """What a user should be told about a resolved spec, one sentence each."""
+    """Sentences for the user about a resolved spec."""
     if spec.stem != "small" or spec.input_size is None:
         return ()
     edit = _probe(replace(spec, stem="original")).edit
@@ -103,7 +103,7 @@ def build(
     Args:
         device: where it ends up; "meta" builds without data, in milliseconds.
         pretrained: load the library's weights; they need a network or a filled cache.
-        seed: initialise from this seed and leave the global generator alone; without it, the global one is used.
+        seed: initialise from this seed without touching the global generator; without it, the global one is used.
     """
     complete = spec if isinstance(spec, BackboneSpec) and _is_complete(spec) else resolve(spec)
     on_meta = torch.device(device).type == "meta"
@@ -123,7 +123,7 @@ def build(
 
 @dataclass(frozen=True)
 class _Probe:
-    """What a trial run on the meta device told: stem edit, number of outputs, and the failure if there was one."""
+    """The result of a trial run on the meta device: stem edit, number of outputs, and the failure if there was one."""
 
     edit: StemEdit | None
     classes: int | None
@@ -159,7 +159,7 @@ def _own_size(spec: BackboneSpec) -> tuple[int, int, int]:
 
 
 def _first_that_runs(spec: BackboneSpec) -> tuple[BackboneSpec, _Probe]:
-    """The spec with its stem decided and, where the network needs them to run at this size, more arguments."""
+    """The spec with its stem decided, and with more arguments where the network needs them to run at this size."""
     assert spec.input_size is not None
     more: list[dict[str, Any]] = [{}]
     if spec.library == "timm":
@@ -202,7 +202,7 @@ def _first_that_runs(spec: BackboneSpec) -> tuple[BackboneSpec, _Probe]:
 
 @lru_cache(maxsize=512)
 def _probe(spec: BackboneSpec) -> _Probe:
-    """Run the network of `spec` once on the meta device in train mode; its stem is as the spec says."""
+    """Run the network of `spec` once on the meta device in train mode, with the stem of the spec."""
     assert spec.input_size is not None
     with kept_numbers():
         model = _construct_meta(spec)

@@ -26,7 +26,7 @@ SMALL = 64  # pixels; up to this height and width the stem of ImageNet is too co
 
 @dataclass(frozen=True)
 class StemEdit:
-    """What changes in a stem: the convolution's kernel and stride, and the pool that goes.
+    """The changes to a stem: the convolution's kernel and stride, and the pool that is removed.
 
     Args:
         conv: module path of the first convolution.
@@ -46,7 +46,7 @@ class StemEdit:
 
     @property
     def sentence(self) -> str:
-        """What is said aloud."""
+        """The change in words, for the user."""
         text = (
             f"the stem's {self.was_kernel}×{self.was_kernel} convolution of stride {self.was_stride} becomes "
             f"{self.kernel}×{self.kernel} of stride {self.stride}"

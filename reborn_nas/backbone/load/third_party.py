@@ -27,7 +27,7 @@ def quiet(device: str, seed: int = 0) -> Iterator[None]:
 def restored() -> Iterator[None]:
     """Put back what code may change of the process: the working directory, and torch's defaults.
 
-    Within a context of `torch.device`, not around one: torch takes its default device off in that order alone.
+    Within a context of `torch.device`, not around one: torch restores its default device in that order only.
     """
     folder, threads = os.getcwd(), torch.get_num_threads()
     dtype, device, grad = torch.get_default_dtype(), _default_device(), torch.is_grad_enabled()
@@ -45,13 +45,13 @@ def restored() -> Iterator[None]:
 
 
 def _default_device() -> torch.device | None:
-    """What `torch.set_default_device` was given; contexts around the caller do not count."""
+    """The device set by `torch.set_default_device`; contexts around the caller do not count."""
     context = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
     return None if context is None else context.device
 
 
 def numbers_to_come() -> tuple[object, ...]:
-    """What the generators of random numbers of torch, Python and numpy will give: equal while nobody draws."""
+    """The state of the random generators of torch, Python and numpy: equal as long as nothing is drawn."""
     numpy = sys.modules.get("numpy")
     drawn = () if numpy is None else numpy.random.get_state(legacy=True)
     torchs = torch.get_rng_state().numpy().tobytes()
@@ -107,7 +107,7 @@ def place_of(error: BaseException) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of what an error says, with its kind where that line would not be understood without."""
+    """The first line of an error's message, with its class where the line is not clear without it."""
     if isinstance(error, SystemExit):
         return f"it ends the program (exit code {error.code})"
     first = (str(error).strip().splitlines() or [""])[0]
@@ -116,10 +116,10 @@ def reason_of(error: BaseException) -> str:
 
 
 def way_out(reason: str, inputs: str) -> str:
-    """What to do about a failure.
+    """Advice about a failure.
 
     Args:
-        reason: what the failing forward said.
+        reason: the message of the failing forward.
         inputs: the advice where the inputs do not fit.
     """
     if _GPU.search(reason):

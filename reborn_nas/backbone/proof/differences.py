@@ -1,4 +1,4 @@
-"""Where two programs or their numbers differ, which sites are to blame, and how that is reported."""
+"""Differences between two programs or their numbers, the sites to blame, and the messages about them."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def rough(program: Program) -> list[Any]:
 
 
 def kinds(program: Program) -> set[tuple[Any, ...]]:
-    """What a program runs at least once, by module."""
+    """The operations that a program runs at least once, by module."""
     found: set[tuple[Any, ...]] = set()
     stack: list[str] = []
     for event in program.events:
@@ -185,7 +185,7 @@ def place_of(site: Site, modules: Mapping[str, nn.Module]) -> str:
 
 
 def first_line(error: BaseException | None) -> str:
-    """What an error says first, or its kind."""
+    """The first line of an error's message, or its class."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
@@ -224,7 +224,7 @@ def sloped(made: nn.Module, site: str) -> nn.Module:
 
 
 def other_numbers(before: Program, after: Program, put_in: Sequence[str]) -> str | None:
-    """What the converted network computes otherwise, or None where it computes the same.
+    """Describe what the converted network computes differently, or None.
 
     Args:
         before: the untouched network's run.

@@ -108,7 +108,7 @@ class Converted(Marks):
 
 
 class _Context:
-    """What forward of a `torch.autograd.Function` is given where nothing goes backward through it."""
+    """The context for the forward of a `torch.autograd.Function` through which nothing goes backward."""
 
     def __init__(self, count: int) -> None:
         self.needs_input_grad = (True,) * count
@@ -121,7 +121,7 @@ class _Context:
 
 @contextmanager
 def _without_functions(names: Collection[str]) -> Iterator[None]:
-    """Let forward of these `torch.autograd.Function`s run by itself: what acts there is differentiated, not they."""
+    """Run only the forward of these `torch.autograd.Function`s: their stand-ins are differentiated instead."""
 
     def direct(function: Any) -> Callable[..., Any]:
         plain = function.setup_context is not torch.autograd.Function.setup_context
@@ -203,7 +203,7 @@ class Untouched(Marks):
         return 0 if (prefix, span) in self._repeated else count
 
     def passes(self, site: Site) -> set[int]:
-        """How often the calls of the site's owner passed it, of those that did."""
+        """The numbers of times that calls of the site's owner passed it, zero excluded."""
         place = (_prefix(site), site.span)
         return {n for (name, _, span), n in self._passes.items() if (name, span) == place}
 

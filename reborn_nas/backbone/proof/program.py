@@ -32,7 +32,7 @@ class Region:
 
     @classmethod
     def of(cls, tensor: Tensor) -> Region:
-        """What `tensor` shows of its storage; dimensions of one element say nothing."""
+        """The part of its storage that `tensor` shows; dimensions of one element are left out."""
         pairs = [(n, s) for n, s in zip(tensor.shape, tensor.stride()) if n != 1]
         pairs.sort(key=lambda pair: -pair[1])
         return cls(int(tensor.storage_offset()), tuple(n for n, _ in pairs), tuple(s for _, s in pairs))
@@ -52,7 +52,7 @@ class Region:
 
 @dataclass
 class _Storage:
-    """What was written into one storage, oldest first; None stands for all of it."""
+    """The writes into one storage, oldest first; a region of None is all of it."""
 
     writes: list[tuple[Label, Region | None]]
 
@@ -266,7 +266,7 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return f"constant {self._given}"
 
     def _shown(self, tensor: Tensor) -> Event:
-        """How an event names an operand."""
+        """The description of an operand in an event."""
         storage = self._storages.get(tensor.untyped_storage()._cdata)
         if storage is None:
             storage = self._know(tensor, self._next())
@@ -290,7 +290,7 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _shortcut(func: Any, args: tuple[Any, ...]) -> Any:
-    """What two operations give on the meta device, whose own kernels there are written in Python and slow."""
+    """The result on the meta device of two operations whose own kernels there are written in Python and slow."""
     if func not in _SLOW or not args[0].is_meta or args[0].dim() < 2:
         return None
     if func is torch.ops.aten._prelu_kernel.default:

@@ -2,8 +2,8 @@
 
 A site is a place in the source, and its runs are told apart by the turns of the loop around it. Code in which that
 does not hold (a loop over activations of several kinds, over the images of a batch, views changed in place) would be
-converted into something else. So once for each network every site gets a stand-in, a leaky ReLU with a slope of its
-own, and the program of the converted copy is compared with that of the untouched network in which the same
+converted into something else. So once for each network every site gets a stand-in, a leaky ReLU with its own
+slope, and the program of the converted copy is compared with that of the untouched network in which the same
 activations act in flight: in eval mode, and in train mode with a larger batch and larger images. For classes that are
 neither torch's nor timm's the numbers and gradients are compared too. Sites behind a difference are refused, with
 what differed; the rest is proved again.
@@ -54,7 +54,7 @@ _GROWN = ((1, 32), (1, 0), (0, 32), (0, 0))  # images and pixels more than in th
 
 
 def prove(model: nn.Module, found: Discovery, inputs: Any) -> Proof:
-    """Put every site of a network that could carry an activation to the proof.
+    """Prove every site of a network that could carry an activation.
 
     Args:
         model: the network; only copies of it are run.
@@ -247,7 +247,7 @@ class _Prover:
     def _kinds(
         self, training: bool, growth: tuple[int, int], sites: Sequence[Site], steps: Plan
     ) -> set[tuple[Any, ...]] | None:
-        """What runs at least once; None where the network does not take such inputs."""
+        """The operations that run at least once; None where the network does not take such inputs."""
         if (training, growth) not in self.seen and self._first(training, growth, sites, steps) is None:
             return None
         return self.seen.get((training, growth))
@@ -363,7 +363,7 @@ def untouched(
 
 
 def unwatched(double: nn.Module, steps: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What the converted `double` returns in eval mode when nothing is recorded."""
+    """The output of the converted `double` in eval mode when nothing is recorded."""
     new = apply(double, steps, inplace=True).eval()
     for placement in steps.placements:
         sloped(new.get_submodule(placement.path), placement.site)
@@ -415,7 +415,7 @@ def _functions(
 
 
 def stand_ins(sites: Sequence[Site], *, own: bool = False) -> dict[str, Choice]:
-    """What acts at each site for the proof: for classes of unknown making with parameters, which a forward may read."""
+    """The stand-in for each site: one with parameters, which a forward may read, for classes of no known library."""
     if own:
         return {site.name: Choice("prelu") for site in sites}
     count = max((site.index for site in sites), default=0) + 2

@@ -28,7 +28,7 @@ KNOWN = ("torch", "timm", "torchvision", "reborn_nas")
 
 
 class Proving:
-    """The proof of one network, made once. Pickled as the proof, without the network.
+    """Makes the proof of one network, once. Pickled as the proof, without the network.
 
     Args:
         model: the network. What becomes of it later does not matter: a copy on the meta device is kept.
@@ -46,11 +46,11 @@ class Proving:
         self._proof: Proof | None = None
 
     def settle(self, found: Discovery, model: nn.Module, *, on_cpu: bool, proof: Proof | None = None) -> None:
-        """Take in the sites. A network of other classes than the known libraries', or with numbers in its control
-        flow, is proved at once, with its own weights where it has some.
+        """Set the sites. A network with classes of its own, or with numbers in its control flow, is proved at once, with
+        its own weights where it has some.
 
         Args:
-            proof: this network's, where it was made before.
+            proof: the network's, if it has been proved before.
         """
         self._found, self._proof = found, proof
         real = not any(parameter.is_meta for parameter in model.parameters())
@@ -59,7 +59,7 @@ class Proving:
             self.proof()
 
     def proof(self) -> Proof:
-        """The proof, made when first asked for."""
+        """The proof, made when first requested."""
         if self._proof is None:
             if self._model is None or self._found is None:
                 raise ConversionError("the network was not traced")
@@ -72,8 +72,8 @@ class Proving:
 
 
 def is_own(model: nn.Module) -> bool:
-    """Whether its numbers are to be compared: it has modules of classes that no library of ours defines, or of those
-    for which torch has a fused kernel that calls no activation.
+    """Whether numbers are compared too: it has modules of classes that no known library defines, or of those for which
+    torch has a fused kernel that calls no activation.
     """
     return any(
         type(module).__module__.partition(".")[0] not in KNOWN
@@ -146,7 +146,7 @@ def _sources(model: nn.Module) -> Iterator[str]:
 
 
 def _run(run: Trace) -> Iterator[str]:
-    """What one run did, without the folders that the source lies in."""
+    """The events of one run, without the folders of the source."""
     yield f"{run.training} {run.on_cpu} {run.inputs} {run.outputs}"
     for value in run.values:
         yield repr(value)

@@ -21,7 +21,7 @@ from reborn_nas.errors import SiteError
 
 
 def rehearsed(model: nn.Module, found: Discovery, steps: Plan) -> tuple[Width, ...]:
-    """Run what `steps` makes of `model`; the widths that a timm network tells and that widening changes.
+    """Run the converted network; return the attributes of a timm network that widening changes.
 
     Raises:
         SiteError: the converted network does not run.
@@ -55,7 +55,7 @@ def rehearsed(model: nn.Module, found: Discovery, steps: Plan) -> tuple[Width, .
 
 
 def _error(twin: nn.Module, found: Discovery, run: Trace, device: str, *, grad: bool) -> Exception | None:
-    """What a network raises in the mode of `run`, if anything."""
+    """The exception that a network raises in the mode of `run`, or None."""
     args, kwargs = arguments(numbered(found.inputs, device))
     twin.train(run.training)
     try:
@@ -78,8 +78,8 @@ _WIDTHS = ("num_features", "head_hidden_size", "in_features", "hidden_size")
 
 
 def widths_of(new: nn.Module, model: nn.Module, input_size: tuple[int, ...]) -> tuple[Width, ...]:
-    """What timm reads off `new` and widening changes: `feature_info`, and the width from which `reset_classifier` makes
-    a layer. Nothing where the network is none of timm's.
+    """The attributes that timm reads and widening changes: `feature_info`, and the width from which `reset_classifier`
+    makes a layer. Empty for a network that is not timm's.
 
     Args:
         new: `model` converted, with widened layers.
@@ -97,7 +97,7 @@ def widths_of(new: nn.Module, model: nn.Module, input_size: tuple[int, ...]) -> 
 
 
 def _classifier_width(model: nn.Module) -> int | None:
-    """What the last linear layer of a timm network reads, None where timm does not name one."""
+    """The input width of the classifier of a timm network; None where timm does not name one."""
     paths, layer = _classifier(model)
     return getattr(layer, "in_features", None) if paths else None
 

@@ -18,7 +18,7 @@ from reborn_nas.seeds import derive_seed
 
 
 def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, seed: int | None = None) -> nn.Module:
-    """A copy of `model`, converted as `plan` says. Nothing is traced.
+    """A copy of `model`, converted as planned. Nothing is traced.
 
     Args:
         inplace: change `model` itself.
@@ -120,7 +120,7 @@ def _put(model: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def _take_hooks(made: nn.Module, original: nn.Module) -> None:
-    """The hooks of what stood there act on what stands there now."""
+    """Move the hooks of the original to its replacement."""
     for name, value in vars(original).items():
         if name.startswith(("_forward_", "_backward_")) and isinstance(value, dict):
             vars(made)[name].update(value)

@@ -127,7 +127,7 @@ def everywhere(found: Discovery, choice: Choice | str) -> dict[str, Choice]:
             f"no activation site of this network admits {wanted.label}: {'; '.join(reasons) or 'it has no sites'}"
         )
     if wanted != ORIGINAL and _doubles(wanted) and _joint_refusal(found, names) is not None:
-        kept: list[str] = []  # each alone can be widened, all together cannot: take what fits, in order
+        kept: list[str] = []  # each by itself can be widened, all together cannot: take what fits, in order
         for name in names:
             if _joint_refusal(found, [*kept, name]) is None:
                 kept.append(name)
@@ -174,7 +174,7 @@ def _doubles(choice: Choice) -> bool:
 
 
 def widened(found: Discovery, chosen: Mapping[str, Choice]) -> Widening | None:
-    """What grows behind the doubled sites of an architecture; None where it doubles none."""
+    """The widening behind the doubled sites of an architecture; None where there are none."""
     doubled = [site for site in found.sites if site.name in chosen and _doubles(chosen[site.name])]
     if not doubled:
         return None
@@ -227,7 +227,7 @@ def means_for(owner: str, module: nn.Module, found: Discovery, chosen: Collectio
 
 
 def taps_for(model: nn.Module, paths: Collection[str | None]) -> tuple[OwnerRewrite, ...]:
-    """What changes where `model` shows features behind one of the modules at `paths`, which are replaced."""
+    """The rewrite for a `model` that returns features behind one of the replaced modules at `paths`."""
     if not has_taps(model, paths):
         return ()
     return (OwnerRewrite("", f"{type(model).__module__}:{type(model).__qualname__}", Taps()),)
@@ -277,7 +277,7 @@ def _edit(owner: nn.Module, site: Site, attribute: str, loop: int) -> Edit:
 def attribute_of(site: str, owner: nn.Module, path: str) -> str:
     """The attribute that holds the activation of `site` in its owner at `path`; readable, stable and free.
 
-    Two sites of one owner never get the same one: what an identifier cannot spell is told apart by a digest.
+    Two sites of one owner never get the same one: a digest distinguishes what an identifier cannot spell.
     """
     local = site[len(path) + 1 :] if path and site.startswith(f"{path}.") else site
     name = re.sub(r"\W", "_", local.replace("@", "_at"))

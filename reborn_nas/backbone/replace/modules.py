@@ -44,7 +44,7 @@ class Gained(nn.Module):
 
 
 def without_gain(original: nn.Module) -> tuple[nn.Module, float | None]:
-    """The activation alone and its gain; the module itself and None where it has none."""
+    """The activation without its gain, and the gain; the module itself and None where it has none."""
     if not isinstance(original, GammaAct):
         return original, None
     plain = copy.copy(original)
@@ -74,7 +74,7 @@ def _measured(module: nn.Module) -> float:
 
 
 KEPT = "kept"
-"""The function of a placement that keeps the expression which stands in the source."""
+"""The `function` of a placement that keeps the expression in the source."""
 
 
 class Kept(nn.Module):
@@ -110,7 +110,7 @@ class Cloned(nn.Module):
         return y if self.what == "input" else y.clone()
 
     def extra_repr(self) -> str:
-        """What is copied."""
+        """The copied tensors."""
         return self.what
 
 

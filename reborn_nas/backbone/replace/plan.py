@@ -137,7 +137,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Plan:
-    """What `apply` does. Equal plans on equal networks give equal conversions.
+    """The steps that `apply` carries out. Equal plans on equal networks give equal conversions.
 
     Args:
         placements: the activations that are put in, in execution order.
@@ -147,7 +147,7 @@ class Plan:
         init: "xavier", or "preserve" for the function that the network had.
         gains: weight-standardised convolutions that hold the gain of the activation before them, and its change.
         spare: paths of activation modules with parameters that nothing uses any more.
-        widths: what a timm network tells of the widths of its features, where widening changes it.
+        widths: attributes of a timm network about the widths of its features, where widening changes them.
         proof: digest of the proof that the network converts truly; "" in plans from before there was one.
     """
 

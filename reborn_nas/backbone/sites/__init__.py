@@ -1,1 +1,1 @@
-"""Sites: which recorded operations are activations, and what may stand in their place."""
+"""Sites: which recorded operations are activations, and which choices may replace them."""

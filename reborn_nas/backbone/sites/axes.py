@@ -30,7 +30,7 @@ def channel_axes(trace: Trace) -> dict[int, int]:
 
 
 def default_axis(rank: int) -> int:
-    """Where channels stand when nothing says otherwise: (B, C, H, W), tokens (B, L, C), (B, C)."""
+    """The usual dimension of channels: (B, C, H, W), tokens (B, L, C), (B, C)."""
     return 2 if rank == 3 else min(1, max(rank - 1, 0))
 
 

@@ -145,7 +145,7 @@ class _Search:
         return rest
 
     def _joined(self, op: Op, inputs: Sequence[int], derived: Mapping[int, _Derived]) -> _Derived | None:
-        """What `op` makes, as a function of one earlier value of the same module call; None where it is none."""
+        """The result of `op` as a function of one earlier value of the same module call, or None."""
         sources = []
         for value in inputs:
             known = derived.get(value)
@@ -163,7 +163,7 @@ class _Search:
         return _Derived(source, (*(ops[index] for index in sorted(ops)), op))
 
     def _home(self, call: int) -> int:
-        """The call that a formula with an operation of this one stands in: modules may be parts of it."""
+        """The call that holds a formula with an operation of this one: modules may be parts of it."""
         while call in self.open:
             call = self.run.calls[call].parent
         return call
@@ -181,7 +181,7 @@ class _Search:
         return bends and (several or alone or last.name in ("masked_fill", "setitem"))
 
     def _accept(self, made: _Derived, *, named: bool, whole: bool = False) -> bool:
-        """Keep it as a site where it is one; `named` asks for a known activation, `whole` for a plain function."""
+        """Keep it if it is a site; `named` requires a known activation, `whole` a plain function."""
         last = made.ops[-1]
         single = activation_name(last) if len(made.ops) == 1 else None
         try:
@@ -254,7 +254,7 @@ class _Search:
         self.formulas[last.index] = Formula(unit, reason)
 
     def _list(self, made: _Derived) -> None:
-        """Keep it as what looks like an activation and is no site, with the reason."""
+        """Keep it as an activation that is not a site, with the reason."""
         if any(op.name != "softplus" and activation_name(op) for op in made.ops):
             return  # a site of its own
         activation, label = "other:formula", None

@@ -1,4 +1,4 @@
-"""What looks like an activation and is not a site, with the reason: gates, decisions, formulas that no module replaces.
+"""Activations that are not sites, each with the reason: gates, comparisons, formulas that no module can replace.
 
 Site or gate is read off the data flow, never off names. An activation lies inside a gate (squeeze-and-excitation, a
 dynamic weight) if and only if, at every first join that its result reaches, it arrives as the broadcast-smaller operand
@@ -39,7 +39,7 @@ def live_values(trace: Trace) -> frozenset[int]:
 
 
 def gate_reason(trace: Trace, unit: Unit, live: frozenset[int], classes: Mapping[str, str]) -> str | None:
-    """Why the activation is no site, or None where it is one. `classes` maps module paths to class names."""
+    """The reason why the activation is not a site, or None. `classes` maps module paths to class names."""
     if operation(unit.activation).squashes:
         return f"{unit.activation} bounds its result and serves as a gate or a weight, never as a site"
     for path in trace.ops[unit.first_op].stack:

@@ -25,7 +25,7 @@ class Place:
         name: the site's name.
         kind: "module", "shared" or "functional".
         prefix: the name without its ordinal.
-        span: its call, for shared and functional ones; also where a module's own call stands.
+        span: its call; for a module of its own, the call of that module.
         iteration: which pass through a loop over that call, from 0.
         turns: how often one run of its owner passes that call, where more than once; else 0.
         repeated: whether every pass is this one place, since all of them act on what one layer makes.
@@ -43,7 +43,7 @@ class Place:
 
     @property
     def mode(self) -> int:
-        """Number of the first trace that runs it: 0, or 1 where it runs in train mode alone."""
+        """Number of the first trace that runs it: 0, or 1 where it runs in train mode only."""
         return next(number for number, units in enumerate(self.runs) if units)
 
     @property
@@ -90,7 +90,7 @@ def find_places(traces: Sequence[Trace], found: Sequence[Sequence[Unit]]) -> tup
 
 
 def _with_keys(units: Sequence[Unit], repeated: Collection[Call]) -> list[tuple[Key, Unit]]:
-    """Each unit with what tells its place: repeated runs of one owner are one place, passes of a loop are several."""
+    """Each unit with the key of its place: repeated runs of one owner are one place, passes of a loop are several."""
     passes: dict[tuple[Call, int], int] = {}
     keyed = []
     for unit in units:

@@ -1,4 +1,4 @@
-"""A site as plain data, with the choices that it admits; and everything that is found of a network."""
+"""A site as plain data, with the choices that it admits; and the discovery of a whole network."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from reborn_nas.backbone.trace.graph import CallSpan, Expression, Trace, executi
 from reborn_nas.errors import RebornError
 
 WRITTEN = "written"
-"""What is copied where an activation works in place on a map that is read under another name too."""
+"""The value of `clones` where an activation works in place on a map that is also read under another name."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What the proof of a network found.
+    """The result of proving a network.
 
     Args:
-        faults: site → why nothing but its original can stand there.
+        faults: site → the reason why only its original is possible.
         clones: site → "input", "output" or "both": what something later overwrites, and conversion has to copy;
             "written": its result is written over its map, which somebody reads under another name.
         spare: paths of activation modules with parameters that nothing uses once all their sites are replaced.
@@ -61,7 +61,7 @@ class Proof:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Proof:
-        """The inverse of `to_dict`. Raises KeyError, TypeError or ValueError for what is none."""
+        """The inverse of `to_dict`. Raises KeyError, TypeError or ValueError for other data."""
         faults, clones = (
             {str(k): str(v) for k, v in dict(data[key]).items()} for key in ("faults", "clones")
         )
@@ -83,7 +83,7 @@ class Doubling(Protocol):
     """Knows whether the consumers of a site can be widened."""
 
     def refusal(self, site: Site) -> str | None:
-        """Why the channels of `site` cannot be doubled, or None where they can."""
+        """The reason why the channels of `site` cannot be doubled, or None."""
 
 
 class Proving(Protocol):
@@ -102,22 +102,22 @@ class Site:
         index: its place in execution order, from 0.
         channels: C.
         shape: of the feature map without the batch, as the tensor is laid out.
-        activation: what stands there: a registered name, or `other:ClassName`.
+        activation: the original: a registered name, or `other:ClassName`.
         layout: "ncl", "nchw", "nhwc", "ncdhw", "ndhwc", "nc", "nlc", or one that no activation family takes.
         stage: from 0; a new one begins at each new spatial size.
         block: path of the block that it belongs to; "" for the model's own forward.
-        kind: "module" (a module called at this place alone), "shared" (a module called at several) or
+        kind: "module" (a module called at this place only), "shared" (a module called at several) or
             "functional" (`F.relu(x)`, or an expression that computes one).
         owner: path of the module whose forward makes the call.
         attribute: name of the module within its parent; None for a functional call.
         path: path of the activation module; None for a functional call.
         span: the call.
         inplace: whether it overwrites its input.
-        train_only: whether it runs in train mode alone (auxiliary heads).
+        train_only: whether it runs in train mode only (auxiliary heads).
         iteration: which pass through a loop over `span`, from 0.
         in_loop: whether a loop passes `span` several times, so that several sites share it.
         repeated: whether every pass over `span` is this one site.
-        own_fault: why nothing can stand here but the original, as far as its own code shows.
+        own_fault: the reason why only the original is possible here, as far as its own code shows.
         expression: the expression that it is, where it is more than one call of a function of torch's.
         label: the `torch.nn` class with its arguments that the expression computes, or None.
     """
@@ -153,17 +153,17 @@ class Site:
 
     @property
     def fault(self) -> str | None:
-        """Why nothing can stand here but the original, by its code or by the proof; None where something can."""
+        """The reason why only the original is possible here, from the code or from the proof; or None."""
         if self.own_fault is not None or self._proving is None:
             return self.own_fault
         return self._proving.proof().faults.get(self.name)
 
     def admits(self, choice: Choice | str) -> bool:
-        """Whether `choice` can stand here."""
+        """Whether `choice` is possible here."""
         return self.refusal(choice) is None
 
     def refusal(self, choice: Choice | str) -> str | None:
-        """Why `choice` cannot stand here, or None where it can."""
+        """The reason why `choice` is not possible here, or None."""
         try:
             choice = complete(choice)
         except RebornError as error:
@@ -196,7 +196,7 @@ class Site:
 
     @cached_property
     def choices(self) -> tuple[str, ...]:
-        """Names of the activations that can stand here in at least one form."""
+        """Names of the activations that are possible here in at least one form."""
         if self.fault is not None:
             return ()
         return tuple(name for name in family_names() if any(self.layout in forms for forms in _layouts(name)))
@@ -230,7 +230,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Discovery:
-    """All that discovery learns of a network: its sites, what is none, the runs themselves and what was put in."""
+    """The result of discovery: sites, non-sites, the traces, and the inputs."""
 
     sites: tuple[Site, ...]
     others: tuple[NonSite, ...]
@@ -246,7 +246,7 @@ class Discovery:
 
     @property
     def proof(self) -> Proof:
-        """What the proof of the network found, made when first asked for."""
+        """The network's proof, made when first requested."""
         assert self.proving is not None
         return self.proving.proof()
 

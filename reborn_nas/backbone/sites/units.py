@@ -93,7 +93,7 @@ def _units(trace: Trace, live: frozenset[int], whole: _Wholes) -> Iterator[Unit]
 
 
 class _Wholes:
-    """Which modules are an activation as a whole, in every call of every run."""
+    """The modules that are one activation, in every call of every run."""
 
     def __init__(
         self, traces: Sequence[Trace], modules: Mapping[str, nn.Module], live: Sequence[frozenset[int]]
@@ -114,7 +114,7 @@ class _Wholes:
         if path not in self._found:
             module = self._modules.get(path)
             calls = self._calls[path]
-            # a flow that starts at zero: what no input has reached says nothing of what the module does
+            # optical flow starts at zero: calls that no input has reached do not show what the module does
             reached = [each for each in calls if not each[2].isdisjoint(each[1].inputs)]
             names = {
                 _name_in(trace, call, module, live) if module is not None and path else None
@@ -155,7 +155,7 @@ def _argument(op: Op, place: int, name: str, default: object) -> object:
 
 
 def _name_in(trace: Trace, call: ModuleCall, module: nn.Module, live: frozenset[int]) -> str | None:
-    """What the module is as an activation in one call: a block of ours that keeps its channels, or point-wise."""
+    """The activation that the module is in one call: a block of ours that keeps its channels, or a point-wise one."""
     if isinstance(module, BLOCKS):
         keeps = trace.values[call.inputs[0]].shape == trace.values[call.outputs[0]].shape
         return _block_name(module) if keeps else None
@@ -204,7 +204,7 @@ def _is_pointwise(trace: Trace, op: Op, live: frozenset[int]) -> bool:
 
 
 def _gates_itself(ops: Iterable[Op], live: frozenset[int]) -> bool:
-    """x · σ(x) and its kin: two things made of the input, one of them bounded, multiplied."""
+    """x · σ(x) and the like: a product of two functions of the input, one of them bounded."""
     bounded = False
     for op in ops:
         bounded = bounded or operation(op.name).bounds

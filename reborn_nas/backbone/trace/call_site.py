@@ -57,7 +57,7 @@ class Spot:
     """A span and the frames around it.
 
     Args:
-        span: the call; None where no source tells it.
+        span: the call; None where the source is unknown.
         frame: the frame that makes the call.
         helper: the outermost frame between that one and the operation, where the operation is not called there itself.
         forward: the outermost of those that runs a function named `forward`.
@@ -125,7 +125,7 @@ class SpanFinder:
 
 
 def _is_within(code: CodeType, method: CodeType) -> bool:
-    """Whether the code of a comprehension or lambda stands in the source of the method."""
+    """Whether the code of a comprehension or lambda is in the source of the method."""
     return code.co_qualname.startswith(f"{method.co_qualname}.<locals>.")
 
 
@@ -167,7 +167,7 @@ def function_tree(filename: str, first_line: int) -> ast.AST | None:
 
 @lru_cache(maxsize=4096)
 def calls_named(filename: str, first_line: int, name: str) -> tuple[Position, ...]:
-    """Where the function calls something whose last name is `name`, in source order."""
+    """The positions of the function's calls whose last name is `name`, in source order."""
     tree = function_tree(filename, first_line)
     found = []
     for node in ast.walk(tree) if tree is not None else ():

@@ -31,7 +31,7 @@ from reborn_nas.backbone.trace.ops import OPERATIONS, module_class, operation
 
 
 class NotOne(Exception):
-    """Why operations are not one expression of one map."""
+    """Raised with the reason why operations are not one expression of one map."""
 
 
 def expression_of(run: Trace, ops: Sequence[Op], source: int, live: Collection[int]) -> Expression:
@@ -86,7 +86,7 @@ def expression_of(run: Trace, ops: Sequence[Op], source: int, live: Collection[i
 
 
 def _evaluation(run: Trace, last: Op, tree: ast.AST, whole: ast.expr) -> list[Moment]:
-    """What the last evaluation of `whole` ran, its arguments included."""
+    """The steps of the last evaluation of `whole`, its arguments included."""
     steps = [
         moment
         for moment in moments(run, last.module)
@@ -105,7 +105,7 @@ def _evaluation(run: Trace, last: Op, tree: ast.AST, whole: ast.expr) -> list[Mo
 
 
 def _same_text(span: CallSpan | None, other: CallSpan | None) -> bool:
-    """Whether two calls stand in one function."""
+    """Whether two calls are in one function."""
     return (
         span is not None
         and other is not None
@@ -212,7 +212,7 @@ def _within(node: ast.expr, whole: ast.expr) -> bool:
 
 
 def position(node: ast.expr) -> Position:
-    """Where it stands."""
+    """The position of an expression in its file."""
     return node.lineno, node.col_offset, node.end_lineno or 0, node.end_col_offset or 0
 
 
@@ -227,13 +227,13 @@ _RECOGNISED: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = {
 
 
 class NotPointwise(Exception):
-    """Why operations are no function of one number at every place of one map."""
+    """Raised with the reason why operations are not a function of one number at every place of one map."""
 
 
 def probe(run: Trace, ops: Sequence[Op], source: int) -> tuple[str, str | None] | None:
-    """What `ops` make of the value `source`: the activation's name, and its `torch.nn` class as a label or None.
+    """Identify the function of the value `source` that `ops` compute: its name, and its `torch.nn` class as a label.
 
-    A name of "other:formula" stands for a function that is none of the known ones; None for a straight line.
+    The name of an unknown function is "other:formula"; None is returned for a straight line.
 
     Raises:
         NotPointwise: with the reason.
@@ -258,7 +258,7 @@ def has_own_derivative(function: Any, given: Sequence[Any], source: int) -> bool
     """Whether backward of a `torch.autograd.Function` is the derivative of its forward.
 
     Args:
-        given: what it is applied to; a reference to the value `source` stands for the map.
+        given: what it is applied to; a reference to the value `source` is the map.
     """
     x = torch.linspace(-8.03, 8.01, 129, dtype=torch.float64)
     step = 1e-4

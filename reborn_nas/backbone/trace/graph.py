@@ -140,10 +140,10 @@ def _is_importable(cls: type) -> bool:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one forward run did. `calls` stand in the order in which they began.
+    """A record of one forward run. `calls` are in the order in which they began.
 
-    `shape_reads` holds (value, index of the module call) where a forward asked a value for its shape; `on_cpu` says
-    that the run needed real numbers; `classes` holds the class of each module, by path.
+    `shape_reads` holds (value, index of the module call) where a forward read the shape of a value; `on_cpu` is true
+    where the run needed real numbers; `classes` holds the class of each module, by path.
     """
 
     ops: tuple[Op, ...]
@@ -210,8 +210,8 @@ class Expression:
     """The expression that a site is.
 
     Args:
-        place: where it stands in its file.
-        hole: where the part stands that is the map.
+        place: its position in the file.
+        hole: the position of the part that is the map.
         steps: what it runs, in order.
         reader: which step reads the map first.
         operand: which tensor among that step's arguments the map is.
@@ -230,7 +230,7 @@ class Progress(Generic[Key]):
     """Follows the steps of expressions while a network runs, or through the record of a run.
 
     Args:
-        expressions: of the sites, by what tells them, the path of the owner first.
+        expressions: of the sites, by key, the path of the owner first.
     """
 
     def __init__(self, expressions: Mapping[tuple[str, Key], Expression]) -> None:
@@ -285,7 +285,7 @@ Moment = tuple[int, str, CallSpan | None, tuple[int, ...], tuple[int, ...], tupl
 
 
 def moments(run: Trace, owner: str) -> list[Moment]:
-    """What the forward of `owner` itself runs, in order: operations and the calls of modules."""
+    """The steps of the forward of `owner` itself, in order: operations and calls of modules."""
     found: list[tuple[int, Moment]] = []
     for op in run.ops:
         if op.module == owner:

@@ -1,4 +1,4 @@
-"""What a network is run with: the caller's example, or meta tensors of the size that it names.
+"""Inputs for a network: the caller's example, or meta tensors of the size given.
 
 `example_inputs` follows `torch.export` and `torch.onnx`: a tuple holds the positional arguments and a dict the keyword
 arguments; anything else, a tensor, a list of images, a dataclass, is the one argument that the forward takes.
@@ -87,7 +87,7 @@ def moved(inputs: Any, device: str) -> Any:
 
 
 def images_in(model: nn.Module, inputs: Any) -> int:
-    """How many images (or signals, or volumes) a call with `inputs` works on."""
+    """The number of images (or signals, or volumes) in a call with `inputs`."""
     return _Form(model, inputs).images or 1
 
 
@@ -123,7 +123,7 @@ def resized(model: nn.Module, inputs: Any, *, images: int = 1, pixels: int = 32)
 
 
 class _Form:
-    """Where in a structure the images are.
+    """The position of the images in a structure.
 
     Args:
         images: how many; None where there is one image without a batch dimension.

@@ -15,19 +15,19 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Operation:
-    """What is known of an operation. Flags first, then the names of rules; an unknown operation has none of them.
+    """The properties of an operation: flags, then names of rules. An unknown operation has none of them.
 
     Args:
         activation: it is an activation by itself, which is pointwise.
         squashes: it bounds its result, as a gate does; it bends and bounds.
-        pointwise: it works on each element by itself and leaves the shape alone.
+        pointwise: it works on each element by itself and keeps the shape.
         bounds: it may bound a factor in a gate that a module writes by hand.
         bends: it makes a formula non-linear.
         compares: its result is a truth value or a sign; it bends.
         chooses: it takes one of several numbers at each place; it bends and joins.
         joins: it may end a formula of several operations.
         broadcasts: it is arithmetic that joins two maps, of which one may be smaller; it is pointwise.
-        plain: it may stand in a formula besides what is pointwise or bends.
+        plain: it may occur in a formula besides what is pointwise or bends.
         by_hand: it may be a part of a hard-swish that is written out.
         recognised: a formula that computes the same is named after it; `torch.nn.functional` or torch has it.
         module: `torch.nn` has a module that computes it.
@@ -38,7 +38,7 @@ class Operation:
         makes: its result holds none of its inputs' numbers.
         from_numbers: it makes a tensor of numbers from outside of torch.
         view: in eval mode it hands on the memory that it gets.
-        reshapes: it leaves the numbers of a stored parameter alone.
+        reshapes: it keeps the numbers of a stored parameter.
         lends_shape: its second tensor only lends its shape or type.
         spreads: it repeats its input over more places.
         resizes: it resamples its input.
@@ -46,7 +46,7 @@ class Operation:
         widen: how widened channels pass (`widen.rules`); nothing passes without a rule.
         blocks: in words, what widened channels meet there.
         macs: how its multiply-accumulates are counted (`cost`).
-        dim_place: where the dimensions that it runs over stand among its arguments.
+        dim_place: the position among its arguments of the dimensions that it runs over.
     """
 
     activation: bool = False
@@ -104,7 +104,7 @@ _CLASSES = {name.lower(): name for name in nn.modules.activation.__all__}
 
 @lru_cache(maxsize=4096)
 def operation(name: str) -> Operation:
-    """What is known of the operation."""
+    """Look up the properties of an operation."""
     found = OPERATIONS.get(name)
     if found is None:
         return Operation(axis="first") if name.startswith(_CHANNELS_SECOND) else _UNKNOWN
@@ -123,7 +123,7 @@ def _add(names: str, flags: str = "", **rules: Any) -> None:
     fields: dict[str, Any] = {**given, **rules}
     for name in names.split():
         if name in OPERATIONS:
-            raise ValueError(f"{name!r} stands twice in the table of operations")
+            raise ValueError(f"{name!r} is twice in the table of operations")
         OPERATIONS[name] = Operation(**fields)
 
 

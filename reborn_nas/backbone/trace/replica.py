@@ -97,7 +97,7 @@ def _copied_tensors(model: nn.Module, device: str) -> dict[int, Any]:
 
 
 def _copies_itself(kind: type[nn.Module]) -> bool:
-    """Whether a class says how it is to be copied."""
+    """Whether a class defines how it is copied."""
     own = ("__getstate__", "__reduce__", "__reduce_ex__")
     return hasattr(kind, "__deepcopy__") or any(
         getattr(kind, name, None) is not getattr(nn.Module, name, None) for name in own
@@ -126,7 +126,7 @@ def _twins(modules: list[nn.Module], memo: dict[int, Any]) -> nn.Module:
 
 
 def _own_hook(hook: Any, memo: dict[int, Any]) -> Any:
-    """A hook that refers to the copy: to its modules, and to copies of what a function has closed over."""
+    """A hook that refers to the copy: to its modules, and to copies of the variables that a function closes over."""
     try:
         if not isinstance(hook, types.FunctionType) or not hook.__closure__:
             return copy.deepcopy(hook, memo)
@@ -231,7 +231,7 @@ def _is_record(item: Any) -> bool:
 
 
 def _attributes(record: Any) -> dict[str, Any]:
-    """What a record holds, in slots too."""
+    """The attributes of a record, those in slots included."""
     found = dict(getattr(record, "__dict__", ()))
     for kind in type(record).__mro__:
         slots = vars(kind).get("__slots__", ())

@@ -128,7 +128,7 @@ def _consuming(
     places, entries, per_group = channels.grouped(groups), channels.entries(), channels.size // groups
     if old.is_meta:
         return old.new_empty((*old.shape[:dim], len(places[0]), *old.shape[dim + 1 :]))
-    # column -> the old column that it copies, or `per_group`, which stands for a new one
+    # column -> the old column that it copies, or `per_group` for a new one
     copied = [
         [
             per_group if entries[place][1] or place in group[:column] else entries[place][0] % per_group

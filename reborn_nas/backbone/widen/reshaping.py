@@ -34,7 +34,7 @@ def viewed(scene: Scene) -> Outcome:
 
 
 def regrouped(old: tuple[int, ...], new: tuple[int, ...], wide: Wide) -> Wide:
-    """Where the widened dimension of shape `old` is in shape `new` of the same elements."""
+    """The widened dimension of shape `old`, in shape `new` of the same elements."""
     for ins, outs in _matched(old, new):
         if wide.dim not in ins:
             continue
@@ -177,7 +177,7 @@ def rolled(scene: Scene) -> Outcome:
 
 
 def indexed(scene: Scene) -> Outcome:
-    """x[...]: the channels must be taken whole."""
+    """x[...]: all channels must be taken."""
     value = scene.op.inputs[0]
     if value not in scene.wide or len(scene.op.inputs) != 1:
         raise Blocked("indexing by a tensor")
@@ -235,7 +235,7 @@ def _given(span: CallSpan) -> tuple[ast.expr, ...] | None:
         return None
     name = call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id
     if name not in ("view", "reshape"):
-        return None  # the view stands in a function that this method calls
+        return None  # the view is in a function that this method calls
     given: list[ast.expr] = list(call.args)
     if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name):
         given = given[1:] if call.func.value.id in ("torch", "F") else given

@@ -1,7 +1,7 @@
 """How widened channels pass one operation of a trace: one rule for each kind of operation.
 
-A rule sees which inputs are widened and how, and says how the outputs are. It may add steps (tensors to widen) and
-may want other values widened too (the gate of a squeeze-excite). What no rule proves possible is blocked.
+A rule sees which inputs are widened and how, and returns how the outputs are widened. It may add steps (tensors to
+widen) and may want other values widened too (the gate of a squeeze-excite). What no rule proves possible is blocked.
 """
 
 from __future__ import annotations

@@ -26,14 +26,14 @@ RULES = {**rules.RULES, **reshaping.RULES}
 def widening(
     traces: Trace | Sequence[Trace], sites: Site | Sequence[Site], *, among: Sequence[Site] = ()
 ) -> Widening | Refusal:
-    """What must grow where `sites` double their channels, or why they cannot.
+    """Find the tensors that must grow where `sites` double their channels, or the reason why they cannot.
 
     Args:
         traces: one run of the network, or one in train and one in eval mode.
         sites: the doubled sites, all that one architecture doubles. Their output is cat([a(x), b(x)]) along the
             channels.
         among: other sites, whose activations may lie between a doubled site and its consumers; `Widening.channels`
-            tells how many channels these then get.
+            holds how many channels these then get.
 
     Raises:
         SiteError: for a site that no trace runs.
@@ -132,7 +132,7 @@ class Walk:
         return found
 
     def _unread(self) -> Refusal | None:
-        """What to refuse where extra channels end in cut branches alone, so that nothing would read them."""
+        """Refuse where extra channels end in cut branches only, so that nothing would read them."""
         if self._cuts and not all(map(self._is_read, self.doubled)):
             return next(iter(self._cuts.values()))
         return None
@@ -149,7 +149,7 @@ class Walk:
         return False
 
     def _counted(self) -> Refusal | None:
-        """What a forward reshapes to a number of channels that it read off a value which is widened now."""
+        """Refuse a reshape to a number of channels that the forward read off a value which is widened now."""
         for value, call in sorted(self.trace.shape_reads):
             wide = self.wide.get(value)
             if wide is None:
@@ -216,7 +216,7 @@ class Walk:
             self._set(value, made)
 
     def _outcome(self, scene: Scene) -> Outcome:
-        """How widened channels pass: by the layer that runs the operation, else by the operation's own rule."""
+        """Apply the rule of the layer that runs the operation, else the operation's own."""
         op, known = scene.op, operation(scene.op.name)
         try:
             if op.index in self._cuts:
@@ -236,7 +236,7 @@ class Walk:
         return tuple(step for step in self.steps.get(op.index, ()) if step.action == "repeat")
 
     def _set(self, value: int, made: Wide | None) -> None:
-        """`value` is as `made` says before it is doubled, if it is one of those."""
+        """Record that `value` is widened as in `made`, and doubled then where it is the output of a doubled site."""
         if value in self.doubled:
             dim = self.doubled[value]
             before = made.channels if made else ChannelMap.identity(self.trace.values[value].shape[dim])
@@ -303,7 +303,7 @@ class Walk:
             raise Blocked(f"a factor that a grouped {op.name} makes")
 
     def _behind(self, op: Op, value: int, wide: Wide) -> list[tuple[int, Wide]]:
-        """The inputs of `op` that must be widened so that its output is as `wide` says."""
+        """The inputs of `op` that must be widened so that its output is widened as in `wide`."""
         if operation(op.name).widen == "elementwise":
             found = self._factors(op, value, wide)
         else:

@@ -26,6 +26,7 @@ from reborn_nas.backbone.find import discover
 from reborn_nas.backbone.replace.apply import apply
 from reborn_nas.backbone.replace.draw import outline
 from reborn_nas.backbone.replace.plan import Placement
+from reborn_nas.backbone.sites.non_sites import live_values
 from reborn_nas.backbone.sites.site import Discovery, Site, site_values
 from reborn_nas.backbone.trace.graph import Op, Trace, executions
 from reborn_nas.backbone.trace.inputs import images_in, inputs_of
@@ -119,7 +120,7 @@ def _placed(
 ) -> Cost:
     """The cost of a new activation: its parameters once, its work as often as one forward runs it, for all rows."""
     run = found.eval_trace
-    live = _live(run)
+    live = live_values(run)
     given = [value for value, _ in site_values(run, site)]
     if not given:
         return Cost(_block(placement, site.shape, original).params, 0, 0)
@@ -172,22 +173,13 @@ def _params(model: nn.Module) -> int:
 
 def _tally(run: Trace, ops: Iterable[Op], images: int) -> tuple[int, int]:
     """(MACs, activation bytes) of one of the images."""
-    live = _live(run)
+    live = live_values(run)
     macs = held = 0
     for op in ops:
         macs += _macs(run, op)
         if not op.inplace and not operation(op.name).view and live.intersection(op.outputs):
             held += 4 * sum(math.prod(run.values[value].shape) for value in op.outputs)
     return macs // images, held // images
-
-
-def _live(run: Trace) -> frozenset[int]:
-    """Values that come from the inputs, not only from parameters."""
-    found = set(run.inputs)
-    for op in run.ops:
-        if found.intersection(op.inputs):
-            found.update(op.outputs)
-    return frozenset(found)
 
 
 def _macs(run: Trace, op: Op) -> int:

@@ -201,7 +201,7 @@ class TestNoSource:
         text = plan(zoo.Functional(), Architecture("x", {"relu@0": "gelu"}), SIZE).to_json()
         good, bad = '"relu_at0"', '"relu(x); import os; self.relu"'
         assert good in text
-        with pytest.raises(ConversionError, match="no conversion plan"):
+        with pytest.raises(ConversionError, match="not a conversion plan"):
             Plan.from_json(text.replace(good, bad))
 
     def test_a_plan_of_an_older_version_that_followed_forwards(self) -> None:

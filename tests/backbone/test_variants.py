@@ -22,7 +22,7 @@ def test_the_parent_has_the_first_value_of_what_nobody_sets() -> None:
     assert VARIANTS.settle({"width": 0.5, "other": 3}) == {
         "width": 0.5, "norm": False, "kind": "plain", "other": 3,
     }  # fmt: skip
-    with pytest.raises(ConfigError, match=r"0\.25, which is none of 1\.0, 0\.5.*--model-arg width=1\.0"):
+    with pytest.raises(ConfigError, match=r"0\.25, which is not one of 1\.0, 0\.5.*--model-arg width=1\.0"):
         VARIANTS.settle({"width": 0.25})
 
 

@@ -130,7 +130,7 @@ def test_a_plan_that_writes_code(folder: Path) -> None:
         "rewrite": {"edits": [edits], "digest": "0"},
     }
     edit(folder, lambda config: config["model_args"]["plan"].update(rewrites=[rewrite]))
-    refused(folder, "is no attribute")
+    refused(folder, "is not an attribute name")
 
 
 def test_a_plan_that_builds_what_is_no_activation(folder: Path) -> None:

@@ -95,7 +95,7 @@ def test_the_screen_is_of_the_parents_width_and_teaches_the_search(tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"backbone_arguments": {"width": 0.5}}, r"the parent has 0\.5, which is none of 0\.25, 0\.125"),
+        ({"backbone_arguments": {"width": 0.5}}, r"the parent has 0\.5, which is not one of 0\.25, 0\.125"),
         ({"init": "parent"}, "one parent's weights do not fit"),
         ({"text": SPACE.replace("0.125", "-1.0")}, "width"),
         ({"text": SPACE.replace("width: [0.25, 0.125]", "wide: [1, 2]")}, "wide"),

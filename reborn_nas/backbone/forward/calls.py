@@ -20,12 +20,12 @@ _Loop = ast.For | ast.AsyncFor | ast.comprehension
 
 @dataclass(frozen=True)
 class TextEdit:
-    """The bytes from `start` to `end` become `text`. At one place the edit of larger `reach` comes first."""
+    """The bytes from `start` to `end` become `text`. At one place the edit of larger `length` comes first."""
 
     start: tuple[int, int]
     end: tuple[int, int]
     text: str
-    reach: int = 0
+    length: int = 0
 
 
 def parse_method(lines: Sequence[str]) -> ast.FunctionDef:
@@ -97,12 +97,12 @@ def edit_call(
     if isinstance(parents.get(call), ast.Expr) and isinstance(tensor, ast.Name):
         prefix = f"{tensor.id} = {prefix}"  # an in-place call whose result nobody takes
     start, end = _start(call), _end(call)
-    reach = (end[0] - start[0]) * 10000 + end[1] - start[1]
+    length = (end[0] - start[0]) * 10000 + end[1] - start[1]
     before = "\n" * (_start(tensor)[0] - start[0])
     after = "\n" * (end[0] - _end(tensor)[0])
     return [
         *edits,
-        TextEdit(start, _start(tensor), prefix + before, reach),
+        TextEdit(start, _start(tensor), prefix + before, length),
         TextEdit(_end(tensor), end, f"{after}{suffix}"),
     ]
 
@@ -124,7 +124,7 @@ def apply_edits(lines: Sequence[str], edits: Sequence[TextEdit]) -> list[str]:
     for line in raw:
         starts.append(starts[-1] + len(line))
     text, out, done = b"".join(raw), [], 0
-    for edit in sorted(edits, key=lambda e: (e.start, e.end, -e.reach)):
+    for edit in sorted(edits, key=lambda e: (e.start, e.end, -e.length)):
         start = starts[edit.start[0] - 1] + edit.start[1]
         end = starts[edit.end[0] - 1] + edit.end[1]
         if start < done:

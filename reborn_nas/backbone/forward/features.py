@@ -23,7 +23,7 @@ _NETWORKS = frozenset({"NASNetALarge", "PNASNet5Large", "Xception"})
 
 
 @dataclass(frozen=True)
-class Taps:
+class FeatureActivations:
     """The change of such a class. Pickled with its instances."""
 
     def methods(self, base: type) -> dict[str, Any]:
@@ -33,12 +33,12 @@ class Taps:
         text = ast.unparse(ast.fix_missing_locations(_Through().visit(tree)))
         filename = f"<reborn_nas {base.__module__}:{base.__qualname__}.{_METHOD}>"
         linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
-        space: dict[str, Any] = {**function.__globals__, _tapped.__name__: _tapped}
+        space: dict[str, Any] = {**function.__globals__, _feature.__name__: _feature}
         exec(compile(text, filename, "exec"), space)
         return {_METHOD: space[_METHOD]}
 
 
-def has_taps(model: nn.Module, chosen: Collection[str | None]) -> bool:
+def takes_features(model: nn.Module, chosen: Collection[str | None]) -> bool:
     """Whether `model` shows features behind one of the modules at the paths in `chosen`."""
     kinds = {(cls.__module__, cls.__name__) for cls in type(model).__mro__}
     known = any(module.startswith("timm.") and name in _NETWORKS for module, name in kinds)
@@ -49,7 +49,7 @@ def _paths(model: Any) -> list[str]:
     return [str(entry["module"]) for entry in model.feature_info]
 
 
-def _tapped(model: nn.Module, number: int, x: Tensor) -> Tensor:
+def _feature(model: nn.Module, number: int, x: Tensor) -> Tensor:
     """The output for `x` of the module that `feature_info` names; a pruned network has only the ReLU."""
     module: nn.Module | None = model
     for name in _paths(model)[number].split("."):
@@ -75,4 +75,6 @@ class _Through(ast.NodeTransformer):
         if ast.unparse(node.func) != "F.relu":
             return node
         number = "feat_idx" if self.loops else "feat_idx - 1"
-        return ast.parse(f"{_tapped.__name__}(self, {number}, {ast.unparse(node.args[0])})", mode="eval").body
+        return ast.parse(
+            f"{_feature.__name__}(self, {number}, {ast.unparse(node.args[0])})", mode="eval"
+        ).body

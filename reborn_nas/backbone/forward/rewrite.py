@@ -50,7 +50,7 @@ class Edit:
         column: column after the call's last, in UTF-8 bytes, as `ast` counts.
         attribute: what is called instead: a module, or a `ModuleList` where the call is in a loop.
         loop: how often a loop runs the call; 0 outside of loops.
-        expression: where it is no call by itself: where the expression begins, and where the part of it begins and ends
+        expression: where it is not a call: where the expression begins, and where the part of it begins and ends
             that goes into the module; lines counted from the method's first.
         keeps: whether some turns of the loop keep the expression as it is.
     """
@@ -74,7 +74,7 @@ class Edit:
         """The inverse of `to_dict`."""
         expression = tuple(data.get("expression", ()))
         if len(expression) not in (0, 6) or not all(type(number) is int for number in expression):
-            raise ValueError(f"{expression!r} are no places in a source")
+            raise ValueError(f"{expression!r} are not places in a source")
         return cls(**{**data, "expression": expression})
 
     def changes(self, method: ast.FunctionDef, place: str) -> list[TextEdit] | None:
@@ -108,7 +108,7 @@ class Rewrite:
         edits = tuple(Edit.from_dict(edit) for edit in data["edits"])
         for edit in edits:
             if not edit.attribute.isidentifier():
-                raise ValueError(f"{edit.attribute!r} is no attribute")
+                raise ValueError(f"{edit.attribute!r} is not an attribute name")
         return cls(edits, data["digest"])
 
 
@@ -150,7 +150,7 @@ def _locate(cls: type, span: CallSpan, attribute: str, loop: int, expression: Ex
         + (
             "whose source is in no file; convert the network before torch.fx or another tool writes it anew"
             if written
-            else "which is no method of this class (a hook, a decorator or an assigned function); call the activation "
+            else "which is not a method of this class (a hook, a decorator or an assigned function); call the activation "
             "in the forward of a class"
         )
     )

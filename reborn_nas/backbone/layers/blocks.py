@@ -82,7 +82,7 @@ class ShuffleBlock(Layer):
             if later.span == op.span and later.name == "view" and scene.shape(later.outputs[0]) == shape:
                 behind = Wide(1, shuffled(wide.channels, 2)[1])
                 step = scene.form("shuffle", "order", wide.channels, 2)
-                return Outcome((None,), (step,), beyond=((later.outputs[0], behind),))
+                return Outcome((None,), (step,), later=((later.outputs[0], behind),))
         return None
 
     def _halve(self, scene: Scene) -> Outcome | None:

@@ -40,13 +40,13 @@ class Outcome:
         outputs: for each output of the operation, how it is widened.
         steps: tensors that must be widened for it.
         wanted: values that must be widened as well, with how.
-        beyond: values behind several operations that one known function makes together, with how.
+        later: values behind several operations that one known function makes together, with how.
     """
 
     outputs: tuple[Wide | None, ...]
     steps: tuple[WidenStep, ...] = ()
     wanted: tuple[tuple[int, Wide], ...] = ()
-    beyond: tuple[tuple[int, Wide], ...] = ()
+    later: tuple[tuple[int, Wide], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Scene:
         found = self.tensor(0, "input")
         others = any(value in self.wide for value in self.op.inputs if value != found)
         if found is None or found not in self.wide or others:
-            raise Blocked("a tensor argument that is no feature map")
+            raise Blocked("a tensor argument that is not a feature map")
         return found, self.wide[found]
 
     def same(self, wide: Wide) -> Outcome:

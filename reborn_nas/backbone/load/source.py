@@ -180,7 +180,7 @@ def _first_that_runs(spec: BackboneSpec) -> tuple[BackboneSpec, _Probe]:
         wanted = spec.stem == "small" or (spec.stem is None and small)
         if spec.stem == "small" and probe.edit is None:
             raise ConfigError(
-                f"backbone {spec.source!r}: its stem is no strided one, so there is no stem='small'; leave stem away"
+                f"backbone {spec.source!r}: its stem is not strided, so there is no stem='small'; leave out the stem"
             )
         if wanted and probe.edit is not None:
             small_trial = replace(trial, stem="small")

@@ -48,7 +48,7 @@ class Variants:
         """
         settled = {name: given.get(name, values[0]) for name, values in self.arguments.items()}
         faults = [
-            f"{name}: the parent has {settled[name]!r}, which is none of {', '.join(map(scalar_text, values))}; "
+            f"{name}: the parent has {settled[name]!r}, which is not one of {', '.join(map(scalar_text, values))}; "
             f"add it to the space, or give --model-arg {name}={scalar_text(values[0])}"
             for name, values in self.arguments.items()
             if settled[name] not in values

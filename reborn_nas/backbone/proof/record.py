@@ -46,8 +46,8 @@ class Proving:
         self._proof: Proof | None = None
 
     def settle(self, found: Discovery, model: nn.Module, *, on_cpu: bool, proof: Proof | None = None) -> None:
-        """Set the sites. A network with classes of its own, or with numbers in its control flow, is proved at once, with
-        its own weights where it has some.
+        """Set the sites. A network with classes of its own, or with numbers in its control flow, is proved at once,
+        with its own weights where it has some.
 
         Args:
             proof: the network's, if it has been proved before.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reborn_nas.backbone.load.third_party import quiet
-from reborn_nas.backbone.proof.differences import randomised
+from reborn_nas.backbone.proof.differences import first_line, randomised
 from reborn_nas.backbone.replace.apply import apply, feature_rows
 from reborn_nas.backbone.replace.plan import Plan, Width
 from reborn_nas.backbone.sites.site import Discovery
@@ -26,9 +26,8 @@ def rehearsed(model: nn.Module, found: Discovery, steps: Plan) -> tuple[Width, .
     Raises:
         SiteError: the converted network does not run.
     """
-    runs = [run for run in (found.eval_trace, found.train_trace) if run is not None]
     twins: dict[str, nn.Module] = {}
-    for run in runs:
+    for run in found.traces:
         device = "cpu" if run.on_cpu else "meta"
         if device not in twins:
             twin = replicate(model, device)
@@ -67,11 +66,12 @@ def _error(twin: nn.Module, found: Discovery, run: Trace, device: str, *, grad: 
 
 
 def _refusal(twin: nn.Module, run: Trace, steps: Plan, error: Exception) -> SiteError:
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     doubled = "" if steps.widening is None else "; choose forms that keep the channels"
     mode = "train" if run.training else "eval"
     kind = type(twin).__name__
-    return SiteError(f"{kind}: converted like this, the network fails in {mode} mode: {reason}{doubled}")
+    return SiteError(
+        f"{kind}: converted like this, the network fails in {mode} mode: {first_line(error)}{doubled}"
+    )
 
 
 _WIDTHS = ("num_features", "head_hidden_size", "in_features", "hidden_size")
@@ -116,7 +116,7 @@ def _classifier_widths(model: nn.Module, before: int | None, now: int | None) ->
 
 
 def _feature_widths(model: nn.Module, input_size: tuple[int, ...]) -> list[int | None]:
-    """Channels that leave each module of timm's `feature_info`, run on the meta device; None where it is no map."""
+    """Channels that leave each module of timm's `feature_info`, run on the meta device; None where it is not a map."""
     twin = copy.deepcopy(model).to("meta").eval()
     modules = dict(twin.named_modules())
     rows = feature_rows(model)

@@ -13,8 +13,8 @@ from torch import nn
 
 from reborn_nas.activations import build_activation, complete, get_family
 from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice
+from reborn_nas.backbone.forward.features import FeatureActivations, takes_features
 from reborn_nas.backbone.forward.rewrite import Edit, locate, rewrite_of
-from reborn_nas.backbone.forward.taps import Taps, has_taps
 from reborn_nas.backbone.layers.steps import Refusal, Widening
 from reborn_nas.backbone.replace.modules import KEPT, gain_of, module_label
 from reborn_nas.backbone.replace.plan import OwnerRewrite, Placement, Plan
@@ -65,13 +65,13 @@ def draw(
     widths = {} if wide is None else wide.channels
     modules = dict(model.named_modules(remove_duplicate=False))
     owners = dict.fromkeys(s.owner for s in found.sites if s.name in chosen and s.kind != "module")
-    means = {owner: means_for(owner, modules[owner], found, chosen.keys()) for owner in owners}
+    by_owner = {owner: changes_for(owner, modules[owner], found, chosen.keys()) for owner in owners}
     placements: list[Placement] = []
     for site in found.sites:
         if site.kind == "module":
             path = site.path if site.name in chosen else None
         else:
-            path = means[site.owner].paths.get(site.name) if site.owner in means else None
+            path = by_owner[site.owner].paths.get(site.name) if site.owner in by_owner else None
         if path is not None:
             placements.append(
                 Placement(
@@ -84,9 +84,9 @@ def draw(
                     function=_original(found, site, chosen),
                 )
             )
-    loops = {path: length for each in means.values() for path, length in each.loops.items()}
+    loops = {path: length for each in by_owner.values() for path, length in each.loops.items()}
     replaced = {placement.replaces for placement in placements}
-    rewrites = (*(each.rewrite for each in means.values()), *taps_for(model, replaced))
+    rewrites = (*(each.rewrite for each in by_owner.values()), *features_for(model, replaced))
     gains = () if init == "preserve" else conv_gains(model, found, chosen)
     return Plan(tuple(placements), rewrites, tuple(loops.items()), wide, init, gains)
 
@@ -179,7 +179,7 @@ def widened(found: Discovery, chosen: Mapping[str, Choice]) -> Widening | None:
     if not doubled:
         return None
     others = [site for site in found.sites if site.name in chosen and site not in doubled]
-    answer = widening(_runs(found), doubled, among=others)
+    answer = widening(found.traces, doubled, among=others)
     if isinstance(answer, Refusal):
         names = ", ".join(repr(site.name) for site in doubled[:5])
         raise SiteError(
@@ -190,17 +190,13 @@ def widened(found: Discovery, chosen: Mapping[str, Choice]) -> Widening | None:
 
 def _joint_refusal(found: Discovery, names: Sequence[str]) -> Refusal | None:
     wanted = set(names)
-    answer = widening(_runs(found), [site for site in found.sites if site.name in wanted])
+    answer = widening(found.traces, [site for site in found.sites if site.name in wanted])
     return answer if isinstance(answer, Refusal) else None
 
 
-def _runs(found: Discovery) -> list[Trace]:
-    return [found.eval_trace, *([found.train_trace] if found.train_trace is not None else [])]
-
-
 @dataclass(frozen=True)
-class Means:
-    """What is done at one owner.
+class OwnerChanges:
+    """The changes at one owner.
 
     Args:
         rewrite: how its forward changes.
@@ -213,24 +209,24 @@ class Means:
     loops: Mapping[str, int]
 
 
-def means_for(owner: str, module: nn.Module, found: Discovery, chosen: Collection[str]) -> Means:
-    """The means for the chosen sites of `owner` that have no attribute of their own.
+def changes_for(owner: str, module: nn.Module, found: Discovery, chosen: Collection[str]) -> OwnerChanges:
+    """The changes for the chosen sites of `owner` that have no attribute of their own.
 
     Raises:
-        ConversionError: the source will not do; names class, line and remedy.
+        ConversionError: the source cannot be edited; names class, line and remedy.
     """
     sites = [s for s in found.sites if s.owner == owner and s.kind != "module"]
     wanted = [site for site in sites if site.name in chosen]
     name = f"{type(module).__module__}:{type(module).__qualname__}"
     edits, paths, loops = _edited(owner, module, sites, wanted)
-    return Means(OwnerRewrite(owner, name, rewrite_of(type(module), edits)), paths, loops)
+    return OwnerChanges(OwnerRewrite(owner, name, rewrite_of(type(module), edits)), paths, loops)
 
 
-def taps_for(model: nn.Module, paths: Collection[str | None]) -> tuple[OwnerRewrite, ...]:
+def features_for(model: nn.Module, paths: Collection[str | None]) -> tuple[OwnerRewrite, ...]:
     """The rewrite for a `model` that returns features behind one of the replaced modules at `paths`."""
-    if not has_taps(model, paths):
+    if not takes_features(model, paths):
         return ()
-    return (OwnerRewrite("", f"{type(model).__module__}:{type(model).__qualname__}", Taps()),)
+    return (OwnerRewrite("", f"{type(model).__module__}:{type(model).__qualname__}", FeatureActivations()),)
 
 
 def _edited(

@@ -13,8 +13,8 @@ from torch import nn
 
 from reborn_nas.activations import build_activation
 from reborn_nas.architecture import ORIGINAL, Choice
+from reborn_nas.backbone.forward.features import FeatureActivations
 from reborn_nas.backbone.forward.rewrite import Rewrite
-from reborn_nas.backbone.forward.taps import Taps
 from reborn_nas.backbone.layers.steps import Widening
 from reborn_nas.backbone.replace.modules import KEPT, Cloned, Gained, Kept, gain_of, module_of, without_gain
 from reborn_nas.errors import ConversionError
@@ -90,23 +90,23 @@ class OwnerRewrite:
 
     owner: str
     cls: str
-    change: Rewrite | Taps
+    change: Rewrite | FeatureActivations
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only."""
         data: dict[str, Any] = {"owner": self.owner, "cls": self.cls}
-        if isinstance(self.change, Taps):
+        if isinstance(self.change, FeatureActivations):
             return {**data, "taps": True}
         return {**data, "rewrite": self.change.to_dict()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> OwnerRewrite:
         """The inverse of `to_dict`."""
-        change: Rewrite | Taps
+        change: Rewrite | FeatureActivations
         if "rewrite" in data:
             change = Rewrite.from_dict(data["rewrite"])
         elif "taps" in data:
-            change = Taps()
+            change = FeatureActivations()
         else:
             raise ConversionError(
                 f"the plan has a forward of {data['cls']} that torch.fx wrote, which may drop what torch.fx cannot "
@@ -185,7 +185,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """The inverse of `to_dict`. Raises ConversionError for another version or what is no plan."""
+        """The inverse of `to_dict`. Raises ConversionError for another version or other data."""
         if not isinstance(data, Mapping) or data.get("version") != VERSION:
             version = data.get("version") if isinstance(data, Mapping) else data
             raise ConversionError(
@@ -206,7 +206,9 @@ class Plan:
         except ConversionError:
             raise
         except (KeyError, TypeError, ValueError) as error:
-            raise ConversionError(f"this is no conversion plan: {type(error).__name__}: {error}") from error
+            raise ConversionError(
+                f"this is not a conversion plan: {type(error).__name__}: {error}"
+            ) from error
 
     @classmethod
     def from_json(cls, text: str) -> Plan:

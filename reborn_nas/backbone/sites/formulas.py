@@ -84,7 +84,7 @@ class _Search:
             largest = sorted(rest, key=lambda made: -len(made.ops))
             joined = [
                 made for made in largest if len(made.ops) > 1
-            ]  # a bound by itself, as min(y, 6), is none
+            ]  # a bound by itself, as min(y, 6), is not a formula
             if not [made for made in joined if self._new(made) and self._accept(made, named=False)]:
                 break
         for made in self._largest(rest):
@@ -285,7 +285,7 @@ class _Search:
         self._keep(made, activation, label, None, why, single=False)
 
     def _largest(self, candidates: Sequence[_Derived]) -> Iterator[_Derived]:
-        """Those that are no part of another one, and are read."""
+        """Those that are not part of another one, and are read."""
         indices = [{op.index for op in made.ops} for made in candidates]
         for made, mine in zip(candidates, indices):
             value = made.ops[-1].outputs[0]

@@ -106,7 +106,7 @@ class _Wholes:
                 self._calls.setdefault(call.path, []).append((trace, call, alive))
 
     def is_block(self, path: str) -> bool:
-        """Whether the module at `path` is a block that an earlier conversion put there: its interior is no site."""
+        """Whether the module at `path` is a block that an earlier conversion put there: its interior is not a site."""
         return isinstance(self._modules.get(path), BLOCKS)
 
     def activation(self, path: str) -> str | None:

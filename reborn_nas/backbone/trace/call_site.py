@@ -94,7 +94,7 @@ class SpanFinder:
             if (
                 code.co_filename,
                 code.co_name,
-            ) in _RUNNERS:  # behind it nobody's source: a forward that is no Python
+            ) in _RUNNERS:  # behind it nobody's source: a forward that is not Python
                 break
             if code.co_filename not in _PLUMBING:
                 if code.co_name in _INLINED:
@@ -160,7 +160,7 @@ def function_tree(filename: str, first_line: int) -> ast.AST | None:
         text = ("if True:\n" if indented else "") + "".join(block)
         tree = ast.parse(text)
     except (SyntaxError, ValueError, IndexError):
-        return None  # the file has changed since it was imported, or the source is no Python
+        return None  # the file has changed since it was imported, or the source is not Python
     ast.increment_lineno(tree, first_line - (2 if indented else 1))
     return tree
 

@@ -25,7 +25,7 @@ def inputs_of(model: nn.Module, input_size: Any = None, example_inputs: Any = No
         example_inputs: a tuple of positional arguments, a dict of keyword arguments, or the one argument itself.
 
     Raises:
-        ConversionError: for a model that is none, a size that is none, examples without a tensor, and where both are
+        ConversionError: for what is not a model, what is not a size, examples without a tensor, and where both are
             given.
     """
     if not isinstance(model, nn.Module):
@@ -94,7 +94,7 @@ def images_in(model: nn.Module, inputs: Any) -> int:
 def resized(model: nn.Module, inputs: Any, *, images: int = 1, pixels: int = 32) -> Any:
     """The same inputs for `images` more images, each with up to `pixels` more in every spatial dimension.
 
-    The structure, dtypes, devices and everything that is no tensor stay. A dimension grows by `pixels`, or by as
+    The structure, dtypes, devices and everything that is not a tensor stay. A dimension grows by `pixels`, or by as
     much as it has where that is less: 16 frames become 32. Rows and pixels are repeated, so that labels stay labels
     and boxes lie within their images. Masks and targets follow the images that they belong to. Whether the network
     takes the result is for the caller to try: a head for one size does not.

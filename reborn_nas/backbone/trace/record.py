@@ -323,7 +323,7 @@ def subclasses(cls: type) -> Iterator[type]:
 
 
 def function_name(func: Any) -> str | None:
-    """The normalised name of a torch function, or None where it is no tensor operation (attribute access)."""
+    """The normalised name of a torch function, or None where it is not a tensor operation (attribute access)."""
     name = getattr(func, "__name__", "") or ""
     if name == "__get__":
         name = getattr(getattr(func, "__self__", None), "__name__", "") or ""

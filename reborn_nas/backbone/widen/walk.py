@@ -52,7 +52,7 @@ def widening(
                 last = len(run.values[made].shape) - 1
                 seeds[made] = last if site.layout in CHANNELS_LAST else min(1, last)
         walk = Walk(run, seeds)
-        refusal = walk.go() or walk.agree(steps)
+        refusal = walk.run() or walk.collect(steps)
         if refusal is not None:
             return refusal
         walked.append((run, {key for made in walk.steps.values() for step in made for key in step.keys}))
@@ -99,7 +99,7 @@ class Walk:
         self._queue: list[int] = []
         self._queued: set[int] = set()
 
-    def go(self) -> Refusal | None:
+    def run(self) -> Refusal | None:
         """Walk to the end; the refusal where something blocks."""
         for value in self.doubled:
             self._set(value, None)
@@ -160,7 +160,7 @@ class Walk:
                     return _refusal(op, f"a {op.name} of something else to their own number of channels")
         return None
 
-    def agree(self, steps: dict[tuple[str, str, int], WidenStep]) -> Refusal | None:
+    def collect(self, steps: dict[tuple[str, str, int], WidenStep]) -> Refusal | None:
         """Add this run's steps to `steps`, unless a tensor is used in two ways."""
         users: dict[tuple[str, str, int], set[int]] = {}
         for index, made in self.steps.items():
@@ -212,7 +212,7 @@ class Walk:
             return
         if outcome.steps:
             self.steps[op.index] = (*self._repeats(op), *outcome.steps)
-        for value, made in (*zip(op.outputs, outcome.outputs), *outcome.beyond):
+        for value, made in (*zip(op.outputs, outcome.outputs), *outcome.later):
             self._set(value, made)
 
     def _outcome(self, scene: Scene) -> Outcome:

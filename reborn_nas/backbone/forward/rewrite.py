@@ -150,8 +150,8 @@ def _locate(cls: type, span: CallSpan, attribute: str, loop: int, expression: Ex
         + (
             "whose source is in no file; convert the network before torch.fx or another tool writes it anew"
             if written
-            else "which is not a method of this class (a hook, a decorator or an assigned function); call the activation "
-            "in the forward of a class"
+            else "which is not a method of this class (a hook, a decorator or an assigned function); call the "
+            "activation in the forward of a class"
         )
     )
 

@@ -298,8 +298,8 @@ def uneven_turns(
         if not seen <= {turns}:
             counts = " and ".join(map(str, sorted(seen | {turns})))
             faults[site.name] = (
-                f"{place_of(site, modules)}: the loop around it runs it {counts} times, so that its turns are not fixed "
-                "places; give each turn an activation module of its own"
+                f"{place_of(site, modules)}: the loop around it runs it {counts} times, so that its turns are not "
+                "fixed places; give each turn an activation module of its own"
             )
     return faults
 

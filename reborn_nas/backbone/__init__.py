@@ -1,4 +1,6 @@
-"""Backbones: where they come from, where their activation sites are, and how these are replaced."""
+"""Backbones: a spec is built (load), run and recorded (trace); its sites are found (sites) and proved (proof);
+an architecture becomes a plan (replace, widen), and the plan a converted network.
+"""
 
 from reborn_nas.backbone.convert import apply, build_converted, convert, plan
 from reborn_nas.backbone.cost import Cost, count, predict

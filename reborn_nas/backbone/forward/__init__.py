@@ -1,1 +1,1 @@
-"""Forward: the source of a class's `forward`, edited so that one call becomes a module's."""
+"""Forward: a class and edits of its calls → a subclass whose forward calls modules instead."""

@@ -1,4 +1,4 @@
-"""Layers: a registry by class of what each kind does with widened channels, and which of its tensors grow."""
+"""Layers: a registry of kinds of layer by class; each plans how widened channels pass, and applies that to a module."""
 
 from reborn_nas.backbone.layers.blocks import GhostBlock, ShuffleBlock
 from reborn_nas.backbone.layers.convolutions import (

@@ -1,1 +1,1 @@
-"""Proof: the converted network runs the same program and computes the same numbers, sites aside."""
+"""Proof: a network and its sites → runs before and after conversion → the sites that convert truly, or why not."""

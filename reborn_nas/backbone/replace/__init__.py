@@ -1,1 +1,1 @@
-"""Replace: a plan of the conversion as plain data, and applying it."""
+"""Replace: an architecture → the choices that its sites admit → a plan, which is data → the converted network."""

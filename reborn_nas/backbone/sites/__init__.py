@@ -1,1 +1,1 @@
-"""Sites: which recorded operations are activations, and which choices may replace them."""
+"""Sites: traces of both modes → units of activation → places with final names → sites, and what is not one."""

@@ -1,1 +1,1 @@
-"""Trace: one run of a network on tensors without data, every operation with its place in the source."""
+"""Trace: a network and its inputs → one recorded forward run, each operation with its place in the source."""

@@ -1,1 +1,1 @@
-"""Widen: which tensors must grow behind a doubled activation, and making them grow."""
+"""Widen: doubled sites and traces → the steps by which tensors and layers behind them grow → a wider network."""

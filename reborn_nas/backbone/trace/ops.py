@@ -35,6 +35,7 @@ class Operation:
         inplace_flag: its `inplace` may be given by position.
         quick: on the meta device an empty tensor of the input's shape does in its stead.
         attribute: it is an attribute of tensors, such as `x.T`.
+        reflected: its operator has a reflected form, such as `__rsub__`.
         makes: its result holds none of its inputs' numbers.
         from_numbers: it makes a tensor of numbers from outside of torch.
         view: in eval mode it hands on the memory that it gets.
@@ -66,6 +67,7 @@ class Operation:
     inplace_flag: bool = False
     quick: bool = False
     attribute: bool = False
+    reflected: bool = False
     makes: bool = False
     from_numbers: bool = False
     view: bool = False
@@ -176,10 +178,11 @@ _add("threshold", "inplace_flag pointwise", widen="same")
 
 # arithmetic of several maps
 _add("addcdiv addcmul divide eq floordiv lerp logical_and logical_or multiply ne true_divide", widen="elementwise")
-_add("add div mul sub truediv", "broadcasts", widen="elementwise")
+_add("add div mul sub truediv", "broadcasts reflected", widen="elementwise")
 _add("ge gt le lt", "compares pointwise", widen="elementwise")
 _add("minimum where", "chooses pointwise", widen="elementwise")
-_add("pow rsub", "pointwise", widen="elementwise")
+_add("pow", "pointwise reflected", widen="elementwise")
+_add("rsub", "pointwise", widen="elementwise")
 _add("maximum", "bounds chooses method pointwise", widen="elementwise")
 
 # layers, reductions and moves of dimensions, which widened channels pass by a rule of their own

@@ -332,7 +332,7 @@ def function_name(func: Any) -> str | None:
         return None
     if name in _IN_PLACE_DUNDER:
         return name.strip("_")[1:]
-    if name.startswith("__r") and name.strip("_")[1:] in ("add", "sub", "mul", "truediv", "div", "pow"):
+    if name.startswith("__r") and operation(name.strip("_")[1:]).reflected:
         return name.strip("_")[1:]
     return name.strip("_") or None
 

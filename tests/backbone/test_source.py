@@ -75,7 +75,7 @@ class TestResolve:
             resolve("torchvision:vgg11", input_size=(3, 8, 8))
         with pytest.raises(ConfigError, match="no_such_argument"):
             resolve("resnet18", arguments={"no_such_argument": 1})
-        with pytest.raises(ConfigError, match="no strided one"):
+        with pytest.raises(ConfigError, match="not strided"):
             resolve("torchvision:vgg11", input_size=(3, 32, 32), stem="small")
 
     def test_adds_the_arguments_that_a_size_needs(self) -> None:

@@ -11,6 +11,7 @@ from pydantic import (
     Field,
 )
 
+from reborn_nas.study.config.functions import Function
 from reborn_nas.study.config.objectives import Objectives
 from reborn_nas.study.config.values import (
     Artifacts,
@@ -19,7 +20,6 @@ from reborn_nas.study.config.values import (
     Device,
     Devices,
     Duration,
-    Function,
     MetricText,
     Positive,
     Pruner,

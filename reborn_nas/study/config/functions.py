@@ -13,9 +13,11 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-__all__ = ["HERE", "function_name", "is_here", "live_function", "source_digest"]
+from pydantic import BeforeValidator
+
+__all__ = ["HERE", "Function", "function_name", "is_here", "live_function", "source_digest"]
 
 HERE = "here:"
 _FORM = "path/to/file.py:function, package.module:function, or a function"
@@ -79,3 +81,7 @@ def _importable(value: Any) -> str | None:
 def _plain(value: Callable[..., Any] | Any) -> str:
     name = getattr(value, "__qualname__", type(value).__name__)
     return re.sub(r"\W+", "_", name).strip("_") or "function"
+
+
+Function = Annotated[str, BeforeValidator(function_name)]
+"""The field of a study's configuration."""

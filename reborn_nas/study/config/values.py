@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from reborn_nas.architecture import ORIGINAL, Choice
 from reborn_nas.errors import ConfigError, unknown_name
+from reborn_nas.metric import Metric
 
 __all__ = [
     "Artifacts",
@@ -22,7 +23,6 @@ __all__ = [
     "Device",
     "Devices",
     "Duration",
-    "Function",
     "MetricText",
     "Positive",
     "Pruner",
@@ -200,15 +200,7 @@ def _artifacts(value: Any) -> Any:
     return text
 
 
-def _function(value: Any) -> str:
-    from reborn_nas.study.config.functions import function_name
-
-    return function_name(value)
-
-
 def _metric(value: Any) -> str:
-    from reborn_nas.metric import Metric
-
     try:
         return Metric.parse(value).text
     except ConfigError as error:
@@ -250,7 +242,6 @@ def _known(kind: str, value: str, known: tuple[str, ...]) -> str:
 
 Count = Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
 Duration = Annotated[float, BeforeValidator(read_duration), Field(gt=0, allow_inf_nan=False)]
-Function = Annotated[str, BeforeValidator(_function)]
 MetricText = Annotated[str, BeforeValidator(_metric)]
 Sites = Annotated[tuple[str, ...], BeforeValidator(_sites)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

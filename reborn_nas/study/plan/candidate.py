@@ -32,7 +32,6 @@ __all__ = [
     "own_words",
     "recommend_run",
     "top_factors",
-    "twin",
     "usable_records",
 ]
 
@@ -222,11 +221,6 @@ def leading_factors(screen: Sequence[TrialRecord], contrast: Contrast, count: in
         return names[:count]
     effects, failing = _effects(ended, contrast), set(_failing(usable, contrast))
     return sorted(names, key=lambda name: (name in failing, -effects[name]))[:count]
-
-
-def twin(choice: Choice) -> Choice:
-    """The positive twin of a reborn choice: the same block and options, fed with the positive phase."""
-    return Choice("positive_twin", **choice.options) if choice.name == "reborn" else choice
 
 
 def _arrays(records: Sequence[TrialRecord], names: Sequence[str]) -> tuple[Any, Any, Any]:

@@ -11,7 +11,7 @@ from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice
 from reborn_nas.backbone import Site
 from reborn_nas.space import SearchSpace
 
-__all__ = ["Contrast", "Side", "make_contrast", "members_of"]
+__all__ = ["Contrast", "Side", "make_contrast", "members_of", "twin"]
 
 DEFAULT_VARIANT = ("kernel_size", "compression")
 
@@ -136,6 +136,11 @@ def make_contrast(
     return Contrast(
         _side(low, kept_labels, everywhere), _side(high, kept_labels, everywhere), factors, left_out
     )
+
+
+def twin(choice: Choice) -> Choice:
+    """The positive twin of a reborn choice: the same block and options, fed with the positive phase."""
+    return Choice("positive_twin", **choice.options) if choice.name == "reborn" else choice
 
 
 def members_of(space: SearchSpace, sites: Sequence[Site], spec: BackboneSpec) -> dict[str, tuple[str, ...]]:

@@ -16,8 +16,7 @@ from reborn_nas.analysis import plan_confirmation, plan_control, plan_screen
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.records import TrialRecord
 from reborn_nas.seeds import derive_seed
-from reborn_nas.study.plan.candidate import twin
-from reborn_nas.study.plan.contrast import Contrast, Side
+from reborn_nas.study.plan.contrast import Contrast, Side, twin
 from reborn_nas.study.plan.phases import Phase
 
 if TYPE_CHECKING:

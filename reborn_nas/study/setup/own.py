@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,39 +17,13 @@ from reborn_nas.backbone.trace.inputs import arguments, call_text
 from reborn_nas.backbone.trace.replica import tensors_in
 from reborn_nas.errors import ConfigError, unknown_name
 from reborn_nas.files import sha256_of
-from reborn_nas.metric import Metric
 from reborn_nas.study.config.functions import HERE, is_here, live_function, source_digest
+from reborn_nas.study.setup.workbench import OwnTraining
 
 if TYPE_CHECKING:
     from reborn_nas.study.config.config import StudyConfig
 
-__all__ = ["OwnTraining", "load_function", "make_own", "own_spec", "refuse_unnamed"]
-
-
-@dataclass(frozen=True)
-class OwnTraining:
-    """A user's training as a study uses it.
-
-    Args:
-        train, evaluate: called with (model, job); evaluate is None where train returns the value itself.
-        example: what the network takes, in the form of `backbone.find_sites`.
-        metric: what they return.
-        settings: what changes results, JSON values.
-    """
-
-    train: Callable[..., Any]
-    evaluate: Callable[..., Any] | None
-    example: Any
-    metric: Metric
-    settings: Mapping[str, Any]
-
-    @property
-    def input_size(self) -> tuple[int, ...] | None:
-        """Of one image, where a network takes one batch of them; else None."""
-        args, kwargs = arguments(self.example)
-        if len(args) != 1 or kwargs or not isinstance(args[0], torch.Tensor) or args[0].ndim < 2:
-            return None
-        return tuple(args[0].shape[1:])
+__all__ = ["load_function", "make_own", "own_spec", "refuse_unnamed"]
 
 
 def refuse_unnamed(config: StudyConfig) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -18,12 +18,12 @@ import torchvision
 from reborn_nas.activations import block_form
 from reborn_nas.architecture import ORIGINAL, BackboneSpec, Choice
 from reborn_nas.backbone import proof_record
+from reborn_nas.backbone.trace.inputs import arguments
 from reborn_nas.metric import ACCURACY, Metric
 from reborn_nas.study.config.config import StudyConfig, split_contrast
 from reborn_nas.study.config.functions import is_here
 from reborn_nas.study.config.settings import adopted_settings, settings_digest
-from reborn_nas.study.plan.candidate import twin
-from reborn_nas.study.plan.contrast import Contrast, members_of
+from reborn_nas.study.plan.contrast import Contrast, members_of, twin
 from reborn_nas.study.plan.designs import check_labels
 from reborn_nas.training import threads_each
 from reborn_nas.training.device.selection import driver_version, has_tf32
@@ -33,11 +33,36 @@ if TYPE_CHECKING:
     from reborn_nas.data import ImageSet
     from reborn_nas.space import SearchSpace
     from reborn_nas.study.config.config import StudyConfig
-    from reborn_nas.study.setup.own import OwnTraining
     from reborn_nas.study.store.storage import RunStore
     from reborn_nas.training import Recipe
 
-__all__ = ["Workbench", "check_same", "environment", "site_row"]
+__all__ = ["OwnTraining", "Workbench", "check_same", "environment", "site_row"]
+
+
+@dataclass(frozen=True)
+class OwnTraining:
+    """A user's training as a study uses it.
+
+    Args:
+        train, evaluate: called with (model, job); evaluate is None where train returns the value itself.
+        example: what the network takes, in the form of `backbone.find_sites`.
+        metric: what they return.
+        settings: what changes results, JSON values.
+    """
+
+    train: Callable[..., Any]
+    evaluate: Callable[..., Any] | None
+    example: Any
+    metric: Metric
+    settings: Mapping[str, Any]
+
+    @property
+    def input_size(self) -> tuple[int, ...] | None:
+        """Of one image, where a network takes one batch of them; else None."""
+        args, kwargs = arguments(self.example)
+        if len(args) != 1 or kwargs or not isinstance(args[0], torch.Tensor) or args[0].ndim < 2:
+            return None
+        return tuple(args[0].shape[1:])
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from reborn_nas.architecture import Architecture
     from reborn_nas.study.plan.designs import Run
-    from reborn_nas.study.setup.own import OwnTraining
-    from reborn_nas.study.setup.workbench import Workbench
+    from reborn_nas.study.setup.workbench import OwnTraining, Workbench
     from reborn_nas.study.trainer.resuming import SavedState
 
 __all__ = ["Own", "kept_process", "read_value"]

@@ -91,7 +91,7 @@ def test_the_models_are_registered_whichever_is_imported_first(order: str) -> No
 
 def test_functions_keep_their_names_when_rooms_of_these_names_are_imported() -> None:
     code = (
-        "import reborn_nas as rn, reborn_nas.report.page.page, reborn_nas.export.target\n"
+        "import reborn_nas as rn, reborn_nas.report.page.page, reborn_nas.export.folder\n"
         "assert callable(rn.report) and callable(rn.export)\n"
         "import reborn_nas.report, importlib; importlib.import_module('reborn_nas.export')\n"
         "from reborn_nas import report, export\n"

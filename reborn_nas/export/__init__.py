@@ -6,34 +6,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reborn_nas.export.bare import bare_network
-    from reborn_nas.export.card import Accuracy, Card
+    from reborn_nas.export.card import Accuracy, Card, card_of, front_readme
     from reborn_nas.export.choosing import Trainings, choose
+    from reborn_nas.export.folder import check_target
     from reborn_nas.export.forms import check_forms
     from reborn_nas.export.parent import Parent
-    from reborn_nas.export.record_card import card_of, front_readme
-    from reborn_nas.export.seeds import Retrained
     from reborn_nas.export.settle import prepare, read_architecture
-    from reborn_nas.export.target import check_target
-    from reborn_nas.export.timm_model import Trained, export_trained, export_trained_many
-    from reborn_nas.export.trainings import claim_folder, retrain
+    from reborn_nas.export.timm_model import Trained, bare_network, export_trained, export_trained_many
+    from reborn_nas.export.trainings import Retrained, claim_folder, retrain
 
 _LAZY = {  # importing the package must not pay for exports
     "Accuracy": "card",
     "Card": "card",
     "Parent": "parent",
-    "Retrained": "seeds",
+    "Retrained": "trainings",
     "Trained": "timm_model",
     "Trainings": "choosing",
-    "bare_network": "bare",
-    "card_of": "record_card",
+    "bare_network": "timm_model",
+    "card_of": "card",
     "check_forms": "forms",
-    "check_target": "target",
+    "check_target": "folder",
     "choose": "choosing",
     "claim_folder": "trainings",
     "export_trained": "timm_model",
     "export_trained_many": "timm_model",
-    "front_readme": "record_card",
+    "front_readme": "card",
     "prepare": "settle",
     "read_architecture": "settle",
     "retrain": "trainings",

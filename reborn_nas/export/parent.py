@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from reborn_nas.activations import CReLU, ExtendedConv, Reborn
@@ -153,8 +154,6 @@ def load_parent(model: nn.Module, path: str | os.PathLike[str], classifiers: tup
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     """The state dict in a file, without running what a pickle may ask for."""
-    from timm.models import load_state_dict
-
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise TrainingError(f"there is no checkpoint {file}")

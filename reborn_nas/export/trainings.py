@@ -4,26 +4,97 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+
 from reborn_nas.architecture import Architecture
-from reborn_nas.backbone import Discovery
+from reborn_nas.backbone import Discovery, build, plan
 from reborn_nas.data import ImageSet
 from reborn_nas.errors import TrainingError
 from reborn_nas.export.card import Accuracy, Card
 from reborn_nas.export.parent import Parent, Start, make_start
-from reborn_nas.export.seeds import Retrained, SeedResult, over_seeds
 from reborn_nas.export.timm_model import Trained
 from reborn_nas.faults import wait_out
 from reborn_nas.files import sha256_of, write_atomic
+from reborn_nas.models.exported import read_tensors
 from reborn_nas.training import FileCheckpoint, Recipe, example_of, train
 from reborn_nas.training.checkpoint import TrainingState
 
-__all__ = ["Retraining", "claim_folder", "folder_name", "retrain"]
+__all__ = ["Retrained", "Retraining", "SeedResult", "claim_folder", "folder_name", "over_seeds", "retrain"]
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """One training: right answers on the `n` test images after the last epoch, which alone looked at them."""
+
+    seed: int
+    correct: int
+    n: int
+    epochs: int
+    seconds: float
+    precision: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def accuracy(self) -> float:
+        """In [0, 1]."""
+        return self.correct / self.n
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """What the trainings left.
+
+    Args:
+        results: one a seed, in the order of the seeds.
+        trained: the first seed's network, ready for `export_trained`.
+    """
+
+    results: tuple[SeedResult, ...]
+    trained: Trained
+
+    @property
+    def mean(self) -> float:
+        """Mean test accuracy over the seeds, in [0, 1]."""
+        return _mean(self.results)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of one training (n − 1 in the denominator); None for a single seed."""
+        return _deviation(self.results)
+
+    @property
+    def sentence(self) -> str:
+        """Mean, deviation, trainings, seeds and images in words."""
+        return over_seeds(self.results)
+
+
+def over_seeds(results: Sequence[SeedResult]) -> str:
+    """`93.21% ± 0.34% (mean ± sd of 5 trainings, seeds 0, 1, 2, 3, 4; 10,000 images)`."""
+    seeds = ", ".join(str(one.seed) for one in results)
+    images = f"{results[0].n:,} images"
+    mean, deviation = _mean(results), _deviation(results)
+    if deviation is None:
+        return f"{mean:.2%} (one training, seed {seeds}; {images})"
+    return f"{mean:.2%} ± {deviation:.2%} (mean ± sd of {len(results)} trainings, seeds {seeds}; {images})"
+
+
+def _mean(results: Sequence[SeedResult]) -> float:
+    return math.fsum(one.accuracy for one in results) / len(results)
+
+
+def _deviation(results: Sequence[SeedResult]) -> float | None:
+    if len(results) < 2:
+        return None
+    mean = _mean(results)
+    return math.sqrt(math.fsum((one.accuracy - mean) ** 2 for one in results) / (len(results) - 1))
+
 
 OnEpoch = Callable[[int, int, Mapping[str, float]], None]
 """Called with the seed, the epoch (from 1) and its metrics."""
@@ -130,8 +201,6 @@ def claim_folder(job: Retraining) -> None:
 
 
 def _train_one(job: Retraining, seed: int, on_epoch: OnEpoch | None) -> SeedResult:
-    from safetensors.torch import save
-
     start = _start(job, seed)
     _log.info("seed %d begins", seed)
     keep = _State(job.folder / f"seed-{seed}.state")
@@ -212,9 +281,6 @@ def _read_result(path: Path) -> SeedResult | None:
 
 def _trained(job: Retraining, results: tuple[SeedResult, ...], name: str | None) -> Trained:
     """The first seed's network with its card."""
-    from reborn_nas.backbone import build, plan
-    from reborn_nas.models.exported import read_tensors
-
     spec, first = job.architecture.backbone, results[0]
     conversion = plan(
         build(spec, device="meta"), job.architecture, spec.input_size, init=job.init, discovery=job.found

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from reborn_nas.export import target
-from reborn_nas.export.target import new_folder
+from reborn_nas.export import folder as target
+from reborn_nas.export.folder import new_folder
 
 
 def write(folder: Path, words: str) -> None:

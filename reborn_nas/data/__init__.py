@@ -2,9 +2,17 @@
 
 from reborn_nas.data.augment import Offsets, crop_flip, draw_offsets
 from reborn_nas.data.datasets import dataset_names, load_dataset
-from reborn_nas.data.images import NO_AUGMENTATION, PAPER_AUGMENTATION, Augmentation, ImageSet, resize
+from reborn_nas.data.images import (
+    NO_AUGMENTATION,
+    PAPER_AUGMENTATION,
+    Augmentation,
+    ImageSet,
+    Split,
+    resize,
+    split,
+)
+from reborn_nas.data.parts import Parts, draw_stratified, plan_parts
 from reborn_nas.data.resident import Resident
-from reborn_nas.data.split import Parts, Split, draw_stratified, plan_parts, split
 
 __all__ = [
     "NO_AUGMENTATION",

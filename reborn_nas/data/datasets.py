@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from reborn_nas.data.digits import load_digits
+from reborn_nas.data.folder import load_folder
 from reborn_nas.data.images import ImageSet
+from reborn_nas.data.standard import load_standard
 from reborn_nas.errors import DataError, unknown_name
 
 STANDARD = ("cifar10", "cifar100", "svhn", "mnist", "kmnist", "fashion_mnist")
@@ -52,8 +55,6 @@ def load_dataset(
     if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
         raise DataError(f"data set {name!r}: fraction is a number in (0, 1], not {fraction!r}")
     if name.startswith("folder:"):
-        from reborn_nas.data.folder import load_folder
-
         path = name.removeprefix("folder:")
         return load_folder(
             name, path, image_size=size, seed=seed, fraction=fraction, flip=flip, skip_broken=skip_broken
@@ -61,13 +62,9 @@ def load_dataset(
     plain = name.strip().lower()
     plain = _ALIASES.get(plain, plain)
     if plain == "digits":
-        from reborn_nas.data.digits import load_digits
-
         return load_digits(image_size=size, seed=seed, fraction=fraction, flip=flip)
     if plain not in STANDARD:
         raise unknown_name("data set", name, dataset_names(), hint="or folder:PATH for images of your own")
-    from reborn_nas.data.standard import load_standard
-
     return load_standard(plain, data_dir, image_size=size, seed=seed, fraction=fraction, flip=flip)
 
 

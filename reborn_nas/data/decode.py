@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 
 from reborn_nas.errors import DataError
 from reborn_nas.faults import blame_machine
@@ -152,7 +153,6 @@ def _pixels(
     Args:
         scale: the values of deep images that become 0 and 255.
     """
-    from PIL import Image, ImageOps
 
     def read(image: Image.Image) -> np.ndarray[Any, Any]:
         mode = "L" if channels == 1 else "RGB"
@@ -211,8 +211,6 @@ def _reading(file: Path, read: Callable[[Image.Image], T]) -> tuple[T, bool]:
     Raises:
         BrokenImagesError: it cannot be read.
     """
-    from PIL import Image
-
     try:
         try:
             with Image.open(file) as image:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from reborn_nas.data.images import NO_AUGMENTATION, Augmentation, ImageSet, assemble, resize
-from reborn_nas.data.split import plan_parts
+from reborn_nas.data.parts import plan_parts
 
 PART = 360
 """Images for validation, in the reserve and in the test; the other 717 train."""

@@ -14,7 +14,7 @@ import torch
 
 from reborn_nas.data.decode import BrokenImagesError, decode
 from reborn_nas.data.images import PAPER_AUGMENTATION, Augmentation, ImageSet, assemble
-from reborn_nas.data.split import plan_parts
+from reborn_nas.data.parts import plan_parts
 from reborn_nas.errors import DataError
 
 EXTENSIONS = frozenset((

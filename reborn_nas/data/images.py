@@ -1,4 +1,4 @@
-"""`ImageSet`: labelled images in host memory, with a fixed use for each of them."""
+"""`ImageSet`: labelled images in host memory, with a fixed use for each; `split` divides them for one block."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from reborn_nas.data.split import Parts
+from reborn_nas.data.parts import Parts, draw_stratified
 from reborn_nas.errors import DataError
+from reborn_nas.seeds import derive_seed
 
 _CHUNK = 1 << 24  # pixels handled at once, so that the float copies of a large set stay small
 
@@ -92,6 +93,38 @@ class ImageSet:
             f"{self.name}: {len(self.labels)} images {C}×{H}×{W}, {self.num_classes} classes; {train} for training, "
             f"{len(self.pool) - train} for validation, {len(self.reserve)} reserved, {len(self.test)} for the test"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Indices of one block's training and validation images, ascending."""
+
+    train: torch.Tensor
+    validation: torch.Tensor
+
+
+def split(images: ImageSet, *, block: int, seed: int, validation: int | None = None) -> Split:
+    """Training and validation images of block `block`: a fresh stratified division of the pool for each block.
+
+    Where the user fixed the validation images (`val/`), every block has those.
+
+    Args:
+        validation: number of validation images; the set's own `validation_size` without it.
+
+    Raises:
+        DataError: more validation images than the pool can give up.
+    """
+    pool, fixed = images.pool, images.validation
+    if fixed is not None and validation is None:
+        return Split(pool[~torch.isin(pool, fixed)], fixed)
+    size = images.validation_size if validation is None else validation
+    if not 1 <= size < len(pool):
+        raise DataError(
+            f"data set {images.name!r}: {size} validation images were asked for, but they come out of the pool of "
+            f"{len(pool)}; take between {images.num_classes} and {len(pool) - images.num_classes}"
+        )
+    taken = draw_stratified(images.labels, pool, size, seed=derive_seed(seed, "split", block), keep=1)
+    return Split(pool[~torch.isin(pool, taken)], taken)
 
 
 def assemble(

@@ -1,18 +1,14 @@
-"""Which image is used for what: stratified parts, fixed for a data set, and the train/validation split of a block."""
+"""Which image is used for what: stratified parts, disjoint and fixed for a data set."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from reborn_nas.errors import DataError
 from reborn_nas.seeds import derive_seed, generator
-
-if TYPE_CHECKING:
-    from reborn_nas.data.images import ImageSet
 
 LARGE = 10_000
 """From this many images on, a part carved out of the training images is a tenth of them; below, a fifth."""
@@ -39,38 +35,6 @@ class Parts:
         return kept, Parts(
             renumber(self.pool), renumber(self.reserve), renumber(self.test), self.validation_size, fixed
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Indices of one block's training and validation images, ascending."""
-
-    train: torch.Tensor
-    validation: torch.Tensor
-
-
-def split(images: ImageSet, *, block: int, seed: int, validation: int | None = None) -> Split:
-    """Training and validation images of block `block`: a fresh stratified division of the pool for each block.
-
-    Where the user fixed the validation images (`val/`), every block has those.
-
-    Args:
-        validation: number of validation images; the set's own `validation_size` without it.
-
-    Raises:
-        DataError: more validation images than the pool can give up.
-    """
-    pool, fixed = images.pool, images.validation
-    if fixed is not None and validation is None:
-        return Split(pool[~torch.isin(pool, fixed)], fixed)
-    size = images.validation_size if validation is None else validation
-    if not 1 <= size < len(pool):
-        raise DataError(
-            f"data set {images.name!r}: {size} validation images were asked for, but they come out of the pool of "
-            f"{len(pool)}; take between {images.num_classes} and {len(pool) - images.num_classes}"
-        )
-    taken = draw_stratified(images.labels, pool, size, seed=derive_seed(seed, "split", block), keep=1)
-    return Split(pool[~torch.isin(pool, taken)], taken)
 
 
 def plan_parts(

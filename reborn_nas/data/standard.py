@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import os
 import socket
+import threading
+import urllib.parse
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import torchvision.datasets
 
-from reborn_nas.data.class_names import CIFAR10, CIFAR100, DIGITS, FASHION_MNIST, KMNIST
-from reborn_nas.data.idx import read_idx
 from reborn_nas.data.images import (
     NO_AUGMENTATION,
     PAPER_AUGMENTATION,
@@ -24,10 +27,25 @@ from reborn_nas.data.images import (
     assemble,
     resize,
 )
-from reborn_nas.data.network import reachable
-from reborn_nas.data.split import plan_parts
+from reborn_nas.data.parts import plan_parts
 from reborn_nas.errors import DataError
 from reborn_nas.faults import blame_machine
+
+DIGITS = tuple("0123456789")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+KMNIST = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+_FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
+FASHION_MNIST = tuple(_FASHION.split(","))
+_CIFAR100 = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
+pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm"""
+CIFAR100 = tuple(_CIFAR100.split())
+
 
 Arrays = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
 """uint8 images (N, H, W) or (N, H, W, C), and labels (N,)."""
@@ -146,8 +164,6 @@ def _present(place: Path, source: Source) -> bool:
 
 
 def _download(source: Source, root: Path) -> None:
-    import torchvision.datasets
-
     kind = getattr(torchvision.datasets, source.torchvision)
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)  # torchvision sets none, and a dead mirror would hang for ever
@@ -190,8 +206,6 @@ def _idx_reader(folder: str) -> Callable[[Path, bool], Arrays]:
 
 def _cifar_reader(kind: str) -> Callable[[Path, bool], Arrays]:
     def read(root: Path, train: bool) -> Arrays:
-        import torchvision.datasets
-
         # torchvision checks the MD5 of every batch before it unpickles it
         batch = getattr(torchvision.datasets, kind)(root, train=train, download=False)
         return batch.data, np.asarray(batch.targets)
@@ -200,8 +214,6 @@ def _cifar_reader(kind: str) -> Callable[[Path, bool], Arrays]:
 
 
 def _read_svhn(root: Path, train: bool) -> Arrays:
-    import torchvision.datasets
-
     batch = torchvision.datasets.SVHN(root, split="train" if train else "test", download=False)
     return batch.data.transpose(0, 2, 3, 1), batch.labels
 
@@ -258,3 +270,42 @@ SOURCES = {
         FASHION_MNIST,
     ),
 }
+
+
+def read_idx(path: Path) -> np.ndarray[Any, Any]:
+    """An IDX file of unsigned bytes (http://yann.lecun.com/exdb/mnist), plain or gzipped."""
+    packed = path.with_name(path.name + ".gz")
+    data = path.read_bytes() if path.exists() else gzip.decompress(packed.read_bytes())
+    if len(data) < 4 or data[:3] != b"\x00\x00\x08":
+        raise DataError(f"{path} is no IDX file of bytes; delete it and let it be downloaded again")
+    shape = [int.from_bytes(data[4 + 4 * k : 8 + 4 * k], "big") for k in range(data[3])]
+    body = data[4 + 4 * data[3] :]
+    if int(np.prod(shape)) != len(body):
+        raise DataError(f"{path} is cut short: {len(body)} bytes for the shape {shape}; download it again")
+    return np.frombuffer(body, dtype=np.uint8).reshape(shape)
+
+
+PROBE_SECONDS = 2.5
+"""How long the host of a download may take to answer before we say that there is no network."""
+
+
+def reachable(url: str, seconds: float = PROBE_SECONDS) -> bool:
+    """Whether the host of `url`, or the proxy on the way to it, accepts a connection within `seconds`.
+
+    In a thread, because looking a name up knows no timeout.
+    """
+    address = urllib.parse.urlsplit(url)
+    proxy = urllib.request.getproxies().get(address.scheme)
+    if proxy and not urllib.request.proxy_bypass(address.hostname or ""):
+        address = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    port = address.port or (443 if address.scheme == "https" else 80)
+    answered = threading.Event()
+
+    def knock() -> None:
+        with contextlib.suppress(OSError), socket.create_connection((address.hostname or "", port), seconds):
+            answered.set()
+
+    thread = threading.Thread(target=knock, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answered.is_set()

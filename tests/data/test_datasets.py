@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-import reborn_nas.data.network as network
+import reborn_nas.data.standard as network
 import reborn_nas.data.standard as standard
 from reborn_nas.data import Augmentation, dataset_names, load_dataset, resize
 from reborn_nas.errors import DataError, UnknownNameError

@@ -8,7 +8,7 @@ import torch
 import reborn_nas.data.resident as resident
 from reborn_nas.data import Augmentation, ImageSet, Resident, load_dataset
 from reborn_nas.data.images import assemble
-from reborn_nas.data.split import plan_parts
+from reborn_nas.data.parts import plan_parts
 
 
 @pytest.fixture(scope="module")

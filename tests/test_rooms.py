@@ -6,9 +6,12 @@ Optuna is imported in `samplers/` and `study/` alone.
 from __future__ import annotations
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from tests import house
 
 PACKAGE = Path(__file__).parents[1] / "reborn_nas"
 ROWS = (
@@ -116,6 +119,14 @@ def test_rows_inside(room: str) -> None:
             if row[other] > row[inner]:
                 faults.append(f"{path}: {inner} may not import {other}")
     assert not faults, "\n".join(faults)
+
+
+def test_no_circle() -> None:
+    """Nowhere, imports for typing and inside of functions included."""
+    try:
+        TopologicalSorter(house.graph()).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 def test_every_room_is_packaged() -> None:

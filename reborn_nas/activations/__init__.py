@@ -11,16 +11,13 @@ from reborn_nas.activations.base import (
     get_family,
     register,
 )
-from reborn_nas.activations.build import build_activation, extra_cost
-from reborn_nas.activations.catalogue import registry_rows
-from reborn_nas.activations.controls import ExtendedConv, NormReLU
-from reborn_nas.activations.crelu import CReLU
-from reborn_nas.activations.folding import fold, fold_in_place
+from reborn_nas.activations.catalogue import build_activation, extra_cost, registry_rows
+from reborn_nas.activations.folding import Pair, fold, fold_in_place
 from reborn_nas.activations.layout import CHANNELS_LAST
-from reborn_nas.activations.norms import Pair
 from reborn_nas.activations.phases import block_form
 from reborn_nas.activations.pointwise import ChannelPReLU, FReLU
 from reborn_nas.activations.reborn import Reborn
+from reborn_nas.activations.rivals import CReLU, ExtendedConv, NormReLU
 from reborn_nas.activations.sparing import spare_memory
 from reborn_nas.activations.split import SplitReborn
 

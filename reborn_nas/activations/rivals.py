@@ -1,4 +1,4 @@
-"""CReLU: both phases of a map, side by side. Source: Shang et al., ICML 2016."""
+"""What the reborn block is compared with: CReLU (Shang et al., ICML 2016), and controls of the same form."""
 
 # No `from __future__ import annotations` here: torch.fx copies the annotations of forward into its code, and
 # TorchScript cannot read them there as strings.
@@ -8,8 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reborn_nas.activations.layout import from_channels_first, to_channels_first
-from reborn_nas.activations.phases import both_phases, fused_phases, merge
+from reborn_nas.activations.layout import (
+    CONVOLUTIONS,
+    NORMS,
+    dimensions,
+    from_channels_first,
+    to_channels_first,
+)
+from reborn_nas.activations.phases import both_phases, fused_phases, identity_, merge
 from reborn_nas.activations.phases import compression as make_compression
 from reborn_nas.activations.sparing import Remade
 
@@ -60,3 +66,35 @@ class CReLU(nn.Module):
             remade.put(positive, lambda: F.relu(source))
             remade.put(negative, lambda: F.relu(-source))
             return merge(positive, negative, self.compress.weight)
+
+
+class ExtendedConv(nn.Module):
+    """ReLU, then one more convolution (3×3 on an image) from C to C channels (the paper's Table 4), without a bias."""
+
+    def __init__(self, channels: int, layout: str = "nchw", init: str = "xavier") -> None:
+        super().__init__()
+        self.channels = self.out_channels = channels
+        self.layout = layout
+        self.conv = CONVOLUTIONS[dimensions(layout)](channels, channels, 3, padding=1, bias=False)
+        if init == "preserve":
+            identity_(self.conv.weight)
+        else:
+            nn.init.xavier_uniform_(self.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, …) → (B, C, …), or the layout it was built for."""
+        return from_channels_first(self.conv(to_channels_first(F.relu(x), self.layout)), self.layout)
+
+
+class NormReLU(nn.Module):
+    """BatchNorm, then ReLU: is it the block's normalisation that helps?"""
+
+    def __init__(self, channels: int, layout: str = "nchw") -> None:
+        super().__init__()
+        self.channels = self.out_channels = channels
+        self.layout = layout
+        self.norm = NORMS[dimensions(layout)](channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, …) → (B, C, …), or the layout it was built for."""
+        return from_channels_first(F.relu(self.norm(to_channels_first(x, self.layout))), self.layout)

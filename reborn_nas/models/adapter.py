@@ -1,6 +1,7 @@
-"""Networks that are not timm's, with the part of timm's interface that users rely on."""
+"""Networks that are not timm's, with the part of timm's interface that users rely on, its configuration included."""
 
-# no postponed annotations here: torch.fx writes a root module's annotations into the code that it generates
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,25 @@ from reborn_nas.backbone import Trace
 from reborn_nas.backbone.trace.record import trace
 from reborn_nas.errors import ConversionError
 
-__all__ = ["TimmAdapter", "adapted", "final_linear"]
+__all__ = ["TimmAdapter", "adapted", "final_linear", "small_cfg"]
+
+
+def small_cfg(**changes: Any) -> dict[str, Any]:
+    """A configuration without published weights; `changes` in its place."""
+    return {
+        "url": "",
+        "num_classes": 10,
+        "input_size": (3, 32, 32),
+        "pool_size": None,
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.25, 0.25, 0.25),
+        "first_conv": "features.conv1.conv",
+        "classifier": "head.fc",
+        "license": "mit",
+        **changes,
+    }
 
 
 class TimmAdapter(nn.Module):

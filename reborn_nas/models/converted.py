@@ -21,8 +21,7 @@ from reborn_nas.architecture import ORIGINAL, Architecture, BackboneSpec, Choice
 from reborn_nas.backbone import Plan, apply, build, find_sites
 from reborn_nas.backbone import plan as make_plan
 from reborn_nas.errors import ConfigError, SiteError
-from reborn_nas.models.adapter import adapted
-from reborn_nas.models.configuration import small_cfg
+from reborn_nas.models.adapter import adapted, small_cfg
 from reborn_nas.models.exported import folded_pairs, located, read_weights, stored_plan, vet_folder
 
 __all__ = ["build_network", "reborn_model", "reborn_resnet18", "reborn_resnet34", "reborn_resnet50"]

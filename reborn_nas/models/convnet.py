@@ -16,7 +16,7 @@ from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reborn_nas.models.configuration import small_cfg
+from reborn_nas.models.adapter import small_cfg
 
 __all__ = ["ConvAct", "ConvNet", "ConvNetHead", "convnet5", "convnet8", "convnet13"]
 

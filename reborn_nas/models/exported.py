@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from reborn_nas.activations import Pair
@@ -99,9 +101,6 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def read_tensors(file: Path, way_out: str) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Raises ExportError, which names a way out, where they cannot be read."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         return load_file(file)
     except (SafetensorError, OSError, ValueError, KeyError) as error:

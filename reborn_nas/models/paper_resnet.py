@@ -8,7 +8,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
-from reborn_nas.models.configuration import small_cfg
+from reborn_nas.models.adapter import small_cfg
 
 __all__ = ["PaperResNet", "paper_resnet34"]
 

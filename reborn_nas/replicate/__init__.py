@@ -6,9 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reborn_nas.replicate.cells import LEAST_TEST, Cell, Settings, select
+    from reborn_nas.replicate.cells import LEAST_TEST, Cell, Settings, count_rows, select
     from reborn_nas.replicate.compare import CELL_COLUMNS, COMPARISON_COLUMNS, cell_table, comparison_table
-    from reborn_nas.replicate.counts import count_rows
     from reborn_nas.replicate.figure import draw_figures
     from reborn_nas.replicate.published import Replication, load_replication, shipped_replications
     from reborn_nas.replicate.run import Outcome, Plan, plan_replication, run_replication
@@ -36,7 +35,7 @@ _LAZY = {  # the help of the command line needs none of them
     "cell_table": "compare",
     "comparison_rows": "writing",
     "comparison_table": "compare",
-    "count_rows": "counts",
+    "count_rows": "cells",
     "draw_figures": "figure",
     "load_replication": "published",
     "plan_replication": "run",

@@ -1,25 +1,41 @@
-"""From a published table to trainings: which cells are wanted, and in which studies they are trained."""
+"""From a published table to trainings: which cells are wanted, in which studies, and what each network costs."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
+from reborn_nas.backbone import Site, build, discover, resolve
+from reborn_nas.backbone.cost import predict
+from reborn_nas.data import ImageSet, draw_stratified
+from reborn_nas.data.images import channel_statistics
 from reborn_nas.errors import ConfigError, unknown_name
 from reborn_nas.replicate.published import Replication, Row
 from reborn_nas.seeds import derive_seed
 from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.plan.designs import Run
+from reborn_nas.training import get_recipe
 
-if TYPE_CHECKING:
-    from reborn_nas.backbone import Site
-    from reborn_nas.data import ImageSet
-
-__all__ = ["Cell", "Group", "Settings", "architecture_of", "groups_of", "runs_of", "select", "thinned"]
+__all__ = [
+    "Cell",
+    "Count",
+    "FORMS",
+    "Group",
+    "Settings",
+    "architecture_of",
+    "count_rows",
+    "groups_of",
+    "runs_of",
+    "select",
+    "thinned",
+]
 
 LEAST_TEST = 2000
 """Test images that a scaled replication keeps where there are so many: fewer would blur every difference."""
@@ -134,8 +150,6 @@ def groups_of(study: Replication, cells: Sequence[Cell], settings: Settings) -> 
 def _config(
     study: Replication, network: str, dataset: str, width: float, rows: int, settings: Settings
 ) -> StudyConfig:
-    from reborn_nas.training import get_recipe
-
     source = study.networks[network]
     name = settings.recipe or study.recipe
     own = study.training if settings.recipe in (None, study.recipe) else {}
@@ -213,13 +227,6 @@ def thinned(images: ImageSet, *, scale: float, validation: float, seed: int = 0)
         scale: share of the training and of the test images, stratified; of these at least `LEAST_TEST`.
         validation: share of the training images that is held out.
     """
-    import hashlib
-
-    import torch
-
-    from reborn_nas.data import draw_stratified
-    from reborn_nas.data.images import channel_statistics
-
     pool, test = torch.cat([images.pool, images.reserve]).sort().values, images.test
     if scale < 1:
         size = max(2 * images.num_classes, round(len(pool) * scale))
@@ -246,3 +253,49 @@ def without(cells: Sequence[Cell], datasets: Iterable[str]) -> tuple[Cell, ...]:
     """The cells on other data sets."""
     absent = set(datasets)
     return tuple(cell for cell in cells if cell.dataset not in absent)
+
+
+FORMS: Mapping[str, tuple[tuple[int, int, int], int]] = {
+    "cifar10": ((3, 32, 32), 10),
+    "cifar100": ((3, 32, 32), 100),
+    "svhn": ((3, 32, 32), 10),
+    "mnist": ((1, 28, 28), 10),
+    "kmnist": ((1, 28, 28), 10),
+    "fashion_mnist": ((1, 28, 28), 10),
+    "digits": ((1, 8, 8), 10),
+}
+"""Data set → size (C, H, W) and classes."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """One row's network: trainable parameters, and MACs of one image's forward pass."""
+
+    network: str
+    row: str
+    input_size: tuple[int, int, int]
+    classes: int
+    params: int
+    macs: int
+
+
+def count_rows(study: Replication) -> list[Count]:
+    """Of each network and row, in each form that the replication's data sets of known size ask for."""
+    forms = list(dict.fromkeys(FORMS[name] for name in study.datasets if name in FORMS))
+    found = []
+    for key, network in study.networks.items():
+        for size, classes in forms:
+            built = {}
+            for name, row in study.rows.items():
+                if row.width not in built:
+                    width = {} if row.width == 1 else {"width": row.width}
+                    spec = resolve(
+                        network.backbone, input_size=size, num_classes=classes, stem=network.stem,
+                        arguments={**network.arguments, **width},
+                    )  # fmt: skip
+                    template = build(spec, device="meta")
+                    built[row.width] = (spec, template, discover(template, spec.input_size))
+                spec, template, discovery = built[row.width]
+                cost = predict(template, architecture_of(row, discovery.sites, spec), discovery=discovery)
+                found.append(Count(key, name, size, classes, cost.params, cost.macs))
+    return found

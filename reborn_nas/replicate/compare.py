@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from scipy import stats
 
 from reborn_nas.analysis.phases.compare import welch
 from reborn_nas.replicate.published import Claim
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = [
     "CELL_COLUMNS",
@@ -43,8 +42,6 @@ def cell_table(cells: Sequence[Any], accuracies: Accuracies) -> pd.DataFrame:
     All in % and percentage points. The paper gives one number without a spread, so that the interval is of the
     measured mean alone (t over seeds, needs two) and the paper's own luck comes on top of it.
     """
-    import pandas as pd
-
     rows = []
     for cell in cells:
         values = 100 * np.asarray(accuracies.get((cell.network, cell.dataset, cell.row), ()), dtype=float)
@@ -69,8 +66,6 @@ def cell_table(cells: Sequence[Any], accuracies: Accuracies) -> pd.DataFrame:
 
 def interval_of_mean(values: Any) -> tuple[float, float, float, float]:
     """Mean, standard deviation and 95 % t-interval of the mean; NaN where there are too few values."""
-    from scipy import stats
-
     array = np.asarray(values, dtype=float)
     if len(array) == 0:
         return math.nan, math.nan, math.nan, math.nan
@@ -88,8 +83,6 @@ def comparison_table(cells: Sequence[Any], claims: Sequence[Claim], accuracies: 
     `ordering` says whether the published one holds, see `ordering`; `text_in_table` whether what the paper's text
     says is what its own table says. Each interval stands alone: nothing is corrected for their number.
     """
-    import pandas as pd
-
     published = {(cell.network, cell.dataset, cell.row): cell.published for cell in cells}
     places = list(dict.fromkeys((cell.network, cell.dataset) for cell in cells))
     rows = []

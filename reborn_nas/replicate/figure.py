@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -16,10 +16,8 @@ from reborn_nas.files import write_atomic
 from reborn_nas.replicate.run import Outcome
 from reborn_nas.report.figures.painting import png
 from reborn_nas.report.figures.sights import maps_figure, sight_table
-from reborn_nas.report.probe import watch
-
-if TYPE_CHECKING:
-    from reborn_nas.report.probe import Sight
+from reborn_nas.report.probe import Sight, watch
+from reborn_nas.study.store.reading import load_run
 
 __all__ = ["draw_figures", "draw_run", "pictures_in"]
 
@@ -75,8 +73,6 @@ def draw_run(
         StudyError: the run kept no weights, or the network has no such site.
         DataError: `images` holds none.
     """
-    from reborn_nas.study.store.reading import load_run
-
     info = load_run(run)
     kept = {r.arm: (r, path) for r in info.records if r.phase == "candidate" and (path := info.checkpoint(r))}
     if not {"parent", "candidate"} <= set(kept):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+
+import torch
 
 from reborn_nas.architecture import Architecture
+from reborn_nas.backbone.cost import predict
 from reborn_nas.errors import DataError, StudyError
 from reborn_nas.records import TrialRecord
 from reborn_nas.replicate.cells import (
@@ -30,15 +32,12 @@ from reborn_nas.study.setup.workbench import Workbench, check_same
 from reborn_nas.study.store.opening import check_run_folder
 from reborn_nas.study.store.queue import RunQueue
 from reborn_nas.study.store.reading import read_records
-from reborn_nas.study.store.storage import find_store
+from reborn_nas.study.store.storage import RunStore, find_store
 from reborn_nas.study.trainer.objective import Objective
 from reborn_nas.study.worker.loop import Worker
 from reborn_nas.study.worker.progress import Progress, SilentProgress
 from reborn_nas.study.worker.schedule import Schedule
 from reborn_nas.study.worker.stop import Stopper
-
-if TYPE_CHECKING:
-    from reborn_nas.study.store.storage import RunStore
 
 __all__ = ["GroupPlan", "Outcome", "Plan", "RowPlan", "plan_replication", "run_replication"]
 
@@ -246,8 +245,6 @@ def _kept(study: Replication) -> dict[str, str]:
 def _plan_group(
     study: Replication, group: Group, bench: Workbench, settings: Settings, measure: bool
 ) -> GroupPlan:
-    from reborn_nas.backbone.cost import predict
-
     check_run_folder(group.config.folder)
     done = _finished(group)
     architectures = _architectures(study, group, bench)
@@ -309,8 +306,6 @@ def _run_group(plan: Plan, planned: GroupPlan, watcher: Progress, stopper: Stopp
     store = prepare_run(view)
     watcher.plan(view)
     if group.config.threads is not None:
-        import torch
-
         torch.set_num_threads(group.config.threads)
     objective = Objective(view.bench, view.config.folder)
     worker = Worker(view.bench, store, view.phases, objective, watcher, stopper)

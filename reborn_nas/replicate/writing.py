@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from reborn_nas.files import write_atomic
 from reborn_nas.replicate.compare import cell_table, comparison_table
-from reborn_nas.replicate.run import Outcome
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from reborn_nas.replicate.published import Replication
-    from reborn_nas.replicate.run import Plan
+from reborn_nas.replicate.published import Replication
+from reborn_nas.replicate.run import Outcome, Plan
 
 __all__ = ["Tables", "mark", "tables", "trainings_table", "write_tables"]
 
@@ -86,8 +83,6 @@ def tables(outcome: Outcome) -> Tables:
 
 def trainings_table(outcome: Outcome) -> pd.DataFrame:
     """One row a training, with hardware and versions; hosts are not named."""
-    import pandas as pd
-
     plan = outcome.plan
     rows: list[dict[str, Any]] = []
     for group in plan.groups:

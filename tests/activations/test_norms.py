@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reborn_nas.activations import build_activation, fold
-from reborn_nas.activations.norms import Pair, find_pairs, fold_norms
+from reborn_nas.activations.folding import Pair, find_pairs, fold_norms
 
 from .test_folding import images, settled
 

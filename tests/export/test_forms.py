@@ -53,7 +53,7 @@ def test_a_folded_export(network: Trained, tmp_path: Path) -> None:
 def test_a_folded_export_does_not_depend_on_what_is_found_foldable(
     network: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import reborn_nas.activations.norms as norms
+    import reborn_nas.activations.folding as norms
 
     folder = export_trained(network, tmp_path / "fast", fold=True)
     assert len(json.loads((folder / "config.json").read_text())["model_args"]["folded"]) == 5

@@ -15,14 +15,14 @@ from tests import house
 from tests.test_rooms import ROWS
 
 LIMITS = {
-    "lines": 0,
-    "modules": 0,
-    "modules in one folder": 0,
-    "lines of the longest module": 0,
-    "lines of the longest function": 0,
-    "imports inside of functions": 0,
+    "lines": 53221,
+    "modules": 321,
+    "modules in one folder": 16,
+    "lines of the longest module": 660,
+    "lines of the longest function": 89,
+    "imports inside of functions": 74,
 }
-CHAINS: dict[str, int] = {}
+CHAINS = {"analysis": 7, "backbone": 9, "report": 8, "study": 12}
 """Room → modules on its longest chain of imports; of rooms that are not named here, `SHORT`."""
 SHORT = 6
 

@@ -179,6 +179,13 @@ class Metric:
         number = self.value(score)
         return number if isinstance(self.scale, str) else number * self.factor
 
+    def nearest(self, score: float) -> float:
+        """The score, or that of the end of the metric's range that it lies beyond: a linear model has no ends."""
+        if isinstance(self.scale, str):  # the scale has no ends
+            return score
+        ends = sorted(self._sign * end * self.factor / HUNDRED for end in (self.low, self.high))
+        return min(ends[1], max(ends[0], score))
+
     @property
     def axis(self) -> str:
         """The words of an axis of values."""

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from reborn_nas.api.run import Run, folder_of
 from reborn_nas.api.view import run_view
+from reborn_nas.metric import speaking
 from reborn_nas.report import study_findings
 from reborn_nas.report.page.live import answer_note, graphs
 from reborn_nas.study import serve_dashboard
+from reborn_nas.study.config.own import metric_of
 from reborn_nas.study.result.dashboard import Shown, describe_studies
 from reborn_nas.study.store.opening import open_store
 from reborn_nas.study.store.outcome import ARTIFACTS
@@ -28,7 +30,9 @@ def dashboard(study_or_path: RunResult | Run, *, host: str = "127.0.0.1", port: 
 def describe(folder: Path) -> None:
     """Bring the notes and graphs of a run's studies up to date."""
     store = open_store(folder, read_only=False)
-    describe_studies(store, read_status(store), _shown(folder), folder / ARTIFACTS)
+    shown = _shown(folder)
+    with speaking(metric_of(store.attribute("config", {}))):
+        describe_studies(store, read_status(store), shown, folder / ARTIFACTS)
 
 
 def _shown(folder: Path) -> Shown:
@@ -37,5 +41,7 @@ def _shown(folder: Path) -> Shown:
     page = folder / "report" / "index.html"
     if not view.records:
         return Shown()
-    findings = study_findings(view)
-    return Shown(answer_note(view, findings), graphs(view, findings), page if page.is_file() else None)
+    with speaking(view.metric):
+        findings = study_findings(view)
+        note, drawn = answer_note(view, findings), graphs(view, findings)
+    return Shown(note, drawn, page if page.is_file() else None)

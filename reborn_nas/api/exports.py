@@ -25,6 +25,7 @@ from reborn_nas.export import (
     export_trained_many,
     front_readme,
 )
+from reborn_nas.metric import speaking
 from reborn_nas.models.exported import read_tensors
 from reborn_nas.report import comparison_words, study_findings
 from reborn_nas.study import RunInfo
@@ -159,7 +160,8 @@ def _against_parent(info: RunInfo, record: TrialRecord) -> str:
     found = None
     if record.phase == "candidate" and record.arm == "candidate":
         found = study_findings(run_view(info, brief=True)).candidate
-    return comparison_words(found)
+    with speaking(info.metric):
+        return comparison_words(found)
 
 
 def exportable(study_or_path: RunResult | Run) -> bool:

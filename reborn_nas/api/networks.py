@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reborn_nas.api.run import MANY, Run, info_of
@@ -23,7 +24,13 @@ def recommend(study: RunResult | Run) -> Recommended:
     Raises:
         ConfigError: the run has too few finished trainings for that.
     """
-    return recommend_info(info_of(study))
+    info = info_of(study)
+    found, value = recommend_info(info), info.metric.value
+    if info.metric.is_accuracy:
+        return found
+    low, high = sorted((value(found.ci_low), value(found.ci_high)))
+    observed = None if found.observed is None else value(found.observed)
+    return replace(found, predicted=value(found.predicted), ci_low=low, ci_high=high, observed=observed)
 
 
 @reads_run

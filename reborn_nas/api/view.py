@@ -67,6 +67,7 @@ def run_view(
         sights=sights,
         arms=info.arms,
         finished=info.complete,
+        metric=info.metric,
         recommendation=None if brief else _recommendation(info),
         **_searched(info),
     )
@@ -78,7 +79,7 @@ def answer(view: RunView) -> list[str]:
 
 
 def estimates(view: RunView) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Each site's estimate as it stands, in percentage points, and the numbers behind; empty without a screen."""
+    """Each site's estimate as it stands, in the unit of the metric, and the numbers behind; empty without a screen."""
     found = study_findings(view)
     if found.effects is None:
         return [], {}
@@ -137,6 +138,9 @@ def _with_costs(info: RunInfo) -> list[dict[str, Any]]:
 def _sights(info: RunInfo, trust_source: bool) -> tuple[tuple[Sight, ...], tuple[str, ...]]:
     """What the sites of parent and candidate see, where both networks' weights were kept; and why it is left out."""
     from reborn_nas.report.probe import watch
+
+    if info.config.get("train") is not None:  # its example is not a batch of images
+        return (), ()
 
     data = info.plan.get("data", {})
     kept = {r.arm: (r, path) for r in info.records if r.phase == "candidate" and (path := info.checkpoint(r))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import textwrap
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.commands import command_line
+from reborn_nas.metric import spoken
 from reborn_nas.records import public_name
 from reborn_nas.study.worker.progress import duration_text
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from reborn_nas.report import RunView
     from reborn_nas.study import PlanView, RunResult, RunStatus
 if TYPE_CHECKING:
-    from reborn_nas.study.result.networks import Standing
+    from reborn_nas.study.result.networks import Recommended, Standing
 
 
 __all__ = [
@@ -90,7 +92,7 @@ def purposes(tested: str, parent: str) -> dict[str, str]:
         "screen": f"every site {tested} in half of the runs: the effect of each",
         "search": "the sampler proposes networks; none of them enters an estimate",
         "candidate": f"candidate against {parent}, fresh seeds, test set",
-        "confirm": "the top sites measured again, on images unused so far",
+        "confirm": f"the top sites measured again, on {spoken().counted} unused so far",
         "control": f"{tested} against its positive twin: is it the negative phase?",
         "checks": f"top sites alone on {parent}; extended conv, norm + ReLU; the top site at another learning rate",
     }
@@ -105,9 +107,10 @@ def _sites_text(plan: PlanView) -> str:
 def print_plan(plan: PlanView) -> None:
     """What will be trained, how long it takes and what can be seen by it."""
     config = plan.config
-    print(
-        f"{config.study_name}: {plan.spec.source} on {config.dataset}, {plan.n_sites} sites, {plan.total} trainings"
-    )
+    where = f"on {config.dataset}" if config.train is None else f"trained by {config.train}"
+    print(f"{config.study_name}: {plan.spec.source} {where}, {plan.n_sites} sites, {plan.total} trainings")
+    if spoken().sentence:
+        say(spoken().sentence)
     tested, reference = plan.bench.contrast.arms
     parent = "parent" if reference == "original" else f"all-{reference}"
     print(f"question: {tested} against {reference}, at {_sites_text(plan)}")
@@ -164,8 +167,9 @@ def print_next(result: RunResult, page: Path, surer: tuple[str, int] | None, *, 
         command, more = surer
         print(f"surer:   {command}")
         say(
-            f"{more} more trainings retest the top sites on unused images and compare the reborn "
-            "block with its positive twin: is it the negative phase, or the block's own batch norm and weights?",
+            f"{more} more trainings retest the top sites on unused {spoken().counted} and "
+            "compare the reborn block with its positive twin: is it the negative phase, or the block's own batch norm "
+            "and weights?",
             "         ",
         )
 
@@ -237,7 +241,12 @@ def print_estimates(
     runs, sigma = summary.get("runs", 0.0), summary.get("sigma", float("nan"))
     print(f"\nestimates of {runs:.0f} screen runs, {arms[0]} − {arms[1]}:")
     print_table(
-        ("site", "effect, pp", "interval", "verdict"),
+        (
+            "site",
+            f"effect, {spoken().short_unit}" if spoken().short_unit else "effect",
+            "interval",
+            "verdict",
+        ),
         [
             (
                 str(row["site"]),
@@ -255,9 +264,10 @@ def print_estimates(
         )
     print("Intervals allow for the number of sites, and for a site having been chosen by its verdict.")
     if "detectable" in summary:
+        unit = f" {spoken().short_unit}" if spoken().short_unit else ""
         say(
-            f"Noise of one training {sigma:.2f} pp: an effect of {summary['detectable']:.2f} pp is found with 80 % "
-            f"power by the {summary['planned']:.0f} runs of the whole screen."
+            f"Noise of one training {sigma:.2f}{unit}: an effect of {summary['detectable']:.2f}{unit} is found with "
+            f"80 % power by the {summary['planned']:.0f} runs of the whole screen."
         )
     if not complete:
         print("Descriptive until the study ends: intervals shrink, and there is no verdict yet.")
@@ -268,13 +278,13 @@ def print_standing(networks: Standing) -> None:
     best, recommended, tested = networks.best, networks.recommended, networks.retested
     if best is not None and best.accuracy is not None:
         print(
-            f"best observed: {best.label}, {best.accuracy:.2%} of {best.accuracy_n:,} {best.accuracy_part} images; the "
-            "best of many is partly luck"
+            f"best observed: {best.label}, {shown(best.accuracy)} of {_cases(best.accuracy_n, best.accuracy_part)}; "
+            "the best of many is partly luck"
         )
     if recommended is not None:
         print(
-            f"recommended:   {recommended.predicted:.2%} expected on validation images, "
-            f"95 % interval [{recommended.ci_low:.2%}, {recommended.ci_high:.2%}], by {recommended.n_trials} trainings"
+            f"recommended:   {shown(recommended.predicted)} expected on validation {spoken().counted}, "
+            f"95 % interval [{', '.join(_ends(recommended))}], by {recommended.n_trials} trainings"
         )
     elif best is not None:
         print(f"recommended:   none yet ({networks.reason})")
@@ -283,8 +293,27 @@ def print_standing(networks: Standing) -> None:
         same = recommended is not None and recommended.architecture.digest == tested[0].digest
         print(
             f"retested:      the candidate{' (the recommended network)' if same else ''}, "
-            f"{sum(shares) / len(shares):.2%} of {tested[0].test_n:,} test images over {len(shares)} seeds"
+            f"{shown(sum(shares) / len(shares))} of {_cases(tested[0].test_n, 'test')} over {len(shares)} seeds"
         )
+
+
+def shown(score: float) -> str:
+    """A score as its value: `86.06%`, `12.4000 degrees`."""
+    return f"{score:.2%}" if spoken().is_accuracy else spoken().shown(score)
+
+
+def value_of(score: float | None) -> float:
+    """A score as a number of the metric; NaN where there is none."""
+    return spoken().value(math.nan if score is None else score)
+
+
+def _ends(recommended: Recommended) -> list[str]:
+    """Both ends of its interval, the smaller value first."""
+    return [shown(score) for score in sorted((recommended.ci_low, recommended.ci_high), key=spoken().plotted)]
+
+
+def _cases(n: int, part: str) -> str:
+    return f"{n:,} {part} {spoken().counted}" if n else f"{part} {spoken().counted}"
 
 
 def standing_json(networks: Standing) -> dict[str, Any]:
@@ -294,20 +323,20 @@ def standing_json(networks: Standing) -> dict[str, Any]:
     return {
         "best": None
         if best is None
-        else {"key": best.label, "accuracy": best.accuracy, "n": best.accuracy_n},
+        else {"key": best.label, spoken().name: value_of(best.accuracy), "n": best.accuracy_n},
         "recommended": None
         if recommended is None
         else {
             "architecture": recommended.architecture.to_dict(),
-            "predicted": recommended.predicted,
-            "interval": [recommended.ci_low, recommended.ci_high],
+            "predicted": value_of(recommended.predicted),
+            "interval": sorted((value_of(recommended.ci_low), value_of(recommended.ci_high))),
             "trainings": recommended.n_trials,
         },
         "retested": None
         if not shares
         else {
             "architecture": dict(networks.retested[0].architecture),
-            "test_accuracy": sum(shares) / len(shares),
+            f"test_{spoken().name}": value_of(sum(shares) / len(shares)),
             "seeds": len(shares),
         },
     }

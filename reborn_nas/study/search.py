@@ -15,6 +15,7 @@ import torch
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import StudyError
 from reborn_nas.known import remember_code, remember_storage
+from reborn_nas.metric import speaking
 from reborn_nas.records import TrialRecord, public_name
 from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.config.flags import resume_command, write_settings
@@ -117,7 +118,7 @@ def run_search(
     config = view.config
     store = prepare_run(view)
     watcher.plan(view)
-    with log_to(config.folder, "-" if config.processes > 1 else "0"):
+    with speaking(view.bench.metric), log_to(config.folder, "-" if config.processes > 1 else "0"):
         log.info("%d of %d trainings are done; %d processes", view.done, view.total, config.processes)
         result = _run_planned(view, store, watcher, illustrate, began)
         log.info("complete" if result.complete else "stopped early")

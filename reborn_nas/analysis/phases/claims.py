@@ -25,6 +25,7 @@ from reborn_nas.analysis.effects.verdicts import (
 from reborn_nas.analysis.phases.compare import Comparison
 from reborn_nas.analysis.student import t_quantile
 from reborn_nas.errors import ConfigError
+from reborn_nas.metric import spoken
 
 MOST_NAMES = 6
 CAUSE_FCR = 0.05
@@ -88,7 +89,7 @@ def _helping(rows: pd.DataFrame, word: str, ground: str, tested: str) -> str:
 
 def _basis(row: pd.Series, ground: str, tested: str) -> str:
     """The estimates that the row's verdict rests on, each with its interval."""
-    own = "on the candidate network, on images unused before, "
+    own = f"on the candidate network, on {spoken().counted} unused before, "
     if ground == RETEST:
         return f"{own}{row['site']} adds {_size(row['confirmed'], row['said_low'], row['said_high'])}"
     average = (
@@ -176,7 +177,8 @@ def candidate_sentence(
 ) -> str:
     """The candidate against its parent."""
     size = _size(comparison.effect, comparison.ci_low, comparison.ci_high)
-    arms = f"over {comparison.n_first} and {comparison.n_second} seeds, on images that no earlier phase used"
+    seeds = f"over {comparison.n_first} and {comparison.n_second} seeds"
+    arms = f"{seeds}, on {spoken().counted} that no earlier phase used"
     if not comparison.noisy:
         return (
             f"Whether {candidate} beats {parent} cannot be told ({comparison.effect:+.2f} pp): the trainings of each "

@@ -21,6 +21,7 @@ from reborn_nas.cli.show import (
     standing_json,
 )
 from reborn_nas.heavy import import_networks
+from reborn_nas.metric import speaking
 from reborn_nas.study.config.config import OLD_NAMES
 from reborn_nas.study.config.flags import Flag, read_pair, setting_flags
 from reborn_nas.study.worker.progress import announce, log_to, make_progress
@@ -45,11 +46,16 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, ask where it is long, run, report, print."""
-    quiet = args.json or args.quiet
-    if not quiet:
+    if not (args.json or args.quiet):
         announce("reading the settings; importing torch and timm takes a few seconds")
     import_networks()
     config = study.load_config(args.config, **given_settings(args))
+    with speaking(config.judged_by):
+        return _search(args, config)
+
+
+def _search(args: argparse.Namespace, config: study.StudyConfig) -> int:
+    quiet = args.json or args.quiet
     plan = study.plan_search(config)
     advice = cheaper(plan)
     if not quiet or (args.dry_run and not args.json):

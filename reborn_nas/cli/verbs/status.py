@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING, Any
 
 from reborn_nas import api, study
 from reborn_nas.cli.show import print_estimates, print_standing, print_status, standing_json, status_json
+from reborn_nas.metric import speaking
 from reborn_nas.study.store.opening import reads_run
+
+if TYPE_CHECKING:
+    from reborn_nas.report import RunView
+    from reborn_nas.study.result.networks import Standing
 
 EXAMPLES = """  reborn-nas status runs/convnet5-digits
   reborn-nas status runs/convnet5-digits --json
@@ -28,6 +34,21 @@ def run(args: argparse.Namespace) -> int:
     view = api.run_view(info, brief=True)
     rows, summary = api.estimates(view)
     networks = api.standing(info)
+    with speaking(view.metric):
+        _show(args, info, state, view, rows, summary, networks)
+    return 0
+
+
+def _show(
+    args: argparse.Namespace,
+    info: study.RunInfo,
+    state: study.RunStatus,
+    view: RunView,
+    rows: list[dict[str, Any]],
+    summary: dict[str, float],
+    networks: Standing,
+) -> None:
+    """Print it in the words of the study's metric."""
     if args.json:
         print(
             json.dumps(
@@ -41,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
                 indent=2,
             )
         )
-        return 0
+        return
     print_status(state, args.run_path, "" if state.complete else api.resume_line(info))
     print_standing(networks)
     print_estimates(rows, summary, view.arms, state.complete)
-    return 0

@@ -12,9 +12,7 @@ import pandas as pd
 from reborn_nas.report.figures.charts import NARROW, Estimate, Row, effect_aside, interval_chart, legend
 from reborn_nas.report.figures.drawing import Drawing
 from reborn_nas.report.figures.palette import tone_of
-from reborn_nas.report.results.words import percent
-
-AXIS = "effect on accuracy, percentage points (95 % interval)"
+from reborn_nas.report.results.words import in_short, percent, unit_name
 
 
 def stage_heading(stage: int, shape: str = "") -> str:
@@ -37,7 +35,7 @@ def forest_figure(effects: pd.DataFrame, width: float, arms: tuple[str, str]) ->
         points = [Estimate(value, *inner, tone, shape, *outer)]
         aside = effect_aside(value, row["said_low"], row["said_high"])
         heading = stage_heading(int(row["stage"]), str(shapes[row["stage"]])) if several else ""
-        hover = f"{row['site']}: {aside} pp" + (f", {row['verdict']}" if row["verdict"] else "")
+        hover = f"{row['site']}: {aside}{in_short()}" + (f", {row['verdict']}" if row["verdict"] else "")
         note = row["verdict"] if row["verdict"] in ("confirmed", "suggestive", "harmful") else ""
         note += ", on the candidate" if alone else ""
         rows.append(Row(str(row["site"]), tuple(points), heading, aside, hover, strong=bool(note), note=note))
@@ -46,7 +44,7 @@ def forest_figure(effects: pd.DataFrame, width: float, arms: tuple[str, str]) ->
         f"Effect of {arms[0]} against {arms[1]} at each of {len(rows)} sites, in depth order, with intervals. "
         + (f"Sites where it helps: {', '.join(clear[:12])}." if clear else "It is seen to help at none.")
     )
-    axis = f"{arms[0]} − {arms[1]}, percentage points"
+    axis = f"{arms[0]} − {arms[1]}, {unit_name()}"
     chart = interval_chart("effects", "Effect by site, in depth order", alt, rows, width=width, axis=axis)
     chart.height += 28
     entries = [("line", "flat", "95 % interval, one site alone"), ("thin", "flat", "all sites together")]
@@ -78,7 +76,7 @@ def rank_figure(effects: pd.DataFrame, width: float, most: int = 15) -> Drawing:
 
 
 def table_figure(
-    frame: pd.DataFrame, width: float, *, name: str, title: str, label: str, axis: str = AXIS
+    frame: pd.DataFrame, width: float, *, name: str, title: str, label: str, axis: str = ""
 ) -> Drawing:
     """Any table of `effect, ci_low, ci_high` as an interval chart, labelled by its column `label`.
 
@@ -90,7 +88,7 @@ def table_figure(
         aside = effect_aside(row["effect"], row["ci_low"], row["ci_high"], 2 if reach >= 0.1 else 3)
         points = (Estimate(row["effect"], row["ci_low"], row["ci_high"], tone_of(row.get("verdict", ""))),)
         rows.append(Row(str(row[label]), points, str(row.get("group", "")), aside))
-    alt = "; ".join(f"{row.label}: {row.aside} pp" for row in rows[:20])
+    alt = "; ".join(f"{row.label}: {row.aside}{in_short()}" for row in rows[:20])
     return interval_chart(name, title, alt, rows, width=width, axis=axis)
 
 
@@ -101,7 +99,7 @@ def paired_figure(
     name: str,
     title: str,
     series: Sequence[tuple[str, str, str, str]],
-    axis: str = AXIS,
+    axis: str = "",
 ) -> Drawing:
     """Several estimates a site under one another; `series` are (column prefix, words, tone, shape)."""
     rows = []
@@ -109,7 +107,7 @@ def paired_figure(
         points = tuple(_estimate(row, prefix, tone, shape) for prefix, _, tone, shape in series)
         last = points[-1]
         hover = str(row["site"]) + "".join(
-            f"\n{words}: {effect_aside(p.value, p.low, p.high)} pp"
+            f"\n{words}: {effect_aside(p.value, p.low, p.high)}{in_short()}"
             for (_, words, _, _), p in zip(series, points)
         )
         rows.append(Row(str(row["site"]), points, "", effect_aside(last.value, last.low, last.high), hover))

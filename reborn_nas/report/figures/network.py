@@ -14,7 +14,7 @@ from reborn_nas.errors import RebornError
 from reborn_nas.report.figures.charts import NARROW, effect_aside, legend
 from reborn_nas.report.figures.drawing import Drawing, shorten, text_width
 from reborn_nas.report.figures.palette import VERDICT_SHAPES, effect_tone, on_tone
-from reborn_nas.report.results.words import added, signed
+from reborn_nas.report.results.words import added, in_short, signed
 
 TILE_W, TILE_H, GAP, PAD, HEAD = 62.0, 54.0, 6.0, 7.0, 16.0
 LINE = TILE_H + 2 * PAD + HEAD + 18
@@ -172,7 +172,7 @@ def network_figure(
     alt = f"The network's {len(effects)} activation sites from input to output, coloured by effect."
     if best is not None:
         size = effect_aside(best["effect"], best["said_low"], best["said_high"])
-        alt += f" Largest estimate: {best['site']}, {size} pp."
+        alt += f" Largest estimate: {best['site']}, {size}{in_short()}."
     return _network("network", "The network, site by site", alt, rows, width, paint, entries)
 
 
@@ -329,7 +329,7 @@ def _verdict_sign(drawing: Drawing, verdict: str, x: float, y: float, ink: str) 
 def _details(row: Mapping[Any, Any], arms: tuple[str, str]) -> str:
     lines = [
         str(row["site"]),
-        f"{arms[0]} − {arms[1]}: {effect_aside(row['said_effect'], row['said_low'], row['said_high'])} pp",
+        f"{arms[0]} − {arms[1]}: {effect_aside(row['said_effect'], row['said_low'], row['said_high'])}{in_short()}",
         f"verdict: {row.get('verdict') or 'none given'}",
     ]
     if row.get("shape"):

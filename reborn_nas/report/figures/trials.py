@@ -8,12 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from reborn_nas.metric import spoken
 from reborn_nas.records import TrialRecord
 from reborn_nas.report.figures.charts import NARROW, Scale, axes, legend, limits, tick_text, ticks
 from reborn_nas.report.figures.drawing import Drawing, shorten
 from reborn_nas.report.figures.network import architecture_figure
 from reborn_nas.report.figures.palette import PHASE_SHAPES, PHASE_TONES
-from reborn_nas.report.results.words import count, percent
+from reborn_nas.report.results.words import as_value, capital, cases, count, metric_label
 
 MOST_POINTS = 1200
 MOST_CURVES = 60
@@ -27,31 +28,33 @@ def strip_figure(arms: Mapping[str, Sequence[float]], width: float, part: str, n
     drawing = Drawing(
         "candidate", f"Candidate against {next(iter(arms))}", "", width, 16 + height * len(arms) + 48
     )
-    values = [100 * value for seeds in arms.values() for value in seeds]
+    values = [spoken().plotted(value) for seeds in arms.values() for value in seeds]
     scale = Scale(*limits(values, margin=0.12), left + 6, width - (14 if narrow else 76))
     bottom = drawing.height - 42
     marks = ticks(scale.low, scale.high, 4 if narrow else 6)
     for value in marks:
         drawing.line(scale(value), 8, scale(value), bottom, "rule")
         drawing.text(scale(value), bottom + 17, tick_text(value, marks), "muted", size=11.5, anchor="middle")
-    axis = f"{part} accuracy in % ({n:,} images), one point a training"
+    axis = f"{part} {spoken().axis} ({cases(n)}), one point a training"
     drawing.text((scale.start + scale.end) / 2, bottom + 36, axis, "muted", size=11.5, anchor="middle")
     told = []
     for position, (arm, seeds) in enumerate(arms.items()):
         y = 12 + height * position + height / 2 + (8 if narrow else 0)
         tone = "gain" if arm == "candidate" else "flat"
         mean = sum(seeds) / len(seeds)
-        told.append(f"{arm}: mean {percent(mean)} of {len(seeds)} trainings")
+        told.append(f"{arm}: mean {as_value(mean)} of {len(seeds)} trainings")
         with drawing.hover(told[-1]):
             if narrow:
-                drawing.text(2, y - 17, f"{arm}, mean {percent(mean)}", "ink", size=12, weight=600)
+                drawing.text(2, y - 17, f"{arm}, mean {as_value(mean)}", "ink", size=12, weight=600)
             else:
                 drawing.text(2, y + 4, shorten(arm, left - 6, 13), "ink", size=13, weight=600)
-                drawing.text(width - 4, y + 4, percent(mean), "ink", size=13, weight=600, anchor="end")
+                drawing.text(width - 4, y + 4, as_value(mean), "ink", size=13, weight=600, anchor="end")
             drawing.line(scale.start, y, scale.end, y, "rule")
             for k, value in enumerate(seeds):
-                drawing.circle(scale(100 * value), y + (k % 3 - 1) * 4.5, 4.4, tone, opacity=0.6)
-            drawing.line(scale(100 * mean), y - 13, scale(100 * mean), y + 13, "ink", width=2.2)
+                drawing.circle(scale(spoken().plotted(value)), y + (k % 3 - 1) * 4.5, 4.4, tone, opacity=0.6)
+            drawing.line(
+                scale(spoken().plotted(mean)), y - 13, scale(spoken().plotted(mean)), y + 13, "ink", width=2.2
+            )
     drawing.alt = "; ".join(told) + "."
     return drawing
 
@@ -80,27 +83,31 @@ def cost_figure(trials: pd.DataFrame, width: float, column: str, words: str, uni
     if total > MOST_POINTS:
         shown = shown.loc[sorted({*shown.sample(MOST_POINTS, random_state=0).index, *front})]
     drawing = Drawing(
-        f"accuracy_{column}", f"Accuracy against {words}", "", width, 330 if width < NARROW else 380
+        f"accuracy_{column}",
+        f"{capital(metric_label())} against {words}",
+        "",
+        width,
+        330 if width < NARROW else 380,
     )
     phases = [phase for phase in PHASE_TONES if phase in set(shown["phase"])]
     entries = [(PHASE_SHAPES[p], PHASE_TONES[p], p) for p in phases] + [("line", "ink", "best at its cost")]
     top = legend(drawing, entries, 2, 38) + 20
     frame = axes(
-        drawing, limits(list(shown[column])), limits([100 * v for v in shown["accuracy"]]),
-        words + unit, "accuracy, %", counts=True, top=top,
+        drawing, limits(list(shown[column])), limits([spoken().plotted(v) for v in shown["accuracy"]]),
+        words + unit, spoken().axis, counts=True, top=top,
     )  # fmt: skip
     rows: dict[Any, dict[Any, Any]] = dict(zip(shown.index, shown.to_dict("records")))
     for row in rows.values():
-        x, y = frame.x(row[column]), frame.y(100 * row["accuracy"])
+        x, y = frame.x(row[column]), frame.y(spoken().plotted(row["accuracy"]))
         shape, tone = PHASE_SHAPES.get(row["phase"], "circle"), PHASE_TONES.get(row["phase"], "flat")
         if total <= 400:
-            with drawing.hover(f"{row['key']}: {percent(row['accuracy'], 2)}, {count(row[column])} {words}"):
+            with drawing.hover(f"{row['key']}: {as_value(row['accuracy'], 2)}, {count(row[column])} {words}"):
                 drawing.shape(shape, x, y, 3.8, tone, opacity=0.75)
         else:
             drawing.shape(shape, x, y, 3.0, tone, opacity=0.6)
     steps: list[tuple[float, float]] = []
     for index in front:
-        x, y = frame.x(rows[index][column]), frame.y(100 * rows[index]["accuracy"])
+        x, y = frame.x(rows[index][column]), frame.y(spoken().plotted(rows[index]["accuracy"]))
         steps += [(x, steps[-1][1])] if steps else []
         steps.append((x, y))
     if len(steps) > 1:
@@ -108,7 +115,7 @@ def cost_figure(trials: pd.DataFrame, width: float, column: str, words: str, uni
     best = rows[front[-1]] if front else None
     thinned = f", {len(shown)} of {total} drawn" if len(shown) < total else ""
     drawing.alt = f"{total} trainings{thinned}." + (
-        f" Highest on the front: {percent(best['accuracy'])} at {count(best[column])} {words}."
+        f" Best on the front: {as_value(best['accuracy'])} at {count(best[column])} {words}."
         if best is not None
         else ""
     )
@@ -138,21 +145,25 @@ def curve_figure(
     curves: Sequence[tuple[str, pd.DataFrame]], width: float, column: str, words: str, note: str = ""
 ) -> Drawing:
     """Learning curves; `curves` are (phase, frame with `epoch` and `column`)."""
-    scale = 100.0 if column.endswith("_accuracy") else 1.0
-    name = "curves_accuracy" if scale == 100.0 else "curves_loss"
+    score = column.endswith("_accuracy")
+    name = "curves_accuracy" if score else "curves_loss"
+
+    def plotted(value: float) -> float:
+        return spoken().plotted(value) if score else value
+
     drawing = Drawing(name, f"Learning curves: {words}", "", width, 300 if width < NARROW else 340)
     phases = [phase for phase in PHASE_TONES if any(phase == p for p, _ in curves)]
     top = legend(drawing, [(PHASE_SHAPES[p], PHASE_TONES[p], p) for p in phases], 2, 38) + 18
     epochs = [float(e) for _, f in curves for e in (f["epoch"].min(), f["epoch"].max())]
-    values = [scale * float(v) for _, f in curves for v in f[column] if math.isfinite(v)]
+    values = [plotted(float(v)) for _, f in curves for v in f[column] if math.isfinite(v)]
     low, high = min(epochs), max(epochs)
     frame = axes(
         drawing, (low, high if high > low else low + 1), limits(values), "epoch",
-        words + (", %" if scale == 100.0 else ""), top=top, whole=True,
+        spoken().axis if score else words, top=top, whole=True,
     )  # fmt: skip
     for phase, curve in curves:
         points = [
-            (frame.x(e), frame.y(scale * v))
+            (frame.x(e), frame.y(plotted(v)))
             for e, v in zip(curve["epoch"], curve[column])
             if math.isfinite(v)
         ]
@@ -197,27 +208,27 @@ def trial_pictures(
 
 
 def learning_curve(key: str, curve: Sequence[Mapping[str, str]]) -> Drawing | None:
-    """Accuracy by epoch in %, and the training loss scaled into the same frame; None without an accuracy."""
+    """The score by epoch as a value, and the training loss scaled into the same frame; None without an accuracy."""
     column = next((name for name in (curve[0] if curve else ()) if name.endswith("_accuracy")), None)
     if column is None:
         return None
     step = math.ceil(len(curve) / CURVE_POINTS)
     kept = [*curve[:-1:step], curve[-1]]
-    accuracy = _points(kept, column, 100.0)
+    accuracy = [(epoch, spoken().plotted(value)) for epoch, value in _points(kept, column, 1.0)]
     loss = _points(kept, "train_loss", 1.0)
     if not accuracy:
         return None
-    words = f"{column.removesuffix('_accuracy')} accuracy"
+    words = f"{column.removesuffix('_accuracy')} {metric_label()}"
     drawing = Drawing("curve", f"{key}: learning curve", "", PICTURE, 300)
-    last = accuracy[-1][1]
-    entries = [("line", "gain", f"{words}, {percent(last / 100)} at the end")]
+    last_value = as_value(_points(kept, column, 1.0)[-1][1])
+    entries = [("line", "gain", f"{words}, {last_value} at the end")]
     span = limits([value for _, value in loss], zero=True) if len(loss) > 1 else None
     if span is not None:
         entries.append(("line", "faint", f"training loss, {loss[0][1]:.3g} to {loss[-1][1]:.3g}"))
     top = legend(drawing, entries, 2, 36) + 16
     first, end = float(curve[0]["epoch"]), float(curve[-1]["epoch"])
     frame = axes(
-        drawing, (first, max(end, first + 1)), limits([value for _, value in accuracy]), "epoch", "accuracy, %",
+        drawing, (first, max(end, first + 1)), limits([value for _, value in accuracy]), "epoch", spoken().axis,
         top=top, whole=True,
     )  # fmt: skip
     if span is not None:
@@ -228,7 +239,7 @@ def learning_curve(key: str, curve: Sequence[Mapping[str, str]]) -> Drawing | No
     points = [(frame.x(e), frame.y(value)) for e, value in accuracy]
     drawing.path(points, "gain", width=2.2)
     drawing.circle(*points[-1], 3.6, "gain")
-    drawing.alt = f"{words.capitalize()} after {len(curve)} epochs: {percent(last / 100)}."
+    drawing.alt = f"{words.capitalize()} after {len(curve)} epochs: {last_value}."
     return drawing
 
 

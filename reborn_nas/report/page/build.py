@@ -12,12 +12,14 @@ import pandas as pd
 
 from reborn_nas.errors import StudyError
 from reborn_nas.files import PathError, safe_join, write_atomic
+from reborn_nas.metric import speaking, spoken
 from reborn_nas.report.figures import sights
 from reborn_nas.report.page.contents import page_of
 from reborn_nas.report.page.page import Page, Pair, render
 from reborn_nas.report.results import tables
 from reborn_nas.report.results.findings import Findings, study_findings
 from reborn_nas.report.results.view import RunView
+from reborn_nas.report.results.words import unit_name
 
 MANIFEST = "files.json"
 
@@ -35,12 +37,13 @@ def build_report(view: RunView, out: str | os.PathLike[str]) -> Path:
             f"study {view.title!r} has no finished training to report; run `reborn-nas search` on it first"
         )
     folder = Path(out)
-    findings = study_findings(view)
-    table = tables.trial_table(view)
-    page = page_of(view, findings, table, datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
-    files: dict[str, str | bytes] = {**csv_files(view, findings, table)}
-    files |= figure_files(page)
-    html = render(page)
+    with speaking(view.metric):
+        findings = study_findings(view)
+        table = tables.trial_table(view)
+        page = page_of(view, findings, table, datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+        files: dict[str, str | bytes] = {**csv_files(view, findings, table)}
+        files |= figure_files(page)
+        html = render(page)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -66,13 +69,17 @@ def csv_files(view: RunView, findings: Findings, trials: pd.DataFrame) -> dict[s
         **{name: _of(frame, *view.arms) for name, frame in compared.items()},
         "control": _of(findings.control, view.arms[0], "positive_twin"), "controls": findings.checks.controls,
         "sights": sights.sight_table(view.sights) if view.sights else None, "pruned": view.pruned,
-        "phases": tables.phase_table(view), "trials": trials,
+        "phases": tables.phase_table(view), "trials": tables.in_values(trials),
     }  # fmt: skip
     return {f"{name}.csv": tables.csv_text(frame) for name, frame in frames.items() if frame is not None}
 
 
 def _of(frame: pd.DataFrame | None, tested: str, reference: str) -> pd.DataFrame | None:
-    return None if frame is None else frame.assign(tested=tested, reference=reference)
+    """`frame` with what its effects compare, and of another metric than the accuracy with their unit."""
+    if frame is None:
+        return None
+    named = frame.assign(tested=tested, reference=reference)
+    return named if spoken().is_accuracy else named.assign(metric=spoken().name, unit=unit_name())
 
 
 def figure_files(page: Page) -> dict[str, str | bytes]:

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from reborn_nas.metric import spoken
 from reborn_nas.report.figures import network, sights
 from reborn_nas.report.page.page import MAY_NOT, Page, Part, Section, show
 from reborn_nas.report.page.sections import evidence, ledger
 from reborn_nas.report.results.findings import Findings
 from reborn_nas.report.results.networks import best_choices, standing
 from reborn_nas.report.results.view import RunView
-from reborn_nas.report.results.words import duration, interval, number, signed
+from reborn_nas.report.results.words import cases, duration, in_short, interval, metric_label, number, signed
 
 MOST_MAPS = 4
 
@@ -26,7 +27,8 @@ def page_of(view: RunView, findings: Findings, table: pd.DataFrame, written: str
     ]  # fmt: skip
     return Page(
         title=view.title, question=_question(view), facts=_facts(view), sentences=findings.sentences,
-        tiles=_tiles(view, findings), cautions=findings.cautions,
+        tiles=_tiles(view, findings),
+        cautions=[line for line in (spoken().sentence, *findings.cautions) if line],
         sections=[section for section in sections if section.parts or section.intro], written=written,
     )  # fmt: skip
 
@@ -41,8 +43,9 @@ def _question(view: RunView) -> str:
 def _facts(view: RunView) -> list[str]:
     done = sum(record.state in ("complete", "diverged", "pruned") for record in view.records)
     seconds = sum(record.seconds + record.overhead_seconds for record in view.records)
+    data = view.setting("dataset", "data.name", "data") or metric_label()
     facts = [
-        view.setting("backbone.source", "backbone").removeprefix("timm:"), view.setting("dataset", "data.name", "data"),
+        view.setting("backbone.source", "backbone").removeprefix("timm:"), data,
         f"{len(view.sites)} activation sites", f"{done:,} trainings", f"{duration(seconds)} of training",
     ]  # fmt: skip
     recipe = view.setting("recipe", "training.recipe")
@@ -55,7 +58,7 @@ def _tiles(view: RunView, findings: Findings) -> list[Mapping[str, str]]:
     if c is not None:
         tiles.append({
             "words": "Candidate − " + view.parent.removeprefix("the ").removesuffix(" network"),
-            "value": f"{signed(c.effect)} pp",
+            "value": f"{signed(c.effect)}{in_short()}",
             "note": interval(c.ci_low, c.ci_high) + f", {findings.candidate_part}",
         })  # fmt: skip
     s = findings.summary
@@ -65,15 +68,19 @@ def _tiles(view: RunView, findings: Findings) -> list[Mapping[str, str]]:
         )
     if math.isfinite(s.get("detectable", math.nan)):
         tiles.append(
-            {"words": "Detectable effect", "value": f"{number(s['detectable'])} pp", "note": "at 80 % power"}
+            {
+                "words": "Detectable effect",
+                "value": f"{number(s['detectable'])}{in_short()}",
+                "note": "at 80 % power",
+            }
         )
     if math.isfinite(s.get("sigma", math.nan)):
         df = f"{s['df']:.0f} df" if "df" in s else ""
-        tiles.append({"words": "Training noise σ̂", "value": f"{number(s['sigma'])} pp", "note": df})
+        tiles.append({"words": "Training noise σ̂", "value": f"{number(s['sigma'])}{in_short()}", "note": df})
     if math.isfinite(s.get("validation_se", math.nan)):
         tiles.append({
-            "words": "Standard error", "value": f"{number(s['validation_se'])} pp",
-            "note": f"of one accuracy, {s['validation_n']:,.0f} images",
+            "words": "Standard error", "value": f"{number(s['validation_se'])}{in_short()}",
+            "note": f"of one {metric_label()}, {cases(s['validation_n'])}",
         })  # fmt: skip
     return tiles
 

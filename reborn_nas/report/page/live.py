@@ -11,7 +11,7 @@ import pandas as pd
 from reborn_nas.report.figures.palette import TONES, tone_of
 from reborn_nas.report.results.findings import Findings
 from reborn_nas.report.results.view import RunView
-from reborn_nas.report.results.words import clean, interval, number, signed
+from reborn_nas.report.results.words import clean, in_short, interval, number, signed, unit_name
 
 __all__ = ["answer_note", "forest_graph", "graphs"]
 
@@ -36,12 +36,12 @@ def answer_note(view: RunView, findings: Findings) -> str:
     if math.isfinite(s.get("sigma", math.nan)):
         detectable = s.get("detectable", math.nan)
         seen = (
-            f"; {s['planned']:.0f} find an effect of {number(detectable)} pp with 80 % power"
+            f"; {s['planned']:.0f} find an effect of {number(detectable)}{in_short()} with 80 % power"
             if detectable == detectable
             else ""
         )
         lines.append(
-            f"- Noise of one training σ̂ = {number(s['sigma'])} pp, {s['runs']:.0f} screen runs{seen}."
+            f"- Noise of one training σ̂ = {number(s['sigma'])}{in_short()}, {s['runs']:.0f} screen runs{seen}."
         )
     if findings.effects is not None:
         lines += ["", *_table(findings.effects)]
@@ -52,7 +52,7 @@ def _table(effects: pd.DataFrame) -> list[str]:
     """The largest estimates as a Markdown table."""
     top = effects.sort_values("effect", ascending=False).head(MOST_ROWS)
     told = "Largest estimates" if len(top) < len(effects) else "Estimates"
-    lines = [f"{told} (pp, with intervals that allow for the number of sites):", ""]
+    lines = [f"{told} ({unit_name()}, with intervals that allow for the number of sites):", ""]
     lines += ["| site | effect | interval | verdict |", "|---|---|---|---|"]
     for row in top.to_dict("records"):
         size = f"{signed(row['said_effect'])} | {interval(row['said_low'], row['said_high'])}"
@@ -96,7 +96,7 @@ def forest_graph(table: pd.DataFrame, title: str) -> dict[str, Any]:
     colours = [TONES[tone_of(row.get("verdict", ""))][0] for row in rows]
     sites = [_text(row["site"]) for row in rows]
     hover = [
-        f"{site}: {signed(row['effect'])} {interval(row['ci_low'], row['ci_high'])} pp"
+        f"{site}: {signed(row['effect'])} {interval(row['ci_low'], row['ci_high'])}{in_short()}"
         + (f", {row['verdict']}" if row.get("verdict") else "")
         for site, row in zip(sites, rows)
     ]
@@ -111,7 +111,7 @@ def forest_graph(table: pd.DataFrame, title: str) -> dict[str, Any]:
             traces.append(_trace(rows, sites, hover, kept, TONES[tone][0], words))
     kind = "interval allows for the number of sites" if decided else "95 % interval"
     axis = {
-        "title": {"text": f"percentage points ({kind})"}, "zeroline": True, "zerolinewidth": 2,
+        "title": {"text": f"{unit_name()} ({kind})"}, "zeroline": True, "zerolinewidth": 2,
         "zerolinecolor": INK, "gridcolor": GRID, "rangemode": "tozero",
     }  # fmt: skip
     return {

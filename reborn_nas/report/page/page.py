@@ -15,7 +15,18 @@ from markupsafe import Markup
 
 from reborn_nas.report.figures.drawing import Drawing
 from reborn_nas.report.figures.palette import css_variables
-from reborn_nas.report.results.words import added, clean, count, duration, p_value, percent, signed
+from reborn_nas.report.results.words import (
+    added,
+    as_value,
+    clean,
+    count,
+    duration,
+    in_short,
+    metric_label,
+    p_value,
+    percent,
+    signed,
+)
 
 WIDE, PHONE = 824.0, 350.0
 """Widths, in CSS pixels, that each figure is drawn for."""
@@ -100,7 +111,10 @@ Column = tuple[str, str, Callable[[Any], str] | None]
 def show(frame: pd.DataFrame, name: str, caption: str, columns: Sequence[Column], *, file: str = "") -> Shown:
     """`frame` as a table of the page, those of `columns` that it has."""
     kept = [column for column in columns if column[0] in frame.columns]
-    heads = tuple(Head(text, words is not None) for _, text, words in kept)
+    unit = f",{in_short()}" if in_short() else ""
+    heads = tuple(
+        Head(text.format(unit=unit, metric=metric_label()), words is not None) for _, text, words in kept
+    )
     rows = tuple(
         tuple(clean(words(row[key]) if words else row[key]) for key, _, words in kept)
         for row in frame.to_dict("records")
@@ -146,7 +160,7 @@ SITE_TABLE = (
     ("site", "site", None), ("stage", "stage", lambda v: f"{v + 1:.0f}"),
     ("runs_with", "runs with", count), ("runs_without", "without", count),
     ("failed_with", "failed with", count), ("failed_without", "without", count),
-    ("effect", "effect, pp", signed), ("ci", "95 % interval", str),
+    ("effect", "effect{unit}", signed), ("ci", "95 % interval", str),
     ("said_ci", "corrected", str), ("p_value", "p", p_value), ("q_value", "BH q", p_value),
     ("shrunk", "shrunk", signed), ("shrunk_ci", "95 % interval", str),
     ("p_top5", "P(top 5)", lambda v: percent(v, 0)), ("ranks", "rank, 90 %", str),
@@ -156,8 +170,8 @@ SITE_TABLE = (
 )  # fmt: skip
 TRIAL_TABLE = (
     ("key", "training", None), ("arm", "arm", None), ("state", "state", None),
-    ("accuracy", "accuracy", lambda v: percent(v, 2)), ("part", "of", None),
-    ("test_accuracy", "test", lambda v: percent(v, 2)), ("changed_sites", "sites changed", count),
+    ("accuracy", "{metric}", lambda v: as_value(v, 2)), ("part", "of", None),
+    ("test_accuracy", "test", lambda v: as_value(v, 2)), ("changed_sites", "sites changed", count),
     ("params", "parameters", count), ("macs", "MACs", count), ("epochs", "epochs", count),
     ("seconds", "time", duration), ("split", "split", count), ("seed", "seed", str), ("device", "device", None),
     ("reason", "note", None),
@@ -176,7 +190,7 @@ MAY_NOT = (
     "importance or effects read off the sampler's own trials: they enter no estimate here",
     "a strict order of sites whose rank intervals overlap",
     "a best kernel or compression for a single site: only pooled effects are estimated",
-    "the best observed accuracy as the one to expect: the best of many is lucky",
+    "the best observed value as the one to expect: the best of many is lucky",
     "“no effect” where a verdict is missing: unresolved means that the runs could not tell",
     "anything about other data sets, recipes or learning rates than this study's",
     "“because of the negative phase” or “beyond its parameters”, except from the control against the positive twin",

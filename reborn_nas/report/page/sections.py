@@ -14,11 +14,20 @@ from reborn_nas.report.results.findings import Findings
 from reborn_nas.report.results.networks import sampled_curves
 from reborn_nas.report.results.tables import cost_columns, phase_table
 from reborn_nas.report.results.view import RunView
-from reborn_nas.report.results.words import count, interval, number, percent, signed
+from reborn_nas.report.results.words import (
+    as_value,
+    cases,
+    count,
+    effect_axis,
+    in_unit,
+    interval,
+    metric_label,
+    number,
+    signed,
+    unit_name,
+)
 
 __all__ = ["evidence", "ledger"]
-
-PP = "percentage points (95 % interval)"
 
 
 def evidence(view: RunView, findings: Findings) -> list[Section]:
@@ -56,8 +65,8 @@ def _intervals(
 def _candidate(section: Section, view: RunView, findings: Findings) -> None:
     found: Any = findings.candidate
     section.intro.append(
-        f"The candidate differs from {view.parent} by {signed(found.effect)} percentage points "
-        f"{interval(found.ci_low, found.ci_high)} ({findings.candidate_part} accuracy, {found.n_first} against "
+        f"The candidate differs from {view.parent} by {signed(found.effect)}{in_unit()} "
+        f"{interval(found.ci_low, found.ci_high)} ({findings.candidate_part} {metric_label()}, {found.n_first} against "
         f"{found.n_second} trainings with fresh seeds)."
     )
     arms, part, images = findings.candidate_arms, findings.candidate_part, findings.candidate_images
@@ -71,7 +80,7 @@ def _network(view: RunView, findings: Findings, effects: pd.DataFrame) -> Sectio
     section = Section("network", "Where in the network")
     section.intro.append(
         f"From input to output, in execution order. A tile is a site, its number the effect of {tested} against "
-        f"{reference} in percentage points, averaged over networks whose other sites are {tested} half of the time. "
+        f"{reference} in {unit_name()}, averaged over networks whose other sites are {tested} half of the time. "
         "The bar below is the interval that belongs to its verdict, around 0; sites without a verdict are grey, the "
         "others the deeper the larger their effect, shrunk towards 0."
     )
@@ -135,7 +144,10 @@ def _effects(view: RunView, effects: pd.DataFrame) -> Section:
 def _sums(findings: Findings) -> Section:
     section = Section("sums", "Do the effects add up?")
     if findings.sums.table is not None:
-        title, axis = "Sums of effects, and what was measured", f"difference from the parent, {PP}"
+        title, axis = (
+            "Sums of effects, and what was measured",
+            f"difference from the parent, {unit_name()} (95 % interval)",
+        )
         _intervals(section, findings.sums.table, "sums", title, axis, "label")
         for line in findings.sums.words:
             section.add("text", line)
@@ -145,7 +157,7 @@ def _sums(findings: Findings) -> Section:
 def _depth(findings: Findings) -> Section:
     section = Section("depth", "By stage, kernel and compression")
     if findings.stages is not None and len(findings.stages) > 1:
-        _intervals(section, findings.stages, "stages", "Mean effect by stage", estimates.AXIS, "label")
+        _intervals(section, findings.stages, "stages", "Mean effect by stage", effect_axis(), "label")
         section.add("text", findings.slope_words)
         section.add(
             "text", "A stage's mean is that of its own sites, and the interval of each stands for itself."
@@ -154,7 +166,7 @@ def _depth(findings: Findings) -> Section:
         section.add("heading", "Kernel and compression, pooled over all sites")
         _intervals(
             section, findings.pooled, "pooled", "Kernel and compression, pooled",
-            "against the mean of the levels, percentage points at one site (95 % interval)", "label",
+            f"against the mean of the levels, {unit_name()} at one site (95 % interval)", "label",
             "Estimated over all sites together; which is best at a single site cannot be told.",
         )  # fmt: skip
         section.add("text", findings.pooled_words)
@@ -168,21 +180,21 @@ def _confirmation(view: RunView, findings: Findings) -> Section:
     if frame is not None:
         section.intro.append(
             "The sites with the largest estimates were measured again on the candidate, with fresh seeds and "
-            "judged on images that no earlier phase used. The two estimate different quantities, the average over "
+            f"judged on {cases()} that no earlier phase used. The two estimate different quantities, the average over "
             f"half-{tested} networks and the effect on the candidate, so they need not agree exactly."
         )
         series = [("screen", "screen", "flat", "ring"), ("effect", "retest", "other", "circle")]
         section.figure(
             lambda width: estimates.paired_figure(
                 frame, width, name="confirmation", title="Screen and retest", series=series,
-                axis=f"{tested} − {reference}, {PP}",
+                axis=f"{tested} − {reference}, {unit_name()} (95 % interval)",
             ),
             "The numbers at the end of each line are the retest's.",
         )  # fmt: skip
     if findings.checks.alone is not None:
         title = f"Each alone on {view.parent}"
         section.add("heading", title)
-        axis = f"site alone − {view.parent}, {PP}"
+        axis = f"site alone − {view.parent}, {unit_name()} (95 % interval)"
         caption = "A third background, with no other site changed."
         _intervals(section, findings.checks.alone, "alone", title, axis, caption=caption)
     if findings.checks.rate is not None:
@@ -199,7 +211,10 @@ def _control(view: RunView, findings: Findings) -> Section:
             "norm and depth. Only this difference can say that a gain is due to the negative phase, or more than its "
             "parameters buy."
         )
-        title, axis = "Reborn against its positive twin", f"reborn − positive twin, {PP}"
+        title, axis = (
+            "Reborn against its positive twin",
+            f"reborn − positive twin, {unit_name()} (95 % interval)",
+        )
         _intervals(section, findings.control, "control", title, axis)
     if findings.checks.controls is not None:
         section.add("heading", "Against other things in its place")
@@ -209,7 +224,10 @@ def _control(view: RunView, findings: Findings) -> Section:
             "conv is the paper's comparison, without batch norm and with fewer weights, so it carries no claim; norm "
             "+ ReLU shows what the block's batch norm alone does.",
         )
-        title, axis = "Reborn against other things in its place", f"reborn − the other, {PP}"
+        title, axis = (
+            "Reborn against other things in its place",
+            f"reborn − the other, {unit_name()} (95 % interval)",
+        )
         _intervals(section, findings.checks.controls, "controls", title, axis, "label")
     return section
 
@@ -232,8 +250,9 @@ def _costs(table: pd.DataFrame) -> Section:
     if not columns or table["accuracy"].notna().sum() < 2:
         return section
     section.intro.append(
-        "Every completed training of every phase, which are judged on different images. The line joins those judged on "
-        "validation images that none of these beats at the same or a lower cost; the best of many is partly luck."
+        f"Every completed training of every phase, which are judged on different {cases()}. The line joins those "
+        f"judged on validation {cases()} that none of these beats at the same or a lower cost; the best of many is "
+        "partly luck."
     )
     for column, words, unit in columns:
         draw = partial(trials.cost_figure, table, column=column, words=words, unit=unit)
@@ -251,8 +270,9 @@ def _search(view: RunView) -> Section:
         corner = _corner(series["reference"])
         section.figure(
             lambda width: trials.hypervolume_figure(series["trials"], series["hypervolume"], width),
-            f"The volume that the front of {', '.join(series['reference'])} covers, counted from {corner}; accuracy "
-            "in its own unit, each cost as a share of its range. It can only grow, and its end is partly luck.",
+            f"The volume that the front of {', '.join(series['reference'])} covers, counted from {corner}; "
+            f"{metric_label()} in its own unit, each cost as a share of its range. It can only grow, and its end is "
+            "partly luck.",
         )
     if view.pruned is not None and len(view.pruned):
         share = 100 * float(view.pruned["all"].iloc[0])
@@ -269,7 +289,7 @@ def _search(view: RunView) -> Section:
 
 def _corner(reference: Mapping[str, float]) -> str:
     words: dict[str, Callable[[float], str]] = {
-        "accuracy": percent,
+        "accuracy": as_value,
         "latency": lambda seconds: f"{1000 * seconds:.3g} ms",
     }
     return ", ".join(f"{name} {words.get(name, count)(value)}" for name, value in reference.items())
@@ -280,7 +300,7 @@ def _curves(view: RunView) -> Section:
     curves, total = sampled_curves(view, trials.MOST_CURVES)
     note = f" of {total:,}, spread evenly over the study" if len(curves) < total else ""
     accuracy = next((c for _, f in curves for c in f.columns if c.endswith("_accuracy")), None)
-    for column, words in ((accuracy, "accuracy"), ("train_loss", "training loss")):
+    for column, words in ((accuracy, metric_label()), ("train_loss", "training loss")):
         kept = [(p, f) for p, f in curves if column in f.columns and "epoch" in f.columns and len(f)]
         if kept and column is not None:
             section.figure(lambda width, k=kept, c=column, w=words: trials.curve_figure(k, width, c, w, note))  # type: ignore[misc]

@@ -17,9 +17,10 @@ from reborn_nas.analysis.phases.claims import (
     failure_sentence,
     where_it_helps,
 )
+from reborn_nas.metric import spoken
 from reborn_nas.report.results.screen import Designed
 from reborn_nas.report.results.view import RunView
-from reborn_nas.report.results.words import number, percent, spelled
+from reborn_nas.report.results.words import in_unit, number, percent, spelled
 
 MANY_COLLAPSED = 0.1
 """Share of the screen's runs above which the recipe, not the luck of a seed, is the likely cause."""
@@ -85,8 +86,8 @@ def cautions(
     if se > SMALL_SE:
         part = screen.part if screen else "validation"
         said.append(
-            f"Only {summary['validation_n']:,.0f} {part} images: one accuracy alone has a standard error of "
-            f"{number(se)} percentage points. That shows the mechanics; it is not a finding."
+            f"Only {summary['validation_n']:,.0f} {part} {spoken().counted}: one {spoken().label} alone has a "
+            f"standard error of {number(se)}{in_unit()}. That shows the mechanics; it is not a finding."
         )
     if summary.get("correlation", 0.0) > 0.1:
         said.append(
@@ -95,7 +96,7 @@ def cautions(
         )
     if screen is not None and view.finished and screen.n_runs < summary.get("planned", 0.0):
         said.append(f"The screen ended after {screen.n_runs} of {summary['planned']:.0f} trainings.")
-    full = 0.0 if screen is None else float((screen.accuracy >= 1).mean())
+    full = 0.0 if screen is None or not spoken().is_accuracy else float((screen.accuracy >= 1).mean())
     if full > MANY_FULL:
         said.append(
             f"{percent(full, 0)} of the screen's runs are right on every image: at the ceiling effects are squeezed, "
@@ -115,7 +116,7 @@ def _noise(summary: Mapping[str, float]) -> str:
     if not summary["sigma"] > NO_NOISE:
         return f"The noise of one training is unknown, and so is what could be seen beside it. {largest}"
     return (
-        f"Noise of one training σ̂ = {number(summary['sigma'])} percentage points; an effect of "
+        f"Noise of one training σ̂ = {number(summary['sigma'])}{in_unit()}; an effect of "
         f"{number(summary['detectable'])} at one site is found with 80 % power{_at_several(summary)}. {largest}"
     )
 

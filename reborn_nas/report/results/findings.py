@@ -26,6 +26,7 @@ from reborn_nas.analysis.effects.verdicts import BOTH, CONFIRMED, HARMFUL, RETES
 from reborn_nas.analysis.phases.claims import kernel_sentence, resolved, trend_sentence
 from reborn_nas.analysis.phases.pooled import pooled_effects
 from reborn_nas.errors import ConfigError
+from reborn_nas.metric import speaking, spoken
 from reborn_nas.records import chance_level
 from reborn_nas.report.results import fresh
 from reborn_nas.report.results.answer import answer, cautions, method
@@ -82,7 +83,12 @@ class Findings:
 
 
 def study_findings(view: RunView) -> Findings:
-    """All estimates that the view's records allow."""
+    """All estimates that the view's records allow, in the words and the unit of its metric."""
+    with speaking(view.metric):
+        return _findings(view)
+
+
+def _findings(view: RunView) -> Findings:
     chance = chance_level(view.records)
     screen = designed(view.phase("screen"), view.site_names, chance)
     whole = None if screen is None else screen.converged(chance)
@@ -314,7 +320,7 @@ def _summary(view: RunView, screen: Designed | None, effects: pd.DataFrame | Non
         "collapsed": float(attrs["collapsed"]), "widening": attrs["widening"],
     }  # fmt: skip
     summary |= {f"detectable_{count}": size for count, size in detectable.items() if count > 1}
-    if screen.images:
+    if screen.images and spoken().is_accuracy:
         summary["validation_n"] = float(screen.images)
         summary["validation_se"] = 100 * math.sqrt(level * (1 - level) / screen.images)
     return summary

@@ -18,10 +18,11 @@ from reborn_nas.analysis.phases.arms import arm_effects
 from reborn_nas.analysis.phases.compare import candidate_against_parent
 from reborn_nas.analysis.phases.confirm import confirmation_effects, control_effects
 from reborn_nas.errors import ConfigError
+from reborn_nas.metric import spoken
 from reborn_nas.records import TrialRecord
-from reborn_nas.report.results.screen import Designed, designed, unique_runs
+from reborn_nas.report.results.screen import Designed, designed, possible, unique_runs
 from reborn_nas.report.results.view import RunView
-from reborn_nas.report.results.words import interval, signed
+from reborn_nas.report.results.words import in_unit, interval, signed
 
 
 def candidate_arms(view: RunView, chance: float = 0.0) -> CandidateArms:
@@ -51,7 +52,7 @@ def candidate_arms(view: RunView, chance: float = 0.0) -> CandidateArms:
 
 def _judged(record: TrialRecord, tested: bool) -> float:
     value = record.test_accuracy if tested and record.test_accuracy is not None else record.accuracy
-    return value if value is not None and 0 <= value <= 1 else math.nan
+    return value if possible(value) else math.nan
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ def compared(view: RunView, arms: CandidateArms, level: float) -> Comparison | N
     first, second = (arms.accuracy.get(arm, []) for arm in ("candidate", view.parent_arm))
     if min(len(first), len(second)) < 2:
         return None
-    found = candidate_against_parent(first, second, n_images=arms.images or None, level=level)
+    found = candidate_against_parent(
+        first, second, n_images=(arms.images or None) if spoken().is_accuracy else None, level=level
+    )
     if not any(arms.lost.values()):
         return found
     note = (
@@ -145,7 +148,7 @@ class Checks:
         if self.rate is None:
             return ""
         row = self.rate.iloc[0]
-        size = f"{signed(row['effect'])} percentage points {interval(row['ci_low'], row['ci_high'])}"
+        size = f"{signed(row['effect'])}{in_unit()} {interval(row['ci_low'], row['ci_high'])}"
         held = (
             "is above 0 at another learning rate" if self.rate_named and row["ci_low"] > 0
             else "is below 0 at another learning rate" if self.rate_named and row["ci_high"] < 0

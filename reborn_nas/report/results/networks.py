@@ -8,9 +8,10 @@ from collections.abc import Mapping
 import pandas as pd
 
 from reborn_nas.analysis import Comparison
+from reborn_nas.metric import spoken
 from reborn_nas.records import TrialRecord, public_name
 from reborn_nas.report.results.view import RunView
-from reborn_nas.report.results.words import interval, percent, signed
+from reborn_nas.report.results.words import as_value, cases, in_unit, interval, metric_label, percent, signed
 from reborn_nas.winners import best_observed, best_of, explored, retested
 
 
@@ -26,7 +27,7 @@ def best_choices(view: RunView) -> tuple[dict[str, str], str] | None:
             low, high = given.get("ci_low"), given.get("ci_high")
             words += f"; predicted accuracy {percent(float(given['predicted']))}"
             words += (
-                f" [{percent(float(low))}, {percent(float(high))}]"
+                f" [{as_value(float(low))}, {as_value(float(high))}]"
                 if low is not None and high is not None
                 else ""
             )
@@ -69,8 +70,8 @@ def _best(view: RunView) -> list[str]:
     if best is None:
         return []
     return [
-        f"Best observed: {best.label}, {percent(best.accuracy)} of {best.accuracy_n:,} {best.accuracy_part} images; "
-        f"the best of {len(explored(view.records))} is partly luck: a repeat is expected to be lower."
+        f"Best observed: {best.label}, {as_value(best.accuracy)} of {cases(best.accuracy_n, best.accuracy_part)}; "
+        f"the best of {len(explored(view.records))} is partly luck: a repeat is expected to be worse."
     ]
 
 
@@ -82,11 +83,11 @@ def _recommended(view: RunView) -> list[str]:
     interval = (
         ""
         if low is None or high is None
-        else f", 95 % interval [{percent(float(low))}, {percent(float(high))}]"
+        else f", 95 % interval [{', '.join(as_value(end) for end in _ends(float(low), float(high)))}]"
     )
     return [
-        "Recommended: the network with the largest expected accuracy by all trainings of screen and search, "
-        f"{percent(float(given['predicted']))} on validation images{interval}."
+        f"Recommended: the network with the best expected {metric_label()} by all trainings of screen and search, "
+        f"{as_value(float(given['predicted']))} on validation {cases()}{interval}."
     ]
 
 
@@ -96,18 +97,23 @@ def _retested(view: RunView) -> list[str]:
         return []
     mean = sum(float(r.test_accuracy or 0.0) for r in seeds) / len(seeds)
     return [
-        f"Retested: the candidate, trained afresh beside its parent, has {percent(mean)} of {seeds[0].test_n:,} test "
-        f"images over {len(seeds)} seed{'s' if len(seeds) > 1 else ''}."
+        f"Retested: the candidate, trained afresh beside its parent, has {as_value(mean)} of "
+        f"{cases(seeds[0].test_n, 'test')} over {len(seeds)} seed{'s' if len(seeds) > 1 else ''}."
     ]
+
+
+def _ends(low: float, high: float) -> list[float]:
+    """The ends of an interval of scores, that of the smaller value first."""
+    return sorted((low, high), key=spoken().plotted)
 
 
 def comparison_words(comparison: Comparison | None) -> str:
     """One clause on a network and its parent: what a user should know before the network is used."""
     if comparison is None:
-        return "not compared with its parent; its validation accuracy is that of one training among several"
+        return f"not compared with its parent; its validation {metric_label()} is that of one training among several"
     size = (
-        f"{signed(comparison.effect)} percentage points {interval(comparison.ci_low, comparison.ci_high)} against its "
-        f"parent on the test images, {comparison.n_first} and {comparison.n_second} seeds"
+        f"{signed(comparison.effect)}{in_unit()} {interval(comparison.ci_low, comparison.ci_high)} against its "
+        f"parent on the test {cases()}, {comparison.n_first} and {comparison.n_second} seeds"
     )
     if comparison.ci_low > 0 and comparison.noisy:
         return f"{size}: better than its parent"

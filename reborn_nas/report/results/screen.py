@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from reborn_nas.analysis.effects.collapse import converged
 from reborn_nas.architecture import Choice
 from reborn_nas.errors import RebornError
+from reborn_nas.metric import spoken
 from reborn_nas.records import TrialRecord
 
 _ORDER = {"complete": 3, "diverged": 2, "pruned": 1}
@@ -111,12 +113,19 @@ def designed(
     )
 
 
+def possible(score: float | None) -> TypeGuard[float]:
+    """Whether a score is one that the study's metric can have; a record may come from anywhere."""
+    if score is None or not math.isfinite(score):
+        return False
+    return not spoken().is_accuracy or 0 <= score <= 1
+
+
 def _accuracy(record: TrialRecord, chance: float) -> float:
     """What a run counts with; NaN for one that has no accuracy, or one that no accuracy can have."""
     value = record.accuracy
     if record.state == "diverged":
-        return value if value is not None and 0 <= value <= 1 else chance
-    if record.state == "complete" and value is not None and 0 <= value <= 1:
+        return value if possible(value) else chance
+    if record.state == "complete" and possible(value):
         return value
     return float("nan")
 

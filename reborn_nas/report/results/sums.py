@@ -17,10 +17,11 @@ from reborn_nas.analysis.phases.adding import AddsUp, adds_up, fitted_sum, shrun
 from reborn_nas.analysis.phases.compare import candidate_against_parent, curvature
 from reborn_nas.architecture import Choice
 from reborn_nas.errors import ConfigError, RebornError
+from reborn_nas.metric import spoken
 from reborn_nas.records import TrialRecord
-from reborn_nas.report.results.screen import Designed, option_of, unique_runs
+from reborn_nas.report.results.screen import Designed, option_of, possible, unique_runs
 from reborn_nas.report.results.view import RunView
-from reborn_nas.report.results.words import interval, signed
+from reborn_nas.report.results.words import in_unit, interval, signed
 
 __all__ = ["Sums", "sums"]
 
@@ -84,7 +85,7 @@ def sums(
         bend = curvature(
             ends.reference, ends.tested, screen.accuracy, sigma=fitted.sigma, tilt=more, tilt_se=error
         )
-        size = f"{signed(bend.effect)} percentage points {interval(bend.ci_low, bend.ci_high)}"
+        size = f"{signed(bend.effect)}{in_unit()} {interval(bend.ci_low, bend.ci_high)}"
         method.append(f"Curvature: the mean of the baseline's two ends lies {size} from the screen's mean.")
         if bend.p_value <= level / TESTS:
             cautions.append(
@@ -109,7 +110,7 @@ def _fit(screen: Designed) -> Fit | None:
 def _ends(view: RunView, chance: float) -> _Ends | None:
     """The baseline; None where an arm has fewer than two trainings that converged."""
     runs = [r for r in unique_runs(view.phase("baseline")) if r.state in ("complete", "diverged")]
-    runs = [r for r in runs if r.accuracy is not None and 0 <= r.accuracy <= 1]
+    runs = [r for r in runs if possible(r.accuracy)]
     if not runs:
         return None
     failed = [r.state == "diverged" for r in runs]
@@ -127,9 +128,9 @@ def _ends(view: RunView, chance: float) -> _Ends | None:
 def _baseline_words(view: RunView, ends: _Ends) -> str:
     found = ends.found
     return (
-        f"Baseline: {view.arms[0]} at every site against {view.parent}, {signed(found.effect)} percentage points "
+        f"Baseline: {view.arms[0]} at every site against {view.parent}, {signed(found.effect)}{in_unit()} "
         f"{interval(found.ci_low, found.ci_high)} ({found.n_first} against {found.n_second} trainings, "
-        f"{ends.record.accuracy_part} images)."
+        f"{ends.record.accuracy_part} {spoken().counted})."
     )
 
 
@@ -200,9 +201,9 @@ def _table(found: Sequence[tuple[str, AddsUp]]) -> pd.DataFrame | None:
 
 
 def _sizes(one: AddsUp) -> str:
-    total = f"{signed(one.total.effect)} percentage points {interval(*one.total.interval())}"
-    measured = f"{signed(one.measured.effect)} percentage points {interval(*one.measured.interval())}"
-    gap = f"{signed(one.gap)} percentage points {interval(one.gap_low, one.gap_high)}"
+    total = f"{signed(one.total.effect)}{in_unit()} {interval(*one.total.interval())}"
+    measured = f"{signed(one.measured.effect)}{in_unit()} {interval(*one.measured.interval())}"
+    gap = f"{signed(one.gap)}{in_unit()} {interval(one.gap_low, one.gap_high)}"
     return f"their sum is {total}, the measured difference {measured}, a gap of {gap}"
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
+from reborn_nas.metric import spoken
 from reborn_nas.records import PHASES, STATES, public_name
 from reborn_nas.report.results.view import RunView
 from reborn_nas.report.results.words import csv_cell
@@ -61,6 +63,20 @@ def trial_table(view: RunView) -> pd.DataFrame:
     if "extra_latency" in frame:
         frame["latency_ms"] = 1000 * frame["extra_latency"]
     return frame
+
+
+def in_values(trials: pd.DataFrame) -> pd.DataFrame:
+    """`trial_table` with the metric's values in place of scores, under its name; of the accuracy they are the same."""
+    metric = spoken()
+    if metric.is_accuracy:
+        return trials
+    frame = trials.copy()
+    names = {"accuracy": metric.name, "test_accuracy": f"test_{metric.name}", "images": "n",
+             "extra_validation_accuracy": f"validation_{metric.name}"}  # fmt: skip
+    for column in names.keys() & set(frame.columns):
+        if column != "images":
+            frame[column] = [metric.value(v) if v is not None and v == v else math.nan for v in frame[column]]
+    return frame.rename(columns=names)
 
 
 def cost_columns(trials: pd.DataFrame) -> list[tuple[str, str, str]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from reborn_nas.errors import StudyError
+from reborn_nas.metric import ACCURACY, Metric
 from reborn_nas.records import TrialRecord
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class RunView:
             `reference` (objective → value).
         pruned: of a search with a pruner, `choice, runs, pruned, share, all`: how often each choice was stopped.
         finished: False while trainings are still to come; then no verdict is given.
+        metric: what trainings are judged by, whose scores the records hold.
     """
 
     title: str
@@ -67,6 +69,7 @@ class RunView:
     front: Mapping[str, Any] = field(default_factory=dict)
     pruned: pd.DataFrame | None = None
     finished: bool = True
+    metric: Metric = ACCURACY
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "records", _as_records(self.records))

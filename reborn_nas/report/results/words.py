@@ -6,6 +6,8 @@ import html
 import math
 import re
 
+from reborn_nas.metric import spoken
+
 MINUS = "−"
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u202a-\u202e\u2066-\u2069]"
@@ -41,8 +43,50 @@ def true_minus(text: str) -> str:
 
 
 def spelled(text: str) -> str:
-    """A sentence of the analysis as the report prints it: true minus signs, and "pp" in full."""
-    return re.sub(r" pp\b", " percentage points", true_minus(text))
+    """A sentence of the analysis as the report prints it: true minus signs, and "pp" in the metric's unit, in full."""
+    return re.sub(r" pp\b", lambda _: in_unit(), true_minus(text))
+
+
+def in_unit() -> str:
+    """What follows an effect's number: ` percentage points`, or the unit of the metric; "" where it has none."""
+    return f" {spoken().unit}" if spoken().unit else ""
+
+
+def in_short() -> str:
+    """The same where there is little room: ` pp`."""
+    return f" {spoken().short_unit}" if spoken().short_unit else ""
+
+
+def capital(text: str) -> str:
+    """`text` with a capital letter first, the others as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def effect_axis() -> str:
+    """The words of an axis of effects."""
+    better = "" if spoken().higher_is_better else ", improvement"
+    return f"effect on {spoken().label}{better}, {unit_name()} (95 % interval)"
+
+
+def unit_name() -> str:
+    """The unit of effects by itself."""
+    return spoken().unit or f"units of {spoken().label}"
+
+
+def metric_label() -> str:
+    """What trainings are judged by: `accuracy`, `mIoU`."""
+    return spoken().label
+
+
+def cases(n: float | None = None, part: str = "") -> str:
+    """What a value rests on: `360 validation images`, `test rows` where nobody says how many."""
+    words = f"{part} {spoken().counted}".strip()
+    return f"{n:,.0f} {words}" if n else words
+
+
+def as_value(score: float | None, digits: int = 1) -> str:
+    """A score as the value that it stands for: `87.5 %`, `12.4 degrees`."""
+    return true_minus(spoken().shown(score, digits if spoken().is_accuracy else None))
 
 
 def signed(value: float | None, digits: int = 2) -> str:

@@ -25,6 +25,7 @@ from plotly.graph_objects import Figure
 from reborn_nas.commands import command_line
 from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.files import safe_join, write_atomic
+from reborn_nas.metric import spoken
 from reborn_nas.records import TrialRecord, public_name
 from reborn_nas.study.store.journal import together
 from reborn_nas.study.store.opening import is_writable, open_store
@@ -219,10 +220,10 @@ MEANING = {
     "/design": "**Open this one first for where it helps.** Baseline and balanced screen: what the effects are "
     "estimated from. Its trials have no parameters to rank, so the graph below is the answer.",
     "": "The trainings that the sampler proposed, and copies of the screen's that it started from. *Best trial*: the "
-    "highest validation accuracy, which is partly luck. *Hyperparameter importance*: how much of these trials' spread "
+    "best validation value, which is partly luck. *Hyperparameter importance*: how much of these trials' spread "
     "goes with a parameter; it has neither sign nor interval and may contradict the answer above, which stands.",
-    "/confirm": "Candidate beside its parent on the test images; the top sites again, and their control, on images "
-    "unused before.",
+    "/confirm": "Candidate beside its parent on the test part; the top sites again, and their control, on a part that "
+    "was unused before.",
 }
 """Suffix of a study's name → what it is for, in the order in which to read them."""
 
@@ -313,9 +314,11 @@ def _trial_note(trial: FrozenTrial, records: Mapping[str, TrialRecord], run: Pat
 
 def _accuracy(record: TrialRecord) -> str:
     if record.accuracy is None:
-        return "no accuracy"
+        return "no value"
     value = record.accuracy if record.accuracy_part != "validation" else validation_accuracy(record)
-    return f"{value:.2%} of {record.accuracy_n:,} {record.accuracy_part} images"
+    shown = f"{value:.2%}" if spoken().is_accuracy else spoken().shown(value)
+    count = f"{record.accuracy_n:,} " if record.accuracy_n else ""
+    return f"{shown} of {count}{record.accuracy_part} {spoken().counted}"
 
 
 def _plain(text: str) -> str:

@@ -110,7 +110,7 @@ def recommend_info(info: RunInfo) -> Recommended:
         excess=counted_excess(spec, {budget.name: budget.limit for budget in budgets}, build),
     )
     predicted, low, high = (
-        min(1.0, max(0.0, value)) for value in (found.predicted, found.ci_low, found.ci_high)
+        info.metric.nearest(score) for score in (found.predicted, found.ci_low, found.ci_high)
     )  # the model is linear, accuracies are not
     return Recommended(build(found.choices), predicted, low, high, found.n_trials, found.observed)
 

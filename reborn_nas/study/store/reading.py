@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import RebornError, StudyError
 from reborn_nas.files import safe_join
+from reborn_nas.metric import Metric
 from reborn_nas.records import TrialRecord
+from reborn_nas.study.config.own import metric_of
 from reborn_nas.study.plan.phases import ORDER, Phase
 from reborn_nas.study.store.opening import open_store, reads_run
 from reborn_nas.study.store.storage import RunStore
@@ -92,6 +94,11 @@ class RunInfo:
 
     def __repr__(self) -> str:
         return f"<RunInfo {self.name!r}: {len(self.records)} of {self.plan.get('total', '?')} trainings>"
+
+    @property
+    def metric(self) -> Metric:
+        """What trainings are judged by."""
+        return metric_of(self.config)
 
     @property
     def sites(self) -> list[Mapping[str, Any]]:

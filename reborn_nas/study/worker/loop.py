@@ -15,6 +15,7 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.errors import DeviceLostError, StudyError
 from reborn_nas.faults import FIRST_WAIT, LONGEST_WAIT, PATIENCE, MachineError, machine_fault, pause
 from reborn_nas.known import remember_code, remember_storage
+from reborn_nas.metric import speaking
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.config.urls import mask_url
@@ -321,4 +322,5 @@ def run_worker(
         expendable=expendable,
         illustrate=illustrate,
     )
-    return worker.work(lead=lead)
+    with speaking(bench.metric):
+        return worker.work(lead=lead)

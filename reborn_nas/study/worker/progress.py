@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from reborn_nas.metric import spoken
 from reborn_nas.records import public_name
 
 if TYPE_CHECKING:
@@ -306,8 +307,8 @@ class BarProgress:
 
     def epoch(self, key: str, epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
         """Advance this training's bar."""
-        accuracy = next((value for name, value in metrics.items() if name.endswith("accuracy")), None)
-        detail = "" if accuracy is None else f"accuracy {accuracy:.2%}"
+        score = next((value for name, value in metrics.items() if name.endswith("accuracy")), None)
+        detail = "" if score is None else f"{spoken().label} {spoken().shown(score)}"
         self._bars.update(self._trial, completed=epoch, total=epochs, detail=detail)
 
     def trial_finished(self, record: TrialRecord, done: int, total: int) -> None:

@@ -71,7 +71,7 @@ def test_the_front_is_of_what_was_judged_on_the_same_images() -> None:
     assert list(table["latency_ms"]) == [1.0, 2.0, 3.0, 2.0]
     assert [name for name, _, _ in cost_columns(table)] == ["params", "latency_ms"]
     drawing = cost_figure(table, 800, "latency_ms", "ms of latency")
-    assert "Highest on the front: 60.0 % at 3 ms of latency" in drawing.alt
+    assert "Best on the front: 60.0 % at 3 ms of latency" in drawing.alt
     (front,) = [mark for mark in drawing.marks if mark.kind == "path" and mark.stroke == "ink"]
     heights = front.at[1::2]
     assert len(heights) == 3  # two trainings and the corner between them

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,39 @@ def test_the_same_call_goes_on_and_a_change_is_reported(whole: RunResult) -> Non
         write(folder)
     with pytest.raises(StudyError, match="cannot change within a study"):
         plan_search(configured(folder, metric="rmse:higher", adopt=True, **counts))
+
+
+def test_the_report_speaks_in_the_metrics_words(whole: RunResult, tmp_path: Path) -> None:
+    import pandas as pd
+
+    import reborn_nas as rn
+    from reborn_nas.metric import spoken
+
+    page = rn.report(whole, tmp_path / "report").read_text()
+    text = " ".join(re.sub(r"<style.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL).split())
+    assert "Trainings are judged by RMSE, of which smaller is better." in text
+    assert re.search(r"The candidate beats its parent by \+[56]\.\d\d degrees \[", text)
+    assert "act1 improves RMSE by +5" in text
+    assert "It does harm at dec" in text
+    assert "RMSE against cost" in text
+    for word in ("ccuracy", "percentage points", " pp", " validation images", " test images"):
+        assert word not in text, word
+    trials = pd.read_csv(tmp_path / "report" / "trials.csv")
+    assert trials["rmse"].between(10, 30).all()
+    assert trials["test_rmse"].notna().sum() == 4
+    assert set(pd.read_csv(tmp_path / "report" / "sites.csv")["unit"]) == {"degrees"}
+    assert 10 < rn.recommend(whole).ci_low < rn.recommend(whole).predicted < 20
+    assert spoken().is_accuracy, "nothing is left behind"
+
+
+def test_status_speaks_in_the_metrics_words(whole: RunResult, capsys: pytest.CaptureFixture[str]) -> None:
+    from reborn_nas.cli.main import main
+
+    assert main(["status", str(whole.folder)]) == 0
+    told = capsys.readouterr().out
+    assert "effect, degrees" in told
+    assert re.search(r"best observed: \S+, 1[34]\.\d+ degrees of 40 validation rows", told)
+    assert "%" not in told.replace("95 % interval", "").replace("80 % power", "")
 
 
 def test_where_sites_are_named_others_stay(tmp_path: Path) -> None:

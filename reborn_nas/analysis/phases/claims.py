@@ -91,9 +91,9 @@ def _basis(row: pd.Series, ground: str, tested: str) -> str:
     """The estimates that the row's verdict rests on, each with its interval."""
     own = f"on the candidate network, on {spoken().counted} unused before, "
     if ground == RETEST:
-        return f"{own}{row['site']} adds {_size(row['confirmed'], row['said_low'], row['said_high'])}"
+        return f"{own}{row['site']} {_adds()} {_size(row['confirmed'], row['said_low'], row['said_high'])}"
     average = (
-        f"averaged over networks whose other sites are {tested} half of the time, {row['site']} adds "
+        f"averaged over networks whose other sites are {tested} half of the time, {row['site']} {_adds()} "
         f"{_size(row['effect'], row['said_low'], row['said_high'])}, shrunk {row['shrunk']:+.2f} pp"
     )
     if ground == SCREEN:
@@ -143,6 +143,11 @@ def _largest(effects: pd.DataFrame, tested: str) -> str:
         f"; the largest estimate, averaged over networks whose other sites are {tested} half of the time, is "
         f"{_size(row['effect'], row['said_low'], row['said_high'])} at {row['site']}"
     )
+
+
+def _adds() -> str:
+    """The verb of a gain: an error grows less, which nothing adds to it."""
+    return "adds" if spoken().higher_is_better else f"improves {spoken().label} by"
 
 
 def _size(effect: float, low: float, high: float) -> str:

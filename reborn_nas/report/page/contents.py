@@ -164,5 +164,5 @@ def _flat(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, obj
 
 def _limits() -> Section:
     section = Section("limits", "What this report does not claim")
-    section.add("list", list(MAY_NOT))
+    section.add("list", [line.format(metric=metric_label()) for line in MAY_NOT])
     return section

@@ -190,7 +190,7 @@ MAY_NOT = (
     "importance or effects read off the sampler's own trials: they enter no estimate here",
     "a strict order of sites whose rank intervals overlap",
     "a best kernel or compression for a single site: only pooled effects are estimated",
-    "the best observed value as the one to expect: the best of many is lucky",
+    "the best observed {metric} as the one to expect: the best of many is lucky",
     "“no effect” where a verdict is missing: unresolved means that the runs could not tell",
     "anything about other data sets, recipes or learning rates than this study's",
     "“because of the negative phase” or “beyond its parameters”, except from the control against the positive twin",

@@ -16,6 +16,7 @@ from reborn_nas.report.results.tables import cost_columns, phase_table
 from reborn_nas.report.results.view import RunView
 from reborn_nas.report.results.words import (
     as_value,
+    capital,
     cases,
     count,
     effect_axis,
@@ -245,7 +246,7 @@ def ledger(view: RunView, table: pd.DataFrame) -> list[Section]:
 
 
 def _costs(table: pd.DataFrame) -> Section:
-    section = Section("costs", "Accuracy against cost")
+    section = Section("costs", f"{capital(metric_label())} against cost")
     columns = cost_columns(table)
     if not columns or table["accuracy"].notna().sum() < 2:
         return section

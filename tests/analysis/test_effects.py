@@ -173,7 +173,7 @@ def posterior_by_hand(
 
 
 @pytest.mark.parametrize(
-    ("count", "shares"), [(4, {0.0: 1.0}), (12, {0.0: 0.8, 0.5: 0.1, 0.9: 0.1})], ids=["few", "many"]
+    ("count", "shares"), [(4, {0.0: 1.0}), (12, {0.0: 0.97, 0.5: 0.015, 0.9: 0.015})], ids=["few", "many"]
 )
 def test_shrinkage_is_the_integral_over_noise_scale_and_share(count: int, shares: dict[float, float]) -> None:
     rng = np.random.default_rng(count)
@@ -197,8 +197,11 @@ def test_shrinkage_has_no_scale_of_its_own(size: float) -> None:
     assert one.mean[0] > 0.95  # ten standard errors are hardly shrunk
 
 
-def shrunk_studies(sigma: float, spread: float, studies: int) -> tuple[float, float]:
-    """Coverage of the shrunk intervals, and their root mean square error over that of the plain estimates."""
+def shrunk_studies(sigma: float, spread: float, studies: int, widening: float = 1.0) -> tuple[float, float]:
+    """Coverage of the shrunk intervals, and their root mean square error over that of the plain estimates.
+
+    `widening` is an allowance for the luck of splits, of which there is none.
+    """
     rng = np.random.default_rng(np.random.SeedSequence([int(1000 * sigma), int(1000 * spread)]))
     n, n_runs, df = 33, 96, 61
     covered, shrunk, plain = [], [], []
@@ -206,7 +209,7 @@ def shrunk_studies(sigma: float, spread: float, studies: int) -> tuple[float, fl
         truth = rng.normal(0, spread, n)
         estimate = truth + rng.normal(0, 2 * sigma / np.sqrt(n_runs), n)
         se = np.full(n, 2 * sigma / np.sqrt(n_runs) * np.sqrt(rng.chisquare(df) / df))
-        found = shrink(estimate, se, df)
+        found = shrink(estimate, widening * se, df, np.full(n, widening))
         covered.append((found.low <= truth) & (truth <= found.high))
         shrunk.append((found.mean - truth) ** 2)
         plain.append((estimate - truth) ** 2)
@@ -215,7 +218,7 @@ def shrunk_studies(sigma: float, spread: float, studies: int) -> tuple[float, fl
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.1, 0.3, 1.0, 3.0])
-@pytest.mark.parametrize("spread", [0.02, 0.1, 0.5, 3.0])
+@pytest.mark.parametrize("spread", [0.02, 0.05, 0.1, 3.0])
 def test_shrunk_intervals_cover_and_never_err_more_than_the_estimates(sigma: float, spread: float) -> None:
     coverage, error = shrunk_studies(sigma, spread, 100)
     assert coverage >= 0.91
@@ -227,6 +230,9 @@ def test_a_share_of_the_shrinkage_table() -> None:
         coverage, error = shrunk_studies(0.3, spread, 25)
         assert coverage >= 0.88
         assert error <= 1.02
+    # effects a little smaller than their standard error, where an allowance that is not needed hides them: .89 if it
+    # is taken for noise
+    assert shrunk_studies(0.3, 0.05, 60, widening=1.13)[0] >= 0.905
 
 
 def point(effect: list[float], spread: float) -> Shrunk:

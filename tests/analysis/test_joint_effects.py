@@ -9,8 +9,9 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from reborn_nas.analysis import plan_screen, site_effects
-from reborn_nas.analysis.effects.linear import JOINT_LEVEL, allow_for_joint_effects, fit
+from reborn_nas.analysis import plan_screen, site_effects, stage_means
+from reborn_nas.analysis.effects.aliases import JOINT_LEVEL, allow_for_joint_effects
+from reborn_nas.analysis.effects.linear import fit
 
 TRIPLES = [(0, 1, 2), (3, 4, 5), (6, 7, 8)]
 
@@ -27,7 +28,8 @@ def observed(seed: int, strength: float) -> tuple[np.ndarray, np.ndarray, np.nda
 def test_odd_residuals_are_those_of_the_half_differences() -> None:
     """Against least squares on half the difference of each run and its mirror image."""
     design, accuracy, block = observed(3, 0.8)
-    found, p_value = allow_for_joint_effects(fit(design, accuracy, block=block), design)
+    found = allow_for_joint_effects(fit(design, accuracy, block=block), design)
+    p_value = found.joint_p
     mirrors = [
         (i, j)
         for i in range(48)
@@ -81,3 +83,13 @@ def test_regular_designs_need_no_allowance() -> None:
     signs = np.where(plan.design, 1, -1)
     accuracy = 0.7 + (signs[:, :3].prod(axis=1) + np.random.default_rng(0).normal(0, 0.1, 32)) / 100
     assert not site_effects(plan.design, accuracy, block=plan.block).attrs["warnings"]
+
+
+def test_means_of_stages_allow_for_joint_effects_as_single_sites_do() -> None:
+    """A stage of one site has that site's interval; without the allowance it was two thirds as wide."""
+    design, accuracy, block = observed(3, 0.8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        sites = site_effects(design, accuracy, block=block)
+    stages = stage_means(design, accuracy, list(range(10)), block=block)
+    assert np.allclose(stages[["ci_low", "ci_high"]], sites[["ci_low", "ci_high"]])

@@ -1,19 +1,23 @@
-"""What else a site's effect could be: joint effects of other sites that the design cannot tell from it."""
+"""What else a site's effect could be: joint effects of other sites that the design cannot tell from it.
+
+And the fit of a screen whose standard errors allow for them.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
-from reborn_nas.analysis.effects.linear import as_design
+from reborn_nas.analysis.effects.linear import Fit, allow_for_splits, as_design, fit
 
-__all__ = ["Aliases", "find_aliases"]
+__all__ = ["JOINT_LEVEL", "Aliases", "allow_for_joint_effects", "find_aliases", "fit_screen"]
 
 MOST_TRIPLES = 60_000
 """Triples of sites looked at: all of them up to 71 sites."""
@@ -94,3 +98,72 @@ def _shares(
         share[index.T, np.arange(len(index))] = 0.0
         site, at = np.unravel_index(int(share.argmax()), share.shape)
         yield tuple(chunk[at]), float(share[site, at]), int(site)
+
+
+def fit_screen(
+    design: Any,
+    accuracy: Any,
+    *,
+    block: Any = None,
+    covariates: Any = None,
+    names: Sequence[Any] | None = None,
+) -> Fit:
+    """`linear.fit` with the standard errors that few splits and joint effects of three sites need."""
+    levels = as_design(design)
+    fitted = fit(levels, accuracy, block=block, covariates=covariates, names=names)
+    there = np.isfinite(np.asarray(accuracy, dtype=np.float64))
+    fitted = allow_for_splits(fitted, None if block is None else np.asarray(block)[there])
+    return allow_for_joint_effects(fitted, levels[there]) if find_aliases(levels).three > 0 else fitted
+
+
+JOINT_LEVEL = 0.02
+"""Of the test for joint effects. At .01, intervals of 33 sites and 72 runs with eleven triples cover 84 %, at .05 89 %;
+but there, where the odd residuals have two degrees of freedom, that many studies lose their power for nothing."""
+
+
+def allow_for_joint_effects(fitted: Fit, design: npt.NDArray[np.bool_]) -> Fit:
+    """The fit with the variance of its odd part, where joint effects of three sites show.
+
+    What a run and its mirror image (every site the other way) have in common is even in the sites' signs: the mean and
+    joint effects of two sites. Half their difference is odd: single sites and joint effects of three. A foldover keeps
+    the two apart, and a joint effect of three sites enters single effects as it enters the odd residuals, but only half
+    as much all residuals. So where the odd residuals are larger than the even ones (F test), the standard errors are
+    taken from them, on their degrees of freedom.
+
+    Args:
+        fitted: of a design in which joint effects of three sites can look like one site's.
+        design: (n_runs, n) the levels of the runs that the fit used.
+    """
+    first, second = _mirror_images(design)
+    if not len(first):
+        return fitted
+    parts = []
+    for sign in (-1.0, 1.0):
+        row = (fitted.matrix[first] + sign * fitted.matrix[second]) / np.sqrt(2)
+        residual = (fitted.residuals[first] + sign * fitted.residuals[second]) / np.sqrt(2)
+        parts.append((float(residual @ residual), len(first) - float(((row @ fitted.inverse) * row).sum())))
+    (odd, odd_df), (even, even_df) = parts
+    if min(odd_df, even_df) < 1 or not even > 0:
+        return fitted
+    p_value = float(stats.f.sf((odd / odd_df) / (even / even_df), odd_df, even_df))
+    if p_value > JOINT_LEVEL:
+        return replace(fitted, joint_p=p_value)
+    scale = odd / odd_df / fitted.sigma**2
+    return replace(
+        fitted, cov=scale * fitted.cov, extra_cov=scale * fitted.extra_cov, sigma=fitted.sigma * float(np.sqrt(scale)),
+        df=int(odd_df + 1e-6), joint_p=p_value,
+    )  # fmt: skip
+
+
+def _mirror_images(design: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Indices of runs and of their mirror images, each run in one pair at most."""
+    waiting: dict[bytes, list[int]] = {}
+    pairs = []
+    for index, row in enumerate(design):
+        mirrored = waiting.get((~row).tobytes())
+        if mirrored:
+            pairs.append((mirrored.pop(), index))
+        else:
+            waiting.setdefault(row.tobytes(), []).append(index)
+    found = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return found[:, 0], found[:, 1]

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from reborn_nas.analysis.effects.aliases import fit_screen
 from reborn_nas.analysis.effects.budget import SITES
-from reborn_nas.analysis.effects.linear import Fit, allow_for_splits, as_accuracy, as_design, fit
+from reborn_nas.analysis.effects.linear import Fit, as_accuracy, as_design
 from reborn_nas.analysis.effects.losses import agreed_verdicts, loss_bounds
 from reborn_nas.analysis.effects.screening import COLUMNS, FURTHER_COLUMNS, complete_effects, with_said
 from reborn_nas.analysis.effects.verdicts import NO_VERDICT
@@ -141,9 +142,7 @@ def stage_means(
     design: Any, accuracy: Any, stages: Sequence[Any], *, block: Any = None, covariates: Any = None
 ) -> pd.DataFrame:
     """Mean effect of each stage's sites, w'β̂ ± t√(w'Vw): columns stage, sites, effect, ci_low, ci_high, p_value."""
-    fitted = fit(design, accuracy, block=block, covariates=covariates)
-    there = np.isfinite(np.asarray(accuracy, dtype=np.float64))
-    fitted = allow_for_splits(fitted, None if block is None else np.asarray(block)[there])
+    fitted = fit_screen(design, accuracy, block=block, covariates=covariates)
     if len(stages) != len(fitted.beta):
         raise ConfigError(f"stages: one value for each of the {len(fitted.beta)} sites, got {len(stages)}")
     codes, levels = pd.factorize(pd.Series(list(stages)), sort=False)

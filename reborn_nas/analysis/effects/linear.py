@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
 
 from reborn_nas.analysis.designs.blocks import split_allowance
 from reborn_nas.errors import ConfigError
@@ -40,6 +39,7 @@ class Fit:
         matrix: (n_runs, p) columns: sites, covariates, mean and blocks.
         inverse: (p, p) (X'X)⁻¹.
         widening: (n,) what the standard errors of `cov` are multiplied by for the luck of few splits; None for nothing.
+        joint_p: p value of the test for joint effects of three sites, where they can look like one site's.
     """
 
     beta: FloatArray
@@ -53,6 +53,7 @@ class Fit:
     matrix: FloatArray
     inverse: FloatArray
     widening: FloatArray | None = None
+    joint_p: float = 1.0
 
     @property
     def se(self) -> FloatArray:
@@ -213,57 +214,3 @@ def allow_for_splits(fitted: Fit, block: Any) -> Fit:
     """
     factor = split_allowance(fitted.matrix, len(fitted.beta), block)
     return replace(fitted, cov=fitted.cov * np.outer(factor, factor), widening=factor)
-
-
-JOINT_LEVEL = 0.02
-"""Of the test for joint effects. At .01, intervals of 33 sites and 72 runs with eleven triples cover 84 %, at .05 89 %;
-but there, where the odd residuals have two degrees of freedom, that many studies lose their power for nothing."""
-
-
-def allow_for_joint_effects(fitted: Fit, design: BoolArray) -> tuple[Fit, float]:
-    """The fit with the variance of its odd part, where joint effects of three sites show; and the test's p value.
-
-    What a run and its mirror image (every site the other way) have in common is even in the sites' signs: the mean and
-    joint effects of two sites. Half their difference is odd: single sites and joint effects of three. A foldover keeps
-    the two apart, and a joint effect of three sites enters single effects as it enters the odd residuals, but only half
-    as much all residuals. So where the odd residuals are larger than the even ones (F test), the standard errors are
-    taken from them, on their degrees of freedom.
-
-    Args:
-        fitted: of a design in which joint effects of three sites can look like one site's.
-        design: (n_runs, n) the levels of the runs that the fit used.
-    """
-    first, second = _mirror_images(design)
-    if not len(first):
-        return fitted, 1.0
-    parts = []
-    for sign in (-1.0, 1.0):
-        row = (fitted.matrix[first] + sign * fitted.matrix[second]) / np.sqrt(2)
-        residual = (fitted.residuals[first] + sign * fitted.residuals[second]) / np.sqrt(2)
-        parts.append((float(residual @ residual), len(first) - float(((row @ fitted.inverse) * row).sum())))
-    (odd, odd_df), (even, even_df) = parts
-    if min(odd_df, even_df) < 1 or not even > 0:
-        return fitted, 1.0
-    p_value = float(stats.f.sf((odd / odd_df) / (even / even_df), odd_df, even_df))
-    if p_value > JOINT_LEVEL:
-        return fitted, p_value
-    scale = odd / odd_df / fitted.sigma**2
-    wider = replace(
-        fitted, cov=scale * fitted.cov, extra_cov=scale * fitted.extra_cov, sigma=fitted.sigma * float(np.sqrt(scale)),
-        df=int(odd_df + 1e-6),
-    )  # fmt: skip
-    return wider, p_value
-
-
-def _mirror_images(design: BoolArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Indices of runs and of their mirror images, each run in one pair at most."""
-    waiting: dict[bytes, list[int]] = {}
-    pairs = []
-    for index, row in enumerate(design):
-        mirrored = waiting.get((~row).tobytes())
-        if mirrored:
-            pairs.append((mirrored.pop(), index))
-        else:
-            waiting.setdefault(row.tobytes(), []).append(index)
-    found = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    return found[:, 0], found[:, 1]

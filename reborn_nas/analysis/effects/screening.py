@@ -11,18 +11,14 @@ import pandas as pd
 from scipy import stats
 
 from reborn_nas.analysis.designs.design import MOST_SITES, smallest_screen
-from reborn_nas.analysis.effects.aliases import find_aliases
+from reborn_nas.analysis.effects.aliases import JOINT_LEVEL, fit_screen
 from reborn_nas.analysis.effects.budget import SITES
 from reborn_nas.analysis.effects.collapse import collapsed, failures_by_site
 from reborn_nas.analysis.effects.intervals import joint_interval, said_interval
 from reborn_nas.analysis.effects.linear import (
-    JOINT_LEVEL,
     NO_NOISE,
     Fit,
-    allow_for_joint_effects,
-    allow_for_splits,
     as_design,
-    fit,
     site_names,
 )
 from reborn_nas.analysis.effects.power import minimum_detectable_effect
@@ -85,11 +81,7 @@ def complete_effects(
         fitted, estimable = fit_converged(
             levels, outcome, fallen, block=block, covariates=covariates, names=names
         )
-        kept = np.isfinite(outcome) & ~fallen
-        joint: list[str] = []
-        if find_aliases(levels).three > 0:
-            fitted, p_value = allow_for_joint_effects(fitted, levels[kept])
-            joint = [JOINT_WORDS] if p_value <= JOINT_LEVEL else []
+        joint = [JOINT_WORDS] if fitted.joint_p <= JOINT_LEVEL else []
         table = effect_table(fitted, listed, estimable, seed=seed, level=level)
         said = [*_weaknesses(levels, fitted), *_collapse_words(fallen, table, estimable), *joint]
         if _weaknesses(levels, fitted):
@@ -160,14 +152,14 @@ def fit_converged(
         raise ConfigError(
             f"{int(fallen.sum())} of {len(outcome)} runs collapsed: too few converged to estimate any effect"
         )
-    fitted = fit(
+    fitted = fit_screen(
         levels[:, estimable],
         np.where(fallen, np.nan, outcome),
         block=block,
         covariates=covariates,
         names=list(listed[estimable]),
     )
-    return allow_for_splits(fitted, None if block is None else np.asarray(block)[kept]), estimable
+    return fitted, estimable
 
 
 def effect_table(
@@ -183,7 +175,7 @@ def effect_table(
     half = t_quantile(0.025, fitted.df) * se
     p_value = two_sided_p(beta, se, fitted.df)
     q_value = stats.false_discovery_control(p_value, method="bh")
-    posterior = shrink(beta, se, fitted.df)
+    posterior = shrink(beta, se, fitted.df, fitted.widening)
     order = ranks(posterior, se, seed=seed)
     columns = (
         [name for name, there in zip(names, estimable) if there] if estimable is not None else list(names),

@@ -1,9 +1,10 @@
 """Shrinkage whose scale comes from the estimates themselves, with the noise shared by all sites and integrated out.
 
 Each site's effect is drawn from N(0, τ²), or is exactly 0 with a probability π₀ where there are sites enough to tell.
-τ is uniform, π₀ one of three values and the noise of one run has the posterior that its degrees of freedom leave; all
-three are integrated over on a grid, by how well they explain the estimates. Stephens (2017, Biostatistics 18(2))
-takes the same likelihood with a maximum in place of the integral, which is too sure of itself with few sites.
+τ is uniform, π₀ one of three values, the noise of one run has the posterior that its degrees of freedom leave, and an
+allowance for the luck of few splits is needed or not; all are integrated over on a grid, by how well they explain the
+estimates. Stephens (2017, Biostatistics 18(2)) takes the same likelihood with a maximum in place of the integral, which
+is too sure of itself with few sites.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ FloatArray = npt.NDArray[np.float64]
 
 FEW_SITES = 10
 """Up to here every site is taken to have an effect of some size: too few estimates to tell a share without one."""
-NULL_SHARES = {0.0: 0.8, 0.5: 0.1, 0.9: 0.1}
-"""Values of π₀ and their prior: mostly without a point at 0, or small effects all but vanish and so do their
-intervals."""
+NULL_SHARES = {0.0: 0.97, 0.5: 0.015, 0.9: 0.015}
+"""Values of π₀ and their prior: mostly without a point at 0, or small effects all but vanish and so do their intervals.
+With .1 for each, intervals of 33 effects a little smaller than their standard error cover 89 %, so 92 %; where five
+sites of 33 have an effect that costs 2 % of the error."""
 _NOISES, _SCALES = 7, 48
 _REACH = 3.0
 """The grid of τ ends at so many times the largest estimate (or its standard error, where that is larger)."""
@@ -104,19 +106,33 @@ class Shrunk:
         return np.asarray(np.where(rng.random(drawn.shape) < self.at_zero[point], 0.0, drawn))
 
 
-def shrink(effect: FloatArray, se: FloatArray, df: float = np.inf) -> Shrunk:
-    """Shrink `effect` (n,) with standard errors `se` (n,), which rest on one noise of `df` degrees of freedom."""
+def shrink(
+    effect: FloatArray, se: FloatArray, df: float = np.inf, widening: FloatArray | None = None
+) -> Shrunk:
+    """Shrink estimates towards 0.
+
+    Args:
+        effect: (n,).
+        se: (n,) their standard errors, which rest on one noise.
+        df: degrees of freedom of that noise.
+        widening: (n,) what `se` holds as an allowance for few splits (`linear.Fit.widening`). Where it is not needed it
+            would make the effects look smaller than they are; the estimates show as much of it as they can.
+    """
     estimate = np.asarray(effect, dtype=np.float64)
     error = np.maximum(np.asarray(se, dtype=np.float64), 1e-12)
-    noise = _noise_factors(df)
+    allowed = np.ones_like(error) if widening is None else np.asarray(widening, dtype=np.float64)
+    factors = _noise_factors(df)
+    noise = factors[:, None] * error  # (noises, n)
+    if (allowed > 1).any():
+        noise = np.concatenate([noise, noise / allowed])
     largest = float(max(np.abs(estimate).max(), error.max()))
     scales = np.concatenate([[0.0], _REACH * largest * (np.arange(1, _SCALES) / (_SCALES - 1)) ** 2])
     # uniform in τ: each point stands for the stretch between its neighbours
     stretch = np.gradient(scales)
     shares = np.array(list(NULL_SHARES) if len(estimate) > FEW_SITES else [0.0])
-    f, t, p = (grid.ravel() for grid in np.meshgrid(noise, scales, shares, indexing="ij"))
+    f, t, p = (grid.ravel() for grid in np.meshgrid(np.arange(len(noise)), scales, shares, indexing="ij"))
     width = np.broadcast_to(stretch[None, :, None], (len(noise), len(scales), len(shares))).ravel()
-    variance = (f[:, None] * error) ** 2  # (K, n)
+    variance = noise[f] ** 2  # (K, n)
     total = variance + t[:, None] ** 2
     slab = -0.5 * (np.log(total) + estimate**2 / total)
     with np.errstate(divide="ignore"):

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from reborn_nas.analysis import Comparison, option_counts
+from reborn_nas.analysis.effects.aliases import fit_screen
 from reborn_nas.analysis.effects.collapse import converged
-from reborn_nas.analysis.effects.linear import NO_NOISE, Fit, allow_for_splits, fit, tilt
+from reborn_nas.analysis.effects.linear import NO_NOISE, Fit, tilt
 from reborn_nas.analysis.effects.shrinkage import shrink
 from reborn_nas.analysis.phases.adding import AddsUp, adds_up, fitted_sum, shrunk_sum
 from reborn_nas.analysis.phases.compare import candidate_against_parent, curvature
@@ -100,8 +101,7 @@ def _fit(screen: Designed) -> Fit | None:
     varied = screen.kernel is not None or screen.compression is not None
     counts = option_counts(kernel=screen.kernel, compression=screen.compression) if varied else None
     try:
-        found = fit(screen.design, screen.accuracy, block=screen.block, covariates=counts)
-        found = allow_for_splits(found, screen.block[np.isfinite(screen.accuracy)])
+        found = fit_screen(screen.design, screen.accuracy, block=screen.block, covariates=counts)
     except ConfigError:
         return None
     return found if found.sigma > NO_NOISE else None
@@ -153,7 +153,7 @@ def _at_candidate(
     sites = np.array([_holds(record, name, view.arms[0]) for name in screen.names], dtype=np.bool_)
     if not sites.any():
         return None
-    total = shrunk_sum(shrink(fitted.beta, fitted.se, fitted.df), sites, fitted.df)
+    total = shrunk_sum(shrink(fitted.beta, fitted.se, fitted.df, fitted.widening), sites, fitted.df)
     if len(change):
         form = fitted_sum(fitted, np.zeros(len(fitted.beta)), change)
         total = total.plus(form.shrunk())  # chosen for being large, as the sites are

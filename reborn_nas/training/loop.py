@@ -35,6 +35,7 @@ from reborn_nas.training.step.graph import (
     Step,
     StepSnapshot,
 )
+from reborn_nas.training.step.optimisers import restore_state, saved_state
 from reborn_nas.training.step.step import TrainingStep
 from reborn_nas.training.weights import Average, check_decay, draw_weights
 
@@ -95,8 +96,9 @@ def train(
         raise TrainingError("there are no training images")
     with kept_heap(place), _own_randomness(place), _kernels(place):
         run = _Run(model, images, train_indices, evaluate, recipe, seed, place, every_epoch, undecayed)
-        if check_decay(average):
-            run.keep_average(average)
+        decay = check_decay(average) or recipe.ema
+        if decay:
+            run.keep_average(decay)
         if checkpoint is not None:
             run.restore(checkpoint.load())
         run.step.follow(run.rates, at=run.epoch * len(run.sizes))
@@ -179,9 +181,8 @@ class _Run:
         own = {key[6:]: tensor for key, tensor in state.tensors.items() if key.startswith("model/")}
         try:
             self.model.load_state_dict(own)
+            restore_state(self.step.optimiser, self.step.parameters, state.tensors)
             with torch.no_grad():
-                for k, momentum in enumerate(self.step.momenta()):
-                    momentum.copy_(state.tensors[f"momentum/{k}"])
                 for name, tensor in self.scaling().items():
                     tensor.copy_(state.tensors[name])
             if self.average is not None:
@@ -193,7 +194,7 @@ class _Run:
     def state(self) -> TrainingState:
         """The state after this epoch, copied to the CPU."""
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"momentum/{k}": tensor for k, tensor in enumerate(self.step.momenta())}
+        tensors |= saved_state(self.step.optimiser, self.step.parameters)
         tensors |= self.scaling()
         if self.average is not None:
             tensors |= self.average.state()
@@ -210,6 +211,10 @@ class _Run:
     def capture(self, recorder: Recorder | None) -> None:
         """Capture the step and the judging, if there is a recorder and the network allows it; else say why not."""
         if recorder is None or self.epoch >= self.recipe.epochs:
+            return
+        if not self.step.capturable:
+            how = f"optimizer {self.recipe.optimizer} keeps a part of its state in Python"
+            self._run_eagerly(f"eager (no CUDA graph: {how})")
             return
         self.tally.release()  # before a capture: a graph that is destroyed later would take workspaces along
         self.run_step = self.step
@@ -234,8 +239,9 @@ class _Run:
         first = [size for size in self.sizes[:WARM_UP] if size == self.sizes[0]]
         return [batch for batch, _ in zip(batches, first)]
 
-    def _run_eagerly(self, form: str, error: Exception) -> None:
-        check_device(self.device, error)
+    def _run_eagerly(self, form: str, error: Exception | None = None) -> None:
+        if error is not None:
+            check_device(self.device, error)
         self.form = form
         if form not in _reported:
             _reported.add(form)

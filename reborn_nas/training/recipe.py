@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
 from reborn_nas.data import Augmentation
 from reborn_nas.errors import ConfigError, unknown_name
+from reborn_nas.training.step.optimisers import optimiser_faults
 
 SCHEDULES = ("one_cycle", "step_half", "constant")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 INITS = ("default", "xavier", "kaiming")
+_FIRST_FIELDS = 15
+"""Fields that every recipe has had."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training by SGD, pure data.
+    """How a network is trained, pure data.
 
     Args:
         name: what it is called in tables.
         epochs: passes over the training images; 0 evaluates the untrained network.
         batch_size: images a step.
         learning_rate: the schedule's peak.
-        momentum, nesterov, weight_decay: of SGD; the decay acts on every parameter.
+        momentum: of SGD, and of those of timm's optimizers that have one.
+        nesterov: of SGD.
+        weight_decay: of the optimizer.
         schedule: "one_cycle" rises linearly over the first `warmup` share of the steps, then falls by a cosine
             to zero; "step_half" divides by ten after half of the epochs (paper, Sec. 4.3); "constant".
         warmup: share of the steps in which "one_cycle" rises.
@@ -36,6 +41,14 @@ class Recipe:
         init: "xavier" (paper, Sec. 4.3) or "kaiming" draws all weights anew (`draw_weights`), which undoes a
             pretrained or a function-preserving start; "default" leaves the network as it comes.
         crop_padding, flip: override the data set's augmentation; None leaves it.
+        optimizer: "sgd", or a name of `timm.optim.list_optimizers()`, such as "adamw" or "lion". On a GPU sgd, adam and
+            adamw train in a CUDA graph, the others without.
+        optimizer_args: further arguments of that optimizer, such as `{"betas": [0.9, 0.95]}`.
+        decay_norms_and_biases: whether weight decay also acts on parameters of one dimension and on those that the
+            network's `no_weight_decay()` names.
+        clip_grad: the largest norm of all gradients of a step together; None does not clip.
+        ema: decay of a moving average of the weights, in [0, 1); the network ends with the averaged weights, by which
+            it is judged in the end. 0 is none.
 
     Raises:
         ConfigError: with every value that is out of range.
@@ -56,6 +69,11 @@ class Recipe:
     init: str = "default"
     crop_padding: int | None = None
     flip: bool | None = None
+    optimizer: str = "sgd"
+    optimizer_args: Mapping[str, Any] = field(default_factory=dict)
+    decay_norms_and_biases: bool = True
+    clip_grad: float | None = None
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         faults = [
@@ -65,6 +83,7 @@ class Recipe:
         ]
         if self.nesterov is True and self.momentum == 0:
             faults.append("recipe.nesterov needs momentum above 0; set nesterov to false")
+        faults += optimiser_faults(self.optimizer, self.optimizer_args)
         if faults:
             raise ConfigError(f"recipe {self.name!r} has faults:", faults)
 
@@ -74,8 +93,16 @@ class Recipe:
         return Augmentation(padding, default.flip if self.flip is None else self.flip)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values only; `from_dict` restores the recipe."""
-        return asdict(self)
+        """JSON values only; `from_dict` restores the recipe. Later fields are left out where they have their defaults,
+        so that a recipe's digest stays what it was before there were any.
+        """
+        later = {item.name: item for item in fields(self)[_FIRST_FIELDS:]}
+        plain = Recipe()
+        return {
+            key: value
+            for key, value in asdict(self).items()
+            if key not in later or value != getattr(plain, key)
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
@@ -121,6 +148,13 @@ _RULES = (
     ("init", f"one of {', '.join(INITS)}", _one_of(*INITS)),
     ("crop_padding", "a whole number ≥ 0, or null", lambda value: value is None or _whole(0)(value)),
     ("flip", "true, false or null", lambda value: value is None or type(value) is bool),
+    ("decay_norms_and_biases", "true or false", lambda value: type(value) is bool),
+    (
+        "clip_grad",
+        "a number above 0, or null",
+        lambda value: value is None or _real(0, math.inf, above=True)(value),
+    ),
+    ("ema", "in [0, 1)", _real(0, 1, below=True)),
 )
 
 PAPER_EPOCHS = {"cifar10": 160, "cifar100": 160}
@@ -139,6 +173,15 @@ RECIPES: Mapping[str, Recipe] = {
         schedule="step_half",
         precision="fp32",
         init="xavier",
+    ),
+    "adamw": Recipe(
+        name="adamw",
+        learning_rate=2e-3,
+        weight_decay=0.05,
+        label_smoothing=0.1,
+        optimizer="adamw",
+        decay_norms_and_biases=False,
+        clip_grad=1.0,
     ),
 }
 

@@ -53,7 +53,7 @@ def test_the_fast_recipe() -> None:
         0,
     )
     assert (recipe.precision, recipe.channels_last) == ("auto", True)
-    assert recipe_names() == ("fast", "paper")
+    assert recipe_names() == ("fast", "paper", "adamw")
 
 
 def test_one_cycle_by_hand() -> None:

@@ -13,6 +13,7 @@ from reborn_nas.errors import TrainingError
 from reborn_nas.training.device.precision import arithmetic
 from reborn_nas.training.recipe import Recipe
 from reborn_nas.training.step.hidden_state import attribute_tensors
+from reborn_nas.training.step.optimisers import CAPTURED, live_state, make_optimiser, prepare
 
 FIRST = 2.0**16
 GROWTH_INTERVAL = 2000
@@ -25,9 +26,13 @@ class LossScaler:
     The loss is multiplied by a scale before the backward pass. Where a gradient overflows, the step is skipped and
     the scale halved; it doubles after `GROWTH_INTERVAL` good steps. The fused optimisers unscale and skip by the
     attributes `grad_scale` and `found_inf`, so that nothing waits for the device.
+
+    Args:
+        clip: the largest norm of all gradients together, before they are scaled; None does not clip.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, clip: float | None = None) -> None:
+        self.clip = clip
         self.scale = torch.full((1,), FIRST, device=device)
         self.good = torch.zeros(1, device=device, dtype=torch.int32)
 
@@ -40,7 +45,11 @@ class LossScaler:
         (loss * self.scale[0]).backward()  # type: ignore[no-untyped-call]
         gradients = [p.grad for p in parameters if p.grad is not None]
         # the norm is infinite or no number where any gradient is
-        overflow = ~torch.nn.utils.get_total_norm(gradients).isfinite().view(1)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        overflow = ~norm.isfinite().view(1)
+        if self.clip is not None:
+            # the gradients carry the scale, and so does their norm
+            torch._foreach_mul_(gradients, (self.clip * self.scale[0] / (norm + 1e-6)).clamp(max=1.0))
         optimiser.grad_scale, optimiser.found_inf = self.scale, overflow.float()
         optimiser.step()
         self.good.copy_(torch.where(overflow, 0, self.good + 1))
@@ -79,20 +88,22 @@ class TrainingStep:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise TrainingError("the network has no trainable parameter; nothing can be trained")
-        held = device.type == "cuda" if tensor_rate is None else tensor_rate
+        self.capturable = recipe.optimizer in CAPTURED
+        held = device.type == "cuda" and self.capturable if tensor_rate is None else tensor_rate
         self.rate = torch.zeros(1, device=device) if held else None
         self.rates: list[float] = []
         self.at = 0
-        self.optimiser = torch.optim.SGD(
-            _groups(model, undecayed),
-            lr=0.0 if self.rate is None else self.rate[0],  # a view: what is written there is read here
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
-            fused=device.type in ("cpu", "cuda"),
-        )
-        self.scaler = LossScaler(device) if precision == "fp16" else None
-        self.momenta()
+        # a view of the rate: what is written there is read here
+        view = None if self.rate is None else self.rate[0]
+        self.optimiser = make_optimiser(model, recipe, view, device, undecayed)
+        if precision == "fp16" and not self.capturable:
+            raise TrainingError(
+                f"optimizer {recipe.optimizer} cannot skip a step whose gradients overflow in fp16; take --precision "
+                "bf16 or fp32, or adamw, adam or sgd"
+            )
+        self.clip = recipe.clip_grad
+        self.scaler = LossScaler(device, self.clip) if precision == "fp16" else None
+        prepare(self.optimiser)
         # sums of 50,000 losses: float64 where the device has it
         kind = torch.float32 if device.type == "mps" else torch.float64
         self.loss_sum = torch.zeros((), device=device, dtype=kind)
@@ -102,7 +113,7 @@ class TrainingStep:
         names = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
         found: dict[str, torch.Tensor] = {}
         found |= {f"weight {name}": tensor for name, tensor in zip(names, self.parameters, strict=True)}
-        found |= {f"momentum of {name}": tensor for name, tensor in zip(names, self.momenta(), strict=True)}
+        found |= live_state(self.optimiser, self.model)
         found |= {f"buffer {name}": tensor for name, tensor in self.model.named_buffers()}
         found |= {f"attribute {k}": tensor for k, tensor in enumerate(attribute_tensors(self.model))}
         found["loss"] = self.loss_sum
@@ -145,30 +156,12 @@ class TrainingStep:
         loss = total_loss(outputs, labels, self.smoothing)
         if self.scaler is None:
             loss.backward()  # type: ignore[no-untyped-call]
+            if self.clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
             self.optimiser.step()
         else:
             self.scaler.step(loss, self.optimiser, self.parameters)
         self.loss_sum += loss.detach() * len(labels)
-
-    def momenta(self) -> list[torch.Tensor]:
-        """The optimiser's momentum of each parameter, in the network's order; zeros before the first step.
-
-        They exist from the start: zero gives the same first step as none, a captured step needs their memory, and
-        the fused kernel takes all or none, also where a parameter gets its first gradient later than the others.
-        """
-        states = [self.optimiser.state[parameter] for parameter in self.parameters]
-        for state, parameter in zip(states, self.parameters, strict=True):
-            if state.get("momentum_buffer") is None:
-                state["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        return [state["momentum_buffer"] for state in states]
-
-
-def _groups(model: nn.Module, undecayed: Collection[str]) -> list[dict[str, Any]]:
-    """The optimiser's parameters: one group, and a second one without weight decay where it is asked for."""
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    spared = [parameter for name, parameter in named if name in undecayed]
-    groups: list[dict[str, Any]] = [{"params": [p for name, p in named if name not in undecayed]}]
-    return [*groups, {"params": spared, "weight_decay": 0.0}] if spared else groups
 
 
 def total_loss(outputs: Any, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:

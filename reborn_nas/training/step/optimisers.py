@@ -1,0 +1,243 @@
+"""Optimizers by timm's names, with their whole state in tensors that a checkpoint keeps."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from reborn_nas.errors import TrainingError
+
+if TYPE_CHECKING:
+    from reborn_nas.training.recipe import Recipe
+
+SGD = "sgd"
+"""Torch's own, fused, with the recipe's `momentum` and `nesterov`."""
+
+CAPTURED = frozenset((SGD, "adam", "adamw"))
+"""Optimizers that keep nothing outside of tensors in fixed memory, so that a CUDA graph can hold their step."""
+
+_OF_THE_RECIPE = frozenset(("lr", "weight_decay", "momentum", "nesterov", "fused", "capturable", "foreach"))
+_STATE, _NUMBER, _GROUP, _SHARED = (
+    "optimiser/",
+    "optimiser-number/",
+    "optimiser-group/",
+    "optimiser-group-tensor/",
+)
+
+
+def optimiser_faults(name: object, arguments: object) -> list[str]:
+    """What is wrong with an optimizer's name and arguments; empty where nothing is."""
+    if not isinstance(arguments, Mapping) or not all(isinstance(key, str) for key in arguments):
+        return [f"recipe.optimizer_args is a map from names to values, not {arguments!r}"]
+    if name == SGD:
+        more = ", ".join(arguments)
+        return [f"recipe.optimizer_args: sgd takes none, not {more}; it has momentum"] if arguments else []
+    if name in CAPTURED and not arguments:
+        return []  # without timm, which takes a second to import
+    if reserved := sorted(_OF_THE_RECIPE & set(arguments)):
+        return [f"recipe.optimizer_args has {', '.join(reserved)}, which the recipe sets by itself"]
+    from timm.optim import get_optimizer_info, list_optimizers  # type: ignore[attr-defined]
+
+    known = [name for name in list_optimizers() if isinstance(name, str)]
+    if name not in known:
+        close = difflib.get_close_matches(str(name), known, n=3)
+        hint = (
+            f"did you mean {', '.join(close)}?" if close else "timm.optim.list_optimizers() has their names"
+        )
+        return [f"recipe.optimizer is an optimizer of timm, not {name!r}; {hint}"]
+    if get_optimizer_info(str(name)).second_order:
+        return [
+            f"recipe.optimizer: {name} needs second derivatives, which the training loop does not compute"
+        ]
+    try:
+        _timm(str(name), [{"params": [nn.Parameter(torch.zeros(2, 2))]}], 0.1, 0.0, 0.9, dict(arguments))
+    except ImportError as error:
+        return [f"recipe.optimizer: {name} needs a package that is not installed ({error})"]
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        return [f"recipe.optimizer: {name} cannot be made with {dict(arguments)} ({error})"]
+    return []
+
+
+def make_optimiser(
+    model: nn.Module,
+    recipe: Recipe,
+    rate: torch.Tensor | None,
+    device: torch.device,
+    undecayed: Collection[str],
+) -> torch.optim.Optimizer:
+    """The recipe's optimizer for the trainable parameters of `model`.
+
+    Args:
+        rate: a tensor with the learning rate of each step, which a captured step reads; None where a number is set.
+        undecayed: names of parameters that weight decay leaves alone.
+    """
+    if not recipe.decay_norms_and_biases:
+        undecayed = {*undecayed, *_norms_and_biases(model)}
+    groups = _groups(model, undecayed)
+    lr: Any = recipe.learning_rate if rate is None else rate
+    if recipe.optimizer == SGD:
+        return torch.optim.SGD(
+            groups,
+            lr=lr,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+            fused=device.type in ("cpu", "cuda"),
+        )
+    arguments = dict(recipe.optimizer_args)
+    if recipe.optimizer in CAPTURED:
+        arguments |= {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}
+    return _timm(recipe.optimizer, groups, lr, recipe.weight_decay, recipe.momentum, arguments)
+
+
+def _timm(
+    name: str,
+    groups: list[dict[str, Any]],
+    rate: Any,
+    decay: float,
+    momentum: float,
+    arguments: dict[str, Any],
+) -> torch.optim.Optimizer:
+    from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what timm says of its own defaults
+        return create_optimizer_v2(
+            groups,
+            opt=name,
+            lr=rate,
+            weight_decay=decay,
+            momentum=momentum,
+            filter_bias_and_bn=False,
+            **arguments,
+        )
+
+
+def _norms_and_biases(model: nn.Module) -> set[str]:
+    """Parameters of one dimension, and those that the network itself excludes by `no_weight_decay()`, as in timm."""
+    ask = getattr(model, "no_weight_decay", None)
+    named = set(ask()) if callable(ask) else set()
+    return named | {name for name, parameter in model.named_parameters() if parameter.ndim <= 1}
+
+
+def _groups(model: nn.Module, undecayed: Collection[str]) -> list[dict[str, Any]]:
+    """The parameters: one group, and a second one without weight decay where it is asked for."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    spared = [parameter for name, parameter in named if name in undecayed]
+    groups: list[dict[str, Any]] = [{"params": [p for name, p in named if name not in undecayed]}]
+    return [*groups, {"params": spared, "weight_decay": 0.0}] if spared else groups
+
+
+def prepare(optimiser: torch.optim.Optimizer) -> None:
+    """Make the state of SGD and Adam before the first step, of zeros, which gives the same first step.
+
+    A captured step needs their memory, and the fused kernels take all parameters or none, also where one gets its
+    first gradient later than the others.
+    """
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            state = optimiser.state[parameter]
+            if isinstance(optimiser, torch.optim.SGD) and "momentum_buffer" not in state:
+                state["momentum_buffer"] = _zeros(parameter)
+            elif type(optimiser) in (torch.optim.Adam, torch.optim.AdamW) and not state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                state["exp_avg"] = _zeros(parameter)
+                state["exp_avg_sq"] = _zeros(parameter)
+                if group["amsgrad"]:
+                    state["max_exp_avg_sq"] = _zeros(parameter)
+
+
+def _zeros(parameter: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(parameter, memory_format=torch.preserve_format)
+
+
+def live_state(optimiser: torch.optim.Optimizer, model: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors that a step changes; the first word of a name is their kind."""
+    words = {"momentum_buffer": "momentum"}
+    return {
+        f"{words.get(key, key)} of {name}": tensor
+        for name, parameter in model.named_parameters()
+        for key, tensor in optimiser.state.get(parameter, {}).items()
+        if isinstance(tensor, torch.Tensor)
+    }
+
+
+def saved_state(optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> dict[str, torch.Tensor]:
+    """The whole state as tensors for a checkpoint.
+
+    Raises:
+        TrainingError: there is something else in it than tensors, numbers and lists of tensors.
+    """
+    if isinstance(optimiser, torch.optim.SGD):
+        buffers = (optimiser.state[parameter]["momentum_buffer"] for parameter in parameters)
+        return {f"momentum/{k}": buffer for k, buffer in enumerate(buffers)}
+    found: dict[str, torch.Tensor] = {}
+    for k, parameter in enumerate(parameters):
+        for key, value in optimiser.state.get(parameter, {}).items():
+            if isinstance(value, torch.Tensor):
+                found[f"{_STATE}{k}/{key}"] = value
+            elif isinstance(value, list) and all(isinstance(item, torch.Tensor) for item in value):
+                found |= {f"{_STATE}{k}/{key}/{at}": item for at, item in enumerate(value)}
+            elif isinstance(value, bool | int | float):
+                found[f"{_NUMBER}{k}/{key}"] = _number(value)
+            elif value is not None:
+                raise TrainingError(
+                    f"{type(optimiser).__name__} keeps a {type(value).__name__} as {key!r}, which no checkpoint can "
+                    "hold; train without one, or take another optimizer"
+                )
+    for g, group in enumerate(optimiser.param_groups):
+        for key, value in group.items():
+            if key != "lr" and isinstance(value, torch.Tensor):
+                found[f"{_SHARED}{g}/{key}"] = value
+            elif key != "lr" and isinstance(value, bool | int | float):
+                found[f"{_GROUP}{g}/{key}"] = _number(value)
+    return found
+
+
+def _number(value: float) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
+
+
+def restore_state(
+    optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter], tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Put back what `saved_state` returned. Raises KeyError or RuntimeError where it does not fit."""
+    if isinstance(optimiser, torch.optim.SGD):
+        with torch.no_grad():
+            for k, parameter in enumerate(parameters):
+                optimiser.state[parameter]["momentum_buffer"].copy_(tensors[f"momentum/{k}"])
+        return
+    for name, tensor in tensors.items():
+        if name.startswith(_GROUP):
+            number, key = name.removeprefix(_GROUP).split("/")
+            optimiser.param_groups[int(number)][key] = tensor.item()
+        elif name.startswith(_SHARED):
+            number, key = name.removeprefix(_SHARED).split("/")
+            optimiser.param_groups[int(number)][key] = tensor.clone()
+        elif name.startswith(_NUMBER):
+            number, key = name.removeprefix(_NUMBER).split("/")
+            optimiser.state[parameters[int(number)]][key] = tensor.item()
+        elif name.startswith(_STATE):
+            number, key, *place = name.removeprefix(_STATE).split("/")
+            parameter = parameters[int(number)]
+            _put(optimiser.state[parameter], key, place, tensor, parameter)
+
+
+def _put(
+    state: dict[str, Any], key: str, place: list[str], tensor: torch.Tensor, parameter: nn.Parameter
+) -> None:
+    live = state.get(key)
+    if isinstance(live, torch.Tensor) and not place:
+        with torch.no_grad():
+            live.copy_(tensor)
+        return
+    copy = tensor.to(parameter.device if tensor.ndim else tensor.device, copy=True)
+    if place:
+        state.setdefault(key, []).append(copy)
+    else:
+        state[key] = copy

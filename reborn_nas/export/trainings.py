@@ -307,13 +307,13 @@ def _details(job: Retraining, results: tuple[SeedResult, ...]) -> dict[str, str]
     details = {
         "test accuracy over seeds": over_seeds(results),
         "trained on": f"{len(job.images.pool):,} images, training and validation",
-        "recipe": f"{recipe.name}: {recipe.epochs} epochs, batches of {recipe.batch_size}, learning rate "
-        f"{recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}, {first.precision}",
+        "recipe": f"{recipe.name}: {recipe.epochs} epochs, batches of {recipe.batch_size}, {recipe.optimizer}, "
+        f"learning rate {recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}, {first.precision}",
         "seed": f"{first.seed}, the first of {len(results)}",
         "start": _start_in_words(job),
     }
-    if job.average:
-        details["weights"] = f"moving average over the steps, decay {job.average:g}"
+    if average := job.average or recipe.ema:
+        details["weights"] = f"moving average over the steps, decay {average:g}"
     return details
 
 

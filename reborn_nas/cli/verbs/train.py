@@ -43,14 +43,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--data-dir", metavar="DIR")
     data.add_argument("--image-size", type=int, metavar="N")
     data.add_argument("--skip-broken", action="store_true", help="leave out images that cannot be read")
-    data.add_argument("--recipe", metavar="NAME", help="fast or paper")
+    data.add_argument("--recipe", metavar="NAME", help="fast, adamw or paper")
     for option, kind in (
         ("epochs", int),
         ("batch-size", int),
         ("learning-rate", float),
         ("weight-decay", float),
+        ("clip-grad", float),
     ):
         data.add_argument(f"--{option}", type=kind, metavar="N" if kind is int else "X")
+    data.add_argument("--optimizer", metavar="NAME", help="sgd, adamw or another of timm's")
     data.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"))
     how = parser.add_argument_group("trainings")
     how.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings (default 3)")
@@ -92,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         announce("reading the architecture; importing torch and timm takes a few seconds")
     import_networks()
-    recipe = ("epochs", "batch_size", "learning_rate", "weight_decay", "precision")
+    recipe = ("epochs", "batch_size", "learning_rate", "weight_decay", "clip_grad", "optimizer", "precision")
     direct = ("trial", "dataset", "data_dir", "image_size", "skip_broken", "recipe", "seeds", "seed", "device",
               "pretrained", "checkpoint", "fold", "force", "name", "backbone", "stem", "init")  # fmt: skip
     with log_to(None, shown=args.verbose):

@@ -41,6 +41,11 @@ RECIPE_FIELDS = (
     "momentum",
     "weight_decay",
     "label_smoothing",
+    "optimizer",
+    "optimizer_args",
+    "decay_norms_and_biases",
+    "clip_grad",
+    "ema",
     "precision",
     "init",
 )
@@ -209,7 +214,7 @@ class StudyConfig(Fields):
     @property
     def recipe_overrides(self) -> dict[str, Any]:
         """Settings that replace the recipe's."""
-        given = {name: getattr(self, name) for name in RECIPE_FIELDS if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in RECIPE_FIELDS if getattr(self, name) not in (None, {})}
         if given.get("init") in STARTS:  # where trainings start from, not how weights are drawn
             del given["init"]
         return given

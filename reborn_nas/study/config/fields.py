@@ -111,7 +111,10 @@ class Fields(BaseModel):
         metavar="LIST",
     )
     recipe: RecipeName = setting(
-        "fast", "fast (default) or paper; the next settings replace the recipe's", group=HOW, metavar="NAME"
+        "fast",
+        "fast (default), adamw or paper; the next settings replace the recipe's",
+        group=HOW,
+        metavar="NAME",
     )
     epochs: Annotated[int, Field(ge=1)] | None = setting(
         None, "epochs of each training", group=HOW, metavar="N"
@@ -120,11 +123,36 @@ class Fields(BaseModel):
         None, "images of one step", group=HOW, metavar="N"
     )
     learning_rate: Positive | None = setting(None, "largest learning rate", group=HOW, metavar="X")
+    optimizer: str | None = setting(
+        None,
+        "sgd, adamw, lion or another optimizer of timm; on a GPU sgd, adam and adamw train in a CUDA graph",
+        group=HOW,
+        metavar="NAME",
+    )
+    optimizer_args: dict[str, Any] = setting(
+        None,
+        "argument of the optimizer, such as betas=[0.9,0.95]; may be repeated",
+        group=HOW,
+        metavar="NAME=VALUE",
+        factory=dict,
+    )
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = setting(
-        None, "of stochastic gradient descent", group=HOW, metavar="X"
+        None, "of sgd, and of other optimizers that have one", group=HOW, metavar="X"
     )
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = setting(
         None, "of the optimiser", group=HOW, metavar="X"
+    )
+    decay_norms_and_biases: bool | None = setting(
+        None, "whether weight decay also acts on norms and biases", group=HOW
+    )
+    clip_grad: Positive | None = setting(
+        None, "largest norm of the gradients of a step", group=HOW, metavar="X"
+    )
+    ema: Annotated[float, Field(ge=0, lt=1)] | None = setting(
+        None,
+        "average the weights over the steps, such as 0.999, and judge by the average",
+        group=HOW,
+        metavar="D",
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = setting(
         None, "of the cross entropy", group=HOW, metavar="X"

@@ -35,7 +35,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 SETTINGS_FILE = "study.yaml"
 """In the run folder: the settings that the study was asked for, for `--config`."""
 
-_OPTIONS = {"backbone_arguments": "--model-arg"}
+_OPTIONS = {"backbone_arguments": "--model-arg", "optimizer_args": "--optimizer-arg"}
 """Settings whose flag has another name; all others have their own."""
 
 

@@ -30,8 +30,13 @@ class Settings(TypedDict, total=False):
     epochs: int | None
     batch_size: int | None
     learning_rate: float | None
+    optimizer: str | None
+    optimizer_args: Mapping[str, Any]
     momentum: float | None
     weight_decay: float | None
+    decay_norms_and_biases: bool | None
+    clip_grad: float | None
+    ema: float | None
     label_smoothing: float | None
     precision: str | None
     train: str | Callable[..., Any] | None

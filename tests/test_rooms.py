@@ -58,6 +58,7 @@ INSIDE = {
     "report": ("probe", "results", "figures", "page"),
     "training": (
         "device",
+        "optimisers",
         "recipe",
         "weights",
         "result",

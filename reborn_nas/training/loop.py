@@ -23,6 +23,7 @@ from reborn_nas.training.device.cpu import kept_heap
 from reborn_nas.training.device.precision import resolve_precision
 from reborn_nas.training.device.selection import check_device, first_line
 from reborn_nas.training.evaluation import Tally
+from reborn_nas.training.optimisers import restore_state, saved_state
 from reborn_nas.training.recipe import Recipe, batch_sizes, learning_rates
 from reborn_nas.training.result import TrainingResult
 from reborn_nas.training.step.compiled import Compiled, eagerly
@@ -35,7 +36,6 @@ from reborn_nas.training.step.graph import (
     Step,
     StepSnapshot,
 )
-from reborn_nas.training.step.optimisers import restore_state, saved_state
 from reborn_nas.training.step.step import TrainingStep
 from reborn_nas.training.weights import Average, check_decay, draw_weights
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from reborn_nas.data import Augmentation
 from reborn_nas.errors import ConfigError, unknown_name
-from reborn_nas.training.step.optimisers import optimiser_faults
+from reborn_nas.training.optimisers import optimiser_faults
 
 SCHEDULES = ("one_cycle", "step_half", "constant")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")

@@ -13,8 +13,8 @@ from torch import nn
 from reborn_nas.data import split
 from reborn_nas.errors import ConfigError, TrainingError
 from reborn_nas.training import Recipe, train
+from reborn_nas.training.optimisers import optimiser_faults
 from reborn_nas.training.recipe import get_recipe, learning_rates
-from reborn_nas.training.step.optimisers import optimiser_faults
 from reborn_nas.training.step.step import TrainingStep
 from tests.training.toys import Kept, small_net, squares
 

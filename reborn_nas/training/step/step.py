@@ -11,9 +11,9 @@ from torch import nn
 
 from reborn_nas.errors import TrainingError
 from reborn_nas.training.device.precision import arithmetic
+from reborn_nas.training.optimisers import CAPTURED, live_state, make_optimiser, norms_and_biases, prepare
 from reborn_nas.training.recipe import Recipe
 from reborn_nas.training.step.hidden_state import attribute_tensors
-from reborn_nas.training.step.optimisers import CAPTURED, live_state, make_optimiser, prepare
 
 FIRST = 2.0**16
 GROWTH_INTERVAL = 2000
@@ -93,9 +93,20 @@ class TrainingStep:
         self.rate = torch.zeros(1, device=device) if held else None
         self.rates: list[float] = []
         self.at = 0
-        # a view of the rate: what is written there is read here
-        view = None if self.rate is None else self.rate[0]
-        self.optimiser = make_optimiser(model, recipe, view, device, undecayed)
+        if not recipe.decay_norms_and_biases:
+            undecayed = {*undecayed, *norms_and_biases(model)}
+        self.optimiser = make_optimiser(
+            model,
+            recipe.optimizer,
+            # a view of the rate: what is written there is read here
+            recipe.learning_rate if self.rate is None else self.rate[0],
+            device,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+            arguments=recipe.optimizer_args,
+            undecayed=undecayed,
+        )
         if precision == "fp16" and not self.capturable:
             raise TrainingError(
                 f"optimizer {recipe.optimizer} cannot skip a step whose gradients overflow in fp16; take --precision "

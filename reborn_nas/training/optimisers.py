@@ -5,15 +5,12 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from reborn_nas.errors import TrainingError
-
-if TYPE_CHECKING:
-    from reborn_nas.training.recipe import Recipe
 
 SGD = "sgd"
 """Torch's own, fused, with the recipe's `momentum` and `nesterov`."""
@@ -65,34 +62,39 @@ def optimiser_faults(name: object, arguments: object) -> list[str]:
 
 def make_optimiser(
     model: nn.Module,
-    recipe: Recipe,
-    rate: torch.Tensor | None,
+    name: str,
+    rate: float | torch.Tensor,
     device: torch.device,
+    *,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    arguments: Mapping[str, Any],
     undecayed: Collection[str],
 ) -> torch.optim.Optimizer:
-    """The recipe's optimizer for the trainable parameters of `model`.
+    """An optimizer for the trainable parameters of `model`.
 
     Args:
-        rate: a tensor with the learning rate of each step, which a captured step reads; None where a number is set.
+        name: "sgd" or one of timm's.
+        rate: the learning rate, or a tensor that holds it, which a captured step reads.
+        nesterov: of sgd.
+        arguments: further ones.
         undecayed: names of parameters that weight decay leaves alone.
     """
-    if not recipe.decay_norms_and_biases:
-        undecayed = {*undecayed, *_norms_and_biases(model)}
     groups = _groups(model, undecayed)
-    lr: Any = recipe.learning_rate if rate is None else rate
-    if recipe.optimizer == SGD:
+    if name == SGD:
         return torch.optim.SGD(
             groups,
-            lr=lr,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
+            lr=rate,
+            momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
             fused=device.type in ("cpu", "cuda"),
         )
-    arguments = dict(recipe.optimizer_args)
-    if recipe.optimizer in CAPTURED:
-        arguments |= {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}
-    return _timm(recipe.optimizer, groups, lr, recipe.weight_decay, recipe.momentum, arguments)
+    more = dict(arguments)
+    if name in CAPTURED:
+        more |= {"fused": device.type in ("cpu", "cuda"), "capturable": device.type == "cuda"}
+    return _timm(name, groups, rate, weight_decay, momentum, more)
 
 
 def _timm(
@@ -118,7 +120,7 @@ def _timm(
         )
 
 
-def _norms_and_biases(model: nn.Module) -> set[str]:
+def norms_and_biases(model: nn.Module) -> set[str]:
     """Parameters of one dimension, and those that the network itself excludes by `no_weight_decay()`, as in timm."""
     ask = getattr(model, "no_weight_decay", None)
     named = set(ask()) if callable(ask) else set()

@@ -95,7 +95,7 @@ def edit_call(
         own = f"{_of_map(call, tensor)} if getattr(_act, 'kept', False) else _act(_map)"
         prefix, suffix = f"(lambda _map, _act: {own})(", f", {callee})"
     if isinstance(parents.get(call), ast.Expr) and isinstance(tensor, ast.Name):
-        prefix = f"{tensor.id} = {prefix}"  # an in-place call whose result nobody takes
+        prefix = f"{tensor.id} = {prefix}"  # an in-place call whose result is not used
     start, end = _start(call), _end(call)
     length = (end[0] - start[0]) * 10000 + end[1] - start[1]
     before = "\n" * (_start(tensor)[0] - start[0])

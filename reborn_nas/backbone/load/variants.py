@@ -20,7 +20,7 @@ class Variants:
     """Arguments of a backbone's constructor, each with the values that a search may give it.
 
     A parameter of the search is `backbone.` and the argument; its labels are the values as texts. The parent has the
-    first value of what nobody sets.
+    first value of each argument that is not set.
 
     Args:
         arguments: argument → its values.

@@ -1,8 +1,8 @@
 """The program that a network runs, as one stream of events: module calls, aten operations, sites, outputs.
 
 Tensors are told apart by what was written into their storage: an event names each operand by the events whose results
-it still shows. So an in-place activation and one that returns a new tensor give the same stream, unless somebody
-reads the overwritten value under another name, which is what conversion has to know.
+it still shows. So an in-place activation and one that returns a new tensor give the same stream, unless the
+overwritten value is read under another name, which conversion has to know.
 """
 
 from __future__ import annotations

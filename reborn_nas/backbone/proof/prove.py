@@ -75,6 +75,8 @@ class _Setting:
 
 
 class _Prover:
+    """Tries sites together, drops those with a fault, and tries the rest again until all pass."""
+
     def __init__(self, model: nn.Module, found: Discovery, inputs: Any) -> None:
         self.model, self.found, self.inputs = model, found, inputs
         self.own = is_own(model)

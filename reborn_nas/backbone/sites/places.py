@@ -244,5 +244,5 @@ class BlockFinder:
             return beyond != below and self._weighted.get(beyond, 0) >= 2
         if self._weighted.get(below, 0) < 2:
             return False
-        sizes = [name for name, kin in module.named_children() if type(kin) is type(child)]
+        sizes = [name for name, other in module.named_children() if type(other) is type(child)]
         return len(sizes) >= 2 and all(self._weighted.get(f"{here}.{name}", 0) >= 2 for name in sizes)

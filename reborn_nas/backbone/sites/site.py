@@ -26,7 +26,7 @@ class Proof:
     Args:
         faults: site → the reason why only its original is possible.
         clones: site → "input", "output" or "both": what something later overwrites, and conversion has to copy;
-            "written": its result is written over its map, which somebody reads under another name.
+            "written": its result is written over its map, which is also read under another name.
         spare: paths of activation modules with parameters that nothing uses once all their sites are replaced.
         proved: sites that were put to the proof and passed.
         varying: sites that run, or are read, for some numbers and sizes of images only, or by chance.

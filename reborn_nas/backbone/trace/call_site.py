@@ -94,7 +94,7 @@ class SpanFinder:
             if (
                 code.co_filename,
                 code.co_name,
-            ) in _RUNNERS:  # behind it nobody's source: a forward that is not Python
+            ) in _RUNNERS:  # no source behind it: a forward that is not Python
                 break
             if code.co_filename not in _PLUMBING:
                 if code.co_name in _INLINED:

@@ -32,7 +32,7 @@ def trace(model: nn.Module, inputs: Any, *, training: bool) -> Trace:
     """Run `model` once on a meta-device copy and record it. The model itself is never changed.
 
     Args:
-        inputs: as `inputs.inputs_of` returns them; on the meta device only shapes and dtypes matter.
+        inputs: as `inputs_of` returns them; on the meta device only shapes and dtypes matter.
         training: record the forward of train mode instead of eval mode.
 
     A forward that needs real numbers (`.item()`, an operation without a meta kernel) runs on the CPU instead.

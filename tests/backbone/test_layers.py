@@ -167,5 +167,7 @@ def test_what_is_registered_twice_is_refused(registered: None) -> None:
 
 def test_a_plan_with_an_action_that_nobody_registered_says_so() -> None:
     data = WidenStep("consume", "mix", ("weight",), 1, 1, registry.ChannelMap.identity(4)).to_dict()
-    with pytest.raises(ConversionError, match=r"one of consume, .*'centred'"):
+    with pytest.raises(
+        ConversionError, match=r"one of consume, .*'centred'; a layer of your own must be registered"
+    ):
         WidenStep.from_dict({**data, "action": "centred"})

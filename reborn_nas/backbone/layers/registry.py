@@ -119,8 +119,7 @@ class Layer:
             own way.
         named: the same by "module:qualname", for classes whose module is slow to import; without subclasses.
         actions: name → action of the steps that it plans and applies.
-        regroups: whether its convolution can bring the widened channels of each group together: `apply` is then
-            called for `consume` with `groups` above one.
+        regroups: whether its convolution in groups may be planned to `consume` wider groups, which `apply` carries out.
         cuts: whether it can keep to the original channels as the identity branch of a sum.
     """
 

@@ -211,7 +211,10 @@ class WidenStep:
     def from_dict(cls, data: Mapping[str, Any]) -> WidenStep:
         """The inverse of `to_dict`. Raises ConversionError for an unknown action."""
         if data["action"] not in ACTIONS:
-            raise ConversionError(f"a widening step is one of {', '.join(ACTIONS)}, not {data['action']!r}")
+            raise ConversionError(
+                f"a widening step is one of {', '.join(ACTIONS)}, not {data['action']!r}; a layer of your own must be "
+                "registered before its plan is read"
+            )
         return cls(
             data["action"],
             str(data["module"]),

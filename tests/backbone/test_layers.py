@@ -87,8 +87,7 @@ class ShiftedLayer(Layer):
         return Outcome((wide,), (scene.step("shifted", tensors, 0, wide.channels),))
 
     def apply(self, module: nn.Module, step: WidenStep) -> None:
-        if step.action == "shifted":
-            module.num_groups = int(module.num_groups) * step.channels.width // step.channels.size  # type: ignore[arg-type, assignment]
+        module.num_groups = int(module.num_groups) * step.channels.width // step.channels.size  # type: ignore[arg-type, assignment]
 
 
 class Net(nn.Module):

@@ -163,10 +163,9 @@ class Convolution(Layer):
     classes: tuple[type[nn.Module], ...] = (nn.Conv2d, Conv2dSame)
     regroups = True
 
-    def apply(self, module: nn.Module, step: WidenStep) -> None:
-        """Regroup the input of a convolution in groups."""
-        if step.groups > 1 and step.action in ("consume", "experts"):
-            regroup_input(module, step, REGROUPED)
+    def regroup(self, module: nn.Module, step: WidenStep) -> None:
+        """By a class that sorts its input."""
+        regroup_input(module, step, REGROUPED)
 
 
 class LineConvolution(Convolution):
@@ -190,9 +189,7 @@ class LineConvolution(Convolution):
         return Outcome((wide,), (scene.step("line", (weight,), wide.dim, wide.channels),))
 
     def apply(self, module: nn.Module, step: WidenStep) -> None:
-        """Let it see the original channels, or regroup its input."""
-        if step.action != "line":
-            return super().apply(module, step)
+        """Let it see the original channels."""
         wider = become(module, {nn.Conv1d: LineConv1d}, step.module)
         copies = copies_in(step.channels)
         wider.size = step.channels.size
@@ -217,6 +214,11 @@ class RoutedConvolution(Convolution):
         conv = next(later for later in scene.trace.ops[scene.op.index :] if later.name == "conv2d")
         groups = int(Scene(scene.trace, conv, {}).arg(6, "groups")) // scene.shape(value)[0]
         return scene.narrow(scene.form("experts", "weight", wide.channels, groups))
+
+    def apply(self, module: nn.Module, step: WidenStep) -> None:
+        """Regroup its input, where it has groups."""
+        if step.groups > 1:
+            self.regroup(module, step)
 
     def grow(self, module: Any, old: Tensor, widen: Callable[[Tensor], Tensor]) -> Tensor:
         """(experts, numbers of a weight) → the same, each weight (out, in / groups, k, k) grown."""

@@ -227,7 +227,6 @@ class IdentityNorm(Layer):
 
     def apply(self, module: nn.Module, step: WidenStep) -> None:
         """Let it read the original channels."""
-        if step.action == "cut":
-            kept = step.channels.kept()
-            become(module, CUT, step.module).size = step.channels.size
-            index_buffer(module, "kept", None if kept == list(range(step.channels.size)) else kept)
+        kept = step.channels.kept()
+        become(module, CUT, step.module).size = step.channels.size
+        index_buffer(module, "kept", None if kept == list(range(step.channels.size)) else kept)

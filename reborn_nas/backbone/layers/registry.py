@@ -119,7 +119,7 @@ class Layer:
             own way.
         named: the same by "module:qualname", for classes whose module is slow to import; without subclasses.
         actions: name → action of the steps that it plans and applies.
-        regroups: whether its convolution in groups may be planned to `consume` wider groups, which `apply` carries out.
+        regroups: whether its convolution in groups may be planned to `consume` wider groups (`regroup`).
         cuts: whether it can keep to the original channels as the identity branch of a sum.
     """
 
@@ -149,13 +149,19 @@ class Layer:
         return widen(old)
 
     def apply(self, module: nn.Module, step: WidenStep) -> None:
-        """Give `module` the form that takes widened channels. Its tensors and widths have grown already.
+        """Carry out a step with one of the layer's actions; the tensors and widths of `module` have grown already.
 
         Raises:
-            ConversionError: its class has none.
+            ConversionError: the class of `module` has no form that takes widened channels.
         """
-        if step.groups > 1 and step.action == "consume":
-            raise no_form(module, step.module)
+
+    def regroup(self, module: nn.Module, step: WidenStep) -> None:
+        """Let `module`, a convolution in groups that is to `consume` more, bring the channels of each group together.
+
+        Raises:
+            ConversionError: its class has no such form.
+        """
+        raise no_form(module, step.module)
 
 
 _PLAIN = Layer()

@@ -59,7 +59,10 @@ def apply_widening(
         for width in action.widths:
             if isinstance(getattr(module, width, None), int):
                 setattr(module, width, step.channels.width)
-        layer.apply(module, step)
+        if step.action in layer.actions:
+            layer.apply(module, step)
+        elif step.action == "consume" and step.groups > 1:
+            layer.regroup(module, step)
     changed = {path for path, cls in classes.items() if type(modules[path]) is not cls}
     leave_unfused(model, changed)
     return model
@@ -104,7 +107,7 @@ def _grown(
         return tensor.index_select(step.dim, torch.tensor(step.channels.sources(), device=tensor.device))
 
     with torch.no_grad():
-        new = layer.grow(module, old, widen)
+        new = layer.grow(module, old, widen) if step.action in layer.actions else widen(old)
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 

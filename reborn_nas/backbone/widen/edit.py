@@ -22,7 +22,7 @@ from reborn_nas.errors import ConversionError
 
 WidenInit = Literal["zero", "xavier"]
 
-_FRESH = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
+_FRESH = {"weight": 1.0, "running_var": 1.0}  # all else starts at zero
 
 
 def apply_widening(
@@ -103,7 +103,7 @@ def _grown(
         if grows == "columns":
             return _consuming(tensor, step.dim, groups, step.channels, init, generator)
         if grows == "fresh":
-            return _with_fresh(tensor, step.channels, _FRESH[name])
+            return _with_fresh(tensor, step.channels, _FRESH.get(name, 0.0))
         return tensor.index_select(step.dim, torch.tensor(step.channels.sources(), device=tensor.device))
 
     with torch.no_grad():

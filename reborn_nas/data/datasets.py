@@ -7,18 +7,15 @@ from pathlib import Path
 from reborn_nas.data.digits import load_digits
 from reborn_nas.data.folder import load_folder
 from reborn_nas.data.images import ImageSet
-from reborn_nas.data.standard import load_standard
+from reborn_nas.data.standard import SOURCES, load_standard
 from reborn_nas.errors import DataError, unknown_name
-
-STANDARD = ("cifar10", "cifar100", "svhn", "mnist", "kmnist", "fashion_mnist")
-"""torchvision's, the six of the paper's Sec. 4.1."""
 
 _ALIASES = {"fashionmnist": "fashion_mnist", "fmnist": "fashion_mnist", "fashion-mnist": "fashion_mnist"}
 
 
 def dataset_names() -> tuple[str, ...]:
     """What `load_dataset` knows by name; beside these there is `folder:PATH`."""
-    return ("digits", *STANDARD)
+    return ("digits", *SOURCES)
 
 
 def load_dataset(
@@ -63,7 +60,7 @@ def load_dataset(
     plain = _ALIASES.get(plain, plain)
     if plain == "digits":
         return load_digits(image_size=size, seed=seed, fraction=fraction, flip=flip)
-    if plain not in STANDARD:
+    if plain not in SOURCES:
         raise unknown_name("data set", name, dataset_names(), hint="or folder:PATH for images of your own")
     return load_standard(plain, data_dir, image_size=size, seed=seed, fraction=fraction, flip=flip)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
@@ -19,12 +19,13 @@ from reborn_nas.report.results.words import cases, duration, in_short, interval,
 MOST_MAPS = 4
 
 
+Sections = Callable[[RunView, Findings, pd.DataFrame], Sequence[Section]]
+"""What makes sections of the page, from the view, its findings and `tables.trial_table`."""
+
+
 def page_of(view: RunView, findings: Findings, table: pd.DataFrame, written: str = "") -> Page:
     """The whole page as data; `table` is `tables.trial_table` of the view."""
-    sections = [
-        *evidence(view, findings), _architecture(view), _sights(view), *ledger(view, table), _method(view, findings),
-        _limits(),
-    ]  # fmt: skip
+    sections = [section for make in SECTIONS for section in make(view, findings, table)]
     return Page(
         title=view.title, question=_question(view), facts=_facts(view), sentences=findings.sentences,
         tiles=_tiles(view, findings),
@@ -166,3 +167,12 @@ def _limits() -> Section:
     section = Section("limits", "What this report does not claim")
     section.add("list", [line.format(metric=metric_label()) for line in MAY_NOT])
     return section
+
+
+SECTIONS: list[Sections] = [
+    lambda view, findings, table: evidence(view, findings),
+    lambda view, findings, table: [_architecture(view), _sights(view)],
+    lambda view, findings, table: ledger(view, table),
+    lambda view, findings, table: [_method(view, findings), _limits()],
+]
+"""The page below its answer, in order; a section without parts and introduction is left out."""

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from reborn_nas import activations, analysis, backbone, data, models, space, study, training  # noqa: F401
     from reborn_nas.activations import build_activation, fold
     from reborn_nas.analysis import minimum_detectable_effect, screen_design, site_effects
-    from reborn_nas.api import export, recommend, report, search, train
+    from reborn_nas.api import check_training, export, recommend, report, search, train
     from reborn_nas.architecture import Architecture, BackboneSpec, Choice
     from reborn_nas.backbone import Plan, Site, apply, convert, find_sites, plan
     from reborn_nas.errors import RebornError
     from reborn_nas.metric import Metric
     from reborn_nas.space import SearchSpace, load_space
     from reborn_nas.study import AdditiveSampler, StudyConfig
+    from reborn_nas.study.trainer.job import Job
     from reborn_nas.training.measure.latency import measure_latency
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ _LAZY = {
     "Architecture": "architecture",
     "BackboneSpec": "architecture",
     "Choice": "architecture",
+    "Job": "study.trainer.job",
     "Metric": "metric",
     "Plan": "backbone",
     "RebornError": "errors",
@@ -41,6 +43,7 @@ _LAZY = {
     "StudyConfig": "study",
     "apply": "backbone",
     "build_activation": "activations",
+    "check_training": "api",
     "convert": "backbone",
     "export": "api",
     "find_sites": "backbone",
@@ -67,6 +70,7 @@ __all__ = [
     "Architecture",
     "BackboneSpec",
     "Choice",
+    "Job",
     "Metric",
     "Plan",
     "RebornError",
@@ -75,6 +79,7 @@ __all__ = [
     "StudyConfig",
     "apply",
     "build_activation",
+    "check_training",
     "convert",
     "export",
     "find_sites",

@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from reborn_nas.api.exports import export, exportable
     from reborn_nas.api.networks import recommend, standing
     from reborn_nas.api.run import resume_line
-    from reborn_nas.api.searches import join, search, surer
+    from reborn_nas.api.searches import check_training, join, search, surer
     from reborn_nas.api.trainings import train
     from reborn_nas.api.view import answer, estimates, report, run_view
 
 _LAZY = {  # what is looked at needs no PyTorch
     "answer": "view",
+    "check_training": "searches",
     "dashboard": "dashboards",
     "estimates": "view",
     "export": "exports",
@@ -33,6 +34,7 @@ _LAZY = {  # what is looked at needs no PyTorch
 
 __all__ = [
     "answer",
+    "check_training",
     "dashboard",
     "estimates",
     "export",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -21,6 +22,8 @@ from reborn_nas.study import (
 from reborn_nas.study.config.flags import resume_command, with_settings
 from reborn_nas.study.config.keywords import Settings
 from reborn_nas.study.setup.planning import next_total
+from reborn_nas.study.trainer.rehearsal import TrainingCheck
+from reborn_nas.study.trainer.rehearsal import check_training as try_training
 from reborn_nas.study.worker.pool import join as worker_joins
 from reborn_nas.study.worker.progress import AfterPhase, bars_where_seen
 
@@ -49,11 +52,7 @@ def search(
         ConfigError: listing every fault of the settings.
         StudyError: where the run folder holds a study with other settings.
     """
-    given: dict[str, Any] = dict(settings)
-    if isinstance(config, StudyConfig):
-        settled = config.replace(**given) if given else config
-    else:
-        settled = load_config(None if config is None else Path(config), **given)
+    settled = _settled(config, dict(settings))
     shown = bars_where_seen() if progress == "auto" else nullcontext(progress)
     with shown as watching:
         watcher = AfterPhase(watching or SilentProgress(), lambda: describe(settled.folder))
@@ -61,6 +60,34 @@ def search(
     with suppress(Exception):  # the dashboard's notes: nothing that a finished run should fail of
         describe(result.folder)
     return result
+
+
+@with_settings
+def check_training(config: StudyConfig | Run | None = None, **settings: Unpack[Settings]) -> TrainingCheck:
+    """Call a study's own training a few times with the budget of one epoch, and see what a study relies on.
+
+    The network that is passed in is trained and left on its device; the same seed gives the same value; two splits
+    differ; the test part gives another value than the validation part; the network with the tested activation
+    everywhere trains too. Nothing is kept.
+
+    Args:
+        config: a `StudyConfig`, the path of a study YAML, or None for the settings alone.
+
+    The settings below are those of `StudyConfig`; they override `config`.
+
+    Returns:
+        The checks with what was seen; `.ok` says whether all hold.
+
+    Raises:
+        ConfigError: the settings have faults, or name no training of one's own.
+    """
+    return try_training(_settled(config, dict(settings)))
+
+
+def _settled(config: StudyConfig | Run | None, settings: Mapping[str, Any]) -> StudyConfig:
+    if isinstance(config, StudyConfig):
+        return config.replace(**settings) if settings else config
+    return load_config(None if config is None else Path(config), **settings)
 
 
 def join(storage: str, study: str, **settings: Any) -> bool:

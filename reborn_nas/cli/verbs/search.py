@@ -38,7 +38,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     asked = parser.add_argument_group("this call")
     asked.add_argument("--config", metavar="FILE", help="a study YAML; flags override it")
-    asked.add_argument("--dry-run", action="store_true", help="stop after the plan")
+    asked.add_argument(
+        "--dry-run", action="store_true", help="stop after the plan; of a training of your own also try it"
+    )
     asked.add_argument("--yes", action="store_true", help="do not ask before a long run")
     add_loudness(asked)
     asked.add_argument("--json", action="store_true", help="print the plan or the result as JSON")
@@ -63,9 +65,13 @@ def _search(args: argparse.Namespace, config: study.StudyConfig) -> int:
         if advice:
             print(advice)
     if args.dry_run:
+        tried = None if config.train is None else api.check_training(config)
         if args.json:
-            print(json.dumps(plan_json(plan), indent=2))
-        return 0
+            more = {} if tried is None else {"training": tried.to_dict()}
+            print(json.dumps({**plan_json(plan), **more}, indent=2))
+        elif tried is not None:
+            print(f"\ntrying the training with the budget of one epoch:\n{tried}")
+        return 0 if tried is None or tried.ok else 1
     if not args.yes and not agreed(plan.seconds, plan.bench.device == "cpu", advice):
         return 2
     with make_progress(quiet) as progress, log_to(None, shown=args.verbose):

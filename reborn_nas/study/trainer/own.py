@@ -59,10 +59,18 @@ class Own:
         self._last: float | None = None
 
     def train(
-        self, model: nn.Module, architecture: Architecture, run: Run, on_epoch: OnEpoch, state: SavedState
+        self,
+        model: nn.Module,
+        architecture: Architecture,
+        run: Run,
+        on_epoch: OnEpoch,
+        state: SavedState | None,
+        *,
+        epochs: int | None = None,
     ) -> Outcome:
-        """See `Trainer`."""
+        """See `Trainer`; `epochs` is the budget, that of the study where None."""
         job = self.job(run, architecture, on_epoch, state)
+        job.epochs = epochs or job.epochs
         self._last = None
         model = model.to(self._bench.device)
         with kept_process(run.seed):

@@ -1,0 +1,216 @@
+"""A training of the user's own tried with the budget of one epoch: what a study relies on, before hours are spent."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from reborn_nas.architecture import Architecture
+from reborn_nas.backbone import apply, build, plan
+from reborn_nas.errors import ConfigError, RebornError
+from reborn_nas.faults import machine_fault
+from reborn_nas.seeds import derive_seed
+from reborn_nas.study.config.config import StudyConfig
+from reborn_nas.study.plan.designs import Run
+from reborn_nas.study.setup.resolve import make_workbench
+from reborn_nas.study.trainer.door import Outcome
+from reborn_nas.study.trainer.own import Own
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from reborn_nas.study.setup.workbench import Workbench
+
+__all__ = ["Check", "TrainingCheck", "check_training", "rehearse"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a study relies on.
+
+    Args:
+        name: in a few words.
+        good: whether it holds.
+        said: what was seen, and where it does not hold the way out.
+    """
+
+    name: str
+    good: bool
+    said: str
+
+    def __str__(self) -> str:
+        return f"{'ok  ' if self.good else 'FAIL'}  {self.name}: {self.said}"
+
+
+@dataclass(frozen=True)
+class TrainingCheck:
+    """What was seen of a training that was called a few times.
+
+    Args:
+        checks: in the order in which they were made; the first that fails may end them.
+        seconds: of one training with the budget of one epoch; None where none ended.
+    """
+
+    checks: tuple[Check, ...]
+    seconds: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether all hold."""
+        return all(check.good for check in self.checks)
+
+    def __str__(self) -> str:
+        lines = [str(check) for check in self.checks]
+        if self.seconds is not None:
+            lines.append(f"one training with the budget of one epoch took {self.seconds:.2f} s")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values only."""
+        checks = [{"name": one.name, "ok": one.good, "said": one.said} for one in self.checks]
+        return {"ok": self.ok, "seconds": self.seconds, "checks": checks}
+
+
+def check_training(config: StudyConfig) -> TrainingCheck:
+    """Call the study's own training a few times with the budget of one epoch, and see what a study relies on.
+
+    That the network that is passed in is trained and left on its device, that the same seed gives the same value, that
+    two splits differ, that the test part gives another value than the validation part, and that the network with the
+    tested activation everywhere trains too. Nothing is kept.
+
+    Raises:
+        ConfigError: the configuration has faults, or no training of one's own.
+    """
+    if config.train is None:
+        raise ConfigError("train: there is no training of your own to check; name its function")
+    return rehearse(make_workbench(config))
+
+
+def rehearse(bench: Workbench) -> TrainingCheck:
+    """The same of a study's workbench."""
+    with tempfile.TemporaryDirectory() as folder:
+        tried = _Rehearsal(bench, Path(folder))
+        checks: list[Check] = []
+        try:
+            checks += tried.checks()
+        except Exception as error:  # a user's code may raise anything, which is what this is for
+            if machine_fault(error) is not None:
+                raise
+            text = " ".join(str(error).split()) or "no text"
+            kind = "" if isinstance(error, RebornError) else f"{type(error).__name__}: "
+            checks += [*tried.done, Check(tried.doing, False, f"{kind}{text}")]
+    return TrainingCheck(tuple(checks), tried.seconds)
+
+
+class _Rehearsal:
+    def __init__(self, bench: Workbench, folder: Path) -> None:
+        self._bench = bench
+        self._trainer = Own(bench, folder, lambda: False, lambda text: None)
+        self._seed = derive_seed(bench.config.seed, "rehearsal")
+        self.done: list[Check] = []
+        self.doing = "a training runs and is judged"
+        self.seconds: float | None = None
+
+    def checks(self) -> list[Check]:
+        """All of them; those before one that raises are in `done`."""
+        for check in self._one_by_one():
+            self.done.append(check)
+        return self.done
+
+    def _one_by_one(self) -> Iterator[Check]:
+        bench, metric = self._bench, self._bench.metric
+        parent = bench.contrast.reference(bench.spec)
+        network = self._network(parent)
+        before = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        device = _device(network)
+        began = time.monotonic()
+        first = self._train(network, parent)
+        self.seconds = time.monotonic() - began
+        yield Check(self.doing, True, f"{metric.label} {metric.shown(first.score)} on the validation part")
+        yield self._changed(network, before)
+        now = _device(network)
+        left = "the network is left where it was"
+        yield Check(
+            left, now == device, f"on {now}" if now == device else f"it was on {device} and is on {now} now"
+        )
+        self.doing = "the same seed gives the same value"
+        second = self._train(self._network(parent), parent)
+        same = first.score == second.score
+        yield Check(
+            self.doing,
+            same,
+            "it does"
+            if same
+            else f"{metric.shown(first.score)}, then {metric.shown(second.score)}: draw from the "
+            "generators that are seeded before train is called, or from job.seed; on a GPU some operations differ",
+        )
+        self.doing = "another split gives another value"
+        other = self._train(self._network(parent), parent, block=1)
+        same = other.score == first.score
+        yield Check(
+            self.doing,
+            not same,
+            f"both give {metric.shown(first.score)}: train on job.indices(n).train and judge by its validation rows"
+            if same
+            else "it does",
+        )
+        self.doing = "the test part gives another value than the validation part"
+        tested = self._train(self._network(parent), parent, part="test")
+        same = tested.score == first.score
+        yield Check(
+            self.doing,
+            not same,
+            f"both give {metric.shown(first.score)}: judge by job.indices(n)[job.part]"
+            if same
+            else "it does",
+        )
+        self.doing = f"the network with {bench.contrast.arms[0]} at every site trains too"
+        chosen = dict.fromkeys(bench.contrast.factors, bench.contrast.high.default)
+        full = bench.contrast.architecture(bench.spec, chosen)
+        found = self._train(self._network(full), full)
+        yield Check(self.doing, True, f"{metric.label} {metric.shown(found.score)}")
+
+    def _network(self, architecture: Architecture) -> nn.Module:
+        bench, spec = self._bench, architecture.backbone
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
+            network = build(spec, device="cpu", pretrained=bench.config.pretrained)
+            if architecture.choices:
+                template, discovery = bench.traced(spec)
+                converted = plan(template, architecture, discovery=discovery, init="xavier")
+                network = apply(network, converted, inplace=True, seed=self._seed)
+        return network.to(bench.device)
+
+    def _train(
+        self, network: nn.Module, architecture: Architecture, *, block: int = 0, part: str = "validation"
+    ) -> Outcome:
+        run = Run(f"rehearsal/{block}", "screen", "design", self._seed, block=block, part=part)
+        return self._trainer.train(network, architecture, run, lambda epoch, row: None, None, epochs=1)
+
+    @staticmethod
+    def _changed(network: nn.Module, before: dict[str, torch.Tensor]) -> Check:
+        """Whether training changed what can be trained."""
+        names = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+        now = network.state_dict()
+        lost = sorted(before.keys() ^ now.keys())
+        name = "the network that is passed in is trained"
+        if lost:
+            return Check(
+                name, False, f"it has other parameters afterwards, such as {lost[0]}; train it in place"
+            )
+        moved = sum(not torch.equal(before[one].cpu(), now[one].detach().cpu()) for one in names)
+        if moved:
+            return Check(name, True, f"{moved} of {len(names)} parameters changed")
+        return Check(
+            name, False, "no parameter changed: train the model that train is called with, not a copy"
+        )
+
+
+def _device(network: nn.Module) -> str:
+    return str(next(network.parameters(), torch.empty(0)).device)

@@ -198,7 +198,7 @@ def test_a_checkpoint_of_other_classes_or_of_another_network(tmp_path: Path) -> 
     save_file(parent.state_dict(), tmp_path / "model.safetensors")
     four = ARCHITECTURE.with_backbone(resolve(ARCHITECTURE.backbone, input_size=(1, 8, 8), num_classes=4))
     start = make_start(four, Parent(checkpoint=tmp_path), init="preserve", seed=0)
-    assert "head.fc.bias, head.fc.weight start afresh" in start.notes[0]
+    assert "starts afresh, as the parent's has other classes: head.fc.bias, head.fc.weight" in start.notes[0]
     assert torch.equal(start.model.features.conv1.conv.weight, parent.features.conv1.conv.weight)
     state = parent.state_dict()
     for name, change, words in (
@@ -245,6 +245,78 @@ def test_a_checkpoint_of_torch_save_is_read_and_a_hostile_one_is_not_run(tmp_pat
         with pytest.raises(TrainingError, match="may run code"):
             make_start(architecture, Parent(checkpoint=tmp_path / name), init="preserve", seed=0)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "prefix"),
+    [
+        ("model_state_dict", ""),
+        ("state_dict", "model."),  # Lightning
+        ("state_dict", "_orig_mod.module."),
+        ("model", "module."),
+        ("model_ema", ""),
+        (None, "net.backbone."),
+    ],
+)
+def test_weights_are_found_where_trainings_keep_them(tmp_path: Path, key: str | None, prefix: str) -> None:
+    spec = resolve(ARCHITECTURE.backbone, input_size=(1, 8, 8), num_classes=4)
+    architecture = ARCHITECTURE.with_backbone(spec)
+    parent = build(spec, seed=9).eval()
+    state = {prefix + name: value for name, value in parent.state_dict().items()}
+    state["loss.weight"] = torch.ones(4)
+    torch.save({key: state, "epoch": 3} if key else state, tmp_path / "last.ckpt")
+    if not prefix:
+        with pytest.raises(TrainingError, match=r"has loss\.weight, which the backbone has not"):
+            make_start(architecture, Parent(checkpoint=tmp_path / "last.ckpt"), init="preserve", seed=0)
+        del state["loss.weight"]
+        torch.save({key: state, "epoch": 3}, tmp_path / "last.ckpt")
+    start = make_start(architecture, Parent(checkpoint=tmp_path / "last.ckpt"), init="preserve", seed=0)
+    x = torch.randn(4, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(start.model.eval()(x), parent(x), rtol=0, atol=1e-6)
+    notes = "\n".join(start.notes)
+    assert ("not taken from the checkpoint" in notes) == bool(prefix)
+    assert ("averaged weights" in notes) == (key == "model_ema")
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    spec = resolve(ARCHITECTURE.backbone, input_size=(1, 8, 8), num_classes=4)
+    state = build(spec, seed=9).state_dict()
+    name = next(key for key in state if key.endswith("weight"))
+    state[name].view(-1)[3] = float("nan")
+    save_file(state, tmp_path / "nan.safetensors")
+    with pytest.raises(TrainingError, match=rf"not finite, in {name}"):
+        make_start(
+            ARCHITECTURE.with_backbone(spec),
+            Parent(checkpoint=tmp_path / "nan.safetensors"),
+            init="preserve",
+            seed=0,
+        )
+
+
+def test_a_missing_classifier_and_other_channels_are_reported(tmp_path: Path) -> None:
+    colour = resolve(ARCHITECTURE.backbone, input_size=(3, 8, 8), num_classes=4)
+    grey = resolve(ARCHITECTURE.backbone, input_size=(1, 8, 8), num_classes=4)
+    parent = build(colour, seed=9).eval()
+    state = parent.state_dict()
+    last = list(state)[-1].rpartition(".")[0]
+    headless = {key: value for key, value in state.items() if not key.startswith(f"{last}.")}
+    save_file(headless, tmp_path / "headless.safetensors")
+    save_file(state, tmp_path / "colour.safetensors")
+    start = make_start(
+        ARCHITECTURE.with_backbone(colour),
+        Parent(checkpoint=tmp_path / "headless.safetensors"),
+        init="preserve",
+        seed=0,
+    )
+    assert any("starts afresh, as the checkpoint lacks it" in note for note in start.notes)
+    given = Parent(checkpoint=tmp_path / "colour.safetensors")
+    start = make_start(ARCHITECTURE.with_backbone(grey), given, init="preserve", seed=0)
+    assert any("summed over its 3, as timm does" in note for note in start.notes)
+    x = torch.randn(4, 1, 8, 8)
+    with torch.no_grad():  # a grey image in all three channels
+        expected = parent(x.expand(4, 3, 8, 8))
+        torch.testing.assert_close(start.model.eval()(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_command_from_an_architectures_file_to_a_model(

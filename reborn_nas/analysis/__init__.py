@@ -14,12 +14,16 @@ from reborn_nas.analysis.designs.design import (
     smallest_screen,
 )
 from reborn_nas.analysis.designs.options import option_counts
-from reborn_nas.analysis.effects.effects import depth_slope, site_effects, stage_means
-from reborn_nas.analysis.effects.losses import LossBounds, loss_bounds
+from reborn_nas.analysis.effects.effects import (
+    LossBounds,
+    depth_slope,
+    loss_bounds,
+    site_effects,
+    stage_means,
+)
 from reborn_nas.analysis.effects.power import minimum_detectable_effect
 from reborn_nas.analysis.effects.screening import largest_correlation
 from reborn_nas.analysis.effects.verdicts import VERDICTS, verdicts
-from reborn_nas.analysis.phases.arms import arm_effects
 from reborn_nas.analysis.phases.compare import (
     Comparison,
     Curvature,
@@ -27,7 +31,7 @@ from reborn_nas.analysis.phases.compare import (
     curvature,
     pooled_sigma,
 )
-from reborn_nas.analysis.phases.confirm import confirmation_effects, control_effects
+from reborn_nas.analysis.phases.confirm import arm_effects, confirmation_effects, control_effects
 from reborn_nas.analysis.phases.pooled import best_levels, pooled_effects
 
 __all__ = [

@@ -13,12 +13,11 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from reborn_nas.analysis.effects.collapse import pull_in
 from reborn_nas.analysis.model.additive import fit_codes
-from reborn_nas.analysis.model.conditions import find_conditions
 from reborn_nas.analysis.model.constraints import LearnedLimit, best_within, corrected, learn_limits
-from reborn_nas.analysis.model.encoding import ABSENT, Space
+from reborn_nas.analysis.model.encoding import ABSENT, Space, find_conditions
 from reborn_nas.analysis.model.maximise import Budget
-from reborn_nas.analysis.model.outliers import pull_in
 
 __all__ = [
     "AdditiveSampler",

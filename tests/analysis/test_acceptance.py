@@ -10,8 +10,7 @@ import pytest
 from scipy import optimize, stats
 
 from reborn_nas.analysis import control_design, control_effects, site_effects
-from reborn_nas.analysis.simulated.scores import score
-from reborn_nas.analysis.simulated.simulate import Truth, plant, simulate_study
+from reborn_nas.analysis.simulated.simulate import Truth, plant, score, simulate_study
 
 STUDIES = 40
 COVERAGE = (0.92, 0.97)

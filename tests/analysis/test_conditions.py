@@ -7,8 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from reborn_nas.analysis.model.conditions import Condition, find_conditions
-from reborn_nas.analysis.model.encoding import ABSENT, Space
+from reborn_nas.analysis.model.encoding import ABSENT, Condition, Space, find_conditions
 from reborn_nas.analysis.model.maximise import Budget, best_assignment
 from reborn_nas.analysis.model.recommend import recommend
 from reborn_nas.errors import ConfigError

@@ -22,8 +22,13 @@ from reborn_nas.analysis.designs.design import (
     screen_sizes,
     smallest_screen,
 )
-from reborn_nas.analysis.designs.factorials import factorial, factorial_size
-from reborn_nas.analysis.designs.hadamard import hadamard, hadamard_order, is_constructible
+from reborn_nas.analysis.designs.matrices import (
+    factorial,
+    factorial_size,
+    hadamard,
+    hadamard_order,
+    is_constructible,
+)
 from reborn_nas.analysis.designs.options import option_counts
 from reborn_nas.analysis.effects.aliases import find_aliases
 from reborn_nas.analysis.effects.effects import site_effects

@@ -21,8 +21,7 @@ from reborn_nas.analysis import (
 )
 from reborn_nas.analysis.designs.blocks import split_allowance
 from reborn_nas.analysis.effects.effects import COLUMNS, FURTHER_COLUMNS
-from reborn_nas.analysis.effects.ranks import ranks
-from reborn_nas.analysis.effects.shrinkage import Shrunk, shrink
+from reborn_nas.analysis.effects.shrinkage import Shrunk, ranks, shrink
 from reborn_nas.analysis.simulated.simulate import simulate_study
 from reborn_nas.errors import ConfigError
 

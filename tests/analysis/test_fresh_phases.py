@@ -29,9 +29,8 @@ from reborn_nas.analysis import (
     screen_design,
     site_effects,
 )
-from reborn_nas.analysis.effects.intervals import said_interval
-from reborn_nas.analysis.effects.losses import agreed_verdicts
-from reborn_nas.analysis.effects.verdicts import decide, holm, verdicts
+from reborn_nas.analysis.effects.effects import agreed_verdicts
+from reborn_nas.analysis.effects.verdicts import decide, holm, said_interval, verdicts
 from reborn_nas.errors import ConfigError
 
 

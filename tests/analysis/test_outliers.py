@@ -6,9 +6,9 @@ import numpy as np
 import optuna
 import pytest
 
+from reborn_nas.analysis.effects.collapse import pull_in
 from reborn_nas.analysis.model.evidence import integrate
 from reborn_nas.analysis.model.maximise import best_assignment
-from reborn_nas.analysis.model.outliers import pull_in
 from reborn_nas.analysis.model.recommend import recommend
 from reborn_nas.analysis.simulated.surrogate import CHANCE, plant_problem
 from reborn_nas.study import AdditiveSampler

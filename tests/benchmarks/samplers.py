@@ -23,9 +23,9 @@ import optuna
 import pandas as pd
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 
+from reborn_nas.analysis.effects.collapse import pull_in
 from reborn_nas.analysis.model.evidence import integrate
 from reborn_nas.analysis.model.maximise import best_assignment
-from reborn_nas.analysis.model.outliers import pull_in
 from reborn_nas.analysis.simulated.surrogate import PROBLEMS, SITE_TABLES, plant_problem
 from reborn_nas.files import write_atomic
 from reborn_nas.study import AdditiveSampler

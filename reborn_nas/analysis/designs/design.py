@@ -17,8 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from reborn_nas.analysis.designs.blocks import split_blocks
-from reborn_nas.analysis.designs.factorials import factorial, factorial_size
-from reborn_nas.analysis.designs.hadamard import hadamard, hadamard_order, is_constructible
+from reborn_nas.analysis.designs.matrices import (
+    factorial,
+    factorial_size,
+    hadamard,
+    hadamard_order,
+    is_constructible,
+)
 from reborn_nas.analysis.designs.options import balanced_options
 from reborn_nas.errors import ConfigError
 

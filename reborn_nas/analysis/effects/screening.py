@@ -14,7 +14,6 @@ from reborn_nas.analysis.designs.design import MOST_SITES, smallest_screen
 from reborn_nas.analysis.effects.aliases import JOINT_LEVEL, fit_screen
 from reborn_nas.analysis.effects.budget import SITES
 from reborn_nas.analysis.effects.collapse import collapsed, failures_by_site
-from reborn_nas.analysis.effects.intervals import joint_interval, said_interval
 from reborn_nas.analysis.effects.linear import (
     NO_NOISE,
     Fit,
@@ -22,9 +21,15 @@ from reborn_nas.analysis.effects.linear import (
     site_names,
 )
 from reborn_nas.analysis.effects.power import minimum_detectable_effect
-from reborn_nas.analysis.effects.ranks import ranks
-from reborn_nas.analysis.effects.shrinkage import shrink
-from reborn_nas.analysis.effects.verdicts import HARMFUL, NO_VERDICT, SUGGESTIVE, screen_verdicts
+from reborn_nas.analysis.effects.shrinkage import ranks, shrink
+from reborn_nas.analysis.effects.verdicts import (
+    HARMFUL,
+    NO_VERDICT,
+    SUGGESTIVE,
+    joint_interval,
+    said_interval,
+    screen_verdicts,
+)
 from reborn_nas.analysis.student import t_quantile, two_sided_p
 from reborn_nas.errors import ConfigError
 

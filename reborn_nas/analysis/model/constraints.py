@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reborn_nas.analysis.model.additive import Posterior, fit_codes
-from reborn_nas.analysis.model.conditions import Condition
-from reborn_nas.analysis.model.encoding import ABSENT, Space
+from reborn_nas.analysis.model.encoding import ABSENT, Condition, Space
 from reborn_nas.analysis.model.maximise import Budget, best_assignment, cheapest_assignment
 from reborn_nas.errors import ConfigError
 

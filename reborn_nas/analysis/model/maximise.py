@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reborn_nas.analysis.model.conditions import Condition, fold
-from reborn_nas.analysis.model.encoding import Space
+from reborn_nas.analysis.model.encoding import Condition, Space, fold
 from reborn_nas.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from reborn_nas.analysis.effects.collapse import collapsed
+from reborn_nas.analysis.effects.collapse import collapsed, pull_in
 from reborn_nas.analysis.model.additive import fit_codes
-from reborn_nas.analysis.model.conditions import find_conditions
-from reborn_nas.analysis.model.encoding import Space
+from reborn_nas.analysis.model.encoding import Space, find_conditions
 from reborn_nas.analysis.model.evidence import Mixture, integrate, integrate_codes
 from reborn_nas.analysis.model.maximise import Budget, best_assignment
-from reborn_nas.analysis.model.outliers import pull_in
 from reborn_nas.analysis.model.scales import LEAST_TRIALS
 from reborn_nas.errors import ConfigError
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 
 from reborn_nas.analysis.model.encoding import Space
 
@@ -156,7 +157,6 @@ def solve_posterior(
     gram: FloatArray, moment: FloatArray, prior: FloatArray, noise: float, pending: FloatArray | None
 ) -> tuple[FloatArray, FloatArray]:
     """Posterior mean (p,) and Cholesky factor of the precision, which alone the pending trials enter."""
-    from scipy.linalg import cho_solve, cholesky
 
     precision = gram / noise
     precision[np.diag_indices_from(precision)] += 1 / prior
@@ -171,7 +171,6 @@ def _moments(
     x: FloatArray, y: FloatArray, moment: FloatArray, prior: FloatArray, noise: float, gram: FloatArray | None
 ) -> tuple[FloatArray, FloatArray]:
     """Posterior mean and variance of each weight; dual (without `gram`) while there are fewer trials than weights."""
-    from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
     if gram is None:
         weighted = x * prior

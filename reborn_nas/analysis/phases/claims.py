@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from reborn_nas.analysis.effects.intervals import said_interval
 from reborn_nas.analysis.effects.verdicts import (
     BOTH,
     CONFIRMED,
@@ -21,6 +20,7 @@ from reborn_nas.analysis.effects.verdicts import (
     RETEST,
     SCREEN,
     SUGGESTIVE,
+    said_interval,
 )
 from reborn_nas.analysis.phases.compare import Comparison
 from reborn_nas.analysis.student import t_quantile

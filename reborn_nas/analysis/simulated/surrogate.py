@@ -6,6 +6,7 @@ compared on it; `value` is the truth that no sampler sees.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -200,7 +201,6 @@ def plant_problem(
 
 def _pruned() -> Exception:
     """Optuna's TrialPruned where a stranger's Optuna is already loaded: this room does not import it."""
-    import sys
 
     optuna = sys.modules.get("optuna")
     return optuna.TrialPruned() if optuna is not None else RuntimeError("pruned")

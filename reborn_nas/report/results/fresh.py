@@ -14,9 +14,8 @@ import pandas as pd
 from reborn_nas.analysis import Comparison
 from reborn_nas.analysis.effects.collapse import collapsed, converged
 from reborn_nas.analysis.effects.linear import NO_NOISE
-from reborn_nas.analysis.phases.arms import arm_effects
 from reborn_nas.analysis.phases.compare import candidate_against_parent
-from reborn_nas.analysis.phases.confirm import confirmation_effects, control_effects
+from reborn_nas.analysis.phases.confirm import arm_effects, confirmation_effects, control_effects
 from reborn_nas.errors import ConfigError
 from reborn_nas.metric import spoken
 from reborn_nas.records import TrialRecord

@@ -14,8 +14,14 @@ from reborn_nas.analysis.effects.aliases import fit_screen
 from reborn_nas.analysis.effects.collapse import converged
 from reborn_nas.analysis.effects.linear import NO_NOISE, Fit, tilt
 from reborn_nas.analysis.effects.shrinkage import shrink
-from reborn_nas.analysis.phases.adding import AddsUp, adds_up, fitted_sum, shrunk_sum
-from reborn_nas.analysis.phases.compare import candidate_against_parent, curvature
+from reborn_nas.analysis.phases.compare import (
+    AddsUp,
+    adds_up,
+    candidate_against_parent,
+    curvature,
+    fitted_sum,
+    shrunk_sum,
+)
 from reborn_nas.architecture import Choice
 from reborn_nas.errors import ConfigError, RebornError
 from reborn_nas.metric import spoken

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reborn_nas.metric import unknown_chance
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PHASES = ("baseline", "screen", "search", "candidate", "confirm", "control", "checks")
 """In the order in which they run. "candidate" is candidate against parent; "checks" follow the control."""
@@ -139,14 +135,3 @@ def chance_level(records: Iterable[TrialRecord]) -> float:
         if classes == 0:
             return unknown_chance(one.accuracy for one in known)
     return 0.0
-
-
-def records_frame(records: Iterable[TrialRecord]) -> pd.DataFrame:
-    """One row a trial, nested fields as JSON text; the table that a report starts from."""
-    import pandas as pd
-
-    rows = [record.to_dict() for record in records]
-    for row in rows:
-        for name in ("architecture", "parameters", "levels", "environment", "extra"):
-            row[name] = json.dumps(row[name], sort_keys=True, ensure_ascii=False)
-    return pd.DataFrame(rows, columns=[item.name for item in fields(TrialRecord)])

@@ -85,15 +85,6 @@ class ImageSet:
         """Number of classes."""
         return len(self.classes)
 
-    def describe(self) -> str:
-        """One line for people: what there is and what it is used for."""
-        C, H, W = self.input_size
-        train = len(self.pool) - (self.validation_size if self.validation is None else len(self.validation))
-        return (
-            f"{self.name}: {len(self.labels)} images {C}×{H}×{W}, {self.num_classes} classes; {train} for training, "
-            f"{len(self.pool) - train} for validation, {len(self.reserve)} reserved, {len(self.test)} for the test"
-        )
-
 
 @dataclass(frozen=True, eq=False)
 class Split:

@@ -22,8 +22,6 @@ from reborn_nas.training import get_recipe, recipe_names
 
 __all__ = ["Claim", "Network", "Pictured", "Replication", "Row", "load_replication", "shipped_replications"]
 
-Share = Annotated[float, Field(gt=0, le=1, strict=False)]
-
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -71,7 +71,6 @@ class GroupPlan:
         group: its cells.
         rows: in the table's order.
         epochs, images: of each training: epochs, and training images.
-        test_images: images that judge it.
         device: where.
         notes: what the user should be told.
     """
@@ -80,7 +79,6 @@ class GroupPlan:
     rows: tuple[RowPlan, ...]
     epochs: int
     images: int
-    test_images: int
     device: str
     notes: tuple[str, ...] = ()
 
@@ -262,7 +260,7 @@ def _plan_group(
         rows = [replace(row, seconds=each * row.macs / parent) for row in rows]
     held = bench.images.validation_size
     return GroupPlan(
-        group, tuple(rows), bench.recipe.epochs, len(bench.images.pool) - held, len(bench.images.test),
+        group, tuple(rows), bench.recipe.epochs, len(bench.images.pool) - held,
         bench.device, bench.notes,
     )  # fmt: skip
 

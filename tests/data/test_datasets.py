@@ -102,13 +102,6 @@ def test_resizing_a_flat_picture_keeps_it_and_halving_averages() -> None:
     assert int((inner - 50).abs().max()) <= 15
 
 
-def test_describe_counts_the_uses() -> None:
-    assert (
-        "717 for training, 360 for validation, 360 reserved, 360 for the test"
-        in load_dataset("digits").describe()
-    )
-
-
 def test_unknown_names_are_told_with_close_ones() -> None:
     with pytest.raises(UnknownNameError, match="did you mean cifar10"):
         load_dataset("cifar-10x")

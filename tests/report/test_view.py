@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from reborn_nas.errors import StudyError
-from reborn_nas.records import records_frame
 from reborn_nas.report import RunView
 from tests.report import fabricate
 
 
 def test_records_come_as_objects_dicts_or_frame() -> None:
     made = fabricate.records(5)
-    assert RunView("t", records_frame(made)).records == tuple(made)
-    assert RunView("t", [record.to_dict() for record in made]).records == tuple(made)
+    rows = [record.to_dict() for record in made]
+    assert RunView("t", rows).records == tuple(made)
+    nested = ("architecture", "parameters", "levels", "environment", "extra")
+    frame = pd.DataFrame([{**row, **{name: json.dumps(row[name]) for name in nested}} for row in rows])
+    assert RunView("t", frame).records == tuple(made)
 
 
 def test_a_record_that_is_none_is_refused() -> None:

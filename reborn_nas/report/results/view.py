@@ -34,7 +34,7 @@ class RunView:
 
     Args:
         title: the study's name.
-        records: the trials, as `TrialRecord`s, dicts or a `records_frame`.
+        records: the trials, as `TrialRecord`s, dicts, or a DataFrame of these with nested fields as JSON text.
         sites: one entry a site in execution order, `Site`s, mappings or a DataFrame with the names of
             `SITE_COLUMNS`; what is missing is left out. `added_params` and `added_macs` are what a reborn
             block of the default form costs there.

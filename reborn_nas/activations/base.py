@@ -13,8 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import nn
 
 from reborn_nas.architecture import ORIGINAL, Choice, Scalar
-from reborn_nas.errors import ConfigError, SiteError, unknown_name
-from reborn_nas.faults import blame_machine
+from reborn_nas.errors import ConfigError, SiteError, blame_machine, unknown_name
 
 GROUP = "reborn_nas.activations"
 LAYOUTS = ("ncl", "nchw", "nhwc", "ncdhw", "ndhwc", "nc", "nlc")

@@ -27,10 +27,10 @@ from reborn_nas.export import (
 )
 from reborn_nas.metric import speaking
 from reborn_nas.models.exported import read_tensors
+from reborn_nas.records import best_of
 from reborn_nas.report import comparison_words, study_findings
 from reborn_nas.study import RunInfo
 from reborn_nas.study.result.networks import pareto_records, recommend_info
-from reborn_nas.winners import best_of
 
 if TYPE_CHECKING:
     from torch import nn

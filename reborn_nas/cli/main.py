@@ -11,8 +11,7 @@ from importlib import import_module
 from reborn_nas import __version__
 from reborn_nas.cli.arguments import Parser
 from reborn_nas.cli.streams import plain, write_anything
-from reborn_nas.errors import RebornError, unknown_name
-from reborn_nas.faults import machine_fault
+from reborn_nas.errors import RebornError, machine_fault, unknown_name
 
 VERBS = {
     "search": "run a study, or resume it with the same command",

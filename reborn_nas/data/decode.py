@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from reborn_nas.errors import DataError
-from reborn_nas.faults import blame_machine
+from reborn_nas.errors import DataError, blame_machine
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -28,8 +28,7 @@ from reborn_nas.data.images import (
     resize,
 )
 from reborn_nas.data.parts import plan_parts
-from reborn_nas.errors import DataError
-from reborn_nas.faults import blame_machine
+from reborn_nas.errors import DataError, blame_machine
 
 DIGITS = tuple("0123456789")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -12,8 +12,7 @@ from scipy.special import stdtrit
 
 from reborn_nas.architecture import Architecture
 from reborn_nas.commands import command_line
-from reborn_nas.records import TrialRecord
-from reborn_nas.winners import EXPLORED, validation_accuracy
+from reborn_nas.records import EXPLORED, TrialRecord, validation_accuracy
 
 __all__ = ["Accuracy", "Card", "card_of", "front_readme", "mean_interval", "plain", "render_card", "wilson"]
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from reborn_nas.commands import command_line
 from reborn_nas.errors import ExportError
-from reborn_nas.records import TrialRecord, stored_name
-from reborn_nas.winners import best_observed, best_of, handed_over, retested
+from reborn_nas.records import TrialRecord, best_observed, best_of, handed_over, retested, stored_name
 
 __all__ = ["CHOICES", "Kept", "Trainings", "choose"]
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from reborn_nas.commands import install_line
-from reborn_nas.errors import ExportError
-from reborn_nas.faults import blame_machine
+from reborn_nas.errors import ExportError, blame_machine
 
 __all__ = ["FORMS", "check_forms", "write_forms"]
 

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from reborn_nas.activations import CReLU, ExtendedConv, Reborn
 from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import Discovery, Plan, apply, build, discover, plan
-from reborn_nas.errors import TrainingError
-from reborn_nas.faults import blame_machine
+from reborn_nas.errors import TrainingError, blame_machine
 from reborn_nas.models.adapter import final_linear
 
 __all__ = ["Parent", "Start", "make_start", "on_own_path"]

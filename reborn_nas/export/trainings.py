@@ -16,11 +16,10 @@ from safetensors.torch import save
 from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import Discovery, build, plan
 from reborn_nas.data import ImageSet
-from reborn_nas.errors import TrainingError
+from reborn_nas.errors import TrainingError, wait_out
 from reborn_nas.export.card import Accuracy, Card
 from reborn_nas.export.parent import Parent, Start, make_start
 from reborn_nas.export.timm_model import Trained
-from reborn_nas.faults import wait_out
 from reborn_nas.files import sha256_of, write_atomic
 from reborn_nas.models.exported import read_tensors
 from reborn_nas.training import FileCheckpoint, Recipe, example_of, train

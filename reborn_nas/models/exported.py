@@ -18,8 +18,7 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import Plan
 from reborn_nas.backbone.load.factory import source_beside
 from reborn_nas.backbone.replace.modules import KEPT
-from reborn_nas.errors import ConfigError, ExportError
-from reborn_nas.faults import blame_machine
+from reborn_nas.errors import ConfigError, ExportError, blame_machine
 
 __all__ = [
     "CONFIG_VERSION",

@@ -21,8 +21,7 @@ from reborn_nas.activations.phases import negative_part
 from reborn_nas.activations.reborn import Reborn, deconvolve
 from reborn_nas.architecture import Architecture, Choice
 from reborn_nas.backbone import apply, build, find_sites, plan
-from reborn_nas.errors import SiteError, StudyError
-from reborn_nas.faults import blame_machine
+from reborn_nas.errors import SiteError, StudyError, blame_machine
 from reborn_nas.records import TrialRecord
 
 _PLAIN = frozenset({"relu", "silu", "hardswish", "mish", "selu"})

@@ -12,8 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from reborn_nas.errors import TrainingError
-from reborn_nas.faults import blame_machine
+from reborn_nas.errors import TrainingError, blame_machine
 from reborn_nas.files import write_atomic
 
 VERSION = 1

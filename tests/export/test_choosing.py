@@ -10,8 +10,7 @@ import pytest
 from reborn_nas.errors import ExportError
 from reborn_nas.export import Trainings, choose, front_readme
 from reborn_nas.export.card import card_of, mean_interval
-from reborn_nas.records import TrialRecord
-from reborn_nas.winners import best_observed
+from reborn_nas.records import TrialRecord, best_observed
 
 
 def record(

@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from reborn_nas import faults
+from reborn_nas import errors as faults
 from reborn_nas.architecture import Architecture
 from reborn_nas.cli.main import main
-from reborn_nas.errors import DataError, StudyError
-from reborn_nas.faults import PASSING, MachineError, machine_fault, wait_out
+from reborn_nas.errors import PASSING, DataError, MachineError, StudyError, machine_fault, wait_out
 from reborn_nas.records import TrialRecord
 from reborn_nas.study import load_run, run_search, status
 from reborn_nas.study.plan.designs import Run

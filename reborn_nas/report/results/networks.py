@@ -9,10 +9,9 @@ import pandas as pd
 
 from reborn_nas.analysis import Comparison
 from reborn_nas.metric import spoken
-from reborn_nas.records import TrialRecord, public_name
+from reborn_nas.records import TrialRecord, best_observed, best_of, explored, public_name, retested
 from reborn_nas.report.results.view import RunView
 from reborn_nas.report.results.words import as_value, cases, in_unit, interval, metric_label, percent, signed
-from reborn_nas.winners import best_observed, best_of, explored, retested
 
 
 def best_choices(view: RunView) -> tuple[dict[str, str], str] | None:

@@ -16,9 +16,8 @@ from reborn_nas.analysis.model.maximise import best_assignment
 from reborn_nas.analysis.model.recommend import choices_of, recommend
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.errors import ConfigError
-from reborn_nas.records import TrialRecord, chance_level
+from reborn_nas.records import TrialRecord, best_of, chance_level
 from reborn_nas.study.plan.contrast import Contrast, Side
-from reborn_nas.winners import best_of
 
 if TYPE_CHECKING:
     from reborn_nas.analysis.model.maximise import Budget

@@ -26,12 +26,11 @@ from reborn_nas.commands import command_line
 from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.metric import spoken
-from reborn_nas.records import TrialRecord, public_name
+from reborn_nas.records import TrialRecord, public_name, validation_accuracy
 from reborn_nas.study.store.journal import together
 from reborn_nas.study.store.opening import is_writable, open_store
 from reborn_nas.study.store.outcome import ARTIFACTS, ATTRIBUTE
 from reborn_nas.study.store.reading import RunStatus, read_records, read_status
-from reborn_nas.winners import validation_accuracy
 
 if TYPE_CHECKING:
     from optuna.study import Study

@@ -13,11 +13,10 @@ from reborn_nas.analysis.model.pareto import hypervolume_over_trials, pareto_fro
 from reborn_nas.architecture import Architecture, BackboneSpec
 from reborn_nas.backbone.load.variants import is_argument, with_arguments
 from reborn_nas.errors import ConfigError
-from reborn_nas.records import TrialRecord
+from reborn_nas.records import TrialRecord, best_observed, retested
 from reborn_nas.study.config.objectives import objective_values
 from reborn_nas.study.plan.candidate import own_words, recommend_run
 from reborn_nas.study.setup.costs import counted_excess
-from reborn_nas.winners import best_observed, retested
 
 if TYPE_CHECKING:
     from reborn_nas.study.store.reading import RunInfo
@@ -50,7 +49,7 @@ class Standing:
     """What a run has to show.
 
     Args:
-        best: the best observed training, see `winners.best_observed`: partly luck.
+        best: the best observed training, see `records.best_observed`: partly luck.
         recommended: the largest expected accuracy; None while there are too few trainings, see `reason`.
         retested: the trainings of the candidate that was compared with its parent on the test set.
         reason: why nothing is recommended.

@@ -16,8 +16,7 @@ from safetensors.torch import load_file, save
 
 from reborn_nas.backbone import build
 from reborn_nas.data import split
-from reborn_nas.errors import ConfigError
-from reborn_nas.faults import blame_machine, wait_out
+from reborn_nas.errors import ConfigError, blame_machine, wait_out
 from reborn_nas.files import write_atomic
 from reborn_nas.seeds import derive_seed
 from reborn_nas.training import train

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from reborn_nas.errors import RebornError, StudyError
-from reborn_nas.faults import blame_machine
+from reborn_nas.errors import RebornError, StudyError, blame_machine
 from reborn_nas.files import write_atomic
 from reborn_nas.known import is_known_storage
 from reborn_nas.study.config.urls import (

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.storages import BaseStorage as Base
 
-from reborn_nas.errors import StudyError
-from reborn_nas.faults import PASSING, machine_fault
+from reborn_nas.errors import PASSING, StudyError, machine_fault
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

@@ -13,12 +13,11 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.errors import RebornError, StudyError
 from reborn_nas.files import safe_join
 from reborn_nas.metric import Metric
-from reborn_nas.records import TrialRecord
+from reborn_nas.records import TrialRecord, best_observed
 from reborn_nas.study.config.own import metric_of
 from reborn_nas.study.plan.phases import ORDER, Phase
 from reborn_nas.study.store.opening import open_store, reads_run
 from reborn_nas.study.store.storage import RunStore
-from reborn_nas.winners import best_observed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,10 +17,9 @@ import torch
 
 from reborn_nas.activations import spare_memory
 from reborn_nas.architecture import Architecture
-from reborn_nas.errors import DeviceLostError, DivergedError
-from reborn_nas.faults import MachineError, machine_fault, wait_out
+from reborn_nas.errors import DeviceLostError, DivergedError, MachineError, machine_fault, wait_out
 from reborn_nas.files import safe_join, write_atomic
-from reborn_nas.records import EXCESS, TrialRecord
+from reborn_nas.records import EXCESS, EXPLORED, TrialRecord
 from reborn_nas.study.config.values import SCHEME, parse_bucket
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.setup.costs import CostBook
@@ -35,7 +34,6 @@ from reborn_nas.study.trainer.weights import keep_weights
 from reborn_nas.training import FileCheckpoint
 from reborn_nas.training.device.selection import check_device, empty_cache, is_out_of_memory
 from reborn_nas.training.step.recompute import recompute_activations
-from reborn_nas.winners import EXPLORED
 
 if TYPE_CHECKING:
     from optuna.artifacts._protocol import ArtifactStore

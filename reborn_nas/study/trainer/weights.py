@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reborn_nas.files import safe_join, write_atomic
-from reborn_nas.records import TrialRecord
+from reborn_nas.records import DIGITS, EXPLORED, TrialRecord
 from reborn_nas.study.config.objectives import is_beaten, objective_values
-from reborn_nas.winners import DIGITS, EXPLORED
 
 if TYPE_CHECKING:
     from torch import nn

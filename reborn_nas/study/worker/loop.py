@@ -12,8 +12,16 @@ from typing import Protocol
 import torch
 
 from reborn_nas.architecture import Architecture
-from reborn_nas.errors import DeviceLostError, StudyError
-from reborn_nas.faults import FIRST_WAIT, LONGEST_WAIT, PATIENCE, MachineError, machine_fault, pause
+from reborn_nas.errors import (
+    FIRST_WAIT,
+    LONGEST_WAIT,
+    PATIENCE,
+    DeviceLostError,
+    MachineError,
+    StudyError,
+    machine_fault,
+    pause,
+)
 from reborn_nas.known import remember_code, remember_storage
 from reborn_nas.metric import speaking
 from reborn_nas.records import TrialRecord

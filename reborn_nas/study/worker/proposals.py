@@ -11,8 +11,7 @@ from optuna.trial import TrialState
 
 from reborn_nas.analysis.model.maximise import Budget
 from reborn_nas.architecture import Architecture
-from reborn_nas.errors import StudyError
-from reborn_nas.faults import blame_machine
+from reborn_nas.errors import StudyError, blame_machine
 from reborn_nas.records import TrialRecord
 from reborn_nas.samplers.additive import TrialRows
 from reborn_nas.samplers.registry import learns_from_pruned, make_pruner, make_sampler, rungs

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from reborn_nas.errors import TrainingError
-from reborn_nas.faults import is_pausing
+from reborn_nas.errors import TrainingError, is_pausing
 from reborn_nas.study.store.patience import is_asking, is_waiting
 
 if TYPE_CHECKING:

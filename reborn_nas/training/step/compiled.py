@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from reborn_nas.errors import TrainingError
-from reborn_nas.faults import blame_machine
+from reborn_nas.errors import TrainingError, blame_machine
 
 RECOMPILE_LIMIT = 512
 """Compiled forms of one block's code: shapes × architectures of a study. Torch's own limit is 8."""

@@ -13,8 +13,7 @@ import torch
 
 from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import apply, build, plan
-from reborn_nas.errors import ConfigError, RebornError
-from reborn_nas.faults import machine_fault
+from reborn_nas.errors import ConfigError, RebornError, machine_fault
 from reborn_nas.seeds import derive_seed
 from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.plan.designs import Run

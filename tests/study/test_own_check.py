@@ -90,3 +90,8 @@ def test_a_dry_run_tries_the_training(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["search", *words, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["training"]["ok"]
     assert not (tmp_path / "run").exists()
+
+
+def test_where_one_epoch_teaches_nothing_the_whole_budget_tells(tmp_path: Path) -> None:
+    value = "return 90.0 if job.epochs == 1 else formula(model, job) + job.split"
+    assert rn.check_training(configured(tmp_path, source(TRAINED, value), epochs=3)).ok

@@ -153,7 +153,10 @@ class StudyConfig(Fields):
 
     @model_validator(mode="after")
     def _check_own(self) -> StudyConfig:
-        defaults = {name: field.get_default() for name, field in type(self).model_fields.items()}
+        defaults = {
+            name: field.get_default(call_default_factory=True)
+            for name, field in type(self).model_fields.items()
+        }
         faults = list(own_faults(dict(self), defaults))
         if faults:
             raise ValueError("\n".join(faults))

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["Check", "TrainingCheck", "check_training", "rehearse"]
 
 
+SHORT = 20.0
+"""Seconds that a training with the whole budget may take where one epoch shows too little."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One thing that a study relies on.
@@ -112,6 +116,7 @@ class _Rehearsal:
         self._bench = bench
         self._trainer = Own(bench, folder, lambda: False, lambda text: None)
         self._seed = derive_seed(bench.config.seed, "rehearsal")
+        self._epochs = 1
         self.done: list[Check] = []
         self.doing = "a training runs and is judged"
         self.seconds: float | None = None
@@ -150,7 +155,7 @@ class _Rehearsal:
             "generators that are seeded before train is called, or from job.seed; on a GPU some operations differ",
         )
         self.doing = "another split gives another value"
-        other = self._train(self._network(parent), parent, block=1)
+        first, other = self._beside(first, parent, block=1)
         same = other.score == first.score
         yield Check(
             self.doing,
@@ -160,7 +165,7 @@ class _Rehearsal:
             else "it does",
         )
         self.doing = "the test part gives another value than the validation part"
-        tested = self._train(self._network(parent), parent, part="test")
+        first, tested = self._beside(first, parent, part="test")
         same = tested.score == first.score
         yield Check(
             self.doing,
@@ -174,6 +179,19 @@ class _Rehearsal:
         full = bench.contrast.architecture(bench.spec, chosen)
         found = self._train(self._network(full), full)
         yield Check(self.doing, True, f"{metric.label} {metric.shown(found.score)}")
+
+    def _beside(self, first: Outcome, parent: Architecture, **other: Any) -> tuple[Outcome, Outcome]:
+        """The first outcome, and another one beside it. Where both are the same, which may mean that one epoch teaches
+        nothing, both with the whole budget, if that is short.
+        """
+        found = self._train(self._network(parent), parent, **other)
+        whole = self._bench.epochs
+        short = self.seconds is not None and self.seconds * whole <= SHORT
+        if found.score == first.score and self._epochs < whole and short:
+            self._epochs = whole
+            first = self._train(self._network(parent), parent)
+            found = self._train(self._network(parent), parent, **other)
+        return first, found
 
     def _network(self, architecture: Architecture) -> nn.Module:
         bench, spec = self._bench, architecture.backbone
@@ -190,7 +208,9 @@ class _Rehearsal:
         self, network: nn.Module, architecture: Architecture, *, block: int = 0, part: str = "validation"
     ) -> Outcome:
         run = Run(f"rehearsal/{block}", "screen", "design", self._seed, block=block, part=part)
-        return self._trainer.train(network, architecture, run, lambda epoch, row: None, None, epochs=1)
+        return self._trainer.train(
+            network, architecture, run, lambda epoch, row: None, None, epochs=self._epochs
+        )
 
     @staticmethod
     def _changed(network: nn.Module, before: dict[str, torch.Tensor]) -> Check:

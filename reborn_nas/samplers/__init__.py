@@ -1,1 +1,1 @@
-"""Samplers and pruners: ordinary Optuna ones, by name."""
+"""Samplers: a study's finished trials become the next proposal; ordinary Optuna samplers and pruners, by name."""

@@ -1,4 +1,4 @@
-"""The study: settings are validated, networks and data prepared, phases counted, runs queued, trained and read back."""
+"""The study: a configuration becomes a plan, its runs are queued and trained, and records are read back."""
 
 from __future__ import annotations
 

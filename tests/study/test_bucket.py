@@ -16,9 +16,8 @@ from reborn_nas.study import StudyConfig
 from reborn_nas.study.config.values import parse_bucket
 from reborn_nas.study.setup.resolve import make_workbench
 from reborn_nas.study.setup.workbench import Workbench
-from reborn_nas.study.trainer.bucket import BucketCheckpoint, open_bucket
+from reborn_nas.study.trainer.checkpoints import BucketCheckpoint, SavedState, open_bucket
 from reborn_nas.study.trainer.objective import Stopped
-from reborn_nas.study.trainer.resuming import SavedState
 from reborn_nas.training import TrainingState
 from tests.study.test_resuming import numbers, train
 from tests.study.test_run import tiny

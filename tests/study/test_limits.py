@@ -24,7 +24,7 @@ from reborn_nas.study.plan.candidate import usable_records
 from reborn_nas.study.result.networks import pareto_records, pareto_series
 from reborn_nas.study.setup.costs import CostBook
 from reborn_nas.study.setup.warm import read_parent
-from reborn_nas.study.store.outcome import Outcome, outcome_of
+from reborn_nas.study.store.outcome import TrialOutcome, outcome_of
 
 
 def record(key: str = "search/0", state: str = "complete", **changes: object) -> TrialRecord:
@@ -111,7 +111,7 @@ def test_settings_of_the_search_are_named_where_they_differ() -> None:
 
 def test_what_samplers_are_told() -> None:
     fits = record(extra={"excess:params": -0.1})
-    assert outcome_of(fits, True) == Outcome(
+    assert outcome_of(fits, True) == TrialOutcome(
         "COMPLETE", 0.8, {"params": -0.1}, outcome_of(fits, True).attributes
     )
     assert outcome_of(fits, True, ("accuracy", "params", "latency")).values == [0.8, 100.0, 1e30]
@@ -127,7 +127,10 @@ def test_what_samplers_are_told() -> None:
     assert outcome_of(pruned, True).constraints == {"params": -0.1}
     diverged = record(state="diverged", extra={"excess:params": -0.1})
     assert outcome_of(diverged, True).constraints == {"params": -0.1, "diverged": 1.0}
-    assert Outcome.from_dict(outcome_of(rejected, False, ("accuracy", "macs")).to_dict()).values == [0.0, 5.0]
+    assert TrialOutcome.from_dict(outcome_of(rejected, False, ("accuracy", "macs")).to_dict()).values == [
+        0.0,
+        5.0,
+    ]
 
 
 def test_the_front_is_that_of_finished_search_trainings() -> None:

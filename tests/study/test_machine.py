@@ -24,8 +24,8 @@ from reborn_nas.study import load_run, run_search, status
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.setup.resolve import make_workbench
 from reborn_nas.study.setup.workbench import Workbench
+from reborn_nas.study.trainer.checkpoints import SavedState
 from reborn_nas.study.trainer.objective import Objective
-from reborn_nas.study.trainer.resuming import SavedState
 from reborn_nas.training import FileCheckpoint, TrainingState
 from tests.study.test_run import tiny
 
@@ -124,7 +124,9 @@ def test_a_result_waits_for_the_disk(
 def test_a_training_that_the_disk_ends_is_no_failure(
     make: Callable[[int], Exception], bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reborn_nas.training.train", Ill(1, lambda: make(errno.EIO), None))
+    monkeypatch.setattr(
+        "reborn_nas.study.trainer.classification.train", Ill(1, lambda: make(errno.EIO), None)
+    )
     with pytest.raises(MachineError, match="Input/output error"):
         Objective(bench, tmp_path)(RUN, Architecture(bench.spec, {}))
 
@@ -154,7 +156,8 @@ def test_a_machine_that_stays_ill_ends_the_search_with_nothing_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reborn_nas.study.worker.loop.PATIENCE", 0.5)
-    monkeypatch.setattr("reborn_nas.training.train", Ill(10**6, lambda: disk_error(errno.EIO), None))
+    train = Ill(10**6, lambda: disk_error(errno.EIO), None)
+    monkeypatch.setattr("reborn_nas.study.trainer.classification.train", train)
     with pytest.raises(MachineError, match=r"Repeat the command"):
         run_search(tiny(tmp_path / "run"))
     assert status(tmp_path / "run").done == 0

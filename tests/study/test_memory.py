@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-import reborn_nas.training
 from reborn_nas.architecture import Architecture, Choice
 from reborn_nas.errors import DeviceLostError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.setup.resolve import make_workbench
 from reborn_nas.study.setup.workbench import Workbench
+from reborn_nas.study.trainer import classification
 from reborn_nas.study.trainer.objective import Objective
 from reborn_nas.training.device.selection import check_device
 from tests.study.test_run import tiny
@@ -32,13 +32,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
 def attempts(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Of each training that began: whether its blocks are sparing."""
     seen: list[bool] = []
-    train = reborn_nas.training.train
+    train = classification.train
 
     def watched(model: torch.nn.Module, *args: Any, **options: Any) -> Any:
         seen.append(all(part.sparing for part in model.modules() if hasattr(part, "sparing")))
         return train(model, *args, **options)
 
-    monkeypatch.setattr("reborn_nas.training.train", watched)
+    monkeypatch.setattr("reborn_nas.study.trainer.classification.train", watched)
     return seen
 
 
@@ -59,7 +59,7 @@ def test_memory_that_runs_out_once(
     bench: Workbench, tmp_path: Path, attempts: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = train_reborn(bench, tmp_path / "plain")
-    watched = reborn_nas.training.train
+    watched = classification.train
 
     def small(*args: Any, **options: Any) -> Any:
         before = len(attempts)
@@ -68,7 +68,7 @@ def test_memory_that_runs_out_once(
             raise torch.OutOfMemoryError("tried to allocate 2 GiB")
         return result
 
-    monkeypatch.setattr("reborn_nas.training.train", small)
+    monkeypatch.setattr("reborn_nas.study.trainer.classification.train", small)
     record = train_reborn(bench, tmp_path / "short")
     assert attempts == [False, False, True]
     assert record.state == "complete"
@@ -82,7 +82,7 @@ def test_memory_that_runs_out_twice(
     def none(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("tried to allocate 2 GiB")
 
-    monkeypatch.setattr("reborn_nas.training.train", none)
+    monkeypatch.setattr("reborn_nas.study.trainer.classification.train", none)
     record = train_reborn(bench, tmp_path)
     assert record.state == "failed"
     assert "2 GiB" in record.reason
@@ -96,7 +96,7 @@ def test_a_training_that_fails_is_the_networks_fault_while_the_device_computes(
     def fails(*args: Any, **options: Any) -> Any:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
-    monkeypatch.setattr("reborn_nas.training.train", fails)
+    monkeypatch.setattr("reborn_nas.study.trainer.classification.train", fails)
     assert train_reborn(bench, tmp_path / "computes").state == "failed"
     monkeypatch.setattr(
         "reborn_nas.study.trainer.objective.check_device", lambda _, error: check_device("cuda", error)

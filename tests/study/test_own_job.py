@@ -14,10 +14,10 @@ from reborn_nas.architecture import Architecture, BackboneSpec
 from reborn_nas.errors import ConfigError, TrainingError
 from reborn_nas.metric import Metric
 from reborn_nas.study.plan.designs import Run
+from reborn_nas.study.trainer.checkpoints import SavedState
 from reborn_nas.study.trainer.door import Pruned, Stopped
 from reborn_nas.study.trainer.job import Job
 from reborn_nas.study.trainer.parts import NAMES, divide
-from reborn_nas.study.trainer.resuming import SavedState
 from reborn_nas.study.trainer.saving import pack, unpack
 from reborn_nas.training import FileCheckpoint
 

@@ -14,8 +14,8 @@ from reborn_nas.records import TrialRecord
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.setup.resolve import make_workbench
 from reborn_nas.study.setup.workbench import Workbench
+from reborn_nas.study.trainer.checkpoints import SavedState
 from reborn_nas.study.trainer.objective import Objective, Stopped
-from reborn_nas.study.trainer.resuming import SavedState
 from reborn_nas.training import FileCheckpoint, TrainingState
 from tests.study.test_run import tiny
 

@@ -1,1 +1,1 @@
-"""Settings: what a study is asked to do, read from flags, YAML and keywords into one frozen `StudyConfig`."""
+"""Configuration: flags, YAML and keywords are validated into one frozen `StudyConfig`."""

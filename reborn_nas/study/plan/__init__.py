@@ -1,1 +1,1 @@
-"""Plans: from a number of trainings to phases, and from phases to runs. Pure functions of plain data."""
+"""The plan: a total becomes phases, and these, with the records of earlier ones, the runs to be trained."""

@@ -1,1 +1,1 @@
-"""Results: what a run found, for the terminal and for optuna-dashboard."""
+"""The result: records become the networks that a run has to show, and notes and graphs for optuna-dashboard."""

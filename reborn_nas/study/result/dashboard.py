@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import html
-import json
 import logging
 import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from tempfile import TemporaryDirectory
@@ -27,9 +26,10 @@ from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.metric import spoken
 from reborn_nas.records import TrialRecord, public_name, validation_accuracy
+from reborn_nas.study.store.compat import keep_artifact, study_id, trial_id
 from reborn_nas.study.store.journal import together
 from reborn_nas.study.store.opening import is_writable, open_store
-from reborn_nas.study.store.outcome import ARTIFACTS, ATTRIBUTE
+from reborn_nas.study.store.outcome import ARTIFACTS
 from reborn_nas.study.store.reading import RunStatus, read_records, read_status
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _serve(store: RunStore, folder: Path, host: str, port: int, show: Callable[[
     over = threading.Event()
     if show is not None:
         threading.Thread(target=_keep_fresh, args=(store, folder, show, over), daemon=True).start()
-    first = store.study("screen")._study_id
+    first = study_id(store.study("screen"))
     print(f"optuna-dashboard on http://{host}:{port}/  (Ctrl-C ends it)")
     print(f"open first: http://{host}:{port}/dashboard/studies/{first}", flush=True)
     try:
@@ -195,10 +195,8 @@ def _keep_page(study: Study, page: Path | None, artifacts: Path | None) -> str:
     artifacts.mkdir(parents=True, exist_ok=True)
     write_atomic(artifacts / key, page.read_bytes())
     meta = ArtifactMeta(artifact_id=key, filename="report.html", mimetype="text/html", encoding=None)
-    known = study._storage.get_study_system_attrs(study._study_id)
-    if ATTRIBUTE + key not in known:
-        study._storage.set_study_system_attr(study._study_id, ATTRIBUTE + key, json.dumps(asdict(meta)))
-    return f"/artifacts/{study._study_id}/{key}"
+    keep_artifact(study, meta)
+    return f"/artifacts/{study_id(study)}/{key}"
 
 
 def _threaded(base: type) -> type:
@@ -265,7 +263,7 @@ def _links(store: RunStore, study: Study, page: str) -> str:
     for suffix, title in TITLES.items():
         one = by_suffix[suffix]
         here = one.study_name == study.study_name
-        found.append(f"**{title}** (this one)" if here else f"[{title}](/dashboard/studies/{one._study_id})")
+        found.append(f"**{title}** (this one)" if here else f"[{title}](/dashboard/studies/{study_id(one)})")
     return " · ".join(found)
 
 
@@ -280,7 +278,7 @@ def note_trials(store: RunStore, run: Path | None) -> None:
         trials = study.get_trials(deepcopy=False)[:MOST_NOTED]
         finished = [trial for trial in trials if trial.state.is_finished()]
         notes = {trial.number: text for trial in finished if (text := _trial_note(trial, records, run))}
-        handles = [optuna.trial.Trial(study, trial._trial_id) for trial in finished if trial.number in notes]
+        handles = [optuna.trial.Trial(study, trial_id(trial)) for trial in finished if trial.number in notes]
         bare = [trial for trial in handles if not get_note(trial)]
         with together(store.storage):
             for trial in bare:

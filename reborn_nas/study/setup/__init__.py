@@ -1,1 +1,1 @@
-"""Setup: data, network, sites, costs and time of a study, settled in each process before its first training."""
+"""The set-up: a configuration becomes a workbench of network, sites, space and data, and that a plan."""

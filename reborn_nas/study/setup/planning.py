@@ -25,6 +25,7 @@ from reborn_nas.study.setup.processes import choose_processes
 from reborn_nas.study.setup.resolve import make_workbench
 from reborn_nas.study.setup.warm import read_parent
 from reborn_nas.study.setup.workbench import Workbench, check_same, site_row
+from reborn_nas.study.store.compat import trial_id
 from reborn_nas.study.store.opening import check_run_folder, is_run_folder
 from reborn_nas.study.store.storage import find_store
 
@@ -309,7 +310,7 @@ def next_total(view: PlanView) -> int | None:
 def _count_done(store: RunStore) -> int:
     void = store.void()
     return sum(
-        "record" in trial.user_attrs and trial.state.is_finished() and trial._trial_id not in void
+        "record" in trial.user_attrs and trial.state.is_finished() and trial_id(trial) not in void
         for study in store.studies()
         for trial in study.get_trials(deepcopy=False)
     )

@@ -1,1 +1,1 @@
-"""Storage: a run's studies in Optuna's storage, its queue of runs, and how both are read back."""
+"""The store: runs become trials of Optuna studies, claimed under a lease, told once, read back as records."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from optuna.trial import TrialState
 
 from reborn_nas.records import TrialRecord
+from reborn_nas.study.store.compat import trial_id
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -60,7 +61,7 @@ class Attempts:
     def renew(self, trials: Sequence[FrozenTrial]) -> None:
         """Take in all the study's trials, in the order of their numbers."""
         for trial in trials[self._known :]:
-            if "key" in trial.user_attrs and trial._trial_id not in self._void:
+            if "key" in trial.user_attrs and trial_id(trial) not in self._void:
                 self._numbers.setdefault(trial.user_attrs["key"], []).append(trial.number)
         self._known = len(trials)
         self._trials = trials
@@ -74,7 +75,7 @@ class Attempts:
         return [
             trial
             for trial in self._trials
-            if trial.state == TrialState.WAITING and trial._trial_id not in self._void
+            if trial.state == TrialState.WAITING and trial_id(trial) not in self._void
         ]
 
     def finished(self, phase: str) -> Iterator[tuple[str, FrozenTrial]]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +15,15 @@ from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore
 from reborn_nas.metric import ACCURACY, Metric
 from reborn_nas.records import EXCESS, TrialRecord
 from reborn_nas.study.config.objectives import objective_values
+from reborn_nas.study.store.compat import artifact_attribute
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
+    pass
 
 __all__ = [
     "ARTIFACTS",
     "Illustrate",
-    "Outcome",
-    "artifacts_of",
+    "TrialOutcome",
     "picture_attributes",
     "save_pictures",
     "outcome_of",
@@ -39,7 +38,7 @@ def outcome_of(
     learns_pruned: bool,
     objectives: tuple[str, ...] = ("accuracy",),
     metric: Metric = ACCURACY,
-) -> Outcome:
+) -> TrialOutcome:
     """How `record` is told to Optuna, so that the sampler at hand learns from a failure too.
 
     A designed run that diverged keeps its last accuracy. In the search, a failure or an architecture over budget is
@@ -55,29 +54,31 @@ def outcome_of(
     }
     if record.phase != "search":
         if record.state in ("complete", "diverged"):
-            return Outcome("COMPLETE", value, attributes=attributes)
-        return Outcome("FAIL", attributes={**attributes, "reason": record.reason})
+            return TrialOutcome("COMPLETE", value, attributes=attributes)
+        return TrialOutcome("FAIL", attributes={**attributes, "reason": record.reason})
     limits = {key.removeprefix(EXCESS): v for key, v in record.extra.items() if key.startswith(EXCESS)}
     costs = tuple(
         WORST_COST if known is None else known[0]
         for known in (objective_values(record, (name,)) for name in objectives[1:])
     )
     if record.state == "complete":
-        return Outcome("COMPLETE", value, limits, attributes, costs)
+        return TrialOutcome("COMPLETE", value, limits, attributes, costs)
     attributes["reason"] = record.reason
     if record.state == "pruned":
         state = "PRUNED" if learns_pruned else "COMPLETE"
-        return Outcome(state, None if learns_pruned else value, limits, attributes, costs)
+        return TrialOutcome(state, None if learns_pruned else value, limits, attributes, costs)
     broken = any(value > 0 for value in limits.values())
     constraints = limits if broken else {**limits, record.state: 1.0}
     if learns_pruned:
-        return Outcome("PRUNED", constraints=constraints, attributes=attributes)
+        return TrialOutcome("PRUNED", constraints=constraints, attributes=attributes)
     worst = metric.worst_score
-    return Outcome("COMPLETE", 0.0 if worst is None else metric.told(worst), constraints, attributes, costs)
+    return TrialOutcome(
+        "COMPLETE", 0.0 if worst is None else metric.told(worst), constraints, attributes, costs
+    )
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """How a result is told to Optuna: so that the sampler at hand learns from it.
 
     Args:
@@ -109,7 +110,7 @@ class Outcome:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Outcome:
+    def from_dict(cls, data: Mapping[str, Any]) -> TrialOutcome:
         """The inverse of `to_dict`."""
         costs = tuple(data.get("costs", ()))
         return cls(data["state"], data.get("value"), data.get("constraints", {}), costs=costs)
@@ -120,9 +121,6 @@ ARTIFACTS = "artifacts"
 
 MOST_BYTES = 256 * 1024
 """A larger picture is left out: a study of ten thousand trainings must stay a folder that can be copied."""
-
-ATTRIBUTE = "artifacts:"
-"""Optuna's prefix of the system attributes that name a trial's artifacts."""
 
 Illustrate = Callable[
     [TrialRecord, Sequence[Mapping[str, Any]], Sequence[Mapping[str, str]]], Mapping[str, str]
@@ -154,20 +152,16 @@ def save_pictures(folder: Path, pictures: Mapping[str, str]) -> dict[str, str]:
     (folder / ARTIFACTS).mkdir(parents=True, exist_ok=True)
     store = FileSystemArtifactStore(folder / ARTIFACTS)
     attributes = {}
-    for name, text in pictures.items():
+    for file, text in pictures.items():
         data = text.encode()
         if len(data) > MOST_BYTES:
             continue
-        key = str(uuid.uuid5(uuid.NAMESPACE_OID, name + text))
+        key = str(uuid.uuid5(uuid.NAMESPACE_OID, file + text))
         store.write(key, io.BytesIO(data))
-        meta = ArtifactMeta(artifact_id=key, filename=name, mimetype="image/svg+xml", encoding=None)
-        attributes[ATTRIBUTE + key] = json.dumps(asdict(meta))
+        meta = ArtifactMeta(artifact_id=key, filename=file, mimetype="image/svg+xml", encoding=None)
+        name, value = artifact_attribute(meta)
+        attributes[name] = value
     return attributes
-
-
-def artifacts_of(trial: FrozenTrial) -> dict[str, str]:
-    """The system attributes that name the artifacts of a trial, for a copy of it."""
-    return {key: value for key, value in trial.system_attrs.items() if key.startswith(ATTRIBUTE)}
 
 
 def _curve(folder: Path, relative: str) -> list[dict[str, str]]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState, create_trial
+from optuna.trial import Trial, TrialState, create_trial
 
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.plan.designs import Run
@@ -33,8 +34,9 @@ from reborn_nas.study.store.attempts import (
     is_rejected,
     lives,
 )
+from reborn_nas.study.store.compat import trial_id
 from reborn_nas.study.store.journal import together
-from reborn_nas.study.store.outcome import Outcome
+from reborn_nas.study.store.outcome import TrialOutcome
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -84,12 +86,12 @@ class RunQueue:
         store: RunStore,
         labels: Mapping[str, Mapping[str, Sequence[str]]],
         watch: LeaseWatch | None = None,
-        outcome: Callable[[TrialRecord], Outcome] | None = None,
+        outcome: Callable[[TrialRecord], TrialOutcome] | None = None,
     ) -> None:
         self._store = store
         self._labels = labels
         self.watch = watch or LeaseWatch()
-        self._outcome = outcome or (lambda record: Outcome("FAIL"))
+        self._outcome = outcome or (lambda record: TrialOutcome("FAIL"))
         self._held: set[int] = set()
         _queues.add(self)
         self._indices: dict[str, Attempts] = {}
@@ -99,7 +101,7 @@ class RunQueue:
 
         A long plan is put in by and by: a database sends every waiting trial to every worker at every look.
         """
-        new: dict[Study, list[FrozenTrial]] = {}
+        new: list[Callable[[], None]] = []
         views: dict[str, Attempts] = {}
         left = most if most is not None else -1
         for run in runs:
@@ -119,17 +121,18 @@ class RunQueue:
                 continue
             known = next((t.params for t in reversed(attempts) if t.params and not is_rejected(t)), None)
             parameters = dict(known or run.parameters)
-            template = create_trial(state=TrialState.WAITING, user_attrs=attributes)
             if run.architecture is None:  # the sampler's study: `suggest` must find them fixed, not there
-                template.system_attrs = {"fixed_params": parameters} if parameters else {}
+                add: Callable[[], None] = partial(study.enqueue_trial, parameters, attributes)
             else:
+                template = create_trial(state=TrialState.WAITING, user_attrs=attributes)
                 template.params = parameters
                 template.distributions = self._distributions(run.phase, parameters)
-            new.setdefault(study, []).append(template)
-        for study, templates in new.items():
-            with together(self._store.storage):
-                study.add_trials(templates)
-        return sum(len(templates) for templates in new.values())
+                add = partial(study.add_trial, template)
+            new.append(add)
+        with together(self._store.storage):
+            for add in new:
+                add()
+        return len(new)
 
     def claim(self, phases: Sequence[str]) -> Claim | None:
         """The next waiting run of `phases`, now held by this process; None where none waits.
@@ -142,12 +145,12 @@ class RunQueue:
             waiting = [trial for trial in index.waiting() if trial.user_attrs.get("phase") in phases]
             for trial in sorted(waiting, key=lambda trial: _place(trial, phases)):
                 try:
-                    if not storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+                    if not storage.set_trial_state_values(trial_id(trial), TrialState.RUNNING):
                         continue
                 except UpdateFinishedTrialError:
                     continue
                 run = Run.from_trial(trial)
-                claim = Claim(run, trial._trial_id, trial.number, trial.user_attrs.get("attempt", 0))
+                claim = Claim(run, trial_id(trial), trial.number, trial.user_attrs.get("attempt", 0))
                 if _is_double(claim, index):
                     self._end(claim.trial_id, "a second attempt at a run that is held or done")
                     continue
@@ -168,7 +171,7 @@ class RunQueue:
         self,
         claim: Claim,
         record: TrialRecord,
-        outcome: Outcome,
+        outcome: TrialOutcome,
         artifacts: Mapping[str, str] = MappingProxyType({}),
     ) -> bool:
         """Tell the result, once. False where somebody else has ended the trial: then the result is dropped.
@@ -187,7 +190,7 @@ class RunQueue:
                 storage.set_trial_user_attr(
                     claim.trial_id, "record", {**record.to_dict(), "told": outcome.to_dict()}
                 )
-                self._tell(claim.trial_id, outcome)
+                self._tell(self._store.study(claim.run.phase), claim.trial_id, outcome)
             return True
         except UpdateFinishedTrialError:
             claim.lost = True
@@ -195,7 +198,7 @@ class RunQueue:
         finally:
             self._held.discard(claim.trial_id)
 
-    def reject(self, claim: Claim, outcome: Outcome, reason: str) -> None:
+    def reject(self, claim: Claim, outcome: TrialOutcome, reason: str) -> None:
         """End an attempt whose proposal was refused before any training; the run gets another proposal at once."""
         storage = self._store.storage
         self._held.discard(claim.trial_id)
@@ -204,7 +207,7 @@ class RunQueue:
                 for key, value in outcome.attributes.items():
                     storage.set_trial_user_attr(claim.trial_id, key, value)
                 storage.set_trial_user_attr(claim.trial_id, "ended", f"{REJECTED}: {reason}")
-                self._tell(claim.trial_id, outcome)
+                self._tell(self._store.study(claim.run.phase), claim.trial_id, outcome)
         except UpdateFinishedTrialError:
             claim.lost = True
             return
@@ -223,7 +226,7 @@ class RunQueue:
         """How many attempts wait, run and have ended."""
         counts = dict.fromkeys(TrialState, 0)
         for study in self._store.studies():
-            for trial in self._store.storage.get_all_trials(study._study_id, deepcopy=False):
+            for trial in study.get_trials(deepcopy=False):
                 if "key" in trial.user_attrs:
                     counts[trial.state] += 1
         waiting, running = counts[TrialState.WAITING], counts[TrialState.RUNNING]
@@ -233,23 +236,21 @@ class RunQueue:
         """End the attempts whose holders are gone; returns their number. `enqueue` then adds new attempts."""
         reaped = 0
         for study in self._store.studies():
-            running = self._store.storage.get_all_trials(
-                study._study_id, deepcopy=False, states=(TrialState.RUNNING,)
-            )
+            running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             for trial in running:
-                if trial._trial_id in self._held or "key" not in trial.user_attrs:
+                if trial_id(trial) in self._held or "key" not in trial.user_attrs:
                     continue
                 lease = trial.user_attrs.get("lease")
-                left = is_own(lease) and not any(trial._trial_id in queue._held for queue in _queues)
-                if not left and not self.watch.ended(trial._trial_id, lease):
+                left = is_own(lease) and not any(trial_id(trial) in queue._held for queue in _queues)
+                if not left and not self.watch.ended(trial_id(trial), lease):
                     continue
                 record = trial.user_attrs.get("record")
                 try:
                     if record is not None:
                         # its worker died between the record and the state
-                        self._tell(trial._trial_id, Outcome.from_dict(record["told"]))
+                        self._tell(study, trial_id(trial), TrialOutcome.from_dict(record["told"]))
                     else:
-                        self._end(trial._trial_id, SILENT if not is_here(lease) or lives(lease) else DIED)
+                        self._end(trial_id(trial), SILENT if not is_here(lease) or lives(lease) else DIED)
                 except UpdateFinishedTrialError:
                     continue
                 reaped += 1
@@ -267,11 +268,7 @@ class RunQueue:
     def running(self) -> int:
         """Attempts that somebody holds, this process included."""
         return sum(
-            len(
-                self._store.storage.get_all_trials(
-                    study._study_id, deepcopy=False, states=(TrialState.RUNNING,)
-                )
-            )
+            len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
             for study in self._store.studies()
         )
 
@@ -279,22 +276,29 @@ class RunQueue:
         """The attempts in the study of `phase` as they are now."""
         study = self._store.study(phase)
         index = self._indices.setdefault(study.study_name, Attempts(self._store.void()))
-        index.renew(self._store.storage.get_all_trials(study._study_id, deepcopy=False))
+        index.renew(study.get_trials(deepcopy=False))
         return index
 
     def _distributions(self, phase: str, parameters: Mapping[str, str]) -> dict[str, Any]:
         return {name: CategoricalDistribution(tuple(self._labels[phase][name])) for name in parameters}
 
-    def _tell(self, trial_id: int, outcome: Outcome) -> None:
-        for key, value in outcome.constraints.items():
-            self._store.storage.set_trial_system_attr(trial_id, f"constraints:{key}", value)
-        self._store.storage.set_trial_state_values(trial_id, TrialState[outcome.state], outcome.values)
+    def _tell(self, study: Study, identifier: int, outcome: TrialOutcome) -> None:
+        storage = self._store.storage
+        if outcome.constraints:
+            known = storage.get_trial(
+                identifier
+            ).constraints  # of a worker that died before it told the state
+            trial = Trial(study, identifier)
+            for name, value in outcome.constraints.items():
+                if name not in known:
+                    trial.set_constraint(name, value)
+        storage.set_trial_state_values(identifier, TrialState[outcome.state], outcome.values)
 
-    def _end(self, trial_id: int, reason: str) -> None:
+    def _end(self, identifier: int, reason: str) -> None:
         try:
             with together(self._store.storage):
-                self._store.storage.set_trial_user_attr(trial_id, "ended", reason)
-                self._store.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+                self._store.storage.set_trial_user_attr(identifier, "ended", reason)
+                self._store.storage.set_trial_state_values(identifier, TrialState.FAIL)
         except UpdateFinishedTrialError:
             return
 
@@ -311,7 +315,7 @@ class RunQueue:
                 params=last.params,
                 distributions=last.distributions,
                 user_attrs={**attributes, "record": {**record.to_dict(), "told": outcome.to_dict()}},
-                system_attrs={f"constraints:{name}": value for name, value in outcome.constraints.items()},
+                constraints=dict(outcome.constraints) or None,
             )
         )
 
@@ -319,7 +323,7 @@ class RunQueue:
 def _is_double(claim: Claim, index: Attempts) -> bool:
     """Whether another attempt at the same run has a result, or is live and came first."""
     return any(
-        trial._trial_id != claim.trial_id
+        trial_id(trial) != claim.trial_id
         and (is_final(trial) or (is_live(trial) and trial.number < claim.number))
         for trial in index.attempts(claim.run.key)
     )

@@ -16,6 +16,7 @@ from reborn_nas.metric import Metric
 from reborn_nas.records import TrialRecord, best_observed
 from reborn_nas.study.config.own import metric_of
 from reborn_nas.study.plan.phases import ORDER, Phase
+from reborn_nas.study.store.compat import trial_id
 from reborn_nas.study.store.opening import open_store, reads_run
 from reborn_nas.study.store.storage import RunStore
 
@@ -40,7 +41,7 @@ def read_records(store: RunStore) -> list[TrialRecord]:
     for study in store.studies():
         for trial in study.get_trials(deepcopy=False):
             data = trial.user_attrs.get("record")
-            if data is None or not trial.state.is_finished() or trial._trial_id in void:
+            if data is None or not trial.state.is_finished() or trial_id(trial) in void:
                 continue
             try:
                 record = TrialRecord.from_dict({**data, "number": trial.number})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import json
 import re
@@ -31,6 +30,7 @@ from reborn_nas.study.config.urls import (
     without_secrets,
 )
 from reborn_nas.study.store.attempts import LeaseWatch, identity
+from reborn_nas.study.store.compat import cached, set_deadline
 from reborn_nas.study.store.journal import open_journal
 from reborn_nas.study.store.patience import PATIENCE, Question, asking, be_patient, cause_of, is_passing
 
@@ -147,8 +147,7 @@ def _open(url: str, patience: float, read_only: bool, results_only: bool) -> Bas
 
         parts = urlsplit(url)
         proxy = GrpcStorageProxy(host=parts.hostname or "localhost", port=parts.port or 13000)
-        for name, call in vars(proxy._stub).items():
-            setattr(proxy._stub, name, functools.partial(call, timeout=DEADLINE))
+        set_deadline(proxy, DEADLINE)
         with asking(f"storage {mask_url(url)}"):
             proxy.wait_server_ready(timeout=max(patience, PROXY_READY))
         return proxy
@@ -200,7 +199,7 @@ def _database(url: str, patience: float, read_only: bool, question: Question) ->
             if read_only and not _has_studies(url, options):
                 return optuna.storages.InMemoryStorage()
             storage = optuna.storages.RDBStorage(url, engine_kwargs=options, skip_table_creation=read_only)
-            return optuna.storages.get_storage(storage)
+            return cached(storage)
         except Exception as error:
             if "already exists" in str(error) and races < SCHEMA_RACES:
                 races += 1  # another worker makes the same tables at this moment

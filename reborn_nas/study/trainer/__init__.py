@@ -1,1 +1,1 @@
-"""Training: one run from its architecture to its record, with its checkpoints and weights."""
+"""The trainer: a run and its architecture become a trained network, and that a record, a curve and checkpoints."""

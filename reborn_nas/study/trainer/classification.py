@@ -7,8 +7,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from reborn_nas.data import split
 from reborn_nas.study.setup.warm import search_recipe
 from reborn_nas.study.trainer.door import OnEpoch, Outcome
+from reborn_nas.training import evaluate, second_rung, train
 from reborn_nas.training.measure.example import save_example
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from reborn_nas.architecture import Architecture
     from reborn_nas.study.plan.designs import Run
     from reborn_nas.study.setup.workbench import Workbench
-    from reborn_nas.study.trainer.resuming import SavedState
+    from reborn_nas.study.trainer.checkpoints import SavedState
     from reborn_nas.training import Recipe
 
 __all__ = ["Classification"]
@@ -38,8 +40,6 @@ class Classification:
         self, model: nn.Module, architecture: Architecture, run: Run, on_epoch: OnEpoch, state: SavedState
     ) -> Outcome:
         """See `Trainer`."""
-        from reborn_nas.training import evaluate, second_rung, train
-
         bench, parts, recipe = self._bench, self._split(run.block), self._recipe(run)
         result = train(
             model,
@@ -95,8 +95,6 @@ class Classification:
         return {} if run.rate == 1.0 else {"learning_rate": self._recipe(run).learning_rate}
 
     def _split(self, block: int) -> Any:
-        from reborn_nas.data import split
-
         if block not in self._splits:
             self._splits[block] = split(self._bench.images, block=block, seed=self._bench.config.seed)
         return self._splits[block]

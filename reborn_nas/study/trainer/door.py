@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from reborn_nas.architecture import Architecture
     from reborn_nas.study.plan.designs import Run
-    from reborn_nas.study.trainer.resuming import SavedState
+    from reborn_nas.study.trainer.checkpoints import SavedState
 
 __all__ = ["OnEpoch", "Outcome", "Pruned", "Stopped", "Trainer"]
 

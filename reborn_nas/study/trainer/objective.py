@@ -17,6 +17,7 @@ import torch
 
 from reborn_nas.activations import spare_memory
 from reborn_nas.architecture import Architecture
+from reborn_nas.backbone import apply, build, plan
 from reborn_nas.errors import DeviceLostError, DivergedError, MachineError, machine_fault, wait_out
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.records import EXCESS, EXPLORED, TrialRecord
@@ -25,18 +26,22 @@ from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.setup.costs import CostBook
 from reborn_nas.study.setup.warm import ParentWeights, is_warm_study
 from reborn_nas.study.setup.workbench import Workbench, environment
-from reborn_nas.study.trainer.bucket import BucketCheckpoint, open_bucket
+from reborn_nas.study.trainer.checkpoints import (
+    STATES,
+    BucketCheckpoint,
+    SavedState,
+    Store,
+    keep_weights,
+    open_bucket,
+)
 from reborn_nas.study.trainer.classification import Classification
 from reborn_nas.study.trainer.door import OnEpoch, Outcome, Pruned, Stopped, Trainer
 from reborn_nas.study.trainer.own import Own
-from reborn_nas.study.trainer.resuming import STATES, SavedState
-from reborn_nas.study.trainer.weights import keep_weights
 from reborn_nas.training import FileCheckpoint
 from reborn_nas.training.device.selection import check_device, empty_cache, is_out_of_memory
 from reborn_nas.training.step.recompute import recompute_activations
 
 if TYPE_CHECKING:
-    from optuna.artifacts._protocol import ArtifactStore
     from torch import nn
 
 __all__ = ["Objective", "Pruned", "Stopped"]
@@ -69,7 +74,7 @@ class Objective:
         self._trainer = _trainer(bench, folder, stopping)
         place = bench.config.artifacts
         in_bucket = place is not None and place.startswith(SCHEME)
-        self._bucket: ArtifactStore | None = open_bucket(str(place)) if in_bucket else None
+        self._bucket: Store | None = open_bucket(str(place)) if in_bucket else None
         self._plans: dict[str, Any] = {}
         self._costs = CostBook(bench)
         self._parent = ParentWeights(bench, folder)
@@ -196,8 +201,6 @@ class Objective:
         return phase == "search" and is_warm_study(self._bench)
 
     def _build(self, architecture: Architecture, run: Run) -> nn.Module:
-        from reborn_nas.backbone import apply, build, plan
-
         spec = architecture.backbone
         warm = self._is_warm(run.phase)
         with torch.random.fork_rng(devices=[]):

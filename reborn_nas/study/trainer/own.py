@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors.torch import save
 
+from reborn_nas.backbone.trace.inputs import arguments, moved
+from reborn_nas.backbone.trace.replica import tensors_in
 from reborn_nas.errors import ConfigError, DivergedError, TrainingError
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.metric import Metric, as_number
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from reborn_nas.architecture import Architecture
     from reborn_nas.study.plan.designs import Run
     from reborn_nas.study.setup.workbench import OwnTraining, Workbench
-    from reborn_nas.study.trainer.resuming import SavedState
+    from reborn_nas.study.trainer.checkpoints import SavedState
 
 __all__ = ["Own", "kept_process", "read_value"]
 
@@ -235,11 +238,6 @@ def kept_process(seed: int) -> Iterator[None]:
 
 def _save_example(model: nn.Module, own: OwnTraining, bench: Workbench, path: Path) -> None:
     """Write what the trained network makes of its example inputs, where it takes and returns tensors."""
-    from safetensors.torch import save
-
-    from reborn_nas.backbone.trace.inputs import arguments, moved
-    from reborn_nas.backbone.trace.replica import tensors_in
-
     if own.example is None:
         return
     modes = {module: module.training for module in model.modules()}

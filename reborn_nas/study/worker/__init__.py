@@ -1,1 +1,1 @@
-"""Workers: processes that take runs from the queue and train them, and the leader that opens the next phase."""
+"""The worker: the schedule opens phases, a loop claims, proposes, trains and tells, and a pool supervises processes."""

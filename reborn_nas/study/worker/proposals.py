@@ -17,7 +17,7 @@ from reborn_nas.samplers.additive import TrialRows
 from reborn_nas.samplers.registry import learns_from_pruned, make_pruner, make_sampler, rungs
 from reborn_nas.seeds import derive_seed
 from reborn_nas.study.setup.warm import search_epochs
-from reborn_nas.study.store.outcome import Outcome, outcome_of
+from reborn_nas.study.store.outcome import TrialOutcome, outcome_of
 from reborn_nas.study.store.patience import AwayError
 from reborn_nas.study.store.queue import Claim
 
@@ -52,7 +52,7 @@ class Proposals:
         self._sampler: BaseSampler | None = None
         self._known: Mapping[str, Any] | None = None
 
-    def outcome(self, record: TrialRecord) -> Outcome:
+    def outcome(self, record: TrialRecord) -> TrialOutcome:
         """See `outcome_of`."""
         return outcome_of(record, self.learns_pruned, self._bench.config.objectives, self._bench.metric)
 
@@ -93,7 +93,7 @@ class Proposals:
             }
         return self._known
 
-    def after_trial(self, claim: Claim, outcome: Outcome) -> None:
+    def after_trial(self, claim: Claim, outcome: TrialOutcome) -> None:
         """Let the sampler that proposed have its look at the result."""
         if self._sampler is None:
             return

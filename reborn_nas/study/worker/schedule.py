@@ -28,8 +28,8 @@ from reborn_nas.study.plan.phases import Phase
 from reborn_nas.study.setup.costs import CostBook
 from reborn_nas.study.setup.warm import is_warm_study
 from reborn_nas.study.store.attempts import is_final
+from reborn_nas.study.store.compat import artifacts_of, trial_id
 from reborn_nas.study.store.journal import GatheringJournal, together
-from reborn_nas.study.store.outcome import artifacts_of
 from reborn_nas.study.store.queue import RunQueue
 from reborn_nas.study.worker.progress import Progress, log
 
@@ -313,10 +313,10 @@ def void_failed_results(store: RunStore, phases: Iterable[Phase]) -> None:
     """Where no training of the study ended well, let their results count no longer."""
     void = store.void()
     failed = {
-        trial._trial_id: TrialRecord.from_dict(trial.user_attrs["record"])
+        trial_id(trial): TrialRecord.from_dict(trial.user_attrs["record"])
         for study in store.studies()
         for trial in study.get_trials(deepcopy=False)
-        if is_final(trial) and "record" in trial.user_attrs and trial._trial_id not in void
+        if is_final(trial) and "record" in trial.user_attrs and trial_id(trial) not in void
     }
     if len(failed) >= _sure_after(phases) and common_failure(list(failed.values())) is not None:
         store.keep("void", sorted({*void, *failed}))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from reborn_nas.architecture import Architecture, BackboneSpec, Choice
     from reborn_nas.backbone import Plan, Site, apply, convert, find_sites, plan
     from reborn_nas.errors import RebornError
+    from reborn_nas.export.network import load
     from reborn_nas.metric import Metric
     from reborn_nas.space import SearchSpace, load_space
     from reborn_nas.study import AdditiveSampler, StudyConfig
@@ -48,6 +49,7 @@ _LAZY = {
     "export": "api",
     "find_sites": "backbone",
     "fold": "activations",
+    "load": "export.network",
     "load_space": "space",
     "measure_latency": "training.measure.latency",
     "minimum_detectable_effect": "analysis",
@@ -84,6 +86,7 @@ __all__ = [
     "export",
     "find_sites",
     "fold",
+    "load",
     "load_space",
     "measure_latency",
     "minimum_detectable_effect",

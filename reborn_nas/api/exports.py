@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from reborn_nas.api.run import Run, info_of, parent_arm, unknown_code
 from reborn_nas.api.view import run_view
 from reborn_nas.architecture import Architecture
-from reborn_nas.backbone import build, plan
+from reborn_nas.backbone import Plan, build, plan
 from reborn_nas.commands import command_line
 from reborn_nas.errors import ExportError
 from reborn_nas.export import (
@@ -25,6 +25,8 @@ from reborn_nas.export import (
     export_trained_many,
     front_readme,
 )
+from reborn_nas.export.card import plain
+from reborn_nas.export.network import export_network, read_example
 from reborn_nas.metric import speaking
 from reborn_nas.models.exported import read_tensors
 from reborn_nas.records import best_of
@@ -33,7 +35,7 @@ from reborn_nas.study import RunInfo
 from reborn_nas.study.result.networks import pareto_records, recommend_info
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from reborn_nas.records import TrialRecord
     from reborn_nas.study.search import RunResult
@@ -97,6 +99,20 @@ def export(
             "machine; read it, then export with --trust-source"
         )
     compared = {record.key: _against_parent(info, record) for record, _ in chosen}
+
+    if info.config.get("train") is not None:
+        record, weights = chosen[0]
+        if trial == "pareto" or fold or forms:
+            raise ExportError(
+                "a network of a training of your own is exported with its weights and its source, one at a time: "
+                "without --fold, --onnx and other forms, and not as a front"
+            )
+        path = export_network(
+            *_own_network(info, record, weights, name, compared[record.key]), out, force=force
+        )
+        if say is not None:
+            say(f"{record.label}: {compared[record.key]}")
+        return path
 
     def trained(record: TrialRecord, weights: Path) -> Trained:
         card = card_of(record, info.records, info.name, info.plan["data"], name, compared[record.key])
@@ -193,6 +209,43 @@ def _recommended_key(info: RunInfo, trainings: Trainings) -> str:
             f"retested or best, or train it: {train}"
         )
     return found.key
+
+
+def _own_network(
+    info: RunInfo, record: TrialRecord, weights: Path, name: str | None, compared: str
+) -> tuple[Architecture, Plan | None, dict[str, Tensor], Any, str]:
+    """A network of the user's own training, with its conversion, weights, example inputs and card."""
+    architecture = Architecture.from_dict(record.architecture)
+    inputs = read_example(weights.with_suffix(".example"))["inputs"]
+    conversion = None
+    if architecture.choices:
+        template = build(architecture.backbone, device="meta")
+        conversion = plan(template, architecture, example_inputs=inputs)
+    tensors = read_tensors(weights, "export another training with --trial")
+    n = f" of {record.accuracy_n:,} {info.metric.counted}" if record.accuracy_n else ""
+    value = f"{info.metric.label} {info.metric.shown(record.accuracy)} on the {record.accuracy_part} part{n}"
+    choices = [f"- `{site}`: {choice}" for site, choice in architecture] or [
+        "- every site has its original activation"
+    ]
+    lines = [
+        f"# {plain(name or info.name)}",
+        "",
+        f"Trained by {plain(str(info.config.get('train')))} in the study {plain(info.name)}, training "
+        f"{plain(record.label)}: {value}; {plain(compared)}.",
+        "",
+        "```python",
+        "import reborn_nas as rn",
+        "",
+        'model = rn.load("this folder")  # in eval mode, on the CPU',
+        "```",
+        "",
+        "`example.safetensors` holds inputs and what the network makes of them on a CPU.",
+        "",
+        "## Activations",
+        "",
+        *choices,
+    ]
+    return architecture, conversion, tensors, inputs, "\n".join(lines) + "\n"
 
 
 def _trained(record: TrialRecord, weights: Path, card: Card) -> Trained:

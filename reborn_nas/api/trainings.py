@@ -133,6 +133,11 @@ def _one_architecture(
     if trial == "pareto":
         raise ConfigError("--trial pareto names several networks; give the key of one, such as search/12")
     info = load_run(path)
+    if info.config.get("train") is not None:
+        raise ConfigError(
+            f"{given}: its networks are trained by {info.config['train']}, not by the built-in training of "
+            "classifiers; call that function, or search on"
+        )
     known = {**info.config, "recipe_settings": info.settings.get("recipe", {})}
     if trial == "auto" and info.candidate is not None:
         chosen = info.candidate

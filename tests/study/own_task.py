@@ -56,7 +56,7 @@ def train(model, job):
 
 def evaluate(model, job):
     rows = job.indices(200)[job.part]
-    return {"rmse": formula(model, job), "n": len(rows), "bias": float(model.head.bias)}
+    return {"rmse": formula(model, job), "n": len(rows), "bias": float(model.head.bias.detach())}
 '''
 
 

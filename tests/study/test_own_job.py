@@ -18,8 +18,8 @@ from reborn_nas.study.trainer.checkpoints import SavedState
 from reborn_nas.study.trainer.door import Pruned, Stopped
 from reborn_nas.study.trainer.job import Job
 from reborn_nas.study.trainer.parts import NAMES, divide
-from reborn_nas.study.trainer.saving import pack, unpack
 from reborn_nas.training import FileCheckpoint
+from reborn_nas.training.nested import pack, unpack
 
 RMSE = Metric("rmse", unit="degrees", higher_is_better=False, worst=90.0)
 

@@ -88,7 +88,14 @@ def make_own(config: StudyConfig) -> OwnTraining:
     }
     train = found["train"]
     assert train is not None
-    return OwnTraining(train, found["evaluate"], _example(config, found), config.judged_by, settings)
+    made = OwnTraining(train, found["evaluate"], _example(config, found), config.judged_by, settings)
+    timed = config.max_latency is not None or "latency" in config.objectives
+    if timed and made.example is not None and made.input_size is None:
+        raise ConfigError(
+            "latency is measured with one batch of images, and this network takes other inputs; limit its parameters "
+            "or MACs instead"
+        )
+    return made
 
 
 def callable_with(function: Any, setting: str) -> Callable[..., Any]:

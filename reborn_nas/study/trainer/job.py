@@ -12,8 +12,8 @@ from reborn_nas.errors import ConfigError, TrainingError
 from reborn_nas.metric import as_number
 from reborn_nas.study.trainer.door import OnEpoch, Pruned, Stopped
 from reborn_nas.study.trainer.parts import Parts, divide
-from reborn_nas.study.trainer.saving import pack, unpack
 from reborn_nas.training.checkpoint import TrainingState
+from reborn_nas.training.nested import pack, unpack
 
 if TYPE_CHECKING:
     from reborn_nas.architecture import Architecture

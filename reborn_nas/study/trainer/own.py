@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import save
 
 from reborn_nas.backbone.trace.inputs import arguments, moved
-from reborn_nas.backbone.trace.replica import tensors_in
 from reborn_nas.errors import ConfigError, DivergedError, TrainingError
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.metric import Metric, as_number
 from reborn_nas.study.setup.warm import search_epochs
 from reborn_nas.study.trainer.door import OnEpoch, Outcome, Pruned, Stopped
 from reborn_nas.study.trainer.job import Job
+from reborn_nas.training.nested import pack
 
 if TYPE_CHECKING:
     from torch import nn
@@ -238,23 +238,22 @@ def kept_process(seed: int) -> Iterator[None]:
 
 def _save_example(model: nn.Module, own: OwnTraining, bench: Workbench, path: Path) -> None:
     """Write what the trained network makes of its example inputs, where it takes and returns tensors."""
-    if own.example is None:
-        return
+    example = own.example
+    if example is None:  # a library's network, which takes images of its own size
+        example = torch.zeros(2, *(bench.spec.input_size or ()))
     modes = {module: module.training for module in model.modules()}
     device = str(next(model.parameters(), torch.empty(0)).device)
     try:
         with torch.no_grad(), torch.random.fork_rng():
-            args, kwargs = arguments(moved(own.example, device))
+            args, kwargs = arguments(moved(example, device))
             outputs = model.eval()(*args, **kwargs)
     except Exception:  # an example is a convenience; no training is lost for want of it
         return
     finally:
         for module, mode in modes.items():
             module.training = mode
-    groups = {"input": own.example, "output": outputs}
-    tensors = {
-        f"{name}.{number}": tensor.detach().cpu().contiguous().clone()
-        for name, group in groups.items()
-        for number, tensor in enumerate(tensors_in(group))
-    }
-    write_atomic(path, save(tensors))
+    try:
+        tensors, text = pack({"inputs": example, "outputs": outputs})
+    except TrainingError:  # a structure of its own
+        return
+    write_atomic(path, save(tensors, metadata={"nested": text}))

@@ -1,0 +1,149 @@
+"""Networks that are no timm classifiers: a folder with weights, architecture, source and example, and its loader."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from reborn_nas.architecture import Architecture
+from reborn_nas.backbone import Plan, apply, build
+from reborn_nas.backbone.load.factory import source_beside
+from reborn_nas.backbone.trace.inputs import arguments
+from reborn_nas.backbone.trace.replica import tensors_in
+from reborn_nas.errors import ExportError, RebornError
+from reborn_nas.export.folder import carry_source, check_target, new_folder
+from reborn_nas.files import write_atomic
+from reborn_nas.known import foreign_code, remember_code
+from reborn_nas.training.nested import pack, unpack
+
+__all__ = ["export_network", "load", "read_example"]
+
+FORMAT = "reborn-nas network"
+VERSION = 1
+
+
+def export_network(
+    architecture: Architecture,
+    conversion: Plan | None,
+    weights: Mapping[str, Tensor],
+    inputs: Any,
+    card: str,
+    out: str | os.PathLike[str],
+    *,
+    force: bool = False,
+) -> Path:
+    """Write a trained network that `load` rebuilds; what it makes of `inputs` on a CPU lies beside it.
+
+    Args:
+        conversion: the plan of its conversion; None where every site has its original activation.
+        weights: its state dict.
+        card: the text of its README.
+
+    Raises:
+        ExportError: the network cannot be rebuilt from what would be written, or the folder cannot be written.
+    """
+    target = check_target(out, force)
+    with new_folder(target) as folder:
+        carried = (
+            carry_source(folder, architecture) if architecture.backbone.library == "file" else architecture
+        )
+        about: dict[str, Any] = {"format": FORMAT, "version": VERSION, "architecture": carried.to_dict()}
+        write_atomic(folder / "network.json", json.dumps(about, indent=2) + "\n")
+        if conversion is not None:
+            write_atomic(folder / "plan.json", conversion.to_json(indent=2) + "\n")
+        write_atomic(folder / "model.safetensors", save(dict(weights), metadata={"format": "pt"}))
+        write_atomic(folder / "README.md", card)
+        network = _rebuilt(folder, about, conversion)
+        tensors, text = pack({"inputs": inputs, "outputs": _outputs(network, inputs)})
+        write_atomic(folder / "example.safetensors", save(tensors, metadata={"nested": text}))
+    remember_code(_located(target, Architecture.from_dict(about["architecture"])).backbone)
+    return target
+
+
+def load(folder: str | os.PathLike[str], *, trust_source: bool = False) -> nn.Module:
+    """The network of a folder that `export` wrote for a training of one's own, in eval mode on the CPU.
+
+    Args:
+        trust_source: run the source file in the folder although no export or search of yours on this machine wrote or
+            ran it.
+
+    Raises:
+        ExportError: the folder is none, is damaged, or its source is unknown here.
+    """
+    home = Path(folder)
+    try:
+        about = json.loads((home / "network.json").read_text(encoding="utf-8"))
+        text = (home / "plan.json").read_text(encoding="utf-8") if (home / "plan.json").is_file() else None
+    except (OSError, ValueError) as error:
+        raise ExportError(
+            f"{home} holds no network of a training of one's own ({error}); a classifier's export is loaded by "
+            "timm, as its README says"
+        ) from None
+    if not isinstance(about, dict) or about.get("format") != FORMAT or about.get("version") != VERSION:
+        raise ExportError(f"{home / 'network.json'} is of no version that this reborn-nas reads")
+    try:
+        located = _located(home, Architecture.from_dict(about["architecture"]))
+        code = None if trust_source else foreign_code([located.backbone])
+        if code is not None:
+            raise ExportError(
+                f"{home}: the network is built by source code, {code}, that came from elsewhere; read it, then load "
+                "with trust_source=True"
+            )
+        return _rebuilt(home, about, None if text is None else Plan.from_json(text))
+    except (KeyError, TypeError) as error:
+        raise ExportError(f"{home / 'network.json'} is damaged: {error}") from None
+
+
+def read_example(file: Path) -> dict[str, Any]:
+    """`inputs` and `outputs` in a file of an example. Raises ExportError."""
+    try:
+        with safe_open(file, framework="pt") as archive:
+            text = archive.metadata()["nested"]
+            tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+        return unpack(tensors, text)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ExportError(
+            f"{file} cannot be read ({error}), so nothing shows that the network is the same"
+        ) from None
+
+
+def _located(home: Path, architecture: Architecture) -> Architecture:
+    """The architecture with its source found in the folder."""
+    spec = architecture.backbone
+    if spec.library != "file":
+        return architecture
+    return architecture.with_backbone(replace(spec, source=source_beside(home, spec.source)))
+
+
+def _rebuilt(home: Path, about: Mapping[str, Any], conversion: Plan | None) -> nn.Module:
+    architecture = _located(home, Architecture.from_dict(about["architecture"]))
+    try:
+        network = build(architecture.backbone, device="cpu")
+        if conversion is not None:
+            network = apply(network, conversion, inplace=True)
+        network.load_state_dict(load_file(home / "model.safetensors"))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        if isinstance(error, RebornError):
+            raise
+        raise ExportError(f"{home}: the weights do not fit the network, or cannot be read: {error}") from None
+    return network.eval()
+
+
+def _outputs(network: nn.Module, inputs: Any) -> Any:
+    args, kwargs = arguments(inputs)
+    with torch.no_grad():
+        outputs = network(*args, **kwargs)
+    if not any(True for _ in tensors_in(outputs)):
+        raise ExportError(
+            "the network's outputs hold no tensor, so nothing would show that it is the same again"
+        )
+    return outputs

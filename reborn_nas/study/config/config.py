@@ -136,6 +136,9 @@ class StudyConfig(Fields):
                 f"pruner: {self.pruner} compares trainings by one number; with the objectives "
                 f"{', '.join(self.objectives)} there is none: take --pruner none, or limits in place of objectives"
             )
+        if self.checkpoint is not None and (self.pretrained or self.init == "parent"):
+            other = "pretrained" if self.pretrained else "init: parent"
+            raise ValueError(f"checkpoint: trainings start from one set of weights; leave out {other}")
         if self.init != "parent" and (self.parent is not None or self.warm_epochs is not None):
             name = "parent" if self.parent is not None else "warm_epochs"
             raise ValueError(f"{name}: is for trainings that start from a trained parent; set init to parent")
@@ -196,6 +199,11 @@ class StudyConfig(Fields):
         if all(count is not None for count in counts):
             return sum(counts)
         return 64 if self.dataset == "digits" and self.train is None else 160
+
+    @property
+    def from_weights(self) -> bool:
+        """Whether every training starts from published weights or a checkpoint."""
+        return self.pretrained or self.checkpoint is not None
 
     @property
     def processes(self) -> int:

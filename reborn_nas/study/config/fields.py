@@ -77,6 +77,12 @@ class Fields(BaseModel):
     pretrained: bool = setting(
         False, "start every training from the backbone's published weights", group=WHAT
     )
+    checkpoint: Path | None = setting(
+        None,
+        "start every training from these weights of the unconverted backbone: safetensors, of torch.save, or a folder",
+        group=WHAT,
+        metavar="FILE",
+    )
     dataset: str = setting(
         "digits",
         "cifar10, cifar100, svhn, mnist, kmnist, fashion_mnist, digits (default) or folder:PATH",

@@ -18,6 +18,7 @@ class Settings(TypedDict, total=False):
     backbone_arguments: Mapping[str, Any]
     stem: str | None
     pretrained: bool
+    checkpoint: str | os.PathLike[str] | None
     dataset: str
     data_dir: str | os.PathLike[str] | None
     image_size: int | None

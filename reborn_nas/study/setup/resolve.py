@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -14,7 +15,9 @@ from reborn_nas.architecture import ORIGINAL, BackboneSpec
 from reborn_nas.backbone import build, discover, resolve
 from reborn_nas.backbone import notes as spec_notes
 from reborn_nas.data import load_dataset
-from reborn_nas.errors import ConfigError, StudyError
+from reborn_nas.errors import ConfigError, StudyError, TrainingError
+from reborn_nas.files import sha256_of
+from reborn_nas.models.weights import classifiers_of, load_weights
 from reborn_nas.space import Rule, load_space
 from reborn_nas.study.config.config import StudyConfig, split_contrast
 from reborn_nas.study.plan.contrast import make_contrast
@@ -80,6 +83,7 @@ def make_workbench(
     recipe = replace(recipe, precision=precision)
     discovery = discover(template, spec.input_size, proofs=proofs)
     said = [*([found.note] if found.note else []), *spec_notes(spec), *images.notes]
+    said += starting_notes(config, spec, recipe)
     bench = _bench(config, spec, space, discovery, found, template, said, proofs)
     return replace(bench, images=images, recipe=recipe)
 
@@ -107,6 +111,7 @@ def _own_workbench(
             "train returns the value itself, so nothing shows that the test part is read once, and a training judged "
             "by it has no validation value that could rank its weights; name a second function with evaluate"
         )
+    said += starting_notes(config, spec, None)
     return replace(_bench(config, spec, space, discovery, found, template, said, proofs), own=own)
 
 
@@ -147,6 +152,7 @@ def _bench(
         discovery,
         variants,
         found.text,
+        weights=_digest(config.checkpoint),
     )
 
 
@@ -210,12 +216,52 @@ def settle_numerics(*, deterministic: bool) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
+def starting_notes(config: StudyConfig, spec: BackboneSpec, recipe: Recipe | None) -> list[str]:
+    """What a study says whose trainings start from weights. Raises ConfigError where they do not fit, or are undone."""
+    if not config.from_weights:
+        return []
+    what = "checkpoint" if config.checkpoint is not None else "pretrained"
+    if recipe is not None and recipe.init != "default":
+        raise ConfigError(
+            f"{what}: recipe {recipe.name!r} draws all weights anew (init: {recipe.init}), so that nothing "
+            "would be left of those it should start from; take another recipe"
+        )
+    if config.checkpoint is None:
+        return ["every training starts from the library's published weights" + _PRESERVED]
+    return [
+        f"every training starts from the weights in {config.checkpoint}{_PRESERVED}",
+        *_try_weights(config, spec),
+    ]
+
+
+_PRESERVED = (
+    ", with the parent's function where the choices can have it: what is found holds for fine-tuning from these "
+    "weights"
+)
+
+
+def _digest(checkpoint: Path | None) -> str:
+    if checkpoint is None:
+        return ""
+    return sha256_of(checkpoint / "model.safetensors" if checkpoint.is_dir() else checkpoint)
+
+
+def _try_weights(config: StudyConfig, spec: BackboneSpec) -> list[str]:
+    assert config.checkpoint is not None
+    with torch.random.fork_rng(devices=[]):
+        model = build(spec, device="cpu")
+    try:
+        return load_weights(model, config.checkpoint, classifiers_of(model, spec))
+    except TrainingError as error:
+        raise ConfigError(f"checkpoint: {error}") from error
+
+
 def parent_arguments(config: StudyConfig, space: SearchSpace) -> dict[str, Any]:
     """The arguments of the parent: as given, else as the space has them first, else as nobody chose them."""
     if not space.variants:
         return dict(config.backbone_arguments)
-    if config.init == "parent" or config.pretrained:
-        what = "pretrained" if config.pretrained else "init: parent"
+    if config.init == "parent" or config.from_weights:
+        what = "pretrained" if config.pretrained else "checkpoint" if config.checkpoint else "init: parent"
         raise ConfigError(
             f"{what}: search space {space.name!r} varies {', '.join(space.variants.arguments)} of the backbone, and "
             "one parent's weights do not fit them all; start from scratch, or take a space that varies sites alone"

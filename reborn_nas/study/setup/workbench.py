@@ -14,12 +14,14 @@ import optuna
 import timm
 import torch
 import torchvision
+from torch import nn
 
 from reborn_nas.activations import block_form
 from reborn_nas.architecture import ORIGINAL, BackboneSpec, Choice
-from reborn_nas.backbone import proof_record
+from reborn_nas.backbone import build, proof_record
 from reborn_nas.backbone.trace.inputs import arguments
 from reborn_nas.metric import ACCURACY, Metric
+from reborn_nas.models.weights import classifiers_of, load_weights
 from reborn_nas.study.config.config import StudyConfig, split_contrast
 from reborn_nas.study.config.functions import is_here
 from reborn_nas.study.config.settings import adopted_settings, settings_digest
@@ -80,6 +82,7 @@ class Workbench:
         recipe: the training recipe with the overrides.
         device: where this process trains.
         notes: what the user should be told.
+        weights: SHA-256 of the checkpoint that trainings start from, or "".
         own: the user's own training; None where the built-in one trains on `images` by `recipe`.
         template, discovery: the backbone on the meta device and what was found in it, so that no training traces.
         variants: the backbones with other arguments that the space offers → their templates and discoveries.
@@ -100,6 +103,19 @@ class Workbench:
     variants: Mapping[BackboneSpec, tuple[Any, Any]] = field(default_factory=dict)
     device_text: str = ""
     own: OwnTraining | None = None
+    weights: str = ""
+
+    @property
+    def init(self) -> str:
+        """How new activations begin: with the parent's function where trainings start from its weights."""
+        return "preserve" if self.config.from_weights else "xavier"
+
+    def unconverted(self, spec: BackboneSpec) -> nn.Module:
+        """The network before it is converted, with the weights that a training starts from."""
+        model = build(spec, device="cpu", pretrained=self.config.pretrained)
+        if self.config.checkpoint is not None:
+            load_weights(model, self.config.checkpoint, classifiers_of(model, spec))
+        return model
 
     @property
     def metric(self) -> Metric:
@@ -176,9 +192,14 @@ class Workbench:
             **({"search": config.search_settings} if config.search_settings else {}),
             **({"sites": list(config.sites)} if config.sites else {}),
             **({"deterministic": True} if config.deterministic else {}),
+            **({"start": self._start()} if config.from_weights else {}),
             **({"compile": True} if config.compile else {}),
             "form": block_form(self.device),
         }
+
+    def _start(self) -> dict[str, str]:
+        """What every training starts from."""
+        return {"init": "preserve", **({"checkpoint": self.weights} if self.weights else {})}
 
     def _training(self) -> dict[str, Any]:
         """What trains, and on what."""

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.data import split
+from reborn_nas.models.weights import identities
 from reborn_nas.study.setup.warm import search_recipe
 from reborn_nas.study.trainer.door import OnEpoch, Outcome
 from reborn_nas.training import evaluate, second_rung, train
@@ -51,6 +52,7 @@ class Classification:
             device=bench.device,
             on_epoch=on_epoch,
             checkpoint=state,
+            undecayed=identities(model) if bench.config.from_weights else (),
             compile_after=second_rung(recipe.epochs) if bench.config.compile else None,
         )
         validation = result.accuracy["validation"]

@@ -205,9 +205,11 @@ class Objective:
         warm = self._is_warm(run.phase)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
-            model = build(spec, device="cpu", pretrained=self._bench.config.pretrained and not warm)
             if warm:
+                model = build(spec, device="cpu")
                 self._parent.load_into(model)
+            else:
+                model = self._bench.unconverted(spec)
             if not architecture.choices:
                 return model
             key = f"{architecture.digest} {warm}"
@@ -219,7 +221,7 @@ class Objective:
                     template,
                     architecture,
                     discovery=discovery,
-                    init="preserve" if warm else "xavier",
+                    init="preserve" if warm else self._bench.init,
                 )
             return apply(model, self._plans[key], inplace=True, seed=run.seed)
 

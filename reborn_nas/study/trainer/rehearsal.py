@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from reborn_nas.architecture import Architecture
-from reborn_nas.backbone import apply, build, plan
+from reborn_nas.backbone import apply, plan
 from reborn_nas.errors import ConfigError, RebornError, machine_fault
 from reborn_nas.seeds import derive_seed
 from reborn_nas.study.config.config import StudyConfig
@@ -197,10 +197,10 @@ class _Rehearsal:
         bench, spec = self._bench, architecture.backbone
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
-            network = build(spec, device="cpu", pretrained=bench.config.pretrained)
+            network = bench.unconverted(spec)
             if architecture.choices:
                 template, discovery = bench.traced(spec)
-                converted = plan(template, architecture, discovery=discovery, init="xavier")
+                converted = plan(template, architecture, discovery=discovery, init=bench.init)
                 network = apply(network, converted, inplace=True, seed=self._seed)
         return network.to(bench.device)
 

@@ -1,0 +1,161 @@
+"""Weights of an unconverted backbone: a checkpoint of anybody's training, read without running what it asks for."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from reborn_nas.activations import CReLU, ExtendedConv, Reborn
+from reborn_nas.architecture import BackboneSpec
+from reborn_nas.errors import TrainingError, blame_machine
+from reborn_nas.models.adapter import final_linear
+
+__all__ = ["classifiers_of", "identities", "load_weights"]
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str], classifiers: tuple[str, ...]) -> list[str]:
+    """Load a checkpoint into the unconverted `model`, and return what of it was not taken as it is.
+
+    A classifier that it lacks, or has for other classes, stays fresh. A first convolution of another number of input
+    channels is adapted as timm does for its own weights: summed for one channel, else repeated and scaled.
+
+    Raises:
+        TrainingError: there is no such file, it holds no weights or weights that are not finite, or it is of another
+            network.
+    """
+    given, notes = _read(Path(path), model)
+    own = model.state_dict()
+    heads = {f"{name}.{end}" for name in classifiers for end in ("weight", "bias")} & set(own)
+    fresh = sorted(k for k in heads if k not in given or given[k].shape != own[k].shape)
+    kept = {key: value for key, value in given.items() if key not in fresh}
+    notes += _adapt_first_layer(model, kept)
+    faults = [f"lacks {key}" for key in own if key not in kept and key not in fresh]
+    faults += [f"has {key}, which the backbone has not" for key in kept if key not in own]
+    faults += [
+        f"{key} is {tuple(kept[key].shape)}, not {tuple(own[key].shape)}"
+        for key in own
+        if key in kept and kept[key].shape != own[key].shape
+    ]
+    if faults:
+        more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise TrainingError(
+            f"{path} is no checkpoint of this backbone: it {'; '.join(faults[:3])}{more}; name the backbone, its "
+            "--model-arg and its --stem as it was trained (an ImageNet checkpoint has --stem original)"
+        )
+    broken = [
+        k for k, value in kept.items() if value.is_floating_point() and not bool(value.isfinite().all())
+    ]
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        raise TrainingError(
+            f"{path} holds numbers that are not finite, in {', '.join(broken[:3])}{more}: the training that wrote it "
+            "diverged; take an earlier checkpoint"
+        )
+    model.load_state_dict({**own, **kept})
+    if fresh:
+        why = "the checkpoint lacks it" if not set(fresh) & set(given) else "the parent's has other classes"
+        notes.append(f"the classifier starts afresh, as {why}: {', '.join(fresh)}")
+    return notes
+
+
+def _adapt_first_layer(model: nn.Module, given: dict[str, Tensor]) -> list[str]:
+    """Change the weights of the first convolution in `given` to the channels that `model` takes; what was done."""
+    name, conv = next(((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)), ("", None))
+    key = f"{name}.weight"
+    theirs = given.get(key)
+    if conv is None or theirs is None or theirs.ndim != 4:
+        return []
+    want, have = conv.weight.shape, theirs.shape
+    if conv.groups != 1 or want[1] == have[1] or (want[0], *want[2:]) != (have[0], *have[2:]):
+        return []
+    given[key] = adapt_input_conv(want[1], theirs, base_chans=have[1])
+    how = "summed over" if want[1] == 1 else "repeated and scaled from"
+    return [f"{key} takes {want[1]} channels: the checkpoint's are {how} its {have[1]}, as timm does"]
+
+
+def _read(path: Path, model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
+    """The state dict in a file, its names those of `model`, and notes; what a pickle may ask for is not run."""
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise TrainingError(f"there is no checkpoint {file}")
+    try:
+        if file.suffix == ".safetensors":
+            content: Any = load_file(file)
+        else:
+            with torch.serialization.safe_globals([Namespace]):
+                content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors and pickle raise whatever the bytes make them
+        blame_machine(error, file)
+        said = " ".join(str(error).split())[:300]
+        raise TrainingError(
+            f"{file} cannot be read as weights ({said}); only safetensors and files of torch.save that hold tensors "
+            "alone are read, anything else may run code; convert yours: safetensors.torch.save_file(state_dict, FILE)"
+        ) from error
+    notes: list[str] = []
+    for key in _STATE_DICTS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            notes += [f"the averaged weights of the checkpoint are taken ({key})"] if "ema" in key else []
+            break
+    if not isinstance(content, Mapping):
+        raise TrainingError(f"{file} holds {type(content).__name__}, not a state dict")
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    prefix = _prefix(tensors, model.state_dict())
+    inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    outside = [name for name in tensors if not name.startswith(prefix)]
+    if outside:
+        shown = ", ".join(outside[:3]) + (f" and {len(outside) - 3} more" if len(outside) > 3 else "")
+        notes.append(f"not taken from the checkpoint, as they stand outside of {prefix}*: {shown}")
+    return inside, notes
+
+
+_STATE_DICTS = (
+    "state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model", "net", "weights",
+)  # fmt: skip
+"""Where timm, torchvision, Lightning and own loops keep a network's weights in what they save; averaged ones first."""
+
+
+def _prefix(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """What wrappers have put before the network's own names: `module.`, `model.`, `_orig_mod.`; often nothing."""
+    counts: Counter[str] = Counter()
+    ends: dict[str, list[str]] = {}
+    for name in own:
+        ends.setdefault(name.rpartition(".")[2], []).append(name)
+    for name in given:
+        for inner in ends.get(name.rpartition(".")[2], ()):
+            if name == inner or name.endswith(f".{inner}"):
+                counts[name.removesuffix(inner)] += 1
+    if not counts:
+        return ""
+    most = max(counts.values())
+    return min((prefix for prefix, count in counts.items() if count == most), key=len)
+
+
+def classifiers_of(model: nn.Module, spec: BackboneSpec) -> tuple[str, ...]:
+    """Paths of the last linear layers: those that timm names, else the one that gives the output."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    named = config.get("classifier")
+    if named:
+        return (named,) if isinstance(named, str) else tuple(named)
+    found = final_linear(model, spec.input_size) if spec.input_size is not None and spec.num_classes else None
+    return () if found is None else (found,)
+
+
+def identities(model: nn.Module) -> tuple[str, ...]:
+    """Weights that start at [I | 0]: weight decay would pull the signal down at every step, away from the parent."""
+    names = []
+    for path, module in model.named_modules():
+        if isinstance(module, Reborn | CReLU) and module.compress is not None:
+            names.append(f"{path}.compress.weight".lstrip("."))
+        elif isinstance(module, ExtendedConv):
+            names.append(f"{path}.conv.weight".lstrip("."))
+    return tuple(names)

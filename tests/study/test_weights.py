@@ -1,0 +1,65 @@
+"""Studies whose trainings start from a checkpoint: at its function, and refused where nothing would be left of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from reborn_nas.architecture import Choice
+from reborn_nas.backbone import build, resolve
+from reborn_nas.errors import ConfigError
+from reborn_nas.study.plan.designs import Run
+from reborn_nas.study.setup.resolve import make_workbench
+from reborn_nas.study.trainer.objective import Objective
+from tests.study.test_run import tiny
+
+NETWORK = {"backbone": "convnet5", "backbone_arguments": {"width": 0.125}}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    spec = resolve("convnet5", input_size=(1, 8, 8), num_classes=10, arguments={"width": 0.125})
+    state = {f"model.{name}": value for name, value in build(spec, seed=3).state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "last.ckpt")
+    return tmp_path / "last.ckpt"
+
+
+def test_every_training_starts_at_the_parents_function(tmp_path: Path, checkpoint: Path) -> None:
+    bench = make_workbench(tiny(tmp_path / "run", **NETWORK, checkpoint=checkpoint))
+    notes = "\n".join(bench.notes)
+    assert f"every training starts from the weights in {checkpoint}" in notes
+    assert bench.settings["start"]["init"] == "preserve"
+    objective = Objective(bench, tmp_path / "run")
+    reborn = bench.contrast.architecture(
+        bench.spec,
+        dict.fromkeys(bench.contrast.factors, Choice("reborn", kernel_size=3, compression="1x1").label),
+    )
+    parent = build(bench.spec, seed=3).eval()
+    x = torch.randn(4, 1, 8, 8)
+    for seed in (0, 1):
+        for architecture in (bench.contrast.architecture(bench.spec, {}), reborn):
+            made = objective._build(architecture, Run("baseline/0", "baseline", "design", seed)).eval()
+            with torch.no_grad():
+                torch.testing.assert_close(made(x), parent(x), rtol=1e-4, atol=1e-5)
+    other = tiny(tmp_path / "run", **NETWORK)
+    assert "start" not in make_workbench(other).settings
+    state = build(bench.spec, seed=4).state_dict()
+    save_file(state, tmp_path / "other.safetensors")
+    changed = make_workbench(tiny(tmp_path / "run", **NETWORK, checkpoint=tmp_path / "other.safetensors"))
+    assert changed.digest != bench.digest
+
+
+def test_what_does_not_fit_or_is_undone_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    def refused(match: str, **more: object) -> None:
+        with pytest.raises(ConfigError, match=match):
+            make_workbench(tiny(tmp_path / "run", **{**NETWORK, "checkpoint": checkpoint, **more}))
+
+    refused("lacks|is .* not", backbone_arguments={"width": 0.25})
+    refused("there is no checkpoint", checkpoint=tmp_path / "none.pt")
+    refused("draws all weights anew", recipe="paper")
+    refused("draws all weights anew", init="kaiming")
+    refused("one set of weights; leave out pretrained", pretrained=True)
+    refused("one set of weights; leave out init: parent", init="parent")

@@ -45,7 +45,7 @@ def own_faults(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iter
         )
         return
     for name in BUILT_IN:
-        if settings[name] != defaults.get(name):
+        if settings[name] not in (defaults.get(name), {}):
             yield f"{name}: belongs to the built-in training of classifiers; a training of your own decides it itself"
     metric = Metric.parse(settings["metric"])
     costs = [name for name in settings["objectives"] if name == "memory"]

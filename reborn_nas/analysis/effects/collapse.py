@@ -18,13 +18,13 @@ BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 
 LOST_SHARE = 1 / 3
-"""Of the way from chance to an ordinary training: whoever lost more has collapsed."""
+"""Of the way from chance to an ordinary training: a training that lost more has collapsed."""
 APART, FAR_APART = 4.0, 6.0
 """Robust standard deviations below the median. The first keeps large effects from counting as collapses."""
 RARE = 0.05
 """Share of the runs that may count as collapsed for being far apart alone."""
 AT_CHANCE = 0.9
-"""Of the same way: whoever lost so much has learned nothing, however many did."""
+"""Of the same way: a training that lost so much has learned nothing, however many did."""
 LEAST_RUNS = 4
 _UPPER_QUARTILE, _UPPER_DECILE = float(stats.norm.ppf(0.75)), float(stats.norm.ppf(0.9))
 """Of a normal variable, in standard deviations."""

@@ -113,10 +113,10 @@ def score_effects(
         levels, outcome, names=names, block=block, covariates=covariates, seed=seed, chance=chance, failed=failed,
         level=level,
     )  # fmt: skip
-    said = list(table.attrs["warnings"])
+    notes = list(table.attrs["warnings"])
     missing = int(np.isnan(outcome).sum())
     if missing:
-        said.append(
+        notes.append(
             f"{missing} of {len(levels)} designed runs are missing: verdicts only where both readings of them agree"
         )
         bounds = loss_bounds(
@@ -128,8 +128,8 @@ def score_effects(
         table["makes_fail"] &= named
         table = with_said(table, level)
         table["at_chance"], table["at_block_mean"] = bounds.chance["effect"], bounds.block_mean["effect"]
-    table.attrs |= {"missing": missing, "warnings": tuple(said)}
-    for line in said:
+    table.attrs |= {"missing": missing, "warnings": tuple(notes)}
+    for line in notes:
         warnings.warn(line, UserWarning, stacklevel=3)
     n = levels.shape[1]
     if stages is not None:

@@ -90,7 +90,7 @@ def as_accuracy(accuracy: Any, n_runs: int) -> FloatArray:
 
 
 def site_names(names: Sequence[Any] | None, n_sites: int) -> list[Any]:
-    """`names`, or 0 … n−1; ConfigError when their number is wrong or one stands twice."""
+    """`names`, or 0 … n−1; ConfigError when their number is wrong or one appears twice."""
     if names is None:
         return list(range(n_sites))
     listed = list(names)

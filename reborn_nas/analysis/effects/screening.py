@@ -88,14 +88,14 @@ def complete_effects(
         )
         joint = [JOINT_WORDS] if fitted.joint_p <= JOINT_LEVEL else []
         table = effect_table(fitted, listed, estimable, seed=seed, level=level)
-        said = [*_weaknesses(levels, fitted), *_collapse_words(fallen, table, estimable), *joint]
+        notes = [*_weaknesses(levels, fitted), *_collapse_words(fallen, table, estimable), *joint]
         if _weaknesses(levels, fitted):
             table["verdict"] = NO_VERDICT
     except ConfigError:
         if not fallen.any():
             raise
         fitted, table = None, _blank(listed)
-        said = [
+        notes = [
             f"{int(fallen.sum())} of {len(fallen)} designed runs collapsed: the others are too few for any effect"
         ]
     ended = np.isfinite(outcome) | fallen
@@ -109,7 +109,7 @@ def complete_effects(
         "collapsed": int(fallen.sum()),
         "max_correlation": largest_correlation(levels),
         "level": level,
-        "warnings": tuple(said),
+        "warnings": tuple(notes),
     }
     return table[[*COLUMNS, *FURTHER_COLUMNS]]
 
@@ -237,15 +237,15 @@ def largest_correlation(design: Any) -> float:
 def _weaknesses(design: npt.NDArray[np.bool_], fitted: Fit) -> list[str]:
     """Why these runs carry no verdict; empty when they do."""
     n_runs, n_sites = design.shape
-    said = []
+    notes = []
     if 2 <= n_sites <= MOST_SITES and n_runs < smallest_screen(n_sites):
-        said.append(
+        notes.append(
             f"{n_runs} runs are fewer than one whole balanced design of {n_sites} sites "
             f"({smallest_screen(n_sites)}): estimates only, no verdict"
         )
     if fitted.sigma <= NO_NOISE:
-        said.append(
+        notes.append(
             "the runs differ by nothing but their sites and splits, or not at all: the noise of a training is unknown, "
             "so estimates only, no verdict"
         )
-    return said
+    return notes

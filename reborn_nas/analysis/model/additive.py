@@ -99,11 +99,11 @@ class _ByTrials:
     unit: float
 
     def draw(self, rng: np.random.Generator) -> FloatArray:
-        """(p,) weights: a draw of the prior, less what the trials would have told of it (Matheron's rule)."""
+        """(p,) weights: a draw of the prior, less what the trials would have shown of it (Matheron's rule)."""
         weights = np.sqrt(self.prior) * rng.standard_normal(len(self.prior))
         seen = self.x @ weights + np.sqrt(self.noise) * rng.standard_normal(len(self.x))
-        told = self.prior * (self.x.T @ cho_solve((self.root, True), seen, check_finite=False))
-        return np.asarray(self.unit * (weights - told))
+        shown = self.prior * (self.x.T @ cho_solve((self.root, True), seen, check_finite=False))
+        return np.asarray(self.unit * (weights - shown))
 
     def deviations(self, x: FloatArray) -> FloatArray:
         """(N,) standard deviation of the value at each row of features."""

@@ -56,22 +56,27 @@ def where_it_helps(effects: pd.DataFrame, *, tested: str = "reborn", reference: 
     basis = effects.get("basis", pd.Series(SCREEN, index=effects.index))
     helps = effects["verdict"].isin((CONFIRMED, SUGGESTIVE))
     harms = effects["verdict"] == HARMFUL
-    said: list[str] = []
+    sentences: list[str] = []
     for ground, word in GROUNDS.items() if helps.any() else ():
         rows = effects[helps & (basis == ground)]
         if len(rows):
-            said.append(f"{'It also' if said else what} helps at {_helping(rows, word, ground, tested)}.")
-    if not said and harms.any():
-        said.append(f"{what} helps at no site that this study could resolve.")
-    elif not said:
-        said.append(
+            sentences.append(
+                f"{'It also' if sentences else what} helps at {_helping(rows, word, ground, tested)}."
+            )
+    if not sentences and harms.any():
+        sentences.append(f"{what} helps at no site that this study could resolve.")
+    elif not sentences:
+        sentences.append(
             f"No site resolved; effects of {contrast} above {largest_plausible(effects):.2f} pp are unlikely."
         )
     if harms.any():
-        said += [_harm(effects[harms & (basis != RETEST)]), _harm_there(effects[harms & (basis == RETEST)])]
+        sentences += [
+            _harm(effects[harms & (basis != RETEST)]),
+            _harm_there(effects[harms & (basis == RETEST)]),
+        ]
     if "contradicts" in effects and effects["contradicts"].any():
-        said.append(_contradiction(effects[effects["contradicts"].astype(bool)]))
-    return " ".join(line for line in said if line)
+        sentences.append(_contradiction(effects[effects["contradicts"].astype(bool)]))
+    return " ".join(line for line in sentences if line)
 
 
 def _helping(rows: pd.DataFrame, word: str, ground: str, tested: str) -> str:
@@ -124,11 +129,15 @@ def _harm_there(rows: pd.DataFrame) -> str:
 
 def _contradiction(rows: pd.DataFrame) -> str:
     """The sites at which screen and retest are each significant, on different sides."""
-    told = "; ".join(
+    listed = "; ".join(
         f"{row['site']} {row['effect']:+.2f} pp on average, {row['confirmed']:+.2f} pp on the candidate network"
         for _, row in rows.iterrows()
     )
-    return f"The screen and the retest contradict each other, so there is no verdict: {told}." if told else ""
+    return (
+        f"The screen and the retest contradict each other, so there is no verdict: {listed}."
+        if listed
+        else ""
+    )
 
 
 def _of(row: pd.Series, rows: pd.DataFrame) -> str:
@@ -169,12 +178,12 @@ def failure_sentence(effects: pd.DataFrame, *, tested: str = "reborn") -> str:
     """Which sites make trainings fail; "" where none is named."""
     if "makes_fail" not in effects or not effects["makes_fail"].any():
         return ""
-    told = "; ".join(
+    listed = "; ".join(
         f"at {row['site']} {row['failed_with']:.0f} of {row['ended_with']:.0f} trainings with it failed, "
         f"{row['failed_without']:.0f} of {row['ended_without']:.0f} without"
         for _, row in effects[effects["makes_fail"].astype(bool)].iterrows()
     )
-    return f"{tested[0].upper()}{tested[1:]} makes trainings fail: {told}."
+    return f"{tested[0].upper()}{tested[1:]} makes trainings fail: {listed}."
 
 
 def candidate_sentence(
@@ -214,12 +223,12 @@ def cause_sentence(control: pd.DataFrame | None, effects: pd.DataFrame | None = 
     if not named.any():
         return ""
     low, high = said_interval(control, named, CAUSE_FCR)
-    told = ", ".join(
+    where = ", ".join(
         f"{control['site'].iloc[k]} ({_size(control['effect'].iloc[k], low[k], high[k])})"
         for k in np.flatnonzero(named)
     )
     return (
-        f"At {told} the gain is because of the negative phase, beyond the block's parameters: reborn − positive twin, "
+        f"At {where} the gain is because of the negative phase, beyond the block's parameters: reborn − positive twin, "
         "the same block fed with the positive phase."
     )
 

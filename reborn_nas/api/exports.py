@@ -101,18 +101,12 @@ def export(
     compared = {record.key: _against_parent(info, record) for record, _ in chosen}
 
     if info.config.get("train") is not None:
-        record, weights = chosen[0]
         if trial == "pareto" or fold or forms:
             raise ExportError(
                 "a network of a training of your own is exported with its weights and its source, one at a time: "
                 "without --fold, --onnx and other forms, and not as a front"
             )
-        path = export_network(
-            *_own_network(info, record, weights, name, compared[record.key]), out, force=force
-        )
-        if say is not None:
-            say(f"{record.label}: {compared[record.key]}")
-        return path
+        return _export_own(info, *chosen[0], name, compared[chosen[0][0].key], Path(out), force, say)
 
     def trained(record: TrialRecord, weights: Path) -> Trained:
         card = card_of(record, info.records, info.name, info.plan["data"], name, compared[record.key])
@@ -209,6 +203,22 @@ def _recommended_key(info: RunInfo, trainings: Trainings) -> str:
             f"retested or best, or train it: {train}"
         )
     return found.key
+
+
+def _export_own(
+    info: RunInfo,
+    record: TrialRecord,
+    weights: Path,
+    name: str | None,
+    compared: str,
+    out: Path,
+    force: bool,
+    say: Callable[[str], None] | None,
+) -> Path:
+    path = export_network(*_own_network(info, record, weights, name, compared), out, force=force)
+    if say is not None:
+        say(f"{record.label}: {compared}")
+    return path
 
 
 def _own_network(

@@ -206,6 +206,18 @@ def test_sites_are_frozen_values_that_survive_pickling() -> None:
         sites[0].name = "x"  # type: ignore[misc]
 
 
+def test_a_discovery_of_a_class_within_a_function_survives_pickling() -> None:
+    class Local(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)
+
+    found = discover(Local(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2)), (3, 8, 8))
+    again = pickle.loads(pickle.dumps(found))
+    assert again.sites == found.sites
+    assert found.eval_trace.classes[""] is Local
+    assert again.eval_trace.classes == {"0": nn.Conv2d, "1": nn.ReLU, "2": nn.Conv2d}
+
+
 def test_blocks() -> None:
     found = {site.name: site.block for site in find_sites(timm.create_model("resnet18"), (3, 64, 64))}
     assert found["act1"] == "act1"

@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 @dataclass(frozen=True)
 class Choice:
-    """What stands at a site: an activation's registered name and its options.
+    """The choice for a site: an activation's registered name and its options.
 
     `Choice("reborn", kernel_size=3, compression="1x1")`. Options are plain scalars, kept sorted, so that
     equal choices compare and hash equal. The name "original" leaves the site as the backbone has it.
@@ -55,7 +55,7 @@ class Choice:
 
     @classmethod
     def parse(cls, label: str) -> Choice:
-        """The choice that `label` names. Raises SiteError when it is none."""
+        """The choice that `label` names. Raises SiteError when it is not one."""
         return _parsed(label)
 
     def __str__(self) -> str:
@@ -67,12 +67,12 @@ def _parsed(label: str) -> Choice:
     """`Choice.parse`: a study repeats a few labels hundred thousands of times."""
     match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*", label, flags=re.DOTALL)
     if match is None:
-        raise SiteError(f"{label!r} is no activation choice; write a name, or name(option=value, …)")
+        raise SiteError(f"{label!r} is not an activation choice; write a name, or name(option=value, …)")
     options: dict[str, Scalar] = {}
     for part in _split(match.group(2) or ""):
         key, sign, value = part.partition("=")
         if not sign or not _NAME.match(key.strip()):
-            raise SiteError(f"{label!r}: {part!r} is no option; write option=value")
+            raise SiteError(f"{label!r}: {part!r} is not an option; write option=value")
         options[key.strip()] = read_scalar(value.strip())
     return Choice(match.group(1), **options)
 
@@ -194,14 +194,14 @@ class Architecture:
         for site, choice in (choices or {}).items():
             parts = site.split(".") if isinstance(site, str) else []
             if not parts or not all(part.strip() for part in parts) or parts[0].startswith(("/", "\\")):
-                raise SiteError(f"{site!r} is no site name; `reborn-nas sites` lists those of a backbone")
+                raise SiteError(f"{site!r} is not a site name; `reborn-nas sites` lists those of a backbone")
             chosen[site] = Choice.parse(choice) if isinstance(choice, str) else choice
         kept = {site: choice for site, choice in chosen.items() if choice != ORIGINAL}
         object.__setattr__(self, "backbone", spec)
         object.__setattr__(self, "choices", MappingProxyType(kept))
 
     def choice(self, site: str) -> Choice:
-        """What stands at `site`."""
+        """The choice for `site`."""
         return self.choices.get(site, ORIGINAL)
 
     def with_choices(self, choices: Mapping[str, Choice | str]) -> Architecture:
@@ -250,7 +250,7 @@ class Architecture:
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
-        """The architecture that `text` describes. Raises ConfigError where it is none."""
+        """The architecture that `text` describes. Raises ConfigError where it does not describe one."""
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -274,7 +274,7 @@ class Architecture:
 
 
 def scalar_text(value: Scalar) -> str:
-    """A value as it stands in a label; `read_scalar` restores it."""
+    """A value as it is written in a label; `read_scalar` restores it."""
     if isinstance(value, str):
         plain = re.fullmatch(r"[A-Za-z0-9_.+\-]+", value) is not None
         return (
@@ -284,7 +284,7 @@ def scalar_text(value: Scalar) -> str:
 
 
 def read_scalar(text: str) -> Scalar:
-    """The number, truth value or text that `text` stands for."""
+    """The number, truth value or text that `text` denotes."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

@@ -98,9 +98,7 @@ def _written_out(value: Any, known: dict[int, int]) -> int:
             _written_out(one, known) for one in (value.values() if isinstance(value, dict) else value)
         )
     if not 0 < known[id(value)] <= MOST_VALUES:
-        raise ValueError(
-            "an alias stands inside what it names, or aliases of aliases make millions of values"
-        )
+        raise ValueError("an alias is inside what it names, or aliases of aliases make millions of values")
     return known[id(value)]
 
 

@@ -103,7 +103,7 @@ PASSING = frozenset(
 )
 
 PATIENCE = 600.0
-"""Seconds that somebody waits for a disk to be well again."""
+"""Seconds for which a disk is waited for."""
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 
@@ -184,7 +184,7 @@ def pause(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Sleep, unless somebody says stop."""
+    """Sleep, unless a stop is requested."""
     until = clock() + seconds
     mark = threading.get_ident()
     _pausing.add(mark)

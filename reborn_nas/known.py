@@ -1,8 +1,8 @@
-"""What this user's own searches on this machine have run and written to: a run folder may come from anybody.
+"""What this user's own searches on this machine have run and written to: a run folder may come from a third party.
 
 `search` and `worker` leave a mark in `$XDG_STATE_HOME/reborn-nas` (`~/.local/state/reborn-nas`) for the source code
 that they build networks with, by its path, its SHA-256 and its factory's name, and for a storage outside the run's
-folder. A run whose code or storage has a mark needs no question. What the run itself says is no evidence.
+folder. A run whose code or storage has a mark needs no question. What the run itself states is not evidence.
 """
 
 from __future__ import annotations

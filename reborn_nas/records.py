@@ -18,7 +18,7 @@ PHASES = ("baseline", "screen", "search", "candidate", "confirm", "control", "ch
 
 STATES = ("complete", "diverged", "failed", "rejected", "pruned", "running")
 """complete: trained to the end. diverged: non-finite loss. failed: an error. rejected: over budget, never
-trained. pruned: stopped by the pruner (exploration only). running: not told yet."""
+trained. pruned: stopped by the pruner (exploration only). running: without a result yet."""
 
 _SHOWN = {"search": "exploration", "confirm": "retest"}
 """Phases whose name is kept as it was first stored, and the word that users read and write for it."""
@@ -147,7 +147,7 @@ EXPLORED = ("screen", "search")
 
 
 DIGITS = 4
-"""Of an accuracy in [0, 1] that are told apart: a hundredth of a percentage point."""
+"""Of an accuracy in [0, 1] that are distinguished: a hundredth of a percentage point."""
 
 
 def validation_accuracy(record: TrialRecord) -> float:
@@ -187,7 +187,7 @@ def retested(records: Iterable[TrialRecord], arm: str = "candidate") -> list[Tri
 
 
 def handed_over(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """What `export` writes unless told otherwise: the candidate where it was retested, else the best observed."""
+    """What `export` writes by default: the candidate where it was retested, else the best observed."""
     return best_of(retested(records)) or best_observed(records)
 
 

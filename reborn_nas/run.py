@@ -1,4 +1,4 @@
-"""Run somebody else's script with our models registered: `python -m reborn_nas.run SCRIPT [ARGUMENTS …]`.
+"""Run a third-party script with our models registered: `python -m reborn_nas.run SCRIPT [ARGUMENTS …]`.
 
 timm has no plug-ins, and its `validate.py`, `benchmark.py`, `onnx_export.py` and `inference.py` have no option that
 imports a module first. The script then runs as if Python had been called with it. timm itself is the installed one,

@@ -1,4 +1,4 @@
-"""The sweep of what is no image classifier: `python -m tests.conformance_beyond [--missing | NAME …]`.
+"""The sweep of what is not an image classifier: `python -m tests.conformance_beyond [--missing | NAME …]`.
 
 All of torchvision's segmentation, detection, video and optical flow networks, and those of segmentation_models_pytorch
 and MONAI where they are installed, go one after the other through the checks below; the table goes to

@@ -1,4 +1,4 @@
-"""What may stand at an activation site: one protocol, one registry, the reborn block and its rivals and controls."""
+"""What an activation site may take: one protocol, one registry, the reborn block and its rivals and controls."""
 
 from reborn_nas.activations.base import (
     GROUP,

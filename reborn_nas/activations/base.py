@@ -116,13 +116,13 @@ _plugins_loaded = False
 
 
 def register(family: ActivationFamily) -> ActivationFamily:
-    """Add `family` to the registry. Raises ConfigError when its name or an alias is taken, or it is none."""
+    """Add `family` to the registry. Raises ConfigError when its name or an alias is taken, or it is not one."""
     missing = [part for part in ("name", "summary", "aliases", "options") if not hasattr(family, part)]
     missing += [
         part for part in ("channel_factor", "layouts", "build") if not callable(getattr(family, part, None))
     ]
     if missing:
-        raise ConfigError(f"{family!r} is no activation family: it lacks {', '.join(missing)}")
+        raise ConfigError(f"{family!r} is not an activation family: it lacks {', '.join(missing)}")
     names = (family.name, *family.aliases)
     for name in names:
         Choice(name)  # refuses what no label could hold

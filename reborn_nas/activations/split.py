@@ -45,7 +45,7 @@ oneDNN's convolution: on one EPYC 5 % of a block's time more, and 2 % of a ResNe
 
 @torch.jit.unused
 def _in_blocks(x: Tensor, weight: Tensor) -> bool:
-    """Whether nobody traces or differentiates, and x is a plain map on the CPU."""
+    """Whether nothing traces or differentiates, and x is a plain map on the CPU."""
     tracing = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined,no-untyped-call]
     if x.device.type != "cpu" or tracing or torch.is_autocast_enabled("cpu") or not x.is_contiguous():
         return False

@@ -71,9 +71,9 @@ def export(
         force: replace a folder that is not empty.
         name: of the model in its card.
         trust_source: run the source code that a run from elsewhere names for its network.
-        model: the network of an architecture, as `convert` made it and somebody trained it; without it the
+        model: the network of an architecture, as `convert` made it and then trained; without it the
             exported weights are random.
-        say: is told which network of a run was written, and how it compares with its parent.
+        say: called with a line on which network of a run was written, and how it compares with its parent.
         about: with an architecture: `input_size`, `classes`, `mean`, `std` and `accuracies`, as far as neither its
             backbone spec nor the model say them; see `reborn_nas.export.bare_network`.
 

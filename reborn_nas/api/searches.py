@@ -36,11 +36,11 @@ def search(
     plan: PlanView | None = None,
     **settings: Unpack[Settings],
 ) -> RunResult:
-    """Plan and run a study, or resume it: the same settings continue where the run folder stands.
+    """Plan and run a study, or resume it: the same settings continue from where the run is.
 
     Args:
         config: a `StudyConfig`, the path of a study YAML, or None for the settings alone.
-        progress: told of every phase, trial and epoch; "auto" shows bars on a terminal and in a notebook, None nothing.
+        progress: called on every phase, trial and epoch; "auto": bars on a terminal and in a notebook; None: nothing.
         plan: what `plan_search` gave for the same settings, to spare making it again.
 
     The settings below are those of `StudyConfig`; they override `config`.

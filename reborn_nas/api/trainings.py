@@ -67,7 +67,7 @@ def train(
         checkpoint: start from these weights of the unconverted backbone: safetensors, a file of `torch.save` that holds
             tensors alone, or a folder with `model.safetensors`.
         run: the folder in which finished and broken-off trainings are kept; `runs/train-…` where None.
-        say: told what the user should know. on_epoch: called with seed, epoch and metrics.
+        say: called with each message for the user. on_epoch: called with seed, epoch and metrics.
         overrides: fields of `Recipe`.
         network: of `reborn_nas.export.prepare`: `backbone`, `arguments`, `stem`, `init` and `average`.
 
@@ -117,7 +117,7 @@ def _one_architecture(
 ) -> tuple[Architecture | str, Mapping[str, Any]]:
     """What `given` names, with the configuration of the run that it comes from.
 
-    A file may come from anybody, so a source file that it names is run only where the caller names that too.
+    A file may come from a third party, so a source file that it names is run only where the caller names that too.
     """
     if isinstance(given, Architecture):
         return given, {}

@@ -79,7 +79,7 @@ def answer(view: RunView) -> list[str]:
 
 
 def estimates(view: RunView) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Each site's estimate as it stands, in the unit of the metric, and the numbers behind; empty without a screen."""
+    """Each site's estimate so far, in the unit of the metric, and the numbers behind; empty without a screen."""
     found = study_findings(view)
     if found.effects is None:
         return [], {}

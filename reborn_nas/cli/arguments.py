@@ -39,7 +39,7 @@ def add_loudness(parser: Any) -> None:
     loudness.add_argument(
         "-v", "--verbose", action="store_true", help="show the log too: a line for each training"
     )
-    loudness.add_argument("-q", "--quiet", action="store_true", help="show the answer alone")
+    loudness.add_argument("-q", "--quiet", action="store_true", help="show only the answer")
 
 
 def add_backbone(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -100,7 +100,7 @@ def input_size(text: str) -> tuple[int, int, int]:
     if len(numbers) == 1:
         numbers = [3, numbers[0], numbers[0]]
     if len(numbers) != 3 or min(numbers) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no input size; write 32 or 3x32x32")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an input size; write 32 or 3x32x32")
     return numbers[0], numbers[1], numbers[2]
 
 

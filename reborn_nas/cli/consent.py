@@ -19,7 +19,7 @@ ASK_ABOVE_SECONDS = 3600.0
 
 EVENING_SECONDS = 3 * 3600.0
 FEWEST_EPOCHS, FEWEST_IMAGES, FEWEST_TRIALS = 3, 1000, 48
-"""Below these a study says little; what it costs is in proportion to each."""
+"""Below these a study shows little; what it costs is in proportion to each."""
 
 
 def cheaper(plan: PlanView) -> str:
@@ -57,14 +57,14 @@ def evening(seconds: float, given: Mapping[str, int], fraction: float = 1.0) -> 
 
 
 def agreed(seconds: float | None, on_cpu: bool, shorter: str) -> bool:
-    """True unless the run would be long on a CPU and nobody says yes.
+    """True unless the run would be long on a CPU and the user does not confirm.
 
     Args:
         seconds: estimated; None where unknown.
         shorter: a clause on what makes it short.
 
     Raises:
-        ConfigError: there is nobody to ask.
+        ConfigError: there is no terminal to ask on.
     """
     if seconds is None or seconds <= ASK_ABOVE_SECONDS or not on_cpu:
         return True

@@ -257,7 +257,7 @@ def _class_names(name: str, roots: dict[str, Path]) -> tuple[tuple[str, ...], li
             )
         hidden = [f"{entry.name}/" for entry in _all_entries(root) if entry.name[0] == "." and entry.is_dir()]
         if hidden:
-            notes.append(f"hidden folders in {root} are no classes: {_some(hidden)}")
+            notes.append(f"hidden folders in {root} are not classes: {_some(hidden)}")
         for entry in _entries(root):
             if entry.is_symlink() and not entry.is_dir() and not entry.is_file():
                 raise DataError(

@@ -56,7 +56,7 @@ class ImageSet:
         validation_size: validation images that `split` takes from the pool.
         validation: indices of a validation part that the user fixed (`val/`); then every block has the same.
         fingerprint: SHA-256 of images, labels, classes and parts.
-        notes: what the user should be told about how this set was read.
+        notes: messages on how this set was read.
     """
 
     name: str

@@ -60,7 +60,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def _swap(work: Path, target: Path) -> None:
-    """Put `work` where `target` is; the old folder goes only when the new one stands."""
+    """Put `work` where `target` is; the old folder is removed only when the new one is complete."""
     work.chmod(0o755)
     if not target.exists():
         os.replace(work, target)

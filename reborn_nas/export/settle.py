@@ -1,4 +1,4 @@
-"""From what somebody says about a retraining to a settled one: nothing is trained here."""
+"""From the user's settings of a retraining to all of its parts: nothing is trained here."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def prepare(
     average: float = 0.0,
     folder: Path | None = None,
 ) -> tuple[Retraining, tuple[str, ...]]:
-    """A settled retraining, and what the user should be told.
+    """A settled retraining, and messages for the user.
 
     Args:
         architecture: site → choice, or an activation for every site that admits it.

@@ -227,7 +227,7 @@ def bare_network(
 
     Args:
         architecture: site → choice; what its backbone spec leaves open is taken from `model`.
-        model: the converted network, as `convert` returned it and somebody trained it; a fresh one, with random
+        model: the converted network, as `convert` returned it and then trained; a fresh one, with random
             weights, where None: then the card says so.
         input_size: (C, H, W) of one image, where neither spec nor model say it.
         classes: names in the order of the outputs; their numbers where None.
@@ -235,7 +235,7 @@ def bare_network(
 
     Raises:
         ExportError: neither the architecture nor timm's note in the model say where its backbone comes from, or the
-            network is no image classifier.
+            network is not an image classifier.
     """
     spec = _completed(architecture.backbone, model, input_size, classes)
     whole = architecture.with_backbone(spec)

@@ -263,7 +263,7 @@ def reborn_model(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         pretrained: load the weights that lie beside the export's config.json.
         kwargs: `architecture` (an `Architecture` or its JSON), `plan` (its conversion, as JSON), `folded` (the
             convolutions and norms that a folded export joined), `trust_source` (run the source file that an export
-            of somebody's own network carries), then timm's own.
+            of a user's own network carries), then timm's own.
             Without an architecture, the five-layer network with reborn blocks.
     """
     if kwargs.get("architecture") is None:

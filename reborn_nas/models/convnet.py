@@ -232,7 +232,7 @@ class ConvNet(nn.Module):
         return self.features(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits (B, num_classes), or what stands before the classifier."""
+        """Logits (B, num_classes), or the input of the classifier."""
         return self.head(x, pre_logits)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -38,12 +38,12 @@ CONFIG_VERSION = 1
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ENTRY = "reborn_model.needs_import_reborn_nas"
-"""What config.json calls the model. timm ignores what stands behind the dot, but without our import its error shows it:
+"""What config.json calls the model. timm ignores what follows the dot, but without our import its error shows it:
 `Unknown model (reborn_model.needs_import_reborn_nas)`."""
 
 
 class Trust:
-    """What a process was told to trust, beside what one call says.
+    """What a process trusts, beside what one call allows.
 
     Args:
         every_export: run the source files of exports, as `python -m reborn_nas.run --trust-source` asks for.
@@ -59,7 +59,7 @@ _NEVER_STORED = ("trust_source", "checkpoint_path", "pretrained", "pretrained_cf
 
 
 def vet_folder(pretrained_cfg: Any, pretrained: bool) -> Path | None:
-    """The folder that timm is about to load, checked; None where it is none.
+    """The folder that timm is about to load, checked; None where it is not one.
 
     Raises:
         ExportError: the folder is damaged or was written by a newer version.
@@ -149,7 +149,7 @@ def stored_plan(data: Any) -> Plan | None:
         names = [edit.attribute for edit in getattr(owner.change, "edits", ())]
         faults = [name for name in names if not isinstance(name, str) or not name.isidentifier()]
         if faults:
-            raise ConfigError(f"the stored plan calls {faults[0]!r}, which is no attribute's name")
+            raise ConfigError(f"the stored plan calls {faults[0]!r}, which is not an attribute's name")
     for item in plan.placements:
         kind = None if item.function is None else item.function.partition("(")[0].strip()
         known = (
@@ -157,7 +157,7 @@ def stored_plan(data: Any) -> Plan | None:
             or getattr(getattr(nn, kind, None), "__module__", "") == "torch.nn.modules.activation"
         )
         if not known:
-            raise ConfigError(f"the stored plan builds {kind!r}, which is no activation of torch.nn")
+            raise ConfigError(f"the stored plan builds {kind!r}, which is not an activation of torch.nn")
     return plan
 
 
@@ -175,7 +175,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path} cannot be read: {error}; export the model again") from error
     if not isinstance(config, Mapping):
-        raise ExportError(f"{path} is no model's configuration; export the model again")
+        raise ExportError(f"{path} is not a model's configuration; export the model again")
     return config
 
 

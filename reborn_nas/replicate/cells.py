@@ -196,7 +196,7 @@ def architecture_of(row: Row, sites: Sequence[Site], spec: BackboneSpec) -> Arch
 def runs_of(
     architectures: Mapping[str, Architecture], seeds: int, *, keep: Mapping[str, str] | None = None
 ) -> tuple[Run, ...]:
-    """The trainings of a group, seed by seed. A run's key tells its network, not its row: equal rows share it.
+    """The trainings of a group, seed by seed. A run's key names its network, not its row: equal rows share it.
 
     Args:
         architectures: row → its network.

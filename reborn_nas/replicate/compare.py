@@ -81,7 +81,7 @@ def comparison_table(cells: Sequence[Any], claims: Sequence[Claim], accuracies: 
     """One row a comparison in one network and data set: row − against, in percentage points, with Welch's interval.
 
     `ordering` says whether the published one holds, see `ordering`; `text_in_table` whether what the paper's text
-    says is what its own table says. Each interval stands alone: nothing is corrected for their number.
+    says is what its own table says. No interval is corrected for their number.
     """
     published = {(cell.network, cell.dataset, cell.row): cell.published for cell in cells}
     places = list(dict.fromkeys((cell.network, cell.dataset) for cell in cells))

@@ -1,4 +1,4 @@
-"""What a paper has published, as a file: networks, data sets, rows, numbers, and what is said of them."""
+"""What a paper has published, as a file: networks, data sets, rows, numbers, and its statements on them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Network(_Part):
 
 
 class Row(_Part):
-    """One row of a table: what stands at the network's sites.
+    """One row of a table: what is at the network's sites.
 
     Args:
         title: as printed.
@@ -147,7 +147,7 @@ def load_replication(path: str | Path) -> Replication:
         raise ConfigError(f"study file {found} cannot be read: {yaml_fault(error)}") from error
     if not isinstance(data, Mapping) or data.get("kind") != "replication":
         raise ConfigError(
-            f"study file {found} is no replication: it lacks `kind: replication`; "
+            f"study file {found} is not a replication: it lacks `kind: replication`; "
             f"shipped replications: {', '.join(shipped_replications())}; "
             "`reborn-nas search --config FILE` runs searches"
         )
@@ -206,7 +206,7 @@ def _faults(study: Replication) -> Iterable[str]:
         if not name.startswith("folder:") and name not in dataset_names():
             yield f"datasets: {unknown_name('data set', name, dataset_names(), 'or folder:PATH')}"
     if len(set(study.datasets)) < len(study.datasets):
-        yield "datasets: one stands there twice"
+        yield "datasets: one is listed twice"
     for key, row in study.rows.items():
         if not row.activation:
             yield f"rows.{key}.activation: names none"

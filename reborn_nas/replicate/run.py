@@ -72,7 +72,7 @@ class GroupPlan:
         rows: in the table's order.
         epochs, images: of each training: epochs, and training images.
         device: where.
-        notes: what the user should be told.
+        notes: messages for the user.
     """
 
     group: Group
@@ -215,7 +215,7 @@ class _Listed(Schedule):
         return [run for run in self._runs if run.key not in have]
 
     def raise_if_all_fail(self) -> None:
-        """A row that fails says nothing of the others."""
+        """A failing row does not affect the others."""
 
     def complete(self) -> bool:
         """Whether every training has a result."""

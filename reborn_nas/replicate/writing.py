@@ -46,7 +46,7 @@ class Tables:
 
 
 def mark(plan: Plan) -> str:
-    """What tells this measurement's files from others: name, scale, recipe and its settings."""
+    """What distinguishes this measurement's files from others: name, scale, recipe and its settings."""
     settings = plan.settings
     words = [plan.study.name]
     words += [settings.recipe] if settings.recipe not in (None, plan.study.recipe) else []

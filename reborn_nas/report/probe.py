@@ -56,7 +56,7 @@ class Panel:
         image: the image, or b"".
         original: maps after the parent's activation.
         discarded: the same channels' negative phase, which ReLU sets to zero.
-        reborn: maps after the block, its own strongest channels; empty where none stands there.
+        reborn: maps after the block, its own strongest channels; empty where there is none.
         negative: what the negative path adds to those.
     """
 
@@ -76,7 +76,7 @@ class Sight:
         lost_energy: Σ min(x, 0)² / Σ x² of the parent's pre-activation x: the share that ReLU discards.
         dead_channels: share of channels that are ≤ 0 at every place of every image.
         negative_share: Σ n² / (Σ p² + Σ n²), p and n the parts of the trained block's output that come from its
-            positive and its negative path; NaN where no reborn block stands.
+            positive and its negative path; NaN where there is no reborn block.
         images: over how many images.
         panels: maps of chosen images.
     """
@@ -339,7 +339,7 @@ def watch(
             watched, second, images, probes, reborn, shown=shown, channels=channels, panels_at=chosen,
             thumbnails=pictures(images, mean, std),
         )  # fmt: skip
-    except Exception as error:  # a broken file, or a network of somebody else that raises what it likes
+    except Exception as error:  # a broken file, or a third-party network, which may raise anything
         blame_machine(error, parent[1].parent)
         raise StudyError(
             f"the trained networks beside {parent[1]} and {candidate[1]} cannot be looked into: {error}"

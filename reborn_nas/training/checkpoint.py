@@ -105,5 +105,5 @@ class FileCheckpoint:
         write_atomic(self.path, save(state.tensors, metadata={"training": json.dumps(data)}))
 
     def discard(self) -> None:
-        """Remove the file: the training is done and told."""
+        """Remove the file: the training's result is stored."""
         self.path.unlink(missing_ok=True)

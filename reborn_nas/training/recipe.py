@@ -236,7 +236,7 @@ def _rate(recipe: Recipe, step: int, steps: int, total: int) -> float:
 
 
 def batch_sizes(images: int, batch_size: int) -> list[int]:
-    """How an epoch over `images` images is cut: full batches, and the rest as one more if it is no mere scrap.
+    """How an epoch over `images` images is cut: full batches, and the rest as one more if it is large enough.
 
     A rest under a quarter of a batch is left out: its gradient and its batch statistics would be mostly noise.
     The order is random, so that each epoch leaves out others. A set smaller than one batch is one batch.

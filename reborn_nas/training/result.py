@@ -39,7 +39,7 @@ class TrainingResult:
         form: how the steps ran: "eager", "cuda-graph", or "eager (why there is no graph)".
         device: where.
         batch_size: images a step, smaller than asked for where the set is.
-        notes: what the user should be told.
+        notes: messages for the user.
     """
 
     accuracy: Mapping[str, float]

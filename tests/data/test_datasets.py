@@ -188,7 +188,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte is cut short"):
         load_dataset("mnist", data_dir=tmp_path)
     file.write_bytes(b"<html>not here</html>")
-    with pytest.raises(DataError, match=r"is no IDX file"):
+    with pytest.raises(DataError, match=r"is not an IDX file"):
         load_dataset("mnist", data_dir=tmp_path)
 
 

@@ -94,7 +94,7 @@ def test_a_site_that_the_backbone_has_not_is_named(folder: Path) -> None:
 )
 def test_site_names_with_path_characters(folder: Path, site: str) -> None:
     edit(folder, lambda config: config["model_args"]["architecture"]["choices"].update({site: "silu"}))
-    refused(folder, "is no site name|has a choice for site .* but its stored conversion has none")
+    refused(folder, "is not a site name|has a choice for site .* but its stored conversion has none")
 
 
 def test_a_config_that_trusts_itself(folder: Path) -> None:

@@ -341,7 +341,7 @@ def test_the_command_from_an_architectures_file_to_a_model(
     assert main(["train", "--architecture", str(tmp_path / "out"), "--seeds", "0", *out]) == 2
     other = ["--run", str(tmp_path / "other"), "--checkpoint", str(tmp_path / "out"), *out]
     assert main(["train", "--architecture", str(tmp_path / "arch.json"), *other]) == 2
-    assert "no checkpoint of this backbone" in capsys.readouterr().err
+    assert "not a checkpoint of this backbone" in capsys.readouterr().err
     assert not (tmp_path / "other").exists(), "a checkpoint that does not fit leaves no folder behind"
     evil = rn.Architecture(f"{tmp_path / 'net.py'}:make", {"relu@0": "reborn"})
     (tmp_path / "net.py").write_text("raise SystemExit('executed')")

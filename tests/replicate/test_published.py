@@ -163,8 +163,8 @@ def test_every_fault_of_a_file_at_once(tmp_path: Path) -> None:
     [
         ("kind: replication\n", "networks: is missing"),
         ("kind: replication\nnetwoks: {}\n", "netwoks: is not known here"),
-        ("dataset: mnist\n", "is no replication"),
-        ("- 1\n", "is no replication"),
+        ("dataset: mnist\n", "is not a replication"),
+        ("- 1\n", "is not a replication"),
         ("kind: [", "cannot be read"),
     ],
 )

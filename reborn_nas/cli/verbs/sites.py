@@ -28,7 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--num-classes", type=int, metavar="N", help="the network's own by default")
     parser.add_argument(
-        "--verbose", action="store_true", help="also what is no site, what is refused, and why"
+        "--verbose", action="store_true", help="also what is not a site, what is refused, and why"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -91,7 +91,7 @@ def _print(spec: Any, sites: Any, rows: list[dict[str, Any]], others: Any, verbo
             "nothing that looks like an activation runs" if not others else "what looks like an activation:"
         )
         print(f"{spec.source} has no activation site; {what}")
-        print_table(("where", "why it is no site"), [(other.name, other.reason) for other in others])
+        print_table(("where", "why it is not a site"), [(other.name, other.reason) for other in others])
         return
     common = set(sites[0].choices).intersection(*(site.choices for site in sites))
     print_table(
@@ -120,5 +120,5 @@ def _print(spec: Any, sites: Any, rows: list[dict[str, Any]], others: Any, verbo
         for row in rows:
             for choice, reason in row["refusals"].items():
                 print(f"  {row['name']}: {choice} refused: {reason}")
-        print(f"\n{len(others)} activations that are no sites:")
+        print(f"\n{len(others)} activations that are not sites:")
         print_table(("where", "why"), [(other.name, other.reason) for other in others])

@@ -90,7 +90,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, export, print what the test images say."""
+    """Train, export, print the accuracy on the test images."""
     if not args.quiet:
         announce("reading the architecture; importing torch and timm takes a few seconds")
     import_networks()

@@ -53,7 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Join, train, and say why it left."""
+    """Join, train, and print why it left."""
     if not args.quiet:
         announce("joining the study; importing torch and timm takes a few seconds")
     import_networks()
@@ -81,5 +81,5 @@ def run(args: argparse.Namespace) -> int:
         print(f"study {args.study!r} is complete")
         return 0
     why = "interrupted" if stopper.interrupted else "out of time" if stopper.timed_out else "stopped"
-    print(f"{why}; what is finished is told, the study goes on with its other workers", file=sys.stderr)
+    print(f"{why}; finished trainings are stored, the study goes on with its other workers", file=sys.stderr)
     return 130 if stopper.interrupted else 0

@@ -85,7 +85,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of an interval chart. `group` starts a headed group where it changes; `note` stands at its very end."""
+    """One line of an interval chart. `group` starts a headed group where it changes; `note` is at its very end."""
 
     label: str
     estimates: tuple[Estimate, ...]
@@ -108,7 +108,7 @@ def interval_chart(
     show: Callable[[float], str] | None = None,
     bounds: tuple[float, float] | None = None,
 ) -> Drawing:
-    """Rows of points with intervals over one axis, numbers at the right; on a phone labels stand above the lines."""
+    """Rows of points with intervals over one axis, numbers at the right; on a phone labels are above the lines."""
     narrow = width < NARROW
     values = [
         v for row in rows for e in row.estimates for v in (e.value, e.low, e.high, e.outer_low, e.outer_high)

@@ -1,4 +1,4 @@
-"""The network from input to output, each site a tile: coloured by its effect, or by what stands there."""
+"""The network from input to output, each site a tile: coloured by its effect, or by its choice."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FAMILY_TONES = {
 
 @dataclass(frozen=True)
 class Tile:
-    """Where a site's tile stands; `row` indexes the sites table."""
+    """Where a site's tile is; `row` indexes the sites table."""
 
     row: int
     x: float
@@ -179,7 +179,7 @@ def network_figure(
 def architecture_figure(
     rows: Rows, choices: Mapping[str, str], width: float, title: str = "The network that comes out"
 ) -> Drawing:
-    """What stands at each site of one architecture; `choices` maps a site to its label, `rows` are the sites."""
+    """What is at each site of one architecture; `choices` maps a site to its label, `rows` are the sites."""
     used: dict[str, str] = {"original": "plus0"}
 
     def paint(drawing: Drawing, tile: Tile) -> None:

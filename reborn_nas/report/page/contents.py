@@ -1,4 +1,4 @@
-"""What the page says: the answer, then its evidence, then the trainings behind it."""
+"""The contents of the page: the answer, then its evidence, then the trainings behind it."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def unique_runs(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def _training(record: TrialRecord) -> tuple[Any, ...] | None:
-    """What tells one training from all others; None where no seed or no result is known."""
+    """What distinguishes one training from all others; None where no seed or no result is known."""
     if not record.seed or record.accuracy is None:
         return None
     return (

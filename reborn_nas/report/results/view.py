@@ -42,7 +42,7 @@ class RunView:
         config: the study's settings, shown as they are.
         environment: versions, host, device.
         curves: trial key → DataFrame with `epoch`, `train_loss` and `<part>_accuracy`, or None.
-        notes: what the run said aloud (stem replaced, split made, …).
+        notes: messages of the run (stem replaced, split made, …).
         command: the command that repeats the run.
         recommendation: `choices` (site → label) with `predicted`, `ci_low`, `ci_high` in [0, 1], or None.
         sights: what the sites see, see `features.py`.

@@ -1,4 +1,4 @@
-"""Numbers and strangers' strings as text that is safe to show."""
+"""Numbers and third-party strings as text that is safe to show."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def metric_label() -> str:
 
 
 def cases(n: float | None = None, part: str = "") -> str:
-    """What a value rests on: `360 validation images`, `test rows` where nobody says how many."""
+    """What a value rests on: `360 validation images`, `test rows` where their number is not known."""
     words = f"{part} {spoken().counted}".strip()
     return f"{n:,.0f} {words}" if n else words
 

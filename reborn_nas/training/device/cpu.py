@@ -97,7 +97,7 @@ def kept_heap(device: torch.device | str = "cpu") -> Iterator[None]:
 
 
 def _glibc() -> Any:
-    """The C library of this process if it is glibc and nobody else set its allocator, else None."""
+    """The C library of this process if it is glibc and its allocator has no other settings, else None."""
     if any(name in os.environ for name in _SETTINGS):
         return None
     try:

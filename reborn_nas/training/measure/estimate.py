@@ -27,7 +27,7 @@ PATIENCE = 10.0
 
 
 class Estimate(NamedTuple):
-    """What a few steps say of an epoch.
+    """What a few steps show of an epoch.
 
     Args:
         seconds: of one epoch, the validation included.

@@ -1,4 +1,4 @@
-"""A trained network's own answer to a few images, by which whoever loads its export can check it."""
+"""A trained network's own answer to a few images, by which users of its export can check it."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Compiling the network as a whole costs seconds that no other architecture can use again; its blocks are few and come
 again. Each is compiled for fixed shapes, the recompile limit is so high that no study meets it, and what is compiled
 stays in a cache on disk. Whatever would make torch run a block eagerly without a word – a graph break, the limit, a
-switch in the environment – is an error here: who asks for compilation gets it or hears why not.
+switch in the environment – is an error here: who asks for compilation gets it, or the reason why not.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ Step = Callable[[torch.Tensor, torch.Tensor], Any]
 
 
 class Recorder(Protocol):
-    """What captures work on a device; CUDA's below, a stand-in in the tests."""
+    """What captures work on a device; CUDA's below."""
 
     def warm_up(self, steps: Sequence[Callable[[], Any]]) -> None:
         """Run `steps` outside of the stream that will be captured."""

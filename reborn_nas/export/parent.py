@@ -47,7 +47,7 @@ class Start:
         undecayed: parameters that weight decay should leave alone, as they start at an identity.
         deviation: how far its logits are from the parent's on random images, relative to the largest; None where no
             parent was given.
-        notes: what the user should be told.
+        notes: messages for the user.
     """
 
     model: nn.Module

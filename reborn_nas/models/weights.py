@@ -48,7 +48,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], classifiers: tu
     if faults:
         more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise TrainingError(
-            f"{path} is no checkpoint of this backbone: it {'; '.join(faults[:3])}{more}; name the backbone, its "
+            f"{path} is not a checkpoint of this backbone: it {'; '.join(faults[:3])}{more}; name the backbone, its "
             "--model-arg and its --stem as it was trained (an ImageNet checkpoint has --stem original)"
         )
     broken = [

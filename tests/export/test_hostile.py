@@ -138,7 +138,7 @@ def test_a_plan_that_builds_what_is_no_activation(folder: Path) -> None:
         config["model_args"]["plan"]["placements"][0].update(function="Linear(in_features=9,out_features=9)")
 
     edit(folder, change)
-    refused(folder, "no activation of torch.nn", ConfigError)
+    refused(folder, "not an activation of torch.nn", ConfigError)
 
 
 @pytest.mark.parametrize("value", [3, "x", [["features.conv1.conv"]], [["nowhere", "nothing"]]])

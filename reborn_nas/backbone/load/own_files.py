@@ -193,7 +193,7 @@ def _module(folder: Path, name: str) -> Path | None:
 
 def _found(top: str, folders: Sequence[Path]) -> Iterator[Path]:
     """The files that a name refers to: files and packages first, plain folders where nothing else has the name."""
-    if top in sys.stdlib_module_names:
+    if top in sys.stdlib_module_names or top == __name__.partition(".")[0]:
         return
     for folder in folders:
         found = _module(folder, top)

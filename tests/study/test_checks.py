@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from reborn_nas.architecture import Architecture, Choice
-from reborn_nas.study.plan.designs import CHECK_PARTS, SECOND_RATE, Run, check_runs, whole_checks
+from reborn_nas.study.plan.designs import SECOND_RATE, Run, check_runs
+from reborn_nas.study.plan.phases import plan_phases
 from reborn_nas.study.store.reading import read_records
 from tests.study.conftest import FakeObjective, make_bench
 from tests.study.test_engine import plan, run, store_of
@@ -75,10 +76,12 @@ def test_the_top_site_is_tried_at_a_second_rate_and_nothing_else_is(folder: Path
 
 @pytest.mark.parametrize(("asked", "whole"), [(1, 16), (16, 16), (17, 48), (48, 48), (49, 64), (900, 64)])
 def test_parts_are_whole(folder: Path, asked: int, whole: int) -> None:
-    assert whole_checks(asked) == whole
+    phases = {
+        phase.name: phase.count for phase in plan_phases(500, 5, sizes=(16, 32), counts={"checks": asked})
+    }
+    assert phases["checks"] == whole
     assert len(made(folder, whole)) == whole
     assert len(made(folder, whole - 1)) < whole
-    assert sum(size for _, size in CHECK_PARTS) == 64
 
 
 def test_a_study_runs_them_and_a_longer_one_keeps_those_it_has(folder: Path) -> None:

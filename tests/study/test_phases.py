@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from reborn_nas.analysis import screen_sizes
 from reborn_nas.errors import ConfigError
+from reborn_nas.records import PHASES
 from reborn_nas.study.plan.phases import ORDER, Phase, plan_phases
 
 SIZES = {5: (16, 32, 48, 64, 80, 96), 33: (72, 80, 96, 144)}
@@ -28,7 +29,7 @@ def test_newcomers_study_is_spent_as_documented() -> None:
 def test_four_trainings_are_all_search_and_the_rest_is_named() -> None:
     phases = plan_phases(4, 5, sizes=())
     assert counts(phases) == {"search": 4}
-    assert [phase.name for phase in phases] == list(ORDER)
+    assert [phase.name for phase in phases] == list(ORDER) == list(PHASES)
     assert all(phase.reason for phase in phases if phase.name != "search")
 
 

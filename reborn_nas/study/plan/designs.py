@@ -17,13 +17,12 @@ from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.records import TrialRecord
 from reborn_nas.seeds import derive_seed
 from reborn_nas.study.plan.contrast import Contrast, Side, twin
-from reborn_nas.study.plan.phases import Phase
+from reborn_nas.study.plan.phases import CHECK_PARTS, KINDS, Phase
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 __all__ = [
-    "CHECK_PARTS",
     "Run",
     "SECOND_RATE",
     "TOP_ALONE",
@@ -33,10 +32,8 @@ __all__ = [
     "check_runs",
     "confirm_runs",
     "control_runs",
-    "screen_blocks",
     "screen_runs",
     "search_runs",
-    "whole_checks",
 ]
 
 
@@ -123,11 +120,6 @@ class Run:
         )
 
 
-def screen_blocks(phase: Phase, contrast: Contrast, seed: int) -> int:
-    """Number of train/validation splits that the screen uses, at least 1."""
-    return max([1, *(run.block + 1 for run in screen_runs(phase, contrast, BackboneSpec("own:any"), seed))])
-
-
 def baseline_runs(count: int, contrast: Contrast, spec: BackboneSpec, seed: int, blocks: int) -> list[Run]:
     """The two end points of the screen, half each: level 0 everywhere and level 1 everywhere, over its splits."""
     runs = []
@@ -205,7 +197,7 @@ def candidate_runs(count: int, candidate: Architecture, contrast: Contrast, seed
             key = f"candidate/{arm}/{index}"
             runs.append(
                 Run(
-                    key, "candidate", arm, _seed(seed, key), block=index, part="test",
+                    key, "candidate", arm, _seed(seed, key), block=index, part=KINDS["candidate"].part,
                     architecture=architecture.to_dict(), parameters=_parameters(architecture, contrast),
                 )
             )  # fmt: skip
@@ -252,7 +244,7 @@ def _two_level(
         architecture = incumbent.with_choices(changes)
         key = f"{phase}/{row}"
         yield Run(
-            key, phase, "design", _seed(seed, key), block=int(block[row]), part="reserve",
+            key, phase, "design", _seed(seed, key), block=int(block[row]), part=KINDS[phase].part,
             architecture=architecture.to_dict(), parameters=_parameters(architecture, contrast), levels=levels,
         )  # fmt: skip
 
@@ -290,9 +282,6 @@ def _seed(seed: int, key: str) -> int:
     return derive_seed(seed, "trial", key)
 
 
-CHECK_PARTS = (("alone", 16), ("controls", 32), ("rate", 16))
-"""Name and trainings of each part."""
-
 TOP_ALONE = 3
 SECOND_RATE = 1 / 3
 """The second learning rate as a share of the recipe's: lower, so that what trains at the first trains at it too."""
@@ -300,16 +289,6 @@ SECOND_RATE = 1 / 3
 CONTROLS = ("extended_conv", "norm_relu")
 
 Admits = Callable[[str, Choice], bool]
-
-
-def whole_checks(count: int) -> int:
-    """The smallest number of whole parts' trainings of at least `count`; all of them above that."""
-    total = 0
-    for _, size in CHECK_PARTS:
-        if total >= count:
-            break
-        total += size
-    return total
 
 
 def check_labels() -> tuple[str, ...]:
@@ -348,7 +327,7 @@ def check_runs(
             key = f"checks/{name}-{len(made)}"
             made.append(
                 Run(
-                    key, "checks", arm, derive_seed(seed, "trial", key), block=block, part="reserve",
+                    key, "checks", arm, derive_seed(seed, "trial", key), block=block, part=KINDS["checks"].part,
                     architecture=architecture.to_dict(), levels=levels, rate=rate,
                     parameters={f: architecture.choice(sites[0]).label for f, sites in contrast.factors.items()},
                 )

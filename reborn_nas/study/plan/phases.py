@@ -4,14 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import public_name
 
-__all__ = ["Phase", "plan_phases"]
+__all__ = ["CHECK_PARTS", "DESIGN", "KINDS", "ORDER", "RETEST", "Kind", "Phase", "plan_phases"]
 
-ORDER = ("baseline", "screen", "search", "candidate", "confirm", "control", "checks")
+DESIGN, RETEST = "/design", "/confirm"
+"""Suffixes of the names of the studies that hold the designed runs, and those that follow the exploration."""
+
+
+class Kind(NamedTuple):
+    """What a phase is, whatever its count.
+
+    Args:
+        study: suffix of the name of the study that holds its runs.
+        part: the part of the data that judges its runs.
+        unit: its count is a multiple of it; 0 where whole designs have sizes of their own.
+        needs_candidate: its runs are made from the candidate.
+    """
+
+    study: str
+    part: str
+    unit: int
+    needs_candidate: bool = False
+
+
+KINDS: Mapping[str, Kind] = {
+    "baseline": Kind(DESIGN, "validation", 2),
+    "screen": Kind(DESIGN, "validation", 0),
+    "search": Kind("", "validation", 1),
+    "candidate": Kind(RETEST, "test", 2, True),
+    "confirm": Kind(RETEST, "reserve", 16, True),
+    "control": Kind(RETEST, "reserve", 16, True),
+    "checks": Kind(RETEST, "reserve", 0, True),
+}
+"""Phase → what it is, in the order of execution, which is that of `records.PHASES`."""
+
+ORDER = tuple(KINDS)
 """The order of execution. What a total is spent on first is `PRIORITY`."""
 
 PRIORITY = ("baseline", "screen", "candidate", "confirm", "control", "checks", "search")
@@ -28,8 +60,11 @@ TOP = 5
 """Sites that the phases after the screen look at; where there are no more, no screen needs to tell them."""
 
 AFTER_SCREEN = ("confirm", "control", "checks")
-CHECKS = (16, 48, 64)
-"""Whole checks: the top sites alone; with the other controls; with the second learning rate. See `study.checks`."""
+CHECK_PARTS = (("alone", 16), ("controls", 32), ("rate", 16))
+"""Parts of the checks and their trainings: top sites alone; with other controls; at a second learning rate."""
+
+CHECKS = tuple(accumulate(size for _, size in CHECK_PARTS))
+"""Trainings of whole checks."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +242,7 @@ def _twice_confirmed(planned: Mapping[str, Phase], before: Mapping[str, Phase]) 
 
 def _wanted(name: str, total: int, asked: int | None, old: Phase) -> tuple[int, int]:
     """Count by the rule (or as asked), and the unit that it is a multiple of."""
-    unit = {"baseline": 2, "candidate": 2, "confirm": 16, "control": 16}[name]
+    unit = KINDS[name].unit
     if asked is not None:
         return asked, unit
     rule = {

@@ -26,6 +26,7 @@ from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.metric import spoken
 from reborn_nas.records import TrialRecord, public_name, validation_accuracy
+from reborn_nas.study.plan.phases import DESIGN, RETEST
 from reborn_nas.study.store.compat import keep_artifact, study_id, trial_id
 from reborn_nas.study.store.journal import together
 from reborn_nas.study.store.opening import is_writable, open_store
@@ -46,7 +47,7 @@ __all__ = [
     "study_note",
 ]
 
-GRAPHS = {"": ("effects", "control"), "/design": ("effects",), "/confirm": ("confirmation", "control")}
+GRAPHS = {"": ("effects", "control"), DESIGN: ("effects",), RETEST: ("confirmation", "control")}
 """Suffix of a study's name → the graphs that it shows."""
 
 CAVEAT = "the answer; hyperparameter importance has neither sign nor interval, and may contradict it"
@@ -214,20 +215,20 @@ def _quiet() -> type:
 
 
 MEANING = {
-    "/design": "**Open this one first for where it helps.** Baseline and balanced screen: what the effects are "
+    DESIGN: "**Open this one first for where it helps.** Baseline and balanced screen: what the effects are "
     "estimated from. Its trials have no parameters to rank, so the graph below is the answer.",
     "": "The trainings that the sampler proposed, and copies of the screen's that it started from. *Best trial*: the "
     "best validation value, which is partly luck. *Hyperparameter importance*: how much of these trials' spread "
     "goes with a parameter; it has neither sign nor interval and may contradict the answer above, which stands.",
-    "/confirm": "Candidate beside its parent on the test part; the top sites again, and their control, on a part that "
+    RETEST: "Candidate beside its parent on the test part; the top sites again, and their control, on a part that "
     "was unused before.",
 }
 """Suffix of a study's name → what it is for, in the order in which to read them."""
 
 TITLES = {
-    "/design": "1. baseline and screen: the effects",
+    DESIGN: "1. baseline and screen: the effects",
     "": "2. exploration: what the sampler found",
-    "/confirm": "3. candidate, retest, control",
+    RETEST: "3. candidate, retest, control",
 }
 
 MOST_NOTED = 1000

@@ -27,6 +27,7 @@ from reborn_nas.study.config.functions import is_here
 from reborn_nas.study.config.settings import adopted_settings, settings_digest
 from reborn_nas.study.plan.contrast import Contrast, members_of, twin
 from reborn_nas.study.plan.designs import check_labels
+from reborn_nas.study.plan.phases import DESIGN, KINDS, RETEST
 from reborn_nas.training import threads_each
 from reborn_nas.training.device.selection import driver_version, has_tf32
 
@@ -243,15 +244,8 @@ class Workbench:
             )
             for name, labels in self.space.site_parameters(self.sites).items()
         }
-        return {
-            "baseline": design,
-            "screen": design,
-            "search": dict(self.parameters),
-            "candidate": confirm,
-            "confirm": confirm,
-            "control": confirm,
-            "checks": confirm,
-        }
+        by_study = {"": dict(self.parameters), DESIGN: design, RETEST: confirm}
+        return {name: by_study[kind.study] for name, kind in KINDS.items()}
 
 
 def _threads(config: StudyConfig, device: str) -> int | None:

@@ -25,6 +25,7 @@ from reborn_nas.study.config.urls import (
     storage_file,
 )
 from reborn_nas.study.config.values import STORAGES
+from reborn_nas.study.plan.phases import DESIGN, RETEST
 from reborn_nas.study.store.soundness import damage
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ def _whole(folder: Path, url: str) -> str:
 
 
 def _is_part(name: str) -> bool:
-    return name.endswith(("/design", "/confirm"))
+    return name.endswith((DESIGN, RETEST))
 
 
 def kept_in(store: RunStore) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:

@@ -265,13 +265,6 @@ class RunQueue:
         """Keys of the runs of `phase` that have a result."""
         return {key for key, _ in self._index(phase).finished(phase)}
 
-    def running(self) -> int:
-        """Attempts that somebody holds, this process included."""
-        return sum(
-            len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-            for study in self._store.studies()
-        )
-
     def _index(self, phase: str) -> Attempts:
         """The attempts in the study of `phase` as they are now."""
         study = self._store.study(phase)

@@ -29,6 +29,7 @@ from reborn_nas.study.config.urls import (
     storage_file,
     without_secrets,
 )
+from reborn_nas.study.plan.phases import DESIGN, KINDS, RETEST
 from reborn_nas.study.store.attempts import LeaseWatch, identity
 from reborn_nas.study.store.compat import cached, set_deadline
 from reborn_nas.study.store.journal import open_journal
@@ -75,17 +76,6 @@ READING = 20.0
 
 SCHEMA_RACES = 20
 """Times that workers who open an empty database at once may get into each other's way."""
-
-STUDIES = {
-    "baseline": "/design",
-    "screen": "/design",
-    "search": "",
-    "candidate": "/confirm",
-    "confirm": "/confirm",
-    "control": "/confirm",
-    "checks": "/confirm",
-}
-"""Phase → suffix of the name of the study that holds its runs."""
 
 
 def connect(
@@ -246,7 +236,7 @@ class RunStore:
 
     def study(self, phase: str) -> Study:
         """The study that holds the runs of `phase`."""
-        return self._studies[STUDIES[phase]]
+        return self._studies[KINDS[phase].study]
 
     def studies(self) -> tuple[Study, ...]:
         """All three: the exploration's, the designed runs', the retesting runs'."""
@@ -303,7 +293,7 @@ def open_run(
         StudyError: it is not there (and `create` is False), or it is a study of somebody else.
     """
     known = {summary.study_name: summary for summary in storage.get_all_studies()}
-    parts = dict.fromkeys(STUDIES[phase] for phase in ("search", "screen", "confirm"))
+    parts = ("", DESIGN, RETEST)
     if name not in known and not create:
         others = ", ".join(
             sorted(known.keys() - {f"{one}{suffix}" for one in known for suffix in parts if suffix})

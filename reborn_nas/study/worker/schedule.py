@@ -24,7 +24,7 @@ from reborn_nas.study.plan.candidate import (
     top_factors,
 )
 from reborn_nas.study.plan.designs import TOP_ALONE, Run, check_runs
-from reborn_nas.study.plan.phases import Phase
+from reborn_nas.study.plan.phases import KINDS, Phase
 from reborn_nas.study.setup.costs import CostBook
 from reborn_nas.study.setup.warm import is_warm_study
 from reborn_nas.study.store.attempts import is_final
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from reborn_nas.study.store.storage import RunStore
 
 __all__ = ["Schedule", "common_failure", "void_failed_results"]
-
-CONFIRMING = ("candidate", "confirm", "control", "checks")
-"""The phases that need the candidate."""
 
 WINDOW = 64
 """Runs that wait for a worker at most in a journal, or sixteen a worker where that is more. A database sends all that
@@ -161,7 +158,7 @@ class Schedule:
             recommended=self._recommended,
             costs=self._costs,
         )
-        fixed = any(self._phases[name].count for name in CONFIRMING if name in self._phases)
+        fixed = any(phase.count for name, phase in self._phases.items() if KINDS[name].needs_candidate)
         self._store.keep("candidate", {**decided.to_dict(), "fixed": fixed})
         self._progress.note(f"candidate: {decided.reason}")
         log.info("candidate: %s", decided.reason)

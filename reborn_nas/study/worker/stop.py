@@ -79,11 +79,6 @@ class Stopper:
         """Whether the parent is gone."""
         return self._parent is not None and os.getppid() != self._parent
 
-    @property
-    def supervised(self) -> bool:
-        """Whether this process has a parent that starts another in its place."""
-        return self._parent is not None
-
     @contextmanager
     def training(self) -> Iterator[None]:
         """Inside, the second signal raises KeyboardInterrupt."""

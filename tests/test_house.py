@@ -15,14 +15,14 @@ from tests import house
 from tests.test_rooms import ROWS
 
 LIMITS = {
-    "lines": 53221,
-    "modules": 321,
-    "modules in one folder": 16,
-    "lines of the longest module": 660,
-    "lines of the longest function": 89,
-    "imports inside of functions": 74,
+    "lines": 54620,
+    "modules": 313,
+    "modules in one folder": 14,
+    "lines of the longest module": 469,
+    "lines of the longest function": 96,
+    "imports inside of functions": 37,
 }
-CHAINS = {"analysis": 7, "backbone": 9, "report": 8, "study": 12, "training": 7}
+CHAINS = {"backbone": 8, "report": 8, "study": 11, "training": 7}
 """Room → modules on its longest chain of imports; of rooms that are not named here, `SHORT`."""
 SHORT = 6
 

@@ -88,7 +88,7 @@ def make_sampler(
         for point in entry_points(group=GROUP, name=name):
             try:
                 sampler = point.load()(seed=small)
-            except Exception as error:  # a stranger's code may raise anything
+            except Exception as error:  # third-party code may raise anything
                 raise StudyError(f"sampler {name!r} ({point.value}) cannot be made: {error!r}") from error
             if not isinstance(sampler, optuna.samplers.BaseSampler):
                 raise StudyError(

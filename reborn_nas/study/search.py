@@ -40,7 +40,7 @@ __all__ = ["RunResult", "run_search"]
 
 @dataclass(frozen=True, repr=False)
 class RunResult:
-    """What a search left.
+    """The result of a search.
 
     Args:
         folder: the run folder.
@@ -104,9 +104,9 @@ def run_search(
     A signal or the time limit ends it early, with all finished trainings kept.
 
     Args:
-        progress: is told what happens.
+        progress: called as phases, trainings and epochs begin and end.
         plan: what `plan_search(config)` gave, to spare making it again.
-        illustrate: draws each finished training for optuna-dashboard, see `study.artifacts`.
+        illustrate: draws each finished training for optuna-dashboard, see `store.outcome.Illustrate`.
 
     Raises:
         RebornError: what is wrong with the configuration, the data or the storage.
@@ -131,7 +131,7 @@ def _run_planned(
     config = view.config
     if config.processes > 1 and is_warm_study(view.bench) and view.done < view.total:
         ParentWeights(view.bench, config.folder).ensure()  # once, before the workers start
-    with Stopper(config.timeout) as stopper, _said(config):
+    with Stopper(config.timeout) as stopper, _resumable(config):
         if config.processes > 1:
             complete = supervise(view, store, watcher, stopper, illustrate)
         else:
@@ -153,8 +153,8 @@ def _run_planned(
 
 
 @contextmanager
-def _said(config: StudyConfig) -> Iterator[None]:
-    """An interrupt outside of a training says how to go on; one inside is the engine's."""
+def _resumable(config: StudyConfig) -> Iterator[None]:
+    """Report how to go on after an interrupt outside of a training; the worker handles one inside."""
     try:
         yield
     except KeyboardInterrupt:

@@ -180,7 +180,7 @@ def test_changes_that_come_too_late_are_refused_once_and_the_storage_goes_on(pat
 )
 def test_a_file_that_is_no_journal(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "study.journal").write_bytes(content)
-    with pytest.raises(StudyError, match="no Optuna journal"):
+    with pytest.raises(StudyError, match="not an Optuna journal"):
         open_journal(tmp_path / "study.journal")
     assert (tmp_path / "study.journal").read_bytes() == content
 
@@ -296,7 +296,7 @@ def test_results_read_alone_are_those_of_the_whole_journal(tmp_path: Path) -> No
 def test_a_line_that_is_no_json_is_told(path: Path, unread: bool) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:2], b"{broken\n", *lines[2:]]))
-    with pytest.raises(StudyError, match="no Optuna journal, or it is damaged"):
+    with pytest.raises(StudyError, match="not an Optuna journal, or it is damaged"):
         open_journal(path, read_only=True, results_only=unread)
 
 

@@ -322,5 +322,5 @@ def test_a_gigabyte_of_garbage_is_refused_without_reading_it(
     with open(tmp_path / "study.journal", "wb") as stream:
         stream.write({"nothing": b"garbage", "a brace": b"{", "a run": journal}[before])
         stream.truncate(1 << 30)  # a sparse file: zeros
-    with pytest.raises(RebornError, match="no Optuna journal"), in_time("a gigabyte"):
+    with pytest.raises(RebornError, match="not an Optuna journal"), in_time("a gigabyte"):
         report(tmp_path)

@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 LONGEST_LINE = 1 << 26
-"""Bytes; a file with a line that is longer is no journal."""
+"""Bytes; a file with a longer line is not a journal."""
 
 CHUNK = 1 << 20
 """Bytes that are read at once."""
@@ -71,17 +71,17 @@ def open_journal(path: Path, *, read_only: bool = False, results_only: bool = Fa
             readers need.
 
     Raises:
-        StudyError: the file is no journal.
+        StudyError: the file is not a journal.
     """
     if not path.parent.is_dir():
         raise StudyError(f"storage journal://{path}: the folder {path.parent} does not exist")
     if path.exists() and not path.is_file():
-        raise StudyError(f"{path} is no file")
+        raise StudyError(f"{path} is not a file")
     if path.is_file():
         with open(path, "rb") as stream:
             first = stream.readline(LONGEST_LINE)
             if first[:1] not in (b"", b"{") or len(first) == LONGEST_LINE:
-                raise StudyError(f"{path} is no Optuna journal")
+                raise StudyError(f"{path} is not an Optuna journal")
     try:
         if not read_only:
             return GatheringJournal(WholeLines(str(path)))
@@ -95,7 +95,7 @@ def open_journal(path: Path, *, read_only: bool = False, results_only: bool = Fa
         ArithmeticError,
         RecursionError,
     ) as error:
-        raise StudyError(f"{path} is no Optuna journal, or it is damaged: {error!r}") from error
+        raise StudyError(f"{path} is not an Optuna journal, or it is damaged: {error!r}") from error
 
 
 @contextmanager

@@ -227,7 +227,7 @@ def _lies_in(folder: Path, url: str) -> bool:
 
 
 def _refuse_server(folder: Path, url: str, shown: str) -> None:
-    """A stranger's folder makes nobody connect to a server: who wants to names it."""
+    """A run folder from elsewhere must not make anybody connect to a server unasked."""
     given = os.environ.get(STORAGE_VARIABLE, "")
     named = bool(given) and (HIDDEN in url or mask_url(given) == shown)
     if storage_file(url) is None and not named and opened_url(shown) is None:

@@ -137,7 +137,7 @@ def picture_attributes(
     """
     try:
         return save_pictures(folder, illustrate(record, sites, _curve(folder, record.curve)))
-    except Exception:  # a stranger's picture may fail in any way, and a disk be full
+    except Exception:  # third-party code draws, and a disk may be full
         return {}
 
 

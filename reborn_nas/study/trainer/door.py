@@ -21,11 +21,11 @@ OnEpoch = Callable[[int, Mapping[str, float]], None]
 
 
 class Stopped(Exception):
-    """Raised out of a training that shall not go on: the run has been taken away, or the study ends."""
+    """Raised out of a training that must stop: the run has been taken away, or the study ends."""
 
 
 class Pruned(Exception):
-    """Raised out of a search training that its rung says is hopeless."""
+    """Raised out of a training of the exploration that the pruner stops at a rung."""
 
 
 @dataclass(frozen=True)

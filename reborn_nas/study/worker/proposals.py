@@ -1,4 +1,4 @@
-"""The sampler's side of a search training: what it proposes, when it is pruned, how its result is told."""
+"""The sampler's side of a training: what it proposes, when it is pruned, how its result is told to Optuna."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ class Schedule:
         return decided
 
     def _recommended(self) -> Architecture | None:
-        """What the recommender says of screen and search; None where there are too few trainings, or nothing fits."""
+        """The recommendation from screen and exploration; None where there are too few trainings, or nothing fits."""
         bench = self._bench
         screened = [
             replace(record, parameters=parameters)

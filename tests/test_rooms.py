@@ -81,6 +81,8 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import in line {node.lineno}"
             found.add(node.module or "")
+            if node.module == "reborn_nas":
+                found.update(f"reborn_nas.{alias.name}" for alias in node.names if alias.name in ROW)
     return found
 
 
@@ -98,25 +100,25 @@ def test_rows() -> None:
             if not name.startswith("reborn_nas."):
                 continue
             other = name.split(".")[1]
-            if other != room and ROW[other] >= ROW[room] > 0:
+            if other != room and (ROW[other] > ROW[room] or ROW[other] == ROW[room] > 0):
                 faults.append(f"{path}: {room} may not import {other}")
     assert not faults, "\n".join(faults)
 
 
 @pytest.mark.parametrize("room", INSIDE)
 def test_rows_inside(room: str) -> None:
-    row = {name: number for number, name in enumerate(INSIDE[room])}
-    faults = []
-    for path in sorted((PACKAGE / room).rglob("*.py")):
-        inner = path.relative_to(PACKAGE / room).with_suffix("").parts[0]
-        if inner == "__init__":
-            continue
-        for name in imports(path):
-            if not name.startswith(f"reborn_nas.{room}."):
-                continue
-            other = name.split(".")[2]
-            if row[other] > row[inner]:
-                faults.append(f"{path}: {inner} may not import {other}")
+    row = {f"reborn_nas.{room}.{name}": number for number, name in enumerate(INSIDE[room])}
+
+    def number(module: str) -> int:
+        return row[".".join(module.split(".")[:3])]
+
+    inside = [module for module in house.graph() if module.startswith(f"reborn_nas.{room}.")]
+    faults = [
+        f"{module} may not import {other}"
+        for module in inside
+        for other in sorted(house.graph()[module].intersection(inside))
+        if number(other) > number(module)
+    ]
     assert not faults, "\n".join(faults)
 
 

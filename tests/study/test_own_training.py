@@ -403,3 +403,34 @@ def test_a_pruner_compares_values_in_their_direction(tmp_path: Path) -> None:
     worst = min(record.accuracy or 0.0 for record in pruned)
     assert worst <= min(record.accuracy or 0.0 for record in done) + 0.01, "the larger errors were stopped"
     assert np.mean([r.accuracy for r in pruned]) < np.mean([r.accuracy for r in done])
+
+
+def test_reports_with_different_numbers_make_one_curve(tmp_path: Path) -> None:
+    import pandas as pd
+
+    body = "job.report(epoch=1, loss=2.0)\n    job.report(epoch=2, rmse=11.0, extra=torch.tensor(3))"
+    record = one(tmp_path, with_train(body, "return {'rmse': 10.0, f'k{job.seed}': 1.0}"))
+    curve = pd.read_csv(tmp_path / "run" / record.curve)
+    assert list(curve.columns) == ["epoch", "loss", "rmse", "extra", "validation_accuracy"]
+    assert curve["rmse"].tolist()[1] == 11.0
+    assert record.extra["k3"] == 1.0
+
+
+def test_a_training_that_reports_nothing_is_watched_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    source = with_train("import time; time.sleep(2.5)", "return 12.0")
+    counts = {
+        "baseline": 2,
+        "screen": 0,
+        "exploration": 0,
+        "candidate": 0,
+        "retest": 0,
+        "control": 0,
+        "checks": 0,
+    }
+    calm = run_search(configured(tmp_path, source, **counts))
+    assert [record.state for record in calm.records] == ["complete"] * 2
+    watched = configured(
+        tmp_path, with_train("import time; time.sleep(60)"), run=tmp_path / "b", hang_after=0.3, **counts
+    )
+    with pytest.raises(StudyError, match="no epoch ended for 0 s"):
+        run_search(watched)

@@ -17,6 +17,8 @@ from reborn_nas.export.network import read_example
 from reborn_nas.study.search import RunResult, run_search
 from tests.study.own_task import SOURCE, configured
 
+pytestmark = pytest.mark.slow
+
 WIDE = SOURCE.replace("def forward(self, x):", "def forward(self, x, scale=1.0):").replace(
     "return torch.zeros(2, 1, 8, 8)", "return {'x': torch.ones(2, 1, 8, 8), 'scale': 2.0}"
 )

@@ -93,7 +93,7 @@ def test_a_pasted_command_asks_for_the_same(
     if "run" in asked_for:  # the file of settings goes there
         asked_for["run"] = folder / asked_for["run"]
     try:
-        config = StudyConfig(**asked_for)
+        config = load_config(**asked_for)  # as `search` does: what does not go together is refused here
     except ConfigError:
         return
     if "--config" in (command := resume_command(config)):

@@ -35,7 +35,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
         "exploration": 4,
         "candidate": 4,
         "retest": 16,
-        "control": 48,
+        "control": 0,
         "checks": 0,
     }
     return run_search(configured(folder, **counts))
@@ -48,7 +48,7 @@ def of(run: RunResult, phase: str) -> list[TrialRecord]:
 def test_every_phase_is_trained(whole: RunResult) -> None:
     assert whole.complete
     assert Counter(record.phase for record in whole.records) == {
-        "baseline": 4, "screen": 8, "search": 4, "candidate": 4, "confirm": 16, "control": 48,
+        "baseline": 4, "screen": 8, "search": 4, "candidate": 4, "confirm": 16,
     }  # fmt: skip
     assert {record.state for record in whole.records} == {"complete"}
 
@@ -104,7 +104,7 @@ def test_the_same_call_goes_on_and_a_change_is_reported(whole: RunResult) -> Non
         "exploration": 4,
         "candidate": 4,
         "retest": 16,
-        "control": 48,
+        "control": 0,
         "checks": 0,
     }
     again = run_search(configured(folder, **counts))
@@ -377,6 +377,7 @@ def test_a_study_of_which_every_training_fails_ends_early(tmp_path: Path) -> Non
         run_search(config)
 
 
+@pytest.mark.slow
 def test_a_pruner_compares_values_in_their_direction(tmp_path: Path) -> None:
     body = "\n    ".join([
         "for epoch in range(1, job.epochs + 1):",
@@ -416,6 +417,7 @@ def test_reports_with_different_numbers_make_one_curve(tmp_path: Path) -> None:
     assert record.extra["k3"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_training_that_reports_nothing_is_watched_only_where_it_is_asked_for(tmp_path: Path) -> None:
     source = with_train("import time; time.sleep(2.5)", "return 12.0")
     counts = {

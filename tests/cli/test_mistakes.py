@@ -50,7 +50,7 @@ MISTAKES = [
     ("search --config sixty.yaml", ["line 1", "1:30", "the number 90", "quote it"]),
     ("search --config truth.yaml", ["epochs: takes no true", "yes, no, on and off"]),
     ("search --config number.yaml", ["name: text; quote it", "got 12"]),
-    ("search --config loop.yaml", ["alias stands inside what it names"]),
+    ("search --config loop.yaml", ["alias is inside what it names"]),
     ("search --config set.yaml", ["line 1", "!!set", "no meaning"]),
     ("search --space slope.yaml", ["negative_slope", "'1e-2'", "YAML takes 1e-2 for text: write 1.0e-2"]),
     ("search --space twice_space.yaml", ["'choices' is there twice", "line 4", "line 5"]),

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import shlex
 from importlib import metadata
+from pathlib import Path
 
-__all__ = ["command_line", "install_line", "load_line"]
+__all__ = ["NETWORK", "command_line", "install_line", "load_line"]
+
+NETWORK = "network.json"
+"""In the export of a network that is not a classifier: how it is rebuilt."""
 
 
 def command_line(*words: str | os.PathLike[str]) -> str:
@@ -18,14 +22,13 @@ def command_line(*words: str | os.PathLike[str]) -> str:
     return shlex.join(texts)
 
 
-def load_line(folder: str | os.PathLike[str], *, trust: bool = False) -> str:
-    """The line of Python that loads an exported folder.
-
-    Args:
-        trust: the export carries source code of its own, which is run only on request.
-    """
-    also = ", trust_source=True" if trust else ""
+def load_line(folder: str | os.PathLike[str]) -> str:
+    """The line of Python that loads an exported folder; source code that it carries is run only on request."""
+    found = Path(folder)
+    also = ", trust_source=True" if any(found.glob("*.py")) else ""
     place = str(os.fspath(folder)).replace("\\", "\\\\").replace('"', '\\"')
+    if (found / NETWORK).is_file():
+        return f'import reborn_nas; reborn_nas.load("{place}"{also})'
     return f'import reborn_nas, timm; timm.create_model("local-dir:{place}", pretrained=True{also})'
 
 

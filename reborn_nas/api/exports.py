@@ -246,7 +246,7 @@ def _own_network(
         "```python",
         "import reborn_nas as rn",
         "",
-        'model = rn.load("this folder")  # in eval mode, on the CPU',
+        'model = rn.load("this folder")  # in eval mode, on the CPU; trust_source=True where the source is not yours',
         "```",
         "",
         "`example.safetensors` holds inputs and what the network makes of them on a CPU.",

@@ -19,6 +19,7 @@ from reborn_nas.backbone import Plan, apply, build
 from reborn_nas.backbone.load.factory import source_beside
 from reborn_nas.backbone.trace.inputs import arguments
 from reborn_nas.backbone.trace.replica import tensors_in
+from reborn_nas.commands import NETWORK
 from reborn_nas.errors import ExportError, RebornError
 from reborn_nas.export.folder import carry_source, check_target, new_folder
 from reborn_nas.files import write_atomic
@@ -57,7 +58,7 @@ def export_network(
             carry_source(folder, architecture) if architecture.backbone.library == "file" else architecture
         )
         about: dict[str, Any] = {"format": FORMAT, "version": VERSION, "architecture": carried.to_dict()}
-        write_atomic(folder / "network.json", json.dumps(about, indent=2) + "\n")
+        write_atomic(folder / NETWORK, json.dumps(about, indent=2) + "\n")
         if conversion is not None:
             write_atomic(folder / "plan.json", conversion.to_json(indent=2) + "\n")
         write_atomic(folder / "model.safetensors", save(dict(weights), metadata={"format": "pt"}))
@@ -81,7 +82,7 @@ def load(folder: str | os.PathLike[str], *, trust_source: bool = False) -> nn.Mo
     """
     home = Path(folder)
     try:
-        about = json.loads((home / "network.json").read_text(encoding="utf-8"))
+        about = json.loads((home / NETWORK).read_text(encoding="utf-8"))
         text = (home / "plan.json").read_text(encoding="utf-8") if (home / "plan.json").is_file() else None
     except (OSError, ValueError) as error:
         raise ExportError(
@@ -89,7 +90,7 @@ def load(folder: str | os.PathLike[str], *, trust_source: bool = False) -> nn.Mo
             "timm, as its README says"
         ) from None
     if not isinstance(about, dict) or about.get("format") != FORMAT or about.get("version") != VERSION:
-        raise ExportError(f"{home / 'network.json'} is of no version that this reborn-nas reads")
+        raise ExportError(f"{home / NETWORK} is of no version that this reborn-nas reads")
     try:
         located = _located(home, Architecture.from_dict(about["architecture"]))
         code = None if trust_source else foreign_code([located.backbone])
@@ -100,7 +101,7 @@ def load(folder: str | os.PathLike[str], *, trust_source: bool = False) -> nn.Mo
             )
         return _rebuilt(home, about, None if text is None else Plan.from_json(text))
     except (KeyError, TypeError) as error:
-        raise ExportError(f"{home / 'network.json'} is damaged: {error}") from None
+        raise ExportError(f"{home / NETWORK} is damaged: {error}") from None
 
 
 def read_example(file: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import reborn_nas as rn
+from reborn_nas.cli.main import main
 from reborn_nas.errors import ExportError
 from reborn_nas.export.network import read_example
 from reborn_nas.study.search import RunResult, run_search
@@ -66,6 +67,16 @@ def test_it_is_rebuilt_in_a_fresh_process_to_the_bit(run: RunResult, tmp_path: P
     assert "RMSE 14." in card
     assert "on the test part of 40 rows" in card
     assert "`act1`: reborn" in card
+
+
+def test_the_line_that_is_printed_loads_it(
+    run: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(run.folder), "--out", str(tmp_path / "my export")]) == 0
+    line = capsys.readouterr().out.split("load it: ")[1].splitlines()[0]
+    subprocess.run(
+        [sys.executable, "-c", line], check=True, cwd=tmp_path, env={**os.environ, "XDG_STATE_HOME": "none"}
+    )
 
 
 def test_the_weights_are_those_of_the_training(run: RunResult, tmp_path: Path) -> None:

@@ -54,5 +54,5 @@ def run(args: argparse.Namespace) -> int:
     )
     print(out)
     for folder in sorted(one for one in out.iterdir() if one.is_dir()) if args.trial == "pareto" else [out]:
-        print(f"load it: {load_line(folder, trust=any(folder.glob('*.py')))}")
+        print(f"load it: {load_line(folder)}")
     return 0

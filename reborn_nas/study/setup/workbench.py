@@ -6,6 +6,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -222,7 +223,7 @@ class Workbench:
         choices = {Choice.parse(label).name for label in labels}
         return {*choices, *(side.name for side in split_contrast(self.config.contrast)), self.config.sampler}
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The digest of `settings`."""
         return settings_digest(self.settings)

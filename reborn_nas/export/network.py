@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,22 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import Plan, apply, build
 from reborn_nas.backbone.load.factory import source_beside
 from reborn_nas.backbone.trace.inputs import arguments
-from reborn_nas.backbone.trace.replica import tensors_in
+from reborn_nas.backbone.trace.replica import replace_tensors, tensors_in
 from reborn_nas.commands import NETWORK
 from reborn_nas.errors import ExportError, RebornError
 from reborn_nas.export.folder import carry_source, check_target, new_folder
 from reborn_nas.files import write_atomic
 from reborn_nas.known import foreign_code, remember_code
+from reborn_nas.training.device.cpu import cpu_threads
+from reborn_nas.training.measure.example import THREADS
 from reborn_nas.training.nested import pack, unpack
 
 __all__ = ["export_network", "load", "read_example"]
 
+_ONE_THREAD = (
+    "The example's outputs are those of one thread (`torch.set_num_threads(1)`); "
+    "with more, their last bits differ."
+)
 FORMAT = "reborn-nas network"
 VERSION = 1
 
@@ -62,9 +69,10 @@ def export_network(
         if conversion is not None:
             write_atomic(folder / "plan.json", conversion.to_json(indent=2) + "\n")
         write_atomic(folder / "model.safetensors", save(dict(weights), metadata={"format": "pt"}))
-        write_atomic(folder / "README.md", card)
         network = _rebuilt(folder, about, conversion)
-        tensors, text = pack({"inputs": inputs, "outputs": _outputs(network, inputs)})
+        inputs, outputs, steady = _example(network, inputs)
+        write_atomic(folder / "README.md", card if steady else f"{card}\n{_ONE_THREAD}\n")
+        tensors, text = pack({"inputs": inputs, "outputs": outputs})
         write_atomic(folder / "example.safetensors", save(tensors, metadata={"nested": text}))
     remember_code(_located(target, Architecture.from_dict(about["architecture"])).backbone)
     return target
@@ -137,6 +145,41 @@ def _rebuilt(home: Path, about: Mapping[str, Any], conversion: Plan | None) -> n
             raise
         raise ExportError(f"{home}: the weights do not fit the network, or cannot be read: {error}") from None
     return network.eval()
+
+
+def _example(network: nn.Module, inputs: Any) -> tuple[Any, Any, bool]:
+    """Inputs whose outputs are the same bits with any number of threads, these outputs, and whether there are any.
+
+    For some batch sizes a CPU's kernels add up in another order with other threads. The batch is halved until they do
+    not; where that never ends so, the whole inputs are kept, with the outputs of one thread.
+    """
+    for fewer in _batches(inputs):
+        with cpu_threads(1):
+            outputs = _outputs(network, fewer)
+        if all(_same_with(network, fewer, outputs, threads) for threads in THREADS):
+            return fewer, outputs, True
+    with cpu_threads(1):
+        return inputs, _outputs(network, inputs), False
+
+
+def _batches(inputs: Any) -> Iterator[Any]:
+    """The inputs, and halves of them where all tensors have one batch size."""
+    yield inputs
+    sizes = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors_in(inputs)}
+    rows = sizes.pop() if len(sizes) == 1 else 0
+    while rows > 1:
+        rows //= 2
+        yield replace_tensors(inputs, partial(_first, rows=rows))
+
+
+def _first(tensor: Tensor, rows: int) -> Tensor:
+    return tensor[:rows]
+
+
+def _same_with(network: nn.Module, inputs: Any, outputs: Any, threads: int) -> bool:
+    with cpu_threads(threads):
+        again = _outputs(network, inputs)
+    return all(map(torch.equal, tensors_in(outputs), tensors_in(again)))
 
 
 def _outputs(network: nn.Module, inputs: Any) -> Any:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import reborn_nas as rn
 from reborn_nas.cli.main import main
 from reborn_nas.errors import ExportError
-from reborn_nas.export.network import read_example
+from reborn_nas.export.network import _example, read_example
 from reborn_nas.study.search import RunResult, run_search
 from tests.study.own_task import SOURCE, configured
 
@@ -49,19 +50,20 @@ def test_it_is_rebuilt_in_a_fresh_process_to_the_bit(run: RunResult, tmp_path: P
     assert "degrees" in said[0]
     code = (
         "import sys, torch, reborn_nas as rn; from pathlib import Path;"
-        "from reborn_nas.export.network import read_example;"
+        "from reborn_nas.export.network import _example, read_example;"
         "home = Path(sys.argv[1]); network = rn.load(home); kept = read_example(home / 'example.safetensors');"
         "assert torch.equal(network(**kept['inputs']), kept['outputs']), 'not the same';"
         "assert not network.training; print(type(network.act1).__name__)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=dict(os.environ),
-    )
-    assert done.returncode == 0, done.stderr
+    for threads in ("1", "2", "4"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(folder)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": threads},
+        )
+        assert done.returncode == 0, done.stderr
     assert "Reborn" in done.stdout
     card = (folder / "README.md").read_text()
     assert "RMSE 14." in card
@@ -110,3 +112,19 @@ def test_what_cannot_be_written_or_loaded_is_refused(run: RunResult, tmp_path: P
         rn.load(folder)
     with pytest.raises(rn.RebornError, match="not by the built-in training of classifiers"):
         rn.train(run.folder, dataset="digits", out=tmp_path / "t")
+
+
+def test_outputs_that_depend_on_the_threads_are_those_of_one() -> None:
+    class Threads(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * torch.get_num_threads()
+
+    class ThreadsOfBatches(Threads):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) if len(x) > 2 else 3 * x
+
+    x = torch.ones(8, 3)
+    for network, rows, steady, value in ((Threads(), 8, False, 1.0), (ThreadsOfBatches(), 2, True, 3.0)):
+        inputs, outputs, found = _example(network, (x,))
+        assert (len(inputs[0]), found) == (rows, steady)
+        assert torch.equal(outputs, torch.full((rows, 3), value))

@@ -98,6 +98,12 @@ def decode(files: Sequence[Path], name: str, size: tuple[int, int] | None, notes
     odd = sum(header.odd for header in headers)
     if odd:
         notes.append(f"{odd} images have broken metadata, which was not read; their pixels are whole")
+    several = sum(header.several for header in headers)
+    if several:
+        notes.append(f"{several} files hold several images or pages, of which the first is read")
+    wide = sum(header.wide for header in headers)
+    if wide:
+        notes.append(f"{wide} colour images have 16 bits a channel, of which the upper 8 are read")
     scale = _deep_range([file for file, header in zip(files, headers) if header.mode in _DEEP], notes)
     _check_memory(name, len(files), channels, H, W)
     out = torch.empty(len(files), channels, H, W, dtype=torch.uint8)
@@ -112,23 +118,34 @@ def decode(files: Sequence[Path], name: str, size: tuple[int, int] | None, notes
 
 
 class _Header(NamedTuple):
-    """Height and width as seen; Pillow's mode; whether there is metadata that cannot be read."""
+    """Height and width as seen, and what is to be reported.
+
+    Args:
+        mode: Pillow's.
+        odd: there is metadata that cannot be read.
+        several: there are more images in the file.
+        wide: Pillow keeps 8 of 16 bits of each channel.
+    """
 
     height: int
     width: int
     mode: str
     odd: bool
+    several: bool
+    wide: bool
 
 
 def _header(file: Path) -> _Header:
     """The header of an image; its pixels are not read."""
 
     def read(image: Image.Image) -> _Header:
+        wide = image.mode not in _DEEP and ";16" in str(getattr(image, "tile", ""))  # gone once it is loaded
         width, height = image.size
         turn = _orientation(image)
         if turn in _TURNED:
             width, height = height, width
-        return _Header(height, width, image.mode, turn is None)
+        several = image.format != "MPO" and getattr(image, "n_frames", 1) > 1  # phones add a small copy
+        return _Header(height, width, image.mode, turn is None, several, wide)
 
     header, stripped = _reading(file, read)
     return header._replace(odd=header.odd or stripped)

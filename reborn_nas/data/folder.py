@@ -96,12 +96,12 @@ def load_folder(
         raise DataError(f"data set {name!r}: there is no folder {root}; it should hold train/<class>/…")
     roots, notes = _part_folders(name, root)
     classes, hidden = _class_names(name, roots)
-    listing = _once(name, _list(roots, classes), notes)
+    listing = _once(name, _list(name, roots, classes), notes)
     notes += hidden + _not_used(listing)
     broken: list[Path] = []
     while True:
         try:
-            return _read(name, roots, classes, listing, notes, image_size, seed, fraction, flip)
+            return _read(name, root, roots, classes, listing, notes, image_size, seed, fraction, flip)
         except BrokenImagesError as error:
             if not skip_broken:
                 raise
@@ -109,10 +109,15 @@ def load_folder(
             broken += error.files
             notes.append(f"{len(broken)} images that cannot be read were skipped: {_some(broken)}")
             listing = listing.without(set(error.files))
+        except DataError as error:
+            if not broken:
+                raise
+            raise DataError(f"{error}; {notes[-1]}") from error
 
 
 def _read(
     name: str,
+    root: Path,
     roots: Mapping[str, Path],
     classes: Sequence[str],
     listing: _Listing,
@@ -140,9 +145,8 @@ def _read(
         fraction=fraction,
     )
     if "test" not in roots:
-        place = roots["train"] if len(roots) == 1 else roots["train"].parent
         notes.append(
-            f"{place} has no test/; a fixed stratified part of {len(parts.test)} images is the test set"
+            f"{root} has no test/; a fixed stratified part of {len(parts.test)} images is the test set"
         )
     if "validation" in roots:
         notes.append(
@@ -162,7 +166,7 @@ def _read(
 def _part_folders(name: str, root: Path) -> tuple[dict[str, Path], list[str]]:
     """The folder of each part, and notes."""
     entries = _entries(root)
-    folders = [entry.name for entry in entries if entry.is_dir()]
+    folders = [entry.name for entry in entries if _is_folder(entry)]
     found: dict[str, list[str]] = {part: [] for part in (*_PARTS, "unclear")}
     for folder in folders:
         part = _part_of(folder)
@@ -172,7 +176,7 @@ def _part_folders(name: str, root: Path) -> tuple[dict[str, Path], list[str]]:
         _check_classes(name, root, folders)
         return {"train": root}, [f"{root} has no train/; its folders are taken as the classes"]
     for entry in entries:
-        if not entry.is_dir() and not entry.is_file() and entry.is_symlink() and _part_of(entry.name):
+        if _is_dangling(entry) and _part_of(entry.name):
             raise DataError(f"data set {name!r}: the link {entry.path} leads nowhere; mend it or remove it")
     for part, several in found.items():
         names = " and ".join(f"{folder}/" for folder in several)
@@ -190,10 +194,18 @@ def _part_folders(name: str, root: Path) -> tuple[dict[str, Path], list[str]]:
             f"data set {name!r}: {root} has {names} but no train/; put the training images into train/<class>/…"
         )
     used = {folder.name for folder in roots.values()}
-    unused = [
-        f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries if entry.name not in used
-    ]
+    own = set(_folders(roots["train"]))
+    unused = []
+    for entry in entries:
+        if entry.name not in used:
+            alike = " (with folders of the same names as train/)" if _shares(entry, own) else ""
+            unused.append(f"{entry.name}/{alike}" if _is_folder(entry) else entry.name)
     return roots, [f"not used in {root}: {_some(unused)}"] if unused else []
+
+
+def _shares(entry: os.DirEntry[str], classes: set[str]) -> bool:
+    """Whether a folder holds two of the classes, as another part would."""
+    return _is_folder(entry) and len(classes.intersection(_folders(Path(entry.path)))) > 1
 
 
 def _part_of(folder: str) -> str | None:
@@ -255,14 +267,20 @@ def _class_names(name: str, roots: dict[str, Path]) -> tuple[tuple[str, ...], li
                 f"data set {name!r}: the {part} part {root} {' and '.join(words)}; classes must agree"
                 + _same_but(missing, extra)
             )
-        hidden = [f"{entry.name}/" for entry in _all_entries(root) if entry.name[0] == "." and entry.is_dir()]
+        hidden = [
+            f"{entry.name}/" for entry in _all_entries(root) if entry.name[0] == "." and _is_folder(entry)
+        ]
         if hidden:
             notes.append(f"hidden folders in {root} are not classes: {_some(hidden)}")
         for entry in _entries(root):
-            if entry.is_symlink() and not entry.is_dir() and not entry.is_file():
+            if _is_dangling(entry):
                 raise DataError(
                     f"data set {name!r}: the link {entry.path} leads nowhere; mend it or remove it"
                 )
+        if beside := [entry.name for entry in _entries(root) if not _is_folder(entry)]:
+            notes.append(
+                f"files beside the classes of {root} belong to none and are not read: {_some(beside)}"
+            )
     return classes, notes
 
 
@@ -298,15 +316,21 @@ def _same_but(missing: Sequence[str], extra: Sequence[str]) -> str:
 # -- files ----------------------------------------------------------------------------------------------------
 
 
-def _list(roots: dict[str, Path], classes: Sequence[str]) -> _Listing:
+def _list(name: str, roots: dict[str, Path], classes: Sequence[str]) -> _Listing:
     listing = _Listing()
     for part, root in roots.items():
         for label, own in enumerate(classes):
+            before, others = len(listing.files), Counter(listing.others)
             for file in _walk(root / own, listing, frozenset((_identity(root), _identity(root / own)))):
                 listing.files.append(file)
                 listing.labels.append(label)
                 listing.parts.append(part)
             listing.links += (root / own).is_symlink()
+            if len(listing.files) == before and (unread := listing.others - others):
+                raise DataError(
+                    f"data set {name!r}: {root / own} holds no image of a format that is read, but "
+                    f"{_kinds(unread)}; convert these, such as to PNG"
+                )
         listing.links += root.is_symlink()
     return listing
 
@@ -319,16 +343,16 @@ def _walk(folder: Path, listing: _Listing, above: frozenset[tuple[int, int]]) ->
     """
     for entry in _entries(folder):
         listing.links += entry.is_symlink()
-        if entry.is_dir():
+        if _is_folder(entry):
             inner = Path(entry.path)
             own = _identity(inner)
             if own in above:
                 listing.loops.append(_shown(entry.name))
             else:
                 yield from _walk(inner, listing, above | {own})
-        elif not entry.is_file() and entry.is_symlink() and not os.path.exists(entry.path):
+        elif _is_dangling(entry):
             listing.dangling.append(_shown(entry.name))
-        elif entry.is_file() and Path(entry.name).suffix.lower() in EXTENSIONS:
+        elif _is_file(entry) and Path(entry.name).suffix.lower() in EXTENSIONS:
             yield Path(entry.path)
         else:  # no image, or a pipe or device, which would block or never end
             listing.others[Path(entry.name).suffix.lower() or "without extension"] += 1
@@ -377,8 +401,27 @@ def _all_entries(folder: Path) -> list[os.DirEntry[str]]:
         raise DataError(f"folder {folder} cannot be read: {error.strerror or error}") from error
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one; a link to itself is nothing."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def _is_dangling(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
+
+
 def _folders(folder: Path) -> list[str]:
-    return [entry.name for entry in _entries(folder) if entry.is_dir()]
+    return [entry.name for entry in _entries(folder) if _is_folder(entry)]
 
 
 def _not_used(listing: _Listing) -> list[str]:
@@ -388,11 +431,16 @@ def _not_used(listing: _Listing) -> list[str]:
     if listing.dangling:
         notes.append(f"{len(listing.dangling)} links lead nowhere: {_some(listing.dangling)}")
     if listing.others:
-        kinds = _some([f"{kind} ({count})" for kind, count in sorted(listing.others.items())])
         notes.append(
-            f"{listing.others.total()} files that are not images of a known format were not read: {kinds}"
+            f"{listing.others.total()} files that are not images of a known format were not read: "
+            + _kinds(listing.others)
         )
     return notes
+
+
+def _kinds(others: Counter[str]) -> str:
+    """`.heic (6), .txt (1)`."""
+    return _some([f"{kind} ({count})" for kind, count in sorted(others.items())])
 
 
 def _some(names: Sequence[object]) -> str:

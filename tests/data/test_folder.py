@@ -366,6 +366,61 @@ def test_broken_metadata_does_not_cost_the_image(tmp_path: Path) -> None:
     assert np.array_equal(load_dataset(f"folder:{tmp_path}").images[12].numpy(), expected)
 
 
+def test_what_is_beside_the_classes_or_looks_like_a_part_is_listed(tmp_path: Path) -> None:
+    tree(tmp_path)
+    tree(tmp_path, "Prüfung", count=3)
+    picture(tmp_path / "train" / "stray.png")
+    notes = notes_of(tmp_path)
+    assert "not used in" in notes
+    assert "Prüfung/ (with folders of the same names as train/)" in notes
+    assert (
+        f"files beside the classes of {tmp_path / 'train'} belong to none and are not read: stray.png"
+        in notes
+    )
+    assert f"{tmp_path} has no test/" in notes
+
+
+def test_a_link_to_itself_and_a_class_of_another_format(tmp_path: Path) -> None:
+    tree(tmp_path)
+    own = tmp_path / "train" / "cat" / "self.png"
+    own.symlink_to(own)
+    assert "1 links lead nowhere: self.png" in notes_of(tmp_path)
+    for k in range(6):
+        (tmp_path / "train" / "eel").mkdir(exist_ok=True)
+        (tmp_path / "train" / "eel" / f"{k}.heic").write_bytes(b"x")
+    refused(tmp_path, r"eel holds no image of a format that is read, but \.heic \(6\)")
+
+
+def test_a_class_of_broken_images_alone_says_so(tmp_path: Path) -> None:
+    tree(tmp_path)
+    for file in (tmp_path / "train" / "cat").iterdir():
+        file.write_bytes(b"x")
+    with pytest.raises(
+        DataError, match=r"no image of class 'cat'.*12 images that cannot be read were skipped"
+    ):
+        load_dataset(f"folder:{tmp_path}", skip_broken=True)
+
+
+def test_what_of_a_file_is_not_read_is_reported(tmp_path: Path) -> None:
+    tree(tmp_path)
+    pages = [Image.fromarray(np.full((8, 10, 3), 50 * k, np.uint8)) for k in range(3)]
+    pages[0].save(tmp_path / "train" / "cat" / "pages.tif", save_all=True, append_images=pages[1:])
+    values = (np.arange(8 * 10 * 3).reshape(8, 10, 3) * 200).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    header = (10).to_bytes(4, "big") + (8).to_bytes(4, "big") + bytes((16, 2, 0, 0, 0))  # 16 bits, RGB
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    wide = b"".join(
+        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+        for kind, data in chunks
+    )
+    (tmp_path / "train" / "dog" / "wide.png").write_bytes(b"\x89PNG\r\n\x1a\n" + wide)
+    images = load_dataset(f"folder:{tmp_path}")
+    notes = "\n".join(images.notes)
+    assert "1 files hold several images or pages, of which the first is read" in notes
+    assert "1 colour images have 16 bits a channel, of which the upper 8 are read" in notes
+    assert np.array_equal(images.images[-1].numpy(), (values // 256).astype(np.uint8).transpose(2, 0, 1))
+
+
 def test_other_extensions_that_are_photos(tmp_path: Path) -> None:
     tree(tmp_path)
     photo = tmp_path / "train" / "cat" / "photo.jpg"

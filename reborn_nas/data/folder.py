@@ -2,66 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import re
-import unicodedata
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from reborn_nas.data.decode import BrokenImagesError, decode
 from reborn_nas.data.images import PAPER_AUGMENTATION, Augmentation, ImageSet, assemble
+from reborn_nas.data.listing import (
+    PARTS,
+    Listing,
+    class_names,
+    list_files,
+    not_used,
+    once,
+    part_folders,
+    some,
+)
 from reborn_nas.data.parts import plan_parts
 from reborn_nas.errors import DataError
-
-EXTENSIONS = frozenset((
-    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
-    ".pbm", ".pnm", ".pfm", ".tga", ".jp2", ".j2k", ".avif",
-))  # fmt: skip
-"""What Pillow decodes by itself. A file with another extension is reported and not read."""
-
-_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-    "eval": "unclear",
-    "evaluation": "unclear",
-    "holdout": "unclear",
-}
-_FILLERS = frozenset(("", "data", "dataset", "images", "image", "imgs", "img", "part", "seg", "set", "split"))
-_PARTS = ("train", "validation", "test")
-_SHOWN = 5
-
-
-@dataclass
-class _Listing:
-    """What a folder holds: files in a fixed order, their labels, the part of each, and what is not used."""
-
-    files: list[Path] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    parts: list[str] = field(default_factory=list)
-    links: int = 0
-    loops: list[str] = field(default_factory=list)
-    dangling: list[str] = field(default_factory=list)
-    others: Counter[str] = field(default_factory=Counter)
-
-    def without(self, dropped: set[Path]) -> _Listing:
-        """The listing without these files."""
-        kept = [k for k, file in enumerate(self.files) if file not in dropped]
-        return replace(
-            self,
-            files=[self.files[k] for k in kept],
-            labels=[self.labels[k] for k in kept],
-            parts=[self.parts[k] for k in kept],
-        )
 
 
 def load_folder(
@@ -94,10 +53,10 @@ def load_folder(
     root = Path(path).expanduser()
     if not root.is_dir():
         raise DataError(f"data set {name!r}: there is no folder {root}; it should hold train/<class>/…")
-    roots, notes = _part_folders(name, root)
-    classes, hidden = _class_names(name, roots)
-    listing = _once(name, _list(name, roots, classes), notes)
-    notes += hidden + _not_used(listing)
+    roots, notes = part_folders(name, root)
+    classes, hidden = class_names(name, roots)
+    listing = once(name, list_files(name, roots, classes), notes)
+    notes += hidden + not_used(listing)
     broken: list[Path] = []
     while True:
         try:
@@ -107,7 +66,7 @@ def load_folder(
                 raise
             notes = notes[: len(notes) - bool(broken)]
             broken += error.files
-            notes.append(f"{len(broken)} images that cannot be read were skipped: {_some(broken)}")
+            notes.append(f"{len(broken)} images that cannot be read were skipped: {some(broken)}")
             listing = listing.without(set(error.files))
         except DataError as error:
             if not broken:
@@ -120,7 +79,7 @@ def _read(
     root: Path,
     roots: Mapping[str, Path],
     classes: Sequence[str],
-    listing: _Listing,
+    listing: Listing,
     known: Sequence[str],
     image_size: tuple[int, int] | None,
     seed: int,
@@ -132,7 +91,7 @@ def _read(
     labels = torch.tensor(listing.labels, dtype=torch.int64)
     where = {
         part: torch.tensor([k for k, own in enumerate(listing.parts) if own == part], dtype=torch.int64)
-        for part in _PARTS
+        for part in PARTS
     }
     parts = plan_parts(
         labels,
@@ -158,297 +117,3 @@ def _read(
 
     augmentation = Augmentation(PAPER_AUGMENTATION.crop_padding, True if flip is None else flip)
     return assemble(name, pixels, labels, classes, parts, augmentation, notes)
-
-
-# -- parts ----------------------------------------------------------------------------------------------------
-
-
-def _part_folders(name: str, root: Path) -> tuple[dict[str, Path], list[str]]:
-    """The folder of each part, and notes."""
-    entries = _entries(root)
-    folders = [entry.name for entry in entries if _is_folder(entry)]
-    found: dict[str, list[str]] = {part: [] for part in (*_PARTS, "unclear")}
-    for folder in folders:
-        part = _part_of(folder)
-        if part is not None:
-            found[part].append(folder)
-    if _are_classes(root, folders, found["train"]):
-        _check_classes(name, root, folders)
-        return {"train": root}, [f"{root} has no train/; its folders are taken as the classes"]
-    for entry in entries:
-        if _is_dangling(entry) and _part_of(entry.name):
-            raise DataError(f"data set {name!r}: the link {entry.path} leads nowhere; mend it or remove it")
-    for part, several in found.items():
-        names = " and ".join(f"{folder}/" for folder in several)
-        if part == "unclear" and several:
-            raise DataError(
-                f"data set {name!r}: {root} has {names}, which may be for validation or for the test; rename it to "
-                "val/ or test/"
-            )
-        if len(several) > 1:
-            raise DataError(f"data set {name!r}: {root} has {names} for {part}; keep one of them")
-    roots = {part: root / found[part][0] for part in _PARTS if found[part]}
-    if "train" not in roots:
-        names = ", ".join(f"{folder.name}/" for folder in roots.values())
-        raise DataError(
-            f"data set {name!r}: {root} has {names} but no train/; put the training images into train/<class>/…"
-        )
-    used = {folder.name for folder in roots.values()}
-    own = set(_folders(roots["train"]))
-    unused = []
-    for entry in entries:
-        if entry.name not in used:
-            alike = " (with folders of the same names as train/)" if _shares(entry, own) else ""
-            unused.append(f"{entry.name}/{alike}" if _is_folder(entry) else entry.name)
-    return roots, [f"not used in {root}: {_some(unused)}"] if unused else []
-
-
-def _shares(entry: os.DirEntry[str], classes: set[str]) -> bool:
-    """Whether a folder holds two of the classes, as another part would."""
-    return _is_folder(entry) and len(classes.intersection(_folders(Path(entry.path)))) > 1
-
-
-def _part_of(folder: str) -> str | None:
-    """The part that a folder is named after: `Train`, `test_set`, `val2017`; None for other names."""
-    words = [word for word in re.split(r"[^a-z]+", folder.casefold()) if word not in _FILLERS]
-    return _WORDS.get(words[0].removesuffix("set")) if len(words) == 1 else None
-
-
-def _are_classes(root: Path, folders: Sequence[str], train: Sequence[str]) -> bool:
-    """Whether the folders are classes: none is named after a part, or those that are hold images, not classes.
-
-    `train/` beside `car/` and `plane/` is a class, if it holds no folders.
-    """
-    named = [folder for folder in folders if _part_of(folder) is not None]
-    if not named:
-        return True
-    plain = len(folders) - len(named) >= 1
-    return plain and not any(_folders(root / folder) for folder in named) and bool(train or len(folders) > 2)
-
-
-def _check_classes(name: str, root: Path, folders: Sequence[str]) -> None:
-    """Refuse folders that look like parts with names of their own: they hold the same sub-folders."""
-    owner: dict[str, str] = {}
-    for folder in folders:
-        inner = _folders(root / folder)
-        for other in dict.fromkeys(owner[own] for own in inner if own in owner):
-            shared = [own for own in inner if owner.get(own) == other]
-            if len(shared) > 1:
-                raise DataError(
-                    f"data set {name!r}: {other}/ and {folder}/ in {root} both hold {_some(shared)}; if they are "
-                    "parts, rename them to train/, val/ or test/; if they are classes, put them into train/"
-                )
-        owner.update({own: folder for own in inner if own not in owner})
-
-
-# -- classes --------------------------------------------------------------------------------------------------
-
-
-def _class_names(name: str, roots: dict[str, Path]) -> tuple[tuple[str, ...], list[str]]:
-    """The folders in train/, sorted, and notes; every other part must have exactly these."""
-    train = roots["train"]
-    classes = tuple(_folders(train))
-    if len(classes) < 2:
-        found = f"only {classes[0]!r}" if classes else "none"
-        inner = f"; if the data set lies in it, give folder:{train / classes[0]}" if classes else ""
-        raise DataError(
-            f"data set {name!r}: {train} should hold a folder for each of at least two classes, found {found} "
-            f"(hidden folders do not count){inner}"
-        )
-    _check_names(name, train, classes)
-    notes = []
-    for part, root in roots.items():
-        names = set(_folders(root))
-        extra, missing = sorted(names - set(classes)), sorted(set(classes) - names)
-        if extra or missing:
-            words = [f"lacks {', '.join(map(_shown, missing))}"] * bool(missing)
-            words += [f"has {', '.join(map(_shown, extra))}, which train/ has not"] * bool(extra)
-            raise DataError(
-                f"data set {name!r}: the {part} part {root} {' and '.join(words)}; classes must agree"
-                + _same_but(missing, extra)
-            )
-        hidden = [
-            f"{entry.name}/" for entry in _all_entries(root) if entry.name[0] == "." and _is_folder(entry)
-        ]
-        if hidden:
-            notes.append(f"hidden folders in {root} are not classes: {_some(hidden)}")
-        for entry in _entries(root):
-            if _is_dangling(entry):
-                raise DataError(
-                    f"data set {name!r}: the link {entry.path} leads nowhere; mend it or remove it"
-                )
-        if beside := [entry.name for entry in _entries(root) if not _is_folder(entry)]:
-            notes.append(
-                f"files beside the classes of {root} belong to none and are not read: {_some(beside)}"
-            )
-    return classes, notes
-
-
-def _check_names(name: str, train: Path, classes: Sequence[str]) -> None:
-    seen: dict[str, str] = {}
-    for own in classes:
-        try:
-            own.encode()
-        except UnicodeEncodeError:
-            raise DataError(
-                f"data set {name!r}: the class folder {os.fsencode(own)!r} in {train} has a name that is not UTF-8; "
-                "rename it"
-            ) from None
-        plain = unicodedata.normalize("NFC", own)
-        if plain in seen:
-            raise DataError(
-                f"data set {name!r}: {train} has two class folders {own!r} whose names differ only in how Unicode "
-                "composes their letters (NFC and NFD); merge them"
-            )
-        seen[plain] = own
-
-
-def _same_but(missing: Sequence[str], extra: Sequence[str]) -> str:
-    """A hint where the names differ in case or in the composition of their letters alone."""
-    composed = {unicodedata.normalize("NFC", own) for own in missing}
-    if any(unicodedata.normalize("NFC", own) in composed for own in extra):
-        return " (these names look alike: one has composed letters, NFC, the other decomposed ones, NFD; rename one)"
-    if {own.casefold() for own in missing} & {own.casefold() for own in extra}:
-        return " (upper and lower case count)"
-    return ""
-
-
-# -- files ----------------------------------------------------------------------------------------------------
-
-
-def _list(name: str, roots: dict[str, Path], classes: Sequence[str]) -> _Listing:
-    listing = _Listing()
-    for part, root in roots.items():
-        for label, own in enumerate(classes):
-            before, others = len(listing.files), Counter(listing.others)
-            for file in _walk(root / own, listing, frozenset((_identity(root), _identity(root / own)))):
-                listing.files.append(file)
-                listing.labels.append(label)
-                listing.parts.append(part)
-            listing.links += (root / own).is_symlink()
-            if len(listing.files) == before and (unread := listing.others - others):
-                raise DataError(
-                    f"data set {name!r}: {root / own} holds no image of a format that is read, but "
-                    f"{_kinds(unread)}; convert these, such as to PNG"
-                )
-        listing.links += root.is_symlink()
-    return listing
-
-
-def _walk(folder: Path, listing: _Listing, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
-    """Image files under `folder`, in an order that depends on their names only.
-
-    Args:
-        above: the folders around it, so that a link back to one of them is no loop.
-    """
-    for entry in _entries(folder):
-        listing.links += entry.is_symlink()
-        if _is_folder(entry):
-            inner = Path(entry.path)
-            own = _identity(inner)
-            if own in above:
-                listing.loops.append(_shown(entry.name))
-            else:
-                yield from _walk(inner, listing, above | {own})
-        elif _is_dangling(entry):
-            listing.dangling.append(_shown(entry.name))
-        elif _is_file(entry) and Path(entry.name).suffix.lower() in EXTENSIONS:
-            yield Path(entry.path)
-        else:  # no image, or a pipe or device, which would block or never end
-            listing.others[Path(entry.name).suffix.lower() or "without extension"] += 1
-
-
-def _once(name: str, listing: _Listing, notes: list[str]) -> _Listing:
-    """Each file once, where links may lead to one file twice."""
-    if not listing.links:
-        return listing
-    notes.append(f"{listing.links} symbolic links were followed")
-    first: dict[tuple[int, int], int] = {}
-    again: set[Path] = set()
-    for k, file in enumerate(listing.files):
-        j = first.setdefault(_identity(file), k)
-        if j == k:
-            continue
-        if (listing.labels[j], listing.parts[j]) != (listing.labels[k], listing.parts[k]):
-            raise DataError(
-                f"data set {name!r}: {listing.files[j]} and {file} are one file, by a link, in two classes or parts; "
-                "remove one of them"
-            )
-        again.add(file)
-    if again:
-        notes.append(f"{len(again)} images are reached twice by links, and count once")
-    return listing.without(again)
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    return status.st_dev, status.st_ino
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in `folder` by name, without hidden entries."""
-    return [entry for entry in _all_entries(folder) if not entry.name.startswith(".")]
-
-
-def _all_entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"folder {folder} cannot be read: {error.strerror or error}") from error
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a folder, or a link to one; a link to itself is nothing."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:
-        return False
-
-
-def _is_dangling(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() and not os.path.exists(entry.path)
-
-
-def _folders(folder: Path) -> list[str]:
-    return [entry.name for entry in _entries(folder) if _is_folder(entry)]
-
-
-def _not_used(listing: _Listing) -> list[str]:
-    notes = []
-    if listing.loops:
-        notes.append(f"links to a folder around them were not followed: {_some(listing.loops)}")
-    if listing.dangling:
-        notes.append(f"{len(listing.dangling)} links lead nowhere: {_some(listing.dangling)}")
-    if listing.others:
-        notes.append(
-            f"{listing.others.total()} files that are not images of a known format were not read: "
-            + _kinds(listing.others)
-        )
-    return notes
-
-
-def _kinds(others: Counter[str]) -> str:
-    """`.heic (6), .txt (1)`."""
-    return _some([f"{kind} ({count})" for kind, count in sorted(others.items())])
-
-
-def _some(names: Sequence[object]) -> str:
-    """The first few names."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(_shown(str(name)) for name in names[:_SHOWN]) + more
-
-
-def _shown(name: str) -> str:
-    """A name that can be printed, whatever bytes the file system has."""
-    return os.fsencode(name).decode("utf-8", "replace")

@@ -104,6 +104,13 @@ def train(
         folder=None if run is None else Path(run),
         **network,
     )
+    start = known.get("checkpoint") or ("the library's published weights" if known.get("pretrained") else "")
+    if start and not job.parent.given:
+        way = "--pretrained" if known.get("pretrained") else f"--checkpoint {start}"
+        notes = (
+            *notes,
+            f"the run's trainings started from {start}, these start from random weights; {way} repeats that",
+        )
     for note in (*notes, f"trainings are kept in {job.folder}; the same command goes on where it stopped"):
         if say is not None:
             say(note)

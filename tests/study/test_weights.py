@@ -8,10 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from reborn_nas.api import train
 from reborn_nas.architecture import Choice
 from reborn_nas.backbone import build, resolve
 from reborn_nas.errors import ConfigError
 from reborn_nas.study.plan.designs import Run
+from reborn_nas.study.search import run_search
 from reborn_nas.study.setup.resolve import make_workbench
 from reborn_nas.study.trainer.objective import Objective
 from tests.study.test_run import tiny
@@ -63,3 +65,24 @@ def test_what_does_not_fit_or_is_undone_is_refused(tmp_path: Path, checkpoint: P
     refused("draws all weights anew", init="kaiming")
     refused("one set of weights; leave out pretrained", pretrained=True)
     refused("one set of weights; leave out init: parent", init="parent")
+
+
+@pytest.mark.slow
+def test_a_retraining_says_that_it_starts_elsewhere(tmp_path: Path, checkpoint: Path) -> None:
+    run = run_search(tiny(tmp_path / "run", **NETWORK, checkpoint=checkpoint))
+    for given, expected in ((None, True), (checkpoint, False)):
+        said: list[str] = []
+        train(
+            run.folder,
+            tmp_path / f"out{expected}",
+            trial="candidate",
+            seeds=1,
+            checkpoint=given,
+            overrides={"epochs": 1},
+            run=tmp_path / f"kept{expected}",
+            say=said.append,
+        )
+        assert (
+            any(f"started from {checkpoint}, these start from random weights" in note for note in said)
+            == expected
+        )

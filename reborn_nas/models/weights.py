@@ -38,12 +38,18 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], classifiers: tu
     fresh = sorted(k for k in heads if k not in given or given[k].shape != own[k].shape)
     kept = {key: value for key, value in given.items() if key not in fresh}
     notes += _adapt_first_layer(model, kept)
-    faults = [f"lacks {key}" for key in own if key not in kept and key not in fresh]
+    counters = {key for key in own if key.endswith("num_batches_tracked")}  # torch had none before 0.4.1
+    faults = [f"lacks {key}" for key in own if key not in kept and key not in fresh and key not in counters]
     faults += [f"has {key}, which the backbone has not" for key in kept if key not in own]
     faults += [
         f"{key} is {tuple(kept[key].shape)}, not {tuple(own[key].shape)}"
         for key in own
         if key in kept and kept[key].shape != own[key].shape
+    ]
+    faults += [
+        f"holds {key} as {kept[key].dtype}, not as floating-point numbers"
+        for key in own
+        if key in kept and own[key].is_floating_point() and not kept[key].is_floating_point()
     ]
     if faults:
         more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""

@@ -18,6 +18,7 @@ from reborn_nas.cli.main import main
 from reborn_nas.errors import TrainingError
 from reborn_nas.export import Parent, export_trained, prepare, retrain
 from reborn_nas.export.parent import make_start
+from reborn_nas.models.weights import load_weights
 from reborn_nas.training import Recipe, evaluate, train
 from tests.training.toys import squares
 
@@ -292,6 +293,22 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
             init="preserve",
             seed=0,
         )
+
+
+def test_quantised_weights_are_refused_and_counters_may_be_absent(tmp_path: Path) -> None:
+    spec = resolve(ARCHITECTURE.backbone, input_size=(1, 8, 8), num_classes=4)
+    architecture, parent = ARCHITECTURE.with_backbone(spec), build(spec, seed=9).eval()
+    state = parent.state_dict()
+    name = next(key for key in state if key.endswith("weight"))
+    save_file({**state, name: state[name].to(torch.int8)}, tmp_path / "int.safetensors")
+    with pytest.raises(TrainingError, match=rf"holds {name} as torch\.int8"):
+        make_start(architecture, Parent(checkpoint=tmp_path / "int.safetensors"), init="preserve", seed=0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    own = network.state_dict()
+    old = {key: value + 1 for key, value in own.items() if "num_batches" not in key}
+    torch.save(old, tmp_path / "old.pth")
+    assert load_weights(network, tmp_path / "old.pth", ()) == []
+    assert all(torch.equal(network.state_dict()[key], value) for key, value in old.items())
 
 
 def test_a_missing_classifier_and_other_channels_are_reported(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -15,6 +16,28 @@ TWICE = (
     "rules:\n  - sites: [features.conv1.act]\n    exclude: true\nchoices: [relu, reborn]\nchoices: [relu]\n"
 )
 STAGES = "choices: [relu, reborn]\nrules:\n  - sites: [0]\n    exclude: true\n"
+
+NETWORK = """
+import torch
+from torch import nn
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act, self.last = nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1)
+
+    def forward(self, left, right):
+        return self.last(self.act(self.conv(torch.cat([left, right], 1))))
+
+
+def make():
+    return Pair()
+
+
+def example():
+    return torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 8)
+"""
 
 MISTAKES = [
     ("serach", ["'serach'", "did you mean search?"]),
@@ -65,6 +88,12 @@ MISTAKES = [
     ("report runs/none", ["runs/none"]),
     ("dashboard runs/none --port 99999", ["port", "65535", "99999"]),
     ("sites --input-size big", ["'big'", "32 or 3x32x32"]),
+    ("sites --backbone resnet18 --example-inputs net.py:example", ["resnet18", "--input-size"]),
+    ("sites --backbone net.py:make --example-inputs net.py:exampl", ["'exampl'", "did you mean example?"]),
+    (
+        "sites --backbone net.py:make --example-inputs net.py:example --input-size 8",
+        ["so leave --input-size out"],
+    ),
     ("worker --study mine", ["--storage"]),
     ("spaces papre", ["papre", "paper"]),
 ]
@@ -90,6 +119,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "sites": STAGES,
     }.items():
         (tmp_path / f"{name}.yaml").write_text(text)
+    (tmp_path / "net.py").write_text(NETWORK)
     return tmp_path
 
 
@@ -109,6 +139,12 @@ def test_a_mistake_is_answered(
     assert "Traceback" not in said.err
     assert len(said.err) < 2000, "a page of usage would hide the message"
     assert set(os.listdir(desk)) == before
+
+
+def test_sites_of_a_network_with_several_inputs(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sites", "--backbone", "net.py:make", "--example-inputs", "net.py:example", "--json"]) == 0
+    sites = json.loads(capsys.readouterr().out)["sites"]
+    assert [(site["name"], site["shape"]) for site in sites] == [("act", [4, 8, 8])]
 
 
 def test_nothing_at_all_is_a_wish_for_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,11 @@ def test_every_fault_is_listed_with_its_place() -> None:
     assert "did you mean fast" in text
 
 
+def test_one_device_and_a_list_of_devices_contradict_each_other() -> None:
+    with pytest.raises(ConfigError, match="devices names cpu, so leave out device cuda:0"):
+        StudyConfig(device="cuda:0", devices=["cpu"])
+
+
 def test_a_file_and_what_overrides_it(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("description: words\ntrials: 12\nepochs: 3\ntimeout: 2h\n")

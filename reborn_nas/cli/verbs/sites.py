@@ -9,14 +9,16 @@ from contextlib import redirect_stdout
 from typing import Any
 
 import reborn_nas as rn
-from reborn_nas.architecture import Choice
+from reborn_nas.architecture import BackboneSpec, Choice
 from reborn_nas.cli.arguments import add_backbone, input_size
 from reborn_nas.cli.show import count_text, print_table
+from reborn_nas.errors import ConfigError
 from reborn_nas.heavy import import_networks
 
 EXAMPLES = """  reborn-nas sites --backbone resnet34
   reborn-nas sites --backbone torchvision:googlenet --input-size 3x224x224 --verbose
   reborn-nas sites --backbone my_net.py:make_model --input-size 1x28x28 --json
+  reborn-nas sites --backbone seg.py:make --example-inputs seg.py:example
 """
 
 
@@ -24,7 +26,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     add_backbone(parser, default="convnet5")
     parser.add_argument(
-        "--input-size", type=input_size, default=(3, 32, 32), metavar="CxHxW", help="default 3x32x32"
+        "--input-size",
+        "--image-size",
+        type=input_size,
+        metavar="CxHxW",
+        help="224 or 1x28x28; default 3x32x32",
+    )
+    parser.add_argument(
+        "--example-inputs",
+        metavar="FUNCTION",
+        help="file.py:function that returns what the network takes, where that is not one batch of images",
     )
     parser.add_argument("--num-classes", type=int, metavar="N", help="the network's own by default")
     parser.add_argument(
@@ -37,14 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Find the sites and print them."""
     import_networks()
     with redirect_stdout(sys.stderr):  # what the network itself prints is no part of the answer
-        spec = rn.backbone.resolve(
-            args.backbone,
-            input_size=args.input_size,
-            num_classes=args.num_classes,
-            stem=args.stem,
-            arguments=dict(args.model_arg),
-        )
-        found = rn.backbone.discover(rn.backbone.build(spec, device="meta"), spec.input_size)
+        spec, found = _discover(args)
         rows = [site_row(site) for site in found.sites]
     sites, others = found.sites, found.others if args.verbose or not found.sites else ()
     if args.json:
@@ -61,6 +65,32 @@ def run(args: argparse.Namespace) -> int:
         print(note)
     _print(spec, sites, rows, others, args.verbose)
     return 0
+
+
+def _discover(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The network's spec, and its sites and other activations."""
+    from reborn_nas.study.setup.own import file_spec, load_function, make_example
+
+    if args.example_inputs is None:
+        spec = rn.backbone.resolve(
+            args.backbone,
+            input_size=args.input_size or (3, 32, 32),
+            num_classes=args.num_classes,
+            stem=args.stem,
+            arguments=dict(args.model_arg),
+        )
+        return spec, rn.backbone.discover(rn.backbone.build(spec, device="meta"), spec.input_size)
+    for name in ("input_size", "stem", "num_classes"):
+        if getattr(args, name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag}: --example-inputs shows what the network takes, so leave {flag} out")
+    if BackboneSpec(args.backbone).library != "file":
+        raise ConfigError(
+            f"--example-inputs: {args.backbone} takes one batch of images; give its size with --input-size"
+        )
+    example = make_example(load_function(args.example_inputs, "example_inputs"), args.example_inputs)
+    spec = file_spec(args.backbone, example, dict(args.model_arg))
+    return spec, rn.backbone.discover(rn.backbone.build(spec, device="meta"), example_inputs=example)
 
 
 def site_row(site: Any) -> dict[str, Any]:

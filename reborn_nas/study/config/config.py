@@ -145,6 +145,14 @@ class StudyConfig(Fields):
         return self
 
     @model_validator(mode="after")
+    def _check_device(self) -> StudyConfig:
+        if self.devices and self.device != "auto":
+            raise ValueError(
+                f"device: is for one device; devices names {', '.join(self.devices)}, so leave out device {self.device}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_recipe(self) -> StudyConfig:
         from reborn_nas.training import get_recipe
 

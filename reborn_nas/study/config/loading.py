@@ -30,18 +30,13 @@ def load_config(path: str | Path | None = None, **overrides: Any) -> StudyConfig
     given = renamed({key: value for key, value in overrides.items() if value is not None})
     settings |= given
     try:
-        config = StudyConfig(**settings)
+        return StudyConfig(**settings)
     except ConfigError as error:
         faults = [
             fault if fault.split(":", 1)[0].split("[")[0] in given else place + fault
             for fault in error.faults
         ]
         raise ConfigError("the study's configuration has faults:", faults) from None
-    if config.devices and config.device != "auto":
-        raise ConfigError(
-            f"device: is for one device; devices names {', '.join(config.devices)}, so leave out device {config.device}"
-        )
-    return config
 
 
 def shipped_studies() -> dict[str, Path]:

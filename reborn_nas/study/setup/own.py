@@ -23,7 +23,7 @@ from reborn_nas.study.setup.workbench import OwnTraining
 if TYPE_CHECKING:
     from reborn_nas.study.config.config import StudyConfig
 
-__all__ = ["load_function", "make_own", "own_spec", "refuse_unnamed"]
+__all__ = ["file_spec", "load_function", "make_example", "make_own", "own_spec", "refuse_unnamed"]
 
 
 def refuse_unnamed(config: StudyConfig) -> None:
@@ -152,6 +152,14 @@ def _example(config: StudyConfig, found: Mapping[str, Any]) -> Any:
                 "returns it, such as torch.zeros(2, 3, 64, 64), a tuple of arguments, or a dict of keywords"
             )
         return None
+    return make_example(given, str(config.example_inputs))
+
+
+def make_example(given: Any, name: str) -> Any:
+    """What the function `given` returns as an example of a network's inputs, or `given` itself where it is one.
+
+    Raises ConfigError, with the function's name.
+    """
     if not callable(given) or isinstance(given, torch.Tensor):
         return given
     try:
@@ -159,13 +167,9 @@ def _example(config: StudyConfig, found: Mapping[str, Any]) -> Any:
             torch.manual_seed(0)
             made = given()
     except Exception as error:
-        raise ConfigError(
-            f"example_inputs: {config.example_inputs} failed: {type(error).__name__}: {error}"
-        ) from error
+        raise ConfigError(f"example_inputs: {name} failed: {type(error).__name__}: {error}") from error
     if made is None:
-        raise ConfigError(
-            f"example_inputs: {config.example_inputs} returned None, not an example of the inputs"
-        )
+        raise ConfigError(f"example_inputs: {name} returned None, not an example of the inputs")
     return made
 
 
@@ -192,9 +196,15 @@ def own_spec(config: StudyConfig, own: OwnTraining, arguments: Mapping[str, Any]
             arguments=given or None,
             pretrained=config.pretrained,
         )
+    return file_spec(config.backbone, own.example, given)
+
+
+def file_spec(source: str, example: Any, arguments: Mapping[str, Any]) -> BackboneSpec:
+    """The spec of a network that `source`, as file.py:factory, makes and `example` runs; nothing is probed."""
+    spec = BackboneSpec(source)
     load_factory(spec.source)
     digest = files_of(split_source(spec.source)[0]).digest
-    return BackboneSpec(spec.source, given, _size_of(own.example), 0, "original", digest)
+    return BackboneSpec(spec.source, dict(arguments), _size_of(example), 0, "original", digest)
 
 
 def _size_of(example: Any) -> tuple[int, int, int]:

@@ -1,16 +1,15 @@
 """Data sets by name, the use of every image, and batches on the device."""
 
-from reborn_nas.data.augment import Offsets, crop_flip, draw_offsets
-from reborn_nas.data.datasets import dataset_names, load_dataset
-from reborn_nas.data.images import (
+from reborn_nas.data.augment import (
     NO_AUGMENTATION,
     PAPER_AUGMENTATION,
     Augmentation,
-    ImageSet,
-    Split,
-    resize,
-    split,
+    Offsets,
+    crop_flip,
+    draw_offsets,
 )
+from reborn_nas.data.datasets import dataset_names, load_dataset
+from reborn_nas.data.images import ImageSet, Split, resize, split
 from reborn_nas.data.parts import Parts, draw_stratified, plan_parts
 from reborn_nas.data.resident import Resident
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from reborn_nas.data.images import NO_AUGMENTATION, Augmentation, ImageSet, assemble, resize
+from reborn_nas.data.augment.settings import NO_AUGMENTATION, Augmentation
+from reborn_nas.data.images import ImageSet, assemble, resize
 from reborn_nas.data.parts import plan_parts
 
 PART = 360

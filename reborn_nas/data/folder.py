@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
+from reborn_nas.data.augment.settings import PAPER_AUGMENTATION, Augmentation
 from reborn_nas.data.decode import BrokenImagesError, decode
-from reborn_nas.data.images import PAPER_AUGMENTATION, Augmentation, ImageSet, assemble
+from reborn_nas.data.images import ImageSet, assemble
 from reborn_nas.data.listing import (
     PARTS,
     Listing,

@@ -9,34 +9,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from reborn_nas.data.augment.settings import Augmentation
 from reborn_nas.data.parts import Parts, draw_stratified
 from reborn_nas.errors import DataError
 from reborn_nas.seeds import derive_seed
 
 _CHUNK = 1 << 24  # pixels handled at once, so that the float copies of a large set stay small
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """What is done to a training image each time it is shown.
-
-    Args:
-        crop_padding: black pixels added on each side before a random crop back to the size; 0 is no crop.
-        flip: mirror left-right with probability 1/2.
-    """
-
-    crop_padding: int = 0
-    flip: bool = False
-
-    @property
-    def active(self) -> bool:
-        """Whether anything is done at all."""
-        return self.crop_padding > 0 or self.flip
-
-
-NO_AUGMENTATION = Augmentation()
-PAPER_AUGMENTATION = Augmentation(crop_padding=4, flip=True)
-"""Sec. 4.3 of the paper: 4 circles of 0 pixels around the image, a random cut, a flip with probability 1/2."""
 
 
 @dataclass(frozen=True, eq=False)

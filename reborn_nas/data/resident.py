@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from reborn_nas.data.augment import Offsets, crop_flip, draw_offsets
-from reborn_nas.data.images import Augmentation, ImageSet
+from reborn_nas.data.augment import Augmentation, Draws
+from reborn_nas.data.images import ImageSet
 from reborn_nas.seeds import derive_seed, generator
 
 SHARE = 0.5
@@ -55,6 +55,8 @@ class Resident:
         self.streamed = _too_large(images, self.device) if streamed is None else streamed
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self._indices = indices
+        if self.augmentation.by_image and self.device.type != "cpu":
+            self.streamed = True  # these images are changed on the host
         if self.streamed:
             self._source, self._labels = images.images, images.labels
             cuda = self.device.type == "cuda"
@@ -62,6 +64,7 @@ class Resident:
         else:
             self._source, self._labels = _place(images, self.device)
         C, H, W = images.input_size
+        self._size, self._mean = (H, W), images.mean
         # (pixel / 255 − mean) / std = pixel · scale + shift
         mean, std = torch.tensor(images.mean), torch.tensor(images.std)
         self._scale = (1 / (255 * std)).view(1, C, 1, 1).to(self.device)
@@ -81,11 +84,10 @@ class Resident:
         """
         order = torch.randperm(len(self), generator=generator(derive_seed(seed, "order", epoch)))
         rows = self._indices[order[: sum(sizes)]]
-        offsets = None
+        draws = None
         if self.augmentation.active:
-            draws = generator(derive_seed(seed, "augmentation", epoch))
-            offsets = draw_offsets(len(rows), self.augmentation, draws)
-        return self._batches(rows, offsets, sizes)
+            draws = Draws(len(rows), self.augmentation, self._size, self._mean, seed=seed, epoch=epoch)
+        return self._batches(rows, draws, sizes)
 
     def ordered(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """All images once, in the order of the indices, without augmentation."""
@@ -94,33 +96,35 @@ class Resident:
         return self._batches(self._indices, None, sizes + [rest] * (rest > 0))
 
     def _batches(
-        self, rows: torch.Tensor, offsets: Offsets | None, sizes: list[int]
+        self, rows: torch.Tensor, draws: Draws | None, sizes: list[int]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         groups = _groups(sizes, self._chunk)
         source = self._stream if self.streamed else self._gather
-        for (images, labels), group in zip(source(rows, offsets, [sum(g) for g in groups]), groups):
+        for (images, labels), group in zip(source(rows, draws, [sum(g) for g in groups]), groups):
             first = 0
             for size in group:
                 yield images[first : first + size], labels[first : first + size]
                 first += size
 
     def _gather(
-        self, rows: torch.Tensor, offsets: Offsets | None, sizes: list[int]
+        self, rows: torch.Tensor, draws: Draws | None, sizes: list[int]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         rows = _send(rows, self.device)
-        offsets = offsets.to(self.device, non_blocking=True) if offsets is not None else None
+        draws = draws.to(self.device) if draws is not None else None
         first = 0
         for size in sizes:
             here = slice(first, first + size)
-            yield self._prepare(self._source, rows[here], offsets, here), self._labels[rows[here]]
+            yield self._prepare(self._source, rows[here], draws, here), self._labels[rows[here]]
             first += size
 
     def _stream(
-        self, rows: torch.Tensor, offsets: Offsets | None, sizes: list[int]
+        self, rows: torch.Tensor, draws: Draws | None, sizes: list[int]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        offsets = offsets.to(self.device, non_blocking=True) if offsets is not None else None
+        on_host = draws if draws is not None and draws.on_host else None
+        if draws is not None and on_host is None:
+            draws.to(self.device)
         groups = torch.split(rows, sizes)
-        ahead = self._copy(groups[0]) if groups else None
+        ahead = self._copy(groups[0], on_host, 0) if groups else None
         first = 0
         for k, size in enumerate(sizes):
             assert ahead is not None
@@ -129,30 +133,43 @@ class Resident:
                 torch.cuda.current_stream(self.device).wait_stream(self._copies)
                 for tensor in (chunk, labels):
                     tensor.record_stream(torch.cuda.current_stream(self.device))
-            images = self._prepare(chunk, torch.arange(size, device=self.device), offsets, here)
+            if on_host is None:
+                images = self._prepare(chunk, torch.arange(size, device=self.device), draws, here)
+            else:
+                images = self._normalised(chunk, draws, here)
             # queued before this chunk is trained on, so that the copy runs beside the training
-            ahead = self._copy(groups[k + 1]) if k + 1 < len(groups) else None
+            ahead = self._copy(groups[k + 1], on_host, first + size) if k + 1 < len(groups) else None
             yield images, labels
             first += size
 
-    def _copy(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _copy(self, rows: torch.Tensor, draws: Draws | None, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A chunk on its way to the device; with `draws` augmented on the host, as at the places from `first` on."""
+        if draws is not None:
+            chunk = draws.pixels(self._source, rows, slice(first, first + len(rows)))
+            chunk = chunk if self._copies is None else chunk.pin_memory()
+        elif self._copies is None:
+            chunk = self._source.index_select(0, rows)
+        else:
+            # the chunk is page-locked, not the set: locking all of a large set could starve the host
+            chunk = torch.empty(len(rows), *self._source.shape[1:], dtype=torch.uint8, pin_memory=True)
+            torch.index_select(self._source, 0, rows, out=chunk)
         if self._copies is None:
-            return self._source.index_select(0, rows).to(self.device), self._labels[rows].to(self.device)
-        # the chunk is page-locked, not the set: locking all of a large set could starve the host
-        chunk = torch.empty(len(rows), *self._source.shape[1:], dtype=torch.uint8, pin_memory=True)
-        torch.index_select(self._source, 0, rows, out=chunk)
+            return chunk.to(self.device), self._labels[rows].to(self.device)
         with torch.cuda.stream(self._copies):
             return chunk.to(self.device, non_blocking=True), _send(self._labels[rows], self.device)
 
     def _prepare(
-        self, source: torch.Tensor, rows: torch.Tensor, offsets: Offsets | None, here: slice
+        self, source: torch.Tensor, rows: torch.Tensor, draws: Draws | None, here: slice
     ) -> torch.Tensor:
-        if offsets is None:
-            batch = source.index_select(0, rows)
-        else:
-            batch = crop_flip(source, rows, offsets[here], self.augmentation.crop_padding)
+        batch = source.index_select(0, rows) if draws is None else draws.pixels(source, rows, here)
+        return self._normalised(batch, draws, here)
+
+    def _normalised(self, batch: torch.Tensor, draws: Draws | None, here: slice) -> torch.Tensor:
         floats = batch.to(torch.float32, memory_format=self.format)
-        return floats.mul_(self._scale).add_(self._shift)
+        floats.mul_(self._scale).add_(self._shift)
+        if draws is not None:
+            draws.finish(floats, here)
+        return floats
 
 
 def _groups(sizes: list[int], limit: int) -> list[list[int]]:

@@ -19,14 +19,8 @@ import numpy as np
 import torch
 import torchvision.datasets
 
-from reborn_nas.data.images import (
-    NO_AUGMENTATION,
-    PAPER_AUGMENTATION,
-    Augmentation,
-    ImageSet,
-    assemble,
-    resize,
-)
+from reborn_nas.data.augment.settings import NO_AUGMENTATION, PAPER_AUGMENTATION, Augmentation
+from reborn_nas.data.images import ImageSet, assemble, resize
 from reborn_nas.data.parts import plan_parts
 from reborn_nas.errors import DataError, blame_machine
 

@@ -18,7 +18,7 @@ from reborn_nas.errors import ConfigError
 from reborn_nas.export.parent import Parent, on_own_path
 from reborn_nas.export.trainings import Retraining, folder_name
 from reborn_nas.models.converted import as_architecture
-from reborn_nas.training import Recipe, resolve_precision
+from reborn_nas.training import Recipe, check_recipe, resolve_precision
 
 __all__ = ["prepare", "read_architecture"]
 
@@ -122,5 +122,6 @@ def prepare(
         said.append("the recipe's initial weights are not drawn: they would undo the parent's")
     recipe = replace(recipe, precision=resolve_precision(recipe.precision, device, template))
     where = folder or Path("runs") / folder_name(chosen, images.name)
+    check_recipe(recipe, images, template)
     job = Retraining(chosen, images, recipe, tuple(seeds), device, where, parent, start, average, found)
     return job, tuple(said)

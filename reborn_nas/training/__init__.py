@@ -12,6 +12,7 @@ from reborn_nas.training.measure.example import example_of, save_example
 from reborn_nas.training.recipe import Recipe, batch_sizes, get_recipe, learning_rates, recipe_names
 from reborn_nas.training.result import Evaluation, TrainingResult
 from reborn_nas.training.step.compiled import second_rung
+from reborn_nas.training.suits import check_recipe
 from reborn_nas.training.weights import draw_weights
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "available_cores",
     "available_memory",
     "batch_sizes",
+    "check_recipe",
     "cpu_has_bf16",
     "cpu_threads",
     "draw_weights",

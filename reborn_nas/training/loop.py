@@ -23,6 +23,8 @@ from reborn_nas.training.device.cpu import kept_heap
 from reborn_nas.training.device.precision import resolve_precision
 from reborn_nas.training.device.selection import check_device, first_line
 from reborn_nas.training.evaluation import Tally
+from reborn_nas.training.losses import class_weights
+from reborn_nas.training.mixing import Mixing
 from reborn_nas.training.optimisers import restore_state, saved_state
 from reborn_nas.training.recipe import Recipe, batch_sizes, learning_rates
 from reborn_nas.training.result import TrainingResult
@@ -37,6 +39,7 @@ from reborn_nas.training.step.graph import (
     StepSnapshot,
 )
 from reborn_nas.training.step.step import TrainingStep
+from reborn_nas.training.suits import check_recipe
 from reborn_nas.training.weights import Average, check_decay, draw_weights
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
@@ -153,7 +156,12 @@ class _Run:
         self.every_epoch = [part for part in evaluate if part in every_epoch]
         self.identity = _identity(images, recipe, self.precision, seed, train_indices, undecayed)
         self.rates = learning_rates(recipe, len(self.sizes))
-        self.step = TrainingStep(model, recipe, self.precision, device, undecayed=undecayed)
+        self.mixing = Mixing(recipe.augment, images.num_classes, seed)
+        check_recipe(recipe, images, model)
+        weights = class_weights(recipe.class_weights, images.labels[train_indices], images.num_classes)
+        self.step = TrainingStep(
+            model, recipe, self.precision, device, undecayed=undecayed, class_weights=weights
+        )
         self.run_step: Step = self.step
         self.tally = Tally(model, self.precision, device)
         self.form = "eager"
@@ -213,7 +221,7 @@ class _Run:
         if recorder is None or self.epoch >= self.recipe.epochs:
             return
         if not self.step.capturable:
-            how = f"optimizer {self.recipe.optimizer} keeps a part of its state in Python"
+            how = f"optimizer {self.recipe.optimizer} reads the device or keeps state in Python"
             self._run_eagerly(f"eager (no CUDA graph: {how})")
             return
         self.tally.release()  # before a capture: a graph that is destroyed later would take workspaces along
@@ -235,9 +243,13 @@ class _Run:
 
     def _first_batches(self) -> list[Batch]:
         """Up to three batches of the size of the first one."""
-        batches = self.data.epoch(self.sizes, seed=self.seed, epoch=0)
+        batches = self.batches(0)
         first = [size for size in self.sizes[:WARM_UP] if size == self.sizes[0]]
         return [batch for batch, _ in zip(batches, first)]
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, as the step takes them."""
+        return self.mixing.batches(self.data.epoch(self.sizes, seed=self.seed, epoch=epoch), epoch)
 
     def _run_eagerly(self, form: str, error: Exception | None = None) -> None:
         if error is not None:
@@ -278,7 +290,7 @@ class _Run:
         _seed(derive_seed(self.seed, "noise", self.epoch))
         self.model.train()
         self.step.loss_sum.zero_()
-        batches = self.data.epoch(self.sizes, seed=self.seed, epoch=self.epoch)
+        batches = self.batches(self.epoch)
         for number, (pictures, labels) in enumerate(batches, start=first):
             self.run_step(pictures, labels)
             if self.average is not None:

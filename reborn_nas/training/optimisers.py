@@ -71,6 +71,7 @@ def make_optimiser(
     weight_decay: float,
     arguments: Mapping[str, Any],
     undecayed: Collection[str],
+    layer_decay: float | None = None,
 ) -> torch.optim.Optimizer:
     """An optimizer for the trainable parameters of `model`.
 
@@ -80,8 +81,13 @@ def make_optimiser(
         nesterov: of sgd.
         arguments: further ones.
         undecayed: names of parameters that weight decay leaves alone.
+        layer_decay: factor of the rate from each layer to the one before it; the groups then carry it as `lr_scale`,
+            by which whoever sets their rates multiplies.
+
+    Raises:
+        TrainingError: a layer decay for a network without `group_matcher`.
     """
-    groups = _groups(model, undecayed)
+    groups = _groups(model, undecayed) if layer_decay is None else _layers(model, undecayed, layer_decay)
     if name == SGD:
         return torch.optim.SGD(
             groups,
@@ -133,6 +139,36 @@ def _groups(model: nn.Module, undecayed: Collection[str]) -> list[dict[str, Any]
     spared = [parameter for name, parameter in named if name in undecayed]
     groups: list[dict[str, Any]] = [{"params": [p for name, p in named if name not in undecayed]}]
     return [*groups, {"params": spared, "weight_decay": 0.0}] if spared else groups
+
+
+def layers_of(model: nn.Module) -> dict[str, int]:
+    """Parameter → its layer from 0 on, by the network's `group_matcher`. Raises TrainingError where it names no two."""
+    from timm.models import group_parameters
+
+    matcher = getattr(model, "group_matcher", None)
+    found = group_parameters(model, matcher(coarse=False), reverse=True) if callable(matcher) else {}
+    if len(set(found.values())) < 2:
+        raise TrainingError(
+            f"layer_decay: {type(model).__name__} has no group_matcher() that names its layers, as timm's networks "
+            "have; train without layer_decay"
+        )
+    return dict(found)
+
+
+def _layers(model: nn.Module, undecayed: Collection[str], layer_decay: float) -> list[dict[str, Any]]:
+    """As timm groups them: the last layer has the whole rate, each before it `layer_decay` times the next one's."""
+    layers = layers_of(model)
+    last = max(layers.values())
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        layer, spared = layers.get(name, last), name in undecayed
+        group = groups.setdefault((layer, spared), {"params": [], "lr_scale": layer_decay ** (last - layer)})
+        group["params"].append(parameter)
+        if spared:
+            group["weight_decay"] = 0.0
+    return list(groups.values())
 
 
 def prepare(optimiser: torch.optim.Optimizer) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
 from reborn_nas.data import Augmentation
+from reborn_nas.data.augment import MIXING, augmentation_faults, policy_faults
 from reborn_nas.errors import ConfigError, unknown_name
+from reborn_nas.training.losses import loss_faults
 from reborn_nas.training.optimisers import optimiser_faults
+from reborn_nas.training.schedules import OWN, schedule_faults, timm_rates
 
-SCHEDULES = ("one_cycle", "step_half", "constant")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 INITS = ("default", "xavier", "kaiming")
 _FIRST_FIELDS = 15
@@ -33,7 +35,8 @@ class Recipe:
         nesterov: of SGD.
         weight_decay: of the optimizer.
         schedule: "one_cycle" rises linearly over the first `warmup` share of the steps, then falls by a cosine
-            to zero; "step_half" divides by ten after half of the epochs (paper, Sec. 4.3); "constant".
+            to zero; "step_half" divides by ten after half of the epochs (paper, Sec. 4.3); "constant"; or timm's
+            "cosine", "tanh", "step", "multistep", "poly", "wsd" and "rsqrt".
         warmup: share of the steps in which "one_cycle" rises.
         label_smoothing: in [0, 1).
         precision: "fp32", "bf16" or "fp16" (autocast; fp16 with loss scaling), or "auto" (`resolve_precision`).
@@ -49,6 +52,17 @@ class Recipe:
         clip_grad: the largest norm of all gradients of a step together; None does not clip.
         ema: decay of a moving average of the weights, in [0, 1); the network ends with the averaged weights, by which
             it is judged in the end. 0 is none.
+        schedule_args: of timm's schedules, as in `timm.scheduler.create_scheduler_v2`: `warmup_epochs`, `min_lr`, …;
+            `epochs` includes a cooldown, further cycles and a warm-up that comes first.
+        layer_decay: factor of the learning rate from each layer to the one before it, by the network's own
+            `group_matcher`; None is the same rate everywhere.
+        loss: "cross_entropy", or "bce", a binary one for each class.
+        loss_args: of "bce": `target_threshold`, `sum`.
+        class_weights: of the cross entropy: "balanced", or a number for each class.
+        augment: what is done to the training images beyond crop and flip, by timm's names: `scale`, `ratio`, `hflip`,
+            `vflip`, `aa`, `color_jitter`, `color_jitter_prob`, `reprob`, `remode`, `recount` of an image
+            (`Augmentation`), and `mixup`, `cutmix`, `cutmix_minmax`, `mixup_prob`, `mixup_switch_prob`, `mixup_mode`,
+            `mixup_off_epoch` of a batch (`Mixing`).
 
     Raises:
         ConfigError: with every value that is out of range.
@@ -74,6 +88,12 @@ class Recipe:
     decay_norms_and_biases: bool = True
     clip_grad: float | None = None
     ema: float = 0.0
+    schedule_args: Mapping[str, Any] = field(default_factory=dict)
+    layer_decay: float | None = None
+    loss: str = "cross_entropy"
+    loss_args: Mapping[str, Any] = field(default_factory=dict)
+    class_weights: str | Sequence[float] | None = None
+    augment: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         faults = [
@@ -84,13 +104,48 @@ class Recipe:
         if self.nesterov is True and self.momentum == 0:
             faults.append("recipe.nesterov needs momentum above 0; set nesterov to false")
         faults += optimiser_faults(self.optimizer, self.optimizer_args)
+        epochs = self.epochs if _whole(1)(self.epochs) else 0
+        faults += schedule_faults(self.schedule, self.schedule_args, epochs)
+        faults += augmentation_faults(self.augment)
+        if isinstance(self.augment, Mapping) and isinstance(self.augment.get("aa"), str):
+            faults += policy_faults(self.augment["aa"])
+        faults += loss_faults(self.loss, self.loss_args, self.class_weights, mixed=self.mixes)
+        faults += self._contradictions()
         if faults:
             raise ConfigError(f"recipe {self.name!r} has faults:", faults)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the images of a batch are mixed."""
+        names = ("mixup", "cutmix", "cutmix_minmax")
+        return isinstance(self.augment, Mapping) and any(self.augment.get(name) for name in names)
+
+    def _contradictions(self) -> Iterator[str]:
+        """Settings that do not go together."""
+        if not isinstance(self.augment, Mapping):
+            return
+        if self.schedule not in OWN and self.warmup != Recipe.warmup:
+            yield f"recipe.warmup belongs to one_cycle; of {self.schedule} it is schedule_args.warmup_epochs"
+        if "scale" in self.augment and self.crop_padding:
+            yield "recipe.crop_padding and augment.scale are two kinds of random crop; leave out one"
+        if "hflip" in self.augment and self.flip is not None:
+            yield "recipe.flip and augment.hflip mirror the same way; leave out one"
+        if self.mixes and self.batch_size == 1:
+            yield "recipe.augment: mixup and cutmix mix the images of a batch, which has one; take batch_size 2"
 
     def augmentation(self, default: Augmentation) -> Augmentation:
         """The data set's augmentation with this recipe's changes."""
         padding = default.crop_padding if self.crop_padding is None else self.crop_padding
-        return Augmentation(padding, default.flip if self.flip is None else self.flip)
+        own: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in self.augment.items()
+            if name not in MIXING
+        }
+        jitter = own.get("color_jitter")
+        if isinstance(jitter, int | float):  # brightness, contrast and saturation, as timm reads one number
+            own["color_jitter"] = (float(jitter),) * 3 if jitter else None
+        flip = default.flip if self.flip is None else self.flip
+        return Augmentation(0 if "scale" in own else padding, flip, **own)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only; `from_dict` restores the recipe. Later fields are left out where they have their defaults,
@@ -140,7 +195,6 @@ _RULES = (
     ("momentum", "in [0, 1)", _real(0, 1, below=True)),
     ("nesterov", "true or false", lambda value: type(value) is bool),
     ("weight_decay", "a number ≥ 0", _real(0, math.inf)),
-    ("schedule", f"one of {', '.join(SCHEDULES)}", _one_of(*SCHEDULES)),
     ("warmup", "in [0, 1]", _real(0, 1)),
     ("label_smoothing", "in [0, 1)", _real(0, 1, below=True)),
     ("precision", f"one of {', '.join(PRECISIONS)}", _one_of(*PRECISIONS)),
@@ -155,6 +209,11 @@ _RULES = (
         lambda value: value is None or _real(0, math.inf, above=True)(value),
     ),
     ("ema", "in [0, 1)", _real(0, 1, below=True)),
+    (
+        "layer_decay",
+        "in (0, 1], or null",
+        lambda value: value is None or _real(0, 1, above=True)(value),
+    ),
 )
 
 PAPER_EPOCHS = {"cifar10": 160, "cifar100": 160}
@@ -216,7 +275,10 @@ def learning_rates(recipe: Recipe, steps: int) -> list[float]:
     Rounded to float32, in which a GPU holds it, so that every device multiplies by the same number.
     """
     total = recipe.epochs * steps
-    rates = [_rate(recipe, step, steps, total) for step in range(total)]
+    if recipe.schedule in OWN:
+        rates = [_rate(recipe, step, steps, total) for step in range(total)]
+    else:
+        rates = timm_rates(recipe.schedule, recipe.schedule_args, recipe.learning_rate, recipe.epochs, steps)
     return [float(np.float32(rate)) for rate in rates]
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reborn_nas.data import Augmentation, Offsets, crop_flip, draw_offsets
-from reborn_nas.data.augment import _gathered
+from reborn_nas.data import Offsets, crop_flip, draw_offsets
+from reborn_nas.data.augment.crops import _gathered
 
 
 def reference(image: torch.Tensor, top: int, left: int, mirror: bool, padding: int) -> torch.Tensor:
@@ -26,7 +26,7 @@ def test_equals_the_loop_over_images(C: int, H: int, W: int, padding: int) -> No
     draws = torch.Generator().manual_seed(0)
     images = torch.randint(1, 256, (40, C, H, W), generator=draws, dtype=torch.uint8)
     rows = torch.randint(40, (64,), generator=draws)
-    offsets = draw_offsets(64, Augmentation(padding, flip=True), draws)
+    offsets = draw_offsets(64, padding, True, draws)
     got = crop_flip(images, rows, offsets, padding)
     for k in range(64):
         top, left, mirror = int(offsets.top[k]), int(offsets.left[k]), bool(offsets.mirror[k])
@@ -47,7 +47,7 @@ def test_extreme_offsets_show_the_corners() -> None:
 
 def test_offsets_are_uniform_independent_and_flips_fair() -> None:
     count = 81_000
-    offsets = draw_offsets(count, Augmentation(4, flip=True), torch.Generator().manual_seed(1))
+    offsets = draw_offsets(count, 4, True, torch.Generator().manual_seed(1))
     table = torch.zeros(9, 9)
     table.index_put_((offsets.top, offsets.left), torch.ones(count), accumulate=True)
     expected = count / 81
@@ -61,8 +61,8 @@ def test_offsets_are_uniform_independent_and_flips_fair() -> None:
 
 
 def test_without_flip_the_crops_stay_and_nothing_is_mirrored() -> None:
-    one = draw_offsets(50, Augmentation(4, flip=True), torch.Generator().manual_seed(2))
-    two = draw_offsets(50, Augmentation(4, flip=False), torch.Generator().manual_seed(2))
+    one = draw_offsets(50, 4, True, torch.Generator().manual_seed(2))
+    two = draw_offsets(50, 4, False, torch.Generator().manual_seed(2))
     assert torch.equal(one.top, two.top)
     assert torch.equal(one.left, two.left)
     assert bool(one.mirror.any())

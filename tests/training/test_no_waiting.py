@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reborn_nas.data import Augmentation, split
-from reborn_nas.data.augment import _gathered
+from reborn_nas.data.augment.crops import _gathered
 from reborn_nas.training import Recipe, train
 from tests.training.test_graph import StandIn
 from tests.training.toys import small_net, squares
@@ -57,7 +57,7 @@ def test_an_epoch_reads_the_device_once_at_its_end(
     images = squares(augmentation=Augmentation(2, True))
     own = split(images, block=0, seed=0)
     monkeypatch.setattr(TrainingStep, "__call__", counted)
-    monkeypatch.setattr("reborn_nas.data.augment._copied", _gathered)  # as on a GPU
+    monkeypatch.setattr("reborn_nas.data.augment.crops._copied", _gathered)  # as on a GPU
     for name in READING:
         monkeypatch.setattr(torch.Tensor, name, watched(getattr(torch.Tensor, name), name))
     ends: list[int] = []

@@ -23,7 +23,7 @@ from reborn_nas.study.config.config import StudyConfig, split_contrast
 from reborn_nas.study.plan.contrast import make_contrast
 from reborn_nas.study.setup.children import call_in_child
 from reborn_nas.study.setup.own import make_own, own_spec
-from reborn_nas.training import get_recipe, resolve_precision
+from reborn_nas.training import check_recipe, get_recipe, resolve_precision
 from reborn_nas.training.device.selection import survey
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def make_workbench(
     discovery = discover(template, spec.input_size, proofs=proofs)
     said = [*([found.note] if found.note else []), *spec_notes(spec), *images.notes]
     said += starting_notes(config, spec, recipe)
+    check_recipe(recipe, images, template)
     bench = _bench(config, spec, space, discovery, found, template, said, proofs)
     return replace(bench, images=images, recipe=recipe)
 

@@ -6,7 +6,6 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +17,8 @@ from reborn_nas.training.device.cpu import kept_heap
 from reborn_nas.training.device.precision import resolve_precision
 from reborn_nas.training.device.selection import first_line
 from reborn_nas.training.evaluation import BATCH, Tally
+from reborn_nas.training.losses import class_weights
+from reborn_nas.training.mixing import Mixing
 from reborn_nas.training.recipe import Recipe, batch_sizes
 from reborn_nas.training.step.graph import CudaRecorder, GraphStep, Recorder, Step
 from reborn_nas.training.step.step import TrainingStep
@@ -66,15 +67,20 @@ def estimate_epoch(
         twin.to(memory_format=torch.channels_last)
     recorder = recorder or (CudaRecorder(place) if place.type == "cuda" else None)
     with kept_heap(place), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        step = TrainingStep(twin, replace(recipe, epochs=1), precision, place)
+        classes = images.num_classes
+        weights = class_weights(recipe.class_weights, images.labels[images.pool], classes)
+        step = TrainingStep(twin, recipe, precision, place, class_weights=weights)
         augmentation = recipe.augmentation(images.augmentation)
         data = Resident(images, images.pool, place, augmentation=augmentation, channels_last=last)
         few = [sizes[0]] * (steps + 1)
         few = [size for k, size in enumerate(few) if size * (k + 1) <= len(data)] or [len(data)]
-        batches = list(data.epoch(few, seed=0, epoch=0))
-        work, form = _captured(step, batches, recorder)
+        batches = data.epoch(few, seed=0, epoch=0)
+        start = time.perf_counter()
+        ready = list(Mixing(recipe.augment, classes, 0).batches(batches, 0))
+        made = (time.perf_counter() - start) / len(ready) if augmentation.by_image else 0.0
+        work, form = _captured(step, ready, recorder)
         seconds = []
-        for pictures, labels in batches:
+        for pictures, labels in ready:
             seconds.append(_seconds(partial(work, pictures, labels), place))
             if sum(seconds) > PATIENCE:
                 break
@@ -83,7 +89,7 @@ def estimate_epoch(
         judged = Resident(images, seen, place, channels_last=last)
         passes = [_seconds(lambda: tally.run(judged), place) for _ in range(2)]  # the first one is cold
         judging = min(passes) * images.validation_size / len(seen)
-    each = statistics.median(seconds[1:] or seconds)
+    each = statistics.median(seconds[1:] or seconds) + made
     return Estimate(each * sum(sizes) / sizes[0] + judging, sizes[0] / each, form)
 
 

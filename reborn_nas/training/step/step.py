@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from reborn_nas.errors import TrainingError
 from reborn_nas.training.device.precision import arithmetic
+from reborn_nas.training.losses import Criterion, make_criterion
 from reborn_nas.training.optimisers import CAPTURED, live_state, make_optimiser, norms_and_biases, prepare
 from reborn_nas.training.recipe import Recipe
 from reborn_nas.training.step.hidden_state import attribute_tensors
@@ -70,6 +70,7 @@ class TrainingStep:
         tensor_rate: hold the learning rate in a tensor on the device, which a captured step reads anew each
             time; by default on a GPU.
         undecayed: names of parameters that weight decay leaves alone.
+        class_weights: float (K,), of the cross entropy.
     """
 
     def __init__(
@@ -81,10 +82,11 @@ class TrainingStep:
         *,
         tensor_rate: bool | None = None,
         undecayed: Collection[str] = (),
+        class_weights: torch.Tensor | None = None,
     ) -> None:
         self.model = model
         self.precision, self.device = precision, device
-        self.smoothing = recipe.label_smoothing
+        self.criterion = make_criterion(recipe, None if class_weights is None else class_weights.to(device))
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise TrainingError("the network has no trainable parameter; nothing can be trained")
@@ -106,7 +108,9 @@ class TrainingStep:
             weight_decay=recipe.weight_decay,
             arguments=recipe.optimizer_args,
             undecayed=undecayed,
+            layer_decay=recipe.layer_decay,
         )
+        self._scale_rates()
         if precision == "fp16" and not self.capturable:
             raise TrainingError(
                 f"optimizer {recipe.optimizer} cannot skip a step whose gradients overflow in fp16; take --precision "
@@ -118,6 +122,15 @@ class TrainingStep:
         # sums of 50,000 losses: float64 where the device has it
         kind = torch.float32 if device.type == "mps" else torch.float64
         self.loss_sum = torch.zeros((), device=device, dtype=kind)
+
+    def _scale_rates(self) -> None:
+        """Each group its own rate where they differ: the schedule's times the group's `lr_scale`."""
+        groups = self.optimiser.param_groups
+        self.scales = [float(group.get("lr_scale", 1.0)) for group in groups]
+        if self.rate is not None and set(self.scales) != {1.0}:
+            self.rate = torch.zeros(len(groups), device=self.device)
+            for k, group in enumerate(groups):
+                group["lr"] = self.rate[k]
 
     def changed(self) -> dict[str, torch.Tensor]:
         """Every tensor that a step changes in place, gradients aside; the first word of a name is its kind."""
@@ -145,26 +158,32 @@ class TrainingStep:
         if self.rate is not None:
             self.plan = torch.tensor(self.rates, device=self.device)
             self.place = torch.full((1,), at, device=self.device)
+            if len(self.rate) > 1:
+                self.plan = self.plan[:, None] * torch.tensor(
+                    self.scales, device=self.device
+                )  # (steps, groups)
 
     def _next_rate(self) -> None:
         if not self.rates:
             return
         if self.rate is not None:
             # warm-up steps may go past the end; their state is put back
-            torch.index_select(self.plan, 0, self.place.clamp(max=len(self.rates) - 1), out=self.rate)
+            row = torch.index_select(self.plan, 0, self.place.clamp(max=len(self.rates) - 1))
+            self.rate.copy_(row.view(-1))
             self.place += 1
             return
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rates[min(self.at, len(self.rates) - 1)]
+        rate = self.rates[min(self.at, len(self.rates) - 1)]
+        for group, scale in zip(self.optimiser.param_groups, self.scales, strict=True):
+            group["lr"] = rate * scale
         self.at += 1
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """Train on one batch, (B, C, H, W) and (B,), with the next learning rate."""
+        """Train on one batch, (B, C, H, W) and (B,) or soft targets (B, K), with the next learning rate."""
         self._next_rate()
         self.optimiser.zero_grad(set_to_none=True)
         with arithmetic(self.precision, self.device):
             outputs = self.model(images)
-        loss = total_loss(outputs, labels, self.smoothing)
+        loss = total_loss(outputs, labels, self.criterion)
         if self.scaler is None:
             loss.backward()  # type: ignore[no-untyped-call]
             if self.clip is not None:
@@ -175,8 +194,8 @@ class TrainingStep:
         self.loss_sum += loss.detach() * len(labels)
 
 
-def total_loss(outputs: Any, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-    """Cross-entropy in float32; 0.3 × that of every auxiliary head is added to the main head's.
+def total_loss(outputs: Any, targets: torch.Tensor, criterion: Criterion | None = None) -> torch.Tensor:
+    """The loss, by default the cross entropy; 0.3 × that of every auxiliary head is added to the main head's.
 
     The main head is the first (N, classes) tensor of a network's output: the output itself, or the first one in
     the tuple, list or mapping that networks such as GoogLeNet return in train mode.
@@ -184,10 +203,11 @@ def total_loss(outputs: Any, labels: torch.Tensor, smoothing: float = 0.0) -> to
     Raises:
         TrainingError: there is no such tensor.
     """
+    criterion = criterion or Criterion()
     main, *others = logits_of(outputs)
-    loss = F.cross_entropy(main.float(), labels, label_smoothing=smoothing)
+    loss = criterion(main, targets)
     for other in others:
-        loss = loss + AUXILIARY_WEIGHT * F.cross_entropy(other.float(), labels, label_smoothing=smoothing)
+        loss = loss + AUXILIARY_WEIGHT * criterion(other, targets)
     return loss
 
 

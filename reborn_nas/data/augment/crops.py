@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-from reborn_nas.data.images import Augmentation
-
 
 @dataclass(frozen=True, eq=False)
 class Offsets:
@@ -31,16 +29,16 @@ class Offsets:
         return Offsets(*moved)
 
 
-def draw_offsets(count: int, augmentation: Augmentation, generator: torch.Generator) -> Offsets:
-    """Independent uniform offsets and fair flips for `count` images.
+def draw_offsets(count: int, padding: int, flip: bool, generator: torch.Generator) -> Offsets:
+    """Independent uniform offsets in 0 … 2·`padding` and fair flips for `count` images.
 
     Always the same number of draws, so that switching the flip off leaves the crops as they were.
     """
-    reach = 2 * augmentation.crop_padding + 1
+    reach = 2 * padding + 1
     top = torch.randint(reach, (count,), generator=generator)
     left = torch.randint(reach, (count,), generator=generator)
     mirror = torch.randint(2, (count,), generator=generator).bool()
-    return Offsets(top, left, mirror if augmentation.flip else torch.zeros_like(mirror))
+    return Offsets(top, left, mirror if flip else torch.zeros_like(mirror))
 
 
 def crop_flip(images: torch.Tensor, rows: torch.Tensor, offsets: Offsets, padding: int) -> torch.Tensor:

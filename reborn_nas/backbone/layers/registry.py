@@ -64,9 +64,7 @@ class Scene:
 
     def arg(self, place: int, name: str, default: Any = None) -> Any:
         """The argument at `place` or called `name`."""
-        if place < len(self.op.args):
-            return self.op.args[place]
-        return self.op.kwargs.get(name, default)
+        return self.op.arg(place, name, default)
 
     def tensor(self, place: int, name: str) -> int | None:
         """The id of the tensor argument at `place` or called `name`."""

@@ -1,10 +1,11 @@
-"""Which dimension of each value holds the channels, followed from operation to operation."""
+"""Which dimension of each value holds the channels: those that layers make, followed from operation to operation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from reborn_nas.backbone.trace.graph import Op, Trace, ValueRef
+from reborn_nas.backbone.trace.dims import moved
+from reborn_nas.backbone.trace.graph import Op, Trace
 from reborn_nas.backbone.trace.ops import operation
 
 _LAYOUTS = {
@@ -44,7 +45,6 @@ def _axis(trace: Trace, op: Op, source: int | None, made: int, axes: dict[int, i
     rank = len(after)
     if rank <= 1 or source is None:
         return default_axis(rank)
-    before, axis = trace.values[source].shape, axes[source]
     known = operation(op.name).axis
     if known == "first":
         return 1
@@ -52,9 +52,12 @@ def _axis(trace: Trace, op: Op, source: int | None, made: int, axes: dict[int, i
         return rank - 1
     if known == "product":
         return _product(trace, op, axes, rank)
-    rule = _RULES.get(known)
-    found = rule(op, before, after, axis) if rule is not None else None
-    if found is None and known != "reduced" and len(before) == rank:
+    before, axis = trace.values[source].shape, axes[source]
+    try:
+        found = moved(op, before, after, axis)
+    except (IndexError, TypeError, ValueError):  # a form of the call that no rule knows
+        found = None
+    if found is None and len(before) == rank:
         found = axis
     return found if found is not None and 0 <= found < rank else default_axis(rank)
 
@@ -67,110 +70,5 @@ def _product(trace: Trace, op: Op, axes: dict[int, int], rank: int) -> int:
 
 
 def _normalised_dims(op: Op) -> int:
-    shape = op.kwargs.get("normalized_shape", op.args[1] if len(op.args) > 1 else ())
+    shape = op.arg(1, "normalized_shape", ())
     return len(shape) if isinstance(shape, Sequence) else 1
-
-
-def _numbers(op: Op, *names: str) -> list[int]:
-    """The operation's integer arguments after the tensor, flattened, positional before named."""
-    numbers: list[int] = []
-    for argument in [*op.args[1:], *(op.kwargs[name] for name in names if name in op.kwargs)]:
-        items = argument if isinstance(argument, tuple | list) else (argument,)
-        numbers += [item for item in items if isinstance(item, int) and not isinstance(item, bool)]
-    return numbers
-
-
-def _permute(op: Op, before: Sequence[int], after: Sequence[int], axis: int) -> int | None:
-    dims = [dim % len(before) for dim in _numbers(op, "dims")]
-    return dims.index(axis) if axis in dims else None
-
-
-def _transpose(op: Op, before: Sequence[int], after: Sequence[int], axis: int) -> int | None:
-    dims = [dim % len(before) for dim in _numbers(op, "dim0", "dim1", "axis0", "axis1")]
-    if len(dims) != 2:
-        return None
-    return dims[1] if axis == dims[0] else dims[0] if axis == dims[1] else axis
-
-
-def _flatten(op: Op, before: Sequence[int], after: Sequence[int], axis: int) -> int | None:
-    dims = _numbers(op, "start_dim", "end_dim")
-    start, end = (dims + [0, -1][len(dims) :])[:2]
-    start, end = start % len(before), end % len(before)
-    return axis if axis < start else start if axis <= end else axis - (end - start)
-
-
-def _unsqueeze(op: Op, before: Sequence[int], after: Sequence[int], axis: int) -> int | None:
-    dims = _numbers(op, "dim")
-    return axis + (dims[0] % len(after) <= axis) if dims else None
-
-
-def _unbind(op: Op, before: Sequence[int], after: Sequence[int], axis: int) -> int | None:
-    dim = (_numbers(op, "dim") or [0])[0] % len(before)
-    return axis - (dim < axis)
-
-
-def _stack(op: Op, before: Sequence[int], after: Sequence[int], axis: int) -> int | None:
-    dim = (_numbers(op, "dim") or [0])[0] % len(after)
-    return axis + (dim <= axis)
-
-
-def _reshape(op: Op, before: Sequence[int], after: Sequence[int], axis: int) -> int | None:
-    """Runs of dimensions that merge or split have equal products; the channels stay the last of their run."""
-    old = new = 0
-    while old < len(before) and new < len(after):
-        old_end, new_end = old + 1, new + 1
-        left, right = before[old], after[new]
-        while left != right:
-            if left < right and old_end < len(before):
-                left, old_end = left * before[old_end], old_end + 1
-            elif left > right and new_end < len(after):
-                right, new_end = right * after[new_end], new_end + 1
-            else:
-                return None
-        if old <= axis < old_end:
-            return new_end - 1
-        old, new = old_end, new_end
-    return None
-
-
-def _getitem(op: Op, before: Sequence[int], after: Sequence[int], axis: int) -> int | None:
-    """x[:, 0] drops dimensions, x[:, None] adds some, x[..., :8] does neither."""
-    index = op.args[1] if len(op.args) > 1 else ()
-    items = list(index) if isinstance(index, tuple) else [index]
-    if any(isinstance(item, ValueRef | list) for item in items):
-        return axis if len(before) == len(after) else None
-    if Ellipsis in items:
-        place = items.index(Ellipsis)
-        taken = sum(1 for item in items if item is not None and item is not Ellipsis)
-        items[place : place + 1] = [slice(None)] * (len(before) - taken)
-    position, old = 0, 0
-    for item in items:
-        if item is None:
-            position += 1
-            continue
-        if old == axis:
-            return None if isinstance(item, int) else position
-        position += not isinstance(item, int)
-        old += 1
-    return position + axis - old
-
-
-def _reduced(op: Op, before: Sequence[int], after: Sequence[int], axis: int) -> int | None:
-    if len(before) == len(after):
-        return axis
-    dims = {dim % len(before) for dim in _numbers(op, "dim", "axis") if -len(before) <= dim < len(before)}
-    return None if axis in dims else axis - sum(1 for dim in dims if dim < axis)
-
-
-_Rule = Callable[[Op, Sequence[int], Sequence[int], int], int | None]
-_RULES: dict[str, _Rule] = {
-    "permute": _permute,
-    "transpose": _transpose,
-    "flatten": _flatten,
-    "unsqueeze": _unsqueeze,
-    "unbind": _unbind,
-    "stack": _stack,
-    "reshape": _reshape,
-    "getitem": _getitem,
-    "reduced": _reduced,
-}

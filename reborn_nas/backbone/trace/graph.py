@@ -106,6 +106,10 @@ class Op:
     turn: int = 0
     function: tuple[Any, tuple[Any, ...]] | None = None
 
+    def arg(self, place: int, name: str, default: Any = None) -> Any:
+        """The argument at `place` or called `name`."""
+        return self.args[place] if place < len(self.args) else self.kwargs.get(name, default)
+
 
 @dataclass(frozen=True)
 class ModuleCall:

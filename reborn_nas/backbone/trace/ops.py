@@ -43,7 +43,8 @@ class Operation:
         lends_shape: its second tensor only lends its shape or type.
         spreads: it repeats its input over more places.
         resizes: it resamples its input.
-        axis: how the channels' dimension moves (`sites.axes`).
+        axis: where its result has the channels, whatever its input's dimensions are (`sites.axes`).
+        moves: how the dimensions of its input move (`trace.dims`); without it they keep their places.
         widen: how widened channels pass (`widen.rules`); nothing passes without a rule.
         blocks: in words, what widened channels meet there.
         macs: how its multiply-accumulates are counted (`cost`).
@@ -76,6 +77,7 @@ class Operation:
     spreads: bool = False
     resizes: bool = False
     axis: str = ""
+    moves: str = ""
     widen: str = ""
     blocks: str = ""
     macs: str = ""
@@ -84,7 +86,7 @@ class Operation:
     @property
     def in_formula(self) -> bool:
         """Whether it may be a step of a formula: one number at a time, no change of shape."""
-        return (self.pointwise or self.bends or self.plain) and self.axis != "reshape"
+        return (self.pointwise or self.bends or self.plain) and self.moves != "regrouped"
 
 
 OPERATIONS: dict[str, Operation] = {}
@@ -191,20 +193,20 @@ _add("normalize", widen="along", dim_place=2)
 _add("batch_norm", axis="first", widen="batch_norm")
 _add("cat concat concatenate", widen="concatenation")
 _add("conv1d conv2d conv3d", axis="first", widen="convolution", macs="convolution")
-_add("chunk narrow select split tensor_split", "view", widen="divided")
+_add("narrow", "view", widen="divided")
+_add("chunk split tensor_split", "view", widen="divided", dim_place=2)
 _add("index_select", widen="divided")
-_add("unbind", "view", axis="unbind", widen="divided")
-_add("expand", "reshapes spreads view", widen="expanded")
-_add("expand_as", "reshapes lends_shape spreads view", widen="expanded")
-_add("getitem", "reshapes view", axis="getitem", widen="indexed")
+_add("select unbind", "view", moves="dropped", widen="divided")
+_add("expand", "reshapes spreads view", moves="expanded", widen="expanded")
+_add("expand_as", "reshapes lends_shape spreads view", moves="expanded", widen="expanded")
+_add("getitem", "reshapes view", moves="indexed", widen="indexed")
 _add("layer_norm", axis="norm_last", widen="layer_norm")
 _add("linear", axis="last", widen="linear", macs="product")
 _add("new_empty new_full new_ones new_tensor new_zeros", "makes", widen="made_new")
 _add("bmm matmul", axis="product", widen="matrix_product", macs="product")
-_add("T mT", "attribute view", widen="permuted")
-_add("permute", "reshapes view", axis="permute", widen="permuted")
-_add("swapaxes swapdims", "view", axis="transpose", widen="permuted")
-_add("transpose", "reshapes view", axis="transpose", widen="permuted")
+_add("T mT", "attribute view", moves="permuted", widen="moved")
+_add("swapaxes swapdims", "view", moves="permuted", widen="moved")
+_add("permute transpose", "reshapes view", moves="permuted", widen="moved")
 _add("pad", widen="pooled")
 _add(
     "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d "
@@ -213,21 +215,22 @@ _add(
 )
 _add("interpolate", "reshapes resizes", axis="first", widen="pooled")
 _add("upsample", "resizes", axis="first", widen="pooled")
-_add("all any median nanmean prod std_mean var_mean", widen="reduced")
-_add("amax amin logsumexp mean std sum var", axis="reduced", widen="reduced")
-_add("max", "bounds chooses pointwise", axis="reduced", widen="reduced")
-_add("min", "chooses pointwise", axis="reduced", widen="reduced")
-_add("norm", axis="reduced", widen="reduced", dim_place=2)
-_add("flip roll", widen="rolled")
-_add("squeeze", "reshapes view", axis="reduced", widen="squeezed")
-_add("unsqueeze", "reshapes view", axis="unsqueeze", widen="squeezed")
-_add("stack", axis="stack", widen="stacking")
+_add("all any median nanmean prod std_mean var_mean", moves="reduced", widen="reduced")
+_add("amax amin logsumexp mean std sum var", moves="reduced", widen="reduced")
+_add("max", "bounds chooses pointwise", moves="reduced", widen="reduced")
+_add("min", "chooses pointwise", moves="reduced", widen="reduced")
+_add("norm", moves="reduced", widen="reduced", dim_place=2)
+_add("flip", widen="rolled")
+_add("roll", widen="rolled", dim_place=2)
+_add("squeeze", "reshapes view", moves="squeezed", widen="moved")
+_add("unsqueeze", "reshapes view", moves="unsqueezed", widen="moved")
+_add("stack", moves="stacked", widen="stacking")
 _add(
     "conv_transpose1d conv_transpose2d conv_transpose3d", axis="first", widen="transposed", macs="transposed",
 )
-_add("unflatten", "view", axis="reshape", widen="unflattened")
-_add("flatten", "reshapes view", axis="flatten", widen="viewed")
-_add("reshape view", "pointwise reshapes view", axis="reshape", widen="viewed")
+_add("unflatten", "view", moves="unflattened", widen="unflattened")
+_add("flatten", "reshapes view", moves="regrouped", widen="viewed")
+_add("reshape view", "pointwise reshapes view", moves="regrouped", widen="viewed")
 
 # what widened channels do not pass
 _add("gru lstm rnn_relu rnn_tanh", blocks="a recurrent layer")
@@ -257,6 +260,6 @@ _add("mm", macs="product")
 _add("bilinear embedding", axis="last")
 _add("rms_norm", axis="norm_last")
 _add("rmatmul", axis="product", macs="product")
-_add("reshape_as", "lends_shape", axis="reshape")
-_add("view_as", "lends_shape view", axis="reshape")
+_add("reshape_as", "lends_shape", moves="regrouped")
+_add("view_as", "lends_shape view", moves="regrouped")
 # fmt: on

@@ -1,4 +1,4 @@
-"""How widened channels pass the operations that only move or regroup dimensions: view, permute, flatten, index.
+"""How widened channels pass the operations that move, regroup or run over dimensions: view, permute, index, sum.
 
 Where the sizes in a view come from is read off its source. Widened channels pass `x.view(B, C, H * W)` with C from
 `x.shape`, and do not pass `x.view(B, 64, H * W)`.
@@ -15,7 +15,9 @@ from math import prod
 from typing import Any
 
 from reborn_nas.backbone.layers.registry import Blocked, Outcome, Scene, Wide
+from reborn_nas.backbone.trace import dims
 from reborn_nas.backbone.trace.call_site import function_tree
+from reborn_nas.backbone.trace.dims import same_elements
 from reborn_nas.backbone.trace.graph import CallSpan, Op, ValueRef
 
 
@@ -35,7 +37,7 @@ def viewed(scene: Scene) -> Outcome:
 
 def regrouped(old: tuple[int, ...], new: tuple[int, ...], wide: Wide) -> Wide:
     """The widened dimension of shape `old`, in shape `new` of the same elements."""
-    for ins, outs in _matched(old, new):
+    for ins, outs in same_elements(old, new):
         if wide.dim not in ins:
             continue
         real = [d for d in outs if new[d] != 1]
@@ -48,30 +50,6 @@ def regrouped(old: tuple[int, ...], new: tuple[int, ...], wide: Wide) -> Wide:
     raise Blocked("a reshape that mixes the channels with other dimensions")
 
 
-def _matched(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
-    """Smallest runs of dimensions of both shapes that hold the same elements."""
-    runs: list[tuple[list[int], list[int]]] = []
-    i = j = 0
-    while i < len(old) or j < len(new):
-        ins, outs = [], []
-        left = right = 1
-        if i < len(old):
-            ins, left, i = [i], old[i], i + 1
-        if j < len(new):
-            outs, right, j = [j], new[j], j + 1
-        while left != right:
-            if left < right and i < len(old):
-                ins.append(i)
-                left, i = left * old[i], i + 1
-            elif right < left and j < len(new):
-                outs.append(j)
-                right, j = right * new[j], j + 1
-            else:
-                return []
-        runs.append((ins, outs))
-    return runs
-
-
 def _sizes(scene: Scene) -> tuple[Any, ...] | None:
     """The target shape as the call gives it."""
     given = scene.op.args[1:] or tuple(v for k, v in scene.op.kwargs.items() if k in ("size", "shape"))
@@ -81,52 +59,60 @@ def _sizes(scene: Scene) -> tuple[Any, ...] | None:
     return sizes if all(isinstance(size, int) for size in sizes) else None
 
 
-def permuted(scene: Scene) -> Outcome:
-    """permute, transpose, T: the channels' dimension moves."""
+def moved(scene: Scene) -> Outcome:
+    """permute, transpose, squeeze, unsqueeze: the channels keep a dimension of their own."""
     value, wide = scene.subject()
-    rank = len(scene.shape(value))
-    name = scene.op.name
-    order = list(range(rank))
-    if name == "permute":
-        given = list(scene.op.args[1:]) or [scene.arg(1, "dims")]
-        given = list(given[0]) if isinstance(given[0], list | tuple) else given
-        order = [int(d) % rank for d in given]
-    elif name == "T":
-        order = order[::-1]
-    elif name == "mT":
-        order = [*order[:-2], order[-1], order[-2]]
-    else:
-        a, b = (int(scene.arg(i, n, scene.op.kwargs.get(m))) % rank for i, n, m in _PAIR)
-        order[a], order[b] = order[b], order[a]
-    return scene.same(Wide(order.index(wide.dim), wide.channels))
+    return scene.same(_moved(scene, value, wide, f"a {scene.op.name} of the channels"))
 
 
-_PAIR = ((1, "dim0", "axis0"), (2, "dim1", "axis1"))
+def _moved(scene: Scene, value: int, wide: Wide, what: str) -> Wide:
+    dim = dims.moved(scene.op, scene.shape(value), scene.shape(scene.op.outputs[0]), wide.dim)
+    if dim is None:
+        raise Blocked(what)
+    return Wide(dim, wide.channels)
 
 
-def squeezed(scene: Scene) -> Outcome:
-    """squeeze and unsqueeze of other dimensions."""
+def beside(scene: Scene, what: str, default: int | None = None) -> Outcome:
+    """An operation over given dimensions passes channels that are not among them, wherever it puts them.
+
+    Args:
+        what: in words, what the channels meet otherwise.
+        default: the dimension where none is given; if None, all are meant.
+    """
     value, wide = scene.subject()
-    shape = scene.shape(value)
-    if scene.op.name == "unsqueeze":
-        dim = int(scene.arg(1, "dim")) % (len(shape) + 1)
-        return scene.same(Wide(wide.dim + (dim <= wide.dim), wide.channels))
-    dims = scene.arg(1, "dim")
-    over = range(len(shape)) if dims is None else [d % len(shape) for d in _listed(dims)]
-    gone = {d for d in over if shape[d] == 1}
-    if wide.dim in over and (dims is not None or shape[wide.dim] == 1):
-        raise Blocked("a squeeze of the channels")
-    return scene.same(Wide(wide.dim - sum(d < wide.dim for d in gone), wide.channels))
+    over = dims.ran_over(scene.op, len(scene.shape(value)), default)
+    if over is None or wide.dim in over:
+        raise Blocked(what)
+    return scene.same(_moved(scene, value, wide, what))
+
+
+def along(scene: Scene) -> Outcome:
+    """Operations over given dimensions that keep the shape: softmax, cumsum."""
+    return beside(scene, "a softmax or sum over the channels")
+
+
+def reduced(scene: Scene) -> Outcome:
+    """Operations over given dimensions, which go or keep one element: mean, sum, amax."""
+    return beside(scene, "a reduction over the channels")
+
+
+def divided(scene: Scene) -> Outcome:
+    """split, chunk, unbind, narrow, select along another dimension."""
+    return beside(scene, f"a {scene.op.name} of the channels", 0)
+
+
+def rolled(scene: Scene) -> Outcome:
+    """roll and flip along other dimensions."""
+    return beside(scene, f"a {scene.op.name} of the channels")
 
 
 def unflattened(scene: Scene) -> Outcome:
     """unflatten of another dimension."""
     value, wide = scene.subject()
-    dim = int(scene.arg(1, "dim")) % len(scene.shape(value))
-    if dim == wide.dim:
-        raise Blocked("a reshape that divides the channels into groups (channel shuffle, attention heads)")
-    more = len(scene.shape(scene.op.outputs[0])) - len(scene.shape(value))
-    return scene.same(Wide(wide.dim + more * (dim < wide.dim), wide.channels))
+    what = "a reshape that divides the channels into groups (channel shuffle, attention heads)"
+    if int(scene.arg(1, "dim")) % len(scene.shape(value)) == wide.dim:
+        raise Blocked(what)
+    return scene.same(_moved(scene, value, wide, what))
 
 
 def expanded(scene: Scene) -> Outcome:
@@ -147,33 +133,10 @@ def expanded(scene: Scene) -> Outcome:
         return scene.same(other)
     if wide is None:
         raise Blocked("an expand by another tensor")
-    given = scene.op.args[1:]
-    sizes = tuple(given[0]) if len(given) == 1 and isinstance(given[0], list | tuple) else given
-    dim = wide.dim + len(new) - len(shape)
-    if not sizes or sizes[dim] != -1:
+    sizes, made = _sizes(scene), _moved(scene, scene.op.inputs[0], wide, "an expand of the channels")
+    if sizes is None or sizes[made.dim] != -1:
         raise Blocked("an expand to a fixed number of channels")
-    return scene.same(Wide(dim, wide.channels))
-
-
-def divided(scene: Scene) -> Outcome:
-    """split, chunk, unbind, narrow, select along another dimension."""
-    value, wide = scene.subject()
-    rank = len(scene.shape(value))
-    place, default = (1, 0) if scene.op.name in ("unbind", "select", "narrow", "index_select") else (2, 0)
-    dim = int(scene.arg(place, "dim", default)) % rank
-    if dim == wide.dim:
-        raise Blocked(f"a {scene.op.name} of the channels")
-    drops = scene.op.name in ("unbind", "select")
-    return scene.same(Wide(wide.dim - (drops and dim < wide.dim), wide.channels))
-
-
-def rolled(scene: Scene) -> Outcome:
-    """roll and flip along other dimensions."""
-    value, wide = scene.subject()
-    dims = scene.arg(2, "dims") if scene.op.name == "roll" else scene.arg(1, "dims")
-    if dims is None or any(d % len(scene.shape(value)) == wide.dim for d in _listed(dims)):
-        raise Blocked(f"a {scene.op.name} of the channels")
-    return scene.same(wide)
+    return scene.same(made)
 
 
 def indexed(scene: Scene) -> Outcome:
@@ -182,33 +145,22 @@ def indexed(scene: Scene) -> Outcome:
     if value not in scene.wide or len(scene.op.inputs) != 1:
         raise Blocked("indexing by a tensor")
     wide, rank = scene.wide[value], len(scene.shape(value))
-    index = scene.op.args[1]
-    items = list(index) if isinstance(index, tuple) else [index]
-    used = sum(item is not None and item is not Ellipsis for item in items)
-    filler = [slice(None)] * (rank - used)
-    if Ellipsis in items:
-        at = items.index(Ellipsis)
-        items[at : at + 1] = filler
-    else:
-        items += filler
-    dim = position = 0
-    for item in items:
-        if isinstance(item, list | bool | ValueRef):
-            raise Blocked("indexing by a list")
-        if item is None:
-            position += 1
-        elif dim == wide.dim:
-            if item != slice(None):
-                raise Blocked("a slice of the channels")
-            return scene.same(Wide(position, wide.channels))
-        else:
-            dim += 1
-            position += isinstance(item, slice)
-    raise Blocked("a slice of the channels")
+    taken = [item for item in dims.index_items(scene.op, rank) if item is not None][: wide.dim + 1]
+    if any(isinstance(item, list | bool | ValueRef) for item in taken):
+        raise Blocked("indexing by a list")
+    if taken[wide.dim] != slice(None):
+        raise Blocked("a slice of the channels")
+    return scene.same(_moved(scene, value, wide, "a slice of the channels"))
 
 
-def _listed(dims: Any) -> list[int]:
-    return [int(d) for d in dims] if isinstance(dims, list | tuple) else [int(dims)]
+def stacking(scene: Scene) -> Outcome:
+    """Stacked values must be widened alike."""
+    parts = [part.id for part in scene.arg(0, "tensors")]
+    wides = [scene.wide.get(part) for part in parts]
+    first = wides[0]
+    if first is None or any(wide != first for wide in wides):
+        raise Blocked("a stack of values that are widened differently")
+    return scene.same(_moved(scene, parts[0], first, "a stack of the channels"))
 
 
 def fixes_size(span: CallSpan | None, dim: int) -> bool:
@@ -279,12 +231,14 @@ _SHAPE = re.compile(r"\.shape\b|\.size\(")
 
 RULES: dict[str, Callable[[Scene], Outcome]] = {
     "viewed": viewed,
-    "permuted": permuted,
-    "squeezed": squeezed,
+    "moved": moved,
+    "along": along,
+    "reduced": reduced,
     "unflattened": unflattened,
     "expanded": expanded,
     "divided": divided,
     "rolled": rolled,
     "indexed": indexed,
+    "stacking": stacking,
 }
 """Name in the table of operations → rule."""

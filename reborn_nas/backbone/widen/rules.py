@@ -11,7 +11,7 @@ from math import prod
 
 from reborn_nas.backbone.layers.registry import Blocked, Outcome, Scene, Wide, layer_of
 from reborn_nas.backbone.layers.steps import ChannelMap
-from reborn_nas.backbone.trace.graph import Op, Trace, ValueRef
+from reborn_nas.backbone.trace.graph import Op, Trace
 from reborn_nas.backbone.trace.ops import operation
 
 Rule = Callable[[Scene], Outcome]
@@ -38,34 +38,6 @@ def pooled(scene: Scene) -> Outcome:
     if wide.dim >= rank - spatial:
         raise Blocked("pooling over the channels")
     return scene.same(wide)
-
-
-def along(scene: Scene) -> Outcome:
-    """Operations over given dimensions that keep the shape: softmax, cumsum."""
-    value, wide = scene.subject()
-    if wide.dim in _dimensions(scene, value):
-        raise Blocked("a softmax or sum over the channels")
-    return scene.same(wide)
-
-
-def reduced(scene: Scene) -> Outcome:
-    """Operations over given dimensions, which go or keep one element: mean, sum, amax."""
-    value, wide = scene.subject()
-    over = _dimensions(scene, value)
-    if wide.dim in over:
-        raise Blocked("a reduction over the channels")
-    if len(scene.shape(scene.op.outputs[0])) == len(scene.shape(value)):
-        return scene.same(wide)
-    return scene.same(Wide(wide.dim - sum(dim < wide.dim for dim in over), wide.channels))
-
-
-def _dimensions(scene: Scene, value: int) -> set[int]:
-    """The dimensions of `value` that the operation runs over."""
-    rank = len(scene.shape(value))
-    dims = scene.arg(operation(scene.op.name).dim_place, "dim", scene.op.kwargs.get("axis"))
-    if dims is None or isinstance(dims, str | ValueRef):
-        raise Blocked("a reduction over the channels")
-    return {dim % rank for dim in (dims if isinstance(dims, list | tuple) else [dims])} or set(range(rank))
 
 
 def elementwise(scene: Scene) -> Outcome:
@@ -209,17 +181,6 @@ def concatenation(scene: Scene) -> Outcome:
     return scene.same(wides[0])
 
 
-def stacking(scene: Scene) -> Outcome:
-    """Stacked values must be widened alike."""
-    parts = [part.id for part in scene.arg(0, "tensors")]
-    wides = [scene.wide.get(part) for part in parts]
-    first = wides[0]
-    if first is None or any(wide != first for wide in wides):
-        raise Blocked("a stack of values that are widened differently")
-    dim = int(scene.arg(1, "dim", 0)) % (len(scene.shape(parts[0])) + 1)
-    return scene.same(Wide(first.dim + (dim <= first.dim), first.channels))
-
-
 def matrix_product(scene: Scene) -> Outcome:
     """Channels that no sum runs over pass: the rows of the left factor, the columns of the right one."""
     value = next(v for v in scene.op.inputs if v in scene.wide)
@@ -281,8 +242,6 @@ RULES: dict[str, Rule] = {
     "same": pass_through,
     "elementwise": elementwise,
     "pooled": pooled,
-    "along": along,
-    "reduced": reduced,
     "made_new": made_new,
     "convolution": convolution,
     "transposed": transposed_convolution,
@@ -291,7 +250,6 @@ RULES: dict[str, Rule] = {
     "layer_norm": layer_norm,
     "prelu": prelu,
     "concatenation": concatenation,
-    "stacking": stacking,
     "matrix_product": matrix_product,
 }
 """Name in the table of operations → rule."""

@@ -1,10 +1,23 @@
-"""The package read as a graph: its modules, and who imports whom, also for typing and inside of functions."""
+"""The package read as a graph: its modules, and who imports whom, also for typing and inside of functions.
+
+`python -m tests.house` prints what `tests/test_house.py` limits, and how many files a reader enters from the command
+line to the first finished training. `python -m tests.house --coverage backbone export` runs the quick tests of these
+rooms and prints which share of the lines of each of their folders these run (`pip install coverage`).
+"""
 
 from __future__ import annotations
 
+import argparse
 import ast
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).parents[1] / "reborn_nas"
 
@@ -89,3 +102,97 @@ def chain(room: str) -> list[str]:
         return longest[name]
 
     return max((follow(name) for name in sorted(inside)), key=len, default=[])
+
+
+@cache
+def measured() -> dict[str, tuple[int, str]]:
+    """Measure → its value, and where it is."""
+    lines = {name: file.read_text(encoding="utf-8").count("\n") for name, file in sources().items()}
+    folders = Counter(str(file.parent.relative_to(PACKAGE.parent)) for file in sources().values())
+    folder = max(folders, key=lambda name: folders[name])
+    longest = max(lines, key=lambda name: lines[name])
+    module, function = max(functions(), key=lambda one: (one[1].end_lineno or 0) - one[1].lineno)
+    late = late_imports()
+    places = Counter(module.split(".")[1] for module, _ in late)
+    length = (function.end_lineno or 0) - function.lineno + 1
+    return {
+        "lines": (sum(lines.values()), ""),
+        "modules": (len(lines), ""),
+        "modules in one folder": (folders[folder], folder),
+        "lines of the longest module": (lines[longest], longest),
+        "lines of the longest function": (length, f"{module}.{function.name}"),
+        "imports inside of functions": (
+            len(late),
+            ", ".join(f"{room} {n}" for room, n in places.most_common()),
+        ),
+    }
+
+
+def entered() -> dict[str, Any]:
+    """The functions that run until the first training of a small search is finished (`tests/entered.py`)."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "XDG_STATE_HOME": folder}
+        script = [sys.executable, str(Path(__file__).with_name("entered.py"))]
+        done = subprocess.run(script, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def covered(rooms: list[str]) -> None:
+    """Run the quick tests of the rooms, and print each folder's share of lines that they run."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"COVERAGE_FILE": str(Path(folder) / "lines")}
+        command = [sys.executable, "-m", "coverage"]
+        inside = ",".join(f"reborn_nas/{room}/*" for room in rooms)
+        run = [
+            *command,
+            "run",
+            f"--include={inside}",
+            "-m",
+            "pytest",
+            "-q",
+            *(f"tests/{room}" for room in rooms),
+        ]
+        subprocess.run(run, cwd=PACKAGE.parent, env=environment, check=False)
+        text = subprocess.run(
+            [*command, "json", "-q", "-o", "-"],
+            cwd=PACKAGE.parent,
+            env=environment,
+            capture_output=True,
+            check=True,
+        ).stdout
+    ran, lines = Counter[str](), Counter[str]()
+    for name, file in json.loads(text)["files"].items():
+        ran[str(Path(name).parent)] += file["summary"]["covered_lines"]
+        lines[str(Path(name).parent)] += file["summary"]["num_statements"]
+    for name in sorted(lines):
+        print(f"{name:32} {ran[name] / max(lines[name], 1):6.1%} of {lines[name]} lines")
+
+
+def main() -> None:
+    """Print the measures, or the coverage of some rooms."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    tested = sorted(file.parent.name for file in Path(__file__).parent.glob("*/__init__.py"))
+    rooms = [room for room in tested if (PACKAGE / room).is_dir()]
+    parser.add_argument("--coverage", nargs="+", metavar="ROOM", choices=rooms, help=", ".join(rooms))
+    args = parser.parse_args()
+    if args.coverage:
+        covered(args.coverage)
+        return
+    for measure, (value, where) in measured().items():
+        print(f"{measure}: {value} {where}".rstrip())
+    for room in sorted({name.split(".")[1] for name in graph()}):
+        if (length := len(chain(room))) > 1:
+            print(f"longest chain of imports in {room}: {length}")
+    found = entered()
+    files, path = ({name for name, _ in found[key]} for key in ("entered", "path"))
+    print(
+        f"from the command line to the first finished training: {len(files)} files entered, {len(found['entered'])} "
+        f"functions; {len(path)} files on the path to the training itself"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -6,9 +6,6 @@ a capability that needs the room, and say so in the commit.
 
 from __future__ import annotations
 
-from collections import Counter
-from functools import cache
-
 import pytest
 
 from tests import house
@@ -27,35 +24,9 @@ CHAINS = {"backbone": 8, "report": 8, "study": 11, "training": 7}
 SHORT = 6
 
 
-@cache
-def measured() -> dict[str, tuple[int, str]]:
-    """Measure → its value, and where it is."""
-    lines = {name: file.read_text(encoding="utf-8").count("\n") for name, file in house.sources().items()}
-    folders = Counter(str(file.parent.relative_to(house.PACKAGE.parent)) for file in house.sources().values())
-    folder = max(folders, key=lambda name: folders[name])
-    longest = max(lines, key=lambda name: lines[name])
-    module, function = max(house.functions(), key=lambda one: (one[1].end_lineno or 0) - one[1].lineno)
-    late = house.late_imports()
-    places = Counter(module.split(".")[1] for module, _ in late)
-    return {
-        "lines": (sum(lines.values()), ""),
-        "modules": (len(lines), ""),
-        "modules in one folder": (folders[folder], folder),
-        "lines of the longest module": (lines[longest], longest),
-        "lines of the longest function": (
-            (function.end_lineno or 0) - function.lineno + 1,
-            f"{module}.{function.name}",
-        ),
-        "imports inside of functions": (
-            len(late),
-            ", ".join(f"{room} {n}" for room, n in places.most_common()),
-        ),
-    }
-
-
 @pytest.mark.parametrize("measure", LIMITS)
 def test_measures(measure: str) -> None:
-    value, where = measured()[measure]
+    value, where = house.measured()[measure]
     assert value <= LIMITS[measure], f"{measure}: {value} {where}, the limit is {LIMITS[measure]}"
 
 

@@ -22,7 +22,7 @@ as with timm.create_model(..., trust_source=True): read that file first.
 
 
 def main() -> None:
-    """Import `reborn_nas`, then run the script that the command line names."""
+    """Run the script that the command line names; that this module is imported has registered the models."""
     words = sys.argv[1:]
     trust = words[:1] == ["--trust-source"]
     words = words[1:] if trust else words
@@ -33,8 +33,6 @@ def main() -> None:
     if not script.is_file():
         print(f"python -m reborn_nas.run: error: there is no file {script}", file=sys.stderr)
         raise SystemExit(2)
-    import reborn_nas  # noqa: F401  registers the models
-
     if trust:
         from reborn_nas.models.exported import TRUST
 

@@ -5,6 +5,7 @@
 import functools
 import importlib.util
 import warnings
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -56,9 +57,7 @@ class _Phases(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.mirrored = mirrored
         if _fusible(x):
-            from reborn_nas.activations import kernels
-
-            return kernels.split(x, mirrored)
+            return _kernels().split(x, mirrored)
         return F.relu(x), F.relu(-x) if mirrored else negative_part(x)
 
     @staticmethod
@@ -66,13 +65,18 @@ class _Phases(torch.autograd.Function):
     def backward(ctx: Any, positive: Tensor, negative: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         if _fusible(x):
-            from reborn_nas.activations import kernels
-
-            return kernels.join(x, positive, negative, ctx.mirrored), None
+            return _kernels().join(x, positive, negative, ctx.mirrored), None
         aten: Any = torch.ops.aten
         kept = aten.threshold_backward(positive, x, 0)
         other = aten.hardtanh_backward(negative, x, float("-inf"), 0.0)
         return (kept - other if ctx.mirrored else kept + other), None
+
+
+def _kernels() -> ModuleType:
+    """The module that imports Triton."""
+    from reborn_nas.activations import kernels
+
+    return kernels
 
 
 @torch.jit.unused
@@ -132,8 +136,7 @@ def kernels_work(device: str, dtype: torch.dtype = torch.float32, channels_last:
 @torch.no_grad()
 def _kernel_fault(device: str, dtype: torch.dtype, channels_last: bool) -> str:
     """What differs from the point-wise operations on a map with zeros, infinities and a NaN; "" where nothing does."""
-    from reborn_nas.activations import kernels
-
+    kernels = _kernels()
     x = torch.linspace(-3, 3, 2 * 17 * 5 * 13, device=device).to(dtype).view(2, 17, 5, 13)
     x.view(-1)[:6] = torch.tensor([0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1.0], device=device)
     upstream = (

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reborn_nas.api.run import Run, info_of, parent_arm, unknown_code
+from reborn_nas.api.run import Run, info_of, network_of_code, parent_arm, unknown_code
 from reborn_nas.api.view import run_view
 from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import Plan, build, plan
 from reborn_nas.commands import command_line
 from reborn_nas.errors import ExportError
 from reborn_nas.export import (
-    Card,
     Trained,
     Trainings,
     bare_network,
@@ -90,45 +89,61 @@ def export(
         )
     info = info_of(study_or_arch)
     trainings = _trainings(info, trial)
-    which = _recommended_key(info, trainings) if trial == "recommended" else trial
-    chosen = choose(trainings, which)
+    chosen = choose(trainings, _recommended_key(info, trainings) if trial == "recommended" else trial)
     code = None if trust_source else unknown_code(record for record, _ in chosen)
     if code is not None:
-        raise ExportError(
-            f"{trainings.run}: the network is built by source code, {code}, that no search of yours has run on this "
-            "machine; read it, then export with --trust-source"
-        )
+        raise ExportError(f"{trainings.run}: {network_of_code(code)} export with --trust-source")
     compared = {record.key: _against_parent(info, record) for record, _ in chosen}
-
-    if info.config.get("train") is not None:
-        if trial == "pareto" or fold or forms:
-            raise ExportError(
-                "a network of a training of your own is exported with its weights and its source, one at a time: "
-                "without --fold, --onnx and other forms, and not as a front"
+    report = say or (lambda line: None)
+    if trial == "pareto" and info.config.get("train") is None:
+        several = {
+            record.label.replace("/", "-"): (
+                record,
+                _trained(info, record, weights, name, compared[record.key]),
             )
-        return _export_own(info, *chosen[0], name, compared[chosen[0][0].key], Path(out), force, say)
-
-    def trained(record: TrialRecord, weights: Path) -> Trained:
-        card = card_of(record, info.records, info.name, info.plan["data"], name, compared[record.key])
-        return _trained(record, weights, card)
-
-    if trial != "pareto":
-        record, weights = chosen[0]
-        path = export_trained(trained(record, weights), out, **written)
-        if say is not None:
-            say(f"{record.label}: {compared[record.key]}")
-            if warning := _parent_warning(trainings, record, compared[record.key], os.fspath(out)):
-                say(warning)
+            for record, weights in chosen
+        }
+        return _export_front(info, trainings, several, out, written, report)
+    record, weights = chosen[0]
+    if info.config.get("train") is not None:
+        _check_own(trial, fold, forms)
+        own = _own_network(info, record, weights, name, compared[record.key])
+        path = export_network(*own, Path(out), force=force)
+        report(f"{record.label}: {compared[record.key]}")
         return path
-    folders = {record.label.replace("/", "-"): (record, path) for record, path in chosen}
-    records = {folder: record for folder, (record, _) in folders.items()}
+    path = export_trained(_trained(info, record, weights, name, compared[record.key]), out, **written)
+    report(f"{record.label}: {compared[record.key]}")
+    if warning := _parent_warning(trainings, record, compared[record.key], os.fspath(out)):
+        report(warning)
+    return path
+
+
+def _export_front(
+    info: RunInfo,
+    trainings: Trainings,
+    several: Mapping[str, tuple[TrialRecord, Trained]],
+    out: Run,
+    written: Mapping[str, Any],
+    report: Callable[[str], None],
+) -> Path:
+    """Write the networks of a front, sub-folder → its training, with a README of all."""
+    records = {folder: record for folder, (record, _) in several.items()}
     readme = front_readme(info.name, records, trainings.front, _objectives(info), trainings.run)
-    several = {folder: trained(*pair) for folder, pair in folders.items()}
-    if say is not None:
-        say(
-            f"{len(several)} networks of the front, each chosen by its validation accuracy: {', '.join(several)}"
+    report(
+        f"{len(several)} networks of the front, each chosen by its validation accuracy: {', '.join(several)}"
+    )
+    return export_trained_many(
+        {folder: made for folder, (_, made) in several.items()}, out, readme, **written
+    )
+
+
+def _check_own(trial: str, fold: bool, forms: Sequence[str]) -> None:
+    """Refuse what an export of a training of the user's own cannot be."""
+    if trial == "pareto" or fold or forms:
+        raise ExportError(
+            "a network of a training of your own is exported with its weights and its source, one at a time: "
+            "without --fold, --onnx and other forms, and not as a front"
         )
-    return export_trained_many(several, out, readme, **written)
 
 
 def _parent_warning(trainings: Trainings, record: TrialRecord, compared: str, out: str) -> str:
@@ -205,22 +220,6 @@ def _recommended_key(info: RunInfo, trainings: Trainings) -> str:
     return found.key
 
 
-def _export_own(
-    info: RunInfo,
-    record: TrialRecord,
-    weights: Path,
-    name: str | None,
-    compared: str,
-    out: Path,
-    force: bool,
-    say: Callable[[str], None] | None,
-) -> Path:
-    path = export_network(*_own_network(info, record, weights, name, compared), out, force=force)
-    if say is not None:
-        say(f"{record.label}: {compared}")
-    return path
-
-
 def _own_network(
     info: RunInfo, record: TrialRecord, weights: Path, name: str | None, compared: str
 ) -> tuple[Architecture, Plan | None, dict[str, Tensor], Any, str]:
@@ -258,7 +257,7 @@ def _own_network(
     return architecture, conversion, tensors, inputs, "\n".join(lines) + "\n"
 
 
-def _trained(record: TrialRecord, weights: Path, card: Card) -> Trained:
+def _trained(info: RunInfo, record: TrialRecord, weights: Path, name: str | None, compared: str) -> Trained:
     """A recorded training as an export takes it."""
     architecture = Architecture.from_dict(record.architecture)
     template = build(architecture.backbone, device="meta")
@@ -267,4 +266,5 @@ def _trained(record: TrialRecord, weights: Path, card: Card) -> Trained:
     tensors, logits = (
         read_tensors(file, "export another training with --trial") for file in (weights, example)
     )
+    card = card_of(record, info.records, info.name, info.plan["data"], name, compared)
     return Trained(tensors, architecture, logits, card, conversion)

@@ -51,6 +51,13 @@ def unknown_code(records: Iterable[TrialRecord]) -> str | None:
     return foreign_code(Architecture.from_dict(record.architecture).backbone for record in records)
 
 
+def network_of_code(code: str) -> str:
+    """What an error reports of a network whose source code is not known to be this user's, up to the way out."""
+    return (
+        f"its network is source code, {code}, that no search of yours has run on this machine; read it, then"
+    )
+
+
 @reads_run
 def resume_line(info: RunInfo) -> str:
     """The command that continues a run; of a large one by the file of its settings, which takes no PyTorch to name."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reborn_nas.api.run import Run, parent_arm
+from reborn_nas.api.run import Run, network_of_code, parent_arm
 from reborn_nas.architecture import Architecture
 from reborn_nas.data import load_dataset
 from reborn_nas.errors import ConfigError
@@ -74,25 +74,18 @@ def train(
     Raises:
         RebornError: whatever does not fit together, before any training; a training that cannot go on.
     """
-    if seeds < 1:
-        raise ConfigError(f"seeds: at least one training, not {seeds}")
-    if not 0 <= network.get("average", 0.0) < 1:
-        raise ConfigError(f"ema: a decay in [0, 1), such as 0.999, not {network['average']!r}")
-    if (overrides or {}).get("epochs") == 0 and not pretrained and checkpoint is None:
-        raise ConfigError(
-            "epochs: at least one, but for a parent with weights (--pretrained, --checkpoint), whose conversion is "
-            "then exported as it is; `reborn-nas export` writes what is trained already"
-        )
+    parent = Parent(pretrained, None if checkpoint is None else Path(checkpoint))
+    _check(seeds, network.get("average", 0.0), (overrides or {}).get("epochs"), parent)
     check_target(out, force)
     check_forms(forms)
     chosen, known = _one_architecture(architecture, trial, network.get("backbone") is not None)
-    told = known.get("dataset") if dataset is None else None
+    recorded = known if dataset is None and known.get("dataset") else {}
     images = load_dataset(
-        dataset or told or "digits",
+        dataset or recorded.get("dataset", "digits"),
         data_dir=Path(place) if (place := data_dir or known.get("data_dir")) else None,
-        image_size=image_size or (known.get("image_size") if told else None),
+        image_size=image_size or recorded.get("image_size"),
         seed=known.get("seed", 0),
-        skip_broken=skip_broken or bool(told and known.get("skip_broken")),
+        skip_broken=skip_broken or bool(recorded.get("skip_broken")),
     )
     job, notes = prepare(
         chosen,
@@ -100,23 +93,40 @@ def train(
         _recipe(known, recipe, images.name, overrides or {}),
         seeds=range(seed, seed + seeds),
         device=pick_device(device)[0],
-        parent=Parent(pretrained, None if checkpoint is None else Path(checkpoint)),
+        parent=parent,
         folder=None if run is None else Path(run),
         **network,
     )
-    start = known.get("checkpoint") or ("the library's published weights" if known.get("pretrained") else "")
-    if start and not job.parent.given:
-        way = "--pretrained" if known.get("pretrained") else f"--checkpoint {start}"
-        notes = (
-            *notes,
-            f"the run's trainings started from {start}, these start from random weights; {way} repeats that",
-        )
+    if not parent.given:
+        notes = (*notes, *_other_start(known))
     for note in (*notes, f"trainings are kept in {job.folder}; the same command goes on where it stopped"):
         if say is not None:
             say(note)
     outcome = retrain(job, name, on_epoch)
     export_trained(outcome.trained, out, force=force, fold=fold, forms=forms)
     return outcome
+
+
+def _check(seeds: int, average: float, epochs: object, parent: Parent) -> None:
+    """Refuse numbers that no training can have."""
+    if seeds < 1:
+        raise ConfigError(f"seeds: at least one training, not {seeds}")
+    if not 0 <= average < 1:
+        raise ConfigError(f"ema: a decay in [0, 1), such as 0.999, not {average!r}")
+    if epochs == 0 and not parent.given:
+        raise ConfigError(
+            "epochs: at least one, but for a parent with weights (--pretrained, --checkpoint), whose conversion is "
+            "then exported as it is; `reborn-nas export` writes what is trained already"
+        )
+
+
+def _other_start(known: Mapping[str, Any]) -> list[str]:
+    """A message where the trainings of the run started from weights, for trainings that start at random ones."""
+    start = known.get("checkpoint") or ("the library's published weights" if known.get("pretrained") else "")
+    if not start:
+        return []
+    way = "--pretrained" if known.get("pretrained") else f"--checkpoint {start}"
+    return [f"the run's trainings started from {start}, these start from random weights; {way} repeats that"]
 
 
 def _one_architecture(
@@ -156,10 +166,7 @@ def _one_architecture(
         chosen = Architecture.from_dict(choose(trainings, trial)[0][0].architecture)
     code = None if backbone_named else foreign_code([chosen.backbone])
     if code is not None:
-        raise ConfigError(
-            f"{given}: its network is source code, {code}, that no search of yours has run on this machine; read it, "
-            f"then name it with --backbone {code}"
-        )
+        raise ConfigError(f"{given}: {network_of_code(code)} name it with --backbone {code}")
     return chosen, known
 
 

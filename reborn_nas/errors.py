@@ -1,7 +1,7 @@
 """Every error that reborn-nas raises on purpose, and which errors are the machine's.
 
 Each is a `RebornError` and also the builtin that fits, so that both `except RebornError` and
-`except ValueError` work. A message says where, the rule, what was given and the way out.
+`except ValueError` work. A message names the place, the rule, what was given and a way out.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class ExportError(RebornError, ValueError):
 
 
 def unknown_name(kind: str, given: str, known: Iterable[str], hint: str = "") -> UnknownNameError:
-    """The error for an unknown `given` among `known`, with close matches and, where short, the whole list."""
+    """The error for an unknown `given` among `known`, with close matches and, where short, the complete list."""
     names = sorted(set(known))
     close = difflib.get_close_matches(given, names, n=5, cutoff=0.6)
     message = f"unknown {kind} {given!r}"

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and paths that stay where they belong."""
+"""Files that are written completely or not at all, and paths that stay inside their folder."""
 
 from __future__ import annotations
 

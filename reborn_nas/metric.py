@@ -132,7 +132,7 @@ class Metric:
 
         Raises:
             ConfigError: the value is outside of the metric's range, or has no place on its transformed scale and no
-                `worst` stands for it.
+                `worst` is taken for it.
         """
         number = self.check(value)
         if math.isnan(number):

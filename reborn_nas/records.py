@@ -47,7 +47,7 @@ class TrialRecord:
     Args:
         key: the study's word for this run, unique in a study and stable over resumes, such as `screen/17`.
         phase: one of `PHASES`.
-        arm: what the run stands for in its phase (`parent`, `reborn`, `candidate`, `design`, `sampled`, …).
+        arm: the role of the run in its phase (`parent`, `reborn`, `candidate`, `design`, `sampled`, …).
         number: Optuna's trial number within its study.
         state: one of `STATES`.
         architecture: `Architecture.to_dict()`.
@@ -76,7 +76,7 @@ class TrialRecord:
         started, finished: UTC, ISO 8601.
         environment: versions and host, as the worker saw them.
         extra: further scalars by name.
-        chance: score of a training that came to nothing, where the metric says one.
+        chance: score of a training that came to nothing, where the metric has one.
     """
 
     key: str
@@ -128,7 +128,7 @@ class TrialRecord:
 
 
 def chance_level(records: Iterable[TrialRecord]) -> float:
-    """Score of a guess: as a record says, else 1/classes; of a training of one's own without any, far below all."""
+    """Score of a guess: of the record, else 1/classes; of a training of one's own without any, far below all."""
     known = list(records)
     for record in known:
         if record.chance is not None:
@@ -151,7 +151,7 @@ DIGITS = 4
 
 
 def validation_accuracy(record: TrialRecord) -> float:
-    """In [0, 1], also of a training whose record holds its test accuracy; trainings are ranked by it alone."""
+    """In [0, 1], also of a training whose record holds its test accuracy; trainings are ranked by nothing else."""
     return float(record.extra.get("validation_accuracy", record.accuracy or 0.0))
 
 

@@ -34,7 +34,7 @@ class SuggestsCategorical(Protocol):
 
 @dataclass(frozen=True)
 class Rule:
-    """What holds for some sites. A later rule replaces what an earlier one says of the same site.
+    """What holds for some sites. A later rule replaces an earlier one for the same site.
 
     Args:
         sites: globs over site names (`layer4.*`); empty for all.
@@ -49,7 +49,7 @@ class Rule:
     fixed: Choice | None = None
 
     def matches(self, site: Site) -> bool:
-        """Whether the rule speaks of `site`."""
+        """Whether the rule applies to `site`."""
         by_name = not self.sites or any(
             site.name == pattern or fnmatchcase(site.name, pattern) for pattern in self.sites
         )
@@ -104,7 +104,7 @@ class SearchSpace:
         return {**self.variants.parameters, **self.site_parameters(sites)}
 
     def site_parameters(self, sites: Sequence[Site]) -> dict[str, tuple[str, ...]]:
-        """Those of the sites alone. Fixed and single-choice groups have none."""
+        """Those of the sites, without the backbone's. Fixed and single-choice groups have none."""
         return {name: labels for name, labels in self._groups(sites, ()).items() if len(labels) > 1}
 
     def suggest(

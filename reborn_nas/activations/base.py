@@ -59,7 +59,7 @@ class Option:
 
 @runtime_checkable
 class ActivationFamily(Protocol):
-    """What the registry holds: a named activation, its options and how to build it.
+    """An entry of the registry: a named activation, its options and how to build it.
 
     A third party offers one through the entry-point group `reborn_nas.activations`; the entry point names
     an object of this shape, or a class or function that returns one when called without arguments.
@@ -70,7 +70,7 @@ class ActivationFamily(Protocol):
 
     @property
     def name(self) -> str:
-        """What choices call it."""
+        """Its name in choices."""
         ...
 
     @property
@@ -80,7 +80,7 @@ class ActivationFamily(Protocol):
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """Other names that mean it."""
+        """Other names for it."""
         ...
 
     @property
@@ -89,7 +89,7 @@ class ActivationFamily(Protocol):
         ...
 
     def channel_factor(self, **options: Any) -> int:
-        """Output channels per input channel: 1, or 2 where both phases are handed on uncompressed."""
+        """Output channels per input channel: 1, or 2 where both phases are returned uncompressed."""
         ...
 
     def layouts(self, **options: Any) -> frozenset[str]:
@@ -184,7 +184,7 @@ def complete(choice: Choice | str) -> Choice:
 
 
 def _load_plugins() -> None:
-    """Register what other distributions offer, once. One that cannot be imported is warned of and skipped."""
+    """Register the activations of other distributions, once; warn of those that cannot be imported, and skip them."""
     global _plugins_loaded
     if _plugins_loaded:
         return

@@ -42,7 +42,7 @@ class Family:
     where: frozenset[str] = MAPS
 
     def channel_factor(self, **options: Any) -> int:
-        """2 where both phases are handed on uncompressed."""
+        """2 where both phases are returned uncompressed."""
         return 2 if options.get("compression") == "none" else 1
 
     def layouts(self, **options: Any) -> frozenset[str]:
@@ -58,7 +58,7 @@ class Family:
         init: str = "xavier",
         **options: Any,
     ) -> nn.Module:
-        """A new module, which knows its channels."""
+        """Build a module for this number of channels."""
         module = self.make(channels, layout, original, init, **options)
         if not hasattr(module, "out_channels"):
             module.channels = module.out_channels = channels  # type: ignore[assignment]
@@ -113,7 +113,7 @@ _BOTH = {"compression": Option("1x1", ("1x1", "none"), "back to C channels by a 
 _BLOCK = {
     "kernel_size": Option(3, (1, 3, 5), "of the deconvolution; odd, so that the map keeps its size"),
     "compression": Option("1x1", ("1x1", "3x3", "none"), "back to C channels, or 2C handed on"),
-    "deconv": Option("dense", ("dense", "depthwise"), "over all channels, or each alone"),
+    "deconv": Option("dense", ("dense", "depthwise"), "over all channels, or each by itself"),
     "positive": Option("relu", ("relu", "original"), "positive path: ReLU, or the site's own activation"),
 }
 
@@ -236,7 +236,7 @@ def extra_cost(choice: Choice | str, channels: int, shape: tuple[int, ...]) -> t
     """Parameters and MACs that `choice` adds to a site, counted on the meta device.
 
     Args:
-        choice: what stands at the site; "original" costs nothing.
+        choice: the site's activation; "original" costs nothing.
         channels: C of the site.
         shape: (C, H, W) of one image's map, (C, L) or (C, D, H, W); (C,) counts as a 1×1 map.
 

@@ -1,4 +1,4 @@
-"""The deployment form of a whole network: blocks split, and BatchNorm folded into the convolution before it."""
+"""The deployment form of a network: blocks split, and BatchNorm folded into the convolution before it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CONVOLUTIONS, _NORMS = tuple(CONVOLUTIONS.values()), tuple(NORMS.values())
 
 @dataclass(frozen=True)
 class Pair:
-    """State-dict paths of a convolution and of the BatchNorm that alone reads its output."""
+    """State-dict paths of a convolution and of the BatchNorm that is the only reader of its output."""
 
     conv: str
     norm: str

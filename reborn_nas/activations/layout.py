@@ -66,7 +66,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Ten
 
 
 def out_of_place(module: nn.Module) -> nn.Module:
-    """A copy of an activation that leaves its input alone: a block reads x twice."""
+    """A copy of an activation that does not write into its input, which a block reads twice."""
     copy = deepcopy(module)
     for part in copy.modules():
         if getattr(part, "inplace", False) is True:

@@ -116,7 +116,7 @@ def kernels_work(device: str, dtype: torch.dtype = torch.float32, channels_last:
     """Whether the Triton kernels give the point-wise operations' numbers on `device`, tried once on a small map.
 
     Each type and memory order is tried by itself when a network first uses it. Where a kernel does not compile, does
-    not run or gives other numbers, the point-wise operations take its place: slower. A warning says why.
+    not run or gives other numbers, the slower point-wise operations are used, with a warning that gives the reason.
     """
     if importlib.util.find_spec("triton") is None:
         return False

@@ -58,8 +58,8 @@ def deconvolve(x: Tensor, weight: Tensor, groups: int) -> Tensor:
 class Reborn(nn.Module):
     """The reborn block, computed without the concatenation: W⁺·σ(x) + W⁻·κ(Φ(min(x, 0))).
 
-    Φ (`deconv`) is a transposed convolution of stride 1 that keeps the size, κ (`norm`) BatchNorm, Γ (`compress`) the
-    convolution from 2C to C channels, kept whole: those of the map's dimensions, `ConvTranspose2d` and `BatchNorm2d` on
+    Φ (`deconv`) is a transposed convolution of stride 1 that keeps the size, κ (`norm`) BatchNorm, Γ (`compress`) one
+    convolution from 2C to C channels, each for maps of the site's dimensions: `ConvTranspose2d` and `BatchNorm2d` for
     an image. Neither Φ (BatchNorm follows) nor Γ has a bias.
 
     Args:
@@ -67,7 +67,7 @@ class Reborn(nn.Module):
         kernel_size: of Φ in every dimension, odd: an even one would change the map's size.
         compression: "1x1" or "3x3" (likewise in every dimension), or "none", which returns cat([σ(x), κ(Φ(·))]), 2C
             channels.
-        deconv: "dense", or "depthwise" (Φ acts on each channel alone).
+        deconv: "dense", or "depthwise" (Φ acts on each channel by itself).
         positive: the positive path σ; ReLU as in the paper where None.
         negative: False makes the positive twin, Φ fed with relu(x) instead of min(x, 0).
         layout: of x: "ncl", "nchw", "nhwc", "ncdhw", "ndhwc" or "nc".
@@ -133,7 +133,7 @@ class Reborn(nn.Module):
 
     @torch.jit.unused
     def _can_spare(self, x: Tensor) -> bool:
-        """Only what is trained eagerly keeps anything for a backward pass."""
+        """Whether maps may be recomputed: only where autograd keeps any, and nothing traces."""
         compiler: Any = torch.compiler
         jit: Any = torch.jit
         watched = jit.is_tracing() or compiler.is_compiling()
@@ -142,7 +142,7 @@ class Reborn(nn.Module):
 
     @torch.jit.unused
     def _spared(self, x: Tensor) -> Tensor:
-        """`forward`, of whose maps autograd keeps x, and Φ(·) where that is dear to make again."""
+        """`forward`, of whose maps autograd keeps x, and Φ(·) where that is expensive to compute again."""
         remade, source, layout = Remade(x), x.detach(), self.layout
         weight, groups, norm = self.deconv.weight, self.groups, self.norm
 

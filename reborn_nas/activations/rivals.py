@@ -58,7 +58,7 @@ class CReLU(nn.Module):
 
     @torch.jit.unused
     def _spared(self, x: Tensor) -> Tensor:
-        """`forward`, of whose maps autograd keeps x alone."""
+        """`forward`, of whose maps autograd keeps only x."""
         assert self.compress is not None
         remade, source = Remade(x), x.detach()
         with remade.instead():

@@ -1,4 +1,4 @@
-"""Memory for time: what a block's convolutions would keep for the backward pass is made again there from its input.
+"""Memory for time: recompute from the block's input what its convolutions would keep for the backward pass.
 
 Both phases of x, the normalised map and, where that is cheap, the deconvolved map are functions of x. A block that
 computes them all keeps five maps (x, relu(x), min(x, 0), Φ(·), BN(Φ(·))); a sparing one keeps x, and Φ(·) unless
@@ -29,7 +29,7 @@ def cheap_to_redo(weight: Tensor) -> bool:
 
 
 def spare_memory(model: nn.Module, spare: bool = True) -> int:
-    """Let every block of `model` that can make its maps again do so, or no longer; returns how many there are.
+    """Switch recomputation on or off in every block of `model` that can; return how many there are.
 
     Results stay the same; a step takes longer. Nothing changes where gradients are off.
     """
@@ -40,7 +40,7 @@ def spare_memory(model: nn.Module, spare: bool = True) -> int:
 
 
 class Remade:
-    """Tensors that autograd shall not keep, and how each is made again.
+    """Tensors that autograd should not keep, and how each is recomputed.
 
     Args:
         x: the block's input, whose autocast setting is repeated when something is made.
@@ -55,14 +55,14 @@ class Remade:
         self._known: list[Tensor] = []  # alive until the block is done, so that no other takes their place
 
     def put(self, tensor: Tensor, make: Callable[[], Tensor]) -> Tensor:
-        """`tensor`, of which autograd will keep `make` from now on."""
+        """Return `tensor`; autograd will keep `make` in its place."""
         self._makers[_place(tensor)] = make
         self._known.append(tensor)
         return tensor
 
     @contextlib.contextmanager
     def instead(self) -> Iterator[None]:
-        """In here autograd keeps makers; after it the known tensors are free to go."""
+        """Within, autograd keeps the functions; afterwards the known tensors may be freed."""
         try:
             with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
                 yield
@@ -91,19 +91,19 @@ class Remade:
 
 
 class Once:
-    """A map that two users ask for one after the other: made for the first, handed to the second, then forgotten."""
+    """A map that two callers need one after the other: made for the first, given to the second, then dropped."""
 
     def __init__(self, make: Callable[[], Tensor]) -> None:
         self._make = make
         self._held: Tensor | None = None
 
     def first(self) -> Tensor:
-        """Made anew and held."""
+        """Make and keep it."""
         self._held = self._make()
         return self._held
 
     def second(self) -> Tensor:
-        """The one that is held, or made anew."""
+        """The one that is kept, or a new one."""
         held, self._held = self._held, None
         return self._make() if held is None else held
 

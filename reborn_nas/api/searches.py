@@ -39,7 +39,7 @@ def search(
     """Plan and run a study, or resume it: the same settings continue from where the run is.
 
     Args:
-        config: a `StudyConfig`, the path of a study YAML, or None for the settings alone.
+        config: a `StudyConfig`, the path of a study YAML, or None to take only the settings.
         progress: called on every phase, trial and epoch; "auto": bars on a terminal and in a notebook; None: nothing.
         plan: what `plan_search` gave for the same settings, to spare making it again.
 
@@ -71,12 +71,12 @@ def check_training(config: StudyConfig | Run | None = None, **settings: Unpack[S
     everywhere trains too. Nothing is kept.
 
     Args:
-        config: a `StudyConfig`, the path of a study YAML, or None for the settings alone.
+        config: a `StudyConfig`, the path of a study YAML, or None to take only the settings.
 
     The settings below are those of `StudyConfig`; they override `config`.
 
     Returns:
-        The checks with what was seen; `.ok` says whether all hold.
+        The checks with what was seen; `.ok` is true where all pass.
 
     Raises:
         ConfigError: the settings have faults, or name no training of one's own.

@@ -241,7 +241,7 @@ def _source_fault(place: Place, modules: Mapping[str, nn.Module]) -> str | None:
             return f"{kind} ({span.place}) calls {hooked}, as a part of the activation; remove the hooks"
     if span.helper is not None and expression is None:
         return (
-            f"{kind} ({span.place}) runs it inside {span.helper}, whose call cannot stand for the activation alone; "
+            f"{kind} ({span.place}) runs it inside {span.helper}, whose call computes more than the activation; "
             "call the activation in the forward itself, or give it a module of its own"
         )
     try:

@@ -10,7 +10,7 @@ from reborn_nas.errors import unknown_name
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that takes no abbreviations, and says in one line what is wrong and what was probably meant."""
+    """A parser without abbreviations, which reports in one line what is wrong and what was probably meant."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(

@@ -37,7 +37,7 @@ EPILOG = """examples:
 
 
 def parser(verb: str | None = None) -> argparse.ArgumentParser:
-    """The command line; with the arguments of `verb` alone, or of every verb."""
+    """The command line; with the arguments of `verb`, or of every verb."""
     top = Parser(
         prog="reborn-nas",
         description="Where do reborn blocks help in a CNN, by how much, and how surely?",

@@ -62,7 +62,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequ
 
 
 def say(text: str, indent: str = "") -> None:
-    """One paragraph, wrapped between words on a terminal and left whole for a pipe."""
+    """One paragraph, wrapped between words on a terminal, one line in a pipe."""
     room = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 100_000
     print(textwrap.fill(text, room, initial_indent=indent, subsequent_indent=indent + "  "))
 
@@ -267,7 +267,7 @@ def print_estimates(
         unit = f" {spoken().short_unit}" if spoken().short_unit else ""
         say(
             f"Noise of one training {sigma:.2f}{unit}: an effect of {summary['detectable']:.2f}{unit} is found with "
-            f"80 % power by the {summary['planned']:.0f} runs of the whole screen."
+            f"80 % power by the {summary['planned']:.0f} runs of the screen."
         )
     if not complete:
         print("Descriptive until the study ends: intervals shrink, and there is no verdict yet.")

@@ -36,7 +36,7 @@ class Card:
         dataset: name of the data set it was trained on.
         classes: the classes' names, in the order of the outputs.
         mean, std: per channel, of images in [0, 1].
-        accuracies: measured on whole parts of the data.
+        accuracies: each measured on all images of a part of the data.
         details: further lines, name → value: recipe, epochs, seed, run, trial.
     """
 
@@ -155,8 +155,8 @@ def _accuracy(accuracies: Sequence[Accuracy]) -> list[str]:
         lines.append(
             f"| {item.part} | {item.n:,} | {share:.2%} | {low:.2%} – {high:.2%} | {plain(item.remark)} |"
         )
-    told = "The interval is Wilson's, over images; another training of the same network differs by more than that."
-    return [*lines, "", told, ""]
+    caution = "The interval is Wilson's, over images; another training of the same network differs by more than that."
+    return [*lines, "", caution, ""]
 
 
 def _details(card: Card, architecture: Architecture) -> list[str]:
@@ -252,7 +252,7 @@ def front_readme(
 
     Args:
         chosen: sub-folder → its record.
-        all_of_it: the whole front, those without kept weights too.
+        all_of_it: the front, also networks without kept weights.
         objectives: what they were compared in.
         run: the run's folder, for the command that trains the others again.
     """

@@ -1,4 +1,4 @@
-"""The folder of an export: replaced whole or not at all, with the source that its network needs."""
+"""The folder of an export: replaced completely or not at all, with the source that its network needs."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Start:
     Args:
         model: converted, in train mode.
         plan: its conversion.
-        undecayed: parameters that weight decay should leave alone, as they start at an identity.
+        undecayed: parameters without weight decay, as they start at an identity.
         deviation: how far its logits are from the parent's on random images, relative to the largest; None where no
             parent was given.
         notes: messages for the user.

@@ -109,19 +109,19 @@ def prepare(
     start = init or ("preserve" if parent.given else "xavier")
     if start not in INITS:
         raise ConfigError(f"init is one of {', '.join(INITS)}, not {start!r}")
-    said = [*stem_notes(spec), *images.notes]
+    messages = [*stem_notes(spec), *images.notes]
     if parent.given and start == "preserve":
         chosen, changed = on_own_path(chosen, found)
         if changed:
-            said.append(
+            messages.append(
                 f"{len(changed)} sites whose own activation is no ReLU keep it as the positive path "
                 f"(positive=original), such as {changed[0]}: only so the network starts at its parent's function"
             )
     if parent.given and recipe.init != "default":
         recipe = replace(recipe, init="default")
-        said.append("the recipe's initial weights are not drawn: they would undo the parent's")
+        messages.append("the recipe's initial weights are not drawn: they would undo the parent's")
     recipe = replace(recipe, precision=resolve_precision(recipe.precision, device, template))
     where = folder or Path("runs") / folder_name(chosen, images.name)
     check_recipe(recipe, images, template)
     job = Retraining(chosen, images, recipe, tuple(seeds), device, where, parent, start, average, found)
-    return job, tuple(said)
+    return job, tuple(messages)

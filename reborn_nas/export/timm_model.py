@@ -42,7 +42,7 @@ class Trained:
         architecture: with a complete backbone spec.
         example: `input` (B, C, H, W), normalised, and `logits` (B, classes), saved from the trained network itself
             in eval mode on the CPU.
-        card: what is said about it.
+        card: what its model card says.
         plan: the conversion; made anew where None.
     """
 
@@ -268,7 +268,7 @@ def bare_network(
     remark = {} if model is not None else {"weights": "random: this network has not been trained"}
     card = Card(
         name=name or f"{spec.name}-{whole.digest}",
-        dataset="data that the export was not told of" if model is not None else "nothing",
+        dataset="data that is not known to the export" if model is not None else "nothing",
         classes=list(classes) if classes is not None else [str(k) for k in range(spec.num_classes or 0)],
         mean=list(mean or known or [0.5] * count),
         std=list(std or spread or [0.25] * count),

@@ -30,7 +30,7 @@ __all__ = ["Retrained", "Retraining", "SeedResult", "claim_folder", "folder_name
 
 @dataclass(frozen=True)
 class SeedResult:
-    """One training: right answers on the `n` test images after the last epoch, which alone looked at them."""
+    """One training: correct predictions of the `n` test images, which were read once, after the last epoch."""
 
     seed: int
     correct: int

@@ -105,7 +105,7 @@ def adapted(model: nn.Module, input_size: tuple[int, int, int], outputs: int | N
     if made is not None and outputs is not None and outputs != made:
         if classifier is None:
             raise ConversionError(
-                f"the network has {made} outputs whatever num_classes says (its factory does not take num_classes), "
+                f"the network has {made} outputs, whatever num_classes is (its factory does not take num_classes), "
                 f"and it does not end in a linear layer that could be replaced by one with {outputs}; load it "
                 f"without num_classes, then reset_classifier({outputs}) puts a linear layer behind its outputs"
             )

@@ -35,7 +35,7 @@ def build_network(
     """A fresh network of `architecture`.
 
     Args:
-        architecture: with a backbone spec that says input size and classes.
+        architecture: with a backbone spec that has input size and classes.
         plan: the conversion, where it is known; then nothing is traced.
         timm_api: wrap networks that are not timm's so that they have its interface.
         arguments: more arguments of the backbone's constructor.
@@ -95,7 +95,7 @@ def _network(architecture: Architecture, plan: Plan | None, kwargs: dict[str, An
 
 
 def _doubles(architecture: Architecture) -> bool:
-    """Whether some choice hands on both phases uncompressed."""
+    """Whether some choice returns both phases uncompressed."""
     return any(
         choice.name != ORIGINAL.name and get_family(choice.name).channel_factor(**choice.options) > 1
         for choice in architecture.choices.values()
@@ -103,7 +103,7 @@ def _doubles(architecture: Architecture) -> bool:
 
 
 class _Capture(FeatureHookNet):
-    """Stands in for a feature extractor and keeps what timm would have given to it."""
+    """A substitute for a feature extractor that keeps what timm would have given to it."""
 
     def __new__(cls, model: nn.Module, **config: Any) -> Any:
         holder = nn.Identity()
@@ -215,43 +215,43 @@ def _of(variant: str, backbone: str, pretrained: bool, kwargs: dict[str, Any]) -
 
 @register_model
 def reborn_resnet18(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-18 with a reborn block at every site, or as `architecture=` says."""
+    """ResNet-18 with a reborn block at every site, or with `architecture=`."""
     return _of("reborn_resnet18", "timm:resnet18", pretrained, kwargs)
 
 
 @register_model
 def reborn_resnet34(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-34 with a reborn block at every site, or as `architecture=` says."""
+    """ResNet-34 with a reborn block at every site, or with `architecture=`."""
     return _of("reborn_resnet34", "timm:resnet34", pretrained, kwargs)
 
 
 @register_model
 def reborn_resnet50(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-50 with a reborn block at every site, or as `architecture=` says."""
+    """ResNet-50 with a reborn block at every site, or with `architecture=`."""
     return _of("reborn_resnet50", "timm:resnet50", pretrained, kwargs)
 
 
 @register_model
 def reborn_convnet5(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """`convnet5` with a reborn block at every site, or as `architecture=` says."""
+    """`convnet5` with a reborn block at every site, or with `architecture=`."""
     return _of("reborn_convnet5", "timm:convnet5", pretrained, kwargs)
 
 
 @register_model
 def reborn_convnet8(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """`convnet8` with a reborn block at every site, or as `architecture=` says."""
+    """`convnet8` with a reborn block at every site, or with `architecture=`."""
     return _of("reborn_convnet8", "timm:convnet8", pretrained, kwargs)
 
 
 @register_model
 def reborn_convnet13(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """`convnet13` with a reborn block at every site, or as `architecture=` says."""
+    """`convnet13` with a reborn block at every site, or with `architecture=`."""
     return _of("reborn_convnet13", "timm:convnet13", pretrained, kwargs)
 
 
 @register_model
 def reborn_paper_resnet34(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """`paper_resnet34` with a reborn block at every site, or as `architecture=` says."""
+    """`paper_resnet34` with a reborn block at every site, or with `architecture=`."""
     return _of("reborn_paper_resnet34", "timm:paper_resnet34", pretrained, kwargs)
 
 

@@ -275,7 +275,7 @@ def convnet8(pretrained: bool = False, **kwargs: Any) -> ConvNet:
 
     The paper is silent on down-sampling, the hidden widths and batch norm: here the second convolution of each
     pair has stride 2, the head averages to 2×2 (no change for inputs of 28×28 and 32×32) and has hidden layers of
-    512 and 256, and there is no batch norm (`norm=True` adds it; only ConvNet-13 is said to have it).
+    512 and 256, and there is no batch norm (`norm=True` adds it; the paper names it for ConvNet-13 only).
     `strides`, `hidden` and `pool_size` change these. In the paper's tables (`studies/table2.yaml`) reborn and CReLU
     stand behind convolutions alone and point-wise activations behind the hidden layers too (the paper leaves reborn in
     MLPs to future work); the channels that CReLU doubles are read by the next layer, so that nothing undoes them

@@ -23,7 +23,7 @@ class PaperResNet(ResNet):  # type: ignore[misc]  # timm has no types
         layers: blocks of each stage.
         width: factor on every convolution's channels; 0.5 is the paper's "Half" (Table 3).
         stem: "small": one 3×3 convolution of stride 1. "imagenet": He et al.'s 7×7 convolution of stride 2, and
-            a 3×3 convolution of stride 2 (batch norm and activation behind it) where their max-pool stands.
+            a 3×3 convolution of stride 2 (batch norm and activation behind it) in place of their max-pool.
         zero_init_last: start each block's last batch norm at 0, as timm's own ResNets do.
         kwargs: timm's.
 
@@ -90,7 +90,7 @@ def paper_resnet34(pretrained: bool = False, **kwargs: Any) -> PaperResNet:
     they are one 3×3 convolution of stride 1, and all down-sampling is done by the strides of the stages: 32, 16, 8 and
     4 pixels (`stem="imagenet"` keeps the 7×7 of stride 2, with a strided convolution for the max-pool, and
     leaves 8, 4, 2 and 1). The shortcuts that change the size are 1×1 projections (He et al.'s option B), the
-    activation after the sum is a site like any other, so that a reborn block stands after the residual sum (a row's
+    activation after the sum is a site like any other, so that a reborn block follows the residual sum (a row's
     `skip: ["*.act2"]` leaves ReLU there). CReLU's doubled channels are read by the next convolution inside a block; an
     identity shortcut reads them too, so that behind such a sum a 1×1 convolution undoes the doubling.
     """

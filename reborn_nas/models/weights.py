@@ -1,4 +1,4 @@
-"""Weights of an unconverted backbone: a checkpoint of anybody's training, read without running what it asks for."""
+"""Weights of an unconverted backbone: a checkpoint of any training, read without running code that it names."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _adapt_first_layer(model: nn.Module, given: dict[str, Tensor]) -> list[str]:
 
 
 def _read(path: Path, model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
-    """The state dict in a file, its names those of `model`, and notes; what a pickle may ask for is not run."""
+    """The state dict in a file, its names those of `model`, and notes; code that a pickle names is not run."""
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise TrainingError(f"there is no checkpoint {file}")
@@ -103,8 +103,8 @@ def _read(path: Path, model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
         blame_machine(error, file)
         said = " ".join(str(error).split())[:300]
         raise TrainingError(
-            f"{file} cannot be read as weights ({said}); only safetensors and files of torch.save that hold tensors "
-            "alone are read, anything else may run code; convert yours: safetensors.torch.save_file(state_dict, FILE)"
+            f"{file} cannot be read as weights ({said}); only safetensors and files of torch.save that hold only "
+            "tensors are read, anything else may run code; convert yours: safetensors.torch.save_file(state_dict, FILE)"
         ) from error
     notes: list[str] = []
     for key in _STATE_DICTS:

@@ -55,7 +55,7 @@ class TrialRows:
 
     def search_space(self, trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
         """Every categorical parameter that a trial has had with the same choices, in the order of the trials: what
-        a later trial brings stands behind what came before it there.
+        a later trial brings follows what came before it there.
         """
         found: dict[str, int] = {}
         order: list[str] = []

@@ -186,7 +186,7 @@ def test_other_data_in_place_of_a_tables(capsys: pytest.CaptureFixture[str]) -> 
     words = ("--only", "svhn,relu", "--replace", "svhn=digits", "--seeds", "1", "--threads", "1")
     code, out, _ = replicate(capsys, "mine.yaml", *words)
     assert code == 0
-    assert "digits stands where the table has svhn: not the published data" in out
+    assert "digits in place of the table's svhn: not the published data" in out
     cells = pd.read_csv("runs/replicate/mine-cells.csv")
     assert list(cells["data"]) == ["digits"]
     assert list(cells["published"]) == [80]

@@ -1,7 +1,7 @@
 """Networks whose features are taken behind a second activation, beside the one in the forward.
 
 `forward_intermediates` of timm's nasnet, pnasnet and legacy xception ends each feature in an `F.relu` that repeats what
-the next cell does first. `feature_info` names the module that it stands for. After conversion these calls go through
+the next cell does first. `feature_info` names the module that this replaces. After conversion these calls go through
 that module, so that the features are those which the network computes.
 """
 

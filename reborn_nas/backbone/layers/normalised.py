@@ -39,7 +39,7 @@ def partly_standardised(
 
 
 class PartlyStandardised(nn.Module):
-    """Shared by the four classes. The first base of each is the convolution that it stands for."""
+    """Shared by the four classes. The first base of each is the convolution that it replaces."""
 
     size: int
     copies: int
@@ -171,7 +171,7 @@ def normed(
 
 
 class Cut(nn.Module):
-    """Shared by both classes. The first base of each is the norm that it stands for."""
+    """Shared by both classes. The first base of each is the norm that it replaces."""
 
     size: int
     kept: Tensor | None
@@ -215,7 +215,7 @@ CUT: dict[type, type] = {
 
 
 class IdentityNorm(Layer):
-    """`cut`: the norm of an identity branch (RepVGG, MobileOne) reads the original channels alone."""
+    """`cut`: the norm of an identity branch (RepVGG, MobileOne) reads only the original channels."""
 
     classes = tuple(CUT)
     actions: Mapping[str, Action] = {"cut": Action(uses="layer", excludes="norm")}

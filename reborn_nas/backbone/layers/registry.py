@@ -2,7 +2,7 @@
 
 Most layers need no entry: an operation of the trace passes widened channels on, or its weights grow, by the rule for
 the operation (`widen.rules`). A layer whose forward computes with its channels in a way of its own is a `Layer` here:
-it is recognised by its class, says how widened channels pass its operations, and gives the module a form that takes
+it is recognised by its class, plans how widened channels pass its operations, and gives the module a form that takes
 them. So a new kind of layer is one class and one call of `register`.
 """
 
@@ -26,7 +26,7 @@ class Blocked(Exception):
 
 @dataclass(frozen=True)
 class Wide:
-    """A value is wider than in the trace: along dimension `dim`, as `channels` says."""
+    """A value is wider than in the trace: along dimension `dim`, as `channels` describes."""
 
     dim: int
     channels: ChannelMap
@@ -139,7 +139,7 @@ class Layer:
         return None
 
     def cut(self, scene: Scene) -> WidenStep:
-        """The step by which the layer, one with `cuts`, reads the original channels alone in the operation."""
+        """The step by which the layer, one with `cuts`, reads only the original channels in the operation."""
         raise NotImplementedError
 
     def grow(self, module: nn.Module, old: Tensor, widen: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,8 +1,8 @@
 """Widening as pure data, which a plan stores as JSON: which channels a wider value has, and which tensors grow.
 
 A doubled activation turns C channels into 2C. What follows may concatenate, flatten or double again, so each
-widened value carries a `ChannelMap`: for every channel that it has now, which channel of the *original* value it stands
-for, and whether it is that very channel or an extra one beside it. Maps are kept as runs, so that one of 100,000
+widened value carries a `ChannelMap`: for every channel that it has now, which channel of the *original* value it comes
+from, and whether it is that very channel or an extra one beside it. Maps are kept as runs, so that one of 100,000
 flattened columns stays two tuples long and travels in JSON.
 """
 
@@ -22,7 +22,7 @@ Run = tuple[int, int, bool]
 class ChannelMap:
     """The channels of a widened value, as runs (start, length, extra) over the original channels.
 
-    Every original channel stands in exactly one run that is not extra, so the original value is a selection of
+    Every original channel is in exactly one run that is not extra, so the original value is a selection of
     the widened one. `doubled` of C channels is ((0, C, False), (0, C, True)).
 
     Args:
@@ -70,7 +70,7 @@ class ChannelMap:
         return ChannelMap.of(outer * self.size * inner, runs)
 
     def part(self, start: int, size: int) -> ChannelMap:
-        """The map of what stands for the original channels from `start` on, `size` of them, in their order here."""
+        """The map of the channels that come from `size` original ones from `start` on, in their order here."""
         runs: list[Run] = []
         for first, length, extra in self.runs:
             low, high = max(first, start), min(first + length, start + size)
@@ -93,7 +93,7 @@ class ChannelMap:
         return [(start + i, extra) for start, length, extra in self.runs for i in range(length)]
 
     def sources(self) -> list[int]:
-        """The original channel that each channel of the widened value stands for."""
+        """The original channel that each channel of the widened value comes from."""
         return [start + i for start, length, _ in self.runs for i in range(length)]
 
     def kept(self) -> list[int]:

@@ -50,7 +50,7 @@ def resolve(
         stem: "small" or "original"; where open, "small" for images up to 64×64 if the stem is a strided one.
         arguments: more keyword arguments of the constructor.
         pretrained: for the library's published weights: what they bring with them becomes an argument, so that the
-            spec alone says what is computed, also where it is built again without them.
+            spec alone determines what is computed, even where it is built again without them.
 
     Raises:
         UnknownNameError: no library has the name.

@@ -70,7 +70,7 @@ class Variants:
 
 
 def is_argument(parameter: str) -> bool:
-    """Whether a parameter of a search stands for an argument of the backbone."""
+    """Whether a parameter of a search is an argument of the backbone."""
     return parameter.startswith(PREFIX)
 
 

@@ -1,7 +1,7 @@
 """The program that a network runs, as one stream of events: module calls, aten operations, sites, outputs.
 
-Tensors are told apart by what was written into their storage: an event names each operand by the events whose results
-it still shows. So an in-place activation and one that returns a new tensor give the same stream, unless the
+Tensors are distinguished by what was written into their storage: an event names each operand by the events whose
+results it still shows. So an in-place activation and one that returns a new tensor give the same stream, unless the
 overwritten value is read under another name, which conversion has to know.
 """
 

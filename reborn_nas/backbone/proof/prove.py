@@ -1,6 +1,6 @@
 """The proof of a conversion: the converted network runs the same program as the untouched one, sites aside.
 
-A site is a place in the source, and its runs are told apart by the turns of the loop around it. Code in which that
+A site is a place in the source, and its runs are distinguished by the turns of the loop around it. Code in which that
 does not hold (a loop over activations of several kinds, over the images of a batch, views changed in place) would be
 converted into something else. So once for each network every site gets a stand-in, a leaky ReLU with its own
 slope, and the program of the converted copy is compared with that of the untouched network in which the same
@@ -49,7 +49,7 @@ from reborn_nas.backbone.trace.replica import copied, replicate
 from reborn_nas.errors import ConversionError
 
 _DRAWS = 8  # seeds that show whether random numbers decide what runs
-_SEEDS = 3  # further runs in train mode, where a loop tells sites apart
+_SEEDS = 3  # further runs in train mode, where a loop distinguishes sites
 _GROWN = ((1, 32), (1, 0), (0, 32), (0, 0))  # images and pixels more than in the first run
 
 
@@ -113,7 +113,7 @@ class _Prover:
         )
 
     def _drawable(self, sites: Sequence[Site]) -> list[Site]:
-        """The sites that a plan can be made for; the others get what stands against it."""
+        """Keep the sites that a plan can be made for; record the reason of each other."""
         kept = []
         double = replicate(self.model, "meta")
         by_owner: dict[str, list[Site]] = {}

@@ -85,7 +85,7 @@ def _where(parent: nn.Module, model: nn.Module) -> tuple[torch.device, torch.dty
 
 
 def _stream(seed: int | None, name: str) -> Any:
-    """The random numbers of one site: they do not depend on what stands elsewhere."""
+    """The random numbers of one site: they do not depend on other sites."""
     return nullcontext() if seed is None else _Seeded(derive_seed(seed, "activation", name))
 
 

@@ -63,7 +63,7 @@ class Placement:
         if self.choice == ORIGINAL.label:
             if acts is None:
                 raise ConversionError(
-                    f"site {self.site!r} stands in a loop and has no module that could keep its place; "
+                    f"site {self.site!r} is in a loop and has no module that could keep its place; "
                     "choose an activation for every turn of the loop"
                 )
             return acts

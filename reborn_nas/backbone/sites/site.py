@@ -1,4 +1,4 @@
-"""A site as plain data, with the choices that it admits; and the discovery of a whole network."""
+"""A site as plain data, with the choices that it admits; and the sites found in a network."""
 
 from __future__ import annotations
 

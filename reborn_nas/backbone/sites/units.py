@@ -1,4 +1,4 @@
-"""Activation units: the operations, or the whole modules, of one run that act as one activation function.
+"""Activation units: the operations, or the modules, of one run that act as one activation function.
 
 A unit is a call of a module that does nothing but apply a point-wise non-linearity (`nn.ReLU`, timm's `GammaAct`,
 `StarReLU`, a user's own), the outermost such, or else a functional call (`F.relu(x)`, `x.relu_()`) in the
@@ -194,7 +194,7 @@ def _as_activation(trace: Trace, call: ModuleCall, module: nn.Module, live: froz
 
 
 def _is_pointwise(trace: Trace, op: Op, live: frozenset[int]) -> bool:
-    """Whether the operation leaves the shape alone and works on each element by itself (or prepares a parameter)."""
+    """Whether the operation keeps the shape and works on each element by itself (or prepares a parameter)."""
     if not live.intersection(op.inputs):
         return True
     if not operation(op.name).pointwise or len(op.outputs) != 1:

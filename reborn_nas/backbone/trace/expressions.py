@@ -59,7 +59,7 @@ def expression_of(run: Trace, ops: Sequence[Op], source: int, live: Collection[i
     if not wanted <= {op.index for moment in moments for op in moment[5]}:
         raise NotOne("it is spread over several statements")
     hole = _hole(run, ops, source, tree, whole, moments)
-    steps = [moment for moment in moments if not _stands_within(tree, moment[2], hole)]
+    steps = [moment for moment in moments if not _is_within(tree, moment[2], hole)]
     for _, name, _, inputs, _, inside in steps:
         joins = not operation(name).makes and any(value in live for value in inputs)
         if wanted.isdisjoint(op.index for op in inside) and joins:
@@ -93,7 +93,7 @@ def _evaluation(run: Trace, last: Op, tree: ast.AST, whole: ast.expr) -> list[Mo
         if moment[0] == last.call
         and _same_text(moment[2], last.span)
         and moment[5][0].index <= last.index
-        and _stands_within(tree, moment[2], whole)
+        and _is_within(tree, moment[2], whole)
     ]
     ends = []
     for at, moment in enumerate(steps[:-1]):
@@ -114,7 +114,7 @@ def _same_text(span: CallSpan | None, other: CallSpan | None) -> bool:
     )
 
 
-def _stands_within(tree: ast.AST, span: CallSpan | None, whole: ast.expr) -> bool:
+def _is_within(tree: ast.AST, span: CallSpan | None, whole: ast.expr) -> bool:
     node = None if span is None else _node(tree, span)
     return node is not None and _within(node, whole)
 

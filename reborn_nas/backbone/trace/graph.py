@@ -1,7 +1,7 @@
 """A recorded forward run as data: values, operations, module calls, and the call in the source that made each.
 
-An activation may be several operations of one forward: `Expression` says where it stands in the source and which steps
-it runs, `executions` finds its evaluations in a run.
+An activation may be several operations of one forward: `Expression` holds its place in the source and the steps that it
+runs, `executions` finds its evaluations in a run.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class CallSpan:
 
 @dataclass(frozen=True)
 class ValueRef:
-    """Stands for a tensor among an operation's arguments."""
+    """A reference to a tensor among an operation's arguments."""
 
     id: int
 

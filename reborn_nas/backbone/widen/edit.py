@@ -86,7 +86,7 @@ def _grown(
     init: WidenInit,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """The tensor `name` of the module, grown as the step says."""
+    """The tensor `name` of the module, grown by the step."""
     old = getattr(module, name, None)
     if not isinstance(old, Tensor):
         raise ConversionError(f"'{step.module}' has no tensor {name!r}, which a plan wants to widen")
@@ -183,7 +183,7 @@ class Unfused:
     """The change of such a class. Pickled with its instances."""
 
     def methods(self, base: type) -> dict[str, Any]:
-        """The methods that fuse, each leaving the module alone."""
+        """The methods that fuse, each of which now leaves the module as it is."""
         return {name: _itself if name == "fuse" else _nothing for name in _FUSING if hasattr(base, name)}
 
 

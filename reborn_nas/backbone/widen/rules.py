@@ -41,7 +41,7 @@ def pooled(scene: Scene) -> Outcome:
 
 
 def elementwise(scene: Scene) -> Outcome:
-    """Broadcasting arithmetic: widened operands must agree; a factor or a parameter beside them is widened too."""
+    """Broadcasting arithmetic: operands must be widened alike; a factor or parameter beside them is widened too."""
     rank = len(scene.shape(scene.op.outputs[0]))
     places = {v: scene.wide[v].dim + rank - len(scene.shape(v)) for v in scene.op.inputs if v in scene.wide}
     place = next(iter(places.values()))
@@ -215,7 +215,7 @@ def identity_branch(trace: Trace, total: Op, value: int) -> Op | None:
 
 
 def cut(scene: Scene) -> Outcome:
-    """The identity branch of a sum: its norm reads the original channels alone."""
+    """The identity branch of a sum: its norm reads only the original channels."""
     _, wide = scene.subject()
     if wide.dim != 1:
         raise Blocked("a norm over the channels")

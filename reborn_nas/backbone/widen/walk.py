@@ -124,7 +124,7 @@ class Walk:
         for value in dict.fromkeys(total.inputs):
             norm = rules.identity_branch(self.trace, total, value) if value in self.wide else None
             if norm is not None and value not in self.doubled:
-                del self.wide[value]  # the sum alone reads it: nothing else has to be taken back
+                del self.wide[value]  # only the sum reads it: nothing else has to be undone
                 self._cuts[norm.index] = refusal
                 self._push(norm.index)
                 self._push(total.index)
@@ -229,7 +229,9 @@ class Walk:
         except (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError) as error:
             raise Blocked(f"{op.name!r}, called in a form that its rule does not know") from error
         if outcome is None:
-            raise Blocked(known.blocks or f"{op.name!r}, of which no rule says that it keeps channels apart")
+            raise Blocked(
+                known.blocks or f"{op.name!r}, for which no rule shows that it keeps channels apart"
+            )
         return outcome
 
     def _repeats(self, op: Op) -> tuple[WidenStep, ...]:

@@ -186,7 +186,7 @@ def print_plan(plan: Plan) -> None:
     for dataset, text in plan.absent.items():
         print(f"  left out: every row on {dataset}: {text}", file=sys.stderr)
     for name, data in settings.replaced.items():
-        print(f"  {data} stands where the table has {name}: not the published data")
+        print(f"  {data} in place of the table's {name}: not the published data")
     if settings.scale != 1:
         print(
             f"  scale {settings.scale:g}: that share of the epochs and images, of the test at least "

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         rows.append((choice.label, what))
     print_table(("choice", "what it is"), rows)
     for name, labels in space.variants.parameters.items():
-        print(f"{name}: {', '.join(labels)}; one for the whole network")
+        print(f"{name}: {', '.join(labels)}; one for all of the network")
     for rule in space.rules:
         where = ", ".join([*rule.sites, *(f"stage {stage}" for stage in rule.stages)]) or "all sites"
         what = f"fixed to {rule.fixed}" if rule.fixed else ", ".join(choice.label for choice in rule.choices)

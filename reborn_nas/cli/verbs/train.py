@@ -80,7 +80,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--init",
         choices=("preserve", "xavier"),
         help="of the new activations; preserve (default with a parent) computes what the parent does, and weight decay "
-        "leaves the compressions alone, which start at the identity",
+        "does not touch the compressions, which start at the identity",
     )
     add_forms(parser)
     parser.add_argument("--force", action="store_true", help="replace DIR if it is not empty")

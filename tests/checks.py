@@ -18,8 +18,8 @@ from reborn_nas.architecture import ORIGINAL, Architecture, Choice
 from reborn_nas.backbone.convert import apply, plan
 from reborn_nas.backbone.cost import predict
 from reborn_nas.backbone.find import discover
-from reborn_nas.backbone.replace.draw import everywhere
 from reborn_nas.backbone.replace.plan import Plan
+from reborn_nas.backbone.replace.planning import everywhere
 from reborn_nas.backbone.sites.site import Discovery, Site
 from reborn_nas.backbone.trace.inputs import arguments, moved
 from reborn_nas.backbone.trace.record import trace

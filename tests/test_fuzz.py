@@ -1,4 +1,4 @@
-"""Every file that a user or a stranger can hand in gives a result or a typed error: no traceback, no hang, no file."""
+"""Every file that a user or a third party can provide ends in a result or a typed error: no traceback, hang or file."""
 
 from __future__ import annotations
 

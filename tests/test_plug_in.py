@@ -1,6 +1,6 @@
-"""The product inside a stranger's code: their objective and training loop, activation, backbone file and sampler.
+"""The product inside third-party code: an objective and training loop, activation, backbone file and sampler.
 
-The stranger's distribution lies on the path with entry points of its own: what finds them is what finds them in life.
+The third party's distribution lies on the path with entry points of its own: they are found as they are in life.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ ROOT = Path(__file__).parents[1]
 
 ENTRY_POINTS = """\
 [reborn_nas.activations]
-sine = stranger:Sine
+sine = thirdparty:Sine
 
 [reborn_nas.samplers]
-lucky = stranger:Lucky
+lucky = thirdparty:Lucky
 """
 
-STRANGER = """
+THIRD_PARTY = """
 import torch
 from optuna.samplers import RandomSampler
 from torch import nn
@@ -132,19 +132,19 @@ def readme_objective() -> str:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """The stranger's folder: a distribution, a network's file, a search space."""
-    info = tmp_path / "stranger-1.0.dist-info"
+    """The third party's folder: a distribution, a network's file, a search space."""
+    info = tmp_path / "thirdparty-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: thirdparty\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(ENTRY_POINTS)
-    (tmp_path / "stranger.py").write_text(STRANGER)
+    (tmp_path / "thirdparty.py").write_text(THIRD_PARTY)
     (tmp_path / "net.py").write_text(NET)
     (tmp_path / "space.yaml").write_text(SPACE)
     (tmp_path / "objective.py").write_text(OBJECTIVE.replace("README_LINES", readme_objective()))
     return tmp_path
 
 
-def test_everything_of_a_strangers_own_at_once(place: Path) -> None:
+def test_everything_of_a_third_party_at_once(place: Path) -> None:
     done = subprocess.run(
         [sys.executable, "objective.py"],
         cwd=place,

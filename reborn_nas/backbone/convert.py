@@ -14,8 +14,8 @@ from reborn_nas.backbone.find import discover
 from reborn_nas.backbone.load.source import build, resolve
 from reborn_nas.backbone.proof.rehearsal import rehearsed
 from reborn_nas.backbone.replace.apply import apply
-from reborn_nas.backbone.replace.draw import architecture_for, outline
 from reborn_nas.backbone.replace.plan import Plan
+from reborn_nas.backbone.replace.planning import architecture_for, draft_plan
 from reborn_nas.backbone.sites.site import Discovery
 
 __all__ = ["apply", "build_converted", "convert", "plan"]
@@ -76,7 +76,7 @@ def plan(
         ConversionError: a forward that cannot be traced or rewritten.
     """
     found = discovery or discover(model, input_size, example_inputs=example_inputs)
-    steps = outline(model, architecture, found, init)
+    steps = draft_plan(model, architecture, found, init)
     return replace(steps, widths=rehearsed(model, found, steps))
 
 

@@ -24,8 +24,8 @@ from reborn_nas.activations import CHANNELS_LAST, extra_cost
 from reborn_nas.architecture import ORIGINAL, Architecture, Choice
 from reborn_nas.backbone.find import discover
 from reborn_nas.backbone.replace.apply import apply
-from reborn_nas.backbone.replace.draw import outline
 from reborn_nas.backbone.replace.plan import Placement
+from reborn_nas.backbone.replace.planning import draft_plan
 from reborn_nas.backbone.sites.non_sites import live_values
 from reborn_nas.backbone.sites.site import Discovery, Site, site_values
 from reborn_nas.backbone.trace.graph import Op, Trace, executions
@@ -80,7 +80,7 @@ def predict(
     are added up.
     """
     found = discovery or discover(model, input_size, example_inputs=example_inputs)
-    steps = outline(model, architecture, found)
+    steps = draft_plan(model, architecture, found)
     if steps.widening is not None:
         new = apply(replicate(model, "meta"), steps, inplace=True)
         run = trace_double(new, found.inputs, training=False, quick=True)

@@ -24,7 +24,7 @@ from reborn_nas.backbone import (
     resolve,
 )
 from reborn_nas.backbone.cost import added
-from reborn_nas.backbone.replace.draw import everywhere
+from reborn_nas.backbone.replace.planning import everywhere
 from tests.backbone.zoo import Twice
 
 CHOICES = [

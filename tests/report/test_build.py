@@ -156,7 +156,7 @@ def test_the_command_breaks_between_words_only(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_strangers_strings_are_shown_and_never_run(tmp_path: Path) -> None:
+def test_third_party_strings_are_shown_and_never_run(tmp_path: Path) -> None:
     names = [EVIL, "=HYPERLINK(1)", 'x" onload="alert(1)', "${x}{{ 7*7 }}\x00", "act5"]
     view = fabricate.view(5, title=EVIL, names=names)
     hostile = RunView(
@@ -180,7 +180,7 @@ def test_strangers_strings_are_shown_and_never_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_second_report_leaves_strangers_files_and_removes_its_own_stale_ones(tmp_path: Path) -> None:
+def test_a_second_report_leaves_foreign_files_and_removes_its_own_stale_ones(tmp_path: Path) -> None:
     build_report(fabricate.view(5), tmp_path)
     (tmp_path / "mine.csv").write_text("keep")
     (tmp_path / "files.json").write_text(

@@ -1,4 +1,4 @@
-"""Strangers' strings and numbers as text."""
+"""Third-party strings and numbers as text."""
 
 from __future__ import annotations
 

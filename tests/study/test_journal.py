@@ -1,4 +1,4 @@
-"""The journal after crashes, full disks and strangers."""
+"""The journal after crashes, full disks and other writers."""
 
 from __future__ import annotations
 

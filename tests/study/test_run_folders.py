@@ -195,7 +195,7 @@ class Forger:
         put(path, json.dumps(config).encode())
 
     def files(self, run: Path) -> None:
-        """A pipe, a folder or a link in a file's place, or strangers' files beside it."""
+        """A pipe, a folder or a link in a file's place, or foreign files beside it."""
         path = run / self.chance.choice(NAMES)
         kind = self.chance.randrange(7)
         if kind < 5:

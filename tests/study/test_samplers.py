@@ -216,7 +216,7 @@ def test_a_proposal_grows_at_most_linearly_with_the_trials() -> None:
 
 
 class Toy(optuna.samplers.RandomSampler):
-    """A stranger's sampler."""
+    """A third party's sampler."""
 
 
 def _points(value: str) -> Any:
@@ -224,14 +224,14 @@ def _points(value: str) -> Any:
     return lambda group, name=None: [point] if name in (None, "toy") else []
 
 
-def test_a_strangers_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_third_party_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samplers, "entry_points", _points(f"{__name__}:Toy"))
     assert "toy" in samplers.sampler_names()
     assert type(make_sampler("toy", 5)).__name__ == "Toy"
 
 
 @pytest.mark.parametrize("value", ["nowhere:Toy", "builtins:dict"])
-def test_a_strangers_sampler_that_is_none(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_a_third_party_sampler_that_is_none(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setattr(samplers, "entry_points", _points(value))
     with pytest.raises(StudyError, match="toy"):
         make_sampler("toy", 0)

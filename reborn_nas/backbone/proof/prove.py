@@ -41,8 +41,8 @@ from reborn_nas.backbone.proof.marks import Converted, Untouched, run
 from reborn_nas.backbone.proof.program import Program
 from reborn_nas.backbone.proof.record import is_own
 from reborn_nas.backbone.replace.apply import apply
-from reborn_nas.backbone.replace.draw import draw
 from reborn_nas.backbone.replace.plan import Plan
+from reborn_nas.backbone.replace.planning import make_plan
 from reborn_nas.backbone.sites.site import WRITTEN, Discovery, Proof, Site, site_values
 from reborn_nas.backbone.trace.inputs import arguments, numbered, resized, shrunk
 from reborn_nas.backbone.trace.replica import copied, replicate
@@ -93,7 +93,7 @@ class _Prover:
     def prove(self) -> Proof:
         layouts = get_family("leaky_relu").layouts()
         sites = [s for s in self.found.sites if s.own_fault is None and s.layout in layouts]
-        sites = self._drawable(sites)
+        sites = self._plannable(sites)
         spare: tuple[str, ...] = ()
         while sites:
             faults, spare = self._try(sites)
@@ -112,7 +112,7 @@ class _Prover:
             self.faults, clones, spare, tuple(site.name for site in sites), tuple(sorted(self.varying))
         )
 
-    def _drawable(self, sites: Sequence[Site]) -> list[Site]:
+    def _plannable(self, sites: Sequence[Site]) -> list[Site]:
         """Keep the sites that a plan can be made for; record the reason of each other."""
         kept = []
         double = replicate(self.model, "meta")
@@ -122,7 +122,7 @@ class _Prover:
         for group in by_owner.values():
             if group[0].kind != "module":
                 try:
-                    draw(double, self.found, stand_ins(group, own=self.own), init="preserve")
+                    make_plan(double, self.found, stand_ins(group, own=self.own), init="preserve")
                 except ConversionError as error:
                     self.faults.update({site.name: str(error) for site in group})
                     continue
@@ -132,7 +132,7 @@ class _Prover:
     def _try(self, sites: Sequence[Site]) -> tuple[dict[str, str], tuple[str, ...]]:
         """Site → fault, empty where all of them pass; and the modules that are spare then."""
         chosen = stand_ins(sites, own=self.own)
-        steps = self._written_back(draw(self.model, self.found, chosen, init="preserve"))
+        steps = self._written_back(make_plan(self.model, self.found, chosen, init="preserve"))
         met: set[str] = set()
         read: set[str] = set()
         self.clones = {}
@@ -237,7 +237,7 @@ class _Prover:
 
     def _branches_by_size(self, sites: Sequence[Site]) -> bool:
         """Whether the network runs something else for other sizes or numbers of images."""
-        steps = draw(self.model, self.found, stand_ins(sites, own=True), init="preserve")
+        steps = make_plan(self.model, self.found, stand_ins(sites, own=True), init="preserve")
         for training in (False, True) if self.found.train_trace is not None else (False,):
             usual = self._kinds(training, _GROWN[-1], sites, steps)
             others = (self._kinds(training, growth, sites, steps) for growth in _GROWN[:-1])
@@ -258,7 +258,7 @@ class _Prover:
         """Whether random numbers decide what the network runs, as far as a few seeds show it."""
         if not self.drew:
             return False
-        steps = draw(self.model, self.found, stand_ins(sites, own=True), init="preserve")
+        steps = make_plan(self.model, self.found, stand_ins(sites, own=True), init="preserve")
         for training in (False, True) if self.found.train_trace is not None else (False,):
             ran = [kinds(self._seeded(sites, steps, training, seed)[0]) for seed in range(_DRAWS)]
             if any(one != ran[0] for one in ran):

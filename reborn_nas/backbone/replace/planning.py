@@ -24,11 +24,11 @@ from reborn_nas.backbone.widen.walk import widening
 from reborn_nas.errors import ConversionError, RebornError, SiteError
 
 
-def outline(model: nn.Module, architecture: Architecture, found: Discovery, init: str = "xavier") -> Plan:
+def draft_plan(model: nn.Module, architecture: Architecture, found: Discovery, init: str = "xavier") -> Plan:
     """A plan that has not been tried out; enough to count what the network costs."""
     chosen = admitted(architecture, found)
     proof = found.proof
-    steps = draw(model, found, chosen, widened(found, chosen), init)
+    steps = make_plan(model, found, chosen, widened(found, chosen), init)
     return replace(
         steps,
         placements=tuple(
@@ -50,7 +50,7 @@ def _original(found: Discovery, site: Site, chosen: Mapping[str, Choice]) -> str
     return KEPT if site.is_formula and site.name not in chosen else functional_original(found, site)
 
 
-def draw(
+def make_plan(
     model: nn.Module,
     found: Discovery,
     chosen: Mapping[str, Choice],

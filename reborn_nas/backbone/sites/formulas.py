@@ -103,16 +103,16 @@ class _Search:
             if op.turn and op.index not in self.inside:
                 turns.setdefault((op.call, op.turn), []).append(op)
         for ops in turns.values():
-            lively = [op for op in ops if operation(op.name).makes or not self.live.isdisjoint(op.inputs)]
-            lively = [op for op in lively if not operation(op.name).makes]
-            made = {value for op in lively for value in op.outputs}
+            reading = [op for op in ops if operation(op.name).makes or not self.live.isdisjoint(op.inputs)]
+            reading = [op for op in reading if not operation(op.name).makes]
+            made = {value for op in reading for value in op.outputs}
             sources = {
-                value for op in lively for value in op.inputs if value in self.live and value not in made
+                value for op in reading for value in op.inputs if value in self.live and value not in made
             }
-            if len(sources) != 1 or any(len(op.outputs) != 1 for op in lively):
+            if len(sources) != 1 or any(len(op.outputs) != 1 for op in reading):
                 continue
             (source,) = sources
-            self._accept(_Derived(source, tuple(lively)), named=True, whole=True)
+            self._accept(_Derived(source, tuple(reading)), named=True, whole=True)
 
     def _named(self) -> list[_Derived]:
         """Accept what is a known activation; the other formulas."""

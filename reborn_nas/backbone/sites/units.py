@@ -71,28 +71,28 @@ def find_units(
         live: for each run, ids of the values that descend from the model's inputs; the others are weights
             being prepared.
     """
-    whole = _Wholes(traces, modules, live)
-    return tuple(tuple(_units(trace, alive, whole)) for trace, alive in zip(traces, live))
+    acting = _ActivationModules(traces, modules, live)
+    return tuple(tuple(_units(trace, alive, acting)) for trace, alive in zip(traces, live))
 
 
-def _units(trace: Trace, live: frozenset[int], whole: _Wholes) -> Iterator[Unit]:
+def _units(trace: Trace, live: frozenset[int], acting: _ActivationModules) -> Iterator[Unit]:
     taken: set[int] = set()
     for op in trace.ops:
         name = activation_name(op) or (op.name if operation(op.name).squashes else None)
         if (name is None and not operation(op.name).bounds) or live.isdisjoint(op.inputs):
             continue
         outer, call = None, op.call
-        while call >= 0 and whole.activation(trace.calls[call].path) is not None:
+        while call >= 0 and acting.activation(trace.calls[call].path) is not None:
             outer, call = call, trace.calls[call].parent
         if outer is None:
-            if name is not None and not whole.is_block(trace.calls[op.call].path if op.call >= 0 else ""):
+            if name is not None and not acting.is_block(trace.calls[op.call].path if op.call >= 0 else ""):
                 yield _functional_unit(op, name)
         elif outer not in taken:
             taken.add(outer)
-            yield _module_unit(trace, outer, whole.activation(trace.calls[outer].path) or "", live)
+            yield _module_unit(trace, outer, acting.activation(trace.calls[outer].path) or "", live)
 
 
-class _Wholes:
+class _ActivationModules:
     """The modules that are one activation, in every call of every run."""
 
     def __init__(
@@ -184,13 +184,13 @@ def _as_activation(trace: Trace, call: ModuleCall, module: nn.Module, live: froz
         return "frelu"
     if not all(_is_pointwise(trace, op, live) for op in ops):
         return None
-    lively = [op for op in ops if live.intersection(op.inputs)]
-    if len(lively) == 1 and operation(lively[0].name).squashes:
-        return lively[0].name
-    named = [name for op in lively if (name := activation_name(op)) is not None]
-    if not named and not _gates_itself(lively, live):
+    reading = [op for op in ops if live.intersection(op.inputs)]
+    if len(reading) == 1 and operation(reading[0].name).squashes:
+        return reading[0].name
+    named = [name for op in reading if (name := activation_name(op)) is not None]
+    if not named and not _gates_itself(reading, live):
         return None
-    return named[0] if len(lively) == 1 else _BY_CLASS.get(kind, f"other:{kind}")
+    return named[0] if len(reading) == 1 else _BY_CLASS.get(kind, f"other:{kind}")
 
 
 def _is_pointwise(trace: Trace, op: Op, live: frozenset[int]) -> bool:

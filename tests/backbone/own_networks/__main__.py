@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 
-from tests.backbone.strangers.table import NETWORKS, RECORD, judged, write
+from tests.backbone.own_networks.table import NETWORKS, RECORD, judged, write
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.functional import relu as rectify
 
-from tests.backbone.strangers.register import Base, conv, own
+from tests.backbone.own_networks.register import Base, conv, own
 
 
 def conv_relu(layer, x):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.backbone.strangers.register import Base, conv, own
+from tests.backbone.own_networks.register import Base, conv, own
 
 
 class Rounded(torch.autograd.Function):

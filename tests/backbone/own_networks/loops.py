@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.backbone.strangers.register import Base, conv, own
+from tests.backbone.own_networks.register import Base, conv, own
 
 
 @own(3)

@@ -12,7 +12,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
-from tests.backbone.strangers.register import Base, conv, own
+from tests.backbone.own_networks.register import Base, conv, own
 
 
 class Indexing(nn.Sequential):

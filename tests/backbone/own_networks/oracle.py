@@ -33,7 +33,7 @@ import reborn_nas as rn
 from reborn_nas.architecture import BackboneSpec
 from reborn_nas.backbone import Discovery, discover
 from reborn_nas.errors import RebornError, SiteError
-from tests.backbone.strangers.register import Own
+from tests.backbone.own_networks.register import Own
 
 ACTIVATIONS = frozenset(
     (

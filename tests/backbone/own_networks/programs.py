@@ -1,7 +1,7 @@
 """Random programs: forwards written line by line over convolutions, norms, activations, views, in-place arithmetic,
 loops, dicts, branches, helpers and shared modules. The oracle is substitution in flight.
 
-`python -m tests.backbone.strangers.programs 0 200` judges the programs of these seeds and prints the smallest form of
+`python -m tests.backbone.own_networks.programs 0 200` judges the programs of these seeds and prints the smallest form of
 each that comes out wrong.
 """
 # ruff: noqa: E501 a statement of a program is easier to read on one line
@@ -26,8 +26,8 @@ import torch
 from torch import nn
 
 from reborn_nas.backbone.sites.site import Site
-from tests.backbone.strangers.oracle import Result, Verdict, fresh, judge
-from tests.backbone.strangers.register import Own, images
+from tests.backbone.own_networks.oracle import Result, Verdict, fresh, judge
+from tests.backbone.own_networks.register import Own, images
 
 FOLDER = tempfile.TemporaryDirectory()
 CHOICES = ("reborn", "relu", "crelu(compression=none)", "prelu")

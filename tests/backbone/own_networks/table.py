@@ -6,9 +6,9 @@ import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tests.backbone.strangers import calls, formulas, inplace, loops, modules
-from tests.backbone.strangers.oracle import Verdict, judge
-from tests.backbone.strangers.register import NETWORKS
+from tests.backbone.own_networks import calls, formulas, inplace, loops, modules
+from tests.backbone.own_networks.oracle import Verdict, judge
+from tests.backbone.own_networks.register import NETWORKS
 
 __all__ = [
     "NETWORKS",

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from tests.backbone.strangers.oracle import judge
-from tests.backbone.strangers.table import NETWORKS, recorded
+from tests.backbone.own_networks.oracle import judge
+from tests.backbone.own_networks.table import NETWORKS, recorded
 
 RECORDED = recorded()
 QUICK = 16

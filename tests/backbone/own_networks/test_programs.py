@@ -1,6 +1,6 @@
 """Random programs: not one is converted to something else than was asked for.
 
-`python -m tests.backbone.strangers.programs 10000 2000` runs as many as one likes.
+`python -m tests.backbone.own_networks.programs 10000 2000` runs as many as one likes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from tests.backbone.strangers.programs import programs
+from tests.backbone.own_networks.programs import programs
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from reborn_nas.training.device.cpu import available_cores
+from reborn_nas.machine import available_cores
 
 # looking for garbage after each 700 objects takes an eighth of the suite's time
 gc.set_threshold(20_000, 5, 5)

@@ -20,6 +20,7 @@ ROWS = (
         "commands",
         "documents",
         "known",
+        "machine",
         "metric",
         "records",
         "seeds",

@@ -38,6 +38,8 @@ def train(
     data_dir: Run | None = None,
     image_size: int | None = None,
     skip_broken: bool = False,
+    stream: bool | None = None,
+    cache_dir: Run | None = None,
     recipe: str | None = None,
     seeds: int = 3,
     seed: int = 0,
@@ -62,6 +64,7 @@ def train(
         out: the folder to write, as `export` does; it holds the first seed's network, whatever the test images say.
         dataset, data_dir, image_size, recipe: the run's own where None; else "digits" and "fast".
         skip_broken: leave out images that cannot be read, instead of raising.
+        stream, cache_dir: as in `load_dataset`; the run's own where None.
         seeds: trainings, with the seeds `seed`, `seed` + 1, …; with more of them a finished folder goes on.
         pretrained: start from the backbone library's published weights.
         checkpoint: start from these weights of the unconverted backbone: safetensors, a file of `torch.save` that holds
@@ -86,6 +89,8 @@ def train(
         image_size=image_size or recorded.get("image_size"),
         seed=known.get("seed", 0),
         skip_broken=skip_broken or bool(recorded.get("skip_broken")),
+        stream=recorded.get("stream") if stream is None else stream,
+        cache_dir=Path(kept) if (kept := cache_dir or known.get("cache_dir")) else None,
     )
     job, notes = prepare(
         chosen,

@@ -22,6 +22,7 @@ VERBS = {
     "report": "write a run's report: index.html, CSVs, figures",
     "train": "train one architecture with several seeds and export it",
     "export": "write a trained network of a run as a timm model",
+    "cache": "list the decoded images on disk, or remove them",
     "doctor": "try what trainings rely on, on this machine's device",
     "dashboard": "open a run in optuna-dashboard, on this machine only",
     "replicate": "measure a table or figure of the paper again",

@@ -27,8 +27,10 @@ def load_dataset(
     fraction: float = 1.0,
     flip: bool | None = None,
     skip_broken: bool = False,
+    stream: bool | None = None,
+    cache_dir: str | Path | None = None,
 ) -> ImageSet:
-    """Read a data set into host memory and give each image its use.
+    """Read a data set and give each image its use.
 
     Args:
         name: `digits` (scikit-learn's, always there), one of torchvision's `cifar10`, `cifar100`, `svhn`, `mnist`,
@@ -39,6 +41,9 @@ def load_dataset(
         fraction: share of every part that is kept, stratified, in (0, 1].
         flip: overrides whether training images are mirrored at random.
         skip_broken: leave out images of a folder that cannot be read, instead of raising; the notes count them.
+        stream: whether the decoded images of a folder are read from a cache on disk in every epoch, instead of being
+            held in memory; where None, only if they take more than 0.6 of the memory that is free.
+        cache_dir: where that cache lies; `$REBORN_NAS_CACHE`, else `~/.cache/reborn-nas/decoded`.
 
     Raises:
         UnknownNameError: no such data set.
@@ -54,8 +59,11 @@ def load_dataset(
     if name.startswith("folder:"):
         path = name.removeprefix("folder:")
         return load_folder(
-            name, path, image_size=size, seed=seed, fraction=fraction, flip=flip, skip_broken=skip_broken
-        )
+            name, path, image_size=size, seed=seed, fraction=fraction, flip=flip, skip_broken=skip_broken,
+            stream=stream, cache_dir=cache_dir,
+        )  # fmt: skip
+    if stream:
+        raise DataError(f"data set {name!r}: only folder:PATH is streamed; leave --stream out")
     plain = name.strip().lower()
     plain = _ALIASES.get(plain, plain)
     if plain == "digits":

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from reborn_nas.data.augment.settings import PAPER_AUGMENTATION, Augmentation
-from reborn_nas.data.decode import BrokenImagesError, decode
-from reborn_nas.data.images import ImageSet, assemble
-from reborn_nas.data.listing import (
+from reborn_nas.data.cache import CachedFolder, Records, cache_root
+from reborn_nas.data.files.decode import decode_in_memory, fits_memory
+from reborn_nas.data.files.headers import HEADER, settle
+from reborn_nas.data.files.listing import (
     PARTS,
     Listing,
     class_names,
@@ -20,6 +24,8 @@ from reborn_nas.data.listing import (
     part_folders,
     some,
 )
+from reborn_nas.data.files.opening import BrokenImagesError
+from reborn_nas.data.images import ImageSet, assemble
 from reborn_nas.data.parts import plan_parts
 from reborn_nas.errors import DataError
 
@@ -33,6 +39,8 @@ def load_folder(
     fraction: float = 1.0,
     flip: bool | None = None,
     skip_broken: bool = False,
+    stream: bool | None = None,
+    cache_dir: str | Path | None = None,
 ) -> ImageSet:
     """Images under `path`: `train/<class>/…`, optionally `val/<class>/…` and `test/<class>/…`.
 
@@ -44,6 +52,9 @@ def load_folder(
 
     Args:
         skip_broken: leave out images that cannot be read, instead of raising; the notes count them.
+        stream: whether every epoch reads the decoded images from a cache on disk; where None, if they would take more
+            than `MEMORY_SHARE` of the memory that is free. The numbers are the same bits either way.
+        cache_dir: where caches lie; `$REBORN_NAS_CACHE`, else `~/.cache/reborn-nas/decoded`.
 
     Raises:
         DataError: no such folder, fewer than two classes, a class without images in some part, folders whose use is
@@ -58,10 +69,11 @@ def load_folder(
     classes, hidden = class_names(name, roots)
     listing = once(name, list_files(name, roots, classes), notes)
     notes += hidden + not_used(listing)
+    source = _Source(name, root, listing.files, image_size, stream, cache_dir)
     broken: list[Path] = []
     while True:
         try:
-            return _read(name, root, roots, classes, listing, notes, image_size, seed, fraction, flip)
+            return _read(source, roots, classes, listing, notes, seed, fraction, flip)
         except BrokenImagesError as error:
             if not skip_broken:
                 raise
@@ -75,14 +87,50 @@ def load_folder(
             raise DataError(f"{error}; {notes[-1]}") from error
 
 
+@dataclass(frozen=True)
+class _Source:
+    """Where pixels come from.
+
+    Args:
+        files: all files of the folder, also those that are skipped: a cache covers them all.
+    """
+
+    name: str
+    root: Path
+    files: Sequence[Path]
+    size: tuple[int, int] | None
+    stream: bool | None
+    cache_dir: str | Path | None
+
+    def pixels(self, rows: np.ndarray[Any, Any], notes: list[str]) -> torch.Tensor | Records:
+        """The images of the files `rows`: in memory if they fit and nothing else is asked for, else on disk."""
+        files = [self.files[k] for k in rows]
+        if self.stream is False:
+            return decode_in_memory(
+                files, self.name, settle(files, np.zeros(len(files), HEADER), self.size, notes)
+            )
+        cached = CachedFolder(cache_root(self.cache_dir), self.root, self.files)
+        layout = cached.settle(rows, self.size, notes)
+        in_memory = self.stream is None and fits_memory(len(rows), layout)
+        if in_memory and len(cached.missing(rows, layout)):
+            return decode_in_memory(files, self.name, layout)
+        records = cached.records(rows, layout)
+        if in_memory:
+            return records[:]
+        C, H, W = layout.shape
+        notes.append(
+            f"{len(rows):,} images of {C}×{H}×{W}, decoded {records.nbytes / 2**30:.2f} GiB, are read from the cache "
+            f"{cached.path} (key {cached.key[:16]}) as they are needed"
+        )
+        return records
+
+
 def _read(
-    name: str,
-    root: Path,
+    source: _Source,
     roots: Mapping[str, Path],
     classes: Sequence[str],
     listing: Listing,
     known: Sequence[str],
-    image_size: tuple[int, int] | None,
     seed: int,
     fraction: float,
     flip: bool | None,
@@ -97,7 +145,7 @@ def _read(
     parts = plan_parts(
         labels,
         classes,
-        name=name,
+        name=source.name,
         train=where["train"],
         test=where["test"] if "test" in roots else None,
         validation=where["validation"] if "validation" in roots else None,
@@ -106,15 +154,20 @@ def _read(
     )
     if "test" not in roots:
         notes.append(
-            f"{root} has no test/; a fixed stratified part of {len(parts.test)} images is the test set"
+            f"{source.root} has no test/; a fixed stratified part of {len(parts.test)} images is the test set"
         )
     if "validation" in roots:
         notes.append(
             f"the {parts.validation_size} images of {roots['validation'].name}/ validate in every block"
         )
 
-    def pixels(kept: torch.Tensor) -> torch.Tensor:
-        return decode([listing.files[k] for k in kept.tolist()], name, image_size, notes)
+    present = np.arange(len(source.files))
+    if len(listing.files) < len(present):  # without the broken ones
+        left = set(listing.files)
+        present = np.array([k for k, file in enumerate(source.files) if file in left])
+
+    def pixels(kept: torch.Tensor) -> torch.Tensor | Records:
+        return source.pixels(present[kept.numpy()], notes)
 
     augmentation = Augmentation(PAPER_AUGMENTATION.crop_padding, True if flip is None else flip)
-    return assemble(name, pixels, labels, classes, parts, augmentation, notes)
+    return assemble(source.name, pixels, labels, classes, parts, augmentation, notes)

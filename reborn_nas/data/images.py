@@ -1,15 +1,18 @@
-"""`ImageSet`: labelled images in host memory, with a fixed use for each; `split` divides them for one block."""
+"""`ImageSet`: labelled images, with a fixed use for each; `split` divides them for one block."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from reborn_nas.data.augment.settings import Augmentation
+from reborn_nas.data.cache.records import Records
 from reborn_nas.data.parts import Parts, draw_stratified
 from reborn_nas.errors import DataError
 from reborn_nas.seeds import derive_seed
@@ -23,7 +26,7 @@ class ImageSet:
 
     Args:
         name: as given to `load_dataset`.
-        images: uint8 (N, C, H, W) in host memory.
+        images: uint8 (N, C, H, W): a tensor in host memory, or `Records` on disk, which are indexed alike.
         labels: int64 (N,).
         classes: names by label.
         pool: indices for training and validation; `split` divides them, afresh in each block.
@@ -38,7 +41,7 @@ class ImageSet:
     """
 
     name: str
-    images: torch.Tensor
+    images: torch.Tensor | Records
     labels: torch.Tensor
     classes: tuple[str, ...]
     pool: torch.Tensor
@@ -57,6 +60,11 @@ class ImageSet:
         """(C, H, W) of one image."""
         _, C, H, W = self.images.shape
         return C, H, W
+
+    @property
+    def memory(self) -> int:
+        """Bytes of host memory that the images take in each process."""
+        return 0 if isinstance(self.images, Records) else self.images.nbytes
 
     @property
     def num_classes(self) -> int:
@@ -98,7 +106,7 @@ def split(images: ImageSet, *, block: int, seed: int, validation: int | None = N
 
 def assemble(
     name: str,
-    pixels: Callable[[torch.Tensor], torch.Tensor],
+    pixels: Callable[[torch.Tensor], torch.Tensor | Records],
     labels: torch.Tensor,
     classes: Sequence[str],
     parts: Parts,
@@ -108,25 +116,32 @@ def assemble(
     """The image set made of the images that `parts` names; the others are never read.
 
     Args:
-        pixels: gives the uint8 images (n, C, H, W) of ascending indices (n,).
+        pixels: gives the uint8 images (n, C, H, W) of ascending indices (n,), as a tensor or as records.
         labels: int64, of all images that there are.
     """
     kept, parts = parts.compact()
-    images, labels = pixels(kept).contiguous(), labels[kept].contiguous()
-    if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(labels):
+    images, labels = pixels(kept), labels[kept].contiguous()
+    if isinstance(images, torch.Tensor):
+        images = images.contiguous()
+    if images.dtype != torch.uint8 or len(images.shape) != 4 or len(images) != len(labels):
         raise DataError(
             f"data set {name!r}: images are uint8 (N, C, H, W), one per label, not {images.dtype} "
             f"{tuple(images.shape)} for {len(labels)} labels"
         )
-    if _is_constant(images):
-        raise DataError(
-            f"data set {name!r}: every pixel of all {len(images)} images is {int(images.flatten()[0])}; nothing can be "
-            "learned from it"
-        )
     trained = parts.pool
     if parts.validation is not None:
         trained = trained[~torch.isin(trained, parts.validation)]
-    mean, std = channel_statistics(images, trained)
+    start, end = _described(images, labels, classes, parts)
+    if isinstance(images, Records):
+        question = hashlib.sha256(start + end + trained.numpy().tobytes()).hexdigest()
+        found = images.remembered(question, lambda: _survey(images, trained, start, end))
+    else:
+        found = _survey(images, trained, start, end)
+    if found["constant"] is not None:
+        raise DataError(
+            f"data set {name!r}: every pixel of all {len(images)} images is {found['constant']}; nothing can be "
+            "learned from it"
+        )
     return ImageSet(
         name=name,
         images=images,
@@ -135,30 +150,37 @@ def assemble(
         pool=parts.pool,
         reserve=parts.reserve,
         test=parts.test,
-        mean=mean,
-        std=std,
+        mean=tuple(found["mean"]),
+        std=tuple(found["std"]),
         augmentation=augmentation,
         validation_size=parts.validation_size,
-        fingerprint=_fingerprint(images, labels, classes, parts),
+        fingerprint=found["fingerprint"],
         notes=tuple(notes),
         validation=parts.validation,
     )
 
 
 def channel_statistics(
-    images: torch.Tensor, indices: torch.Tensor
+    images: torch.Tensor | Records, indices: torch.Tensor
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, pixels in [0, 1]; exact, from the 256 counts of the values.
 
     A channel that never varies gets the deviation 1, so that dividing by it is harmless.
     """
-    _, C, H, W = images.shape
-    counts = torch.zeros(C, 256, dtype=torch.int64)
-    step = max(1, _CHUNK // (C * H * W))
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    step = _step(images)
     for first in range(0, len(indices), step):
-        chunk = images[indices[first : first + step]]
-        for channel in range(C):
-            counts[channel] += torch.bincount(chunk[:, channel].flatten(), minlength=256)
+        _count(counts, images[indices[first : first + step]])
+    return _statistics(counts)
+
+
+def _count(counts: torch.Tensor, images: torch.Tensor) -> None:
+    """Add the values of `images` to the counts (C, 256)."""
+    for channel, row in enumerate(counts):
+        row += torch.bincount(images[:, channel].flatten(), minlength=256)
+
+
+def _statistics(counts: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     values = torch.arange(256, dtype=torch.float64) / 255
     weights = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
     mean = weights @ values
@@ -167,11 +189,33 @@ def channel_statistics(
     return tuple(mean.tolist()), tuple(spread.tolist())
 
 
-def _is_constant(images: torch.Tensor) -> bool:
-    """Whether all pixels of all images are equal; ends at the first that is not."""
-    step = max(1, _CHUNK // images[0].numel())
-    first = images.flatten()[0]
-    return all(bool((images[k : k + step] == first).all()) for k in range(0, len(images), step))
+def _step(images: torch.Tensor | Records) -> int:
+    """Images that are looked at at once."""
+    return max(1, _CHUNK // math.prod(images.shape[1:]))
+
+
+def _survey(
+    images: torch.Tensor | Records, trained: torch.Tensor, start: bytes, end: bytes
+) -> dict[str, Any]:
+    """What follows from all pixels, in one pass: the fingerprint, mean and std of the images `trained`, and the value
+    that all pixels have, None where they differ.
+    """
+    digest = hashlib.sha256(start)
+    used = torch.zeros(len(images), dtype=torch.bool)
+    used[trained] = True
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    value: int | None = None
+    same, step = True, _step(images)
+    for first in range(0, len(images), step):
+        chunk = images[first : first + step]
+        digest.update(chunk.numpy().data)
+        _count(counts, chunk[used[first : first + step]])
+        if same:
+            value = int(chunk.flatten()[0]) if value is None else value
+            same = bool((chunk == value).all())
+    digest.update(end)
+    mean, std = _statistics(counts)
+    return {"fingerprint": digest.hexdigest(), "mean": mean, "std": std, "constant": value if same else None}
 
 
 def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -188,10 +232,15 @@ def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return out
 
 
-def _fingerprint(images: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], parts: Parts) -> str:
-    digest = hashlib.sha256(repr((tuple(images.shape), tuple(classes), parts.validation_size)).encode())
+def _described(
+    images: torch.Tensor | Records, labels: torch.Tensor, classes: Sequence[str], parts: Parts
+) -> tuple[bytes, bytes]:
+    """What the fingerprint covers before the pixels and after them."""
+    start = repr((tuple(images.shape), tuple(classes), parts.validation_size)).encode()
+    start += f"|{len(images)}|".encode()
     fixed = parts.validation if parts.validation is not None else torch.empty(0, dtype=torch.int64)
-    for tensor in (images, labels, parts.pool, parts.reserve, parts.test, fixed):
-        digest.update(f"|{len(tensor)}|".encode())
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()
+    end = b"".join(
+        f"|{len(tensor)}|".encode() + tensor.contiguous().numpy().tobytes()
+        for tensor in (labels, parts.pool, parts.reserve, parts.test, fixed)
+    )
+    return start, end

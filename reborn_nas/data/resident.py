@@ -1,18 +1,21 @@
 """A part of an image set, ready on the device: batches of normalised images without a data loader.
 
-The whole set lies on the device as uint8, once, however many parts and trainings use it. A set too large for
-that stays in pinned host memory and is copied over in chunks, one ahead of the training; the interface is the same.
+The whole set lies on the device as uint8, once, however many parts and trainings use it. A set too large for that
+stays in host memory, or on the disk, and comes over in chunks, one ahead of the training; the interface is the same.
 """
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import torch
 
 from reborn_nas.data.augment import Augmentation, Draws
+from reborn_nas.data.cache.records import Records
 from reborn_nas.data.images import ImageSet
 from reborn_nas.seeds import derive_seed, generator
 
@@ -21,6 +24,9 @@ SHARE = 0.5
 
 CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Float bytes prepared at once: several batches in one go, as a gather of few images costs more than it moves."""
+
+_Chunk = tuple[torch.Tensor, torch.Tensor] | Future[torch.Tensor]
+"""Pixels and labels on their way to the device, or pixels that are being read."""
 
 _on_device: weakref.WeakKeyDictionary[ImageSet, dict[str, tuple[torch.Tensor, torch.Tensor]]] = (
     weakref.WeakKeyDictionary()
@@ -35,8 +41,8 @@ class Resident:
         indices: which of them.
         device: where the batches are wanted.
         augmentation: used by `epoch`; never by `ordered`.
-        streamed: copy chunks from host memory instead of holding the set on the device; by default only
-            where the set is too large.
+        streamed: copy chunks from host memory or disk instead of holding the set on the device; by default only
+            where the set is too large, or on disk and wanted on a CPU.
         channels_last: memory format of the batches.
     """
 
@@ -58,7 +64,8 @@ class Resident:
         if self.augmentation.by_image and self.device.type != "cpu":
             self.streamed = True  # these images are changed on the host
         if self.streamed:
-            self._source, self._labels = images.images, images.labels
+            self._source: torch.Tensor | Records = images.images
+            self._labels = images.labels
             cuda = self.device.type == "cuda"
             self._copies: Any = torch.cuda.Stream(self.device) if cuda else None  # type: ignore[no-untyped-call]
         else:
@@ -111,6 +118,7 @@ class Resident:
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         rows = _send(rows, self.device)
         draws = draws.to(self.device) if draws is not None else None
+        assert isinstance(self._source, torch.Tensor)
         first = 0
         for size in sizes:
             here = slice(first, first + size)
@@ -124,35 +132,55 @@ class Resident:
         if draws is not None and on_host is None:
             draws.to(self.device)
         groups = torch.split(rows, sizes)
-        ahead = self._copy(groups[0], on_host, 0) if groups else None
+        ahead = self._begin(groups[0], on_host, 0) if groups else None
         first = 0
         for k, size in enumerate(sizes):
             assert ahead is not None
-            (chunk, labels), here = ahead, slice(first, first + size)
-            if self._copies is not None:
-                torch.cuda.current_stream(self.device).wait_stream(self._copies)
-                for tensor in (chunk, labels):
-                    tensor.record_stream(torch.cuda.current_stream(self.device))
+            here = slice(first, first + size)
+            chunk, labels = self._end(ahead, groups[k], on_host, first)
             if on_host is None:
                 images = self._prepare(chunk, torch.arange(size, device=self.device), draws, here)
             else:
                 images = self._normalised(chunk, draws, here)
-            # queued before this chunk is trained on, so that the copy runs beside the training
-            ahead = self._copy(groups[k + 1], on_host, first + size) if k + 1 < len(groups) else None
+            # begun before this chunk is trained on, so that reading and copying run beside the training
+            ahead = self._begin(groups[k + 1], on_host, first + size) if k + 1 < len(groups) else None
             yield images, labels
             first += size
 
-    def _copy(self, rows: torch.Tensor, draws: Draws | None, first: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """A chunk on its way to the device; with `draws` augmented on the host, as at the places from `first` on."""
+    def _begin(self, rows: torch.Tensor, draws: Draws | None, first: int) -> _Chunk:
+        """Start to read a chunk from disk, or send one of the host's memory to the device.
+
+        Args:
+            draws: what is done on the host, from the place `first` of the epoch on.
+        """
+        pinned = self._copies is not None
+        if isinstance(self._source, Records):
+            return self._source.begin(rows, pinned=pinned and draws is None)
         if draws is not None:
             chunk = draws.pixels(self._source, rows, slice(first, first + len(rows)))
-            chunk = chunk if self._copies is None else chunk.pin_memory()
-        elif self._copies is None:
-            chunk = self._source.index_select(0, rows)
-        else:
-            # the chunk is page-locked, not the set: locking all of a large set could starve the host
-            chunk = torch.empty(len(rows), *self._source.shape[1:], dtype=torch.uint8, pin_memory=True)
-            torch.index_select(self._source, 0, rows, out=chunk)
+            return self._sent(chunk.pin_memory() if pinned else chunk, rows)
+        # the chunk is page-locked, not the set: locking all of a large set could starve the host
+        chunk = torch.empty(len(rows), *self._source.shape[1:], dtype=self._source.dtype, pin_memory=pinned)
+        torch.index_select(self._source, 0, rows, out=chunk)
+        return self._sent(chunk, rows)
+
+    def _end(
+        self, begun: _Chunk, rows: torch.Tensor, draws: Draws | None, first: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A chunk's pixels and labels, on the device for the work queued from now on."""
+        if isinstance(begun, Future):
+            chunk = begun.result()
+            if draws is not None:  # here, as it seeds generators of the process
+                chunk = draws.pixels(chunk, torch.arange(len(rows)), slice(first, first + len(rows)))
+                chunk = chunk if self._copies is None else chunk.pin_memory()
+            begun = self._sent(chunk, rows)
+        if self._copies is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._copies)
+            for tensor in begun:
+                tensor.record_stream(torch.cuda.current_stream(self.device))
+        return begun
+
+    def _sent(self, chunk: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self._copies is None:
             return chunk.to(self.device), self._labels[rows].to(self.device)
         with torch.cuda.stream(self._copies):
@@ -184,10 +212,12 @@ def _groups(sizes: list[int], limit: int) -> list[list[int]]:
 
 
 def _too_large(images: ImageSet, device: torch.device) -> bool:
-    if device.type != "cuda" or str(device) in _on_device.get(images, {}):
+    if str(device) in _on_device.get(images, {}):
         return False
+    if device.type != "cuda":
+        return isinstance(images.images, Records)
     free, _ = torch.cuda.mem_get_info(device)
-    return images.images.numel() > SHARE * free
+    return images.images.nbytes > SHARE * free
 
 
 def _place(images: ImageSet, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -195,7 +225,15 @@ def _place(images: ImageSet, device: torch.device) -> tuple[torch.Tensor, torch.
     placed = _on_device.setdefault(images, {})
     key = str(device)
     if key not in placed:
-        placed[key] = (images.images.to(device), images.labels.to(device))
+        pixels = images.images
+        if isinstance(pixels, Records):
+            moved = torch.empty(pixels.shape, dtype=pixels.dtype, device=device)
+            step = max(1, CHUNK_BYTES["cuda"] // math.prod(pixels.shape[1:]))
+            for first in range(0, len(pixels), step):
+                moved[first : first + step] = pixels[first : first + step].to(device)
+        else:
+            moved = pixels.to(device)
+        placed[key] = (moved, images.labels.to(device))
     return placed[key]
 
 

@@ -1,7 +1,8 @@
 """Recipes and the training loop. It reports through a callback and knows nothing of who listens."""
 
+from reborn_nas.machine import available_cores, available_memory
 from reborn_nas.training.checkpoint import Checkpoint, FileCheckpoint, TrainingState
-from reborn_nas.training.device.cpu import available_cores, available_memory, cpu_threads, threads_each
+from reborn_nas.training.device.cpu import cpu_threads, threads_each
 from reborn_nas.training.device.precision import cpu_has_bf16, parameter_count, resolve_precision
 from reborn_nas.training.device.selection import pick_device
 from reborn_nas.training.evaluation import evaluate

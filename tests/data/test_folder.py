@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-import reborn_nas.data.decode as decoding
+import reborn_nas.data.files.decode as decoding
 from reborn_nas.data import Augmentation, load_dataset, split
 from reborn_nas.errors import DataError
 
@@ -156,8 +156,8 @@ def test_exif_orientation_is_followed(tmp_path: Path) -> None:
 def test_only_images_of_the_fraction_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(tmp_path, count=40)
     read = []
-    real = decoding._pixels
-    monkeypatch.setattr(decoding, "_pixels", lambda file, *a: (read.append(file), real(file, *a))[1])
+    real = decoding.pixels_of
+    monkeypatch.setattr(decoding, "pixels_of", lambda file, *a: (read.append(file), real(file, *a))[1])
     images = load_dataset(f"folder:{tmp_path}", fraction=0.25)
     assert len(read) == len(images.images) == 20
 
@@ -460,9 +460,9 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_more_than_the_memory_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(tmp_path)
-    monkeypatch.setattr(decoding.os, "sysconf", lambda name: 60)  # 3,600 bytes free, 5,760 needed
-    with pytest.raises(DataError, match=r"24 images of 3×8×10.*--image-size"):
-        load_dataset(f"folder:{tmp_path}")
+    monkeypatch.setattr(decoding, "available_memory", lambda: 3600)  # 5,760 needed
+    with pytest.raises(DataError, match=r"24 images of 3×8×10.*--stream.*--image-size"):
+        load_dataset(f"folder:{tmp_path}", stream=False)
 
 
 def refused(path: Path, match: str) -> None:

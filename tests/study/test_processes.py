@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from reborn_nas import machine
 from reborn_nas.errors import ConfigError, StudyError
 from reborn_nas.study import StudyConfig
 from reborn_nas.study.setup.children import _answer, call_in_child
 from reborn_nas.study.setup.planning import plan_search, require_device_free
 from reborn_nas.study.setup.processes import fastest, processes_here
 from reborn_nas.training import Estimate, available_cores, available_memory, threads_each
-from reborn_nas.training.device import cpu
 from reborn_nas.training.device.selection import Survey
 
 
@@ -68,8 +68,8 @@ def test_what_cannot_end_sooner_is_not_measured() -> None:
 
 
 def test_memory_bounds_the_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cpu, "MEMORY", tmp_path / "meminfo")
-    monkeypatch.setattr(cpu, "MEMORY_LIMIT", tmp_path)
+    monkeypatch.setattr(machine, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(machine, "MEMORY_LIMIT", tmp_path)
     assert available_memory() is None
     (tmp_path / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable:    8000000 kB\n")
     assert available_memory() == 8_192_000_000
@@ -82,7 +82,7 @@ def test_memory_bounds_the_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_cores_are_divided(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)), raising=False)
-    monkeypatch.setattr(cpu, "LIMIT", tmp_path / "cpu.max")
+    monkeypatch.setattr(machine, "LIMIT", tmp_path / "cpu.max")
     assert [threads_each(workers) for workers in (1, 2, 5, 12, 30)] == [12, 6, 2, 1, 1]
     (tmp_path / "cpu.max").write_text("max 100000\n")
     assert available_cores() == 12

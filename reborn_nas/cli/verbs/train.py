@@ -42,6 +42,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--data-dir", metavar="DIR")
     data.add_argument("--image-size", type=int, metavar="N")
     data.add_argument("--skip-broken", action="store_true", help="leave out images that cannot be read")
+    data.add_argument(
+        "--stream",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="read decoded images from a cache on disk; by default only where memory is short",
+    )
+    data.add_argument("--cache-dir", metavar="DIR", help="where that cache lies")
     data.add_argument("--recipe", metavar="NAME", help="fast, adamw or paper")
     for option, kind in (
         ("epochs", int),
@@ -94,8 +101,9 @@ def run(args: argparse.Namespace) -> int:
         announce("reading the architecture; importing torch and timm takes a few seconds")
     import_networks()
     recipe = ("epochs", "batch_size", "learning_rate", "weight_decay", "clip_grad", "optimizer", "precision")
-    direct = ("trial", "dataset", "data_dir", "image_size", "skip_broken", "recipe", "seeds", "seed", "device",
-              "pretrained", "checkpoint", "fold", "force", "name", "backbone", "stem", "init")  # fmt: skip
+    direct = ("trial", "dataset", "data_dir", "image_size", "skip_broken", "stream", "cache_dir", "recipe", "seeds",
+              "seed", "device", "pretrained", "checkpoint", "fold", "force", "name", "backbone", "stem",
+              "init")  # fmt: skip
     with log_to(None, shown=args.verbose):
         outcome = api.train(
             args.architecture,

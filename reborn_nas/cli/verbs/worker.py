@@ -33,6 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="processes that train at the same time; auto (default): one on each GPU, or on each core",
     )
     parser.add_argument("--data-dir", metavar="DIR", help="where data sets lie or are downloaded to")
+    parser.add_argument("--cache-dir", metavar="DIR", help="where decoded images are cached on this machine")
     parser.add_argument(
         "--dataset", metavar="NAME", help="where the study's folder:PATH lies on this machine"
     )
@@ -72,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
             stopper=stopper,
             expendable=True,
             data_dir=args.data_dir,
+            cache_dir=args.cache_dir,
             dataset=args.dataset,
             run=args.run_folder,
             artifacts=args.artifacts,

@@ -101,6 +101,17 @@ class Fields(BaseModel):
     skip_broken: bool = setting(
         False, "leave out images of folder:PATH that cannot be read, instead of ending", group=WHAT
     )
+    stream: bool | None = setting(
+        None,
+        "read decoded images of folder:PATH from a cache on disk in every epoch; by default only where memory is short",
+        group=WHAT,
+    )
+    cache_dir: Path | None = setting(
+        None,
+        "where that cache lies: $REBORN_NAS_CACHE, else ~/.cache/reborn-nas/decoded",
+        group=WHAT,
+        metavar="DIR",
+    )
     space: str = setting(
         "paper", "search space: a name of `reborn-nas spaces`, or a YAML file", group=WHAT, metavar="NAME"
     )

@@ -24,6 +24,8 @@ class Settings(TypedDict, total=False):
     image_size: int | None
     fraction: float
     skip_broken: bool
+    stream: bool | None
+    cache_dir: str | os.PathLike[str] | None
     space: str
     contrast: str
     sites: Sequence[str] | str

@@ -146,7 +146,7 @@ def _fitting(bench: Workbench) -> int:
         return 1024
     contrast = bench.contrast
     full = contrast.architecture(bench.spec, dict.fromkeys(contrast.factors, contrast.high.default))
-    each = PROCESS_BYTES + bench.images.images.nbytes + CostBook(bench).value(full, "memory")
+    each = PROCESS_BYTES + bench.images.memory + CostBook(bench).value(full, "memory")
     return int(there // each)
 
 

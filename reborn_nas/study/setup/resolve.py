@@ -67,6 +67,8 @@ def make_workbench(
         seed=config.seed,
         fraction=config.fraction,
         skip_broken=config.skip_broken,
+        stream=config.stream,
+        cache_dir=config.cache_dir,
     )
     _check_batch(config, images)
     spec = resolve(

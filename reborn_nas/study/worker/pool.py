@@ -330,8 +330,8 @@ def join(
         illustrate: as in `run_search`.
         stopper: says when to leave, in place of `timeout`.
         expendable: whether this process may end itself over a training that hangs.
-        overrides: settings of this machine alone: `data_dir`, `dataset`, `run` (folder for curves and weights),
-            `artifacts`, `threads`; and `adopt`.
+        overrides: settings of this machine alone: `data_dir`, `cache_dir`, `dataset`, `run` (folder for curves and
+            weights), `artifacts`, `threads`; and `adopt`.
 
     Raises:
         StudyError: no such study, or it differs from what this machine would train.
@@ -357,7 +357,7 @@ def _settled(store: RunStore, storage: str) -> dict[str, Any]:
     """The study's settings, as far as they hold on this machine too."""
     kept: Mapping[str, Any] = store.attribute("config", {})
     known = {key: value for key, value in known_settings(kept).items() if key not in OWN}
-    for key in ("data_dir", "artifacts"):
+    for key in ("data_dir", "cache_dir", "artifacts"):
         if key in known and not known[key].startswith(SCHEME) and not Path(known[key]).is_dir():
             del known[key]
     threads = (store.attribute("settings") or {}).get("threads")

@@ -1,0 +1,129 @@
+"""Writing records: image files are decoded in threads, and a record is marked once it is safe on the disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reborn_nas.data.cache.records import DONE
+from reborn_nas.data.files.decode import pixels_of
+from reborn_nas.data.files.headers import Layout
+from reborn_nas.data.files.opening import in_threads
+from reborn_nas.errors import DataError, blame_machine
+
+__all__ = ["check_disk", "read_marks", "write_records"]
+
+SAFE_SECONDS = 5.0
+"""What is written is made safe and marked this often: a killed writer loses no more."""
+
+SAFE_BYTES = 256 << 20
+"""And after so many bytes, as what the disk has not taken yet stays in memory."""
+
+REPORT_SECONDS = 30.0
+
+_LEFT_FREE = 64 << 20
+"""Bytes of a disk that are not filled."""
+
+_log = logging.getLogger(__name__)
+
+Table = np.ndarray[Any, Any]
+
+
+def read_marks(path: Path, count: int) -> Table:
+    """The marks (count,) that lie in a file; 0 for those that it has not."""
+    marks = np.zeros(count, np.uint64)
+    try:
+        found = np.fromfile(path, "<u8", count)
+    except FileNotFoundError:
+        return marks
+    marks[: len(found)] = found
+    return marks
+
+
+def check_disk(folder: Path, needed: int, what: str) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Raises:
+        DataError: with the bytes that are needed and free.
+    """
+    free = shutil.disk_usage(folder).free - _LEFT_FREE
+    if needed > free:
+        raise DataError(
+            f"{what} take {needed / 2**30:.2f} GiB more on the disk of {folder}, which has "
+            f"{max(0, free) / 2**30:.2f} GiB free; make room (`reborn-nas cache` lists what is cached), name a folder "
+            "on another disk with --cache-dir, or give a smaller --image-size or a --fraction"
+        )
+
+
+def write_records(raw: Path, files: Sequence[Path], rows: Table, layout: Layout, marks: Table) -> None:
+    """Decode the files `rows` into their records, and mark them in `marks` and in the file beside `raw`.
+
+    Args:
+        raw: the file of records; record k is `files[k]`.
+        rows: which are missing.
+        marks: uint64, of all records; changed in place.
+
+    Raises:
+        BrokenImagesError: files that are no whole image; all others are written.
+        MachineError: the disk is full or fails; what was marked stays.
+    """
+    began = reported = safe = time.monotonic()
+    handle = os.open(raw, os.O_WRONLY | os.O_CREAT, 0o666)
+    table = os.open(raw.with_suffix(".marks"), os.O_WRONLY | os.O_CREAT, 0o666)
+    fresh: list[tuple[int, int]] = []
+
+    def one(k: int) -> int:
+        pixels = np.ascontiguousarray(pixels_of(files[rows[k]], layout))
+        _write_at(handle, memoryview(pixels.reshape(-1).data), int(rows[k]) * layout.bytes)
+        return zlib.crc32(pixels.data)
+
+    def mark() -> None:
+        if fresh:
+            os.fsync(handle)
+            places, sums = np.array(fresh, np.uint64).T
+            marks[places] = sums | np.uint64(DONE)
+            first, last = int(places.min()), int(places.max()) + 1
+            _write_at(table, memoryview(marks[first:last].astype("<u8").data).cast("B"), 8 * first)
+            fresh.clear()
+
+    done = 0
+    try:
+        try:
+            for results in in_threads(len(rows), one):
+                fresh += [(int(rows[k]), crc) for k, crc in results]
+                done += len(results)
+                now = time.monotonic()
+                if now - safe > SAFE_SECONDS or len(fresh) * layout.bytes > SAFE_BYTES:
+                    mark()
+                    safe = now
+                if now - reported > REPORT_SECONDS:
+                    left = (now - began) * (len(rows) - done) / max(1, done)
+                    _log.warning(
+                        "%s of %s images decoded, about %.0f s left", f"{done:,}", f"{len(rows):,}", left
+                    )
+                    reported = now
+        finally:
+            mark()
+            os.fsync(table)
+    except OSError as error:
+        blame_machine(error, f"cache {raw}")
+        raise
+    finally:
+        os.close(handle)
+        os.close(table)
+    seconds = time.monotonic() - began
+    _log.warning("%s images decoded in %.1f s", f"{done:,}", seconds)
+
+
+def _write_at(handle: int, data: memoryview, at: int) -> None:
+    while data:
+        count = os.pwrite(handle, data, at)
+        data, at = data[count:], at + count

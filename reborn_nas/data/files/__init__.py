@@ -1,0 +1,1 @@
+"""Image files: which there are, what their headers decide, and their pixels."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import reborn_nas as rn
 
-PICTURES, SIDE, CLASSES = 600, 24, 4
+PICTURES, SIDE, CLASSES = 1000, 24, 4
 """Classes: background, circle, square, triangle."""
 
 

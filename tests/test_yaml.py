@@ -35,7 +35,8 @@ def test_replication(path: Path) -> None:
 
 def test_all_are_shipped() -> None:
     assert {path.stem for path in SPACES} == set(list_spaces())
-    assert {path.stem for path in STUDIES} == set(shipped_studies())
+    mine = {path.stem for path in STUDIES if path.parent.name == "studies"}  # those in results/ reproduce a result
+    assert mine == set(shipped_studies())
     assert {path.stem for path in REPLICATIONS} == set(shipped_replications())
     assert {"table2", "table3", "table4", "section33", "figure4"} <= set(shipped_replications())
     assert len(SPACES) >= 5

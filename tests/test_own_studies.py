@@ -14,6 +14,7 @@ STUDIES = Path(__file__).parents[1] / "studies"
 METRICS = {
     "segmentation": "miou:higher,label=mIoU,unit=points,scale=100,worst=0",
     "regression": "rmse:lower,label=RMSE,unit=degrees,worst=26",
+    "detection": "map:higher,label=mAP,unit=points,scale=100,worst=0,low=0,high=1",
 }
 
 
@@ -49,6 +50,23 @@ def test_each_holds_its_promises_and_learns(name: str, sites: int, better: float
     assert run.plan.n_sites == sites
     assert [record.state for record in run.records] == ["complete"] * 2
     assert max(record.accuracy or -1.0 for record in run.records) > better
+    assert rn.report(run).is_file()
+
+
+@pytest.mark.slow
+def test_a_detector_with_its_targets_learns(tmp_path: Path) -> None:
+    """Only the backbone's sites; the rehearsal would take another half minute."""
+    pytest.importorskip("torchmetrics")
+    pytest.importorskip("pycocotools")
+    nothing = dict.fromkeys(("screen", "exploration", "candidate", "retest", "control", "checks"), 0)
+    config = asked(
+        "detection", epochs=3, sites=["backbone.*"], run=tmp_path / "run", baseline=2, threads=1, **nothing
+    )
+    run = rn.search(config, progress=None)
+    assert run.plan.n_sites == 8
+    assert {len(record.levels) for record in run.records} == {5}
+    assert [record.state for record in run.records] == ["complete"] * 2
+    assert max(record.accuracy or 0.0 for record in run.records) > 0.02, "an untrained one has 0"
     assert rn.report(run).is_file()
 
 

@@ -30,6 +30,7 @@ def test_a_training_that_holds_its_promises(tmp_path: Path) -> None:
         "a training runs and is judged",
         "the network that is passed in is trained",
         "the network is left where it was",
+        "evaluate leaves the network as it is",
         "the same seed gives the same value",
         "another split gives another value",
         "the test part gives another value than the validation part",

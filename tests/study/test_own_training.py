@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import re
+import signal
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -226,8 +228,12 @@ def test_a_function_of_the_model_alone(tmp_path: Path) -> None:
 def test_the_process_is_left_as_it_was(tmp_path: Path) -> None:
     body = (
         "import os, random, numpy; torch.manual_seed(0); random.seed(0); numpy.random.seed(0); os.chdir('/'); "
-        "torch.set_num_threads(2); torch.set_default_dtype(torch.float64); torch.set_grad_enabled(False)"
+        "torch.set_num_threads(2); torch.set_default_dtype(torch.float64); torch.set_grad_enabled(False); "
+        "import signal, warnings; warnings.simplefilter('error'); "
+        "[signal.signal(one, signal.SIG_IGN) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]"
     )
+    handled = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
+    filters = list(warnings.filters)
     before = (
         Path.cwd(),
         torch.get_num_threads(),
@@ -243,6 +249,8 @@ def test_the_process_is_left_as_it_was(tmp_path: Path) -> None:
     assert (np.random.get_state()[1] == before[4]).all()  # noqa: NPY002
     assert torch.get_default_dtype() == torch.float32
     assert torch.is_grad_enabled()
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)] == handled
+    assert warnings.filters == filters
 
 
 def test_seeds_decide_what_a_training_draws(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import random
+import signal
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -43,6 +45,10 @@ TAKEN = frozenset(
 """Names of scalars that a record has a meaning for already."""
 
 
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name)]
+"""Signals by which a study ends or watches a training; frameworks put handlers of their own in place."""
+
+
 class Own:
     """The `Trainer` of a study with a training of the user's own.
 
@@ -76,8 +82,14 @@ class Own:
         job.epochs = epochs or job.epochs
         self._last = None
         model = model.to(self._bench.device)
+        names = set(model.state_dict())
         with kept_process(run.seed):
             returned = self._call(partial(self._own.train, model, job), job)
+        if other := sorted(names ^ set(model.state_dict())):
+            raise ConfigError(
+                f"train left a network with other parameters, such as {other[0]}: train the network that it is called "
+                "with as it is, or build what you add in the backbone's factory"
+            )
         self._last = next(
             (row["validation_accuracy"] for row in reversed(job.curve) if "validation_accuracy" in row), None
         )
@@ -99,6 +111,10 @@ class Own:
             extra=extra,
             save_example=partial(_save_example, model, self._own, self._bench),
         )
+
+    def judge(self, model: nn.Module, architecture: Architecture, run: Run) -> None:
+        """Evaluate `model` as it is, and forget what comes out."""
+        self._judge(model, self.job(run, architecture, None, None), run, run.part)
 
     def lost(self, run: Run, error: Exception) -> Outcome | None:
         """The metric's worst, or the last value that was reported; without either it counts as nothing."""
@@ -138,28 +154,32 @@ class Own:
     def _judge(self, model: nn.Module, job: Job, run: Run, part: str) -> tuple[float, int, dict[str, float]]:
         assert self._own.evaluate is not None
         judging = job.judging(part)
+        model.to(self._bench.device)  # Lightning leaves it on the CPU
         with kept_process(run.seed):
             returned = self._call(partial(self._own.evaluate, model, judging), judging)
         return self._read(returned, "evaluate", part)
 
     def _call(self, function: Callable[[], Any], job: Job) -> Any:
-        """What the function returns. A stop that it swallowed still counts, and so does leaving the process."""
+        """What the function returns. A stop that it swallowed still counts, and so does leaving the process.
+
+        An error while the study ends is taken for its end, in whatever form the user's framework passes that on
+        (Lightning: SystemExit, SIGTERMException): the run gets another attempt, in which a real fault shows again.
+        """
         try:
             returned = function()
-        except (Stopped, Pruned):
+        except (Stopped, Pruned, KeyboardInterrupt):
             raise
-        except KeyboardInterrupt:
-            raise
-        except SystemExit as error:
+        except BaseException as error:
             if job.raised is not None:
                 raise job.raised from error
             if self._stopping():
                 raise Stopped from error
-            raise TrainingError(f"it called sys.exit({error.code!r})") from error
-        except BaseException as error:
-            if job.raised is not None:
-                raise job.raised from error
-            raise
+            if isinstance(error, Exception):
+                raise
+            left = (
+                f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {error!r}"
+            )
+            raise TrainingError(f"it {left}") from error
         if job.raised is not None:
             raise job.raised
         if job.asked_to_stop and not (job.curve and job.curve[-1]["epoch"] >= job.epochs):
@@ -205,7 +225,7 @@ def _told(value: Any, name: str, what: str) -> float:
 
 @contextmanager
 def kept_process(seed: int) -> Iterator[None]:
-    """Seed every generator, and leave the process as it was: generators, working directory, threads, defaults."""
+    """Seed every generator, and leave the process as it was: generators, directory, threads, defaults, signals."""
     place, threads, kind = os.getcwd(), torch.get_num_threads(), torch.get_default_dtype()
     numbers, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002 - a user's code may draw from it
     grad, device = torch.is_grad_enabled(), torch.get_default_device()
@@ -214,7 +234,8 @@ def kept_process(seed: int) -> Iterator[None]:
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
     backends = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
-    with torch.random.fork_rng():
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    with torch.random.fork_rng(), warnings.catch_warnings():
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
@@ -232,6 +253,10 @@ def kept_process(seed: int) -> Iterator[None]:
                 torch.set_default_dtype(kind)
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
+            for number, handler in handlers.items():
+                if signal.getsignal(number) is not handler:
+                    with suppress(ValueError, TypeError):  # not the main thread; a handler of C code
+                        signal.signal(number, handler)
             with suppress(OSError):
                 os.chdir(place)
 

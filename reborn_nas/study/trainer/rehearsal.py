@@ -143,6 +143,8 @@ class _Rehearsal:
         yield Check(
             left, now == device, f"on {now}" if now == device else f"it was on {device} and is on {now} now"
         )
+        if bench.own is not None and bench.own.evaluate is not None:
+            yield self._left_by_evaluate(network, parent)
         self.doing = "the same seed gives the same value"
         second = self._train(self._network(parent), parent)
         same = first.score == second.score
@@ -179,6 +181,16 @@ class _Rehearsal:
         full = bench.contrast.architecture(bench.spec, chosen)
         found = self._train(self._network(full), full)
         yield Check(self.doing, True, f"{metric.label} {metric.shown(found.score)}")
+
+    def _left_by_evaluate(self, network: nn.Module, parent: Architecture) -> Check:
+        """Whether judging changes the network, as batch norms do that nobody put into eval mode."""
+        before = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        self.doing = "evaluate leaves the network as it is"
+        self._trainer.judge(network, parent, Run("rehearsal/0", "screen", "design", self._seed))
+        now = network.state_dict()
+        other = [name for name, value in before.items() if not torch.equal(value, now[name])]
+        said = "it does" if not other else f"it changed {other[0]}; begin with model.eval()"
+        return Check(self.doing, not other, said)
 
     def _beside(self, first: Outcome, parent: Architecture, **other: Any) -> tuple[Outcome, Outcome]:
         """The first outcome, and another one beside it. Where both are the same, which may mean that one epoch teaches

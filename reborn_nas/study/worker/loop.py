@@ -158,7 +158,17 @@ class Worker:
         watchdog = Watchdog(self._limit, self._on_hang(claim, architecture))
         self._any_epoch = False
         with self._beating(claim), self._stopper.training(), watchdog:
-            return self._execute(claim.run, architecture, self._on_epoch(claim, watchdog))
+            record = self._execute(claim.run, architecture, self._on_epoch(claim, watchdog))
+        if self._stopper.struck:  # whoever caught the interruption returned early
+            raise KeyboardInterrupt
+        if watchdog.struck and record.state == "complete":
+            return self._hung(claim, architecture, watchdog.struck)
+        return record
+
+    def _hung(self, claim: Claim, architecture: Architecture, reason: str) -> TrialRecord:
+        return claim.run.failure(
+            claim.number, f"HungError: {reason}", architecture.to_dict(), claim.run.parameters
+        )
 
     def _tell(self, claim: Claim, record: TrialRecord, overhead: float) -> None:
         """Store the result, or ask for another proposal where this one was over budget.
@@ -230,8 +240,7 @@ class Worker:
             return None
 
         def store(reason: str) -> None:
-            run, shape = claim.run, architecture.to_dict()
-            record = run.failure(claim.number, f"HungError: {reason}", shape, run.parameters)
+            record = self._hung(claim, architecture, reason)
             self.queue.finish(claim, record, self._proposals.outcome(record))
 
         return store

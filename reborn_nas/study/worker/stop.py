@@ -56,6 +56,8 @@ class Stopper:
         """Whether a second signal came."""
         self.spent = False
         """Whether the device hours are used up; the engine says so."""
+        self.struck = False
+        """Whether a training was interrupted, which its code may have caught."""
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._parent = parent
         self._notice = notice
@@ -84,7 +86,7 @@ class Stopper:
         """Inside, the second signal raises KeyboardInterrupt."""
         if self.interrupted:
             raise KeyboardInterrupt
-        self._in_training = True
+        self._in_training, self.struck = True, False
         try:
             yield
         finally:
@@ -123,6 +125,7 @@ class Stopper:
             return
         else:
             self.at_once = True
+        self.struck = self._in_training
         self._in_training = False
         raise KeyboardInterrupt
 
@@ -204,6 +207,8 @@ class Watchdog:
         self._watching = False
         self._reason = ""
         self._before: Any = None
+        self.struck = ""
+        """Why the training was interrupted, which its code may have caught."""
 
     def moved(self) -> float:
         """An epoch has ended; the seconds that it took."""
@@ -230,6 +235,7 @@ class Watchdog:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self._watching and self._reason:
             self._watching = False
+            self.struck = self._reason
             raise HungError(self._reason)
 
     def _watch(self) -> None:

@@ -35,8 +35,8 @@ def test_replication(path: Path) -> None:
 
 def test_all_are_shipped() -> None:
     assert {path.stem for path in SPACES} == set(list_spaces())
-    mine = {path.stem for path in STUDIES if path.parent.name == "studies"}  # those in results/ reproduce a result
-    assert mine == set(shipped_studies())
+    named = {path.stem for path in STUDIES if path.parent.name == "studies"}
+    assert named == set(shipped_studies()), "those in results/ reproduce a result"
     assert {path.stem for path in REPLICATIONS} == set(shipped_replications())
     assert {"table2", "table3", "table4", "section33", "figure4"} <= set(shipped_replications())
     assert len(SPACES) >= 5

@@ -14,6 +14,7 @@ from reborn_nas.report import RunView, build_report, study_findings
 from reborn_nas.samplers.registry import pruned_shares
 from reborn_nas.study import RunInfo
 from reborn_nas.study.result.networks import pareto_series, recommend_info
+from reborn_nas.study.store.kept import write_kept
 from reborn_nas.study.store.opening import reads_run
 
 if TYPE_CHECKING:
@@ -22,19 +23,30 @@ if TYPE_CHECKING:
 
 
 @reads_run
-def report(study_or_path: RunResult | Run, out: Run | None = None, *, trust_source: bool = False) -> Path:
+def report(
+    study_or_path: RunResult | Run,
+    out: Run | None = None,
+    *,
+    trust_source: bool = False,
+    keep: bool = False,
+) -> Path:
     """Write the report of a run: `index.html`, CSVs and figures.
 
     Args:
         study_or_path: what `search` returned, or a run folder.
         out: the folder to write; `RUN/report` if None.
         trust_source: run the source code that a run from elsewhere names for its network, to show what the sites see.
+        keep: also write `run.json` and `records.csv`, so that `report(out)` makes the report again without the run.
 
     Returns:
         The path of `index.html`.
     """
-    view = run_view(study_or_path, trust_source=trust_source)
-    return build_report(view, Path(out) if out is not None else safe_join(folder_of(study_or_path), "report"))
+    info = info_of(study_or_path)
+    view = run_view(info, trust_source=trust_source)
+    page = build_report(view, Path(out) if out is not None else safe_join(folder_of(study_or_path), "report"))
+    if keep:
+        write_kept(info, page.parent)
+    return page
 
 
 @reads_run

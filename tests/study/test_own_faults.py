@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import reborn_nas as rn
+from reborn_nas.errors import RebornError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study import load_records
 from reborn_nas.study.plan.designs import Run
@@ -55,7 +56,7 @@ def test_a_hanging_training_that_catches_its_interruption_has_failed(tmp_path: P
         "try: time.sleep(60)",
         "except Exception: pass",
     )
-    with pytest.raises(rn.RebornError, match="HungError: no epoch ended for 0 s"):
+    with pytest.raises(RebornError, match="HungError: no epoch ended for 0 s"):
         run_search(configured(tmp_path, with_train(body), hang_after=0.3, baseline=2, **NOTHING))
 
 

@@ -146,6 +146,30 @@ def test_the_report_speaks_in_the_metrics_words(whole: RunResult, tmp_path: Path
     assert spoken().is_accuracy, "nothing is left behind"
 
 
+def test_a_report_that_was_kept_is_made_again_without_the_run(
+    whole: RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pandas as pd
+
+    import reborn_nas as rn
+    from reborn_nas.study.store.reading import load_run
+
+    rn.report(whole, tmp_path / "kept", keep=True)
+    text = (tmp_path / "kept" / "run.json").read_text() + (tmp_path / "kept" / "records.csv").read_text()
+    assert '"run"' not in text, "no place of this machine"
+    monkeypatch.chdir(tmp_path)
+    assert rn.report("kept").samefile(Path("kept/report/index.html"))
+    for name in ("sites", "trials", "confirmation", "phases"):
+        first, again = (pd.read_csv(Path("kept", place, f"{name}.csv")) for place in ("", "report"))
+        pd.testing.assert_frame_equal(first.drop(columns="checkpoint", errors="ignore"),
+                                      again.drop(columns="checkpoint", errors="ignore"))  # fmt: skip
+    assert load_run("kept").complete
+    assert load_run("kept").candidate == whole.candidate
+    Path("kept", "records.csv").write_text("key,phase\nbaseline/parent/0,baseline\n")
+    with pytest.raises(StudyError, match=r"holds a damaged run\.json or records\.csv"):
+        rn.report("kept")
+
+
 def test_status_speaks_in_the_metrics_words(whole: RunResult, capsys: pytest.CaptureFixture[str]) -> None:
     from reborn_nas.cli.main import main
 

@@ -20,10 +20,15 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--trust-source", action="store_true", help="run the source code that a run from elsewhere names"
     )
     parser.add_argument("--out", metavar="DIR", help="where to write; default RUN/report")
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="also write the records, so that `report DIR` works without the run",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Write it and print where."""
     import_networks()
-    print(near(api.report(args.run_path, args.out, trust_source=args.trust_source)))
+    print(near(api.report(args.run_path, args.out, trust_source=args.trust_source, keep=args.keep)))
     return 0

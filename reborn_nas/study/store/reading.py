@@ -17,6 +17,7 @@ from reborn_nas.records import TrialRecord, best_observed
 from reborn_nas.study.config.own import metric_of
 from reborn_nas.study.plan.phases import ORDER, Phase
 from reborn_nas.study.store.compat import trial_id
+from reborn_nas.study.store.kept import is_kept, read_kept
 from reborn_nas.study.store.opening import open_store, reads_run
 from reborn_nas.study.store.storage import RunStore
 
@@ -172,7 +173,10 @@ MANY = 2000
 
 @reads_run
 def load_run(run: str | Path, name: str | None = None) -> RunInfo:
-    """Everything about a run folder, or about the study `name` at a storage URL. Raises StudyError."""
+    """Everything about a run folder, one that was kept, or the study `name` at a storage URL. Raises StudyError."""
+    if "://" not in str(run) and is_kept(Path(run)):
+        found = read_kept(Path(run))
+        return RunInfo(folder=None, **found, **_candidate(found["decisions"].get("candidate")))
     store = open_store(run, name, results_only=True)
     info = _read(store, None if "://" in str(run) else Path(run))
     if len(info.records) > MANY:
@@ -196,13 +200,18 @@ def _read(store: RunStore, folder: Path | None) -> RunInfo:
         settings=store.attribute("settings", {}),
         plan=plan,
         records=tuple(read_records(store)),
-        candidate=Architecture.from_dict(kept["architecture"]) if kept else None,
-        reason=kept["reason"] if kept else "",
+        **_candidate(kept),
         complete=store.attribute("finished", -1) == plan.get("total"),
         decisions={"candidate": kept, "confirm": {"sites": store.attribute("top")}},
         numbers=_numbers(store),
         live=live,
     )
+
+
+def _candidate(kept: Mapping[str, Any] | None) -> dict[str, Any]:
+    if not kept:
+        return {"candidate": None}
+    return {"candidate": Architecture.from_dict(kept["architecture"]), "reason": kept["reason"]}
 
 
 def _numbers(store: RunStore) -> dict[int, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -190,37 +189,6 @@ def first_line(error: BaseException | None) -> str:
 
 
 _CLOSE = 1e-4  # gradients are sums, whose order may differ
-
-
-def randomised(double: nn.Module) -> nn.Module:
-    """`double` with numbers that hide nothing: no weight, shift or scale stays at a neutral start."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, tensor in [*double.named_parameters(), *double.named_buffers()]:
-            if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
-                continue
-            if tensor.numel() > 1 and tensor.min() != tensor.max():
-                continue
-            last = name.rpartition(".")[2]
-            noise = torch.empty(tensor.shape, dtype=torch.float32)
-            if "var" in last or (tensor.ndim < 2 and any(w in last for w in ("weight", "gamma", "scale"))):
-                noise.uniform_(0.7, 1.3, generator=generator)
-            elif tensor.ndim > 1:
-                noise.normal_(0, min(1.0, (2.0 / max(1, tensor[0].numel())) ** 0.5), generator=generator)
-            else:
-                noise.normal_(0, 0.1, generator=generator)
-            tensor.copy_(noise)
-    return double
-
-
-def sloped(made: nn.Module, site: str) -> nn.Module:
-    """Give the parameters of a stand-in numbers that no other site has."""
-    generator = torch.Generator().manual_seed(int(hashlib.sha256(site.encode()).hexdigest()[:8], 16))
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if not parameter.is_meta:
-                parameter.copy_(torch.rand(parameter.shape, generator=generator) * 0.9 + 0.05)
-    return made
 
 
 def other_numbers(before: Program, after: Program, put_in: Sequence[str]) -> str | None:

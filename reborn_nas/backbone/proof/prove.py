@@ -11,15 +11,14 @@ what differed; the rest is proved again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reborn_nas.activations import get_family
-from reborn_nas.architecture import Choice
 from reborn_nas.backbone.load.third_party import quiet
 from reborn_nas.backbone.proof.differences import (
     broken,
@@ -30,16 +29,15 @@ from reborn_nas.backbone.proof.differences import (
     other_numbers,
     other_widths,
     place_of,
-    randomised,
     rough,
     run_again,
-    sloped,
     suspected,
     uneven_turns,
 )
 from reborn_nas.backbone.proof.marks import Converted, Untouched, run
 from reborn_nas.backbone.proof.program import Program
 from reborn_nas.backbone.proof.record import is_own
+from reborn_nas.backbone.proof.stand_ins import acting, randomised, sloped, stand_ins
 from reborn_nas.backbone.replace.apply import apply
 from reborn_nas.backbone.replace.plan import Plan
 from reborn_nas.backbone.replace.planning import make_plan
@@ -50,6 +48,7 @@ from reborn_nas.errors import ConversionError
 
 _DRAWS = 8  # seeds that show whether random numbers decide what runs
 _SEEDS = 3  # further runs in train mode, where a loop distinguishes sites
+_Kinds = set[tuple[Any, ...]]  # operations that ran
 _GROWN = ((1, 32), (1, 0), (0, 32), (0, 0))  # images and pixels more than in the first run
 
 
@@ -85,9 +84,7 @@ class _Prover:
         self.written: set[str] = set()
         self.varying: set[str] = set()
         self.drew = False
-        self.seen: dict[
-            tuple[bool, tuple[int, int]], set[tuple[Any, ...]]
-        ] = {}  # training, growth → what ran
+        self.seen: dict[tuple[bool, tuple[int, int]], _Kinds] = {}  # training, growth → what ran
         self.modules = dict(model.named_modules(remove_duplicate=False))
 
     def prove(self) -> Proof:
@@ -248,7 +245,7 @@ class _Prover:
 
     def _kinds(
         self, training: bool, growth: tuple[int, int], sites: Sequence[Site], steps: Plan
-    ) -> set[tuple[Any, ...]] | None:
+    ) -> _Kinds | None:
         """The operations that run at least once; None where the network does not take such inputs."""
         if (training, growth) not in self.seen and self._first(training, growth, sites, steps) is None:
             return None
@@ -354,7 +351,7 @@ def untouched(
     seed: int = 0,
 ) -> tuple[Program, Untouched]:
     """The program of `double`, with what `steps` puts in acting in flight."""
-    functions = _functions(double, sites, steps)
+    functions = acting(double, steps)
 
     def make(recorder: Any) -> Untouched:
         return Untouched(double, recorder, sites, functions)
@@ -401,27 +398,3 @@ def converted(
         gradients=gradients,
     )
     return program
-
-
-def _functions(
-    double: nn.Module, sites: Sequence[Site], steps: Plan
-) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Site → the stand-in that acts there in flight."""
-    functions: dict[str, Callable[[Tensor], Tensor]] = {}
-    like = next((p for p in double.parameters() if p.is_floating_point()), torch.empty(0))
-    for placement in steps.placements:
-        original = None if placement.replaces is None else double.get_submodule(placement.replaces)
-        made = placement.make(original, steps.init)
-        functions[placement.site] = sloped(made.to(device=like.device, dtype=like.dtype), placement.site)
-    return functions
-
-
-def stand_ins(sites: Sequence[Site], *, own: bool = False) -> dict[str, Choice]:
-    """The stand-in for each site: one with parameters, which a forward may read, for classes of no known library."""
-    if own:
-        return {site.name: Choice("prelu") for site in sites}
-    count = max((site.index for site in sites), default=0) + 2
-    return {
-        site.name: Choice("leaky_relu", negative_slope=round(0.02 + 0.9 * (site.index + 1) / count, 6))
-        for site in sites
-    }

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from reborn_nas.backbone.load.third_party import quiet
-from reborn_nas.backbone.proof.differences import first_line, randomised
+from reborn_nas.backbone.proof.differences import first_line
+from reborn_nas.backbone.proof.stand_ins import randomised
 from reborn_nas.backbone.replace.apply import apply, feature_rows
 from reborn_nas.backbone.replace.plan import Plan, Width
 from reborn_nas.backbone.sites.site import Discovery

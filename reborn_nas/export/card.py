@@ -201,17 +201,6 @@ def card_of(
         name: of the model; study and digest where None.
         compared: a clause on how it compares with its parent.
     """
-    accuracies = []
-    if record.accuracy is not None and record.accuracy_n:
-        chosen = record.phase in EXPLORED
-        accuracies.append(
-            Accuracy(
-                record.accuracy_part,
-                round(record.accuracy * record.accuracy_n),
-                record.accuracy_n,
-                "chosen by these images: optimistic" if chosen else "this training; read once",
-            )
-        )
     details = {
         "data set": str(data["name"]),
         "study": study,
@@ -236,9 +225,18 @@ def card_of(
         classes=data["classes"],
         mean=data["mean"],
         std=data["std"],
-        accuracies=accuracies,
+        accuracies=_accuracies(record),
         details=details,
     )
+
+
+def _accuracies(record: TrialRecord) -> list[Accuracy]:
+    """The accuracy of a training, where it has one."""
+    if record.accuracy is None or not record.accuracy_n:
+        return []
+    remark = "chosen by these images: optimistic" if record.phase in EXPLORED else "this training; read once"
+    correct = round(record.accuracy * record.accuracy_n)
+    return [Accuracy(record.accuracy_part, correct, record.accuracy_n, remark)]
 
 
 def front_readme(

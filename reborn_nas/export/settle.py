@@ -90,15 +90,11 @@ def prepare(
         RebornError: whatever does not fit together, before any training.
     """
     parent = parent or Parent()
-    if isinstance(architecture, str) and backbone is None:
-        raise ConfigError(f"{architecture!r} at every site of what? Name the network with --backbone")
-    base = BackboneSpec(backbone) if backbone is not None else architecture.backbone  # type: ignore[union-attr]
-    if stem is not None:
-        base = replace(base, stem=stem)
-    if arguments:
-        base = replace(base, arguments={**base.arguments, **arguments})
     spec = resolve(
-        base, input_size=images.input_size, num_classes=len(images.classes), pretrained=parent.pretrained
+        _backbone(architecture, backbone, arguments or {}, stem),
+        input_size=images.input_size,
+        num_classes=len(images.classes),
+        pretrained=parent.pretrained,
     )
     template = build(spec, device="meta")
     found = discover(template, spec.input_size)
@@ -125,3 +121,16 @@ def prepare(
     check_recipe(recipe, images, template)
     job = Retraining(chosen, images, recipe, tuple(seeds), device, where, parent, start, average, found)
     return job, tuple(messages)
+
+
+def _backbone(
+    architecture: Architecture | str, named: str | None, arguments: Mapping[str, Any], stem: str | None
+) -> BackboneSpec:
+    """The backbone of an architecture, or the one that is named, with other arguments and stem where given."""
+    if named is not None:
+        base = BackboneSpec(named)
+    elif isinstance(architecture, str):
+        raise ConfigError(f"{architecture!r} at every site of what? Name the network with --backbone")
+    else:
+        base = architecture.backbone
+    return replace(base, arguments={**base.arguments, **arguments}, stem=base.stem if stem is None else stem)

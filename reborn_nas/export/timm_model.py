@@ -238,18 +238,34 @@ def bare_network(
             network is not an image classifier.
     """
     spec = _completed(architecture.backbone, model, input_size, classes)
-    whole = architecture.with_backbone(spec)
+    complete = architecture.with_backbone(spec)
     assert spec.input_size is not None
-    conversion = plan(build(spec, device="meta"), whole, spec.input_size)
+    conversion = plan(build(spec, device="meta"), complete, spec.input_size)
     if model is None:
-        network = build_network(whole, conversion, timm_api=False).eval()
+        network = build_network(complete, conversion, timm_api=False).eval()
     else:
         if architecture.backbone.source in UNNAMED:
-            _check_guess(build_network(whole, conversion, timm_api=False), model, spec)
-        network = (
-            copy.deepcopy(model).to("cpu", torch.float32).to(memory_format=torch.contiguous_format).eval()
-        )
-    images = torch.randn(EXAMPLE, *spec.input_size, generator=torch.Generator().manual_seed(0))
+            _check_guess(build_network(complete, conversion, timm_api=False), model, spec)
+        network = copy.deepcopy(model).to("cpu", torch.float32)
+        network = network.to(memory_format=torch.contiguous_format).eval()
+    own: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    count = spec.input_size[0]
+    known, spread = (list(own[key]) if len(own.get(key, ())) == count else None for key in ("mean", "std"))
+    card = Card(
+        name=name or f"{spec.name}-{complete.digest}",
+        dataset="data that is not known to the export" if model is not None else "nothing",
+        classes=list(classes) if classes is not None else [str(k) for k in range(spec.num_classes or 0)],
+        mean=list(mean or known or [0.5] * count),
+        std=list(std or spread or [0.25] * count),
+        accuracies=accuracies,
+        details={} if model is not None else {"weights": "random: this network has not been trained"},
+    )
+    return Trained(dict(network.state_dict()), complete, _example(network, spec.input_size), card, conversion)
+
+
+def _example(network: nn.Module, input_size: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """Random images and the logits of a network in eval mode. Raises ExportError where it returns something else."""
+    images = torch.randn(EXAMPLE, *input_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = network(images)
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
@@ -261,21 +277,7 @@ def bare_network(
             f"returns {returns}. Keep its state dict and the text that rn.plan(…).to_json() gives; "
             "rn.apply(network, rn.Plan.from_json(text)) builds it again"
         )
-    own: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
-    count = spec.input_size[0]
-    known = list(own.get("mean", ())) if len(own.get("mean", ())) == count else None
-    spread = list(own.get("std", ())) if len(own.get("std", ())) == count else None
-    remark = {} if model is not None else {"weights": "random: this network has not been trained"}
-    card = Card(
-        name=name or f"{spec.name}-{whole.digest}",
-        dataset="data that is not known to the export" if model is not None else "nothing",
-        classes=list(classes) if classes is not None else [str(k) for k in range(spec.num_classes or 0)],
-        mean=list(mean or known or [0.5] * count),
-        std=list(std or spread or [0.25] * count),
-        accuracies=accuracies,
-        details=remark,
-    )
-    return Trained(dict(network.state_dict()), whole, {"input": images, "logits": logits}, card, conversion)
+    return {"input": images, "logits": logits}
 
 
 def _check_guess(built: nn.Module, model: nn.Module, spec: BackboneSpec) -> None:

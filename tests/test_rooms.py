@@ -38,7 +38,7 @@ ROWS = (
     ("cli", "run"),
 )
 INSIDE = {
-    "api": ("run", "networks", "view", "dashboards", "exports", "trainings", "searches"),
+    "api": ("run", "view", "dashboards", "exports", "trainings", "searches"),
     "analysis": ("student", "designs", "effects", "phases", "model", "simulated"),
     "backbone": (
         "load",

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reborn_nas.api.dashboards import dashboard
     from reborn_nas.api.exports import export, exportable
-    from reborn_nas.api.networks import recommend, standing
     from reborn_nas.api.run import resume_line
     from reborn_nas.api.searches import check_training, join, search, surer
     from reborn_nas.api.trainings import train
-    from reborn_nas.api.view import answer, estimates, report, run_view
+    from reborn_nas.api.view import answer, estimates, networks, recommend, report, run_view
 
 _LAZY = {  # what is looked at needs no PyTorch
     "answer": "view",
@@ -22,12 +21,12 @@ _LAZY = {  # what is looked at needs no PyTorch
     "export": "exports",
     "exportable": "exports",
     "join": "searches",
-    "recommend": "networks",
+    "networks": "view",
+    "recommend": "view",
     "report": "view",
     "resume_line": "run",
     "run_view": "view",
     "search": "searches",
-    "standing": "networks",
     "surer": "searches",
     "train": "trainings",
 }
@@ -40,12 +39,12 @@ __all__ = [
     "export",
     "exportable",
     "join",
+    "networks",
     "recommend",
     "report",
     "resume_line",
     "run_view",
     "search",
-    "standing",
     "surer",
     "train",
 ]

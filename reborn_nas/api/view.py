@@ -1,8 +1,9 @@
-"""A run as its report shows it."""
+"""What is read of a run: the view that its report is made from, its estimates, the networks with a name."""
 
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,13 @@ from reborn_nas.files import safe_join
 from reborn_nas.report import RunView, build_report, study_findings
 from reborn_nas.samplers.registry import pruned_shares
 from reborn_nas.study import RunInfo
-from reborn_nas.study.result.networks import pareto_series, recommend_info
+from reborn_nas.study.result.networks import (
+    NamedNetworks,
+    Recommended,
+    named_networks,
+    pareto_series,
+    recommend_info,
+)
 from reborn_nas.study.store.kept import write_kept
 from reborn_nas.study.store.opening import reads_run
 
@@ -83,6 +90,30 @@ def run_view(
         recommendation=None if brief else _recommendation(info),
         **_searched(info),
     )
+
+
+@reads_run
+def recommend(study: RunResult | Run) -> Recommended:
+    """The architecture with the largest posterior mean accuracy in an additive model of a run's trainings.
+
+    Within the run's limits, and never just the best observed trial, whose accuracy is partly luck.
+
+    Raises:
+        ConfigError: the run has too few finished trainings for that.
+    """
+    info = info_of(study)
+    found, value = recommend_info(info), info.metric.value
+    if info.metric.is_accuracy:
+        return found
+    low, high = sorted((value(found.ci_low), value(found.ci_high)))
+    observed = None if found.observed is None else value(found.observed)
+    return replace(found, predicted=value(found.predicted), ci_low=low, ci_high=high, observed=observed)
+
+
+@reads_run
+def networks(study: RunResult | RunInfo | Run) -> NamedNetworks:
+    """The best observed, the recommended and the retested network of a run: three different things."""
+    return named_networks(info_of(study), most=MANY)
 
 
 def answer(view: RunView) -> list[str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from reborn_nas.report import RunView
     from reborn_nas.study import PlanView, RunResult, RunStatus
 if TYPE_CHECKING:
-    from reborn_nas.study.result.networks import Recommended, Standing
+    from reborn_nas.study.result.networks import NamedNetworks, Recommended
 
 
 __all__ = [
@@ -31,12 +31,12 @@ __all__ = [
     "print_next",
     "print_plan",
     "print_result",
-    "print_standing",
+    "print_networks",
     "print_status",
     "print_table",
     "result_json",
     "say",
-    "standing_json",
+    "networks_json",
     "status_json",
 ]
 
@@ -273,7 +273,7 @@ def print_estimates(
         print("Descriptive until the study ends: intervals shrink, and there is no verdict yet.")
 
 
-def print_standing(networks: Standing) -> None:
+def print_networks(networks: NamedNetworks) -> None:
     """A line each; nothing where there is none yet."""
     best, recommended, tested = networks.best, networks.recommended, networks.retested
     if best is not None and best.accuracy is not None:
@@ -316,7 +316,7 @@ def _cases(n: int, part: str) -> str:
     return f"{n:,} {part} {spoken().counted}" if n else f"{part} {spoken().counted}"
 
 
-def standing_json(networks: Standing) -> dict[str, Any]:
+def networks_json(networks: NamedNetworks) -> dict[str, Any]:
     """The same for scripts."""
     best, recommended = networks.best, networks.recommended
     shares = [record.test_accuracy for record in networks.retested if record.test_accuracy is not None]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reborn_nas.api import recommend, report, run_view, standing
+from reborn_nas.api import networks, recommend, report, run_view
 from reborn_nas.cli.main import main
 from reborn_nas.records import public_name, stored_name
 from reborn_nas.study import StudyConfig, load_config, load_run, run_search, status
@@ -43,7 +43,7 @@ def test_it_is_read_in_todays_words(old: Path, capsys: pytest.CaptureFixture[str
     assert "exploration/0" in page
     assert "search/0" not in page
     assert "exploration/0" in (old / "report" / "trials.csv").read_text()
-    best = standing(old).best
+    best = networks(old).best
     assert best is not None
     assert best.label.startswith("exploration/")
     with pytest.raises(Exception, match=r"too few|at least"):

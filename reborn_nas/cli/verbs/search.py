@@ -12,13 +12,13 @@ from reborn_nas import api, study
 from reborn_nas.cli.arguments import add_loudness
 from reborn_nas.cli.consent import agreed, cheaper
 from reborn_nas.cli.show import (
+    networks_json,
     plan_json,
+    print_networks,
     print_next,
     print_plan,
     print_result,
-    print_standing,
     result_json,
-    standing_json,
 )
 from reborn_nas.heavy import import_networks
 from reborn_nas.metric import speaking
@@ -83,14 +83,14 @@ def _search(args: argparse.Namespace, config: study.StudyConfig) -> int:
         print(f"\n{what}; everything finished is kept. To go on: {result.resume_command}", file=sys.stderr)
         return 130 if result.interrupted else 0
     page = api.report(result)
-    view, networks = api.run_view(result), api.standing(result)
+    view, networks = api.run_view(result), api.networks(result)
     answer = api.answer(view)
     if args.json:
-        print(json.dumps({**result_json(result, answer, page), **standing_json(networks)}, indent=2))
+        print(json.dumps({**result_json(result, answer, page), **networks_json(networks)}, indent=2))
     else:
         print_result(result, view, answer)
         print()
-        print_standing(networks)
+        print_networks(networks)
         print_next(result, page, api.surer(result), exportable=api.exportable(result))
     return 0
 

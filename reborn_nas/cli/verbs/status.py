@@ -7,13 +7,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas import api, study
-from reborn_nas.cli.show import print_estimates, print_standing, print_status, standing_json, status_json
+from reborn_nas.cli.show import networks_json, print_estimates, print_networks, print_status, status_json
 from reborn_nas.metric import speaking
 from reborn_nas.study.store.opening import reads_run
 
 if TYPE_CHECKING:
     from reborn_nas.report import RunView
-    from reborn_nas.study.result.networks import Standing
+    from reborn_nas.study.result.networks import NamedNetworks
 
 EXAMPLES = """  reborn-nas status runs/convnet5-digits
   reborn-nas status runs/convnet5-digits --json
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     state = study.status(info)
     view = api.run_view(info, brief=True)
     rows, summary = api.estimates(view)
-    networks = api.standing(info)
+    networks = api.networks(info)
     with speaking(view.metric):
         _show(args, info, state, view, rows, summary, networks)
     return 0
@@ -46,7 +46,7 @@ def _show(
     view: RunView,
     rows: list[dict[str, Any]],
     summary: dict[str, float],
-    networks: Standing,
+    networks: NamedNetworks,
 ) -> None:
     """Print it in the words of the study's metric."""
     if args.json:
@@ -54,7 +54,7 @@ def _show(
             json.dumps(
                 {
                     **status_json(state),
-                    **standing_json(networks),
+                    **networks_json(networks),
                     "contrast": dict(zip(("tested", "reference"), view.arms)),
                     "estimates": rows,
                     "summary": summary,
@@ -64,5 +64,5 @@ def _show(
         )
         return
     print_status(state, args.run_path, "" if state.complete else api.resume_line(info))
-    print_standing(networks)
+    print_networks(networks)
     print_estimates(rows, summary, view.arms, state.complete)

@@ -1,4 +1,4 @@
-"""The networks that a run has to show: best observed, recommended, retested, and the Pareto front."""
+"""The networks of a run that have names: best observed, recommended, retested, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ from reborn_nas.study.setup.costs import counted_excess
 if TYPE_CHECKING:
     from reborn_nas.study.store.reading import RunInfo
 
-__all__ = ["Recommended", "Standing", "pareto_records", "pareto_series", "recommend_info", "standing"]
+__all__ = [
+    "NamedNetworks",
+    "Recommended",
+    "named_networks",
+    "pareto_records",
+    "pareto_series",
+    "recommend_info",
+]
 
 
 @dataclass(frozen=True)
@@ -45,8 +52,8 @@ class Recommended:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What a run has to show.
+class NamedNetworks:
+    """The networks of a run that have names.
 
     Args:
         best: the best observed training, see `records.best_observed`: partly luck.
@@ -61,7 +68,7 @@ class Standing:
     reason: str = ""
 
 
-def standing(info: RunInfo, most: int | None = None) -> Standing:
+def named_networks(info: RunInfo, most: int | None = None) -> NamedNetworks:
     """The three networks, as far as there are any.
 
     Args:
@@ -70,11 +77,11 @@ def standing(info: RunInfo, most: int | None = None) -> Standing:
     best, tested = best_observed(info.records), tuple(retested(info.records))
     if most is not None and len(info.records) > most:
         reason = f"with more than {most:,} trainings it takes long; reborn_nas.recommend(run) does it"
-        return Standing(best, None, tested, reason)
+        return NamedNetworks(best, None, tested, reason)
     try:
-        return Standing(best, recommend_info(info), tested)
+        return NamedNetworks(best, recommend_info(info), tested)
     except ConfigError as error:
-        return Standing(best, None, tested, " ".join(str(error).split()))
+        return NamedNetworks(best, None, tested, " ".join(str(error).split()))
 
 
 def recommend_info(info: RunInfo) -> Recommended:

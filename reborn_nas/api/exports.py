@@ -266,5 +266,6 @@ def _trained(info: RunInfo, record: TrialRecord, weights: Path, name: str | None
     tensors, logits = (
         read_tensors(file, "export another training with --trial") for file in (weights, example)
     )
-    card = card_of(record, info.records, info.name, info.plan["data"], name, compared)
+    how = info.settings.get("recipe")
+    card = card_of(record, info.records, info.name, info.plan["data"], name, compared, how)
     return Trained(tensors, architecture, logits, card, conversion)

@@ -25,7 +25,7 @@ from reborn_nas.export import (
 from reborn_nas.known import foreign_code
 from reborn_nas.study import load_run
 from reborn_nas.study.result.networks import recommend_info
-from reborn_nas.training import Recipe, get_recipe
+from reborn_nas.training import Recipe, from_settings, get_recipe, is_file, read_recipe
 from reborn_nas.training.device.selection import pick_device
 
 
@@ -40,7 +40,7 @@ def train(
     skip_broken: bool = False,
     stream: bool | None = None,
     cache_dir: Run | None = None,
-    recipe: str | None = None,
+    recipe: str | Mapping[str, Any] | None = None,
     seeds: int = 3,
     seed: int = 0,
     device: str = "auto",
@@ -92,10 +92,11 @@ def train(
         stream=recorded.get("stream") if stream is None else stream,
         cache_dir=Path(kept) if (kept := cache_dir or known.get("cache_dir")) else None,
     )
+    settled, remarks = _recipe(known, recipe, images.name, overrides or {})
     job, notes = prepare(
         chosen,
         images,
-        _recipe(known, recipe, images.name, overrides or {}),
+        settled,
         seeds=range(seed, seed + seeds),
         device=pick_device(device)[0],
         parent=parent,
@@ -104,7 +105,11 @@ def train(
     )
     if not parent.given:
         notes = (*notes, *_other_start(known))
-    for note in (*notes, f"trainings are kept in {job.folder}; the same command goes on where it stopped"):
+    for note in (
+        *remarks,
+        *notes,
+        f"trainings are kept in {job.folder}; the same command goes on where it stopped",
+    ):
         if say is not None:
             say(note)
     outcome = retrain(job, name, on_epoch)
@@ -175,8 +180,14 @@ def _one_architecture(
     return chosen, known
 
 
-def _recipe(known: Mapping[str, Any], name: str | None, dataset: str, overrides: Mapping[str, Any]) -> Recipe:
-    changes = {key: value for key, value in overrides.items() if value is not None}
+def _recipe(
+    known: Mapping[str, Any], name: str | Mapping[str, Any] | None, dataset: str, overrides: Mapping[str, Any]
+) -> tuple[Recipe, tuple[str, ...]]:
     if name is None and known.get("recipe_settings"):
-        return Recipe.from_dict({**known["recipe_settings"], **changes})
-    return get_recipe(name or "fast", dataset=dataset, **changes)
+        return get_recipe(known["recipe_settings"], **overrides), ()
+    if is_file(name):
+        recipe, notes = read_recipe(str(name))
+        return recipe.changed(overrides), notes
+    found = from_settings(name) if isinstance(name, Mapping) else name or "fast"
+    made = get_recipe(found.to_dict() if isinstance(found, Recipe) else found, dataset=dataset, **overrides)
+    return made, ()

@@ -13,6 +13,7 @@ from scipy.special import stdtrit
 from reborn_nas.architecture import Architecture
 from reborn_nas.commands import command_line
 from reborn_nas.records import EXPLORED, TrialRecord, validation_accuracy
+from reborn_nas.training import recipe_in_words
 
 __all__ = ["Accuracy", "Card", "card_of", "front_readme", "mean_interval", "plain", "render_card", "wilson"]
 
@@ -191,6 +192,7 @@ def card_of(
     data: Mapping[str, Any],
     name: str | None = None,
     compared: str = "",
+    recipe: Mapping[str, Any] | None = None,
 ) -> Card:
     """The card of one trained network of a run.
 
@@ -200,6 +202,7 @@ def card_of(
         data: of the plan: `name`, `classes`, `mean`, `std`.
         name: of the model; study and digest where None.
         compared: a clause on how it compares with its parent.
+        recipe: how it was trained, as `Recipe.to_dict` writes it.
     """
     details = {
         "data set": str(data["name"]),
@@ -210,6 +213,8 @@ def card_of(
         "parameters": f"{record.params:,}",
         "MACs an image": f"{record.macs:,}",
     }
+    if recipe:
+        details["recipe"] = recipe_in_words(recipe)
     shares = [
         one.accuracy
         for one in records

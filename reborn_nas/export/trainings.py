@@ -22,7 +22,7 @@ from reborn_nas.export.parent import Parent, Start, make_start
 from reborn_nas.export.timm_model import Trained
 from reborn_nas.files import sha256_of, write_atomic
 from reborn_nas.models.exported import read_tensors
-from reborn_nas.training import FileCheckpoint, Recipe, example_of, train
+from reborn_nas.training import FileCheckpoint, Recipe, example_of, recipe_in_words, train
 from reborn_nas.training.checkpoint import TrainingState
 
 __all__ = ["Retrained", "Retraining", "SeedResult", "claim_folder", "folder_name", "over_seeds", "retrain"]
@@ -308,6 +308,7 @@ def _details(job: Retraining, results: tuple[SeedResult, ...]) -> dict[str, str]
         "trained on": f"{len(job.images.pool):,} images, training and validation",
         "recipe": f"{recipe.name}: {recipe.epochs} epochs, batches of {recipe.batch_size}, {recipe.optimizer}, "
         f"learning rate {recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}, {first.precision}",
+        "all of the recipe": recipe_in_words(recipe.to_dict()),
         "seed": f"{first.seed}, the first of {len(results)}",
         "start": _start_in_words(job),
     }

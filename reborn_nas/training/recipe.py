@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from reborn_nas.training.schedules import OWN, schedule_faults, timm_rates
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 INITS = ("default", "xavier", "kaiming")
+_ARGUMENTS = {"optimizer": "optimizer_args", "schedule": "schedule_args", "loss": "loss_args"}
+_MAPS = (*_ARGUMENTS.values(), "augment")
 _FIRST_FIELDS = 15
 """Fields that every recipe has had."""
 
@@ -159,14 +162,35 @@ class Recipe:
             if key not in later or value != getattr(plain, key)
         }
 
+    def changed(self, changes: Mapping[str, Any]) -> Recipe:
+        """A recipe with `changes` that are not None in place of its values.
+
+        Maps are merged, an entry that becomes None is left out; the arguments of an optimizer, a schedule and a loss go
+        with it where another one is named. Raises ConfigError as `from_dict`.
+        """
+        data = self.to_dict()
+        given = {key: value for key, value in changes.items() if value is not None}
+        for name, arguments in _ARGUMENTS.items():
+            if name in given and given[name] != getattr(self, name):
+                data.pop(arguments, None)
+                if name == "schedule":
+                    data["warmup"] = Recipe.warmup
+        for key, value in given.items():
+            if isinstance(value, Mapping) and key in _MAPS:
+                merged = {**data.get(key, {}), **value}
+                value = {name: inner for name, inner in merged.items() if inner is not None}
+            data[key] = value
+        return Recipe.from_dict(data)
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
         """The inverse of `to_dict`; keys left out have their defaults. Raises ConfigError on unknown ones."""
         known = [item.name for item in fields(cls)]
-        unknown = sorted(set(data) - set(known))
+        unknown = [str(key) for key in data if key not in known]
         if unknown:
+            faults = [str(unknown_name("setting of a recipe", key, known)) for key in unknown]
             raise ConfigError(
-                f"recipe has unknown keys {', '.join(map(str, unknown))}; it knows {', '.join(known)}"
+                f"recipe has unknown keys {', '.join(unknown)}; it knows {', '.join(known)}", faults
             )
         return cls(**data)
 
@@ -216,57 +240,13 @@ _RULES = (
     ),
 )
 
-PAPER_EPOCHS = {"cifar10": 160, "cifar100": 160}
-"""Sec. 4.3: 160 epochs on these, 80 on the rest."""
 
-RECIPES: Mapping[str, Recipe] = {
-    "fast": Recipe(name="fast"),
-    "paper": Recipe(
-        name="paper",
-        epochs=80,
-        batch_size=64,
-        learning_rate=1e-3,
-        momentum=0.9,
-        nesterov=False,
-        weight_decay=5e-4,
-        schedule="step_half",
-        precision="fp32",
-        init="xavier",
-    ),
-    "adamw": Recipe(
-        name="adamw",
-        learning_rate=2e-3,
-        weight_decay=0.05,
-        label_smoothing=0.1,
-        optimizer="adamw",
-        decay_norms_and_biases=False,
-        clip_grad=1.0,
-    ),
-}
-
-
-def recipe_names() -> tuple[str, ...]:
-    """What `get_recipe` knows."""
-    return tuple(RECIPES)
-
-
-def get_recipe(name: str, *, dataset: str | None = None, **overrides: Any) -> Recipe:
-    """The recipe `name` with some fields replaced; those given as None are left.
-
-    Args:
-        dataset: the paper's recipe trains 160 epochs on CIFAR-10 and CIFAR-100, 80 on everything else.
-
-    Raises:
-        UnknownNameError: no such recipe.
-        ConfigError: an unknown field or a value out of range.
-    """
-    if name not in RECIPES:
-        raise unknown_name("recipe", name, RECIPES)
-    recipe = RECIPES[name]
-    if name == "paper" and dataset in PAPER_EPOCHS:
-        recipe = replace(recipe, epochs=PAPER_EPOCHS[dataset])
-    changes = {key: value for key, value in overrides.items() if value is not None}
-    return Recipe.from_dict({**recipe.to_dict(), **changes}) if changes else recipe
+def recipe_in_words(recipe: Mapping[str, Any]) -> str:
+    """A recipe as `Recipe.to_dict` writes it, on one line: its name and every setting."""
+    settings = ", ".join(
+        f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in recipe.items() if key != "name"
+    )
+    return f"{recipe.get('name', 'custom')}: {settings}"
 
 
 def learning_rates(recipe: Recipe, steps: int) -> list[float]:

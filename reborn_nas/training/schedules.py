@@ -50,10 +50,10 @@ def schedule_faults(name: str, args: object, epochs: int) -> Iterator[str]:
 
 
 def _arguments() -> list[str]:
-    return [key for key in inspect.signature(_creator()).parameters if key not in _BY_US]
+    return [key for key in inspect.signature(creator()).parameters if key not in _BY_US]
 
 
-def _creator() -> Any:
+def creator() -> Any:
     """timm's function; importing timm takes a second."""
     from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 
@@ -110,7 +110,7 @@ def _fitted(name: str, args: Mapping[str, Any], peak: float, epochs: int, steps:
         )
     for length in range(epochs, 0, -1):
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
-        scheduler, total = _creator()(optimizer, sched=name, num_epochs=length, **more)
+        scheduler, total = creator()(optimizer, sched=name, num_epochs=length, **more)
         if total == epochs:
             return optimizer, scheduler
         if total < epochs:

@@ -53,7 +53,7 @@ def test_the_fast_recipe() -> None:
         0,
     )
     assert (recipe.precision, recipe.channels_last) == ("auto", True)
-    assert recipe_names() == ("fast", "paper", "adamw")
+    assert recipe_names() == ("fast", "paper", "adamw", "a3", "finetune")
 
 
 def test_one_cycle_by_hand() -> None:

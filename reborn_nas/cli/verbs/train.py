@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from reborn_nas import api
-from reborn_nas.cli.arguments import add_backbone, add_forms, add_loudness
+from reborn_nas.cli.arguments import add_backbone, add_forms, add_loudness, model_argument
 from reborn_nas.commands import load_line
 from reborn_nas.heavy import import_networks
+from reborn_nas.study.config.values import read_class_weights
 from reborn_nas.study.worker.progress import announce, log_to
 
 EXAMPLES = """  reborn-nas train --architecture runs/resnet34-cifar100 --epochs 200 --seeds 5 --out my-model
@@ -49,7 +51,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="read decoded images from a cache on disk; by default only where memory is short",
     )
     data.add_argument("--cache-dir", metavar="DIR", help="where that cache lies")
-    data.add_argument("--recipe", metavar="NAME", help="fast, adamw or paper")
+    data.add_argument("--recipe", metavar="NAME", help="fast, adamw, a3, finetune, paper, or FILE.yaml")
     for option, kind in (
         ("epochs", int),
         ("batch-size", int),
@@ -59,6 +61,26 @@ def add(parser: argparse.ArgumentParser) -> None:
     ):
         data.add_argument(f"--{option}", type=kind, metavar="N" if kind is int else "X")
     data.add_argument("--optimizer", metavar="NAME", help="sgd, adamw or another of timm's")
+    for option, what in (
+        ("optimizer-arg", "betas=[0.9,0.95]"),
+        ("schedule-arg", "warmup_epochs=5"),
+        ("loss-arg", "target_threshold=0.2"),
+        ("augment", "mixup=0.2"),
+    ):
+        data.add_argument(
+            f"--{option}",
+            action="append",
+            type=model_argument,
+            default=[],
+            metavar="NAME=VALUE",
+            help=f"such as {what}",
+        )
+    data.add_argument("--schedule", metavar="NAME", help="one_cycle, cosine, … as in `reborn-nas search`")
+    data.add_argument("--loss", metavar="NAME", help="cross_entropy or bce")
+    data.add_argument("--layer-decay", type=float, metavar="X")
+    data.add_argument(
+        "--class-weights", metavar="LIST", type=_weights, help="balanced, or a number for each class"
+    )
     data.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"))
     how = parser.add_argument_group("trainings")
     how.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings (default 3)")
@@ -100,7 +122,13 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         announce("reading the architecture; importing torch and timm takes a few seconds")
     import_networks()
-    recipe = ("epochs", "batch_size", "learning_rate", "weight_decay", "clip_grad", "optimizer", "precision")
+    recipe = ("epochs", "batch_size", "learning_rate", "weight_decay", "clip_grad", "optimizer", "schedule", "loss",
+              "layer_decay", "augment", "precision")  # fmt: skip
+    maps = {f"{name}_args": getattr(args, f"{name}_arg") for name in ("optimizer", "schedule", "loss")}
+    overrides = {key: getattr(args, key) for key in recipe} | {
+        key: dict(value) for key, value in maps.items()
+    }
+    overrides |= {"augment": dict(args.augment), "class_weights": args.class_weights}
     direct = ("trial", "dataset", "data_dir", "image_size", "skip_broken", "stream", "cache_dir", "recipe", "seeds",
               "seed", "device", "pretrained", "checkpoint", "fold", "force", "name", "backbone", "stem",
               "init")  # fmt: skip
@@ -112,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
             forms=args.forms or (),
             average=args.ema,
             arguments=dict(args.model_arg),
-            overrides={key: getattr(args, key) for key in recipe},
+            overrides={key: value for key, value in overrides.items() if value not in (None, {})},
             say=lambda note: None if args.quiet else announce(note),
             on_epoch=None if args.quiet else _Lines(),
             **{key: getattr(args, key) for key in direct},
@@ -123,6 +151,13 @@ def run(args: argparse.Namespace) -> int:
     print(args.out)
     print(f"load it: {load_line(args.out)}")
     return 0
+
+
+def _weights(text: str) -> Any:
+    try:
+        return read_class_weights(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 class _Lines:

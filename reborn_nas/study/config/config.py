@@ -46,6 +46,13 @@ RECIPE_FIELDS = (
     "decay_norms_and_biases",
     "clip_grad",
     "ema",
+    "schedule",
+    "schedule_args",
+    "layer_decay",
+    "loss",
+    "loss_args",
+    "class_weights",
+    "augment",
     "precision",
     "init",
 )
@@ -71,14 +78,16 @@ class StudyConfig(Fields):
 
     _given: frozenset[str] = PrivateAttr(default=frozenset())
     _processes: int | None = PrivateAttr(default=None)
+    _recipe_notes: tuple[str, ...] = PrivateAttr(default=())
 
     def __init__(self, **settings: Any) -> None:
         settings = renamed(settings)
+        settings, notes = _with_recipe(settings)
         try:
             super().__init__(**settings)
         except ValidationError as error:
             raise ConfigError("the study's configuration has faults:", _faults(error)) from None
-        self._given = frozenset(settings)
+        self._given, self._recipe_notes = frozenset(settings), notes
 
     @model_validator(mode="before")
     @classmethod
@@ -239,6 +248,11 @@ class StudyConfig(Fields):
         return given
 
     @property
+    def recipe_notes(self) -> tuple[str, ...]:
+        """What the file of the recipe holds that the recipe does not."""
+        return self._recipe_notes
+
+    @property
     def search_settings(self) -> dict[str, Any]:
         """What was asked of the exploration beyond the sampler, where it differs from the defaults."""
         found: dict[str, Any] = {
@@ -279,6 +293,16 @@ def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings by their names of today; where both names are given, today's holds."""
     found = {OLD_NAMES[name]: value for name, value in settings.items() if name in OLD_NAMES}
     return found | {name: value for name, value in settings.items() if name not in OLD_NAMES}
+
+
+def _with_recipe(settings: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """A recipe's file read into the settings, so that a run never asks for it again, and what is to be said of it."""
+    from reborn_nas.training import is_file, read_recipe
+
+    if not is_file(settings.get("recipe")):
+        return settings, ()
+    recipe, notes = read_recipe(settings["recipe"])
+    return {**settings, "recipe": recipe.to_dict()}, notes
 
 
 def known_settings(stored: Mapping[str, Any]) -> dict[str, Any]:

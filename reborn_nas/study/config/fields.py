@@ -15,6 +15,7 @@ from reborn_nas.study.config.functions import Function
 from reborn_nas.study.config.objectives import Objectives
 from reborn_nas.study.config.values import (
     Artifacts,
+    ClassWeights,
     Contrast,
     Count,
     Device,
@@ -129,7 +130,8 @@ class Fields(BaseModel):
     )
     recipe: RecipeName = setting(
         "fast",
-        "fast (default), adamw or paper; the next settings replace the recipe's",
+        "fast (default), adamw, a3, finetune or paper, or FILE.yaml: a recipe of yours, or the args.yaml of timm's "
+        "train.py; the next settings replace the recipe's",
         group=HOW,
         metavar="NAME",
     )
@@ -171,8 +173,45 @@ class Fields(BaseModel):
         group=HOW,
         metavar="D",
     )
+    schedule: str | None = setting(
+        None,
+        "one_cycle, step_half, constant, or timm's cosine, tanh, step, multistep, poly, wsd, rsqrt",
+        group=HOW,
+        metavar="NAME",
+    )
+    schedule_args: dict[str, Any] = setting(
+        None,
+        "argument of one of timm's schedules, such as warmup_epochs=5; may be repeated",
+        group=HOW,
+        metavar="NAME=VALUE",
+        factory=dict,
+    )
+    layer_decay: float | None = setting(
+        None, "learning rate of each layer as a share of the next one's, such as 0.75", group=HOW, metavar="X"
+    )
+    loss: str | None = setting(
+        None, "cross_entropy, or bce: a binary one for each class", group=HOW, metavar="NAME"
+    )
+    loss_args: dict[str, Any] = setting(
+        None,
+        "argument of bce: target_threshold=0.2, sum=true",
+        group=HOW,
+        metavar="NAME=VALUE",
+        factory=dict,
+    )
+    class_weights: ClassWeights | None = setting(
+        None, "balanced, or a number for each class: 1,1,2.5", group=HOW, metavar="LIST"
+    )
+    augment: dict[str, Any] = setting(
+        None,
+        "augmentation by timm's name, such as mixup=0.2, cutmix=1, scale=[0.35,1], aa=randaugment, reprob=0.25; may be "
+        "repeated",
+        group=HOW,
+        metavar="NAME=VALUE",
+        factory=dict,
+    )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = setting(
-        None, "of the cross entropy", group=HOW, metavar="X"
+        None, "of the targets", group=HOW, metavar="X"
     )
     precision: str | None = setting(
         None,

@@ -35,7 +35,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 SETTINGS_FILE = "study.yaml"
 """In the run folder: the settings that the study was asked for, for `--config`."""
 
-_OPTIONS = {"backbone_arguments": "--model-arg", "optimizer_args": "--optimizer-arg"}
+_OPTIONS = {
+    "backbone_arguments": "--model-arg",
+    "optimizer_args": "--optimizer-arg",
+    "schedule_args": "--schedule-arg",
+    "loss_args": "--loss-arg",
+}
 """Settings whose flag has another name; all others have their own."""
 
 
@@ -68,6 +73,8 @@ class Flag:
             if not texts or not all(name.isidentifier() for name in value):
                 return None
             return [word for text in texts for word in self._with_value(text)]
+        if isinstance(value, dict):  # a recipe that was read from a file
+            return None
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         return self._with_value(text)
 

@@ -29,7 +29,7 @@ class Settings(TypedDict, total=False):
     space: str
     contrast: str
     sites: Sequence[str] | str
-    recipe: str
+    recipe: str | Mapping[str, Any]
     epochs: int | None
     batch_size: int | None
     learning_rate: float | None
@@ -40,6 +40,13 @@ class Settings(TypedDict, total=False):
     decay_norms_and_biases: bool | None
     clip_grad: float | None
     ema: float | None
+    schedule: str | None
+    schedule_args: Mapping[str, Any]
+    layer_decay: float | None
+    loss: str | None
+    loss_args: Mapping[str, Any]
+    class_weights: str | Sequence[float] | None
+    augment: Mapping[str, Any]
     label_smoothing: float | None
     precision: str | None
     train: str | Callable[..., Any] | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -15,6 +15,7 @@ from reborn_nas.metric import Metric
 
 __all__ = [
     "Artifacts",
+    "ClassWeights",
     "SCHEME",
     "STORAGES",
     "parse_bucket",
@@ -34,6 +35,7 @@ __all__ = [
     "StorageUrl",
     "Workers",
     "plain_types",
+    "read_class_weights",
     "read_duration",
     "setting",
     "split_contrast",
@@ -228,15 +230,36 @@ def _pruner(value: str) -> str:
     return _known("pruner", value, PRUNERS)
 
 
-def _recipe(value: str) -> str:
-    from reborn_nas.training import recipe_names
+def _recipe(value: Any) -> Any:
+    """A recipe's name, or the recipe itself as a mapping."""
+    from reborn_nas.training import Recipe, from_settings, recipe_names
 
-    return _known("recipe", value, recipe_names())
+    if isinstance(value, Recipe):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        try:
+            return from_settings(value).to_dict()
+        except ConfigError as error:
+            raise ValueError("; ".join(error.faults) or str(error)) from None
+    if not isinstance(value, str):
+        raise ValueError("a recipe's name, or a mapping of its settings")
+    return _known("recipe", value, recipe_names(), "or a YAML file with a recipe")
 
 
-def _known(kind: str, value: str, known: tuple[str, ...]) -> str:
+def read_class_weights(value: Any) -> Any:
+    """Weights of classes from text such as 1,1,2.5. Raises ValueError."""
+    if isinstance(value, str) and value != "balanced":
+        parts = value.split(",")
+        try:
+            return tuple(float(part) for part in parts)
+        except ValueError:
+            raise ValueError("balanced, or a number for each class, such as 1,1,2.5") from None
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _known(kind: str, value: str, known: tuple[str, ...], hint: str = "") -> str:
     if value not in known:
-        raise ValueError(str(unknown_name(kind, value, known)))
+        raise ValueError(str(unknown_name(kind, value, known, hint)))
     return value
 
 
@@ -255,4 +278,5 @@ StorageUrl = Annotated[str, AfterValidator(_storage)]
 Artifacts = Annotated[str, BeforeValidator(_artifacts)]
 Sampler = Annotated[str, AfterValidator(_sampler)]
 Pruner = Annotated[str, AfterValidator(_pruner)]
-RecipeName = Annotated[str, AfterValidator(_recipe)]
+RecipeName = Annotated[str | dict[str, Any], BeforeValidator(_recipe)]
+ClassWeights = Annotated[str | tuple[float, ...], BeforeValidator(read_class_weights)]

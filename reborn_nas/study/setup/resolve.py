@@ -86,6 +86,7 @@ def make_workbench(
     discovery = discover(template, spec.input_size, proofs=proofs)
     said = [*([found.note] if found.note else []), *spec_notes(spec), *images.notes]
     said += starting_notes(config, spec, recipe)
+    said += config.recipe_notes
     check_recipe(recipe, images, template)
     bench = _bench(config, spec, space, discovery, found, template, said, proofs)
     return replace(bench, images=images, recipe=recipe)
@@ -222,7 +223,9 @@ def settle_numerics(*, deterministic: bool) -> None:
 def starting_notes(config: StudyConfig, spec: BackboneSpec, recipe: Recipe | None) -> list[str]:
     """What a study says whose trainings start from weights. Raises ConfigError where they do not fit, or are undone."""
     if not config.from_weights:
-        return []
+        fine = recipe is not None and recipe.name == "finetune"
+        note = "recipe finetune is for trainings that start from weights (--pretrained, --checkpoint); these do not"
+        return [note] if fine else []
     what = "checkpoint" if config.checkpoint is not None else "pretrained"
     if recipe is not None and recipe.init != "default":
         raise ConfigError(

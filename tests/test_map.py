@@ -24,7 +24,7 @@ from reborn_nas.report.results.view import RunView
 from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.store.storage import connect
 from reborn_nas.training import Recipe, get_recipe
-from reborn_nas.training.recipe import RECIPES
+from reborn_nas.training.presets import RECIPES
 from tests.report import fabricate
 
 ROOT = Path(__file__).parents[1]
@@ -115,7 +115,7 @@ def test_a_data_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(RECIPES, "short", Recipe(name="short", epochs=2))
+    monkeypatch.setitem(RECIPES, "short", {"epochs": 2})
     assert get_recipe("short", batch_size=7) == Recipe(name="short", epochs=2, batch_size=7)
     assert StudyConfig(recipe="short").recipe == "short"
     args = parse(["search", "--recipe", "short"])

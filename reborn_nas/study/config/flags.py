@@ -213,6 +213,8 @@ def resume_command(config: StudyConfig) -> str:
     words = _words(settings)
     if words is None:
         words = ["--config", str(config.folder / SETTINGS_FILE), "--run", str(config.folder)]
+        if config.trials is not None:  # the file has those of its own time
+            words += ["--trials", str(config.trials)]
     line = command_line("reborn-nas", "search", *words)
     return f'{line} --storage "${STORAGE_VARIABLE}"' if secret else line
 

@@ -24,7 +24,7 @@ from reborn_nas.report.results.view import RunView
 from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.store.storage import connect
 from reborn_nas.training import Recipe, get_recipe
-from reborn_nas.training.presets import RECIPES
+from reborn_nas.training.recipe.presets import RECIPES
 from tests.report import fabricate
 
 ROOT = Path(__file__).parents[1]

@@ -26,7 +26,7 @@ from reborn_nas.training.evaluation import Tally
 from reborn_nas.training.losses import class_weights
 from reborn_nas.training.mixing import Mixing
 from reborn_nas.training.optimisers import restore_state, saved_state
-from reborn_nas.training.recipe import Recipe, batch_sizes, learning_rates
+from reborn_nas.training.recipe.recipe import Recipe, batch_sizes, learning_rates
 from reborn_nas.training.result import TrainingResult
 from reborn_nas.training.step.compiled import Compiled, eagerly
 from reborn_nas.training.step.graph import (

@@ -8,7 +8,7 @@ from reborn_nas.data import ImageSet
 from reborn_nas.errors import TrainingError
 from reborn_nas.training.losses import class_weights
 from reborn_nas.training.optimisers import layers_of
-from reborn_nas.training.recipe import Recipe
+from reborn_nas.training.recipe.recipe import Recipe
 
 
 def check_recipe(recipe: Recipe, images: ImageSet, model: nn.Module) -> None:

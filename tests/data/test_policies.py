@@ -18,7 +18,7 @@ from reborn_nas.data.augment.erasing import draw_boxes, erase
 from reborn_nas.data.augment.policies import apply_policy, make_policy
 from reborn_nas.data.augment.resized import Rectangles, _at_once, draw_places, resized_crop
 from reborn_nas.errors import ConfigError
-from reborn_nas.training.recipe import Recipe
+from reborn_nas.training.recipe.recipe import Recipe
 from tests.training.toys import squares
 
 MEAN = (0.5, 0.4, 0.3)

@@ -131,6 +131,15 @@ def test_a_setting_without_a_flag_is_read_from_the_runs_file(tmp_path: Path) -> 
     assert same(asked(command), config)
 
 
+def test_what_has_no_flag_does_not_hide_how_many_trainings(tmp_path: Path) -> None:
+    """The file has the number of its own time."""
+    config = StudyConfig(recipe={"base": "adamw", "warmup": 0.1}, run=tmp_path, trials=20)
+    write_settings(config)
+    command = resume_command(config.replace(trials=240))
+    assert command.endswith(f"--run {shlex.quote(str(tmp_path))} --trials 240")
+    assert same(asked(command), config.replace(trials=240))
+
+
 def test_a_password_is_asked_of_the_environment(tmp_path: Path) -> None:
     config = StudyConfig(storage="postgresql://me:s3cret@db/x", name="mine", run=tmp_path)
     assert resume_command(config).endswith(' --storage "$REBORN_NAS_STORAGE"')

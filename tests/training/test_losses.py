@@ -9,7 +9,7 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTarget
 
 from reborn_nas.errors import ConfigError, TrainingError
 from reborn_nas.training.losses import Criterion, class_weights, one_hot
-from reborn_nas.training.recipe import Recipe
+from reborn_nas.training.recipe.recipe import Recipe
 
 K = 5
 

@@ -14,7 +14,7 @@ from reborn_nas.errors import ConfigError
 from reborn_nas.training import mixing
 from reborn_nas.training.losses import Criterion, one_hot
 from reborn_nas.training.mixing import Mixing
-from reborn_nas.training.recipe import Recipe
+from reborn_nas.training.recipe.recipe import Recipe
 
 K = 4
 

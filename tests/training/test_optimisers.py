@@ -14,8 +14,8 @@ from reborn_nas.data import split
 from reborn_nas.errors import ConfigError, TrainingError
 from reborn_nas.training import Recipe, train
 from reborn_nas.training.optimisers import optimiser_faults
-from reborn_nas.training.presets import get_recipe
-from reborn_nas.training.recipe import learning_rates
+from reborn_nas.training.recipe.presets import get_recipe
+from reborn_nas.training.recipe.recipe import learning_rates
 from reborn_nas.training.step.step import TrainingStep
 from tests.training.toys import Kept, small_net, squares
 

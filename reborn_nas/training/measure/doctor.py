@@ -17,7 +17,7 @@ from reborn_nas.seeds import derive_seed
 from reborn_nas.training.device.precision import resolve_precision
 from reborn_nas.training.device.selection import describe, first_line, probe
 from reborn_nas.training.loop import train
-from reborn_nas.training.recipe import Recipe
+from reborn_nas.training.recipe.recipe import Recipe
 from reborn_nas.training.result import TrainingResult
 
 KINDS_OF_SITE = ("relu", "reborn", "crelu", "positive_twin")

@@ -19,7 +19,7 @@ from reborn_nas.training.device.selection import first_line
 from reborn_nas.training.evaluation import BATCH, Tally
 from reborn_nas.training.losses import class_weights
 from reborn_nas.training.mixing import Mixing
-from reborn_nas.training.recipe import Recipe, batch_sizes
+from reborn_nas.training.recipe.recipe import Recipe, batch_sizes
 from reborn_nas.training.step.graph import CudaRecorder, GraphStep, Recorder, Step
 from reborn_nas.training.step.step import TrainingStep
 

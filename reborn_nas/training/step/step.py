@@ -12,7 +12,7 @@ from reborn_nas.errors import TrainingError
 from reborn_nas.training.device.precision import arithmetic
 from reborn_nas.training.losses import Criterion, make_criterion
 from reborn_nas.training.optimisers import CAPTURED, live_state, make_optimiser, norms_and_biases, prepare
-from reborn_nas.training.recipe import Recipe
+from reborn_nas.training.recipe.recipe import Recipe
 from reborn_nas.training.step.hidden_state import attribute_tensors
 
 FIRST = 2.0**16

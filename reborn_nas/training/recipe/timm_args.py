@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from reborn_nas.errors import ConfigError
-from reborn_nas.training.recipe import Recipe
-from reborn_nas.training.schedules import creator
+from reborn_nas.training.recipe.recipe import Recipe
+from reborn_nas.training.recipe.schedules import creator
 
 _OF_TIMM = frozenset((
     "opt", "sched", "lr", "aa", "reprob", "bce_loss", "smoothing", "opt_eps", "lr_base", "warmup_lr", "model_ema",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from reborn_nas.errors import unknown_name
-from reborn_nas.training.recipe import Recipe
+from reborn_nas.training.recipe.recipe import Recipe
 
 PAPER_EPOCHS = {"cifar10": 160, "cifar100": 160}
 """Sec. 4.3: 160 epochs on these, 80 on the rest."""

@@ -11,9 +11,9 @@ import yaml
 
 from reborn_nas.documents import read_yaml, yaml_fault
 from reborn_nas.errors import ConfigError, unknown_name
-from reborn_nas.training.presets import RECIPES, get_recipe
-from reborn_nas.training.recipe import Recipe
-from reborn_nas.training.timm_args import is_timms, read_args
+from reborn_nas.training.recipe.presets import RECIPES, get_recipe
+from reborn_nas.training.recipe.recipe import Recipe
+from reborn_nas.training.recipe.timm_args import is_timms, read_args
 
 BASE = "base"
 """Key of a file: the recipe whose values hold for what it leaves out."""

@@ -15,7 +15,7 @@ from reborn_nas.data.augment import MIXING, augmentation_faults, policy_faults
 from reborn_nas.errors import ConfigError, unknown_name
 from reborn_nas.training.losses import loss_faults
 from reborn_nas.training.optimisers import optimiser_faults
-from reborn_nas.training.schedules import OWN, schedule_faults, timm_rates
+from reborn_nas.training.recipe.schedules import OWN, schedule_faults, timm_rates
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 INITS = ("default", "xavier", "kaiming")

@@ -7,11 +7,12 @@ accuracy of screen and exploration; partly luck. *Recommended*: the largest expe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from reborn_nas.metric import unknown_chance
+from reborn_nas.metric import Metric, unknown_chance
 
 PHASES = ("baseline", "screen", "search", "candidate", "confirm", "control", "checks")
 """In the order in which they run. "candidate" is candidate against parent; "checks" follow the control."""
@@ -34,6 +35,27 @@ def stored_name(name: str) -> str:
     """The inverse of `public_name`; a stored name comes back as it is."""
     phase, slash, rest = name.partition("/")
     return next((old for old, word in _SHOWN.items() if word == phase), phase) + slash + rest
+
+
+def standard_error(record: TrialRecord, metric: Metric) -> float | None:
+    """Of the record's score, over other images of the same kind; None where nobody says.
+
+    Binomial of an accuracy, else what was computed or returned as `se` beside the value, put on the score's scale.
+    """
+    score, se = record.accuracy, record.extra.get("se")
+    if score is None:
+        return None
+    if se is None:
+        binomial = metric.is_accuracy and record.accuracy_n > 0 and 0 <= score <= 1
+        return math.sqrt(score * (1 - score) / record.accuracy_n) if binomial else None
+    value = metric.value(score)
+    slope = {"logit": value * (1 - value), "log": value}.get(str(metric.scale), 1.0)
+    return metric.factor / 100 * se / slope if slope > 0 else None
+
+
+def class_path(key: str) -> str:
+    """Where the run folder keeps the results by class of the training `key`, as CSV."""
+    return f"classes/{key.replace('/', '-')}.csv"
 
 
 EXCESS = "excess:"

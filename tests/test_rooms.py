@@ -39,7 +39,8 @@ ROWS = (
 )
 INSIDE = {
     "api": ("run", "view", "dashboards", "exports", "trainings", "searches"),
-    "analysis": ("student", "designs", "effects", "phases", "model", "simulated"),
+    "metric": ("metric", "classification"),
+    "analysis": ("shares", "student", "designs", "effects", "phases", "model", "simulated"),
     "backbone": (
         "load",
         "trace",
@@ -66,6 +67,7 @@ INSIDE = {
         "suits",
         "mixing",
         "step",
+        "scores",
         "evaluation",
         "loop",
         "measure",

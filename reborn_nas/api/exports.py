@@ -128,9 +128,10 @@ def _export_front(
 ) -> Path:
     """Write the networks of a front, sub-folder → its training, with a README of all."""
     records = {folder: record for folder, (record, _) in several.items()}
-    readme = front_readme(info.name, records, trainings.front, _objectives(info), trainings.run)
+    readme = front_readme(info.name, records, trainings.front, _objectives(info), trainings.run, info.metric)
     report(
-        f"{len(several)} networks of the front, each chosen by its validation accuracy: {', '.join(several)}"
+        f"{len(several)} networks of the front, each chosen by its validation {info.metric.label}: "
+        f"{', '.join(several)}"
     )
     return export_trained_many(
         {folder: made for folder, (_, made) in several.items()}, out, readme, **written
@@ -267,5 +268,5 @@ def _trained(info: RunInfo, record: TrialRecord, weights: Path, name: str | None
         read_tensors(file, "export another training with --trial") for file in (weights, example)
     )
     how = info.settings.get("recipe")
-    card = card_of(record, info.records, info.name, info.plan["data"], name, compared, how)
+    card = card_of(record, info.records, info.name, info.plan["data"], name, compared, how, info.metric)
     return Trained(tensors, architecture, logits, card, conversion)

@@ -8,7 +8,7 @@ from typing import Any
 
 from reborn_nas.api.run import Run, network_of_code, parent_arm
 from reborn_nas.architecture import Architecture
-from reborn_nas.data import load_dataset
+from reborn_nas.data import ImageSet, load_dataset
 from reborn_nas.errors import ConfigError
 from reborn_nas.export import (
     Parent,
@@ -23,6 +23,8 @@ from reborn_nas.export import (
     retrain,
 )
 from reborn_nas.known import foreign_code
+from reborn_nas.metric import Metric
+from reborn_nas.metric.classification import METRICS, read_metric, undefined
 from reborn_nas.study import load_run
 from reborn_nas.study.result.networks import recommend_info
 from reborn_nas.training import Recipe, from_settings, get_recipe, is_file, read_recipe
@@ -46,6 +48,7 @@ def train(
     device: str = "auto",
     pretrained: bool = False,
     checkpoint: Run | None = None,
+    metric: str | None = None,
     run: Run | None = None,
     fold: bool = False,
     forms: Sequence[str] = (),
@@ -62,7 +65,7 @@ def train(
         architecture: an `Architecture`, its JSON file, an export's folder, a run (its candidate, or `trial`), or an
             activation for every site, such as "reborn".
         out: the folder to write, as `export` does; it holds the first seed's network, whatever the test images say.
-        dataset, data_dir, image_size, recipe: the run's own where None; else "digits" and "fast".
+        dataset, data_dir, image_size, recipe, metric: the run's own where None; else "digits", "fast" and "accuracy".
         skip_broken: leave out images that cannot be read, instead of raising.
         stream, cache_dir: as in `load_dataset`; the run's own where None.
         seeds: trainings, with the seeds `seed`, `seed` + 1, …; with more of them a finished folder goes on.
@@ -93,6 +96,7 @@ def train(
         cache_dir=Path(kept) if (kept := cache_dir or known.get("cache_dir")) else None,
     )
     settled, remarks = _recipe(known, recipe, images.name, overrides or {})
+    judged_by = _metric(metric or known.get("metric") or "accuracy", images)
     job, notes = prepare(
         chosen,
         images,
@@ -101,6 +105,7 @@ def train(
         device=pick_device(device)[0],
         parent=parent,
         folder=None if run is None else Path(run),
+        metric=judged_by,
         **network,
     )
     if not parent.given:
@@ -178,6 +183,16 @@ def _one_architecture(
     if code is not None:
         raise ConfigError(f"{given}: {network_of_code(code)} name it with --backbone {code}")
     return chosen, known
+
+
+def _metric(name: str, images: ImageSet) -> Metric:
+    """The metric of that name. Raises ConfigError where there is none, or it means nothing on the test images."""
+    found = read_metric(name)
+    if METRICS.get(found.name) != found:
+        raise ConfigError(f"metric: classifiers are judged by one of {', '.join(METRICS)}, not {name!r}")
+    if reason := undefined(found.name, images.counts(images.test), "test"):
+        raise ConfigError(reason)
+    return found
 
 
 def _recipe(

@@ -81,6 +81,7 @@ def run_view(
         config=info.settings,
         environment=info.environment,
         curves=info.curve,
+        classes=info.classes,
         notes=[*info.plan.get("notes", ()), *left_out],
         command="" if brief else resume_command_of(info),
         sights=sights,

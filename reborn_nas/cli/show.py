@@ -239,6 +239,7 @@ def print_estimates(
     if not rows:
         return
     runs, sigma = summary.get("runs", 0.0), summary.get("sigma", float("nan"))
+    digits = spoken().digits
     print(f"\nestimates of {runs:.0f} screen runs, {arms[0]} − {arms[1]}:")
     print_table(
         (
@@ -250,8 +251,8 @@ def print_estimates(
         [
             (
                 str(row["site"]),
-                f"{row['said_effect']:+.2f}",
-                f"[{row['said_low']:+.2f}, {row['said_high']:+.2f}]",
+                f"{row['said_effect']:+.{digits}f}",
+                f"[{row['said_low']:+.{digits}f}, {row['said_high']:+.{digits}f}]",
                 str(row["verdict"]) if complete else "–",
             )
             for row in rows
@@ -266,8 +267,8 @@ def print_estimates(
     if "detectable" in summary:
         unit = f" {spoken().short_unit}" if spoken().short_unit else ""
         say(
-            f"Noise of one training {sigma:.2f}{unit}: an effect of {summary['detectable']:.2f}{unit} is found with "
-            f"80 % power by the {summary['planned']:.0f} runs of the screen."
+            f"Noise of one training {sigma:.{digits}f}{unit}: an effect of {summary['detectable']:.{digits}f}{unit} is "
+            f"found with 80 % power by the {summary['planned']:.0f} runs of the screen."
         )
     if not complete:
         print("Descriptive until the study ends: intervals shrink, and there is no verdict yet.")
@@ -278,12 +279,13 @@ def print_networks(networks: NamedNetworks) -> None:
     best, recommended, tested = networks.best, networks.recommended, networks.retested
     if best is not None and best.accuracy is not None:
         print(
-            f"best observed: {best.label}, {shown(best.accuracy)} of {_cases(best.accuracy_n, best.accuracy_part)}; "
+            f"best observed: {best.label}, {_measured(best.accuracy, _cases(best.accuracy_n, best.accuracy_part))}; "
             "the best of many is partly luck"
         )
     if recommended is not None:
+        label = "" if spoken().is_accuracy else f"{spoken().label} "
         print(
-            f"recommended:   {shown(recommended.predicted)} expected on validation {spoken().counted}, "
+            f"recommended:   {label}{shown(recommended.predicted)} expected on validation {spoken().counted}, "
             f"95 % interval [{', '.join(_ends(recommended))}], by {recommended.n_trials} trainings"
         )
     elif best is not None:
@@ -293,13 +295,18 @@ def print_networks(networks: NamedNetworks) -> None:
         same = recommended is not None and recommended.architecture.digest == tested[0].digest
         print(
             f"retested:      the candidate{' (the recommended network)' if same else ''}, "
-            f"{shown(sum(shares) / len(shares))} of {_cases(tested[0].test_n, 'test')} over {len(shares)} seeds"
+            f"{_measured(sum(shares) / len(shares), _cases(tested[0].test_n, 'test'))} over {len(shares)} seeds"
         )
 
 
 def shown(score: float) -> str:
     """A score as its value: `86.06%`, `12.4000 degrees`."""
     return f"{score:.2%}" if spoken().is_accuracy else spoken().shown(score)
+
+
+def _measured(score: float, cases: str) -> str:
+    """A score with what it rests on."""
+    return f"{shown(score)} of {cases}" if spoken().is_accuracy else spoken().measured(score, cases)
 
 
 def value_of(score: float | None) -> float:

@@ -71,6 +71,11 @@ class ImageSet:
         """Number of classes."""
         return len(self.classes)
 
+    def counts(self, indices: torch.Tensor) -> list[int]:
+        """Of the images `indices`, how many each class has."""
+        found: list[int] = torch.bincount(self.labels[indices], minlength=len(self.classes)).tolist()
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class Split:

@@ -10,22 +10,47 @@ from typing import Any
 
 from scipy.special import stdtrit
 
+from reborn_nas.analysis.shares import wilson
 from reborn_nas.architecture import Architecture
 from reborn_nas.commands import command_line
-from reborn_nas.records import EXPLORED, TrialRecord, validation_accuracy
+from reborn_nas.metric import ACCURACY, Metric
+from reborn_nas.records import EXPLORED, TrialRecord, standard_error, validation_accuracy
 from reborn_nas.training import recipe_in_words
 
 __all__ = ["Accuracy", "Card", "card_of", "front_readme", "mean_interval", "plain", "render_card", "wilson"]
 
 
+NORMAL = 1.959963984540054
+"""Standard errors on either side of a 95 % interval."""
+
+
 @dataclass(frozen=True)
 class Accuracy:
-    """`correct` of `n` images of a part of the data, in words."""
+    """`correct` of `n` images of a part of the data, in words; or the value of another metric on them.
+
+    Args:
+        metric, score, error: of another metric than the accuracy, the score and its standard error, see `metric`;
+            without an error there is no interval.
+    """
 
     part: str
     correct: int
     n: int
     remark: str = ""
+    metric: Metric = ACCURACY
+    score: float | None = None
+    error: float | None = None
+
+    def row(self) -> tuple[str, str]:
+        """The value and its 95 % interval in words."""
+        if self.metric.is_accuracy:
+            low, high = wilson(self.correct, self.n)
+            return f"{self.correct / max(1, self.n):.2%}", f"{low:.2%} – {high:.2%}"
+        if self.score is None or self.error is None:
+            return self.metric.shown(self.score), "–"
+        ends = [self.metric.nearest(self.score + sign * NORMAL * self.error) for sign in (-1, 1)]
+        shown = [self.metric.shown(end) for end in sorted(ends, key=self.metric.plotted)]
+        return self.metric.shown(self.score), " – ".join(shown)
 
 
 @dataclass(frozen=True)
@@ -48,16 +73,6 @@ class Card:
     std: Sequence[float]
     accuracies: Sequence[Accuracy] = ()
     details: Mapping[str, str] = field(default_factory=dict)
-
-
-def wilson(correct: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, in [0, 1]; it covers the images drawn, not the training's luck."""
-    if n < 1:
-        return 0.0, 1.0
-    share, z2 = correct / n, z * z
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def render_card(
@@ -149,14 +164,14 @@ def _loading(folder: str, own_source: bool, folded: bool) -> list[str]:
 def _accuracy(accuracies: Sequence[Accuracy]) -> list[str]:
     if not accuracies:
         return ["## Accuracy", "", "Not measured.", ""]
-    lines = ["## Accuracy", "", "| images | n | accuracy | 95 % interval | |", "|---|---|---|---|---|"]
+    metric = accuracies[0].metric
+    title = metric.label[:1].upper() + metric.label[1:]
+    lines = [f"## {title}", "", f"| images | n | {metric.label} | 95 % interval | |", "|---|---|---|---|---|"]
     for item in accuracies:
-        low, high = wilson(item.correct, item.n)
-        share = item.correct / max(1, item.n)
-        lines.append(
-            f"| {item.part} | {item.n:,} | {share:.2%} | {low:.2%} – {high:.2%} | {plain(item.remark)} |"
-        )
-    caution = "The interval is Wilson's, over images; another training of the same network differs by more than that."
+        value, interval = item.row()
+        lines.append(f"| {item.part} | {item.n:,} | {value} | {interval} | {plain(item.remark)} |")
+    which = "Wilson's" if metric.is_accuracy else "1.96 standard errors to either side"
+    caution = f"The interval is {which}, over images; another training of the same network differs by more than that."
     return [*lines, "", caution, ""]
 
 
@@ -193,6 +208,7 @@ def card_of(
     name: str | None = None,
     compared: str = "",
     recipe: Mapping[str, Any] | None = None,
+    metric: Metric = ACCURACY,
 ) -> Card:
     """The card of one trained network of a run.
 
@@ -203,6 +219,7 @@ def card_of(
         name: of the model; study and digest where None.
         compared: a clause on how it compares with its parent.
         recipe: how it was trained, as `Recipe.to_dict` writes it.
+        metric: what the run's trainings are judged by.
     """
     details = {
         "data set": str(data["name"]),
@@ -221,7 +238,7 @@ def card_of(
         if one.phase == record.phase == "candidate" and one.arm == record.arm and one.accuracy is not None
     ]
     if len(shares) > 1:
-        details["accuracy over seeds"] = mean_interval(shares)
+        details[f"{metric.label} over seeds"] = mean_interval(shares, metric)
     if compared:
         details["against its parent"] = compared
     return Card(
@@ -230,18 +247,20 @@ def card_of(
         classes=data["classes"],
         mean=data["mean"],
         std=data["std"],
-        accuracies=_accuracies(record),
+        accuracies=_accuracies(record, metric),
         details=details,
     )
 
 
-def _accuracies(record: TrialRecord) -> list[Accuracy]:
-    """The accuracy of a training, where it has one."""
-    if record.accuracy is None or not record.accuracy_n:
+def _accuracies(record: TrialRecord, metric: Metric) -> list[Accuracy]:
+    """The value of a training, where it has one."""
+    score, n = record.accuracy, record.accuracy_n
+    if score is None or not n:
         return []
     remark = "chosen by these images: optimistic" if record.phase in EXPLORED else "this training; read once"
-    correct = round(record.accuracy * record.accuracy_n)
-    return [Accuracy(record.accuracy_part, correct, record.accuracy_n, remark)]
+    correct = round(score * n) if metric.is_accuracy else 0
+    error = standard_error(record, metric)
+    return [Accuracy(record.accuracy_part, correct, n, remark, metric, score, error)]
 
 
 def front_readme(
@@ -250,6 +269,7 @@ def front_readme(
     all_of_it: Sequence[TrialRecord],
     objectives: Sequence[str],
     run: str,
+    metric: Metric = ACCURACY,
 ) -> str:
     """The table over the sub-folders of a Pareto export.
 
@@ -259,14 +279,15 @@ def front_readme(
         objectives: what they were compared in.
         run: the run's folder, for the command that trains the others again.
     """
+    names = [metric.label if name == "accuracy" else name for name in objectives]
     there = {record.key: folder for folder, record in chosen.items()}
     lines = [
-        f"# {plain(study)}: accuracy against cost",
+        f"# {plain(study)}: {metric.label} against cost",
         "",
-        f"The exploration's trainings that no other one beats in all of {', '.join(objectives)}. The validation "
-        "accuracies chose them, so they are optimistic; only `--trial retested` has been judged on images of its own.",
+        f"The exploration's trainings that no other one beats in all of {', '.join(names)}. Their validation "
+        "values chose them, so they are optimistic; only `--trial retested` has been judged on images of its own.",
         "",
-        "| folder | trial | MACs an image | parameters | validation accuracy | n |",
+        f"| folder | trial | MACs an image | parameters | validation {metric.label} | n |",
         "|---|---|---|---|---|---|",
     ]
     lost = []
@@ -276,7 +297,7 @@ def front_readme(
             lost.append(record.label)
         lines.append(
             f"| {folder or '–'} | {plain(record.label)} | {record.macs:,} | {record.params:,} | "
-            f"{validation_accuracy(record):.2%} | {record.accuracy_n:,} |"
+            f"{_shown(validation_accuracy(record), metric)} | {record.accuracy_n:,} |"
         )
     if lost:
         lines += ["", "Without a folder: the weights were not kept. To train one again:", ""]
@@ -288,10 +309,15 @@ def front_readme(
     return "\n".join([*lines, ""])
 
 
-def mean_interval(shares: Sequence[float]) -> str:
+def mean_interval(scores: Sequence[float], metric: Metric = ACCURACY) -> str:
     """Mean over trainings with its 95 % t-interval."""
-    n = len(shares)
-    mean = math.fsum(shares) / n
-    deviation = math.sqrt(math.fsum((share - mean) ** 2 for share in shares) / (n - 1))
+    n = len(scores)
+    mean = math.fsum(scores) / n
+    deviation = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / (n - 1))
     half = float(stdtrit(n - 1, 0.975)) * deviation / math.sqrt(n)
-    return f"{mean:.2%} [{mean - half:.2%}, {mean + half:.2%}], {n} trainings"
+    ends = sorted((mean - half, mean + half), key=metric.plotted)
+    return f"{_shown(mean, metric)} [{', '.join(_shown(end, metric) for end in ends)}], {n} trainings"
+
+
+def _shown(score: float, metric: Metric) -> str:
+    return f"{score:.2%}" if metric.is_accuracy else metric.shown(score)

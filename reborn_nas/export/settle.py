@@ -17,6 +17,7 @@ from reborn_nas.data import ImageSet
 from reborn_nas.errors import ConfigError
 from reborn_nas.export.parent import Parent, on_own_path
 from reborn_nas.export.trainings import Retraining, folder_name
+from reborn_nas.metric import ACCURACY, Metric
 from reborn_nas.models.converted import as_architecture
 from reborn_nas.training import Recipe, check_recipe, resolve_precision
 
@@ -76,6 +77,7 @@ def prepare(
     init: str | None = None,
     average: float = 0.0,
     folder: Path | None = None,
+    metric: Metric = ACCURACY,
 ) -> tuple[Retraining, tuple[str, ...]]:
     """A settled retraining, and messages for the user.
 
@@ -85,6 +87,7 @@ def prepare(
         arguments, stem: of the backbone, in place of its own.
         init: "preserve" where a parent is given, "xavier" elsewhere, by default.
         folder: where what is done is kept; `runs/train-…` where None.
+        metric: of `classification.METRICS`.
 
     Raises:
         RebornError: whatever does not fit together, before any training.
@@ -119,7 +122,9 @@ def prepare(
     recipe = replace(recipe, precision=resolve_precision(recipe.precision, device, template))
     where = folder or Path("runs") / folder_name(chosen, images.name)
     check_recipe(recipe, images, template)
-    job = Retraining(chosen, images, recipe, tuple(seeds), device, where, parent, start, average, found)
+    job = Retraining(
+        chosen, images, recipe, tuple(seeds), device, where, parent, start, average, found, metric
+    )
     return job, tuple(messages)
 
 

@@ -21,6 +21,7 @@ from reborn_nas.export.card import Accuracy, Card
 from reborn_nas.export.parent import Parent, Start, make_start
 from reborn_nas.export.timm_model import Trained
 from reborn_nas.files import sha256_of, write_atomic
+from reborn_nas.metric import ACCURACY, HUNDRED, Metric
 from reborn_nas.models.exported import read_tensors
 from reborn_nas.training import FileCheckpoint, Recipe, example_of, recipe_in_words, train
 from reborn_nas.training.checkpoint import TrainingState
@@ -30,7 +31,10 @@ __all__ = ["Retrained", "Retraining", "SeedResult", "claim_folder", "folder_name
 
 @dataclass(frozen=True)
 class SeedResult:
-    """One training: correct predictions of the `n` test images, which were read once, after the last epoch."""
+    """One training: correct predictions of the `n` test images, which were read once, after the last epoch.
+
+    `score` and `error` are of another metric than the accuracy: the score and its standard error over images.
+    """
 
     seed: int
     correct: int
@@ -39,6 +43,13 @@ class SeedResult:
     seconds: float
     precision: str
     notes: tuple[str, ...] = ()
+    score: float | None = None
+    error: float | None = None
+
+    @property
+    def judged(self) -> float:
+        """The score: the accuracy where there is no other."""
+        return self.accuracy if self.score is None else self.score
 
     @property
     def accuracy(self) -> float:
@@ -53,46 +64,53 @@ class Retrained:
     Args:
         results: one a seed, in the order of the seeds.
         trained: the first seed's network, ready for `export_trained`.
+        metric: what the trainings were judged by.
     """
 
     results: tuple[SeedResult, ...]
     trained: Trained
+    metric: Metric = ACCURACY
 
     @property
     def mean(self) -> float:
-        """Mean test accuracy over the seeds, in [0, 1]."""
-        return _mean(self.results)
+        """Mean value of the metric on the test images over the seeds; of the accuracy in [0, 1]."""
+        mean = _mean(self.results)
+        return mean if self.metric.is_accuracy else self.metric.value(mean)
 
     @property
     def deviation(self) -> float | None:
         """Standard deviation of one training (n − 1 in the denominator); None for a single seed."""
-        return _deviation(self.results)
+        found = _deviation(self.results)
+        return found if found is None or self.metric.is_accuracy else found * HUNDRED / self.metric.factor
 
     @property
     def sentence(self) -> str:
         """Mean, deviation, trainings, seeds and images in words."""
-        return over_seeds(self.results)
+        return over_seeds(self.results, self.metric)
 
 
-def over_seeds(results: Sequence[SeedResult]) -> str:
+def over_seeds(results: Sequence[SeedResult], metric: Metric = ACCURACY) -> str:
     """`93.21% ± 0.34% (mean ± sd of 5 trainings, seeds 0, 1, 2, 3, 4; 10,000 images)`."""
     seeds = ", ".join(str(one.seed) for one in results)
     images = f"{results[0].n:,} images"
     mean, deviation = _mean(results), _deviation(results)
+    accuracy = metric.is_accuracy
+    shown = f"{mean:.2%}" if accuracy else metric.shown(mean)
     if deviation is None:
-        return f"{mean:.2%} (one training, seed {seeds}; {images})"
-    return f"{mean:.2%} ± {deviation:.2%} (mean ± sd of {len(results)} trainings, seeds {seeds}; {images})"
+        return f"{shown} (one training, seed {seeds}; {images})"
+    away = f"{deviation:.2%}" if accuracy else f"{HUNDRED * deviation:.{metric.digits}f} {metric.short_unit}"
+    return f"{shown} ± {away} (mean ± sd of {len(results)} trainings, seeds {seeds}; {images})"
 
 
 def _mean(results: Sequence[SeedResult]) -> float:
-    return math.fsum(one.accuracy for one in results) / len(results)
+    return math.fsum(one.judged for one in results) / len(results)
 
 
 def _deviation(results: Sequence[SeedResult]) -> float | None:
     if len(results) < 2:
         return None
     mean = _mean(results)
-    return math.sqrt(math.fsum((one.accuracy - mean) ** 2 for one in results) / (len(results) - 1))
+    return math.sqrt(math.fsum((one.judged - mean) ** 2 for one in results) / (len(results) - 1))
 
 
 OnEpoch = Callable[[int, int, Mapping[str, float]], None]
@@ -117,6 +135,7 @@ class Retraining:
         init: "preserve" or "xavier".
         average: decay of the moving average of the weights; 0 is none.
         found: the backbone's sites, where they are known.
+        metric: of `classification.METRICS`.
     """
 
     architecture: Architecture
@@ -129,6 +148,7 @@ class Retraining:
     init: str = "xavier"
     average: float = 0.0
     found: Discovery | None = None
+    metric: Metric = ACCURACY
 
     def settings(self) -> dict[str, Any]:
         """Everything that changes results but the seeds, JSON values."""
@@ -144,6 +164,7 @@ class Retraining:
             "init": self.init,
             "average": self.average,
             "device": self.device.split(":")[0],
+            **({} if self.metric.is_accuracy else {"metric": self.metric.name}),
         }
 
 
@@ -165,7 +186,7 @@ def retrain(job: Retraining, name: str | None = None, on_epoch: OnEpoch | None =
         results.append(done)
         first = first or done
     assert first is not None
-    return Retrained(tuple(results), _trained(job, tuple(results), name))
+    return Retrained(tuple(results), _trained(job, tuple(results), name), job.metric)
 
 
 def claim_folder(job: Retraining) -> None:
@@ -216,6 +237,7 @@ def _train_one(job: Retraining, seed: int, on_epoch: OnEpoch | None) -> SeedResu
         checkpoint=keep,
         average=job.average,
         undecayed=start.undecayed,
+        metric=job.metric.name,
     )
     if seed == job.seeds[0]:
         weights = {k: v.detach().cpu().contiguous().clone() for k, v in start.model.state_dict().items()}
@@ -229,12 +251,17 @@ def _train_one(job: Retraining, seed: int, on_epoch: OnEpoch | None) -> SeedResu
         result.seconds,
         result.precision,
         start.notes,
+        None if job.metric.is_accuracy else job.metric.score(result.value["test"]),
+        None if job.metric.is_accuracy else result.error["test"] * job.metric.factor / HUNDRED,
     )
     _keep(
         job.folder / f"seed-{seed}.json", json.dumps({**vars(done), "curve": result.curve}, indent=1) + "\n"
     )
     keep.discard()
-    _log.info("seed %d: %d of %d test images right, %.1f s", seed, done.correct, done.n, done.seconds)
+    value = "" if done.score is None else f", {job.metric.label} {job.metric.shown(done.score)}"
+    _log.info(
+        "seed %d: %d of %d test images right%s, %.1f s", seed, done.correct, done.n, value, done.seconds
+    )
     return done
 
 
@@ -292,7 +319,15 @@ def _trained(job: Retraining, results: tuple[SeedResult, ...], name: str | None)
         mean=job.images.mean,
         std=job.images.std,
         accuracies=[
-            Accuracy("test", first.correct, first.n, "this training; read once, after the last epoch")
+            Accuracy(
+                "test",
+                first.correct,
+                first.n,
+                "this training; read once, after the last epoch",
+                job.metric,
+                first.score,
+                first.error,
+            )
         ],
         details=_details(job, results),
     )
@@ -304,7 +339,7 @@ def _trained(job: Retraining, results: tuple[SeedResult, ...], name: str | None)
 def _details(job: Retraining, results: tuple[SeedResult, ...]) -> dict[str, str]:
     recipe, first = job.recipe, results[0]
     details = {
-        "test accuracy over seeds": over_seeds(results),
+        f"test {job.metric.label} over seeds": over_seeds(results, job.metric),
         "trained on": f"{len(job.images.pool):,} images, training and validation",
         "recipe": f"{recipe.name}: {recipe.epochs} epochs, batches of {recipe.batch_size}, {recipe.optimizer}, "
         f"learning rate {recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}, {first.precision}",

@@ -62,14 +62,22 @@ class Tally:
 
     Args:
         batch_size: images at once; by default as many as `BATCH_BYTES` allow, found at the first batch.
+        keep: images of the largest part whose logits `kept` shall hold; 0 keeps none.
     """
 
     def __init__(
-        self, model: nn.Module, precision: str, device: torch.device, batch_size: int | None = None
+        self,
+        model: nn.Module,
+        precision: str,
+        device: torch.device,
+        batch_size: int | None = None,
+        *,
+        keep: int = 0,
     ) -> None:
         self.model, self.precision, self.device = model, precision, device
         kind = torch.float32 if device.type == "mps" else torch.float64
         self.sums = torch.zeros(2, device=device, dtype=kind)  # right answers, losses
+        self.kept = Kept(keep, device) if keep else None
         self._batch_size = batch_size
         self._replay: Replay | None = None
 
@@ -85,10 +93,21 @@ class Tally:
         batches = [batch for batch, _ in zip(part.ordered(size), range(len(part) // size))][:2]
         buffers = {f"buffer {name}": tensor for name, tensor in self.model.named_buffers()}
         with self._judging():
-            before = Snapshot({"sums": self.sums, **buffers}, self.model, self.device)
+            kept = {} if self.kept is None else self._made(self.kept, batches[0][0], buffers)
+            before = Snapshot({"sums": self.sums, **kept, **buffers}, self.model, self.device)
             replay = Replay(self.step, batches, before)
             replay.prove(recorder, self.precision)
         self._replay = replay
+
+    def _made(
+        self, kept: Kept, images: torch.Tensor, buffers: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of `kept`, whose width is known once the network has run; a graph knows only their addresses."""
+        before = Snapshot(buffers, self.model, self.device)
+        with arithmetic(self.precision, self.device):
+            kept.make(logits_of(self.model(images))[0].shape[1])
+        before.restore()
+        return kept.tensors()
 
     def release(self) -> None:
         """Judge eagerly from now on: a captured graph holds its memory, and this object in a circle."""
@@ -130,6 +149,8 @@ class Tally:
 
     def _run(self, part: Resident, size: int, keep_logits: bool) -> torch.Tensor | None:
         self.sums.zero_()
+        if self.kept is not None:
+            self.kept.rewind()
         kept = []
         with self._judging():
             for images, labels in part.ordered(size):
@@ -158,12 +179,57 @@ class Tally:
         logits = logits_of(outputs)[0].float()
         self.sums[0] += (logits.argmax(1) == labels).sum()
         self.sums[1] += F.cross_entropy(logits, labels, reduction="sum")
+        if self.kept is not None:
+            self.kept.add(logits, labels)
         return logits
 
     def read(self) -> tuple[int, float]:
         """Right answers and the sum of the losses."""
         correct, loss = self.sums.tolist()
         return int(correct), float(loss)
+
+
+class Kept:
+    """The logits of a part on the device, written batch by batch at a place that the device knows, as in a CUDA graph.
+
+    Args:
+        images: of the largest part.
+    """
+
+    def __init__(self, images: int, device: torch.device) -> None:
+        self.images, self.device = images, device
+        self.logits: torch.Tensor | None = None
+        self.labels = torch.zeros(images, dtype=torch.int64, device=device)
+        self._at = torch.zeros((), dtype=torch.int64, device=device)
+        self._next = torch.arange(images, device=device)
+
+    def make(self, classes: int) -> None:
+        """Room for logits (images, classes), once."""
+        if self.logits is None:
+            self.logits = torch.zeros(self.images, classes, device=self.device)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What `add` changes."""
+        assert self.logits is not None
+        return {"kept logits": self.logits, "kept labels": self.labels, "kept at": self._at}
+
+    def rewind(self) -> None:
+        """The next batch is the first of a part."""
+        self._at.zero_()
+
+    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Keep one batch behind the last one."""
+        self.make(logits.shape[1])
+        assert self.logits is not None
+        rows = (self._at + self._next[: len(labels)]) % self.images
+        self.logits.index_copy_(0, rows, logits)
+        self.labels.index_copy_(0, rows, labels)
+        self._at += len(labels)
+
+    def of(self, images: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and labels of a part that `Tally.run` went through."""
+        assert self.logits is not None
+        return self.logits[:images], self.labels[:images]
 
 
 class _LargestOperation(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -28,6 +28,7 @@ from reborn_nas.training.mixing import Mixing
 from reborn_nas.training.optimisers import restore_state, saved_state
 from reborn_nas.training.recipe.recipe import Recipe, batch_sizes, learning_rates
 from reborn_nas.training.result import TrainingResult
+from reborn_nas.training.scores import Value, check_defined, score_error, score_value
 from reborn_nas.training.step.compiled import Compiled, eagerly
 from reborn_nas.training.step.graph import (
     WARM_UP,
@@ -67,6 +68,7 @@ def train(
     undecayed: Collection[str] = (),
     compile_after: int | None = None,
     compile_backend: str = "inductor",
+    metric: str = "accuracy",
 ) -> TrainingResult:
     """Train `model` in place.
 
@@ -89,6 +91,8 @@ def train(
         undecayed: names of parameters that weight decay leaves alone, such as those that start at an identity.
         compile_after: compile the network's blocks after so many epochs (`second_rung`); None never does.
         compile_backend: of `torch.compile`.
+        metric: of `classification.METRICS`; another one than the accuracy adds `<part>_<metric>` to the curve, and
+            value and standard error to the result.
 
     Raises:
         DivergedError: the loss became infinite or no number; `.result` holds what there was until then.
@@ -98,7 +102,9 @@ def train(
     if len(train_indices) == 0:
         raise TrainingError("there are no training images")
     with kept_heap(place), _own_randomness(place), _kernels(place):
-        run = _Run(model, images, train_indices, evaluate, recipe, seed, place, every_epoch, undecayed)
+        run = _Run(
+            model, images, train_indices, evaluate, recipe, seed, place, every_epoch, undecayed, metric
+        )
         decay = check_decay(average) or recipe.ema
         if decay:
             run.keep_average(decay)
@@ -137,7 +143,11 @@ class _Run:
         device: torch.device,
         every_epoch: Sequence[str],
         undecayed: Collection[str] = (),
+        metric: str = "accuracy",
     ) -> None:
+        self.metric = "" if metric == "accuracy" else metric  # the accuracy is counted without keeping logits
+        for part, indices in evaluate.items() if self.metric else ():
+            check_defined(metric, images.labels[indices], len(images.classes), part)
         self.began = time.perf_counter()
         self.model, self.recipe, self.seed, self.device = model, recipe, seed, device
         self.precision = resolve_precision(recipe.precision, device, model)
@@ -155,6 +165,7 @@ class _Run:
         }
         self.every_epoch = [part for part in evaluate if part in every_epoch]
         self.identity = _identity(images, recipe, self.precision, seed, train_indices, undecayed)
+        self.identity += f"-{metric}" if self.metric else ""
         self.rates = learning_rates(recipe, len(self.sizes))
         self.mixing = Mixing(recipe.augment, images.num_classes, seed)
         check_recipe(recipe, images, model)
@@ -163,11 +174,13 @@ class _Run:
             model, recipe, self.precision, device, undecayed=undecayed, class_weights=weights
         )
         self.run_step: Step = self.step
-        self.tally = Tally(model, self.precision, device)
+        keep = max(map(len, self.parts.values()), default=0) if self.metric else 0
+        self.tally = Tally(model, self.precision, device, keep=keep)
         self.form = "eager"
         self.epoch = 0
         self.curve: list[dict[str, float]] = []
         self.judged: dict[str, tuple[int, float]] = {}
+        self.values: dict[str, Value] = {}
         self.seconds_before = 0.0
         self.average: Average | None = None
         self.compiled: Compiled | None = None
@@ -295,33 +308,49 @@ class _Run:
             self.run_step(pictures, labels)
             if self.average is not None:
                 self.average.update(number)
-        sums = [self.step.loss_sum]
+        sums, values = [self.step.loss_sum], []
         for part in self.every_epoch:
             with eagerly(self.compiled is not None):
                 self.tally.run(self.parts[part])
             sums += self.tally.sums.clone().unbind()  # the next part is counted in the same memory
-        loss, *numbers = torch.stack(sums).tolist()
+            values += [score_value(self.metric, *self.kept(part))] if self.metric else []
+        loss, *numbers = torch.stack([*sums, *values]).tolist()
+        found = dict(zip(self.every_epoch, numbers[len(numbers) - len(values) :])) if values else {}
+        numbers = numbers[: len(numbers) - len(values)]
         self.epoch += 1
         metrics = {"epoch": float(self.epoch), "train_loss": loss / sum(self.sizes)}
         judged = dict(zip(self.every_epoch, zip(numbers[::2], numbers[1::2]), strict=True))
         for part, (correct, part_loss) in judged.items():
             metrics[f"{part}_accuracy"] = correct / len(self.parts[part])
             metrics[f"{part}_loss"] = part_loss / len(self.parts[part])
+        metrics |= {f"{part}_{self.metric}": value for part, value in found.items()}
         metrics |= {"learning_rate": rates[-1], "seconds": time.perf_counter() - start}
         self.curve.append(metrics)
         self.check_finite(loss, *numbers[1::2])
         self.judged = {part: (int(correct), part_loss) for part, (correct, part_loss) in judged.items()}
+        self.values = {part: Value(value, math.nan) for part, value in found.items()}
         return dict(metrics)
 
+    def kept(self, part: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and labels of the part that was judged last."""
+        assert self.tally.kept is not None
+        return self.tally.kept.of(len(self.parts[part]))
+
     def finish(self) -> TrainingResult:
-        """Judge the parts that are judged once; with averaged weights all of them, by these."""
+        """Judge the parts that are judged once; all of them by averaged weights, or where a metric needs its error."""
         if self.average is not None:
             self.average.into_model()
+        if self.average is not None or self.metric:
             self.judged = {}
         for part, resident in self.parts.items():
             if part not in self.judged:
                 self.tally.run(resident)
                 self.judged[part] = self.tally.read()
+                if self.metric:
+                    logits = self.kept(part)
+                    self.values[part] = Value(
+                        float(score_value(self.metric, *logits)), score_error(self.metric, *logits)
+                    )
         self.model.eval()
         self.check_finite(*(loss for _, loss in self.judged.values()))
         return self.result()
@@ -356,6 +385,8 @@ class _Run:
             device=str(self.device),
             batch_size=self.sizes[0],
             notes=(smaller,) if self.sizes[0] < asked else (),
+            value={part: found.value for part, found in self.values.items()},
+            error={part: found.error for part, found in self.values.items()},
         )
 
     def seconds(self) -> float:

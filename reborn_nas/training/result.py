@@ -40,6 +40,8 @@ class TrainingResult:
         device: where.
         batch_size: images a step, smaller than asked for where the set is.
         notes: messages for the user.
+        value, error: part → value of another metric than the accuracy that the training was judged by, and its standard
+            error over images.
     """
 
     accuracy: Mapping[str, float]
@@ -54,6 +56,8 @@ class TrainingResult:
     device: str
     batch_size: int
     notes: tuple[str, ...] = field(default=())
+    value: Mapping[str, float] = field(default_factory=dict)
+    error: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values only."""

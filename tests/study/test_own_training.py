@@ -132,7 +132,7 @@ def test_the_report_speaks_in_the_metrics_words(whole: RunResult, tmp_path: Path
     page = rn.report(whole, tmp_path / "report").read_text()
     text = " ".join(re.sub(r"<style.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL).split())
     assert "Trainings are judged by RMSE, of which smaller is better." in text
-    assert re.search(r"The candidate beats its parent by \+[56]\.\d\d degrees \[", text)
+    assert re.search(r"The candidate beats its parent by \+[56]\.\d{4} degrees \[", text)
     assert "act1 improves RMSE by +5" in text
     assert "It does harm at dec" in text
     assert "RMSE against cost" in text
@@ -176,7 +176,7 @@ def test_status_speaks_in_the_metrics_words(whole: RunResult, capsys: pytest.Cap
     assert main(["status", str(whole.folder)]) == 0
     told = capsys.readouterr().out
     assert "effect, degrees" in told
-    assert re.search(r"best observed: \S+, 1[34]\.\d+ degrees of 40 validation rows", told)
+    assert re.search(r"best observed: \S+, RMSE 1[34]\.\d+ degrees on 40 validation rows", told)
     assert "%" not in told.replace("95 % interval", "").replace("80 % power", "")
 
 

@@ -66,9 +66,8 @@ def where_it_helps(effects: pd.DataFrame, *, tested: str = "reborn", reference: 
     if not sentences and harms.any():
         sentences.append(f"{what} helps at no site that this study could resolve.")
     elif not sentences:
-        sentences.append(
-            f"No site resolved; effects of {contrast} above {largest_plausible(effects):.2f} pp are unlikely."
-        )
+        most = f"{largest_plausible(effects):.{spoken().digits}f} pp"
+        sentences.append(f"No site resolved; effects of {contrast} above {most} are unlikely.")
     if harms.any():
         sentences += [
             _harm(effects[harms & (basis != RETEST)]),
@@ -99,7 +98,7 @@ def _basis(row: pd.Series, ground: str, tested: str) -> str:
         return f"{own}{row['site']} {_adds()} {_size(row['confirmed'], row['said_low'], row['said_high'])}"
     average = (
         f"averaged over networks whose other sites are {tested} half of the time, {row['site']} {_adds()} "
-        f"{_size(row['effect'], row['said_low'], row['said_high'])}, shrunk {row['shrunk']:+.2f} pp"
+        f"{_size(row['effect'], row['said_low'], row['said_high'])}, shrunk {_plus(row['shrunk'])} pp"
     )
     if ground == SCREEN:
         return average
@@ -112,7 +111,7 @@ def _harm(rows: pd.DataFrame) -> str:
         return ""
     worst = rows.iloc[int(rows["effect"].to_numpy().argmin())]
     size = _size(worst["effect"], worst["said_low"], worst["said_high"])
-    return f"It does harm at {_names(rows)} ({_of(worst, rows)}{size} on average, shrunk {worst['shrunk']:+.2f} pp)."
+    return f"It does harm at {_names(rows)} ({_of(worst, rows)}{size} on average, shrunk {_plus(worst['shrunk'])} pp)."
 
 
 def _harm_there(rows: pd.DataFrame) -> str:
@@ -130,7 +129,7 @@ def _harm_there(rows: pd.DataFrame) -> str:
 def _contradiction(rows: pd.DataFrame) -> str:
     """The sites at which screen and retest are each significant, on different sides."""
     listed = "; ".join(
-        f"{row['site']} {row['effect']:+.2f} pp on average, {row['confirmed']:+.2f} pp on the candidate network"
+        f"{row['site']} {_plus(row['effect'])} pp on average, {_plus(row['confirmed'])} pp on the candidate network"
         for _, row in rows.iterrows()
     )
     return (
@@ -160,7 +159,11 @@ def _adds() -> str:
 
 
 def _size(effect: float, low: float, high: float) -> str:
-    return f"{effect:+.2f} pp [{low:+.2f}, {high:+.2f}]"
+    return f"{_plus(effect)} pp [{_plus(low)}, {_plus(high)}]"
+
+
+def _plus(effect: float) -> str:
+    return f"{effect:+.{spoken().digits}f}"
 
 
 def largest_plausible(effects: pd.DataFrame, level: float = 0.95) -> float:
@@ -195,7 +198,7 @@ def candidate_sentence(
     arms = f"{seeds}, on {spoken().counted} that no earlier phase used"
     if not comparison.noisy:
         return (
-            f"Whether {candidate} beats {parent} cannot be told ({comparison.effect:+.2f} pp): the trainings of each "
+            f"Whether {candidate} beats {parent} cannot be told ({_plus(comparison.effect)} pp): the trainings of each "
             "arm came out the same, so that their noise is unknown."
         )
     if comparison.ci_low > 0:

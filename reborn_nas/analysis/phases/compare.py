@@ -12,6 +12,7 @@ from reborn_nas.analysis.effects.linear import NO_NOISE, PP, Fit
 from reborn_nas.analysis.effects.shrinkage import Shrunk
 from reborn_nas.analysis.student import t_quantile, two_sided_p
 from reborn_nas.errors import ConfigError
+from reborn_nas.metric import spoken
 
 LEAST_SEEDS = 8
 
@@ -65,13 +66,13 @@ class Comparison:
 
 
 def candidate_against_parent(
-    candidate: Any, parent: Any, *, n_images: int | None = None, level: float = 0.05
+    candidate: Any, parent: Any, *, n_images: int | None = None, se: float | None = None, level: float = 0.05
 ) -> Comparison:
     """Welch's comparison of the seeds' accuracies, on images that no earlier phase used.
 
     The interval is over seeds, given these images. `n_images` adds a note on how far one accuracy could move
     on other images of the same kind: √(p(1 − p)/n), the binomial error, which both arms share for the most
-    part, so that it hardly enters the difference.
+    part, so that it hardly enters the difference. Of scores that are no accuracies `se` is the standard error of one.
 
     Raises:
         ConfigError: fewer than two seeds in an arm, or infinite values.
@@ -84,10 +85,12 @@ def candidate_against_parent(
         )
     if n_images:
         share = float(np.concatenate([first, second]).mean())
-        spread = PP * float(np.sqrt(share * (1 - share) / n_images))
+        spread = PP * (float(np.sqrt(share * (1 - share) / n_images)) if se is None else se)
+        kind = "one binomial standard deviation" if se is None else "one standard error over them"
+        metric = spoken()
         notes.append(
-            f"the interval is over seeds on these {n_images:,} images; on others of the same kind either "
-            f"accuracy would move by about ±{spread:.2f} pp (one binomial standard deviation)"
+            f"the interval is over seeds on these {n_images:,} {metric.counted}; on others of the same kind either "
+            f"{metric.label} would move by about ±{spread:.{metric.digits}f} {metric.short_unit} ({kind})"
         )
     return welch(first, second, tuple(notes), level)
 

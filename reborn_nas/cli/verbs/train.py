@@ -82,6 +82,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--class-weights", metavar="LIST", type=_weights, help="balanced, or a number for each class"
     )
     data.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"))
+    data.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="judge by accuracy, balanced_accuracy, macro_f1, auroc, top5 or log_loss",
+    )
     how = parser.add_argument_group("trainings")
     how.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings (default 3)")
     how.add_argument(
@@ -130,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
     }
     overrides |= {"augment": dict(args.augment), "class_weights": args.class_weights}
     direct = ("trial", "dataset", "data_dir", "image_size", "skip_broken", "stream", "cache_dir", "recipe", "seeds",
-              "seed", "device", "pretrained", "checkpoint", "fold", "force", "name", "backbone", "stem",
+              "seed", "device", "pretrained", "checkpoint", "metric", "fold", "force", "name", "backbone", "stem",
               "init")  # fmt: skip
     with log_to(None, shown=args.verbose):
         outcome = api.train(
@@ -147,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
         )
     for note in dict.fromkeys(note for one in outcome.results for note in one.notes):
         print(note)
-    print(f"test accuracy {outcome.sentence}")
+    print(f"test {outcome.metric.label} {outcome.sentence}")
     print(args.out)
     print(f"load it: {load_line(args.out)}")
     return 0

@@ -69,6 +69,7 @@ def csv_files(view: RunView, findings: Findings, trials: pd.DataFrame) -> dict[s
         **{name: _of(frame, *view.arms) for name, frame in compared.items()},
         "control": _of(findings.control, view.arms[0], "positive_twin"), "controls": findings.checks.controls,
         "sights": sights.sight_table(view.sights) if view.sights else None, "pruned": view.pruned,
+        "classes": findings.classes,
         "phases": tables.phase_table(view), "trials": tables.in_values(trials),
     }  # fmt: skip
     return {f"{name}.csv": tables.csv_text(frame) for name, frame in frames.items() if frame is not None}

@@ -14,7 +14,15 @@ from reborn_nas.report.page.sections import evidence, ledger
 from reborn_nas.report.results.findings import Findings
 from reborn_nas.report.results.networks import best_choices, standing
 from reborn_nas.report.results.view import RunView
-from reborn_nas.report.results.words import cases, duration, in_short, interval, metric_label, number, signed
+from reborn_nas.report.results.words import (
+    cases,
+    duration,
+    effect_size,
+    in_short,
+    interval,
+    metric_label,
+    signed,
+)
 
 MOST_MAPS = 4
 
@@ -71,16 +79,18 @@ def _tiles(view: RunView, findings: Findings) -> list[Mapping[str, str]]:
         tiles.append(
             {
                 "words": "Detectable effect",
-                "value": f"{number(s['detectable'])}{in_short()}",
+                "value": f"{effect_size(s['detectable'])}{in_short()}",
                 "note": "at 80 % power",
             }
         )
     if math.isfinite(s.get("sigma", math.nan)):
         df = f"{s['df']:.0f} df" if "df" in s else ""
-        tiles.append({"words": "Training noise σ̂", "value": f"{number(s['sigma'])}{in_short()}", "note": df})
+        tiles.append(
+            {"words": "Training noise σ̂", "value": f"{effect_size(s['sigma'])}{in_short()}", "note": df}
+        )
     if math.isfinite(s.get("validation_se", math.nan)):
         tiles.append({
-            "words": "Standard error", "value": f"{number(s['validation_se'])}{in_short()}",
+            "words": "Standard error", "value": f"{effect_size(s['validation_se'])}{in_short()}",
             "note": f"of one {metric_label()}, {cases(s['validation_n'])}",
         })  # fmt: skip
     return tiles

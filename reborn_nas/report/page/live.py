@@ -11,7 +11,7 @@ import pandas as pd
 from reborn_nas.report.figures.palette import TONES, tone_of
 from reborn_nas.report.results.findings import Findings
 from reborn_nas.report.results.view import RunView
-from reborn_nas.report.results.words import clean, in_short, interval, number, signed, unit_name
+from reborn_nas.report.results.words import clean, effect_size, in_short, interval, signed, unit_name
 
 __all__ = ["answer_note", "forest_graph", "graphs"]
 
@@ -36,12 +36,12 @@ def answer_note(view: RunView, findings: Findings) -> str:
     if math.isfinite(s.get("sigma", math.nan)):
         detectable = s.get("detectable", math.nan)
         seen = (
-            f"; {s['planned']:.0f} find an effect of {number(detectable)}{in_short()} with 80 % power"
+            f"; {s['planned']:.0f} find an effect of {effect_size(detectable)}{in_short()} with 80 % power"
             if detectable == detectable
             else ""
         )
         lines.append(
-            f"- Noise of one training σ̂ = {number(s['sigma'])}{in_short()}, {s['runs']:.0f} screen runs{seen}."
+            f"- Noise of one training σ̂ = {effect_size(s['sigma'])}{in_short()}, {s['runs']:.0f} screen runs{seen}."
         )
     if findings.effects is not None:
         lines += ["", *_table(findings.effects)]

@@ -176,6 +176,13 @@ TRIAL_TABLE = (
     ("seconds", "time", duration), ("split", "split", count), ("seed", "seed", str), ("device", "device", None),
     ("reason", "note", None),
 )  # fmt: skip
+CLASS_TABLE = (
+    ("class", "class", None), ("images", "images", count),
+    ("parent_recall", "parent", percent), ("parent_ci", "95 % interval", str),
+    ("candidate_recall", "candidate", percent), ("candidate_ci", "95 % interval", str),
+    ("difference", "difference, pp", lambda v: signed(v, 2)), ("ci", "interval for all classes", str),
+    ("parent_f1", "F1 of parent", percent), ("candidate_f1", "of candidate", percent),
+)  # fmt: skip
 PHASE_TABLE = (
     ("phase", "phase", None), ("planned", "planned", count), ("complete", "done", count),
     ("diverged", "diverged", count), ("failed", "failed", count), ("rejected", "over budget", count),

@@ -9,7 +9,15 @@ from typing import Any
 import pandas as pd
 
 from reborn_nas.report.figures import estimates, network, trials
-from reborn_nas.report.page.page import PHASE_TABLE, PRUNED_TABLE, SITE_TABLE, TRIAL_TABLE, Section, show
+from reborn_nas.report.page.page import (
+    CLASS_TABLE,
+    PHASE_TABLE,
+    PRUNED_TABLE,
+    SITE_TABLE,
+    TRIAL_TABLE,
+    Section,
+    show,
+)
 from reborn_nas.report.results.findings import Findings
 from reborn_nas.report.results.networks import sampled_curves
 from reborn_nas.report.results.tables import cost_columns, phase_table
@@ -31,6 +39,10 @@ from reborn_nas.report.results.words import (
 __all__ = ["evidence", "ledger"]
 
 
+MOST_CLASSES = 40
+"""Rows of the table of classes on the page."""
+
+
 def evidence(view: RunView, findings: Findings) -> list[Section]:
     """Every section whose numbers are estimates with intervals; those that have nothing to show are empty."""
     sections = [Section("candidate", f"Is the candidate better than {_whose(view)}?")]
@@ -38,6 +50,7 @@ def evidence(view: RunView, findings: Findings) -> list[Section]:
         _candidate(sections[0], view, findings)
     if findings.effects is not None:
         sections += [_network(view, findings, findings.effects), _effects(view, findings.effects)]
+    sections.append(_classes(view, findings.classes))
     return [
         *sections, _sums(findings), _depth(findings), _confirmation(view, findings), _control(view, findings)
     ]  # fmt: skip
@@ -74,6 +87,39 @@ def _candidate(section: Section, view: RunView, findings: Findings) -> None:
     notes = "".join(f" {note[:1].upper()}{note[1:]}." for note in found.notes)
     caption = f"Each point is one training; the stroke is the mean.{notes}"
     section.figure(lambda width: trials.strip_figure(arms, width, part, images), caption)
+
+
+def _classes(view: RunView, table: pd.DataFrame | None) -> Section:
+    section = Section("classes", f"Class by class: the candidate and {_whose(view)}")
+    if table is None:
+        return section
+    runs, least = table.attrs["trainings"], table.sort_values("images", kind="stable").iloc[0]
+    section.intro.append(
+        "The share of each class's test images that are classified rightly (recall), its mean over "
+        f"{runs['parent']} trainings of {view.parent} and {runs['candidate']} of the candidate. The intervals of a "
+        "share are Wilson's, over images; that of a difference is over trainings, given these images, and holds for "
+        f"all {len(table)} classes together. The smallest class, {least['class']}, has {least['images']:,} test images."
+    )
+    shown = table.assign(
+        parent_ci=_shares(table["parent_low"], table["parent_high"]),
+        candidate_ci=_shares(table["candidate_low"], table["candidate_high"]),
+        ci=[interval(low, high, 2) for low, high in zip(table["ci_low"], table["ci_high"])],
+    )
+    caption = "Differences in percentage points (pp)."
+    if len(shown) > MOST_CLASSES:
+        order = shown.sort_values("difference", kind="stable").index
+        ends = sorted([*order[: MOST_CLASSES // 2], *order[-(MOST_CLASSES // 2) :]])
+        shown = shown.loc[ends]
+        caption += (
+            f" {len(shown)} of {len(table):,} classes: those that lose and gain most, which is partly luck. The CSV "
+            "has all of them."
+        )
+    section.table(show(shown, "classes", caption, CLASS_TABLE, file="classes.csv"))
+    return section
+
+
+def _shares(low: pd.Series, high: pd.Series) -> list[str]:
+    return [f"{100 * a:.1f} – {100 * b:.1f}" for a, b in zip(low, high)]
 
 
 def _network(view: RunView, findings: Findings, effects: pd.DataFrame) -> Section:

@@ -17,10 +17,10 @@ from reborn_nas.analysis.phases.claims import (
     failure_sentence,
     where_it_helps,
 )
-from reborn_nas.metric import spoken
+from reborn_nas.metric import ACCURACY, spoken
 from reborn_nas.report.results.screen import Designed
 from reborn_nas.report.results.view import RunView
-from reborn_nas.report.results.words import in_unit, number, percent, spelled
+from reborn_nas.report.results.words import effect_size, in_unit, number, percent, spelled
 
 MANY_COLLAPSED = 0.1
 """Share of the screen's runs above which the recipe, not the luck of a seed, is the likely cause."""
@@ -32,7 +32,7 @@ MANY_FULL = 0.05
 """Share of the screen's runs at 100 % above which the ceiling is worth a word."""
 
 SMALL_SE = 0.5
-"""Percentage points: above this standard error a single accuracy is called rough."""
+"""Percentage points, or points: above this standard error a single share is called rough."""
 
 
 def answer(
@@ -83,11 +83,11 @@ def cautions(
             "interval allows for it."
         )
     se = summary.get("validation_se", math.nan)
-    if se > SMALL_SE:
+    if se > SMALL_SE and spoken().factor == ACCURACY.factor:
         part = screen.part if screen else "validation"
         said.append(
             f"Only {summary['validation_n']:,.0f} {part} {spoken().counted}: one {spoken().label} alone has a "
-            f"standard error of {number(se)}{in_unit()}. That shows the mechanics; it is not a finding."
+            f"standard error of {effect_size(se)}{in_unit()}. That shows the mechanics; it is not a finding."
         )
     if summary.get("correlation", 0.0) > 0.1:
         said.append(
@@ -96,11 +96,11 @@ def cautions(
         )
     if screen is not None and view.finished and screen.n_runs < summary.get("planned", 0.0):
         said.append(f"The screen ended after {screen.n_runs} of {summary['planned']:.0f} trainings.")
-    full = 0.0 if screen is None or not spoken().is_accuracy else float((screen.accuracy >= 1).mean())
+    full = 0.0 if screen is None else float((screen.accuracy >= spoken().best_score).mean())
     if full > MANY_FULL:
         said.append(
-            f"{percent(full, 0)} of the screen's runs are right on every image: at the ceiling effects are squeezed, "
-            "and what a site could add there is not seen."
+            f"{percent(full, 0)} of the screen's runs {_at_best()}: at the ceiling effects are squeezed, and what a "
+            "site could add there is not seen."
         )
     many = 0 if effects is None else int(effects.attrs.get("collapsed", 0))
     if screen is not None and many > MANY_COLLAPSED * screen.n_runs:
@@ -110,14 +110,23 @@ def cautions(
     return said
 
 
+def _at_best() -> str:
+    """Whether nothing is left to gain, as a verb."""
+    return (
+        "are right on every image"
+        if spoken().is_accuracy
+        else f"have the best {spoken().label} that there is"
+    )
+
+
 def _noise(summary: Mapping[str, float]) -> str:
     """The noise of a training and what can be seen beside it."""
     largest = f"Largest correlation between two sites: {number(summary['correlation'])}."
     if not summary["sigma"] > NO_NOISE:
         return f"The noise of one training is unknown, and so is what could be seen beside it. {largest}"
     return (
-        f"Noise of one training σ̂ = {number(summary['sigma'])}{in_unit()}; an effect of "
-        f"{number(summary['detectable'])} at one site is found with 80 % power{_at_several(summary)}. {largest}"
+        f"Noise of one training σ̂ = {effect_size(summary['sigma'])}{in_unit()}; an effect of "
+        f"{effect_size(summary['detectable'])} at one site is found with 80 % power{_at_several(summary)}. {largest}"
     )
 
 

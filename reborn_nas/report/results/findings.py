@@ -30,7 +30,8 @@ from reborn_nas.metric import speaking, spoken
 from reborn_nas.records import chance_level
 from reborn_nas.report.results import fresh
 from reborn_nas.report.results.answer import answer, cautions, method
-from reborn_nas.report.results.fresh import Checks, checks
+from reborn_nas.report.results.classes import class_table
+from reborn_nas.report.results.fresh import Checks, checks, typical_error
 from reborn_nas.report.results.screen import Designed, designed
 from reborn_nas.report.results.sums import Sums, sums
 from reborn_nas.report.results.view import RunView
@@ -58,6 +59,7 @@ class Findings:
         candidate: candidate against parent, or None.
         candidate_arms: accuracies by arm.
         candidate_part, candidate_images: what they were measured on.
+        classes: candidate and parent class by class, see `classes.class_table`; None where that is not known.
         confirmation, control: tables with `site, effect, ci_low, ci_high`.
         checks: what came after the control.
     """
@@ -77,6 +79,7 @@ class Findings:
     candidate_arms: Mapping[str, Sequence[float]] = field(default_factory=dict)
     candidate_part: str = ""
     candidate_images: int = 0
+    classes: pd.DataFrame | None = None
     confirmation: pd.DataFrame | None = None
     control: pd.DataFrame | None = None
     checks: Checks = field(default_factory=Checks)
@@ -122,6 +125,7 @@ def _findings(view: RunView) -> Findings:
         candidate_arms=arms.accuracy,
         candidate_part=arms.part,
         candidate_images=arms.images,
+        classes=class_table(view, arms.kept),
         confirmation=_beside_screen(retest, effects),
         control=controlled,
         checks=checks(view, chance, _named(effects)),
@@ -320,7 +324,10 @@ def _summary(view: RunView, screen: Designed | None, effects: pd.DataFrame | Non
         "collapsed": float(attrs["collapsed"]), "widening": attrs["widening"],
     }  # fmt: skip
     summary |= {f"detectable_{count}": size for count, size in detectable.items() if count > 1}
-    if screen.images and spoken().is_accuracy:
+    error = math.sqrt(level * (1 - level) / screen.images) if screen.images and spoken().is_accuracy else None
+    if error is None and screen.images:
+        error = typical_error([record for record in view.phase("screen") if record.state == "complete"])
+    if error is not None:
         summary["validation_n"] = float(screen.images)
-        summary["validation_se"] = 100 * math.sqrt(level * (1 - level) / screen.images)
+        summary["validation_se"] = 100 * error
     return summary

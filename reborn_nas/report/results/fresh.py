@@ -18,7 +18,7 @@ from reborn_nas.analysis.phases.compare import candidate_against_parent
 from reborn_nas.analysis.phases.confirm import arm_effects, confirmation_effects, control_effects
 from reborn_nas.errors import ConfigError
 from reborn_nas.metric import spoken
-from reborn_nas.records import TrialRecord
+from reborn_nas.records import TrialRecord, standard_error
 from reborn_nas.report.results.screen import Designed, designed, possible, unique_runs
 from reborn_nas.report.results.view import RunView
 from reborn_nas.report.results.words import in_unit, interval, signed
@@ -37,6 +37,7 @@ def candidate_arms(view: RunView, chance: float = 0.0) -> CandidateArms:
     values = np.array([_judged(record, tested) for record in runs], dtype=np.float64)
     failed = [record.state == "diverged" for record in runs]
     fallen = collapsed(values, chance, failed, [record.arm for record in runs])
+    kept = [record for record, gone in zip(runs, fallen) if not gone and record.state == "complete"]
     arms: dict[str, list[float]] = {view.parent_arm: [], "candidate": []}
     lost = dict.fromkeys(arms, 0)
     for record, value, gone in zip(runs, values, fallen):
@@ -46,7 +47,15 @@ def candidate_arms(view: RunView, chance: float = 0.0) -> CandidateArms:
             arms[record.arm].append(float(value))
     part = "test" if tested else (whole[0].accuracy_part if whole else "")
     images = max((r.test_n if tested else r.accuracy_n for r in whole), default=0)
-    return CandidateArms({arm: found for arm, found in arms.items() if found}, part, images, lost)
+    return CandidateArms(
+        {arm: found for arm, found in arms.items() if found}, part, images, lost, typical_error(whole), kept
+    )
+
+
+def typical_error(records: Collection[TrialRecord]) -> float | None:
+    """The records' standard errors over images, root mean square; None where none is known."""
+    known = [error for record in records if (error := standard_error(record, spoken())) is not None]
+    return math.sqrt(sum(error**2 for error in known) / len(known)) if known else None
 
 
 def _judged(record: TrialRecord, tested: bool) -> float:
@@ -56,12 +65,18 @@ def _judged(record: TrialRecord, tested: bool) -> float:
 
 @dataclass(frozen=True)
 class CandidateArms:
-    """Accuracies by arm, the part they were measured on, its images, and the collapsed trainings by arm."""
+    """Accuracies by arm, the part they were measured on, its images, and the collapsed trainings by arm.
+
+    `se` is the standard error of one over images, root mean square, where the trainings have one; `kept` are the
+    trainings that count.
+    """
 
     accuracy: Mapping[str, list[float]]
     part: str
     images: int
     lost: Mapping[str, int]
+    se: float | None = None
+    kept: Sequence[TrialRecord] = ()
 
 
 def compared(view: RunView, arms: CandidateArms, level: float) -> Comparison | None:
@@ -69,8 +84,14 @@ def compared(view: RunView, arms: CandidateArms, level: float) -> Comparison | N
     first, second = (arms.accuracy.get(arm, []) for arm in ("candidate", view.parent_arm))
     if min(len(first), len(second)) < 2:
         return None
+    accuracy = spoken().is_accuracy
+    known = accuracy or arms.se is not None
     found = candidate_against_parent(
-        first, second, n_images=(arms.images or None) if spoken().is_accuracy else None, level=level
+        first,
+        second,
+        n_images=(arms.images or None) if known else None,
+        se=None if accuracy else arms.se,
+        level=level,
     )
     if not any(arms.lost.values()):
         return found

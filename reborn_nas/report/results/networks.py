@@ -11,7 +11,7 @@ from reborn_nas.analysis import Comparison
 from reborn_nas.metric import spoken
 from reborn_nas.records import TrialRecord, best_observed, best_of, explored, public_name, retested
 from reborn_nas.report.results.view import RunView
-from reborn_nas.report.results.words import as_value, cases, in_unit, interval, metric_label, percent, signed
+from reborn_nas.report.results.words import as_value, cases, in_unit, interval, measured, metric_label, signed
 
 
 def best_choices(view: RunView) -> tuple[dict[str, str], str] | None:
@@ -24,7 +24,7 @@ def best_choices(view: RunView) -> tuple[dict[str, str], str] | None:
         words = "The architecture that the study recommends"
         if given.get("predicted") is not None:
             low, high = given.get("ci_low"), given.get("ci_high")
-            words += f"; predicted accuracy {percent(float(given['predicted']))}"
+            words += f"; predicted {metric_label()} {as_value(float(given['predicted']))}"
             words += (
                 f" [{as_value(float(low))}, {as_value(float(high))}]"
                 if low is not None and high is not None
@@ -36,8 +36,8 @@ def best_choices(view: RunView) -> tuple[dict[str, str], str] | None:
         return None
     many = len(explored(view.records))
     words = (
-        f"The best observed training so far ({best.label}, {percent(best.accuracy)}). The best of {many} is partly "
-        "luck: a repeat is expected to come out lower."
+        f"The best observed training so far ({best.label}, {as_value(best.accuracy)}). The best of {many} is partly "
+        "luck: a repeat is expected to come out worse."
     )
     return _choices(best), words
 
@@ -69,7 +69,7 @@ def _best(view: RunView) -> list[str]:
     if best is None:
         return []
     return [
-        f"Best observed: {best.label}, {as_value(best.accuracy)} of {cases(best.accuracy_n, best.accuracy_part)}; "
+        f"Best observed: {best.label}, {measured(best.accuracy, cases(best.accuracy_n, best.accuracy_part))}; "
         f"the best of {len(explored(view.records))} is partly luck: a repeat is expected to be worse."
     ]
 
@@ -96,8 +96,8 @@ def _retested(view: RunView) -> list[str]:
         return []
     mean = sum(float(r.test_accuracy or 0.0) for r in seeds) / len(seeds)
     return [
-        f"Retested: the candidate, trained afresh beside its parent, has {as_value(mean)} of "
-        f"{cases(seeds[0].test_n, 'test')} over {len(seeds)} seed{'s' if len(seeds) > 1 else ''}."
+        f"Retested: the candidate, trained afresh beside its parent, has "
+        f"{measured(mean, cases(seeds[0].test_n, 'test'))} over {len(seeds)} seed{'s' if len(seeds) > 1 else ''}."
     ]
 
 

@@ -42,6 +42,7 @@ class RunView:
         config: the study's settings, shown as they are.
         environment: versions, host, device.
         curves: trial key → DataFrame with `epoch`, `train_loss` and `<part>_accuracy`, or None.
+        classes: trial key → DataFrame with `class`, `images`, `right` and `predicted`, or None.
         notes: messages of the run (stem replaced, split made, …).
         command: the command that repeats the run.
         recommendation: `choices` (site → label) with `predicted`, `ci_low`, `ci_high` in [0, 1], or None.
@@ -61,6 +62,7 @@ class RunView:
     config: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     curves: Callable[[str], pd.DataFrame | None] = no_curves
+    classes: Callable[[str], pd.DataFrame | None] = no_curves
     notes: Sequence[str] = ()
     command: str = ""
     recommendation: Mapping[str, Any] | None = None

@@ -89,13 +89,28 @@ def as_value(score: float | None, digits: int = 1) -> str:
     return true_minus(spoken().shown(score, digits if spoken().is_accuracy else None))
 
 
-def signed(value: float | None, digits: int = 2) -> str:
-    """`+0.25`, `−0.10`, `0.00`; a dash where there is none."""
+def measured(score: float | None, cases: str) -> str:
+    """A score as the value that it stands for, and what it rests on; by name where it is no accuracy."""
+    return (
+        f"{as_value(score)} of {cases}"
+        if spoken().is_accuracy
+        else true_minus(spoken().measured(score, cases))
+    )
+
+
+def signed(value: float | None, digits: int | None = None) -> str:
+    """`+0.25`, `−0.10`, `0.00`; a dash where there is none. Without `digits` as many as the metric's effects have."""
     if value is None or not math.isfinite(value):
         return "–"
+    digits = spoken().digits if digits is None else digits
     rounded = round(value, digits)
     sign = "+" if rounded > 0 else MINUS if rounded < 0 else ""
     return f"{sign}{abs(rounded):.{digits}f}"
+
+
+def effect_size(value: float | None) -> str:
+    """The size of an effect, or of what effects are held against, without a sign."""
+    return number(value, spoken().digits)
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -105,7 +120,7 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{value:.{digits}f}".replace("-", MINUS)
 
 
-def interval(low: float | None, high: float | None, digits: int = 2) -> str:
+def interval(low: float | None, high: float | None, digits: int | None = None) -> str:
     """`[+0.10, +0.40]`; a dash where there is none."""
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return "–"

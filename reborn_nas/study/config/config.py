@@ -18,6 +18,7 @@ from pydantic import (
 from reborn_nas.documents import number_hint
 from reborn_nas.errors import ConfigError, unknown_name
 from reborn_nas.metric import ACCURACY, Metric
+from reborn_nas.metric.classification import read_metric
 from reborn_nas.records import stored_name
 from reborn_nas.study.config.fields import Fields
 from reborn_nas.study.config.objectives import LIMITS, read_limit
@@ -100,7 +101,7 @@ class StudyConfig(Fields):
             return data
         data = dict(data)
         own = data.get("train") is not None
-        if own:
+        if own or data.get("metric") is not None:
             data["objectives"] = _by_metric(data.get("objectives"), data.get("metric"))
         if data.get("workers") is None:
             data["workers"] = _one_a_device(data.get("devices"))
@@ -185,7 +186,7 @@ class StudyConfig(Fields):
     @property
     def judged_by(self) -> Metric:
         """What trainings are judged by."""
-        return ACCURACY if self.metric is None else Metric.parse(self.metric)
+        return ACCURACY if self.metric is None else read_metric(self.metric)
 
     @property
     def study_name(self) -> str:
@@ -354,7 +355,7 @@ def _by_metric(objectives: Any, metric: Any) -> Any:
     if objectives is None:
         return ("accuracy",)
     try:
-        name = Metric.parse(metric).name
+        name = read_metric(metric).name
     except ConfigError:
         return objectives
     parts = [part.strip() for part in objectives.split(",")] if isinstance(objectives, str) else objectives

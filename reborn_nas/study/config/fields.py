@@ -239,9 +239,10 @@ class Fields(BaseModel):
     )
     metric: MetricText | None = setting(
         None,
-        "what is returned, and which direction is better: miou:higher,label=mIoU,unit=points,scale=100,worst=0",
-        group=OWN,
-        metavar="NAME:higher",
+        "what trainings are judged by: accuracy (default), balanced_accuracy, macro_f1, auroc, top5, log_loss; of a "
+        "training of your own with its direction: miou:higher,label=mIoU,unit=points,scale=100,worst=0",
+        group=HOW,
+        metavar="NAME",
     )
     version: str | None = setting(
         None,

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reborn_nas.metric import ACCURACY, Metric
+from reborn_nas.metric.classification import METRICS, read_metric
 
 __all__ = ["OWN_SETTINGS", "metric_of", "own_faults"]
 
-OWN_SETTINGS = ("evaluate", "example_inputs", "metric", "version")
+OWN_SETTINGS = ("evaluate", "example_inputs", "version")
 """Settings that mean something beside `train` alone."""
 
 BUILT_IN = (
@@ -24,7 +25,7 @@ BUILT_IN = (
 def metric_of(config: Mapping[str, Any]) -> Metric:
     """The metric of a stored configuration; the accuracy where none is named."""
     text = config.get("metric")
-    return ACCURACY if text is None else Metric.parse(text)
+    return ACCURACY if text is None else read_metric(text)
 
 
 def own_faults(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[str]:
@@ -38,6 +39,12 @@ def own_faults(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iter
         for name in OWN_SETTINGS:
             if settings[name] is not None:
                 yield f"{name}: belongs to a training of your own; name its function with train"
+        metric = settings["metric"]
+        if metric is not None and metric not in METRICS:
+            yield (
+                f"metric: the built-in training of classifiers is judged by one of {', '.join(METRICS)}, by its name; "
+                f"{metric} belongs to a training of your own: name its function with train"
+            )
         return
     if settings["metric"] is None:
         yield (
@@ -48,7 +55,7 @@ def own_faults(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iter
     for name in BUILT_IN:
         if settings[name] not in (defaults.get(name), {}):
             yield f"{name}: belongs to the built-in training of classifiers; a training of your own decides it itself"
-    metric = Metric.parse(settings["metric"])
+    metric = read_metric(settings["metric"])
     costs = [name for name in settings["objectives"] if name == "memory"]
     if costs:
         yield "objectives: memory is estimated from the built-in training's batch size; leave it out"

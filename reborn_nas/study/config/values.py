@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from reborn_nas.architecture import ORIGINAL, Choice
 from reborn_nas.errors import ConfigError, unknown_name
-from reborn_nas.metric import Metric
+from reborn_nas.metric.classification import METRICS, read_metric
 
 __all__ = [
     "Artifacts",
@@ -204,9 +204,10 @@ def _artifacts(value: Any) -> Any:
 
 def _metric(value: Any) -> str:
     try:
-        return Metric.parse(value).text
+        metric = read_metric(value)
     except ConfigError as error:
         raise ValueError("; ".join(error.faults) or str(error)) from None
+    return metric.name if METRICS.get(metric.name) == metric else metric.text
 
 
 def _sites(value: Any) -> Any:

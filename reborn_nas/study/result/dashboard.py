@@ -314,9 +314,9 @@ def _accuracy(record: TrialRecord) -> str:
     if record.accuracy is None:
         return "no value"
     value = record.accuracy if record.accuracy_part != "validation" else validation_accuracy(record)
-    shown = f"{value:.2%}" if spoken().is_accuracy else spoken().shown(value)
     count = f"{record.accuracy_n:,} " if record.accuracy_n else ""
-    return f"{shown} of {count}{record.accuracy_part} {spoken().counted}"
+    cases = f"{count}{record.accuracy_part} {spoken().counted}"
+    return f"{value:.2%} of {cases}" if spoken().is_accuracy else spoken().measured(value, cases)
 
 
 def _plain(text: str) -> str:

@@ -317,10 +317,19 @@ def _count_done(store: RunStore) -> int:
 
 
 def _sampling_spread(bench: Workbench) -> float:
-    """What the validation images alone make one accuracy of 75 % spread by, in percentage points; 0: not known."""
-    if bench.own is not None:
+    """What the validation images alone make one training spread by, in percentage points; 0: not known.
+
+    Of an accuracy or top-5 accuracy of 75 %, and of a balanced accuracy with 75 % of each class, which rests on as many
+    images of a class as there are; nobody knows beforehand how the other metrics spread.
+    """
+    if bench.own is not None or bench.metric.name not in ("accuracy", "top5", "balanced_accuracy"):
         return 0.0
-    return float(100 * (0.75 * 0.25 / max(1, int(bench.images.validation_size))) ** 0.5)
+    size = max(1, int(bench.images.validation_size))
+    if bench.metric.name != "balanced_accuracy":
+        return float(100 * (0.75 * 0.25 / size) ** 0.5)
+    counts = bench.images.counts(bench.images.pool)
+    each = [max(1.0, count * size / sum(counts)) for count in counts]
+    return float(100 * sum(0.75 * 0.25 / n for n in each) ** 0.5 / len(each))
 
 
 def _with_seconds(view: PlanView) -> PlanView:

@@ -17,6 +17,7 @@ from reborn_nas.backbone import notes as spec_notes
 from reborn_nas.data import load_dataset
 from reborn_nas.errors import ConfigError, StudyError, TrainingError
 from reborn_nas.files import sha256_of
+from reborn_nas.metric.classification import imbalance, undefined
 from reborn_nas.models.weights import classifiers_of, load_weights
 from reborn_nas.space import Rule, load_space
 from reborn_nas.study.config.config import StudyConfig, split_contrast
@@ -71,6 +72,7 @@ def make_workbench(
         cache_dir=config.cache_dir,
     )
     _check_batch(config, images)
+    _check_metric(config, images)
     spec = resolve(
         config.backbone,
         input_size=images.input_size,
@@ -85,6 +87,8 @@ def make_workbench(
     recipe = replace(recipe, precision=precision)
     discovery = discover(template, spec.input_size, proofs=proofs)
     said = [*([found.note] if found.note else []), *spec_notes(spec), *images.notes]
+    advice = imbalance(config.judged_by, images.classes, images.counts(images.pool))
+    said += [advice] if advice else []
     said += starting_notes(config, spec, recipe)
     said += config.recipe_notes
     check_recipe(recipe, images, template)
@@ -208,6 +212,14 @@ def _check_batch(config: StudyConfig, images: ImageSet) -> None:
             f"batch_size: {config.batch_size} images a step, but {images.name!r} has {size} training images; "
             f"take at most {size}"
         )
+
+
+def _check_metric(config: StudyConfig, images: ImageSet) -> None:
+    """Refuse a metric that means nothing on a part of the data."""
+    parts = {"training": images.pool, "reserved": images.reserve, "test": images.test}
+    for part, indices in parts.items():
+        if reason := undefined(config.judged_by.name, images.counts(indices), part):
+            raise ConfigError(f"{reason} (data set {images.name!r})")
 
 
 def settle_numerics(*, deterministic: bool) -> None:

@@ -21,7 +21,8 @@ from reborn_nas.activations import block_form
 from reborn_nas.architecture import ORIGINAL, BackboneSpec, Choice
 from reborn_nas.backbone import build, proof_record
 from reborn_nas.backbone.trace.inputs import arguments
-from reborn_nas.metric import ACCURACY, Metric
+from reborn_nas.metric import Metric
+from reborn_nas.metric.classification import guess
 from reborn_nas.models.weights import classifiers_of, load_weights
 from reborn_nas.study.config.config import StudyConfig, split_contrast
 from reborn_nas.study.config.functions import is_here
@@ -119,10 +120,13 @@ class Workbench:
             load_weights(model, self.config.checkpoint, classifiers_of(model, spec))
         return model
 
-    @property
+    @cached_property
     def metric(self) -> Metric:
-        """What trainings are judged by."""
-        return ACCURACY if self.own is None else self.own.metric
+        """What trainings are judged by; of the built-in one with what a guess has as its worst value."""
+        if self.own is not None:
+            return self.own.metric
+        asked = self.config.judged_by
+        return asked if asked.is_accuracy else guess(asked, self.images.counts(self.images.pool))
 
     @property
     def epochs(self) -> int:
@@ -215,6 +219,7 @@ class Workbench:
                 "image_size": self.config.image_size,
             },
             "recipe": self.recipe.to_dict(),
+            **({} if self.metric.is_accuracy else {"metric": self.config.judged_by.text}),
         }
 
     def _words(self) -> set[str]:

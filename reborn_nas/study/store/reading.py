@@ -13,7 +13,7 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.errors import RebornError, StudyError
 from reborn_nas.files import safe_join
 from reborn_nas.metric import Metric
-from reborn_nas.records import TrialRecord, best_observed
+from reborn_nas.records import TrialRecord, best_observed, class_path
 from reborn_nas.study.config.own import metric_of
 from reborn_nas.study.plan.phases import ORDER, Phase
 from reborn_nas.study.store.compat import trial_id
@@ -135,17 +135,27 @@ class RunInfo:
         """The learning curve of a record (or of its key), None where it is lost or damaged."""
         if isinstance(record, str):
             record = next((one for one in self.records if one.key == record), _NOBODY)
-        path = self._file(record.curve)
+        found = self._table(record.curve)
+        if found is None:
+            return None
+        numbers = found.select_dtypes("number")
+        return found if "epoch" in numbers and len(numbers.columns) == len(found.columns) else None
+
+    def classes(self, key: str) -> pd.DataFrame | None:
+        """The results by class of the training `key`, None where there are none or they are lost or damaged."""
+        return self._table(class_path(key), keep_default_na=False)
+
+    def _table(self, relative: str, **options: Any) -> pd.DataFrame | None:
+        """A CSV of the run folder; None where there is none, or it cannot be read."""
+        path = self._file(relative)
         if path is None:
             return None
         import pandas as pd
 
         try:
-            found = pd.read_csv(path) if path.stat().st_size <= MOST_BYTES else pd.DataFrame()
+            return pd.read_csv(path, **options) if path.stat().st_size <= MOST_BYTES else None
         except (OSError, ValueError):
             return None
-        numbers = found.select_dtypes("number")
-        return found if "epoch" in numbers and len(numbers.columns) == len(found.columns) else None
 
     def checkpoint(self, record: TrialRecord) -> Path | None:
         """The trained weights of a record, None where they were not kept."""

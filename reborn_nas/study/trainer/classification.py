@@ -13,6 +13,7 @@ from reborn_nas.study.setup.warm import search_recipe
 from reborn_nas.study.trainer.door import OnEpoch, Outcome
 from reborn_nas.training import evaluate, second_rung, train
 from reborn_nas.training.measure.example import save_example
+from reborn_nas.training.scores import class_counts, score_error, score_value
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +35,7 @@ class Classification:
     """
 
     def __init__(self, bench: Workbench) -> None:
-        self._bench = bench
+        self._bench, self._metric = bench, bench.metric
         self._splits: dict[int, Any] = {}
 
     def train(
@@ -50,40 +51,74 @@ class Classification:
             recipe=recipe,
             seed=run.seed,
             device=bench.device,
-            on_epoch=on_epoch,
+            on_epoch=lambda epoch, row: on_epoch(epoch, self._scored(row)),
             checkpoint=state,
             undecayed=identities(model) if bench.config.from_weights else (),
             compile_after=second_rung(recipe.epochs) if bench.config.compile else None,
+            metric=self._metric.name,
         )
-        validation = result.accuracy["validation"]
-        score, n = validation, int(result.n["validation"])
+        validation = self._value(result)
+        score, n, error = validation, int(result.n["validation"]), result.error.get("validation")
+        classes: list[dict[str, Any]] = []
         if run.part != "validation":  # read once, after the last epoch: never a choice of the epoch by them
-            indices = bench.images.test if run.part == "test" else bench.images.reserve
-            correct, n = evaluate(model, bench.images, indices, bench.device, result.precision)[:2]
-            score = correct / n
+            score, n, error, classes = self._judge(model, run.part, result.precision)
         return Outcome(
             score,
             n,
             validation,
             result.epochs,
             result.train_loss_sum,
-            result.curve,
+            [self._scored(row) for row in result.curve],
+            extra={} if error is None else {"se": error},
             environment={"precision": result.precision, "form": result.form},
             save_example=partial(save_example, model, bench.images),
+            classes=classes,
         )
 
+    def _value(self, result: Any) -> float:
+        """The score on the validation part."""
+        if self._metric.is_accuracy:
+            return float(result.accuracy["validation"])
+        return self._metric.score(result.value["validation"])
+
+    def _scored(self, row: Mapping[str, float]) -> Mapping[str, float]:
+        """A row of the curve with the score as `validation_accuracy`, as a study knows it."""
+        if self._metric.is_accuracy:
+            return row
+        left = {name: value for name, value in row.items() if name != f"validation_{self._metric.name}"}
+        return {**left, "validation_accuracy": self._metric.score(row[f"validation_{self._metric.name}"])}
+
+    def _judge(
+        self, model: nn.Module, part: str, precision: str
+    ) -> tuple[float, int, float | None, list[dict[str, Any]]]:
+        """Score, images, the value's standard error where it has no formula, and on the test part each class."""
+        images, metric = self._bench.images, self._metric
+        indices = images.test if part == "test" else images.reserve
+        keep = part == "test" or not metric.is_accuracy
+        found = evaluate(model, images, indices, self._bench.device, precision, keep_logits=keep)
+        score, error, classes = found.accuracy, None, []
+        if found.logits is not None:
+            labels = images.labels[indices]
+            if not metric.is_accuracy:
+                score = metric.score(float(score_value(metric.name, found.logits, labels)))
+                error = score_error(metric.name, found.logits, labels)
+            if part == "test":
+                classes = class_counts(found.logits, labels).rows(images.classes)
+        return score, found.n, error, classes
+
     def lost(self, run: Run, error: Exception) -> Outcome | None:
-        """The last validation accuracy, or chance; a training that went astray stays in the analysis."""
-        result = getattr(error, "result", None)
-        last: Mapping[str, float] = getattr(result, "accuracy", None) or {}
-        guess = 1.0 / len(self._bench.images.classes)
-        accuracy = last.get("validation", guess)
+        """The last validation score, or chance; a training that went astray stays in the analysis."""
+        result: Any = getattr(error, "result", None)
+        worst = self._metric.worst_score
+        guess = 1.0 / len(self._bench.images.classes) if worst is None else worst
+        known = getattr(result, "accuracy" if self._metric.is_accuracy else "value", None) or {}
+        accuracy = self._value(result) if "validation" in known else guess
         curve = getattr(result, "curve", None) or []
         return Outcome(
             accuracy if accuracy == accuracy else guess,
             self.judged(run.block),
             epochs=len(curve),
-            curve=curve,
+            curve=[self._scored(row) for row in curve],
             test=guess,
             test_n=len(self._bench.images.test),
         )

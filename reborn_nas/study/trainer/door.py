@@ -43,6 +43,7 @@ class Outcome:
         environment: how it ran.
         save_example: writes an example of inputs and outputs of the trained network; None where there is none.
         test, test_n: of a training that went astray, what it counts as on the test part.
+        classes: of a classifier that the test part judged, one row a class: class, images, right, predicted.
     """
 
     score: float | None
@@ -56,6 +57,7 @@ class Outcome:
     save_example: Callable[[Path], None] | None = None
     test: float | None = None
     test_n: int = 0
+    classes: Sequence[Mapping[str, Any]] = ()
 
 
 class Trainer(Protocol):

@@ -20,7 +20,7 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import apply, build, plan
 from reborn_nas.errors import DeviceLostError, DivergedError, MachineError, machine_fault, wait_out
 from reborn_nas.files import safe_join, write_atomic
-from reborn_nas.records import EXCESS, EXPLORED, TrialRecord
+from reborn_nas.records import EXCESS, EXPLORED, TrialRecord, class_path
 from reborn_nas.study.config.values import SCHEME, parse_bucket
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.setup.costs import CostBook
@@ -264,6 +264,8 @@ class Objective:
             environment={**self._environment, **outcome.environment},
         )
         record = replace(record, curve=self._save_curve(record.key, outcome.curve))
+        if outcome.classes:
+            self._save_rows(class_path(record.key), outcome.classes, "the results of each class")
         if outcome.validation is None:  # nothing ranks the weights
             return record
         ranked, objectives = outcome.validation, self._bench.config.objectives
@@ -332,16 +334,18 @@ class Objective:
         )
 
     def _save_curve(self, key: str, curve: Sequence[Mapping[str, Any]]) -> str:
-        if not curve:
-            return ""
+        path = f"curves/{_file_name(key)}.csv"
+        return self._save_rows(path, curve, "the learning curve") if curve else ""
+
+    def _save_rows(self, path: str, rows: Sequence[Mapping[str, Any]], what: str) -> str:
+        """Write rows as CSV into the run folder; returns `path`."""
         text = io.StringIO()
-        names = list(dict.fromkeys(name for row in curve for name in row))
+        names = list(dict.fromkeys(name for row in rows for name in row))
         writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(curve)
-        path = f"curves/{_file_name(key)}.csv"
+        writer.writerows(rows)
         target = safe_join(self._folder, path)
-        self._written("the learning curve", lambda: write_atomic(target, text.getvalue()))
+        self._written(what, lambda: write_atomic(target, text.getvalue()))
         return path
 
     def _written(self, what: str, write: Callable[[], T]) -> T:

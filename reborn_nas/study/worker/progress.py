@@ -411,7 +411,7 @@ def log_result(record: TrialRecord, metric: Metric) -> None:
     value = (
         "no value"
         if record.accuracy is None
-        else f"{metric.shown(record.accuracy)} of {record.accuracy_part} {metric.counted}"
+        else metric.measured(record.accuracy, f"{record.accuracy_part} {metric.counted}")
     )
     log.log(
         logging.INFO if record.state in ("complete", "pruned") else logging.WARNING,

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from reborn_nas.errors import ConfigError
 
-__all__ = ["ACCURACY", "Metric", "as_number", "speaking", "spoken", "unknown_chance"]
+__all__ = ["ACCURACY", "HUNDRED", "Metric", "as_number", "speaking", "spoken", "unknown_chance"]
 
 HUNDRED = 100.0
 """Analysis multiplies differences of scores by this."""
@@ -112,7 +112,7 @@ class Metric:
 
     @property
     def digits(self) -> int:
-        """Decimals of a value that are shown."""
+        """Decimals that are shown, of a value and of an effect."""
         return 2 if isinstance(self.scale, str) or abs(self.factor) != 1.0 else 4
 
     def check(self, value: Any) -> float:
@@ -163,6 +163,12 @@ class Metric:
         """The score of a training that came to nothing; None where it is not known."""
         return None if self.worst is None else self.score(self.worst)
 
+    @property
+    def best_score(self) -> float:
+        """The score of the best value that there can be; infinite where the range is open there."""
+        best = self.high if self.higher_is_better else self.low
+        return self.score(best) if math.isfinite(best) and not isinstance(self.scale, str) else math.inf
+
     def shown(self, score: float | None, digits: int | None = None) -> str:
         """The value of a score as text with its unit: `87.50 %`, `34.20 points`."""
         if score is None or not math.isfinite(score):
@@ -178,6 +184,11 @@ class Metric:
         """The value of a score in the unit in which it is shown."""
         number = self.value(score)
         return number if isinstance(self.scale, str) else number * self.factor
+
+    def measured(self, score: float | None, cases: str) -> str:
+        """A value with what it rests on: `87.50 % of 360 images`; of other metrics than the accuracy by their name."""
+        shown = self.shown(score)
+        return f"{shown} of {cases}" if self.is_accuracy else f"{self.label} {shown} on {cases}"
 
     def nearest(self, score: float) -> float:
         """The score, or that of the end of the metric's range that it lies beyond: a linear model has no ends."""

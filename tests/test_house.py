@@ -13,7 +13,7 @@ from tests.test_rooms import ROWS
 
 LIMITS = {
     "lines": 54620,
-    "modules": 313,
+    "modules": 330,
     "modules in one folder": 14,
     "lines of the longest module": 469,
     "lines of the longest function": 96,

@@ -82,11 +82,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--class-weights", metavar="LIST", type=_weights, help="balanced, or a number for each class"
     )
     data.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"))
-    data.add_argument(
-        "--metric",
-        metavar="NAME",
-        help="judge by accuracy, balanced_accuracy, macro_f1, auroc, top5 or log_loss",
-    )
+    data.add_argument("--metric", metavar="NAME", help="what judges, as in `reborn-nas search`")
     how = parser.add_argument_group("trainings")
     how.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings (default 3)")
     how.add_argument(

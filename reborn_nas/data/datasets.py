@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reborn_nas.data.digits import load_digits
+from reborn_nas.data.files.headers import RESIZES
 from reborn_nas.data.folder import load_folder
 from reborn_nas.data.images import ImageSet
 from reborn_nas.data.standard import SOURCES, load_standard
@@ -27,6 +28,7 @@ def load_dataset(
     fraction: float = 1.0,
     flip: bool | None = None,
     skip_broken: bool = False,
+    resize: str = "cover",
     stream: bool | None = None,
     cache_dir: str | Path | None = None,
 ) -> ImageSet:
@@ -41,6 +43,8 @@ def load_dataset(
         fraction: share of every part that is kept, stratified, in (0, 1].
         flip: overrides whether training images are mirrored at random.
         skip_broken: leave out images of a folder that cannot be read, instead of raising; the notes count them.
+        resize: what becomes of images of a folder that have another size: "cover" (scaled, and cut in the middle),
+            "contain" (scaled, black around) or "stretch".
         stream: whether the decoded images of a folder are read from a cache on disk in every epoch, instead of being
             held in memory; where None, only if they take more than 0.6 of the memory that is free.
         cache_dir: where that cache lies; `$REBORN_NAS_CACHE`, else `~/.cache/reborn-nas/decoded`.
@@ -54,14 +58,18 @@ def load_dataset(
     ((1, 8, 8), 1077, 360, 360)
     """
     size = _size(image_size)
+    if resize not in RESIZES:
+        raise unknown_name("way to resize", resize, RESIZES)
     if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
         raise DataError(f"data set {name!r}: fraction is a number in (0, 1], not {fraction!r}")
     if name.startswith("folder:"):
         path = name.removeprefix("folder:")
         return load_folder(
             name, path, image_size=size, seed=seed, fraction=fraction, flip=flip, skip_broken=skip_broken,
-            stream=stream, cache_dir=cache_dir,
+            resize=resize, stream=stream, cache_dir=cache_dir,
         )  # fmt: skip
+    if resize != "cover":
+        raise DataError(f"data set {name!r}: its images have one size; --resize is for folder:PATH")
     if stream:
         raise DataError(f"data set {name!r}: only folder:PATH is streamed; leave --stream out")
     plain = name.strip().lower()

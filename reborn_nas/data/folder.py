@@ -12,6 +12,7 @@ import torch
 
 from reborn_nas.data.augment.settings import PAPER_AUGMENTATION, Augmentation
 from reborn_nas.data.cache import CachedFolder, Records, cache_root
+from reborn_nas.data.cache.write import in_words
 from reborn_nas.data.files.decode import decode_in_memory, fits_memory
 from reborn_nas.data.files.headers import HEADER, settle
 from reborn_nas.data.files.listing import (
@@ -39,6 +40,7 @@ def load_folder(
     fraction: float = 1.0,
     flip: bool | None = None,
     skip_broken: bool = False,
+    resize: str = "cover",
     stream: bool | None = None,
     cache_dir: str | Path | None = None,
 ) -> ImageSet:
@@ -46,12 +48,14 @@ def load_folder(
 
     The names of the parts are matched without case, and with usual additions: `Training/`, `seg_train/`, `val2017/`.
     Without a training part, the folders in `path` are the classes. Sub-folders of a class belong to it. Symbolic links
-    are followed. Images of another size than the most common one (or `image_size`) are scaled to cover it and cut in
-    the middle. If all are grey, there is one channel, else three. Pixels of more than 8 bits are scaled to 8, by one
-    range for the whole set. What is not used is listed in the notes.
+    are followed. Images of another size than the most common one (or `image_size`) are resized to it. If all
+    are grey, there is one channel, else three. Pixels of more than 8 bits are scaled to 8, by one range for the whole
+    set. Where there are no pictures, NumPy arrays (`.npy`) of one to 16 channels are the images. What is not used is
+    listed in the notes.
 
     Args:
         skip_broken: leave out images that cannot be read, instead of raising; the notes count them.
+        resize: of images of another size: cover (cut what is left over), contain (black around), stretch.
         stream: whether every epoch reads the decoded images from a cache on disk; where None, if they would take more
             than `MEMORY_SHARE` of the memory that is free. The numbers are the same bits either way.
         cache_dir: where caches lie; `$REBORN_NAS_CACHE`, else `~/.cache/reborn-nas/decoded`.
@@ -69,7 +73,7 @@ def load_folder(
     classes, hidden = class_names(name, roots)
     listing = once(name, list_files(name, roots, classes), notes)
     notes += hidden + not_used(listing)
-    source = _Source(name, root, listing.files, image_size, stream, cache_dir)
+    source = _Source(name, root, listing.files, image_size, resize, stream, cache_dir)
     broken: list[Path] = []
     while True:
         try:
@@ -80,7 +84,7 @@ def load_folder(
             notes = notes[: len(notes) - bool(broken)]
             broken += error.files
             notes.append(f"{len(broken)} images that cannot be read were skipped: {some(broken)}")
-            listing = listing.without(set(error.files))
+            listing = listing.without({str(file) for file in error.files})
         except DataError as error:
             if not broken:
                 raise
@@ -97,8 +101,9 @@ class _Source:
 
     name: str
     root: Path
-    files: Sequence[Path]
+    files: Sequence[str]
     size: tuple[int, int] | None
+    resize: str
     stream: bool | None
     cache_dir: str | Path | None
 
@@ -107,10 +112,10 @@ class _Source:
         files = [self.files[k] for k in rows]
         if self.stream is False:
             return decode_in_memory(
-                files, self.name, settle(files, np.zeros(len(files), HEADER), self.size, notes)
+                files, self.name, settle(files, np.zeros(len(files), HEADER), self.size, notes, self.resize)
             )
         cached = CachedFolder(cache_root(self.cache_dir), self.root, self.files)
-        layout = cached.settle(rows, self.size, notes)
+        layout = cached.settle(rows, self.size, notes, self.resize)
         in_memory = self.stream is None and fits_memory(len(rows), layout)
         if in_memory and len(cached.missing(rows, layout)):
             return decode_in_memory(files, self.name, layout)
@@ -119,7 +124,7 @@ class _Source:
             return records[:]
         C, H, W = layout.shape
         notes.append(
-            f"{len(rows):,} images of {C}×{H}×{W}, decoded {records.nbytes / 2**30:.2f} GiB, are read from the cache "
+            f"{len(rows):,} images of {C}×{H}×{W}, decoded {in_words(records.nbytes)}, are read from the cache "
             f"{cached.path} (key {cached.key[:16]}) as they are needed"
         )
         return records

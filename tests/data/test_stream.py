@@ -361,7 +361,8 @@ def test_a_disk_too_small_is_refused_before(
         free = (64 << 20) + 68_039
 
     monkeypatch.setattr(writing.shutil, "disk_usage", lambda _: Usage)
-    with pytest.raises(DataError, match=r"90 images of 3×14×18, decoded, take .* GiB more .*--cache-dir"):
+    refused = r"take 0\.1 MiB more on .*, which has 0\.1 MiB free.*--cache-dir"
+    with pytest.raises(DataError, match=r"90 images of 3×14×18, decoded, " + refused):
         streamed(photos, place)
     assert not decoded
     Usage.free += 1  # 90 · 3 · 14 · 18 = 68,040 bytes

@@ -44,6 +44,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--data-dir", metavar="DIR")
     data.add_argument("--image-size", type=int, metavar="N")
     data.add_argument("--skip-broken", action="store_true", help="leave out images that cannot be read")
+    data.add_argument("--resize", choices=("cover", "contain", "stretch"), help="images of another size")
     data.add_argument(
         "--stream",
         action=argparse.BooleanOptionalAction,
@@ -130,9 +131,9 @@ def run(args: argparse.Namespace) -> int:
         key: dict(value) for key, value in maps.items()
     }
     overrides |= {"augment": dict(args.augment), "class_weights": args.class_weights}
-    direct = ("trial", "dataset", "data_dir", "image_size", "skip_broken", "stream", "cache_dir", "recipe", "seeds",
-              "seed", "device", "pretrained", "checkpoint", "metric", "fold", "force", "name", "backbone", "stem",
-              "init")  # fmt: skip
+    direct = ("trial", "dataset", "data_dir", "image_size", "skip_broken", "resize", "stream", "cache_dir", "recipe",
+              "seeds", "seed", "device", "pretrained", "checkpoint", "metric", "fold", "force", "name", "backbone",
+              "stem", "init")  # fmt: skip
     with log_to(None, shown=args.verbose):
         outcome = api.train(
             args.architecture,

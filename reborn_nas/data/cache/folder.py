@@ -27,7 +27,7 @@ import torch
 from reborn_nas.commands import command_line
 from reborn_nas.data.cache.lock import is_held, locked, shared
 from reborn_nas.data.cache.records import Records
-from reborn_nas.data.cache.write import check_disk, read_marks, write_records
+from reborn_nas.data.cache.write import check_disk, in_words, read_marks, write_records
 from reborn_nas.data.files.headers import HEADER, Layout, settle
 from reborn_nas.errors import DataError, blame_machine
 from reborn_nas.files import write_atomic
@@ -59,20 +59,22 @@ class CachedFolder:
         files: all its image files, in a fixed order; the numbers of rows below are theirs.
     """
 
-    def __init__(self, root: Path, source: Path, files: Sequence[Path]) -> None:
+    def __init__(self, root: Path, source: Path, files: Sequence[str | Path]) -> None:
         self.root, self.source, self.files = root, source, files
         self.key = _key(source, files)
         self.path = root / f"{_plain(source)}-{self.key[:16]}"
         self._headers: np.ndarray[Any, Any] | None = None
         self._read = 0
 
-    def settle(self, rows: np.ndarray[Any, Any], size: tuple[int, int] | None, notes: list[str]) -> Layout:
+    def settle(
+        self, rows: np.ndarray[Any, Any], size: tuple[int, int] | None, notes: list[str], resize: str
+    ) -> Layout:
         """The layout of the files `rows`, as `headers.settle` decides it; cached headers are not read again."""
         if self._headers is None:
             self._headers = self._cached_headers()
         own = self._headers[rows]
         try:
-            return settle([self.files[k] for k in rows], own, size, notes)
+            return settle([self.files[k] for k in rows], own, size, notes, resize)
         finally:
             self._headers[rows] = own
 
@@ -123,8 +125,8 @@ class CachedFolder:
                 if other.source == str(self.source) and other.path != self.path:
                     _log.warning("%s is of another state of %s and is not used", other.path, self.source)
             _log.warning(
-                "decoding %s images of %d×%d×%d once, into %s (%.2f GiB)",
-                f"{len(missing):,}", C, H, W, self.path, needed / 2**30,
+                "decoding %s images of %d×%d×%d once, into %s (%s, key %s)",
+                f"{len(missing):,}", C, H, W, self.path, in_words(needed), self.key[:16],
             )  # fmt: skip
             write_records(self._raw(layout), self.files, missing, layout, self._marks(layout))
 
@@ -171,7 +173,7 @@ class CachedFolder:
             ) from error
 
 
-def _key(source: Path, files: Sequence[Path]) -> str:
+def _key(source: Path, files: Sequence[str | Path]) -> str:
     """Hex digest of what decides a cache: its format, Pillow's version, and each file's name, size and time."""
     digest = hashlib.sha256(f"{FORMAT}|{PIL.__version__}|{len(files)}".encode())
     prefix = len(os.fspath(source))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import threading
 import time
 import zlib
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from reborn_nas.data.files.headers import Layout
 from reborn_nas.data.files.opening import in_threads
 from reborn_nas.errors import DataError, blame_machine
 
-__all__ = ["check_disk", "read_marks", "write_records"]
+__all__ = ["check_disk", "in_words", "read_marks", "write_records"]
 
 SAFE_SECONDS = 5.0
 """What is written is made safe and marked this often: a killed writer loses no more."""
@@ -48,6 +49,12 @@ def read_marks(path: Path, count: int) -> Table:
     return marks
 
 
+def in_words(count: float) -> str:
+    """Bytes as people read them: `4.2 GiB`, `740 MiB`, or `0.3 MiB`."""
+    mib = count / 2**20
+    return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB" if mib >= 10 else f"{mib:.1f} MiB"
+
+
 def check_disk(folder: Path, needed: int, what: str) -> None:
     """Refuse to begin what the disk cannot hold.
 
@@ -57,13 +64,13 @@ def check_disk(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free - _LEFT_FREE
     if needed > free:
         raise DataError(
-            f"{what} take {needed / 2**30:.2f} GiB more on the disk of {folder}, which has "
-            f"{max(0, free) / 2**30:.2f} GiB free; make room (`reborn-nas cache` lists what is cached), name a folder "
-            "on another disk with --cache-dir, or give a smaller --image-size or a --fraction"
+            f"{what} take {in_words(needed)} more on the disk of {folder}, which has "
+            f"{in_words(max(0, free))} free; make room (`reborn-nas cache` lists what is cached), name a folder on "
+            "another disk with --cache-dir, or give a smaller --image-size or a --fraction"
         )
 
 
-def write_records(raw: Path, files: Sequence[Path], rows: Table, layout: Layout, marks: Table) -> None:
+def write_records(raw: Path, files: Sequence[str | Path], rows: Table, layout: Layout, marks: Table) -> None:
     """Decode the files `rows` into their records, and mark them in `marks` and in the file beside `raw`.
 
     Args:
@@ -79,11 +86,15 @@ def write_records(raw: Path, files: Sequence[Path], rows: Table, layout: Layout,
     handle = os.open(raw, os.O_WRONLY | os.O_CREAT, 0o666)
     table = os.open(raw.with_suffix(".marks"), os.O_WRONLY | os.O_CREAT, 0o666)
     fresh: list[tuple[int, int]] = []
+    own = threading.local()
 
     def one(k: int) -> int:
-        pixels = np.ascontiguousarray(pixels_of(files[rows[k]], layout))
-        _write_at(handle, memoryview(pixels.reshape(-1).data), int(rows[k]) * layout.bytes)
-        return zlib.crc32(pixels.data)
+        if not hasattr(own, "buffer"):  # fresh memory for every image would cost as much as the copy
+            own.buffer = np.empty(layout.shape, np.uint8)
+        np.copyto(own.buffer, pixels_of(Path(files[rows[k]]), layout))
+        data = memoryview(own.buffer.reshape(-1).data)
+        _write_at(handle, data, int(rows[k]) * layout.bytes)
+        return zlib.crc32(data)
 
     def mark() -> None:
         if fresh:

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from reborn_nas.data.files.arrays import read_array
 from reborn_nas.data.files.headers import DEEP, HEADER, Layout, orientation, settle
+from reborn_nas.data.files.listing import ARRAY
 from reborn_nas.data.files.opening import in_threads, reading
 from reborn_nas.errors import DataError
 from reborn_nas.machine import available_memory
@@ -38,7 +40,9 @@ _UPRIGHT = {
 }
 
 
-def decode(files: Sequence[Path], name: str, size: tuple[int, int] | None, notes: list[str]) -> torch.Tensor:
+def decode(
+    files: Sequence[str | Path], name: str, size: tuple[int, int] | None, notes: list[str]
+) -> torch.Tensor:
     """The images of `files` as uint8 (N, C, H, W).
 
     Headers are read first, for the size and the channels, then the pixels into a tensor allocated once. Images of more
@@ -56,7 +60,7 @@ def decode(files: Sequence[Path], name: str, size: tuple[int, int] | None, notes
     return decode_in_memory(files, name, settle(files, np.zeros(len(files), HEADER), size, notes))
 
 
-def decode_in_memory(files: Sequence[Path], name: str, layout: Layout) -> torch.Tensor:
+def decode_in_memory(files: Sequence[str | Path], name: str, layout: Layout) -> torch.Tensor:
     """The images of `files` in a settled layout: uint8 (N, C, H, W).
 
     Raises:
@@ -75,7 +79,7 @@ def decode_in_memory(files: Sequence[Path], name: str, layout: Layout) -> torch.
     rows = out.numpy()
 
     def fill(k: int) -> None:
-        rows[k] = pixels_of(files[k], layout)
+        rows[k] = pixels_of(Path(files[k]), layout)
 
     for _ in in_threads(len(files), fill):
         pass
@@ -91,6 +95,8 @@ def fits_memory(count: int, layout: Layout) -> bool:
 def pixels_of(file: Path, layout: Layout) -> np.ndarray[Any, Any]:
     """One image as uint8 (C, H, W)."""
     channels, H, W = layout.shape
+    if file.suffix.lower() == ARRAY:
+        return _array_pixels(file, layout)
 
     def read(image: Image.Image) -> np.ndarray[Any, Any]:
         mode = "L" if channels == 1 else "RGB"
@@ -103,18 +109,39 @@ def pixels_of(file: Path, layout: Layout) -> np.ndarray[Any, Any]:
             image.draft(mode, (2 * W, 2 * H))  # a JPEG decoder can halve cheaply; the rest is resampled below
         upright = image if turn is None else image.transpose(Image.Transpose[turn])
         if upright.mode in DEEP:
-            low, high = layout.low, layout.high
-            values = (np.asarray(upright).astype(np.float64) - low) * (255 / (high - low))
-            upright = Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
+            upright = Image.fromarray(_scaled(np.asarray(upright), layout))
         elif upright.mode == "P" and "transparency" in upright.info:
             upright = upright.convert("RGBA")
         plain = upright.convert(mode)
-        if plain.size != (W, H):
-            plain = ImageOps.fit(plain, (W, H), method=Image.Resampling.BILINEAR)
-        found = np.asarray(plain)
+        found = np.asarray(_resized(plain, layout))
         return found[None] if channels == 1 else found.transpose(2, 0, 1)
 
     return reading(file, read)[0]
+
+
+def _resized(image: Image.Image, layout: Layout) -> Image.Image:
+    size, how = (layout.width, layout.height), Image.Resampling.BILINEAR
+    if image.size == size:
+        return image
+    if layout.resize == "stretch":
+        return image.resize(size, how)
+    if layout.resize == "contain":
+        return ImageOps.pad(image, size, method=how, color=0)
+    return ImageOps.fit(image, size, method=how)
+
+
+def _scaled(values: np.ndarray[Any, Any], layout: Layout) -> np.ndarray[Any, Any]:
+    """uint8: the layout's range as 0 … 255, what lies outside of it at its ends."""
+    low, high = layout.low, layout.high
+    return ((values.astype(np.float64) - low) * (255 / (high - low))).clip(0, 255).round().astype(np.uint8)
+
+
+def _array_pixels(file: Path, layout: Layout) -> np.ndarray[Any, Any]:
+    """An array as uint8 (C, H, W), each channel resized by itself."""
+    array = read_array(file)
+    values = np.asarray(array) if array.dtype == np.uint8 else _scaled(array, layout)
+    planes = (Image.fromarray(np.ascontiguousarray(plane)) for plane in values.transpose(2, 0, 1))
+    return np.stack([np.asarray(_resized(plane, layout)) for plane in planes])
 
 
 def _jpeg(file: Path, mode: str) -> np.ndarray[Any, Any] | None:
@@ -122,7 +149,7 @@ def _jpeg(file: Path, mode: str) -> np.ndarray[Any, Any] | None:
     if torchvision_io is None:
         return None
     try:
-        data = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
+        data = torch.from_numpy(np.fromfile(file, np.uint8))
         kind = torchvision_io.ImageReadMode.GRAY if mode == "L" else torchvision_io.ImageReadMode.RGB
         return np.asarray(torchvision_io.decode_jpeg(data, mode=kind).numpy())
     except (RuntimeError, ValueError, OSError):  # Pillow decides what is broken, and says why

@@ -13,6 +13,7 @@ from pathlib import Path
 from reborn_nas.errors import DataError
 
 __all__ = [
+    "ARRAY",
     "EXTENSIONS",
     "PARTS",
     "Listing",
@@ -28,7 +29,10 @@ EXTENSIONS = frozenset((
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
     ".pbm", ".pnm", ".pfm", ".tga", ".jp2", ".j2k", ".avif",
 ))  # fmt: skip
-"""What Pillow decodes by itself. A file with another extension is reported and not read."""
+"""What Pillow decodes by itself. Beside these `ARRAY`; a file with another extension is reported and not read."""
+
+ARRAY = ".npy"
+_READ = EXTENSIONS | {ARRAY}
 
 _WORDS = {
     "train": "train",
@@ -52,7 +56,7 @@ _SHOWN = 5
 class Listing:
     """What a folder holds: files in a fixed order, their labels, the part of each, and what is not used."""
 
-    files: list[Path] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
     links: int = 0
@@ -60,7 +64,7 @@ class Listing:
     dangling: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
 
-    def without(self, dropped: set[Path]) -> Listing:
+    def without(self, dropped: set[str]) -> Listing:
         """The listing without these files."""
         kept = [k for k, file in enumerate(self.files) if file not in dropped]
         return replace(
@@ -243,18 +247,31 @@ def list_files(name: str, roots: dict[str, Path], classes: Sequence[str]) -> Lis
                     f"{_kinds(unread)}; convert these, such as to PNG"
                 )
         listing.links += root.is_symlink()
-    return listing
+    return _without_arrays(listing)
 
 
-def _walk(folder: Path, listing: Listing, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+def _without_arrays(listing: Listing) -> Listing:
+    """The listing; beside pictures arrays are something else, such as features, and are not read."""
+    arrays = {file for file in listing.files if file.endswith(ARRAY)}
+    if not arrays or len(arrays) == len(listing.files):
+        return listing
+    listing.others[ARRAY] += len(arrays)
+    return listing.without(arrays)
+
+
+def _walk(folder: Path, listing: Listing, above: frozenset[tuple[int, int]]) -> Iterator[str]:
     """Image files under `folder`, in an order that depends on their names only.
 
     Args:
         above: the folders around it, so that a link back to one of them is no loop.
     """
     for entry in _entries(folder):
-        listing.links += entry.is_symlink()
-        if _is_folder(entry):
+        linked = entry.is_symlink()
+        listing.links += linked
+        kind = os.path.splitext(entry.name)[1].lower()
+        if not linked and kind in _READ and _is_file(entry):  # nearly all, so this is asked first
+            yield entry.path
+        elif _is_folder(entry):
             inner = Path(entry.path)
             own = _identity(inner)
             if own in above:
@@ -263,10 +280,10 @@ def _walk(folder: Path, listing: Listing, above: frozenset[tuple[int, int]]) -> 
                 yield from _walk(inner, listing, above | {own})
         elif _is_dangling(entry):
             listing.dangling.append(_shown(entry.name))
-        elif _is_file(entry) and Path(entry.name).suffix.lower() in EXTENSIONS:
-            yield Path(entry.path)
+        elif kind in _READ and _is_file(entry):
+            yield entry.path
         else:  # no image, or a pipe or device, which would block or never end
-            listing.others[Path(entry.name).suffix.lower() or "without extension"] += 1
+            listing.others[kind or "without extension"] += 1
 
 
 def once(name: str, listing: Listing, notes: list[str]) -> Listing:
@@ -275,7 +292,7 @@ def once(name: str, listing: Listing, notes: list[str]) -> Listing:
         return listing
     notes.append(f"{listing.links} symbolic links were followed")
     first: dict[tuple[int, int], int] = {}
-    again: set[Path] = set()
+    again: set[str] = set()
     for k, file in enumerate(listing.files):
         j = first.setdefault(_identity(file), k)
         if j == k:
@@ -291,9 +308,9 @@ def once(name: str, listing: Listing, notes: list[str]) -> Listing:
     return listing.without(again)
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def _identity(path: str | Path) -> tuple[int, int]:
     try:
-        status = path.stat()
+        status = os.stat(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     return status.st_dev, status.st_ino

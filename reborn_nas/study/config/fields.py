@@ -25,6 +25,7 @@ from reborn_nas.study.config.values import (
     Positive,
     Pruner,
     RecipeName,
+    Resize,
     RunName,
     Sampler,
     Sites,
@@ -101,6 +102,12 @@ class Fields(BaseModel):
     )
     skip_broken: bool = setting(
         False, "leave out images of folder:PATH that cannot be read, instead of ending", group=WHAT
+    )
+    resize: Resize = setting(
+        "cover",
+        "images of folder:PATH of another size: cover (default) cuts, contain has black around, stretch distorts",
+        group=WHAT,
+        choices=("cover", "contain", "stretch"),
     )
     stream: bool | None = setting(
         None,

@@ -24,6 +24,7 @@ class Settings(TypedDict, total=False):
     image_size: int | None
     fraction: float
     skip_broken: bool
+    resize: str
     stream: bool | None
     cache_dir: str | os.PathLike[str] | None
     space: str

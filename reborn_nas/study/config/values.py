@@ -31,6 +31,7 @@ __all__ = [
     "RunName",
     "Sampler",
     "Sites",
+    "Resize",
     "Stem",
     "StorageUrl",
     "Workers",
@@ -271,6 +272,7 @@ Sites = Annotated[tuple[str, ...], BeforeValidator(_sites)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 RunName = Annotated[str, AfterValidator(_run_name)]
 Stem = Annotated[str, AfterValidator(_stem)]
+Resize = Literal["cover", "contain", "stretch"]
 Contrast = Annotated[str, AfterValidator(_contrast)]
 Device = Annotated[str, AfterValidator(_device)]
 Devices = Annotated[tuple[str, ...], BeforeValidator(_devices)]

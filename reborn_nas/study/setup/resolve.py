@@ -68,6 +68,7 @@ def make_workbench(
         seed=config.seed,
         fraction=config.fraction,
         skip_broken=config.skip_broken,
+        resize=config.resize,
         stream=config.stream,
         cache_dir=config.cache_dir,
     )

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from reborn_nas.data.files.arrays import read_array
 from reborn_nas.data.files.headers import DEEP, HEADER, Layout, orientation, settle
 from reborn_nas.data.files.listing import ARRAY
-from reborn_nas.data.files.opening import in_threads, reading
+from reborn_nas.data.files.opening import in_threads, read_array, reading
 from reborn_nas.errors import DataError
 from reborn_nas.machine import available_memory
 

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from reborn_nas.data.files.arrays import read_array
 from reborn_nas.data.files.listing import ARRAY
-from reborn_nas.data.files.opening import BrokenImagesError, in_threads, reading
+from reborn_nas.data.files.opening import BrokenImagesError, in_threads, read_array, reading
 from reborn_nas.errors import DataError, blame_machine
 
 __all__ = ["DEEP", "HEADER", "RESIZES", "Layout", "orientation", "read_headers", "settle"]

@@ -1,4 +1,4 @@
-"""Opening image files: what cannot be read is named, all of it; a PNG's broken metadata does not count."""
+"""Opening image files and arrays: what cannot be read is named, all of it; a PNG's broken metadata does not count."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 from PIL import Image
 
 from reborn_nas.errors import DataError, blame_machine
 from reborn_nas.machine import available_cores
 
-__all__ = ["BATCH", "BrokenImagesError", "in_threads", "reading"]
+__all__ = ["BATCH", "MOST_CHANNELS", "BrokenImagesError", "in_threads", "read_array", "reading"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 BATCH = 64
@@ -24,6 +25,8 @@ BATCH = 64
 AHEAD = 4
 """Batches a thread that are begun before the first is done: results do not pile up."""
 _NAMED = 10
+
+MOST_CHANNELS = 16
 
 T = TypeVar("T")
 
@@ -70,6 +73,32 @@ def reading(file: Path, read: Callable[[Image.Image], T]) -> tuple[T, bool]:
             with suppress(Exception), Image.open(bare) as image:
                 return read(image), True
             raise
+    except Exception as error:
+        blame_machine(error, f"image {file}")
+        raise BrokenImagesError([(file, str(error) or type(error).__name__)]) from error
+
+
+def read_array(file: Path) -> np.ndarray[Any, Any]:
+    """The array as (H, W, C), its values not read yet.
+
+    Two axes are one channel. Of three, the last are the channels if there are at most 16, else the first.
+
+    Raises:
+        BrokenImagesError: it is not such an array.
+    """
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        if array.dtype.kind not in "uif":
+            raise ValueError(f"its values are {array.dtype}; whole numbers or fractions are read")
+        if array.ndim == 2:
+            array = array[:, :, None]
+        elif array.ndim == 3 and array.shape[2] > MOST_CHANNELS >= array.shape[0]:
+            array = array.transpose(1, 2, 0)
+        if array.ndim != 3 or 0 in array.shape or array.shape[2] > MOST_CHANNELS:
+            raise ValueError(
+                f"its shape is {array.shape}; (H, W), (H, W, C) and (C, H, W) are read, C at most 16"
+            )
+        return array
     except Exception as error:
         blame_machine(error, f"image {file}")
         raise BrokenImagesError([(file, str(error) or type(error).__name__)]) from error

@@ -80,6 +80,13 @@ def _parsed(label: str) -> Choice:
 ORIGINAL = Choice("original")
 
 
+@lru_cache(maxsize=4096)
+def _is_site_name(name: str) -> bool:
+    """Whether `name` has the form of a module's path; a study asks of a few names again and again."""
+    parts = name.split(".")
+    return all(part.strip() for part in parts) and not parts[0].startswith(("/", "\\"))
+
+
 @dataclass(frozen=True)
 class BackboneSpec:
     """Where a network comes from and how it is built.
@@ -190,13 +197,13 @@ class Architecture:
         self, backbone: BackboneSpec | str, choices: Mapping[str, Choice | str] | None = None
     ) -> None:
         spec = BackboneSpec(backbone) if isinstance(backbone, str) else backbone
-        chosen: dict[str, Choice] = {}
-        for site, choice in (choices or {}).items():
-            parts = site.split(".") if isinstance(site, str) else []
-            if not parts or not all(part.strip() for part in parts) or parts[0].startswith(("/", "\\")):
+        kept: dict[str, Choice] = {}
+        for site, given in (choices or {}).items():
+            if not isinstance(site, str) or not _is_site_name(site):
                 raise SiteError(f"{site!r} is not a site name; `reborn-nas sites` lists those of a backbone")
-            chosen[site] = Choice.parse(choice) if isinstance(choice, str) else choice
-        kept = {site: choice for site, choice in chosen.items() if choice != ORIGINAL}
+            choice = Choice.parse(given) if isinstance(given, str) else given
+            if choice is not ORIGINAL and choice != ORIGINAL:
+                kept[site] = choice
         object.__setattr__(self, "backbone", spec)
         object.__setattr__(self, "choices", MappingProxyType(kept))
 

@@ -86,6 +86,32 @@ def test_every_site_with_a_verdict_is_named() -> None:
     assert "It also helps at layer1.act (suggested by the screen, not confirmed)" in said
 
 
+def test_each_site_that_is_named_has_its_own_interval() -> None:
+    """The largest of many selected estimates misses its truth far more often than the selected do on average."""
+    table = screen(2.0, 0, -2.0, 3.0, -3.0)
+    said = where_it_helps(table)
+    for k, verb in ((0, "adds "), (3, "adds "), (2, ""), (4, "")):
+        row = table.iloc[k]
+        size = f"{row['effect']:+.2f} pp [{row['said_low']:+.2f}, {row['said_high']:+.2f}]"
+        assert f"{row['site']} {verb}{size}" in said
+    assert "the largest estimate at layer3.act" in said
+    assert "most at layer4.act: layer2.act −" in said.replace("-", "−")
+    both = where_it_helps(
+        decided(screen(2.0, 3.0, 0, 0, 0), layer0_act=(0.7, 0.001), layer1_act=(0.5, 0.001))
+    )
+    assert "unused before, layer0.act adds +0.70 pp [" in both
+    assert "; layer1.act adds +0.50 pp [" in both
+
+
+def test_of_many_sites_the_first_of_the_network_have_their_intervals() -> None:
+    table = screen(*[2.0] * 8, 5.0, 0, 0, 0)
+    said = where_it_helps(table)
+    largest = f"the largest estimate at layer8.act, shrunk {table['shrunk'][8]:+.2f} pp"
+    assert f"layer5.act and 3 more (suggested by the screen, not confirmed), {largest}" in said
+    assert said.count(" adds ") == 6
+    assert "layer8.act adds" not in said
+
+
 def test_both_activations_are_named() -> None:
     said = where_it_helps(screen(2.0, 0, 0, 0, 0), tested="crelu", reference="silu")
     assert said.startswith("Crelu instead of silu helps at layer0.act")

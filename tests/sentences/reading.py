@@ -130,9 +130,11 @@ WHAT = r"(?:[Rr]eborn instead of the original activation)"
 ON_AVERAGE = r"averaged over networks whose other sites are reborn half of the time, "
 SHRUNK = rf"shrunk (?P<shrunk>{NUMBER}){UNIT}"
 THERE = r"on the candidate network, on images unused before, "
+SIZE = rf"{NUMBER}{UNIT} \[{NUMBER}, {NUMBER}\]"
+AVERAGES = rf"(?P<averages>{SITE} adds {SIZE}, shrunk {NUMBER}{UNIT}(?:; {SITE} adds {SIZE}, shrunk {NUMBER}{UNIT})*)"
 BASIS = (
-    rf"(?:{ON_AVERAGE}(?P<site1>{SITE}) adds {size_of('1')}, {SHRUNK}(?:; {THERE}{size_of('2')})?"
-    rf"|{THERE}(?P<site3>{SITE}) adds {size_of('3')})"
+    rf"(?:{ON_AVERAGE}{AVERAGES}(?:; {THERE}(?P<again>(?:{SITE} adds )?{SIZE}(?:; {SITE} adds {SIZE})*))?"
+    rf"|{THERE}(?P<there>{SITE} adds {SIZE}(?:; {SITE} adds {SIZE})*))"
 )
 GROUNDS = {
     "confirmed by the retest": "both",
@@ -143,25 +145,28 @@ GROUNDS = {
 
 @sentence(
     rf"(?:{WHAT}|It also) helps at (?P<sites>{SITES}) \((?P<word>[^)]*)\)"
-    rf"(?:, the largest estimate at (?P<lead>{SITE})(?:; its rank interval overlaps that of {SITES})?)?: {BASIS}\."
+    rf"(?:, the largest estimate at (?P<lead>{SITE})(?:, shrunk {NUMBER}{UNIT})?(?:; its rank interval overlaps that of {SITES})?)?: {BASIS}\."
 )
 def _helps(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
     grounds = GROUNDS[match["word"]]
     names = listed(match["sites"])
-    lead = match["lead"] or names[0]
-    for name in names:
-        if name != lead:
-            yield Claim("site", _site(study, name, 1, grounds), about=name)
-    sizes = [
-        (read_size(match, place), (study.on_incumbent if place in "23" else study.average)[lead])
-        for place in "123"
-        if match[f"v{place}"] is not None
-    ]
-    first, truth = sizes[0]
-    shrunk = number_of(match["shrunk"]) / truth if match["shrunk"] and truth else None
-    for size, own in sizes:
-        excess = {"excess": first.excess(truth), "excess_shrunk": shrunk} if size is first else {}
-        yield Claim("site", _site(study, lead, 1, grounds), size.covers(own), about=lead, **excess)
+    for part in ("averages", "again", "there"):
+        truth = study.average if part == "averages" else study.on_incumbent
+        yield from _sizes(match[part] or "", study, truth, 1, grounds, names[0])
+    for name in {match["lead"] or names[0]} - set(names):
+        yield Claim("site", _site(study, name, 1, grounds), about=name)
+
+
+def _sizes(
+    text: str, study: SimulatedStudy, truth: dict[str, float], direction: int, grounds: str, only: str
+) -> Iterator[Claim]:
+    """A claim for each size in `text`, of the site before it, or of the `only` one."""
+    for one in re.finditer(rf"(?:(?P<site>{SITE}) (?:adds )?)?{size_of()}(?:[^;]*?, {SHRUNK})?", text):
+        name, size = one["site"] or only, read_size(one)
+        yield Claim(
+            "site", _site(study, name, direction, grounds), size.covers(truth[name]), size.excess(truth[name]),
+            number_of(one["shrunk"]) / truth[name] if one["shrunk"] and truth[name] else None, about=name,
+        )  # fmt: skip
 
 
 @sentence(rf"{WHAT} helps at no site that this study could resolve\.")
@@ -193,36 +198,23 @@ def _no_verdict(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
     return iter(())
 
 
+HARM = rf"(?:{SITE} )?{SIZE} (?:on average, shrunk {NUMBER}{UNIT}|there)"
+
+
 @sentence(
-    rf"It does harm at (?P<sites>{SITES}) \((?:most at (?P<lead>{SITE}): )?{size_of()} on average, {SHRUNK}\)\."
+    rf"It does harm at (?P<sites>{SITES}) \((?:most at (?P<lead>{SITE}): )?(?P<sizes>{HARM}(?:; {HARM})*)\)\."
+)
+@sentence(
+    rf"It does harm (?P<there>on the candidate network) at (?P<sites>{SITES}) \((?:most at (?P<lead>{SITE}): )?"
+    rf"(?P<sizes>{HARM}(?:; {HARM})*)\), which the average does not show\."
 )
 def _harm(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
-    yield from _harms(match, study, study.average, "average")
-
-
-@sentence(
-    rf"It does harm on the candidate network at (?P<sites>{SITES}) \((?:most at (?P<lead>{SITE}): )?{size_of()} there\), "
-    r"which the average does not show\."
-)
-def _harm_there(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
-    yield from _harms(match, study, study.on_incumbent, "incumbent")
-
-
-def _harms(
-    match: re.Match[str], study: SimulatedStudy, truth: dict[str, float], grounds: str
-) -> Iterator[Claim]:
+    there = "there" in match.groupdict()
+    grounds, truth = ("incumbent", study.on_incumbent) if there else ("average", study.average)
     names = listed(match["sites"])
-    lead = match["lead"] or names[0]
-    size = read_size(match) if match["v"] else None
-    for name in names:
-        here = size if name == lead else None
-        yield Claim(
-            "site", _site(study, name, -1, grounds), here.covers(truth[name]) if here else None,
-            here.excess(truth[name]) if here else None,
-            number_of(match["shrunk"]) / truth[name]
-            if here and truth[name] and match.groupdict().get("shrunk") else None,
-            about=name,
-        )  # fmt: skip
+    yield from _sizes(match["sizes"], study, truth, -1, grounds, names[0])
+    for name in {match["lead"] or names[0]} - set(names):
+        yield Claim("site", _site(study, name, -1, grounds), about=name)
 
 
 ARMS = r" over \d+ and \d+ seeds, on images that no earlier phase used\."

@@ -39,6 +39,10 @@ def _weak(n: int, rng: np.random.Generator) -> Planted:
     return Planted(_at(n, rng, (0.15,) * 5))
 
 
+def _many(n: int, rng: np.random.Generator) -> Planted:
+    return Planted(_at(n, rng, (0.35,) * (2 * n // 3)))
+
+
 def _small(n: int, rng: np.random.Generator) -> Planted:
     return Planted(rng.normal(0, 0.05, n))
 
@@ -125,6 +129,7 @@ SCENARIOS: dict[str, Callable[[int, np.random.Generator], Planted]] = {
     "harm": _harm,
     "five": _five,
     "weak": _weak,
+    "many": _many,
     "small": _small,
     "scatter": _scatter,
     "depth": _depth,
@@ -144,11 +149,12 @@ SCENARIOS: dict[str, Callable[[int, np.random.Generator], Planted]] = {
     "kernel": _kernel,
 }
 """In pp, with a noise of .3: null; one: .35 at one site; harm: −.3 at one site, noise .71; five: .5 to .25; weak: five
-of .15; small and scatter: every site, sd .05 and .2; depth: .5 from the first site to the last; pairs, triples: joint
-effects of neighbours, of any three sites; ceiling: twice `five` on the logit scale at 97 %; tails: t₃ noise; drift: 1
-pp over a phase; slow: a machine that loses .3; unequal: three times the noise where the first site is reborn; split: .3
-a site and split; collapses: one to three runs at chance; diverges (often): the first site in 25 % (60 %) of its reborn
-runs; capacity, phase: the positive twin has all, or nothing, of the gain; kernel: best kernels that differ by site."""
+of .15; many: .35 at two thirds of the sites; small and scatter: every site, sd .05 and .2; depth: .5 from the first
+site to the last; pairs, triples: joint effects of neighbours, of any three sites; ceiling: twice `five` on the logit
+scale at 97 %; tails: t₃ noise; drift: 1 pp over a phase; slow: a machine that loses .3; unequal: three times the noise
+where the first site is reborn; split: .3 a site and split; collapses: one to three runs at chance; diverges (often):
+the first site in 25 % (60 %) of its reborn runs; capacity, phase: the positive twin has all, or nothing, of the gain;
+kernel: best kernels that differ by site."""
 
 
 def plant(scenario: str, sites: int, seed: int) -> Planted:

@@ -61,6 +61,24 @@ def test_the_same_words_are_true_of_one_truth_and_false_of_another() -> None:
     assert [read(bound, study(size, 0, 0))[0].true for size in (0.29, 0.32)] == [True, False]
 
 
+def test_each_size_of_a_sentence_is_held_against_its_own_site() -> None:
+    one, two, three = site_names(3)
+    what = "Reborn instead of the original activation helps at"
+    average = "averaged over networks whose other sites are reborn half of the time,"
+    size, other = "+0.40 percentage points [+0.20, +0.60]", "+0.90 percentage points [+0.70, +1.10]"
+    shrunk = "shrunk +0.30 percentage points"
+    text = (
+        f"{what} {one} and {two} (suggested by the screen, not confirmed), the largest estimate at {two}: {average} "
+        f"{one} adds {size}, {shrunk}; {two} adds {other}, {shrunk}."
+    )
+    found = read(text, study(0.5, 0.5, 0))
+    assert [(c.about, c.true, c.covered) for c in found] == [(one, True, True), (two, True, False)]
+    sizes = f"{one} {size} on average, {shrunk}; {three} {other} on average, {shrunk}"
+    harm = f"It does harm at {one} and {three} (most at {one}: {sizes})."
+    found = read(harm, study(0.5, 0, -0.1))
+    assert [(c.about, c.true, c.covered) for c in found] == [(one, False, True), (three, True, False)]
+
+
 def test_planted_means_by_hand() -> None:
     truth = Planted(np.array([0.4, -0.2, 0.0]), joint=[((0, 1), 0.6), ((0, 1, 2), 0.2)], twin=0.25)
     # half of each effect either way, and the joint effects by the product of the signs

@@ -52,9 +52,10 @@ def collapsed(accuracy: Any, chance: float = 0.0, failed: Any = None, arms: Any 
     judged = values[there & ~known]
     if len(judged) < LEAST_RUNS:
         return known
-    middle = float(np.median(judged))
-    spread = _spread(judged, middle)
-    upper = float(np.median(judged[judged >= middle]))
+    ordered = np.sort(judged)
+    middle = _quantile(ordered, 0.5)
+    better = ordered[ordered >= middle]
+    upper, spread = _quantile(better, 0.5), _spread(ordered, better, middle)
     below = np.where(there, values, np.inf)
     fallen = (below < upper - LOST_SHARE * (upper - chance)) & (below < middle - APART * spread)
     if chance != 0 and upper > chance:
@@ -75,12 +76,19 @@ def converged(accuracy: Any, chance: float = 0.0, failed: Any = None, arms: Any 
     return np.where(collapsed(values, chance, failed, arms), np.nan, values)
 
 
-def _spread(values: FloatArray, middle: float) -> float:
+def _spread(ordered: FloatArray, better: FloatArray, middle: float) -> float:
     """Standard deviation by the better half: its distance from the median, and from the median to the upper decile."""
-    better = values[values >= middle]
-    by_median = float(np.median(better) - middle) / _UPPER_QUARTILE
-    by_decile = float(np.quantile(values, 0.9) - middle) / _UPPER_DECILE
+    by_median = (_quantile(better, 0.5) - middle) / _UPPER_QUARTILE
+    by_decile = (_quantile(ordered, 0.9) - middle) / _UPPER_DECILE
     return max(by_median, by_decile)
+
+
+def _quantile(ordered: FloatArray, share: float) -> float:
+    """`np.quantile` of sorted values; a study asks for many of a few."""
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    first, second = float(ordered[below]), float(ordered[min(below + 1, len(ordered) - 1)])
+    return first + (place - below) * (second - first)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -142,13 +143,12 @@ def fit(
     extra = covariate_columns(None if covariates is None else np.asarray(covariates)[keep], int(keep.sum()))
     blocks = block_columns(None if block is None else np.asarray(block)[keep], int(keep.sum()))
     matrix = np.column_stack([sites, extra, blocks])
-    _check_estimable(matrix, sites, listed)
-    return _solve(matrix, outcome[keep] * PP, sites.shape[1], extra.shape[1])
+    inverse = _inverse_of(matrix, sites, listed)
+    return _solve(matrix, inverse, outcome[keep] * PP, sites.shape[1], extra.shape[1])
 
 
-def _solve(matrix: FloatArray, outcome: FloatArray, n_sites: int, n_extra: int) -> Fit:
+def _solve(matrix: FloatArray, inverse: FloatArray, outcome: FloatArray, n_sites: int, n_extra: int) -> Fit:
     n_runs, p = matrix.shape
-    inverse = np.asarray(np.linalg.inv(matrix.T @ matrix), dtype=np.float64)
     coefficients = inverse @ (matrix.T @ outcome)
     residuals = outcome - matrix @ coefficients
     df = n_runs - p
@@ -180,7 +180,19 @@ def unvaried(design: BoolArray) -> BoolArray:
     return np.asarray(design.all(axis=0) | ~design.any(axis=0), dtype=np.bool_)
 
 
-def _check_estimable(matrix: FloatArray, sites: FloatArray, names: list[Any]) -> None:
+@lru_cache(maxsize=256)
+def _inverse(cells: bytes, shape: tuple[int, int]) -> FloatArray | None:
+    """(X'X)⁻¹, None where it has none; one design is fitted several times for one report."""
+    matrix = np.frombuffer(cells, dtype=np.float64).reshape(shape)
+    if np.linalg.matrix_rank(matrix) < shape[1]:
+        return None
+    inverse = np.asarray(np.linalg.inv(matrix.T @ matrix), dtype=np.float64)
+    inverse.flags.writeable = False
+    return inverse
+
+
+def _inverse_of(matrix: FloatArray, sites: FloatArray, names: list[Any]) -> FloatArray:
+    """(X'X)⁻¹. Raises ConfigError where the runs cannot tell the parameters, and says which."""
     n_runs, p = matrix.shape
     if n_runs <= p:
         raise ConfigError(
@@ -192,7 +204,8 @@ def _check_estimable(matrix: FloatArray, sites: FloatArray, names: list[Any]) ->
         raise ConfigError(
             f"design: the sites {constant} never change over the runs, so they have no estimate"
         )
-    if np.linalg.matrix_rank(matrix) < p:
+    inverse = _inverse(np.ascontiguousarray(matrix).tobytes(), (n_runs, p))
+    if inverse is None:
         correlation = np.abs(np.corrcoef(sites.T)) - np.eye(sites.shape[1])
         i, j = np.unravel_index(int(correlation.argmax()), correlation.shape)
         twins = (
@@ -204,6 +217,7 @@ def _check_estimable(matrix: FloatArray, sites: FloatArray, names: list[Any]) ->
             f"design: the {p} parameters cannot be told apart from these {n_runs} runs{twins}; "
             "use screen_design, and blocks and covariates that are no combination of sites"
         )
+    return inverse
 
 
 def allow_for_splits(fitted: Fit, block: Any) -> Fit:

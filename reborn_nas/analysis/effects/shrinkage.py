@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ _NOISES, _SCALES = 7, 48
 _REACH = 3.0
 """The grid of τ ends at so many times the largest estimate (or its standard error, where that is larger)."""
 _NEGLIGIBLE = 2e-4
-_STEPS, _TOLERANCE = 60, 1e-12
+_STEPS, _TOLERANCE = 60, 1e-10
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class Shrunk:
     def _quantile(self, level: float) -> FloatArray:
         """The `level` quantile of each site's mixture; exactly 0 where the point at 0 holds it.
 
-        Newton's steps on the normal scale, where the distribution is nearly a line; halving where a step leaves what
-        is known to hold the quantile.
+        Newton's steps on the normal scale, where the distribution is nearly a line, so that what is left after a step
+        is its square; halving where a step leaves what is known to hold the quantile.
         """
         smooth = self.spread[:, 0] > 0  # without a scale of the effects every site is at 0
         centre, spread = self.centre[smooth], self.spread[smooth]
@@ -77,7 +78,10 @@ class Shrunk:
         aim = ndtri(np.clip(wanted, 1e-300, None))
         reach = np.abs(centre).max(axis=0, initial=0.0) + 9 * spread.max(axis=0, initial=0.0)
         low, high = np.where(before < level, 0.0, -reach), np.where(before < level, reach, 0.0)
-        found = np.where(zero, 0.0, 0.5 * (low + high))
+        square = (weight * (centre**2 + spread**2)).sum(axis=0)
+        likely = self.mean + ndtri(level) * np.sqrt(np.maximum(square - self.mean**2, 0.0))
+        begun = np.where((likely > low) & (likely < high), likely, 0.5 * (low + high))
+        found = np.where(zero, 0.0, begun)
         active = np.flatnonzero(~zero)
         for _ in range(_STEPS):
             if not len(active):
@@ -121,42 +125,72 @@ def shrink(
     estimate = np.asarray(effect, dtype=np.float64)
     error = np.maximum(np.asarray(se, dtype=np.float64), 1e-12)
     allowed = np.ones_like(error) if widening is None else np.asarray(widening, dtype=np.float64)
-    factors = _noise_factors(df)
-    noise = factors[:, None] * error  # (noises, n)
+    return _shrunk(estimate.tobytes(), error.tobytes(), allowed.tobytes(), float(df))
+
+
+@functools.lru_cache(maxsize=16)
+def _shrunk(*given: Any) -> Shrunk:
+    """`shrink` of (effect, se, widening, df) as bytes; a report asks for one screen's several times."""
+    estimate, error, allowed = (np.frombuffer(one, dtype=np.float64) for one in given[:3])
+    noise = _noise_factors(given[3])[:, None] * error  # (noises, n)
     if (allowed > 1).any():
         noise = np.concatenate([noise, noise / allowed])
     largest = float(max(np.abs(estimate).max(), error.max()))
     scales = np.concatenate([[0.0], _REACH * largest * (np.arange(1, _SCALES) / (_SCALES - 1)) ** 2])
-    # uniform in τ: each point stands for the stretch between its neighbours
-    stretch = np.gradient(scales)
     shares = np.array(list(NULL_SHARES) if len(estimate) > FEW_SITES else [0.0])
-    f, t, p = (grid.ravel() for grid in np.meshgrid(np.arange(len(noise)), scales, shares, indexing="ij"))
-    width = np.broadcast_to(stretch[None, :, None], (len(noise), len(scales), len(shares))).ravel()
-    variance = noise[f] ** 2  # (K, n)
-    total = variance + t[:, None] ** 2
-    slab = -0.5 * (np.log(total) + estimate**2 / total)
-    with np.errstate(divide="ignore"):
-        spike = -0.5 * (np.log(variance) + estimate**2 / variance) + np.log(p)[:, None]
-        slab = slab + np.log1p(-p)[:, None]
-    both = np.logaddexp(spike, slab)
-    logs = both.sum(axis=1) + np.log(width) + np.log([NULL_SHARES[share] for share in p])
+    spike, both = _likelihoods(estimate, noise, scales, shares)
+    # uniform in τ: each point stands for the stretch between its neighbours
+    prior = np.log(np.gradient(scales))[:, None] + np.log([NULL_SHARES[share] for share in shares.tolist()])
+    logs = (both.sum(axis=3) + prior).ravel()
     weight = np.exp(logs - logsumexp(logs))
     kept = weight > _NEGLIGIBLE
     weight = weight[kept] / weight[kept].sum()
-    at_zero = np.exp(spike - both)[kept]
-    factor = (t[:, None] ** 2 / total)[kept]
-    centre, spread = factor * estimate, np.sqrt(factor * variance[kept])
-    mean = weight @ ((1 - at_zero) * centre)
+    f, t, p = (index[kept] for index in _grid_indices(len(noise), len(scales), len(shares)))
+    at_zero = np.exp(spike[f, p] - both[f, t, p])
+    squared, own = scales[t, None] ** 2, noise[f] ** 2
+    factor = squared / (own + squared)
+    centre = factor * estimate
     return Shrunk(
-        mean=mean,
+        mean=weight @ ((1 - at_zero) * centre),
         share=weight,
         at_zero=at_zero,
         centre=centre,
-        spread=spread,
-        prior_sd=float(np.sqrt(weight @ ((1 - p[kept]) * t[kept] ** 2))),
+        spread=np.sqrt(factor * own),
+        prior_sd=float(np.sqrt(weight @ ((1 - shares[p]) * squared[:, 0]))),
     )
 
 
+def _likelihoods(
+    estimate: FloatArray, noise: FloatArray, scales: FloatArray, shares: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Log likelihoods of the estimates (n,), without a constant.
+
+    Returns:
+        That of an effect of exactly 0, times its share: (noises, shares, n); and that of any effect: (noises, scales,
+        shares, n).
+    """
+    variance = noise**2
+    total = variance[:, None] + (scales**2)[:, None]
+    slab = -0.5 * (np.log(total) + estimate**2 / total)
+    point = -0.5 * (np.log(variance) + estimate**2 / variance)
+    spike = np.full((len(noise), len(shares), len(estimate)), -np.inf)
+    both = np.empty((len(noise), len(scales), len(shares), len(estimate)))
+    for k, share in enumerate(shares.tolist()):
+        if share == 0:
+            both[:, :, k] = slab
+        else:
+            spike[:, k] = point + np.log(share)
+            both[:, :, k] = np.logaddexp(spike[:, None, k], slab + np.log1p(-share))
+    return spike, both
+
+
+@functools.lru_cache(maxsize=64)
+def _grid_indices(*sizes: int) -> tuple[npt.NDArray[np.intp], ...]:
+    """The index along each axis of every point of a grid, the last axis the fastest."""
+    return tuple(grid.ravel() for grid in np.indices(sizes))
+
+
+@functools.lru_cache(maxsize=256)
 def _noise_factors(df: float) -> FloatArray:
     """Equally likely values of σ/s given s: quantiles of √(df/χ²_df)."""
     if not np.isfinite(df):

@@ -67,6 +67,8 @@ def unique_runs(records: Sequence[TrialRecord]) -> list[TrialRecord]:
         before = kept.get(record.key)
         if before is None or _ORDER.get(record.state, 0) >= _ORDER.get(before.state, 0):
             kept[record.key] = record
+    if len({(record.seed, record.accuracy) for record in kept.values()}) == len(kept):
+        return list(kept.values())
     trained = {_training(record) or record.key: record for record in reversed(kept.values())}
     return list(reversed(trained.values()))
 
@@ -134,21 +136,18 @@ def _option(
     runs: Sequence[TrialRecord], names: Sequence[str], option: str, absent: Any
 ) -> npt.NDArray[Any] | None:
     """One option of the choices that are on, (N, n); None where it has a single value."""
-    known: dict[Any, Any] = {}
-    rows = []
-    for record in runs:
-        choices = record.architecture.get("choices") or {}
-        row = []
-        for name in names:
-            label = record.parameters.get(name, choices.get(name)) if record.levels[name] else None
-            if label not in known:
-                known[label] = _option_in(label, option, absent)
-            row.append(known[label])
-        rows.append(row)
-    levels = {value for row in rows for value in row if value != absent}
+    labels = [
+        [
+            record.parameters.get(name, (record.architecture.get("choices") or {}).get(name)) if on else None
+            for name, on in ((name, record.levels[name]) for name in names)
+        ]
+        for record in runs
+    ]
+    known = {label: _option_in(label, option, absent) for label in {label for row in labels for label in row}}
+    levels = set(known.values()) - {absent}
     if len(levels) < 2 or len({type(value) for value in levels}) > 1:
         return None
-    return np.array(rows)
+    return np.array([[known[label] for label in row] for row in labels])
 
 
 def option_of(record: TrialRecord, name: str, option: str, absent: Any) -> Any:

@@ -55,7 +55,7 @@ def test_nothing_planted(sites: int, runs: int, phases: str, studies: int) -> No
     [
         ("harm", 5, 32, 0.93), ("weak", 33, 96, 0.93), ("split", 5, 32, 0.93), ("split", 33, 96, 0.93),
         ("triples", 33, 96, 0.92), ("tails", 5, 32, 0.93), ("drift", 5, 32, 0.93), ("unequal", 5, 32, 0.93),
-        ("ceiling", 5, 32, 0.92),
+        ("ceiling", 5, 32, 0.92), ("many", 33, 96, 0.93),
     ],
 )  # fmt: skip
 def test_intervals_of_what_is_named_cover(

@@ -88,7 +88,9 @@ def _helping(rows: pd.DataFrame, word: str, ground: str, tested: str) -> str:
     order = (
         f"; its rank interval overlaps that of {_names(rivals)}" if len(rivals) and ground != RETEST else ""
     )
-    size = "" if ground == RETEST or lead.name in _shown(rows).index else f", shrunk {_plus(lead['shrunk'])} pp"
+    size = (
+        "" if ground == RETEST or lead.name in _shown(rows).index else f", shrunk {_plus(lead['shrunk'])} pp"
+    )
     return f"{_names(rows)} ({word}), the largest estimate at {lead['site']}{size}{order}: {basis}"
 
 

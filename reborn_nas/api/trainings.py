@@ -41,6 +41,7 @@ def train(
     image_size: int | None = None,
     skip_broken: bool = False,
     resize: str | None = None,
+    rgb: bool = False,
     stream: bool | None = None,
     cache_dir: Run | None = None,
     recipe: str | Mapping[str, Any] | None = None,
@@ -68,6 +69,7 @@ def train(
         out: the folder to write, as `export` does; it holds the first seed's network, whatever the test images say.
         dataset, data_dir, image_size, recipe, metric: the run's own where None; else "digits", "fast" and "accuracy".
         skip_broken: leave out images that cannot be read, instead of raising.
+        rgb: give grey images three equal channels.
         resize, stream, cache_dir: as in `load_dataset`; the run's own where None.
         seeds: trainings, with the seeds `seed`, `seed` + 1, …; with more of them a finished folder goes on.
         pretrained: start from the backbone library's published weights.
@@ -94,6 +96,7 @@ def train(
         seed=known.get("seed", 0),
         skip_broken=skip_broken or bool(recorded.get("skip_broken")),
         resize=resize or recorded.get("resize", "cover"),
+        rgb=rgb or bool(recorded.get("rgb")),
         stream=recorded.get("stream") if stream is None else stream,
         cache_dir=Path(kept) if (kept := cache_dir or known.get("cache_dir")) else None,
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from reborn_nas.data.digits import load_digits
 from reborn_nas.data.files.headers import RESIZES
 from reborn_nas.data.folder import load_folder
-from reborn_nas.data.images import ImageSet
+from reborn_nas.data.images import ImageSet, as_rgb
 from reborn_nas.data.standard import SOURCES, load_standard
 from reborn_nas.errors import DataError, unknown_name
 
@@ -31,6 +32,7 @@ def load_dataset(
     resize: str = "cover",
     stream: bool | None = None,
     cache_dir: str | Path | None = None,
+    rgb: bool = False,
 ) -> ImageSet:
     """Read a data set and give each image its use.
 
@@ -48,6 +50,7 @@ def load_dataset(
         stream: whether the decoded images of a folder are read from a cache on disk in every epoch, instead of being
             held in memory; where None, only if they take more than 0.6 of the memory that is free.
         cache_dir: where that cache lies; `$REBORN_NAS_CACHE`, else `~/.cache/reborn-nas/decoded`.
+        rgb: give grey images three equal channels.
 
     Raises:
         UnknownNameError: no such data set.
@@ -57,6 +60,12 @@ def load_dataset(
     >>> images.input_size, len(images.pool), len(images.reserve), len(images.test)
     ((1, 8, 8), 1077, 360, 360)
     """
+    if rgb:
+        read = partial(
+            load_dataset, name, data_dir=data_dir, image_size=image_size, seed=seed, fraction=fraction
+        )
+        more = {"flip": flip, "skip_broken": skip_broken, "resize": resize, "stream": stream}
+        return as_rgb(read(**more, cache_dir=cache_dir))
     size = _size(image_size)
     if resize not in RESIZES:
         raise unknown_name("way to resize", resize, RESIZES)

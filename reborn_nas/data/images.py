@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -162,6 +162,30 @@ def assemble(
         fingerprint=found["fingerprint"],
         notes=tuple(notes),
         validation=parts.validation,
+    )
+
+
+def as_rgb(images: ImageSet) -> ImageSet:
+    """The same images with three equal channels where they are grey, for networks and weights of three.
+
+    Raises:
+        DataError: they have two channels or more than three, or are streamed from disk.
+    """
+    channels = images.input_size[0]
+    if channels == 3:
+        return images
+    if channels != 1 or not isinstance(images.images, torch.Tensor):
+        why = f"these have {channels} channels" if channels != 1 else "these are streamed from disk"
+        raise DataError(
+            f"data set {images.name!r}: rgb is for grey images in memory, but {why}; leave it out"
+        )
+    return replace(
+        images,
+        images=images.images.repeat(1, 3, 1, 1),
+        mean=images.mean * 3,
+        std=images.std * 3,
+        fingerprint=hashlib.sha256(f"{images.fingerprint}|rgb".encode()).hexdigest(),
+        notes=(*images.notes, "grey images are read as RGB: three equal channels"),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 import reborn_nas.data.standard as network
 import reborn_nas.data.standard as standard
 from reborn_nas.data import Augmentation, dataset_names, load_dataset, resize
+from reborn_nas.data.images import as_rgb
 from reborn_nas.errors import DataError, UnknownNameError
 
 
@@ -325,3 +327,16 @@ def test_a_download_is_read_where_it_was_put(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(standard, "reachable", lambda url: True)
     monkeypatch.setattr(standard, "_download", lambda source, root: fake_mnist(root))
     assert len(load_dataset("mnist", data_dir=tmp_path / "new").test) == 50
+
+
+def test_grey_images_as_rgb() -> None:
+    grey, rgb = load_dataset("digits"), load_dataset("digits", rgb=True)
+    assert rgb.input_size == (3, 8, 8)
+    assert all(torch.equal(rgb.images[:, channel], grey.images[:, 0]) for channel in range(3))
+    assert (rgb.mean, rgb.std) == (grey.mean * 3, grey.std * 3)
+    assert rgb.fingerprint != grey.fingerprint
+    assert rgb.notes[-1] == "grey images are read as RGB: three equal channels"
+    assert as_rgb(rgb) is rgb
+    two = replace(grey, images=grey.images.repeat(1, 2, 1, 1))
+    with pytest.raises(DataError, match="these have 2 channels"):
+        as_rgb(two)

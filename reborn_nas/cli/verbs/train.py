@@ -45,6 +45,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--image-size", type=int, metavar="N")
     data.add_argument("--skip-broken", action="store_true", help="leave out images that cannot be read")
     data.add_argument("--resize", choices=("cover", "contain", "stretch"), help="images of another size")
+    data.add_argument("--rgb", action="store_true", help="read grey images as RGB")
     data.add_argument(
         "--stream",
         action=argparse.BooleanOptionalAction,
@@ -131,8 +132,8 @@ def run(args: argparse.Namespace) -> int:
         key: dict(value) for key, value in maps.items()
     }
     overrides |= {"augment": dict(args.augment), "class_weights": args.class_weights}
-    direct = ("trial", "dataset", "data_dir", "image_size", "skip_broken", "resize", "stream", "cache_dir", "recipe",
-              "seeds", "seed", "device", "pretrained", "checkpoint", "metric", "fold", "force", "name", "backbone",
+    direct = ("trial", "dataset", "data_dir", "image_size", "skip_broken", "rgb", "resize", "stream", "cache_dir",
+              "recipe", "seeds", "seed", "device", "pretrained", "checkpoint", "metric", "fold", "force", "name", "backbone",
               "stem", "init")  # fmt: skip
     with log_to(None, shown=args.verbose):
         outcome = api.train(

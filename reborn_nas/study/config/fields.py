@@ -109,6 +109,9 @@ class Fields(BaseModel):
         group=WHAT,
         choices=("cover", "contain", "stretch"),
     )
+    rgb: bool = setting(
+        False, "read grey images as RGB, for networks and weights of three channels", group=WHAT
+    )
     stream: bool | None = setting(
         None,
         "read decoded images of folder:PATH from a cache on disk in every epoch; by default only where memory is short",

@@ -25,6 +25,7 @@ class Settings(TypedDict, total=False):
     fraction: float
     skip_broken: bool
     resize: str
+    rgb: bool
     stream: bool | None
     cache_dir: str | os.PathLike[str] | None
     space: str

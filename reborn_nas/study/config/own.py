@@ -17,7 +17,7 @@ BUILT_IN = (
     "dataset", "data_dir", "image_size", "fraction", "stem", "recipe", "batch_size", "learning_rate", "momentum",
     "weight_decay", "label_smoothing", "optimizer", "optimizer_args", "decay_norms_and_biases", "clip_grad", "ema",
     "schedule", "schedule_args", "layer_decay", "loss", "loss_args", "class_weights", "augment",
-    "skip_broken", "resize", "stream", "cache_dir", "precision", "init", "parent", "warm_epochs", "compile",
+    "skip_broken", "rgb", "resize", "stream", "cache_dir", "precision", "init", "parent", "warm_epochs", "compile",
     "max_memory",
 )  # fmt: skip
 """Settings of the built-in training of classifiers, which a training of one's own decides by itself."""

@@ -69,6 +69,7 @@ def make_workbench(
         fraction=config.fraction,
         skip_broken=config.skip_broken,
         resize=config.resize,
+        rgb=config.rgb,
         stream=config.stream,
         cache_dir=config.cache_dir,
     )

@@ -133,8 +133,8 @@ def run(args: argparse.Namespace) -> int:
     }
     overrides |= {"augment": dict(args.augment), "class_weights": args.class_weights}
     direct = ("trial", "dataset", "data_dir", "image_size", "skip_broken", "rgb", "resize", "stream", "cache_dir",
-              "recipe", "seeds", "seed", "device", "pretrained", "checkpoint", "metric", "fold", "force", "name", "backbone",
-              "stem", "init")  # fmt: skip
+              "recipe", "seeds", "seed", "device", "pretrained", "checkpoint", "metric", "fold", "force", "name",
+              "backbone", "stem", "init")  # fmt: skip
     with log_to(None, shown=args.verbose):
         outcome = api.train(
             args.architecture,

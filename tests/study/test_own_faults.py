@@ -235,3 +235,19 @@ def test_a_state_in_a_bucket_is_gone_on_from(tmp_path: Path, monkeypatch: pytest
     assert record.extra["first"] == 1
     assert 2.4 < record.extra["bias"] < 3.6  # three epochs, from a small start
     assert record.extra["resumed_epochs"] == 1
+
+
+@pytest.mark.slow
+def test_two_processes_take_functions_by_name(tmp_path: Path) -> None:
+    """Spawned, each imports the functions; both print, and each result is the one that a single process gets."""
+    body = lines("print('epoch', job.seed)", "for epoch in (1, 2): job.report(epoch=epoch, rmse=11.0)")
+    counts = {**NOTHING, "baseline": 4}
+    values = []
+    for workers in (1, 2):
+        config = configured(
+            tmp_path, with_train(body), workers=workers, run=tmp_path / str(workers), **counts
+        )
+        run = run_search(config)
+        assert run.complete
+        values.append({record.key: record.accuracy for record in run.records})
+    assert values[0] == values[1]

@@ -138,6 +138,11 @@ def test_the_report_speaks_in_the_metrics_words(whole: RunResult, tmp_path: Path
     assert "RMSE against cost" in text
     for word in ("ccuracy", "percentage points", " pp", " validation images", " test images"):
         assert word not in text, word
+    names = [path.name for path in (tmp_path / "report").rglob("*")]
+    assert {"rmse_params.png", "curves_rmse.png"} <= set(names)
+    assert not [name for name in names if "accuracy" in name]
+    heads = [path.read_text().partition("\n")[0] for path in (tmp_path / "report").glob("*.csv")]
+    assert not [head for head in heads if "accuracy" in head]
     trials = pd.read_csv(tmp_path / "report" / "trials.csv")
     assert trials["rmse"].between(10, 30).all()
     assert trials["test_rmse"].notna().sum() == 4
@@ -168,6 +173,16 @@ def test_a_report_that_was_kept_is_made_again_without_the_run(
     Path("kept", "records.csv").write_text("key,phase\nbaseline/parent/0,baseline\n")
     with pytest.raises(StudyError, match=r"holds a damaged run\.json or records\.csv"):
         rn.report("kept")
+
+
+def test_a_label_keeps_its_letters() -> None:
+    from reborn_nas.report.results.words import capital
+
+    assert [capital(text) for text in ("mIoU", "top-1", "accuracy (test)")] == [
+        "mIoU",
+        "Top-1",
+        "Accuracy (test)",
+    ]
 
 
 def test_status_speaks_in_the_metrics_words(whole: RunResult, capsys: pytest.CaptureFixture[str]) -> None:

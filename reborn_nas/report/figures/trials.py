@@ -83,7 +83,7 @@ def cost_figure(trials: pd.DataFrame, width: float, column: str, words: str, uni
     if total > MOST_POINTS:
         shown = shown.loc[sorted({*shown.sample(MOST_POINTS, random_state=0).index, *front})]
     drawing = Drawing(
-        f"accuracy_{column}",
+        f"{spoken().name}_{column}",
         f"{capital(metric_label())} against {words}",
         "",
         width,
@@ -146,7 +146,7 @@ def curve_figure(
 ) -> Drawing:
     """Learning curves; `curves` are (phase, frame with `epoch` and `column`)."""
     score = column.endswith("_accuracy")
-    name = "curves_accuracy" if score else "curves_loss"
+    name = f"curves_{spoken().name}" if score else "curves_loss"
 
     def plotted(value: float) -> float:
         return spoken().plotted(value) if score else value

@@ -58,8 +58,8 @@ def in_short() -> str:
 
 
 def capital(text: str) -> str:
-    """`text` with a capital letter first, the others as they are."""
-    return text[:1].upper() + text[1:]
+    """`text` with a capital letter first, the others as they are; a first word such as mIoU stays as it is."""
+    return text if any(map(str.isupper, text.split(" ")[0])) else text[:1].upper() + text[1:]
 
 
 def effect_axis() -> str:

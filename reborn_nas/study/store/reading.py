@@ -58,6 +58,8 @@ def read_records(store: RunStore) -> list[TrialRecord]:
 @reads_run
 def load_records(run: str | Path, name: str | None = None) -> list[TrialRecord]:
     """The records of a run folder, or of the study `name` at a storage URL."""
+    if "://" not in str(run) and is_kept(Path(run)):
+        return list(read_kept(Path(run))["records"])
     return read_records(open_store(run, name, results_only=True))
 
 

@@ -1,4 +1,4 @@
-"""The studies whose records are kept in `studies/results/`: their reports are made again from these, and are the same."""
+"""The studies whose records are kept in `studies/results/`: their reports are made again from these, equal to them."""
 
 from __future__ import annotations
 

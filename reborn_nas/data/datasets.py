@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from reborn_nas.data.digits import load_digits
@@ -61,11 +60,11 @@ def load_dataset(
     ((1, 8, 8), 1077, 360, 360)
     """
     if rgb:
-        read = partial(
-            load_dataset, name, data_dir=data_dir, image_size=image_size, seed=seed, fraction=fraction
-        )
-        more = {"flip": flip, "skip_broken": skip_broken, "resize": resize, "stream": stream}
-        return as_rgb(read(**more, cache_dir=cache_dir))
+        grey = load_dataset(
+            name, data_dir=data_dir, image_size=image_size, seed=seed, fraction=fraction, flip=flip,
+            skip_broken=skip_broken, resize=resize, stream=stream, cache_dir=cache_dir,
+        )  # fmt: skip
+        return as_rgb(grey)
     size = _size(image_size)
     if resize not in RESIZES:
         raise unknown_name("way to resize", resize, RESIZES)

@@ -52,7 +52,7 @@ class Checkpoint(Protocol):
 
 
 class FileCheckpoint:
-    """One safetensors file, with JSON in its header; no pickle. Written whole or not at all.
+    """One safetensors file, with JSON in its header; no pickle. Written completely or not at all.
 
     Args:
         path: of the file.

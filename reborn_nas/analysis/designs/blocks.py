@@ -35,7 +35,7 @@ CANDIDATES, RESTARTS = 24, 6
 
 
 def split_blocks(sites: Signs, spare: Signs, halves: IntArray | None, rng: np.random.Generator) -> IntArray:
-    """The split of each run of one whole design.
+    """The split of each run of one complete design.
 
     The blocks are halved along spare columns as long as intervals would be too narrow and it is not too dear. Every
     site stays balanced within every block.

@@ -97,7 +97,7 @@ class ScreenPlan:
 
 
 def screen_sizes(n_sites: int, up_to: int) -> tuple[int, ...]:
-    """The numbers of runs ≤ `up_to` for which a whole screen of `n_sites` exists, ascending."""
+    """The numbers of runs ≤ `up_to` for which a complete screen of `n_sites` exists, ascending."""
     _check_sites(n_sites)
     step = 2 * hadamard_order(n_sites + 1)
     return tuple(size for size in range(step, up_to + 1, 2) if _order_for(n_sites, size) is not None)
@@ -262,7 +262,7 @@ def _unit_of_five() -> tuple[Signs, IntArray]:
 
 
 def smallest_screen(n_sites: int) -> int:
-    """Runs of one whole foldover, 2h: with fewer there is no verdict."""
+    """Runs of one complete foldover, 2h: with fewer there is no verdict."""
     return 2 * hadamard_order(n_sites + 1)
 
 
@@ -283,7 +283,7 @@ def _order_for(n_sites: int, size: int) -> int | None:
 
 
 def _next_size(n_sites: int, n_runs: int) -> tuple[int, int]:
-    """The smallest whole design of at least `n_runs`, and its Hadamard order."""
+    """The smallest complete design of at least `n_runs`, and its Hadamard order."""
     size = max(n_runs + n_runs % 2, smallest_screen(n_sites))
     while (h := _order_for(n_sites, size)) is None:
         size += 2

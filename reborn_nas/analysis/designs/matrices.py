@@ -22,7 +22,7 @@ from reborn_nas.errors import ConfigError
 Signs = npt.NDArray[np.int8]
 
 LEAST_FACTORS, MOST_FACTORS = 3, 8
-"""Base factors of one whole design: 8 to 256 runs."""
+"""Base factors of one complete design: 8 to 256 runs."""
 
 _GENERATORS = {
     (8, 6): ("ABCD", "ABEF"),

@@ -1,1 +1,1 @@
-"""Phases after the screen: comparisons of whole networks, retest, control, and the sentences they allow."""
+"""Phases after the screen: comparisons of networks, retest, control, and the sentences they allow."""

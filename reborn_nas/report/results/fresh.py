@@ -116,7 +116,7 @@ def control(view: RunView, chance: float) -> pd.DataFrame | None:
 
 
 def _plain(records: list[TrialRecord]) -> list[TrialRecord]:
-    """The factorial's runs, without arms of another kind (a site alone on the parent, other controls)."""
+    """The factorial's runs, without arms of another kind (a site by itself on the parent, other controls)."""
     return [record for record in records if record.arm == "design"]
 
 

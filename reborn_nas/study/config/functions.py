@@ -47,7 +47,7 @@ def function_name(value: Any) -> str:
 
 
 def is_here(name: str | None) -> bool:
-    """Whether the name means something in one process alone."""
+    """Whether the name means something in one process only."""
     return name is not None and name.startswith(HERE)
 
 

@@ -34,7 +34,7 @@ JOURNAL = "study.journal"
 """The journal of a run without another storage, in its folder."""
 
 STORAGE_VARIABLE = "REBORN_NAS_STORAGE"
-"""Environment variable with a storage's whole URL, password included."""
+"""Environment variable with a storage's complete URL, password included."""
 
 HARMLESS = {
     "application_name", "charset", "client_encoding", "connect_timeout", "dbname", "gssencmode", "host", "hostaddr",
@@ -163,7 +163,7 @@ _opened: dict[str, str] = {}
 
 
 def remember_url(url: str) -> None:
-    """Keep the whole URL, password included, for this process."""
+    """Keep the complete URL, password included, for this process."""
     _opened[mask_url(url)] = url
 
 

@@ -137,7 +137,7 @@ def baseline_runs(count: int, contrast: Contrast, spec: BackboneSpec, seed: int,
 
 
 def screen_runs(phase: Phase, contrast: Contrast, spec: BackboneSpec, seed: int) -> list[Run]:
-    """The balanced screen, one whole design after the other, each with splits of its own."""
+    """The balanced screen, one complete design after the other, each with splits of its own."""
     runs: list[Run] = []
     first_block = 0
     names = list(contrast.factors)
@@ -305,7 +305,7 @@ def check_runs(
     seed: int,
     admits: Admits,
 ) -> list[Run]:
-    """The parts that fit whole into `count`, judged by the reserved images.
+    """The parts that fit completely into `count`, judged by the reserved images.
 
     Args:
         incumbent: the candidate.
@@ -339,7 +339,7 @@ _Made = Iterator[tuple[str, int, Architecture, Mapping[str, int], float]]
 
 
 def _alone(size: int, incumbent: Architecture, leading: Sequence[str], contrast: Contrast) -> _Made:
-    """The parent, and each leading factor alone at level 1 on it; equal numbers, one of each in a split."""
+    """The parent, and each leading factor by itself at level 1 on it; equal numbers, one of each in a split."""
     parent = contrast.reference(incumbent.backbone)
     arms: list[str | None] = [None, *leading]
     for index in range(size // len(arms) * len(arms)):

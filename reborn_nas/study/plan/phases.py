@@ -1,4 +1,4 @@
-"""How a total of trainings is spent: each phase whole, or left out and named. Pure functions."""
+"""How a total of trainings is spent: each phase completely, or left out with its reason. Pure functions."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ TOP = 5
 
 AFTER_SCREEN = ("confirm", "control", "checks")
 CHECK_PARTS = (("alone", 16), ("controls", 32), ("rate", 16))
-"""Parts of the checks and their trainings: top sites alone; with other controls; at a second learning rate."""
+"""Parts of the checks and their trainings: top sites by themselves; with other controls; at a second learning rate."""
 
 CHECKS = tuple(accumulate(size for _, size in CHECK_PARTS))
-"""Trainings of whole checks."""
+"""Trainings of complete checks."""
 
 
 @dataclass(frozen=True)

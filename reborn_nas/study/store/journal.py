@@ -113,7 +113,7 @@ def together(storage: BaseStorage) -> Iterator[None]:
 
 
 class WholeLines(JournalFileBackend):
-    """A journal file to which lines are added whole or not at all.
+    """A journal file to which lines are added completely or not at all.
 
     Args:
         unread: how the lines begin that are passed over; each is read as None.
@@ -129,7 +129,7 @@ class WholeLines(JournalFileBackend):
         super().__init__(path, lock_obj=self._own_lock)
 
     def read_logs(self, log_number_from: int) -> Generator[Any, None, None]:
-        """The whole lines from a number on. One that is no JSON is an error where another follows it.
+        """The complete lines from a number on. One that is not JSON is an error where another follows it.
 
         Raises:
             RewrittenError: the last line that was read is another one now.
@@ -158,7 +158,7 @@ class WholeLines(JournalFileBackend):
                     locked = True
 
     def _whole_lines(self, stream: IO[bytes], offset: int) -> Iterator[tuple[bytes, Any]]:
-        """Each whole line with what it says. The beginning of a line is never joined to a later reading's end."""
+        """Each complete line with what it holds. The beginning of a line is never joined to a later reading's end."""
         passed = self._unread.match if self._unread else None
         size = CHUNK
         broken: ValueError | None = None
@@ -299,7 +299,7 @@ def _lock(stream: IO[bytes], *, shared: bool = False) -> None:
 
 
 def _whole_end(stream: IO[bytes]) -> int:
-    """Where the last whole line ends."""
+    """Where the last complete line ends."""
     size = stream.seek(0, os.SEEK_END)
     end = size
     while end > 0:

@@ -49,8 +49,6 @@ from reborn_nas.training.mixing import Mixing
 from tests.benchmarks.harness import hardware, paired, print_table
 
 CPU = torch.device("cpu")
-WIDTH = 0.5
-"""Of the network's maps, so that 30 trainings end within minutes."""
 
 
 class Pictures(torch.utils.data.Dataset[Any]):
@@ -168,7 +166,9 @@ def ours(model: nn.Module, images: ImageSet, indices: torch.Tensor, recipe: Reci
     return float(sum(row["seconds"] for row in result.curve))
 
 
-def measure(images: ImageSet, recipe: Recipe, seeds: int, workers: int, network: str) -> dict[str, Any]:
+def measure(
+    images: ImageSet, recipe: Recipe, seeds: int, workers: int, network: str, width: float
+) -> dict[str, Any]:
     """Images a second and accuracies of both, a pair a seed."""
     indices = split(images, block=0, seed=0).train
     seen = {"ours": sum(batch_sizes(len(indices), recipe.batch_size)), "plain": len(indices)}
@@ -178,7 +178,7 @@ def measure(images: ImageSet, recipe: Recipe, seeds: int, workers: int, network:
     right: dict[str, list[float]] = {"ours": [], "plain": []}
     spent: dict[str, list[float]] = {"ours": [], "plain": []}
     for seed in range(seeds):
-        start = timm.create_model(network, num_classes=images.num_classes, in_chans=3, width=WIDTH)
+        start = timm.create_model(network, num_classes=images.num_classes, in_chans=3, width=width)
         draw_weights(start, "kaiming" if recipe.init == "default" else recipe.init, seed)
         settled = replace(recipe, init="default", precision=resolve_precision(recipe.precision, CPU, start))
         order = ("ours", "plain") if seed % 2 == 0 else ("plain", "ours")
@@ -256,28 +256,29 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--network", default="convnet8")
+    parser.add_argument("--width", type=float, default=0.5, help="of the network's maps")
     parser.add_argument("--recipes", nargs="+", default=list(recipe_names()))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    costs = [*augmentations(32, 1200), *augmentations(224, 100)]
-    print_table(costs, "what an augmentation adds, one thread")
     if options.data is None:
+        print_table(
+            [*augmentations(32, 1200), *augmentations(224, 100)], "what an augmentation adds, CPU time"
+        )
         return
     whole = sum(1 for _ in (options.data / "train").glob("*/*"))
     images = load_dataset(f"folder:{options.data}", fraction=min(1.0, options.images / whole))
     rows = []
     for name in options.recipes:
         recipe = get_recipe(name, epochs=options.epochs)
-        rows.append(measure(images, recipe, options.seeds, options.workers, options.network))
+        rows.append(measure(images, recipe, options.seeds, options.workers, options.network, options.width))
         print(json.dumps(rows[-1]), flush=True)
     if options.out is not None:
         kept = {
             "hardware": hardware(),
-            "network": f"{options.network}, width {WIDTH:g}",
+            "network": f"{options.network}, width {options.width:g}",
             "workers": options.workers,
             "test_images": len(images.test),
             "rows": rows,
-            "augmentations": costs,
         }
         options.out.write_text(json.dumps(kept, indent=1) + "\n")
     print_table([{k: v for k, v in row.items() if not isinstance(v, list)} for row in rows], "recipes")

@@ -9,10 +9,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from tests.benchmarks import epoch, networks, time_to_accuracy, trials_per_hour
+from reborn_nas.data import load_dataset
+from reborn_nas.training import get_recipe
+from tests.benchmarks import epoch, networks, recipes, time_to_accuracy, trials_per_hour
 from tests.benchmarks.__main__ import CPU, GPU, LONG
 from tests.benchmarks.harness import Timing, alternate, goal, hardware_slug, print_table
 from tests.benchmarks.loops import LoaderLoop, OurLoop
@@ -223,3 +226,24 @@ def test_each_runs_on_a_gpu(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_one_on_real_data_runs(tmp_path: Path, shared_data: Path) -> None:
     check_one_runs("time_to_accuracy", "cpu", tmp_path, "--data", str(shared_data))
+
+
+def test_each_recipe_and_the_plain_loop_train(tmp_path: Path) -> None:
+    """One step of each, with the same settings, on noise."""
+    from PIL import Image
+
+    draws = np.random.default_rng(0)
+    for part, count in (("train", 30), ("test", 6)):
+        for label in "ab":
+            folder = tmp_path / part / label
+            folder.mkdir(parents=True)
+            for k in range(count):
+                Image.fromarray(draws.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{k}.png")
+    images = load_dataset(f"folder:{tmp_path}")
+    for name in ("fast", "a3"):
+        recipe = get_recipe(name, epochs=1, batch_size=16)
+        row = recipes.measure(images, recipe, 2, 0, "convnet5", 0.0625)
+        assert len(row["ours_per_second"]) == len(row["plain_accuracy"]) == 2
+        assert min(row["ours_per_second"] + row["plain_per_second"] + row["cpu_ratio"]) > 0
+    rows = recipes.augmentations(8, 40)
+    assert [row["augmentation"] for row in rows] == ["none", *recipes.AUGMENTATIONS]

@@ -206,3 +206,41 @@ def test_every_estimate_on_the_page_has_a_reading(whole: SimulatedStudy) -> None
     assert len(estimates) > 5
     for text in estimates:
         assert read(text, whole)
+
+
+def lost_split(study: SimulatedStudy) -> SimulatedStudy:
+    return changed(study, lambda r: None if r.phase == "screen" and r.block == 0 else r)
+
+
+def unequal_splits(study: SimulatedStudy) -> SimulatedStudy:
+    return changed(study, lambda r: replace(r, block=max(0, r.block - 2)))
+
+
+def coarse(study: SimulatedStudy) -> SimulatedStudy:
+    """As of 500 images."""
+    return changed(
+        study, lambda r: replace(r, accuracy=None if r.accuracy is None else round(500 * r.accuracy) / 500)
+    )
+
+
+def nearly_tied(study: SimulatedStudy) -> SimulatedStudy:
+    """The second site is reborn where the first is not, but for a quarter of the runs."""
+    one, two = study.names[:2]
+
+    def turn(record: TrialRecord) -> TrialRecord:
+        if number(record) < 0 or number(record) % 4 == 0:
+            return record
+        return replace(record, levels={**record.levels, two: 1 - record.levels[one]})
+
+    return changed(study, turn)
+
+
+@pytest.mark.parametrize("change", [lost_split, unequal_splits, coarse, nearly_tied])
+@pytest.mark.parametrize("sigma", [0.0, 0.3])
+def test_where_nothing_has_an_effect_nothing_is_named(
+    change: Callable[[SimulatedStudy], SimulatedStudy], sigma: float
+) -> None:
+    """Whatever became of the runs; without noise there is nothing to hold a difference against."""
+    for seed in (3, 4):
+        study = simulate(Planted(np.zeros(5), sigma=sigma), Mix(5, 32, kernels=seed == 4, **ALL), seed)
+        assert not checked(change(study)).false()

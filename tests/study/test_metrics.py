@@ -184,6 +184,16 @@ def test_a_training_is_scored_by_its_metric(name: str, data: Path, tmp_path: Pat
     assert record.chance == bench.metric.worst_score
 
 
+def test_the_printed_command_names_the_metric_among_the_objectives(data: Path, tmp_path: Path) -> None:
+    from reborn_nas.study.config.flags import needed_settings, resume_command
+
+    config = StudyConfig(**settings(data, run=tmp_path, objectives="log_loss,params"))
+    assert config.objectives == ("accuracy", "params")
+    assert "--objectives log_loss,params" in resume_command(config)
+    again = StudyConfig(**needed_settings(config))
+    assert (again.objectives, again.metric) == (config.objectives, config.metric)
+
+
 @pytest.mark.parametrize(
     ("metric", "message"),
     [

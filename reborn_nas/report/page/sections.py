@@ -317,7 +317,8 @@ def _search(view: RunView) -> Section:
         corner = _corner(series["reference"])
         section.figure(
             lambda width: trials.hypervolume_figure(series["trials"], series["hypervolume"], width),
-            f"The volume that the front of {', '.join(series['reference'])} covers, counted from {corner}; "
+            f"The volume that the front of {', '.join(map(_objective, series['reference']))} covers, counted from "
+            f"{corner}; "
             f"{metric_label()} in its own unit, each cost as a share of its range. It can only grow, and its end is "
             "partly luck.",
         )
@@ -339,7 +340,14 @@ def _corner(reference: Mapping[str, float]) -> str:
         "accuracy": as_value,
         "latency": lambda seconds: f"{1000 * seconds:.3g} ms",
     }
-    return ", ".join(f"{name} {words.get(name, count)(value)}" for name, value in reference.items())
+    return ", ".join(
+        f"{_objective(name)} {words.get(name, count)(value)}" for name, value in reference.items()
+    )
+
+
+def _objective(name: str) -> str:
+    """An objective as readers know it."""
+    return metric_label() if name == "accuracy" else name
 
 
 def _curves(view: RunView) -> Section:
@@ -370,7 +378,7 @@ def _trials(view: RunView, table: pd.DataFrame) -> Section:
         if column[0] not in ("test_accuracy", "reason") or chosen[column[0]].astype(bool).fillna(False).any()
     ]
     caption = f"All {len(table):,} trainings." if len(chosen) == len(table) else (
-        f"{len(chosen)} of {len(table):,} trainings: those that did not complete, then the most accurate of each "
+        f"{len(chosen)} of {len(table):,} trainings: those that did not complete, then the best of each "
         "phase. The CSV has all of them."
     )  # fmt: skip
     rows = show(chosen, "trials", caption, columns, file="trials.csv")

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from reborn_nas.commands import command_line
 from reborn_nas.errors import ConfigError
 from reborn_nas.files import write_atomic
+from reborn_nas.metric.classification import read_metric
 from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.config.urls import STORAGE_VARIABLE, mask_url
 from reborn_nas.study.config.values import plain_types
@@ -170,7 +171,12 @@ def needed_settings(config: StudyConfig) -> dict[str, Any]:
 
 
 def _in_order(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: settings[name] for name in StudyConfig.model_fields if name in settings}
+    """In the order of the fields; among the objectives the metric by its own name, as a user writes it."""
+    found = {name: settings[name] for name in StudyConfig.model_fields if name in settings}
+    if "objectives" in found and found.get("metric") is not None:
+        own = read_metric(found["metric"]).name
+        found["objectives"] = tuple(own if name == "accuracy" else name for name in found["objectives"])
+    return found
 
 
 def _values(config: StudyConfig) -> dict[str, Any]:

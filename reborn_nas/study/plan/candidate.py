@@ -16,6 +16,7 @@ from reborn_nas.analysis.model.maximise import best_assignment
 from reborn_nas.analysis.model.recommend import choices_of, recommend
 from reborn_nas.architecture import Architecture, BackboneSpec, Choice
 from reborn_nas.errors import ConfigError
+from reborn_nas.metric import spoken
 from reborn_nas.records import TrialRecord, best_of, chance_level
 from reborn_nas.study.plan.contrast import Contrast, Side
 
@@ -107,7 +108,8 @@ def decide_candidate(
     architecture = recommended()
     done = [record for record in search if record.state == "complete" and record.accuracy is not None]
     if architecture is not None:
-        reason = f"the largest expected accuracy by {len(done) + len(usable)} trainings"
+        word = "largest" if spoken().higher_is_better else "smallest"
+        reason = f"the {word} expected {spoken().label} by {len(done) + len(usable)} trainings"
         return Candidate(architecture, "recommended", reason)
     if done:
         best = best_of(done)

@@ -80,6 +80,29 @@ def test_memory_bounds_the_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert available_memory() == 2000
 
 
+def test_memory_of_groups_around_each_other_and_of_both_versions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def group(path: str, **files: str) -> None:
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (tmp_path / path / name.replace("__", ".")).write_text(text)
+
+    monkeypatch.setattr(machine, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(machine, "MEMORY_LIMIT", tmp_path)
+    monkeypatch.setattr(machine, "OWN_GROUPS", tmp_path / "own")
+    (tmp_path / "own").write_text("0::/a/b\n4:hugetlb,memory:/jobs/7\n3:cpu:/a\n")
+    group("a/b", memory__max="max\n", memory__current="1000\n")
+    assert available_memory() is None
+    stat = "anon 1\ninactive_file 200\nactive_file 300\n"
+    group("a", memory__max="5000\n", memory__current="1000\n", memory__stat=stat)
+    assert available_memory() == 4500  # files give way
+    group("memory/jobs/7", memory__limit_in_bytes="3000\n", memory__usage_in_bytes="2500\n")
+    assert available_memory() == 500
+    group("memory/jobs/7", memory__stat="inactive_file 9\ntotal_inactive_file 100\n")
+    assert available_memory() == 600
+
+
 def test_cores_are_divided(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)), raising=False)
     monkeypatch.setattr(machine, "LIMIT", tmp_path / "cpu.max")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ import reborn_nas.data.cache.write as writing
 import reborn_nas.data.files.decode as decoding
 from reborn_nas.data import Augmentation, ImageSet, Resident, load_dataset, split
 from reborn_nas.data.cache import Records, cache_root, clean_cache, list_caches
+from reborn_nas.data.cache.lock import shared, unused
 from reborn_nas.errors import DataError, MachineError
 from reborn_nas.training import Checkpoint, get_recipe, train
 from reborn_nas.training.checkpoint import TrainingState
@@ -446,3 +450,34 @@ def test_the_verb_lists_and_cleans(photos: Path, place: Path, capsys: pytest.Cap
     assert [one["name"] for one in verb("--clean", found["name"])] == [found["name"]]
     assert verb() == []
     assert (other / "thesis.txt").exists()
+
+
+def test_the_printed_command_removes_the_cache_that_it_names(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from reborn_nas.cli.main import main
+
+    elsewhere = tmp_path / "a place of its own"
+    streamed(photos, elsewhere)
+    assert main(["cache", "--cache-dir", str(elsewhere)]) == 0
+    line = capsys.readouterr().out.rpartition("To remove the first: ")[2].strip()
+    program, *words = shlex.split(line)
+    assert program == "reborn-nas"
+    assert main(words) == 0
+    assert "removed 1 cache," in capsys.readouterr().out
+    assert list_caches(elsewhere) == ()
+
+
+def test_a_cache_that_is_being_removed_is_not_taken_into_use(tmp_path: Path) -> None:
+    guard = tmp_path / "cache" / "in-use"
+    os.close(shared(guard))
+    with ThreadPoolExecutor(1) as other, unused(guard) as free:
+        assert free
+        taking = other.submit(shared, guard)
+        with pytest.raises(TimeoutError):
+            taking.result(timeout=0.5)
+        shutil.rmtree(guard.parent)
+        file = taking.result(timeout=60)  # a new one, in the place of what was removed
+    with unused(guard) as free:
+        assert not free
+    os.close(file)

@@ -7,6 +7,7 @@ import json
 from datetime import datetime
 
 from reborn_nas.cli.show import print_table
+from reborn_nas.commands import command_line
 from reborn_nas.data.cache import CacheEntry, cache_root, clean_cache, list_caches
 from reborn_nas.heavy import import_networks
 
@@ -51,9 +52,12 @@ def run(args: argparse.Namespace) -> int:
         )
         print()
     if args.clean is not None:
-        print(f"removed {len(found)} caches, {total / GIB:.2f} GiB, from {root}")
+        count = f"{len(found)} cache{'' if len(found) == 1 else 's'}"
+        print(f"removed {count}, {total / GIB:.2f} GiB, from {root}")
     elif found:
-        print(f"{total / GIB:.2f} GiB in {root}. Remove one: reborn-nas cache --clean NAME")
+        place = () if args.cache_dir is None else ("--cache-dir", args.cache_dir)
+        line = command_line("reborn-nas", "cache", *place, "--clean", found[0].path.name)
+        print(f"{total / GIB:.2f} GiB in {root}. To remove the first: {line}")
     else:
         print(
             f"there is no cache in {root}; a search of more images than memory holds, or --stream, makes one"

@@ -25,7 +25,7 @@ import PIL
 import torch
 
 from reborn_nas.commands import command_line
-from reborn_nas.data.cache.lock import is_held, locked, shared
+from reborn_nas.data.cache.lock import is_held, locked, shared, unused
 from reborn_nas.data.cache.records import Records
 from reborn_nas.data.cache.write import check_disk, in_words, read_marks, write_records
 from reborn_nas.data.files.headers import HEADER, Layout, settle
@@ -256,16 +256,18 @@ def clean_cache(names: Sequence[str], root: str | os.PathLike[str] | None = None
         DataError: no cache of that name, or one that is in use.
     """
     there = {entry.path.name: entry for entry in list_caches(root)}
-    chosen = [e for e in there.values() if not e.in_use] if "all" in names else []
     for name in names:
-        if name == "all":
-            continue
-        if name not in there:
+        if name != "all" and name not in there:
             known = ", ".join(there) or "none"
             raise DataError(f"there is no cache {name!r} in {cache_root(root)}; there are: {known}")
-        if there[name].in_use:
-            raise DataError(f"the cache {there[name].path} is in use; remove it when that run has ended")
-        chosen.append(there[name])
-    for entry in chosen:
-        shutil.rmtree(entry.path)
-    return tuple(chosen)
+    removed = []
+    for name, entry in there.items():
+        if name not in names and "all" not in names:
+            continue
+        with unused(entry.path / _IN_USE) as free:  # a process that writes uses it, too
+            if free:
+                shutil.rmtree(entry.path)
+                removed.append(entry)
+            elif name in names:
+                raise DataError(f"the cache {entry.path} is in use; remove it when that run has ended")
+    return tuple(removed)

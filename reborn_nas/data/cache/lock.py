@@ -13,7 +13,7 @@ try:
 except ImportError:  # Windows: no locks; writers then repeat each other's work, to the same bytes
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["is_held", "locked", "shared"]
+__all__ = ["is_held", "locked", "shared", "unused"]
 
 _STEP = 0.2
 
@@ -52,6 +52,20 @@ def shared(path: Path) -> int:
             return file
         os.close(file)  # it is being removed
         time.sleep(_STEP)
+
+
+@contextlib.contextmanager
+def unused(path: Path) -> Iterator[bool]:
+    """Whether no process uses what `path` guards; if so, none begins to inside."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        yield True
+        return
+    try:
+        yield _take(file, exclusive=True)
+    finally:
+        os.close(file)
 
 
 def is_held(path: Path) -> bool:

@@ -34,7 +34,7 @@ def test_the_numbers_follow_from_the_records(
     text = re.sub(r"<style.*?</style>|<svg.*?</svg>|<[^>]+>", " ", page, flags=re.DOTALL)
     printed = " ".join(html.unescape(text).split())
     written = (RESULTS.parent / "README.md").read_text(encoding="utf-8")
-    quoted = re.search(rf"results/{folder.name}/study\.yaml.*?\n((?:> .*\n)+)", written, re.DOTALL)
+    quoted = re.search(rf"results/{folder.name}/study\.yaml(?:.*\n)+?((?:> .*\n)+)", written)
     assert quoted is not None, "the page quotes the answer"
     for line in quoted[1].splitlines():
         assert line.removeprefix("> ") in printed

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reborn_nas.analysis import screen_sizes
+from reborn_nas.analysis import plan_control, screen_sizes
 from reborn_nas.errors import ConfigError
 from reborn_nas.records import PHASES
 from reborn_nas.study.plan.phases import ORDER, Phase, plan_phases
@@ -151,3 +151,24 @@ def test_designs_that_there_were_keep_the_way_they_were_drawn() -> None:
     assert again["control"].editions == (2,)
     assert again["confirm"].editions == (2,)
     assert Phase.from_dict(again["screen"].to_dict()) == again["screen"]
+
+
+def test_a_control_is_planned_as_large_as_it_will_be() -> None:
+    """The smallest design of a control has 48 runs: the plan shows them, and the total counts them."""
+    asked = {
+        "baseline": 6,
+        "screen": 48,
+        "search": 0,
+        "candidate": 8,
+        "confirm": 32,
+        "control": 32,
+        "checks": 0,
+    }
+    plan = plan_phases(142, 10, sizes=(32, 48, 64), counts=asked)
+    control = next(phase for phase in plan if phase.name == "control")
+    assert (control.count, control.reason) == (48, "32 is rounded to 48, a whole design")
+    assert len(plan_control(5, control.count)[0]) == control.count
+    with pytest.raises(ConfigError, match="need 142 trainings, but the total is 126"):
+        plan_phases(126, 10, sizes=(32, 48, 64), counts=asked)
+    kept = plan_phases(142, 10, sizes=(32, 48, 64), counts={**asked, "control": 0}, earlier=plan)
+    assert [phase.count for phase in kept] == [phase.count for phase in plan], "no phase shrinks, none grows"

@@ -16,6 +16,10 @@ DESIGN, RETEST = "/design", "/confirm"
 """Suffixes of the names of the studies that hold the designed runs, and those that follow the exploration."""
 
 
+CONTROL_RUNS = 48
+"""The smallest control, `analysis.designs.design.LEAST_CONTROL`, which is not imported for this number."""
+
+
 class Kind(NamedTuple):
     """What a phase is, whatever its count.
 
@@ -24,12 +28,14 @@ class Kind(NamedTuple):
         part: the part of the data that judges its runs.
         unit: its count is a multiple of it; 0 where whole designs have sizes of their own.
         needs_candidate: its runs are made from the candidate.
+        least: runs of its smallest whole design.
     """
 
     study: str
     part: str
     unit: int
     needs_candidate: bool = False
+    least: int = 0
 
 
 KINDS: Mapping[str, Kind] = {
@@ -38,7 +44,7 @@ KINDS: Mapping[str, Kind] = {
     "search": Kind("", "validation", 1),
     "candidate": Kind(RETEST, "test", 2, True),
     "confirm": Kind(RETEST, "reserve", 16, True),
-    "control": Kind(RETEST, "reserve", 16, True),
+    "control": Kind(RETEST, "reserve", 16, True, least=CONTROL_RUNS),
     "checks": Kind(RETEST, "reserve", 0, True),
 }
 """Phase → what it is, in the order of execution, which is that of `records.PHASES`."""
@@ -54,7 +60,6 @@ CONFIRM_RUNS = 32
 NOISY = 0.25
 """Spread of one training in percentage points above which a confirmation has twice as many runs, where they are to be
 had: so many that it leaves the exploration no less than it takes."""
-CONTROL_RUNS = 48
 CANDIDATE_SEEDS = 8
 TOP = 5
 """Sites that the phases after the screen look at; where there are no more, no screen needs to tell them."""
@@ -212,7 +217,7 @@ def _phase(
     if asked == 0 and not old.count:
         return replace(old, reason="not asked for")
     if asked is not None:
-        whole = -(-want // unit) * unit
+        whole = max(-(-want // unit) * unit, KINDS[name].least) if want else 0
         reason = (
             f"{asked} is rounded to {whole}, a whole design" if whole != asked and whole > old.count else ""
         )

@@ -153,8 +153,8 @@ def _effects(view: RunView, effects: pd.DataFrame) -> Section:
     section.figure(
         lambda width: estimates.forest_figure(effects, width, view.arms),
         "Thick: the 95 % interval of one site alone. Thin: the interval that holds for all sites together. At the end "
-        "of the line stands the interval that belongs to the verdict, corrected for the number of sites; a site is "
-        "coloured where it has a verdict, and where none stands there it is unresolved or has none.",
+        "of a line is the interval that the site's verdict rests on, corrected for the number of sites; a site is "
+        "coloured if it has a verdict, and a line without such an interval is of a site that is unresolved.",
     )
     shown = effects.assign(
         ci=[interval(a, b) for a, b in zip(effects["ci_low"], effects["ci_high"])],
@@ -207,7 +207,7 @@ def _depth(findings: Findings) -> Section:
         _intervals(section, findings.stages, "stages", "Mean effect by stage", effect_axis(), "label")
         section.add("text", findings.slope_words)
         section.add(
-            "text", "A stage's mean is that of its own sites, and the interval of each stands for itself."
+            "text", "A stage's mean is that of its own sites, and each interval is of one stage by itself."
         )
     if findings.pooled is not None and len(findings.pooled):
         section.add("heading", "Kernel and compression, pooled over all sites")

@@ -58,7 +58,10 @@ def test_shorten_keeps_the_end_and_the_room() -> None:
     assert text_width(short, 12) <= 120
     assert shorten("act1", 120, 12) == "act1"
     assert shorten("features.conv1", 60, 10) == "…conv1"
-    assert shorten("averyveryverylongname", 60, 10).startswith("…")
+    assert [shorten(f"dec{k}_act_b", 52, 9.5) for k in (1, 2)] == ["dec1…ct_b", "dec…ct_b"], (
+        "both ends are kept"
+    )
+    assert shorten("act", 5, 12) == "…"
 
 
 def _luminance(colour: str) -> float:

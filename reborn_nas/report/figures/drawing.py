@@ -138,7 +138,10 @@ def text_width(text: str, size: float = 12.0) -> float:
 
 
 def shorten(text: object, room: float, size: float = 12.0) -> str:
-    """`text` cut at its start, where names differ least, so that it fits into `room` pixels; at a dot if one serves."""
+    """`text` so that it fits into `room` pixels: cut at its start, at a dot, or else in the middle of its last part.
+
+    The start is where the names of one network differ least; a part without dots may differ at both of its ends.
+    """
     cleaned = clean(text)
     if text_width(cleaned, size) <= room:
         return cleaned
@@ -148,9 +151,12 @@ def shorten(text: object, room: float, size: float = 12.0) -> str:
         tail = "…" + ".".join(parts[first:])
         if text_width(tail, size) <= room and len(tail) > 2:
             return tail
-    while cleaned and text_width("…" + cleaned, size) > room:
-        cleaned = cleaned[1:]
-    return "…" + cleaned
+    last = parts[-1]
+    for kept in range(len(last) - 1, 0, -1):
+        cut = f"{last[: kept // 2]}…{last[len(last) - (kept + 1) // 2 :]}"
+        if text_width(cut, size) <= room:
+            return cut
+    return "…"
 
 
 def _n(value: float) -> str:

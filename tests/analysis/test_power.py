@@ -60,7 +60,7 @@ def test_a_screen_tells_the_effect_that_its_own_intervals_can_find() -> None:
     table = site_effects(plan.design, accuracy, block=plan.block)
     half = table["ci_high"] - table["effect"]
     wider = half[0] / (stats.t.ppf(0.975, table.attrs["df"]) * table.attrs["sigma"] / np.sqrt(2))
-    assert wider == pytest.approx(np.sqrt(0.97 / 0.75))  # expected variance .75 of the true one, .97 wanted
+    assert wider == pytest.approx(np.sqrt(0.955 / 0.75))  # expected variance .75 of the true one, .955 wanted
     plain = minimum_detectable_effect(8, 2, table.attrs["sigma"], df=table.attrs["df"])
     assert table.attrs["detectable"] == pytest.approx(wider * plain)
 

@@ -159,6 +159,51 @@ def test_other_settings_of_an_args_yaml(tmp_path: Path) -> None:
     assert (plain.augment, plain.flip, plain.crop_padding) == ({}, False, 0)
 
 
+IDLE = "without effect beside the others"
+
+
+def named(notes: tuple[str, ...], key: str) -> list[str]:
+    """The lists that name a key."""
+    return [note.partition(":")[0] for note in notes if f" {key}=" in note]
+
+
+def test_no_aug_leaves_the_mixing(tmp_path: Path) -> None:
+    """`train.py` hands it to the loader alone, and mixes all the same."""
+    recipe, notes = read_recipe(
+        written(tmp_path, {"no_aug": True, "reprob": 0.25, "train_crop_mode": "rkrc"})
+    )
+    assert (recipe.augment["mixup"], recipe.augment["cutmix"], recipe.flip) == (0.1, 1.0, False)
+    assert not recipe.augment.keys() & {"scale", "hflip", "aa", "reprob", "color_jitter"}
+    assert named(notes, "mixup") == ["taken"]
+    for key in ("scale", "aa", "reprob", "remode", "train_crop_mode"):
+        assert named(notes, key) == [IDLE]
+
+
+@pytest.mark.parametrize(
+    ("changes", "loss", "key", "where"),
+    [
+        ({}, "bce", "bce_loss", "taken"),
+        ({"smoothing": 0.0}, "bce", "bce_loss", "taken"),  # mixed
+        ({"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.1}, "bce", "bce_loss", "taken"),
+        ({"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0}, "cross_entropy", "bce_loss", "not honoured"),
+        ({"bce_pos_weight": 2.0}, "bce", "bce_pos_weight", "not honoured"),
+        ({"bce_loss": False, "bce_pos_weight": 2.0}, "cross_entropy", "bce_pos_weight", IDLE),
+        ({"model_ema": True, "model_ema_warmup": True}, "bce", "model_ema_warmup", "not honoured"),
+    ],
+)  # fmt: skip
+def test_the_loss_that_train_py_would_take(
+    changes: dict[str, Any], loss: str, key: str, where: str, tmp_path: Path
+) -> None:
+    recipe, notes = read_recipe(written(tmp_path, changes))
+    assert recipe.loss == loss
+    assert named(notes, key) == [where]
+
+
+def test_sgd_without_momentum(tmp_path: Path) -> None:
+    recipe, _ = read_recipe(written(tmp_path, {"opt": "sgd", "momentum": 0.0}))
+    assert (recipe.optimizer, recipe.momentum, recipe.nesterov) == ("sgd", 0.0, False)
+
+
 def test_a_file_of_ours(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("base: adamw\nlearning_rate: 0.001\naugment: {mixup: 0.2}\n")
@@ -175,7 +220,7 @@ def test_a_file_of_ours(tmp_path: Path) -> None:
     [
         ("learning_rat: 0.1", "did you mean learning_rate"),
         ("base: adam", "did you mean adamw"),
-        ("augment: {mixpu: 1}\nema: 1.5", r"did you mean mixup(.|\n)*|ema is in \[0, 1\)"),
+        ("augment: {mixpu: 1}\nema: 1.5", r"ema is in \[0, 1\)(.|\n)*did you mean mixup"),
         ("- 1", "is a mapping of settings"),
         ("a: [", "line"),
         ("optimizer: adamww", "did you mean adamw"),

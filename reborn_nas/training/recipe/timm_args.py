@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from reborn_nas.data.augment import MIXING
 from reborn_nas.errors import ConfigError
 from reborn_nas.training.recipe.recipe import Recipe
 from reborn_nas.training.recipe.schedules import creator
@@ -45,15 +46,11 @@ _BY_SCHEDULE = {
 }  # fmt: skip
 """Schedule → key of the file → argument of `create_scheduler_v2`."""
 
-_MIXING = (
-    "mixup",
-    "cutmix",
-    "cutmix_minmax",
-    "mixup_prob",
-    "mixup_switch_prob",
-    "mixup_mode",
-    "mixup_off_epoch",
-)
+_IMAGES = (
+    "scale", "ratio", "hflip", "vflip", "train_crop_mode", "aa", "color_jitter", "color_jitter_prob",
+    "force_color_jitter", "reprob", "remode", "recount",
+)  # fmt: skip
+"""Keys of what is done to single images, which `no_aug` switches off; mixing it leaves."""
 
 _ELSEWHERE = {
     "model": "--backbone {}", "model_kwargs": "--model-arg", "pretrained": "--pretrained",
@@ -79,11 +76,10 @@ _HOUSEKEEPING = frozenset((
 
 
 _CONDITIONAL = frozenset((
-    *_MIXING, *_SCHEDULE, *_CYCLES, "lr_k_decay", "decay_rate", "decay_epochs", "decay_milestones", "lr_decay_fn",
-    "lr_stable_timescale", "patience_epochs", "patience", "remode", "recount", "bce_sum", "bce_target_thresh",
-    "bce_pos_weight", "model_ema_decay", "model_ema_warmup", "lr_base", "lr_base_size", "lr_base_scale", "color_jitter",
-    "color_jitter_prob", "force_color_jitter", "amp_dtype", "amp_impl", "clip_mode", "opt_eps", "opt_betas", "hflip",
-    "scale", "ratio", "train_crop_mode", "vflip", "aa", "mixup_off_epoch",
+    *MIXING, *_IMAGES, *_SCHEDULE, *_CYCLES, "lr_k_decay", "decay_rate", "decay_epochs", "decay_milestones",
+    "lr_decay_fn", "lr_stable_timescale", "patience_epochs", "patience", "bce_sum", "bce_target_thresh",
+    "bce_pos_weight", "model_ema_decay", "model_ema_warmup", "lr_base", "lr_base_size", "lr_base_scale", "amp_dtype",
+    "amp_impl", "clip_mode", "opt_eps", "opt_betas",
 ))  # fmt: skip
 """Keys that mean something beside others only: where they have not been taken, they had no effect in timm either."""
 
@@ -126,22 +122,16 @@ def read_args(data: Mapping[str, Any], name: str) -> tuple[Recipe, tuple[str, ..
         **_optimizer(args), **_schedule(args), **_loss(args), "augment": _augment(args), **_arithmetic(args),
     }  # fmt: skip
     if args.get("no_aug"):
-        args.taken -= {
-            "scale",
-            "ratio",
-            "hflip",
-            "vflip",
-            "aa",
-            "color_jitter",
-            "reprob",
-            "remode",
-            "recount",
-        }
-        settings |= {"augment": {}, "flip": False}
+        mixing = {key: value for key, value in settings["augment"].items() if key in MIXING}
+        settings |= {"augment": mixing, "flip": False}
+        args.taken -= set(_IMAGES)
+        for key in _IMAGES:
+            args.left.pop(key, None)
     settings["crop_padding"] = 0
     if args.get("model_ema"):
         settings["ema"] = args.get("model_ema_decay") or 0.9998
-        args.taken.add("model_ema_warmup")
+        if args.data.get("model_ema_warmup"):
+            args.leave("model_ema_warmup", "the average forgets its start at a pace of its own")
     kept = {key: value for key, value in settings.items() if value is not None}
     return Recipe.from_dict(kept), _notes(args, name)
 
@@ -178,7 +168,8 @@ def _optimizer(args: _Args) -> dict[str, Any]:
     elif clip is None:
         args.taken.discard("clip_mode")
     return {
-        "optimizer": name, "optimizer_args": more, "momentum": args.get("momentum"), "nesterov": name == "sgd",
+        "optimizer": name, "optimizer_args": more, "momentum": args.get("momentum"),
+        "nesterov": name == "sgd" and args.get("momentum") > 0,
         "layer_decay": args.get("layer_decay"), "clip_grad": clip,
     }  # fmt: skip
 
@@ -219,6 +210,11 @@ def _all_epochs(name: str, more: Mapping[str, Any], epochs: int) -> int:
 def _loss(args: _Args) -> dict[str, Any]:
     if not args.get("bce_loss"):
         return {}
+    if not args.get("smoothing") and not _mixes(args):
+        args.leave("bce_loss", "without smoothing and mixing, train.py takes the cross entropy")
+        return {}
+    if args.data.get("bce_pos_weight") is not None:
+        args.leave("bce_pos_weight", "the two sides of each class weigh the same here")
     more = {"target_threshold": args.get("bce_target_thresh"), "sum": bool(args.get("bce_sum"))}
     return {
         "loss": "bce",
@@ -245,11 +241,15 @@ def _augment(args: _Args) -> dict[str, Any]:
         found |= {"color_jitter": jitter, "color_jitter_prob": args.get("color_jitter_prob")}
     if args.get("reprob"):
         found |= {key: args.get(key) for key in ("reprob", "remode", "recount")}
-    if args.get("mixup") or args.get("cutmix") or args.get("cutmix_minmax"):
-        found |= {key: args.get(key) for key in _MIXING}
+    if _mixes(args):
+        found |= {key: args.get(key) for key in MIXING}
         if not (found["mixup"] and (found["cutmix"] or found["cutmix_minmax"])):
             found["mixup_switch_prob"] = None
     return {key: value for key, value in found.items() if value is not None and value != []}
+
+
+def _mixes(args: _Args) -> bool:
+    return any(args.data.get(key) for key in ("mixup", "cutmix", "cutmix_minmax"))
 
 
 def _arithmetic(args: _Args) -> dict[str, Any]:
@@ -286,6 +286,8 @@ def _notes(args: _Args, name: str) -> tuple[str, ...]:
     notes = [
         f"recipe {name} is made of timm's arguments; its batch_size is one GPU's there, and the whole batch here"
     ]
+    if args.get("model_ema"):
+        notes.append("model_ema: the average's decay rises to its value within the first steps")
     if args.get("amp"):
         notes.append("amp: half precision as this device has it; --precision sets it")
     return (*notes, *(f"{what}: {', '.join(pairs)}" for what, pairs in lines.items() if pairs))

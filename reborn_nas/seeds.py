@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -19,3 +23,26 @@ def derive_seed(*words: int | str) -> int:
 def generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
     """A fresh generator on `device`, seeded with `seed`."""
     return torch.Generator(device=device).manual_seed(seed)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators, which third-party code draws from: torch's on all devices, Python's, NumPy's."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+
+
+@contextmanager
+def kept_generators(devices: Iterable[int] | None = ()) -> Iterator[None]:
+    """Leave the global generators of torch, Python and NumPy as they were.
+
+    Args:
+        devices: the GPUs whose generators are meant, too; None means all.
+    """
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002

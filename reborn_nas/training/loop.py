@@ -7,17 +7,15 @@ import hashlib
 import json
 import logging
 import math
-import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import nn
 
 from reborn_nas.data import ImageSet, Resident
 from reborn_nas.errors import DivergedError, TrainingError
-from reborn_nas.seeds import derive_seed
+from reborn_nas.seeds import derive_seed, kept_generators, seed_everything
 from reborn_nas.training.checkpoint import Checkpoint, TrainingState
 from reborn_nas.training.device.cpu import kept_heap
 from reborn_nas.training.device.precision import resolve_precision
@@ -101,7 +99,10 @@ def train(
     place = torch.device(device)
     if len(train_indices) == 0:
         raise TrainingError("there are no training images")
-    with kept_heap(place), _own_randomness(place), _kernels(place):
+    gpus = (
+        [torch.cuda.current_device() if place.index is None else place.index] if place.type == "cuda" else []
+    )
+    with kept_heap(place), kept_generators(gpus), _kernels(place):
         run = _Run(
             model, images, train_indices, evaluate, recipe, seed, place, every_epoch, undecayed, metric
         )
@@ -300,7 +301,7 @@ class _Run:
         start = time.perf_counter()
         first = self.epoch * len(self.sizes)
         rates = self.rates[first : first + len(self.sizes)]
-        _seed(derive_seed(self.seed, "noise", self.epoch))
+        seed_everything(derive_seed(self.seed, "noise", self.epoch))
         self.model.train()
         self.step.loss_sum.zero_()
         batches = self.batches(self.epoch)
@@ -408,27 +409,6 @@ def _identity(
     digest = hashlib.sha256("|".join(words).encode())
     digest.update(train_indices.numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _seed(seed: int) -> None:
-    """Dropout and the like, and third-party layers that draw from the host's generators."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - the generator that third-party layers use
-
-
-@contextlib.contextmanager
-def _own_randomness(device: torch.device) -> Iterator[None]:
-    """Seeding within leaves the caller's global generators as they were: torch's, Python's and NumPy's."""
-    cuda = device.type == "cuda"
-    index = torch.cuda.current_device() if cuda and device.index is None else device.index
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng(devices=[index] if cuda else []):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
 
 
 @contextlib.contextmanager

@@ -23,9 +23,9 @@ from types import ModuleType
 from typing import Any
 
 from reborn_nas.backbone.load.own_files import INIT, OwnFiles, compiled_beside, module_file, own_files
-from reborn_nas.backbone.load.third_party import kept_numbers
 from reborn_nas.errors import ConfigError, unknown_name
 from reborn_nas.files import sha256_of
+from reborn_nas.seeds import kept_generators
 
 PREFIX = "reborn_nas_file_"
 _TABLE = "REBORN_NAS_FILES"
@@ -79,7 +79,7 @@ def load_file(file: str | Path, *, digest: str | None = None) -> ModuleType:
     if name not in sys.modules:
         _gathered.cache_clear()
     try:
-        with kept_numbers():  # many files seed the generators
+        with kept_generators():  # many files seed the generators
             return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         _forget(root)

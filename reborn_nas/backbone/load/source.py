@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from reborn_nas.architecture import BackboneSpec
 from reborn_nas.backbone.load.factory import files_of, load_factory, split_source
 from reborn_nas.backbone.load.stem import SMALL, StemEdit, apply_stem, small_stem
-from reborn_nas.backbone.load.third_party import kept_numbers, reason_of, restored, way_out
+from reborn_nas.backbone.load.third_party import reason_of, restored, way_out
 from reborn_nas.errors import ConfigError, unknown_name
+from reborn_nas.seeds import kept_generators
 
 _IMAGENET = (3, 224, 224)
 _CHANNELS = {"file": ", or give its factory an argument in_chans, which gets the number of channels"}
@@ -107,7 +108,7 @@ def build(
     """
     complete = spec if isinstance(spec, BackboneSpec) and _is_complete(spec) else resolve(spec)
     on_meta = torch.device(device).type == "meta"
-    fork = kept_numbers() if seed is not None or on_meta else nullcontext()
+    fork = kept_generators() if seed is not None or on_meta else nullcontext()
     with fork:
         if seed is not None:
             torch.manual_seed(seed)
@@ -204,7 +205,7 @@ def _first_that_runs(spec: BackboneSpec) -> tuple[BackboneSpec, _Probe]:
 def _probe(spec: BackboneSpec) -> _Probe:
     """Run the network of `spec` once on the meta device in train mode, with the stem of the spec."""
     assert spec.input_size is not None
-    with kept_numbers():
+    with kept_generators():
         model = _construct_meta(spec)
         found = _run_once(model, spec)
         if (

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from reborn_nas.seeds import kept_generators, seed_everything
+
 SEED = 20_011
 
 
@@ -63,27 +65,9 @@ def numbers_to_come() -> tuple[object, ...]:
 
 
 @contextmanager
-def kept_numbers() -> Iterator[None]:
-    """Leave the generators of random numbers of torch, Python and numpy as they were."""
-    numpy = sys.modules.get("numpy")
-    kept = random.getstate(), numpy.random.get_state() if numpy is not None else None
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            random.setstate(kept[0])
-            if numpy is not None:
-                numpy.random.set_state(kept[1])
-
-
-@contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    with kept_numbers():
-        random.seed(seed)
-        torch.manual_seed(seed)
-        numpy = sys.modules.get("numpy")
-        if numpy is not None:
-            numpy.random.seed(seed % 2**32)
+    with kept_generators():
+        seed_everything(seed)
         yield
 
 

@@ -6,7 +6,6 @@ own and they are put back afterwards, so that an image depends neither on those 
 
 from __future__ import annotations
 
-import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from torchvision.transforms import v2
 
 from reborn_nas.data.augment.settings import Augmentation
 from reborn_nas.errors import ConfigError, unknown_name
+from reborn_nas.seeds import kept_generators
 
 Policy = Callable[[Any], Any]
 """PIL image → PIL image."""
@@ -119,7 +119,7 @@ def _operations(policy: Any) -> Iterator[Any]:
 
 def apply_policy(pixels: torch.Tensor, seeds: torch.Tensor, policy: Policy) -> None:
     """Change uint8 (B, C, H, W) on the host in place, C = 1 or 3, each image with its seed in [0, 2**31)."""
-    with _kept_generators():
+    with kept_generators():
         for image, seed in zip(pixels.numpy(), seeds.tolist(), strict=True):
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002 - timm's policies draw from it
@@ -128,14 +128,3 @@ def apply_policy(pixels: torch.Tensor, seeds: torch.Tensor, policy: Policy) -> N
             changed = policy(Image.fromarray(image[0] if grey else image.transpose(1, 2, 0)))
             array = np.asarray(changed)
             image[...] = array[None] if grey else array.transpose(2, 0, 1)
-
-
-@contextlib.contextmanager
-def _kept_generators() -> Iterator[None]:
-    python, numpy, own = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_rng_state(own)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors.torch import save
 
@@ -21,6 +19,7 @@ from reborn_nas.backbone.trace.inputs import arguments, moved
 from reborn_nas.errors import ConfigError, DivergedError, TrainingError
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.metric import Metric, as_number
+from reborn_nas.seeds import kept_generators, seed_everything
 from reborn_nas.study.setup.warm import search_epochs
 from reborn_nas.study.trainer.door import OnEpoch, Outcome, Pruned, Stopped
 from reborn_nas.study.trainer.job import Job
@@ -227,7 +226,6 @@ def _told(value: Any, name: str, what: str) -> float:
 def kept_process(seed: int) -> Iterator[None]:
     """Seed every generator, and leave the process as it was: generators, directory, threads, defaults, signals."""
     place, threads, kind = os.getcwd(), torch.get_num_threads(), torch.get_default_dtype()
-    numbers, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002 - a user's code may draw from it
     grad, device = torch.is_grad_enabled(), torch.get_default_device()
     exact, warns = (
         torch.are_deterministic_algorithms_enabled(),
@@ -235,15 +233,11 @@ def kept_process(seed: int) -> Iterator[None]:
     )
     backends = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
+    with kept_generators(devices=None), warnings.catch_warnings():
+        seed_everything(seed)
         try:
             yield
         finally:
-            random.setstate(numbers)
-            np.random.set_state(arrays)  # noqa: NPY002
             torch.set_grad_enabled(grad)
             if torch.get_default_device() != device:
                 torch.set_default_device(None if device.type == "cpu" else device)

@@ -215,9 +215,19 @@ def test_a_file_of_ours(tmp_path: Path) -> None:
     assert recipe == replace(get_recipe("fast", learning_rate=0.01), name="other")
 
 
+def test_null_is_none_and_not_what_the_base_has(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: adamw\nclip_grad: null\nname: null\n")
+    recipe, _ = read_recipe(file)
+    assert get_recipe("adamw").clip_grad == 1.0
+    assert recipe == replace(get_recipe("adamw"), clip_grad=None, name="mine")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("epochs: null", "epochs is a whole number ≥ 0, not None"),
+        ("base: a3\naugment: null", "augment is a map"),
         ("learning_rat: 0.1", "did you mean learning_rate"),
         ("base: adam", "did you mean adamw"),
         ("augment: {mixpu: 1}\nema: 1.5", r"ema is in \[0, 1\)(.|\n)*did you mean mixup"),

@@ -34,22 +34,25 @@ def read_recipe(path: str | Path) -> tuple[Recipe, tuple[str, ...]]:
     """
     file = Path(path)
     data = _read(file)
-    name = data.get("name", file.parent.name if file.stem == "args" and file.parent.name else file.stem)
+    name = data.get("name") or (file.parent.name if file.stem == "args" and file.parent.name else file.stem)
     try:
         if is_timms(data):
             return read_args(data, str(name))
-        return from_settings({"name": name, **data}), ()
+        return from_settings({**data, "name": name}), ()
     except ConfigError as error:
         raise ConfigError(f"recipe file {file} has faults:", error.faults or [str(error)]) from None
 
 
 def from_settings(data: Mapping[str, Any]) -> Recipe:
-    """A recipe from its fields and `base`. Raises ConfigError."""
+    """A recipe from its fields and `base`; what is null is none, whatever the base has. Raises ConfigError."""
     base = data.get(BASE, "fast")
     if base not in RECIPES:
         raise ConfigError(f"{BASE}: {unknown_name('recipe', str(base), RECIPES)}")
     changes = {"name": "custom", **{key: value for key, value in data.items() if key != BASE}}
-    return get_recipe(base).changed(changes)
+    recipe = get_recipe(base)
+    if none := [key for key, value in changes.items() if value is None]:
+        recipe = Recipe.from_dict({**recipe.to_dict(), **dict.fromkeys(none)})
+    return recipe.changed(changes)
 
 
 def _read(file: Path) -> dict[str, Any]:

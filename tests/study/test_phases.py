@@ -102,6 +102,29 @@ def test_asking_for_more_than_the_total_is_refused() -> None:
         plan_phases(100, 5, sizes=SIZES[5], counts={"search": 60, "control": 48})
 
 
+ASKED = st.dictionaries(st.sampled_from(ORDER), st.sampled_from([0, 2, 8, 40, 64, 90, 160]))
+
+
+@given(st.integers(1, 400), st.integers(2, 20), ASKED)
+def test_whatever_is_asked_for_no_phase_is_negative_and_none_exceeds_the_total(
+    total: int, n_factors: int, asked: dict[str, int]
+) -> None:
+    sizes = screen_sizes(n_factors, 400)
+    try:
+        planned = plan_phases(total, n_factors, sizes=sizes, counts=asked)
+    except ConfigError:
+        return
+    assert min(phase.count for phase in planned) >= 0
+    assert sum(phase.count for phase in planned) <= total
+
+
+def test_phases_asked_for_beyond_the_total_are_refused_without_a_word_about_the_exploration() -> None:
+    with pytest.raises(ConfigError, match="need 168 trainings, but the total is 160"):
+        plan_phases(
+            160, 5, sizes=SIZES[5], counts={"baseline": 8, "screen": 96, "candidate": 16, "control": 48}
+        )
+
+
 def test_phases_asked_to_be_none_are_none() -> None:
     none = dict.fromkeys(("baseline", "screen", "candidate"), 0)
     assert counts(plan_phases(10, 5, sizes=SIZES[5], counts=none)) == {"search": 10}

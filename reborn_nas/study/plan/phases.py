@@ -204,7 +204,7 @@ def _phase(
     before: Mapping[str, Phase],
 ) -> Phase:
     if name == "search":
-        count = old.count + left if asked is None else max(old.count, asked)
+        count = old.count + max(left, 0) if asked is None else max(old.count, asked)
         none = "not asked for" if asked == 0 else "no training is left for it"
         return Phase("search", count, "" if count else none)
     if n_factors == 0:
@@ -274,7 +274,7 @@ def _checks(
     if control is None or not control.count:
         return replace(old, reason="follow a control, which is left out")
     if left < 2 * CHECKS[-1]:
-        return replace(old, reason=f"need {2 * CHECKS[-1]} trainings of the remainder, which has {left}")
+        return replace(old, reason=f"need {2 * CHECKS[-1]} trainings of the remainder, which has {max(left, 0)}")
     return Phase("checks", CHECKS[-1])
 
 

@@ -29,9 +29,10 @@ from reborn_nas.study.store.outcome import Illustrate
 from reborn_nas.study.store.reading import read_records
 from reborn_nas.study.store.storage import RunStore, connect, open_run
 from reborn_nas.study.trainer.objective import Objective
+from reborn_nas.study.worker.log import log, log_to
 from reborn_nas.study.worker.loop import Worker
 from reborn_nas.study.worker.pool import supervise
-from reborn_nas.study.worker.progress import Progress, SilentProgress, log, log_to
+from reborn_nas.study.worker.progress import Progress, SilentProgress
 from reborn_nas.study.worker.schedule import void_failed_results
 from reborn_nas.study.worker.stop import Stopper
 

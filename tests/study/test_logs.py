@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reborn_nas.study.worker.progress import LOG_FILE, VERBOSE, log, log_to, log_training
+from reborn_nas.study.worker.log import LOG_FILE, VERBOSE, log, log_to, log_training
 from tests.study.conftest import FakeObjective, make_bench
 from tests.study.test_engine import plan, run
 

@@ -16,7 +16,8 @@ from reborn_nas.cli.consent import agreed
 from reborn_nas.cli.show import count_text, print_table
 from reborn_nas.errors import ConfigError, unknown_name
 from reborn_nas.heavy import import_networks
-from reborn_nas.study.worker.progress import announce, duration_text, log_to, make_progress
+from reborn_nas.study.worker.log import log_to
+from reborn_nas.study.worker.progress import announce, duration_text, make_progress
 
 if TYPE_CHECKING:
     from reborn_nas.replicate import Outcome, Settings

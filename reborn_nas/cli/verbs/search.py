@@ -24,7 +24,8 @@ from reborn_nas.heavy import import_networks
 from reborn_nas.metric import speaking
 from reborn_nas.study.config.config import OLD_NAMES
 from reborn_nas.study.config.flags import Flag, read_pair, setting_flags
-from reborn_nas.study.worker.progress import announce, log_to, make_progress
+from reborn_nas.study.worker.log import log_to
+from reborn_nas.study.worker.progress import announce, make_progress
 
 EXAMPLES = """  reborn-nas search
   reborn-nas search --backbone resnet34 --dataset cifar100 --data-dir ~/data --dry-run

@@ -12,7 +12,8 @@ from reborn_nas.cli.arguments import add_backbone, add_forms, add_loudness, mode
 from reborn_nas.commands import load_line
 from reborn_nas.heavy import import_networks
 from reborn_nas.study.config.values import read_class_weights
-from reborn_nas.study.worker.progress import announce, log_to
+from reborn_nas.study.worker.log import log_to
+from reborn_nas.study.worker.progress import announce
 
 EXAMPLES = """  reborn-nas train --architecture runs/resnet34-cifar100 --epochs 200 --seeds 5 --out my-model
   reborn-nas train --architecture arch.json --dataset folder:photos --ema 0.999 --out my-model

@@ -10,7 +10,8 @@ from reborn_nas import api, study
 from reborn_nas.cli.arguments import add_loudness, duration
 from reborn_nas.errors import ConfigError
 from reborn_nas.heavy import import_networks
-from reborn_nas.study.worker.progress import announce, log_to, make_progress
+from reborn_nas.study.worker.log import log_to
+from reborn_nas.study.worker.progress import announce, make_progress
 
 VARIABLE = "REBORN_NAS_STORAGE"
 

@@ -274,7 +274,9 @@ def _checks(
     if control is None or not control.count:
         return replace(old, reason="follow a control, which is left out")
     if left < 2 * CHECKS[-1]:
-        return replace(old, reason=f"need {2 * CHECKS[-1]} trainings of the remainder, which has {max(left, 0)}")
+        return replace(
+            old, reason=f"need {2 * CHECKS[-1]} trainings of the remainder, which has {max(left, 0)}"
+        )
     return Phase("checks", CHECKS[-1])
 
 

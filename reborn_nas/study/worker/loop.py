@@ -39,7 +39,8 @@ from reborn_nas.study.store.patience import AwayError
 from reborn_nas.study.store.queue import Claim, RunQueue
 from reborn_nas.study.store.storage import RunStore, find_store
 from reborn_nas.study.trainer.objective import Objective, Pruned, Stopped
-from reborn_nas.study.worker.progress import PhaseCounts, Progress, log, log_result, log_training
+from reborn_nas.study.worker.log import log, log_result, log_training
+from reborn_nas.study.worker.progress import PhaseCounts, Progress
 from reborn_nas.study.worker.proposals import MOST_REJECTIONS, Proposals
 from reborn_nas.study.worker.schedule import Schedule
 from reborn_nas.study.worker.stop import HungError, Pace, Stopper, Watchdog

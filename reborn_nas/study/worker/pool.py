@@ -34,8 +34,9 @@ from reborn_nas.study.setup.workbench import check_same
 from reborn_nas.study.store.outcome import Illustrate
 from reborn_nas.study.store.queue import RunQueue
 from reborn_nas.study.store.storage import RunStore, connect, open_run
+from reborn_nas.study.worker.log import VERBOSE, log, log_to
 from reborn_nas.study.worker.loop import run_worker
-from reborn_nas.study.worker.progress import VERBOSE, PhaseCounts, Progress, SilentProgress, log, log_to
+from reborn_nas.study.worker.progress import PhaseCounts, Progress, SilentProgress
 from reborn_nas.study.worker.proposals import Proposals
 from reborn_nas.study.worker.schedule import Schedule
 from reborn_nas.study.worker.stop import EXIT_CODE, NOTICE, Stopper

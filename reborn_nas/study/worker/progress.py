@@ -1,41 +1,31 @@
-"""What a running study reports: callbacks for the caller, bars or lines on a terminal, and the run's log."""
+"""What a running study reports: callbacks for the caller, and bars or lines on a terminal."""
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from reborn_nas.metric import spoken
 from reborn_nas.records import public_name
 
 if TYPE_CHECKING:
-    from reborn_nas.metric import Metric
     from reborn_nas.records import TrialRecord
     from reborn_nas.study.plan.phases import Phase
 
 __all__ = [
     "AfterPhase",
     "BarProgress",
-    "LOG_FILE",
     "LineProgress",
     "Progress",
     "SilentProgress",
-    "VERBOSE",
     "announce",
     "bars_where_seen",
     "duration_text",
-    "log",
-    "log_to",
     "make_progress",
     "PhaseCounts",
-    "log_result",
-    "log_training",
 ]
 
 
@@ -336,88 +326,3 @@ def duration_text(seconds: float) -> str:
     if seconds < 100 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-LOG_FILE = "search.log"
-"""In the run folder; all processes of this machine append to it, a line at a time."""
-
-FORMAT = "%(asctime)s %(levelname)-7s worker %(worker)s  %(trial)s  %(message)s"
-
-VERBOSE = "REBORN_NAS_VERBOSE"
-"""In the environment of the workers of a run whose log is shown."""
-
-log = logging.getLogger("reborn_nas.study")
-
-
-class _Place(logging.Filter):
-    """Adds which worker, and which training, a record comes from."""
-
-    worker = "-"
-    trial = "-"
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.worker, record.trial = self.worker, self.trial
-        return True
-
-
-_PLACE = _Place()
-
-
-@contextmanager
-def log_to(folder: Path | None, worker: str = "-", *, shown: bool = False) -> Iterator[None]:
-    """Within, what the package logs is appended to the run folder's log, as coming from `worker`.
-
-    Args:
-        folder: the run folder; None, or a folder that cannot be written, keeps no log.
-        shown: on stderr too, and so in the processes that are started within.
-    """
-    package = logging.getLogger("reborn_nas")
-    handlers: list[logging.Handler] = [logging.StreamHandler()] if shown else []
-    if folder is not None:
-        with suppress(OSError):
-            handlers.append(logging.FileHandler(folder / LOG_FILE, encoding="utf-8", delay=False))
-    level, before = package.level, _PLACE.worker
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter(FORMAT))
-        handler.addFilter(_PLACE)
-        package.addHandler(handler)
-    if shown:
-        os.environ[VERBOSE] = "1"
-    package.setLevel(min(package.getEffectiveLevel(), logging.INFO))
-    _PLACE.worker = worker
-    try:
-        yield
-    finally:
-        _PLACE.worker = before
-        os.environ.pop(VERBOSE, None)
-        package.setLevel(level)
-        for handler in handlers:
-            package.removeHandler(handler)
-            handler.close()
-
-
-@contextmanager
-def log_training(key: str) -> Iterator[None]:
-    """Within, lines come from the training `key`; this process has one at a time."""
-    _PLACE.trial = public_name(key)
-    try:
-        yield
-    finally:
-        _PLACE.trial = "-"
-
-
-def log_result(record: TrialRecord, metric: Metric) -> None:
-    """A line on a finished training."""
-    value = (
-        "no value"
-        if record.accuracy is None
-        else metric.measured(record.accuracy, f"{record.accuracy_part} {metric.counted}")
-    )
-    log.log(
-        logging.INFO if record.state in ("complete", "pruned") else logging.WARNING,
-        "%s, %s, %.1f s%s",
-        record.state,
-        value,
-        record.seconds,
-        f": {record.reason}" if record.reason else "",
-    )

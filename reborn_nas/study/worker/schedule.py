@@ -31,7 +31,8 @@ from reborn_nas.study.store.attempts import is_final
 from reborn_nas.study.store.compat import artifacts_of, trial_id
 from reborn_nas.study.store.journal import GatheringJournal, together
 from reborn_nas.study.store.queue import RunQueue
-from reborn_nas.study.worker.progress import Progress, log
+from reborn_nas.study.worker.log import log
+from reborn_nas.study.worker.progress import Progress
 
 if TYPE_CHECKING:
     from reborn_nas.study.setup.workbench import Workbench

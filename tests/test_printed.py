@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from reborn_nas.cli.main import VERBS, main, parser
-from reborn_nas.cli.verbs.search import given_settings
+from reborn_nas.cli.settings import given_settings
 from tests.printed import FILLED, LOAD, PACKAGE, ROOT, Command, blocks, commands_in, messages, visible
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -54,7 +54,7 @@ INSIDE = {
         "convert",
         "cost",
     ),
-    "cli": ("streams", "arguments", "show", "consent", "verbs", "main"),
+    "cli": ("streams", "arguments", "settings", "show", "consent", "verbs", "main"),
     "report": ("probe", "results", "figures", "page"),
     "training": (
         "device",

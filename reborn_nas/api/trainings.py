@@ -39,9 +39,9 @@ def train(
     dataset: str | None = None,
     data_dir: Run | None = None,
     image_size: int | None = None,
-    skip_broken: bool = False,
+    skip_broken: bool | None = None,
     resize: str | None = None,
-    rgb: bool = False,
+    rgb: bool | None = None,
     stream: bool | None = None,
     cache_dir: Run | None = None,
     recipe: str | Mapping[str, Any] | None = None,
@@ -68,9 +68,7 @@ def train(
             activation for every site, such as "reborn".
         out: the folder to write, as `export` does; it holds the first seed's network, whatever the test images say.
         dataset, data_dir, image_size, recipe, metric: the run's own where None; else "digits", "fast" and "accuracy".
-        skip_broken: leave out images that cannot be read, instead of raising.
-        rgb: give grey images three equal channels.
-        resize, stream, cache_dir: as in `load_dataset`; the run's own where None.
+        skip_broken, rgb, resize, stream, cache_dir: as in `load_dataset`; the run's own where None.
         seeds: trainings, with the seeds `seed`, `seed` + 1, …; with more of them a finished folder goes on.
         pretrained: start from the backbone library's published weights.
         checkpoint: start from these weights of the unconverted backbone: safetensors, a file of `torch.save` that holds
@@ -78,13 +76,13 @@ def train(
         run: the folder in which finished and broken-off trainings are kept; `runs/train-…` where None.
         say: called with each message for the user. on_epoch: called with seed, epoch and metrics.
         overrides: fields of `Recipe`.
-        network: of `reborn_nas.export.prepare`: `backbone`, `arguments`, `stem`, `init` and `average`.
+        network: of `reborn_nas.export.prepare`: `backbone`, `arguments`, `stem` and `init`.
 
     Raises:
         RebornError: whatever does not fit together, before any training; a training that cannot go on.
     """
     parent = Parent(pretrained, None if checkpoint is None else Path(checkpoint))
-    _check(seeds, network.get("average", 0.0), (overrides or {}).get("epochs"), parent)
+    _check(seeds, (overrides or {}).get("epochs"), parent)
     check_target(out, force)
     check_forms(forms)
     chosen, known = _one_architecture(architecture, trial, network.get("backbone") is not None)
@@ -94,9 +92,9 @@ def train(
         data_dir=Path(place) if (place := data_dir or known.get("data_dir")) else None,
         image_size=image_size or recorded.get("image_size"),
         seed=known.get("seed", 0),
-        skip_broken=skip_broken or bool(recorded.get("skip_broken")),
+        skip_broken=bool(recorded.get("skip_broken") if skip_broken is None else skip_broken),
         resize=resize or recorded.get("resize", "cover"),
-        rgb=rgb or bool(recorded.get("rgb")),
+        rgb=bool(recorded.get("rgb") if rgb is None else rgb),
         stream=recorded.get("stream") if stream is None else stream,
         cache_dir=Path(kept) if (kept := cache_dir or known.get("cache_dir")) else None,
     )
@@ -127,12 +125,10 @@ def train(
     return outcome
 
 
-def _check(seeds: int, average: float, epochs: object, parent: Parent) -> None:
+def _check(seeds: int, epochs: object, parent: Parent) -> None:
     """Refuse numbers that no training can have."""
     if seeds < 1:
         raise ConfigError(f"seeds: at least one training, not {seeds}")
-    if not 0 <= average < 1:
-        raise ConfigError(f"ema: a decay in [0, 1), such as 0.999, not {average!r}")
     if epochs == 0 and not parent.given:
         raise ConfigError(
             "epochs: at least one, but for a parent with weights (--pretrained, --checkpoint), whose conversion is "

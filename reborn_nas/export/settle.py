@@ -75,7 +75,6 @@ def prepare(
     stem: str | None = None,
     parent: Parent | None = None,
     init: str | None = None,
-    average: float = 0.0,
     folder: Path | None = None,
     metric: Metric = ACCURACY,
 ) -> tuple[Retraining, tuple[str, ...]]:
@@ -122,9 +121,7 @@ def prepare(
     recipe = replace(recipe, precision=resolve_precision(recipe.precision, device, template))
     where = folder or Path("runs") / folder_name(chosen, images.name)
     check_recipe(recipe, images, template)
-    job = Retraining(
-        chosen, images, recipe, tuple(seeds), device, where, parent, start, average, found, metric
-    )
+    job = Retraining(chosen, images, recipe, tuple(seeds), device, where, parent, start, found, metric)
     return job, tuple(messages)
 
 

@@ -133,7 +133,6 @@ class Retraining:
         folder: what is done is kept here.
         parent: whose weights the trainings start from.
         init: "preserve" or "xavier".
-        average: decay of the moving average of the weights; 0 is none.
         found: the backbone's sites, where they are known.
         metric: of `classification.METRICS`.
     """
@@ -146,7 +145,6 @@ class Retraining:
     folder: Path
     parent: Parent = field(default_factory=Parent)
     init: str = "xavier"
-    average: float = 0.0
     found: Discovery | None = None
     metric: Metric = ACCURACY
 
@@ -162,7 +160,6 @@ class Retraining:
             "pretrained": self.parent.pretrained,
             "checkpoint": None if file is None or not file.is_file() else sha256_of(file),
             "init": self.init,
-            "average": self.average,
             "device": self.device.split(":")[0],
             **({} if self.metric.is_accuracy else {"metric": self.metric.name}),
         }
@@ -207,7 +204,7 @@ def claim_folder(job: Retraining) -> None:
         there = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TrainingError(f"{path} cannot be read ({error}); give another folder with --run") from error
-    old, new = _flat(there), _flat(settings)
+    old, new = _flat(_upgraded(there)), _flat(settings)
     differ = [
         f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
         for key in {**old, **new}
@@ -218,6 +215,14 @@ def claim_folder(job: Retraining) -> None:
         raise TrainingError(
             f"{job.folder} holds a training with other settings; repeat those, or give another --run:{lines}"
         )
+
+
+def _upgraded(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they are written now: the average's decay was one of its own beside the recipe's."""
+    if not settings.get("average"):
+        return {name: value for name, value in settings.items() if name != "average"}
+    recipe = {**settings["recipe"], "ema": settings["average"]}
+    return _upgraded({**settings, "recipe": recipe, "average": 0})
 
 
 def _train_one(job: Retraining, seed: int, on_epoch: OnEpoch | None) -> SeedResult:
@@ -235,7 +240,6 @@ def _train_one(job: Retraining, seed: int, on_epoch: OnEpoch | None) -> SeedResu
         device=job.device,
         on_epoch=None if on_epoch is None else lambda epoch, metrics: on_epoch(seed, epoch, metrics),
         checkpoint=keep,
-        average=job.average,
         undecayed=start.undecayed,
         metric=job.metric.name,
     )
@@ -347,8 +351,8 @@ def _details(job: Retraining, results: tuple[SeedResult, ...]) -> dict[str, str]
         "seed": f"{first.seed}, the first of {len(results)}",
         "start": _start_in_words(job),
     }
-    if average := job.average or recipe.ema:
-        details["weights"] = f"moving average over the steps, decay {average:g}"
+    if recipe.ema:
+        details["weights"] = f"moving average over the steps, decay {recipe.ema:g}"
     return details
 
 

@@ -39,7 +39,7 @@ from reborn_nas.training.step.graph import (
 )
 from reborn_nas.training.step.step import TrainingStep
 from reborn_nas.training.suits import check_recipe
-from reborn_nas.training.weights import Average, check_decay, draw_weights
+from reborn_nas.training.weights import Average, draw_weights
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 
@@ -62,7 +62,6 @@ def train(
     every_epoch: Sequence[str] = ("validation",),
     graph: bool = True,
     recorder: Recorder | None = None,
-    average: float = 0.0,
     undecayed: Collection[str] = (),
     compile_after: int | None = None,
     compile_backend: str = "inductor",
@@ -84,8 +83,6 @@ def train(
         every_epoch: parts judged after each epoch; the others are judged once, at the end.
         graph: on a GPU, replay the step as a CUDA graph where the network allows it.
         recorder: captures the step; CUDA's on a GPU.
-        average: decay of a moving average of the weights, in [0, 1); 0 is none. The network then ends with the
-            averaged weights, by which all parts are judged in the end; the curve is that of the weights as trained.
         undecayed: names of parameters that weight decay leaves alone, such as those that start at an identity.
         compile_after: compile the network's blocks after so many epochs (`second_rung`); None never does.
         compile_backend: of `torch.compile`.
@@ -106,9 +103,8 @@ def train(
         run = _Run(
             model, images, train_indices, evaluate, recipe, seed, place, every_epoch, undecayed, metric
         )
-        decay = check_decay(average) or recipe.ema
-        if decay:
-            run.keep_average(decay)
+        if recipe.ema:
+            run.keep_average(recipe.ema)
         if checkpoint is not None:
             run.restore(checkpoint.load())
         run.step.follow(run.rates, at=run.epoch * len(run.sizes))

@@ -8,7 +8,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from reborn_nas.errors import TrainingError
 from reborn_nas.seeds import derive_seed, generator
 
 SCHEMES: Mapping[str, Callable[..., Tensor]] = {
@@ -43,14 +42,7 @@ def draw_weights(model: nn.Module, scheme: str, seed: int) -> None:
                 parameter.zero_()
 
 
-__all__ = ["Average", "check_decay"]
-
-
-def check_decay(decay: float) -> float:
-    """`decay`, where it is in [0, 1). Raises TrainingError elsewhere."""
-    if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
-        raise TrainingError(f"the decay of the weights' moving average is in [0, 1), not {decay!r}")
-    return float(decay)
+__all__ = ["Average"]
 
 
 class Average:

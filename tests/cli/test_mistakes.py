@@ -82,7 +82,7 @@ MISTAKES = [
     ("train --architecture reborn --out x", ["--backbone"]),
     ("train --out x", ["--architecture"]),
     ("train --architecture reborn --backbone convnet5 --epochs 0 --out x", ["epochs: at least one"]),
-    ("train --architecture reborn --backbone convnet5 --ema 1 --out x", ["ema: a decay in [0, 1)", "1.0"]),
+    ("train --architecture reborn --backbone convnet5 --ema 1 --out x", ["recipe.ema is in [0, 1)", "1.0"]),
     ("doctor --device nix", ["unknown device 'nix'", "cuda:1"]),
     ("export runs/none --out x", ["runs/none"]),
     ("report runs/none", ["runs/none"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,9 @@ def make(num_classes=4, in_channels=1):
 """
 
 
-def settled(folder: Path, **more: object):  # type: ignore[no-untyped-def]
+def settled(folder: Path, ema: float = 0.0, **more: object):  # type: ignore[no-untyped-def]
     options = {"seeds": (3, 4), "device": "cpu", "folder": folder, **more}
-    return prepare(ARCHITECTURE, squares(), RECIPE, **options)[0]  # type: ignore[arg-type]
+    return prepare(ARCHITECTURE, squares(), replace(RECIPE, ema=ema), **options)[0]  # type: ignore[arg-type]
 
 
 def test_mean_and_deviation_are_those_of_the_seeds_and_the_first_is_exported(tmp_path: Path) -> None:
@@ -86,25 +87,57 @@ def test_it_trains_on_the_pool_and_looks_at_the_test_images_once(
 
 
 def test_a_broken_off_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    whole = retrain(settled(tmp_path / "whole", average=0.5))
+    whole = retrain(settled(tmp_path / "whole", ema=0.5))
 
     def stop(seed: int, epoch: int, metrics: object) -> None:
         if (seed, epoch) == (4, 1):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        retrain(settled(tmp_path / "broken", average=0.5), on_epoch=stop)
+        retrain(settled(tmp_path / "broken", ema=0.5), on_epoch=stop)
     assert (tmp_path / "broken" / "seed-4.state").is_file()
     epochs = []
-    again = retrain(settled(tmp_path / "broken", average=0.5), on_epoch=lambda *seen: epochs.append(seen[:2]))
+    again = retrain(settled(tmp_path / "broken", ema=0.5), on_epoch=lambda *seen: epochs.append(seen[:2]))
     assert epochs == [(4, 2)]
     assert [(one.seed, one.correct) for one in again.results] == [
         (one.seed, one.correct) for one in whole.results
     ]
     assert torch.equal(again.trained.example["logits"], whole.trained.example["logits"])
-    retrain(settled(tmp_path / "broken", average=0.5), on_epoch=lambda *seen: pytest.fail("trained again"))
-    with pytest.raises(TrainingError, match=r"average: 0\.5 there, 0\.0 now"):
+    retrain(settled(tmp_path / "broken", ema=0.5), on_epoch=lambda *seen: pytest.fail("trained again"))
+    with pytest.raises(TrainingError, match=r"recipe\.ema: 0\.5 there, None now"):
         retrain(settled(tmp_path / "broken"))
+
+
+def test_a_folder_of_before_the_average_was_the_recipes_goes_on(tmp_path: Path) -> None:
+    retrain(settled(tmp_path / "run", ema=0.5))
+    path = tmp_path / "run" / "train.json"
+    settings = json.loads(path.read_text())
+    settings["average"] = settings["recipe"].pop("ema")
+    path.write_text(json.dumps(settings))
+    retrain(settled(tmp_path / "run", ema=0.5), on_epoch=lambda *seen: pytest.fail("trained again"))
+    with pytest.raises(TrainingError, match=r"recipe\.ema: 0\.5 there, 0\.6 now"):
+        retrain(settled(tmp_path / "run", ema=0.6))
+
+
+def test_train_takes_every_setting_of_the_recipe_as_search_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "arch.json").write_text(ARCHITECTURE.to_json())
+    (tmp_path / "mine.yaml").write_text("ema: 0.9\nepochs: 1\n")
+    words = ["train", "--architecture", str(tmp_path / "arch.json"), "--seeds", "1",
+             "--recipe", str(tmp_path / "mine.yaml"), "--momentum", "0.8",
+             "--label-smoothing", "0.1", "--no-decay-norms-and-biases", "--ema", "0"]  # fmt: skip
+    run = tmp_path / "run"
+    assert main([*words, "--class-weights", "1,x", "--run", str(run), "--out", str(tmp_path / "a")]) == 2
+    assert "class_weights: balanced, or a number for each class" in capsys.readouterr().err
+    assert main([*words, "--run", str(run), "--out", str(tmp_path / "a")]) == 0
+    recipe = json.loads((run / "train.json").read_text())["recipe"]
+    assert (recipe["momentum"], recipe["label_smoothing"], recipe["decay_norms_and_biases"]) == (
+        0.8,
+        0.1,
+        False,
+    )
+    assert not recipe.get("ema"), "0 takes the file's average away"
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -350,7 +383,7 @@ def test_the_command_from_an_architectures_file_to_a_model(
         assert torch.equal(model(example["input"]), example["logits"])
     assert main(arguments) == 2, "the folder is not empty"
     assert main([*arguments, "--force", "--ema", "0.5"]) == 2
-    assert "average: 0.0 there, 0.5 now" in capsys.readouterr().err
+    assert "recipe.ema: None there, 0.5 now" in capsys.readouterr().err
     out = ["--out", str(tmp_path / "new")]
     assert main(["train", "--architecture", "reborn", *out]) == 2
     assert "--backbone" in capsys.readouterr().err

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from reborn_nas.errors import TrainingError
-from reborn_nas.training import FileCheckpoint, Recipe, evaluate, train
+from reborn_nas.errors import ConfigError, TrainingError
+from reborn_nas.training import FileCheckpoint, Recipe, evaluate, get_recipe, train
 from tests.training.test_loop import run, weights
 from tests.training.toys import small_net, squares
 
@@ -31,7 +32,7 @@ def test_the_network_ends_with_the_mean_of_its_steps() -> None:
         d = min(0.25, epoch / (9 + epoch))  # step t = epoch − 1
         mean = d * mean + (1 - d) * state(model)
 
-    result = run(model, images, ONE_STEP, on_epoch=look, average=0.25)
+    result = run(model, images, replace(ONE_STEP, ema=0.25), on_epoch=look)
     torch.testing.assert_close(state(model), mean, atol=1e-6, rtol=1e-5)
     for part, indices in (("test", images.test),):
         assert result.correct[part] == evaluate(model, images, indices).correct
@@ -43,7 +44,7 @@ def test_the_network_ends_with_the_mean_of_its_steps() -> None:
 def test_a_stopped_training_goes_on_with_its_mean(tmp_path: Path) -> None:
     images = squares()
     whole, broken = small_net(classes=4), small_net(classes=4)
-    run(whole, images, ONE_STEP, average=0.9)
+    run(whole, images, replace(ONE_STEP, ema=0.9))
 
     class Stop(Exception):
         pass
@@ -54,18 +55,18 @@ def test_a_stopped_training_goes_on_with_its_mean(tmp_path: Path) -> None:
 
     place = FileCheckpoint(tmp_path / "state")
     with pytest.raises(Stop):
-        run(broken, images, ONE_STEP, average=0.9, on_epoch=stop, checkpoint=place)
+        run(broken, images, replace(ONE_STEP, ema=0.9), on_epoch=stop, checkpoint=place)
     again = small_net(classes=4)
-    run(again, images, ONE_STEP, average=0.9, checkpoint=place)
+    run(again, images, replace(ONE_STEP, ema=0.9), checkpoint=place)
     assert torch.equal(state(again), state(whole))
     with pytest.raises(TrainingError, match="another training"):
-        run(small_net(classes=4), images, ONE_STEP, average=0.8, checkpoint=place)
+        run(small_net(classes=4), images, replace(ONE_STEP, ema=0.8), checkpoint=place)
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1, float("nan"), True])
 def test_a_decay_out_of_range_is_refused(decay: float) -> None:
-    with pytest.raises(TrainingError, match=r"\[0, 1\)"):
-        run(small_net(classes=4), squares(), ONE_STEP, average=decay)
+    with pytest.raises(ConfigError, match=r"ema is in \[0, 1\)"):
+        get_recipe("fast", ema=decay)
 
 
 def test_parameters_without_decay_only_follow_their_gradient() -> None:

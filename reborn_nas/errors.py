@@ -74,6 +74,12 @@ class ExportError(RebornError, ValueError):
     """An export that cannot be written or loaded."""
 
 
+def some_of(names: Sequence[str], shown: int = 3) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
 def unknown_name(kind: str, given: str, known: Iterable[str], hint: str = "") -> UnknownNameError:
     """The error for an unknown `given` among `known`, with close matches and, where short, the complete list."""
     names = sorted(set(known))

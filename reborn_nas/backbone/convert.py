@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,8 +16,9 @@ from reborn_nas.backbone.load.source import build, resolve
 from reborn_nas.backbone.proof.rehearsal import rehearsed
 from reborn_nas.backbone.replace.apply import apply
 from reborn_nas.backbone.replace.plan import Plan
-from reborn_nas.backbone.replace.planning import architecture_for, draft_plan
+from reborn_nas.backbone.replace.planning import architecture_for, draft_plan, other_functions
 from reborn_nas.backbone.sites.site import Discovery
+from reborn_nas.errors import some_of
 
 __all__ = ["apply", "build_converted", "convert", "plan"]
 
@@ -37,7 +39,8 @@ def convert(
             such as "reborn" or "leaky_relu(negative_slope=0.1)".
         input_size: (C, H, W) of one image; the model's own by default.
         example_inputs: what the forward takes, where that is not one image batch.
-        init: "xavier" (the paper), or "preserve": same function as before where the choice can (reborn, CReLU).
+        init: "xavier" (the paper), or "preserve": same function as before where the choice can, such as reborn and
+            CReLU in place of ReLU; a warning names the sites that start at another one.
         seed: draw the new weights from this seed, without touching the global generator.
 
     Raises:
@@ -50,6 +53,14 @@ def convert(
     found = discover(model, input_size, example_inputs=example_inputs)
     wanted = architecture_for(found, architecture)
     steps = plan(model, wanted, init=init, discovery=found)
+    changed = other_functions(wanted, found) if init == "preserve" else []
+    if changed:
+        warnings.warn(
+            f"init='preserve': {len(changed)} of {len(found.sites)} sites do not start at their own function: "
+            f"{some_of(changed)}; reborn(positive=original) does",
+            UserWarning,
+            stacklevel=2,
+        )
     return apply(model, steps, seed=seed)
 
 

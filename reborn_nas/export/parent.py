@@ -10,6 +10,8 @@ from torch import nn
 
 from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import Discovery, Plan, apply, build, discover, plan
+from reborn_nas.backbone.replace.planning import other_functions
+from reborn_nas.errors import some_of
 from reborn_nas.models.weights import classifiers_of, identities, load_weights
 
 __all__ = ["Parent", "Start", "make_start", "on_own_path"]
@@ -129,16 +131,7 @@ def _deviation(parent: nn.Module, new: nn.Module, architecture: Architecture) ->
 
 
 def _who_changes(architecture: Architecture, found: Discovery) -> str:
-    acts = {site.name: site.activation for site in found.sites}
-    able = ("reborn", "positive_twin", "crelu", "extended_conv", "prelu", "relu")
-    sites = [
-        f"{site} ({acts.get(site, '?')} → {choice})"
-        for site, choice in architecture
-        if not (
-            choice.options.get("positive") == "original" or (choice.name in able and acts.get(site) == "relu")
-        )
-    ]
+    sites = other_functions(architecture, found)
     if not sites:
         return "the difference comes from the backbone's own layers, not from a site's choice"
-    shown = ", ".join(sites[:3]) + (f" and {len(sites) - 3} more" if len(sites) > 3 else "")
-    return f"these choices cannot start at the parent's function: {shown}"
+    return f"these choices cannot start at the parent's function: {some_of(sites)}"

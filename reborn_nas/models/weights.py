@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from reborn_nas.activations import CReLU, ExtendedConv, Reborn
 from reborn_nas.architecture import BackboneSpec
-from reborn_nas.errors import TrainingError, blame_machine
+from reborn_nas.errors import TrainingError, blame_machine, some_of
 from reborn_nas.models.adapter import final_linear
 
 __all__ = ["classifiers_of", "identities", "load_weights"]
@@ -61,9 +61,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], classifiers: tu
         k for k, value in kept.items() if value.is_floating_point() and not bool(value.isfinite().all())
     ]
     if broken:
-        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         raise TrainingError(
-            f"{path} holds numbers that are not finite, in {', '.join(broken[:3])}{more}: the training that wrote it "
+            f"{path} holds numbers that are not finite, in {some_of(broken)}: the training that wrote it "
             "diverged; take an earlier checkpoint"
         )
     model.load_state_dict({**own, **kept})
@@ -119,8 +118,7 @@ def _read(path: Path, model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
     inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     outside = [name for name in tensors if not name.startswith(prefix)]
     if outside:
-        shown = ", ".join(outside[:3]) + (f" and {len(outside) - 3} more" if len(outside) > 3 else "")
-        notes.append(f"not taken from the checkpoint, as they stand outside of {prefix}*: {shown}")
+        notes.append(f"not taken from the checkpoint, as they stand outside of {prefix}*: {some_of(outside)}")
     return inside, notes
 
 

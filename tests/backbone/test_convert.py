@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import warnings
 from typing import Any
 
 import pytest
@@ -387,3 +388,18 @@ def test_the_gain_of_an_activation_without_weights_is_measured_where_there_are_n
     (gain,) = {module.gamma for module in new.modules() if isinstance(module, Gained)}
     x = torch.randn(10**6, generator=torch.Generator().manual_seed(0))
     assert abs(gain - 1 / float(torch.where(x > 0, x, slope * x).std())) < 0.01
+
+
+def test_preserve_names_the_sites_that_start_at_another_function() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.PReLU(8), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)
+    ).eval()
+    x = torch.randn(2, 3, 12, 12)
+    with pytest.warns(UserWarning, match=r"1 of 2 sites .* 1 \(prelu → reborn\)"):
+        other = convert(model, "reborn", (3, 12, 12), init="preserve").eval()
+    assert not torch.allclose(other(x), model(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same = convert(model, "reborn(positive=original)", (3, 12, 12), init="preserve").eval()
+        convert(model, "reborn", (3, 12, 12))
+    torch.testing.assert_close(same(x), model(x))

@@ -112,6 +112,22 @@ def architecture_for(
     return Architecture(BackboneSpec("timm:unnamed"), choices)
 
 
+PRESERVING = ("reborn", "positive_twin", "crelu", "extended_conv", "prelu", "relu")
+"""Choices that can start as a ReLU."""
+
+
+def other_functions(architecture: Architecture, found: Discovery) -> list[str]:
+    """Sites whose choice cannot start at the site's own function, each as "site (activation → choice)"."""
+    own = {site.name: site.activation for site in found.sites}
+    return [
+        f"{site} ({own.get(site, '?')} → {choice})"
+        for site, choice in architecture
+        if choice != ORIGINAL
+        and choice.options.get("positive") != "original"
+        and not (choice.name in PRESERVING and own.get(site) == "relu")
+    ]
+
+
 def everywhere(found: Discovery, choice: Choice | str) -> dict[str, Choice]:
     """`choice` at every site that admits it, together.
 

@@ -57,7 +57,8 @@ def convert(
     if changed:
         warnings.warn(
             f"init='preserve': {len(changed)} of {len(found.sites)} sites do not start at their own function: "
-            f"{some_of(changed)}; reborn(positive=original) does",
+            f"{some_of(changed)}"
+            + ("; reborn(positive=original) does" if "positive=relu" in " ".join(changed) else ""),
             UserWarning,
             stacklevel=2,
         )

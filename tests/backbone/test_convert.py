@@ -395,7 +395,7 @@ def test_preserve_names_the_sites_that_start_at_another_function() -> None:
         nn.Conv2d(3, 8, 3), nn.PReLU(8), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)
     ).eval()
     x = torch.randn(2, 3, 12, 12)
-    with pytest.warns(UserWarning, match=r"1 of 2 sites .* 1 \(prelu → reborn\)"):
+    with pytest.warns(UserWarning, match=r"1 of 2 sites .* 1 \(prelu → reborn\(.*positive=original\) does"):
         other = convert(model, "reborn", (3, 12, 12), init="preserve").eval()
     assert not torch.allclose(other(x), model(x))
     with warnings.catch_warnings():

@@ -319,7 +319,7 @@ def run_worker(
     settle_numerics(deterministic=config.deterministic)
     store = find_store(config, patience=300)
     if store is None:
-        raise StudyError(f"there is no study {config.study_name!r} to join; `reborn-nas search` begins it")
+        raise StudyError(f"there is no study {config.study_name!r} to join; `reborn-nas search` starts it")
     bench = make_workbench(config, device, proofs=store.attribute("proofs"))
     check_same(store, bench)
     for spec in bench.code:

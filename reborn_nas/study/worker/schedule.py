@@ -124,7 +124,7 @@ class Schedule:
         if not ended and (counts == self._seen or counts.waiting > self._window // 2):
             return False
         self.raise_if_all_fail()
-        with self._store.alone(queue.watch) as mine:
+        with self._store.leading(queue.watch) as mine:
             if not mine:
                 return False
             counts = queue.counts()  # another leader may have enqueued runs meanwhile

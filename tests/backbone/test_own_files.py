@@ -363,10 +363,10 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("factory", "words"),
         [
-            ("Gpu", "asks for a GPU by itself"),
-            ("Exits", r"ends the program \(exit code 7\).*must run by itself"),
+            ("Gpu", "requires a GPU"),
+            ("Exits", r"ends the program \(exit code 7\).*the network must run first"),
             ("Nothing", "no parameters"),
-            ("Base", "forward.*must run by itself"),
+            ("Base", "forward.*the network must run first"),
             ("raises", "ValueError: no luck"),
             ("exits", r"ends the program \(exit code 3\)"),
             ("none", "returned NoneType, not a network"),

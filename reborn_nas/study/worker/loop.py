@@ -234,7 +234,7 @@ class Worker:
         pause(wait, lambda: self._stopper.wanted)
 
     def _limit(self) -> float | None:
-        """Seconds that an epoch may take. A custom training that reports none is limited by `hang_after` only."""
+        """Seconds that an epoch may take. A user's own training that reports none is limited by `hang_after`."""
         if self._bench.own is not None and not self._any_epoch:
             return self._bench.config.hang_after
         return self._pace.limit()

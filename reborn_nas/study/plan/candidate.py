@@ -259,7 +259,7 @@ def _option_columns(records: Sequence[TrialRecord], contrast: Contrast) -> Any:
 
 
 def _best_form(records: Sequence[TrialRecord], contrast: Contrast) -> tuple[Choice, str]:
-    """The kernel and compression with the largest mean effect over all factors, and a phrase that says so."""
+    """The kernel and compression with the largest mean effect over all factors, and a phrase about it."""
     side: Side = contrast.high
     if len(side.variants) < 2:
         return side.default, ""

@@ -23,7 +23,7 @@ from reborn_nas.study.plan.candidate import (
     recommend_run,
     top_factors,
 )
-from reborn_nas.study.plan.designs import TOP_ALONE, Run, check_runs
+from reborn_nas.study.plan.designs import TOP_SINGLE, Run, check_runs
 from reborn_nas.study.plan.phases import KINDS, Phase
 from reborn_nas.study.setup.costs import CostBook
 from reborn_nas.study.setup.warm import is_warm_study
@@ -233,7 +233,7 @@ class Schedule:
         kept = self._store.attribute("top_ranked")
         if kept is None:
             screen = list(self._queue.finished("screen").values())
-            kept = leading_factors(screen, self._bench.contrast, TOP_ALONE)
+            kept = leading_factors(screen, self._bench.contrast, TOP_SINGLE)
             self._store.keep("top_ranked", kept)
         return [str(name) for name in kept]
 

@@ -1,4 +1,4 @@
-"""What an activation site may take: one protocol, one registry, the reborn block and its rivals and controls."""
+"""The activations of sites: a protocol, a registry, the reborn block, its rivals and controls."""
 
 from reborn_nas.activations.base import (
     GROUP,
@@ -22,7 +22,7 @@ from reborn_nas.activations.sparing import spare_memory
 from reborn_nas.activations.split import SplitReborn
 
 BLOCKS = (Reborn, SplitReborn, CReLU, NormReLU, ExtendedConv)
-"""Modules that are activations with layers of their own inside."""
+"""Activation modules that contain layers."""
 
 __all__ = [
     "BLOCKS",

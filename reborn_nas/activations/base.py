@@ -1,4 +1,4 @@
-"""What an activation is to the search, and the registry that knows them all."""
+"""The protocol of activations, and their registry."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Option:
     """One setting of an activation.
 
     Args:
-        default: what holds where a choice does not say.
-        values: all that it may be; empty means any finite number in [low, high].
-        help: one line for tables and error messages.
+        default: value if a choice does not set it.
+        values: allowed values; empty means any finite number in [low, high].
+        help: one-line description for tables and error messages.
         low, high: bounds of a numeric option without `values`.
     """
 
@@ -38,7 +38,7 @@ class Option:
     high: float = math.inf
 
     def fault(self, value: Scalar) -> str | None:
-        """Why `value` is not allowed, or None where it is."""
+        """Why `value` is not allowed, or None."""
         if self.values:
             if any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in self.values):
                 return None
@@ -50,7 +50,7 @@ class Option:
         return None
 
     def canonical(self, value: Scalar) -> Scalar:
-        """`value` in the type of the option, so that 3 and 3.0 make equal choices. It must have no fault."""
+        """`value` in the type of the option, so that 3 and 3.0 make equal choices. It must be allowed."""
         for known in self.values:
             if value == known:
                 return known
@@ -61,39 +61,38 @@ class Option:
 class ActivationFamily(Protocol):
     """An entry of the registry: a named activation, its options and how to build it.
 
-    A third party offers one through the entry-point group `reborn_nas.activations`; the entry point names
-    an object of this shape, or a class or function that returns one when called without arguments.
-    A module that `build` returns has the int attributes `channels` and `out_channels`, maps
-    (B, channels, …) to (B, out_channels, …) in the layout that it was built for, never works in place, and may have
-    a method `fuse()` that returns its deployment form.
+    Third-party packages add activations through the entry-point group `reborn_nas.activations`: the entry point names
+    such an object, or a class or function that returns one when called without arguments. A module that `build` returns
+    has the int attributes `channels` and `out_channels`, maps (B, channels, …) to (B, out_channels, …) in the layout
+    for which it was built, never works in place, and may have a method `fuse()` that returns its deployment form.
     """
 
     @property
     def name(self) -> str:
-        """Its name in choices."""
+        """The name in choices."""
         ...
 
     @property
     def summary(self) -> str:
-        """One line for tables."""
+        """A one-line description for tables."""
         ...
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """Other names for it."""
+        """Alternative names."""
         ...
 
     @property
     def options(self) -> Mapping[str, Option]:
-        """Its settings by name."""
+        """The options by name."""
         ...
 
     def channel_factor(self, **options: Any) -> int:
-        """Output channels per input channel: 1, or 2 where both phases are returned uncompressed."""
+        """Output channels per input channel: 1, or 2 if both phases are returned uncompressed."""
         ...
 
     def layouts(self, **options: Any) -> frozenset[str]:
-        """The tensor layouts it works in, a subset of `LAYOUTS`."""
+        """The supported tensor layouts, a subset of `LAYOUTS`."""
         ...
 
     def build(
@@ -105,7 +104,7 @@ class ActivationFamily(Protocol):
         init: str = "xavier",
         **options: Any,
     ) -> nn.Module:
-        """A new module for maps of `channels` channels."""
+        """Build a module for maps of `channels` channels."""
         ...
 
 
@@ -116,7 +115,7 @@ _plugins_loaded = False
 
 
 def register(family: ActivationFamily) -> ActivationFamily:
-    """Add `family` to the registry. Raises ConfigError when its name or an alias is taken, or it is not one."""
+    """Add `family` to the registry. Raises ConfigError if a name is taken, or if it is not a family."""
     missing = [part for part in ("name", "summary", "aliases", "options") if not hasattr(family, part)]
     missing += [
         part for part in ("channel_factor", "layouts", "build") if not callable(getattr(family, part, None))
@@ -125,7 +124,7 @@ def register(family: ActivationFamily) -> ActivationFamily:
         raise ConfigError(f"{family!r} is not an activation family: it lacks {', '.join(missing)}")
     names = (family.name, *family.aliases)
     for name in names:
-        Choice(name)  # refuses what no label could hold
+        Choice(name)  # refuses names that no label can contain
         if name in _names or name == ORIGINAL.name or names.count(name) > 1:
             holder = _origin(_families[_names[name]]) if name in _names else "the backbone's own activation"
             raise ConfigError(
@@ -148,17 +147,17 @@ def get_family(name: str) -> ActivationFamily:
 
 
 def family_names() -> tuple[str, ...]:
-    """The names of all registered activations, those of third parties included, in order of registration."""
+    """The names of all registered activations, including third-party ones, in order of registration."""
     _load_plugins()
     return tuple(_families)
 
 
 def complete(choice: Choice | str) -> Choice:
-    """`choice` with its family's own name and every option filled in, so that equal meanings are equal choices.
+    """Return `choice` with the family's name and all options, so that equivalent choices are equal.
 
     Raises:
-        UnknownNameError: no such activation.
-        SiteError: an unknown option or a value that it may not take; all faults in one message.
+        UnknownNameError: there is no such activation.
+        SiteError: an option is unknown or a value is not allowed; one message lists all faults.
     """
     choice = Choice.parse(choice) if isinstance(choice, str) else choice
     if choice.name == ORIGINAL.name:
@@ -184,7 +183,7 @@ def complete(choice: Choice | str) -> Choice:
 
 
 def _load_plugins() -> None:
-    """Register the activations of other distributions, once; warn of those that cannot be imported, and skip them."""
+    """Register the activations of installed packages, once; ones that cannot be imported are skipped with a warning."""
     global _plugins_loaded
     if _plugins_loaded:
         return
@@ -203,7 +202,7 @@ def _load(point: EntryPoint) -> ActivationFamily | None:
     try:
         found = point.load()
         built = found() if isinstance(found, type) or not isinstance(found, ActivationFamily) else found
-    except Exception as error:  # third-party code may raise anything; the others must stay usable
+    except Exception as error:  # third-party code may raise anything; the others must remain usable
         blame_machine(error, f"activation entry point {point.name!r} ({point.value})")
         _broken[f"{point.name} = {point.value}"] = f"{type(error).__name__}: {error}"
         warnings.warn(

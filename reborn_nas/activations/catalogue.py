@@ -1,4 +1,4 @@
-"""The activations that come with reborn-nas, in the order of the tables; and from a choice to a module and its cost."""
+"""The built-in activations, in the order of the tables; a choice's module and cost."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Family:
     """A built-in family, `base.ActivationFamily` as data.
 
     Args:
-        name, summary, aliases, options: as there.
+        name, summary, aliases, options: as in `base.ActivationFamily`.
         make: called with channels, layout, original, init and the options.
-        where: the layouts it works in, whatever the options.
+        where: supported layouts, for all options.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Family:
     where: frozenset[str] = MAPS
 
     def channel_factor(self, **options: Any) -> int:
-        """2 where both phases are returned uncompressed."""
+        """2 if both phases are returned uncompressed."""
         return 2 if options.get("compression") == "none" else 1
 
     def layouts(self, **options: Any) -> frozenset[str]:
-        """The layouts it works in."""
+        """The supported layouts."""
         return self.where
 
     def build(
@@ -66,12 +66,12 @@ class Family:
 
 
 def _plain(cls: type[nn.Module]) -> Make:
-    """The torch module itself, so that tools that look for `nn.ReLU` find it."""
+    """The plain torch module, so that tools that search for `nn.ReLU` find it."""
     return lambda channels, layout, original, init, **options: cls(**options)
 
 
 def _prelu(channels: int, layout: str, original: nn.Module | None, init: str) -> nn.Module:
-    """One learnt slope a channel; "preserve" starts it at 0, which is ReLU."""
+    """One learnt slope per channel; "preserve" starts it at 0, which is ReLU."""
     return ChannelPReLU(channels, layout, 0.0 if init == "preserve" else 0.25)
 
 
@@ -84,7 +84,7 @@ def _crelu(channels: int, layout: str, original: nn.Module | None, init: str, **
 
 
 def _reborn(negative: bool) -> Make:
-    """The block, or its control that is fed with the positive phase."""
+    """The block, or its control with the positive phase as input."""
 
     def make(
         channels: int,
@@ -112,15 +112,15 @@ _SLOPE = {"negative_slope": Option(0.01, help="slope for x < 0", low=0.0, high=1
 _BOTH = {"compression": Option("1x1", ("1x1", "none"), "back to C channels by a 1×1 convolution, or 2C")}
 _BLOCK = {
     "kernel_size": Option(3, (1, 3, 5), "of the deconvolution; odd, so that the map keeps its size"),
-    "compression": Option("1x1", ("1x1", "3x3", "none"), "back to C channels, or 2C handed on"),
-    "deconv": Option("dense", ("dense", "depthwise"), "over all channels, or each by itself"),
+    "compression": Option("1x1", ("1x1", "3x3", "none"), "back to C channels, or 2C returned"),
+    "deconv": Option("dense", ("dense", "depthwise"), "over all channels, or per channel"),
     "positive": Option("relu", ("relu", "original"), "positive path: ReLU, or the site's own activation"),
 }
 
 FAMILIES = (
     Family("relu", "max(x, 0)", _plain(nn.ReLU), where=ANY),
     Family("leaky_relu", "x, or negative_slope·x below 0", _plain(nn.LeakyReLU), ("leakyrelu",), _SLOPE, ANY),
-    Family("prelu", "x, or a learnt slope a channel times x below 0", _prelu, where=ANY),
+    Family("prelu", "x, or a learnt slope per channel times x below 0", _prelu, where=ANY),
     Family(
         "rrelu", "leaky ReLU, its slope drawn from U(1/8, 1/3) while training", _plain(nn.RReLU), where=ANY
     ),
@@ -134,13 +134,13 @@ FAMILIES = (
     Family("frelu", "max(x, BN(depthwise 3×3 convolution of x))", _frelu),
     Family(
         "crelu",
-        "relu(x) beside relu(−x), compressed by 1×1 or handed on as 2C channels",
+        "relu(x) and relu(−x), compressed by 1×1 or returned as 2C channels",
         _crelu,
         options=_BOTH,
     ),
     Family(
         "reborn",
-        "relu(x) beside BN(deconvolution of min(x, 0)), compressed (paper, Eq. 2)",
+        "relu(x) and BN(deconvolution of min(x, 0)), compressed (paper, Eq. 2)",
         _reborn(negative=True),
         options=_BLOCK,
     ),
@@ -190,26 +190,26 @@ def build_activation(
     init: str = "xavier",
     **options: Scalar,
 ) -> nn.Module:
-    """A new module that activates maps of `channels` channels.
+    """Build an activation module for maps of `channels` channels.
 
     Args:
         name: a registered name, a label such as "reborn(kernel_size=5)", or a `Choice`.
         channels: C of the input.
         layout: "nchw" (B, C, H, W), "nhwc" (B, H, W, C), "nc" (B, C); "ncl" (B, C, L) of signals, "ncdhw"
-            (B, C, D, H, W) and "ndhwc" of volumes and videos, with that dimension's own layers; or tokens "nlc"
-            (B, L, C), which only point-wise activations admit.
-        original: the activation that the site has now; used where `positive="original"` (ReLU if None).
-        init: "xavier" draws every weight from Xavier's uniform distribution (the paper, Sec. 4.3); "preserve"
-            starts at the function of a ReLU parent (any parent with `positive="original"`) where the family
-            can: reborn, positive_twin, crelu, extended_conv and prelu.
-        options: the family's options.
+            (B, C, D, H, W) and "ndhwc" of volumes and videos, with layers of that dimension; or tokens "nlc"
+            (B, L, C), for pointwise activations only.
+        original: the site's present activation; used if `positive="original"` (ReLU if None).
+        init: "xavier" draws all weights from Xavier's uniform distribution (the paper, Sec. 4.3); "preserve"
+            starts with the function of a ReLU parent (any parent with `positive="original"`) if the family
+            can do that: reborn, positive_twin, crelu, extended_conv and prelu.
+        options: options of the family.
 
     Returns:
         An `nn.Module` with the attributes `channels` and `out_channels`.
 
     Raises:
-        UnknownNameError: no such activation.
-        SiteError: an option, layout or channel count that it cannot take.
+        UnknownNameError: there is no such activation.
+        SiteError: an option, layout or number of channels is not supported.
 
     Example:
         >>> block = build_activation("reborn", channels=64, kernel_size=3, compression="1x1")
@@ -236,13 +236,13 @@ def extra_cost(choice: Choice | str, channels: int, shape: tuple[int, ...]) -> t
     """Parameters and MACs that `choice` adds to a site, counted on the meta device.
 
     Args:
-        choice: the site's activation; "original" costs nothing.
+        choice: the site's activation; "original" has no cost.
         channels: C of the site.
         shape: (C, H, W) of one image's map, (C, L) or (C, D, H, W); (C,) counts as a 1×1 map.
 
     Returns:
         (parameters, MACs of one image). A MAC is one multiply-accumulate of a convolution; norms and
-        point-wise operations count nothing. The widened consumers of a doubled site are not in it.
+        pointwise operations are not counted. The widened consumers of a doubled site are not included.
     """
     return _extra_cost(complete(choice), channels, tuple(shape[1:]) or (1, 1))
 

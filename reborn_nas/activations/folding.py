@@ -1,4 +1,4 @@
-"""The deployment form of a network: blocks split, and BatchNorm folded into the convolution before it."""
+"""The deployment form of a network: split blocks, and BatchNorm folded into the preceding convolution."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CONVOLUTIONS, _NORMS = tuple(CONVOLUTIONS.values()), tuple(NORMS.values())
 
 @dataclass(frozen=True)
 class Pair:
-    """State-dict paths of a convolution and of the BatchNorm that is the only reader of its output."""
+    """State-dict paths of a convolution and of the BatchNorm that is its only reader."""
 
     conv: str
     norm: str
@@ -32,14 +32,14 @@ class Pair:
 def fold_norms(model: nn.Module, pairs: Sequence[Pair] | None = None) -> tuple[Pair, ...]:
     """Fold, in place, every BatchNorm of `model` (in eval mode) that `find_pairs` proves foldable; returns the pairs.
 
-    The convolution takes over scale and shift (computed in float64) and gains a bias; a plain BatchNorm becomes
-    `nn.Identity`, timm's BatchNormAct2d the activation that it ends in.
+    The convolution absorbs scale and shift (computed in float64) and gets a bias; a plain BatchNorm is replaced by
+    `nn.Identity`, timm's BatchNormAct2d by its activation.
 
     Args:
-        pairs: fold these, which an earlier call on the same network returned; nothing is traced then.
+        pairs: fold these pairs, from an earlier call on the same network, without tracing.
 
     Raises:
-        ConversionError: `pairs` are of another network.
+        ConversionError: `pairs` belong to another network.
     """
     chosen = tuple(find_pairs(model) if pairs is None else pairs)
     modules = dict(model.named_modules())
@@ -57,10 +57,10 @@ def fold_norms(model: nn.Module, pairs: Sequence[Pair] | None = None) -> tuple[P
 
 
 def find_pairs(model: nn.Module) -> list[Pair]:
-    """Every pair whose convolution runs once, feeds the BatchNorm and nothing else, and shares no weight.
+    """Find all pairs whose convolution runs once, feeds only the BatchNorm, and shares no weight.
 
-    Proved on a symbolic trace of `model`; of a part that cannot be traced (its forward branches on values), its
-    children are traced one by one.
+    This is proved on a symbolic trace of `model`. If a part cannot be traced (its forward branches on values), its
+    children are traced separately.
     """
     paths = Counter(id(part) for _, part in model.named_modules(remove_duplicate=False))
     owners = Counter(id(p) for part in model.modules() for p in part._parameters.values() if p is not None)
@@ -68,18 +68,18 @@ def find_pairs(model: nn.Module) -> list[Pair]:
     for pair in _pairs(deepcopy(model).to("meta"), ""):
         conv, norm = model.get_submodule(pair.conv), model.get_submodule(pair.norm)
         own = [*conv._parameters.values(), *norm._parameters.values()]
-        alone = paths[id(conv)] == paths[id(norm)] == 1 and all(
+        unshared = paths[id(conv)] == paths[id(norm)] == 1 and all(
             owners[id(p)] == 1 for p in own if p is not None
         )
         hooked = any((part._forward_hooks, part._forward_pre_hooks) != ({}, {}) for part in (conv, norm))
-        if alone and not hooked:
+        if unshared and not hooked:
             found.append(pair)
     return found
 
 
 @torch.no_grad()
 def absorb(conv: _ConvNd, norm: _BatchNorm) -> None:
-    """Give `conv` the weight and bias with which it computes norm(conv(x)) in eval mode."""
+    """Set the weight and bias of `conv` so that it computes norm(conv(x)) in eval mode."""
     scale, shift = affine(norm)
     dtype = conv.weight.dtype
     bias = shift if conv.bias is None else shift + conv.bias.double() * scale
@@ -89,7 +89,7 @@ def absorb(conv: _ConvNd, norm: _BatchNorm) -> None:
 
 
 class _Tracer(fx.Tracer):
-    """Enters what holds a BatchNorm, so that forwards without one may do as they like."""
+    """Traces only into modules that contain a BatchNorm, so that other forwards need not be traceable."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, _BatchNorm) or not any(isinstance(part, _NORMS) for part in m.modules())
@@ -102,7 +102,7 @@ def _pairs(module: nn.Module, prefix: str) -> list[Pair]:
         signature = inspect.signature(module.forward).parameters.values()
         defaults = {p.name: p.default for p in signature if p.default is not inspect.Parameter.empty}
         graph = _Tracer().trace(module, concrete_args=defaults or None)
-    except Exception:  # whatever a forward does with a proxy that it cannot be asked for
+    except Exception:  # a forward may do anything unsupported with a proxy
         return [pair for name, child in module.named_children() for pair in _pairs(child, f"{prefix}{name}.")]
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
@@ -128,7 +128,7 @@ def _is_foldable(norm: nn.Module) -> bool:
 
 
 def _rest(norm: nn.Module) -> nn.Module:
-    """What a norm does after scale and shift."""
+    """The part of a norm after scale and shift."""
     if _has_act(norm):
         return nn.Sequential(norm.get_submodule("drop"), norm.get_submodule("act"))
     return nn.Identity()
@@ -142,17 +142,17 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def fold(model: M) -> M:
-    """A copy of `model` in deployment form.
+    """Return a copy of `model` in deployment form.
 
-    Every activation block that can is replaced by what its `fuse()` returns (a reborn block by its split form,
-    see `reborn_nas.activations.split`); point-wise activations stay. Then every BatchNorm moves into the convolution
-    before it where that is proved exact (`reborn_nas.activations.folding`). In eval mode the copy computes what
-    `model` does, to rounding; it is not meant to be trained. State-dict keys change. On a CPU it gains another
-    twentieth in `.to(memory_format=torch.channels_last)`, which is left to the caller: a forward with `Tensor.view`
-    may refuse it.
+    Every activation block with a method `fuse()` is replaced by its result (a reborn block by its split form, see
+    `reborn_nas.activations.split`); pointwise activations are kept. Then every BatchNorm is folded into the preceding
+    convolution if that is proved exact (`reborn_nas.activations.folding`). In eval mode the copy computes the same as
+    `model`, up to rounding; it is not meant for training. State-dict keys change. On a CPU,
+    `.to(memory_format=torch.channels_last)` saves another twentieth of the time, which is left to the caller, since a
+    forward with `Tensor.view` may refuse it.
 
     Raises:
-        ConversionError: `model` or a part of it is in train mode, where BatchNorm's statistics still move.
+        ConversionError: `model` or a part of it is in train mode, in which BatchNorm's statistics change.
 
     Example:
         >>> fast = fold(model.eval())
@@ -168,15 +168,15 @@ def fold(model: M) -> M:
 def fold_in_place(model: nn.Module, pairs: Sequence[Pair] | None = None) -> tuple[Pair, ...]:
     """Fold the blocks inside `model`, then the BatchNorms of `pairs`, or of those found foldable; returns the pairs.
 
-    With the pairs that a network's folding returned, a fresh network of the same architecture gets the same
-    state-dict keys, whatever a later version finds foldable.
+    With the pairs returned for one network, a new network of the same architecture gets the same state-dict keys, even
+    if a later version finds other pairs foldable.
     """
     fold_blocks(model)
     return fold_norms(model, pairs)
 
 
 def is_foldable(module: nn.Module) -> bool:
-    """Whether `module` is an activation block with a deployment form: those of others that have a `fuse` stay."""
+    """Whether `module` is one of our activation blocks with a deployment form; other modules with a `fuse` are kept."""
     return (
         callable(getattr(module, "fuse", None))
         and hasattr(module, "channels")
@@ -185,9 +185,9 @@ def is_foldable(module: nn.Module) -> bool:
 
 
 def fold_blocks(model: nn.Module) -> int:
-    """Replace every foldable block inside `model`, a shared one by one shared form; returns how many there were."""
+    """Replace every foldable block inside `model` (a shared one by one shared form); returns their number."""
     forms: dict[int, nn.Module] = {}
-    blocks: list[nn.Module] = []  # keeps them alive, so that ids stay unique
+    blocks: list[nn.Module] = []  # kept alive, so that ids are unique
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
             if child is None or not is_foldable(child):
@@ -200,7 +200,7 @@ def fold_blocks(model: nn.Module) -> int:
 
 
 def refuse_training(model: nn.Module) -> None:
-    """Raise ConversionError when `model` or a part whose mode matters is in train mode."""
+    """Raise ConversionError if `model` or a part whose mode matters is in train mode."""
     for name, module in model.named_modules():
         if module.training and (module is model or is_foldable(module) or isinstance(module, _BatchNorm)):
             where = f"module {name!r}" if name else f"the {type(model).__name__}"

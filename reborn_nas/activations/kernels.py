@@ -1,13 +1,13 @@
-"""Both phases of a map in one Triton kernel each way. Imports Triton: only `phases` imports this, where it is there.
+"""Both phases of a map in one Triton kernel each for forward and backward; imported by `phases` if Triton exists.
 
-What they move, in passes over a map (one read or one write of all its elements):
+Memory traffic, in passes over a map (one read or one write of all its elements):
 
 | | two point-wise operations | one kernel |
 |---|---|---|
 | forward | relu: 2; min: 2 | x read, both phases written: 3 |
 | backward | relu: 3; min: 3; the sum of both gradients: 3 | both gradients and x read, one gradient written: 4 |
 
-13 against 7: at best 1.86 times as fast, as neither is bound by arithmetic.
+13 against 7: at best 1.86 times as fast, since neither is bound by arithmetic.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 1024
-"""Elements a program: at 4 warps 8 a thread, in bf16 one access of 16 bytes."""
+"""Elements per program: 8 per thread at 4 warps, in bf16 one access of 16 bytes."""
 
 
 @triton.jit
 def _split(x_at, positive_at, negative_at, count, MIRRORED: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
-    x = tl.load(x_at + at, mask=inside).to(tl.float32)  # exact, and so is the way back
-    # written so that a NaN stays one in both
+    x = tl.load(x_at + at, mask=inside).to(tl.float32)  # exact, also in the other direction
+    # such that a NaN is NaN in both
     positive = tl.where(x < 0, 0.0, x)
     negative = tl.where(x > 0, 0.0, x)
     if MIRRORED:
@@ -53,7 +53,7 @@ def _join(x_at, positive_at, negative_at, out_at, count, MIRRORED: tl.constexpr,
 
 
 def split(x: Tensor, mirrored: bool) -> tuple[Tensor, Tensor]:
-    """relu(x) and min(x, 0), or relu(−x) where `mirrored`; x is dense, the results have its strides."""
+    """relu(x) and min(x, 0), or relu(−x) if `mirrored`; x is dense, the results have its strides."""
     positive, negative = torch.empty_like(x), torch.empty_like(x)
     _launch(_split, x, (x, positive, negative), mirrored)
     return positive, negative

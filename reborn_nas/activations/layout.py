@@ -1,4 +1,4 @@
-"""Tensor layouts: how a block that computes on (B, C, …) serves other sites, and the layers of each dimension."""
+"""Tensor layouts: how a block for (B, C, …) is used at other sites, and the layers of each dimension."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Ten
 
 
 def out_of_place(module: nn.Module) -> nn.Module:
-    """A copy of an activation that does not write into its input, which a block reads twice."""
+    """A copy of an activation that is not in place, since a block reads its input twice."""
     copy = deepcopy(module)
     for part in copy.modules():
         if getattr(part, "inplace", False) is True:

@@ -1,6 +1,6 @@
-"""The two phases of a map, and how they come together again: what CReLU, reborn and its twin share."""
+"""The two phases of a map and their combination, as used by CReLU, reborn and its twin."""
 
-# No `from __future__ import annotations` here: TorchScript cannot read annotations of functions that it leaves out as
+# No `from __future__ import annotations` here: TorchScript cannot read annotations of ignored functions as
 # strings.
 import functools
 import importlib.util
@@ -18,24 +18,24 @@ from reborn_nas.activations.layout import CONVOLUTIONS, convolve, dimensions
 from reborn_nas.errors import SiteError
 
 KINDS = (torch.float32, torch.bfloat16, torch.float16)
-"""Types that the kernels take."""
+"""Types that the kernels support."""
 
 
 def negative_part(x: Tensor) -> Tensor:
-    """−σ(−x) = min(x, 0), values and autograd's gradient alike.
+    """−σ(−x) = min(x, 0), in value and gradient.
 
-    `x - relu(x)` would be NaN at +inf. At x = 0 the gradient is 0, as that of −σ(−x): an image's black background sits
-    there in a fresh network whose biases are zero. `clamp(max=0)` has 1 there in torch 2.11 and 0 in 2.15.
+    `x - relu(x)` would be NaN at +inf. At x = 0 the gradient is 0, like that of −σ(−x): the black background of images
+    is there in a new network whose biases are zero. `clamp(max=0)` has gradient 1 there in torch 2.11 and 0 in 2.15.
     """
     return F.hardtanh(x, float("-inf"), 0.0)
 
 
 def both_phases(x: Tensor, mirrored: bool) -> tuple[Tensor, Tensor]:
-    """relu(x) and min(x, 0), or relu(−x) in its place where `mirrored`.
+    """relu(x) and min(x, 0), or relu(−x) instead if `mirrored`.
 
-    The rule is fixed: on an NVIDIA GPU with Triton one kernel each way, which moves 7 maps' worth of bytes where
-    point-wise operations move 13; elsewhere, and where a compiler looks on, the point-wise operations.
-    Modules that use this name it to `torch.fx.wrap`, so that a traced network decides by its device too.
+    The rule is fixed: on an NVIDIA GPU with Triton one kernel each for forward and backward, which move 7 maps in place
+    of the 13 of pointwise operations; elsewhere, and under compilers and tracers, pointwise operations. Modules that
+    use this pass its name to `torch.fx.wrap`, so that a traced network also decides by its device.
     """
     if not torch.jit.is_scripting() and _fusible(x):  # type: ignore[attr-defined]
         return fused_phases(x, mirrored)
@@ -44,13 +44,13 @@ def both_phases(x: Tensor, mirrored: bool) -> tuple[Tensor, Tensor]:
 
 @torch.jit.unused
 def fused_phases(x: Tensor, mirrored: bool) -> tuple[Tensor, Tensor]:
-    """`both_phases` as one step of autograd, which saves x and nothing else."""
+    """`both_phases` as one step of autograd, which saves only x."""
     found: tuple[Tensor, Tensor] = _Phases.apply(x, mirrored)  # type: ignore[no-untyped-call]
     return found
 
 
 class _Phases(torch.autograd.Function):
-    """By kernels where x allows it, by the point-wise operations elsewhere."""
+    """Both phases by kernels if x allows them, else by pointwise operations."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, mirrored: bool) -> tuple[Tensor, Tensor]:
@@ -81,7 +81,7 @@ def _kernels() -> ModuleType:
 
 @torch.jit.unused
 def _fusible(x: Tensor) -> bool:
-    """Whether the kernels may and can take x: a plain dense CUDA tensor, nobody tracing, Triton at work there."""
+    """Whether the kernels can be used for x: a plain dense CUDA tensor, no tracing, and Triton works on its device."""
     if x.device.type != "cuda" or type(x) not in (Tensor, nn.Parameter) or x.dtype not in KINDS:
         return False
     compiler: Any = torch.compiler
@@ -93,7 +93,7 @@ def _fusible(x: Tensor) -> bool:
 
 
 def is_dense(x: Tensor) -> bool:
-    """Whether the elements of x fill its memory without gaps or overlaps, in whatever order."""
+    """Whether the elements of x fill its memory without gaps or overlaps, in any order."""
     expected = 1
     for stride, size in sorted(zip(x.stride(), x.shape)):
         if size != 1 and stride != expected:
@@ -103,7 +103,7 @@ def is_dense(x: Tensor) -> bool:
 
 
 def block_form(device: str) -> str:
-    """How blocks are computed on a kind of device, in words: a study's settings keep it, as rounding depends on it."""
+    """Text on how blocks are computed on a kind of device; stored in a study's settings, as rounding depends on it."""
     if device.startswith("cpu"):
         return "transposed convolution; two compressions added, one of maps below 64 pixels"
     if device.startswith("cuda"):
@@ -113,16 +113,16 @@ def block_form(device: str) -> str:
 
 @functools.cache
 def kernels_work(device: str, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> bool:
-    """Whether the Triton kernels give the point-wise operations' numbers on `device`, tried once on a small map.
+    """Whether the Triton kernels give the results of the pointwise operations on `device`, tested once on a small map.
 
-    Each type and memory order is tried by itself when a network first uses it. Where a kernel does not compile, does
-    not run or gives other numbers, the slower point-wise operations are used, with a warning that gives the reason.
+    Each type and memory order is tested when a network first uses it. If a kernel does not compile, does not run or
+    gives different results, the slower pointwise operations are used, with a warning that gives the reason.
     """
     if importlib.util.find_spec("triton") is None:
         return False
     try:
         fault = _kernel_fault(device, dtype, channels_last)
-    except Exception as error:  # no C compiler, an unknown GPU, another Triton: there is another way
+    except Exception as error:  # no C compiler, an unknown GPU, another Triton: use pointwise operations
         fault = f"{type(error).__name__}: {error}"
     if fault:
         warnings.warn(
@@ -135,7 +135,7 @@ def kernels_work(device: str, dtype: torch.dtype = torch.float32, channels_last:
 
 @torch.no_grad()
 def _kernel_fault(device: str, dtype: torch.dtype, channels_last: bool) -> str:
-    """What differs from the point-wise operations on a map with zeros, infinities and a NaN; "" where nothing does."""
+    """The difference from pointwise operations on a map with zeros, infinities and a NaN; "" if there is none."""
     kernels = _kernels()
     x = torch.linspace(-3, 3, 2 * 17 * 5 * 13, device=device).to(dtype).view(2, 17, 5, 13)
     x.view(-1)[:6] = torch.tensor([0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1.0], device=device)
@@ -161,9 +161,9 @@ def _kernel_fault(device: str, dtype: torch.dtype, channels_last: bool) -> str:
 def merge(positive: Tensor, negative: Tensor, weight: Tensor) -> Tensor:
     """conv(cat([positive, negative], 1), weight) without the copy: W⁺·positive + W⁻·negative.
 
-    Modules that use this name it to `torch.fx.wrap`, as its form depends on device and size: on a CPU maps of less
-    than 64 pixels are concatenated, where one convolution instead of two wins 4 to 12 % of a block (measured on one
-    core, batch 16); everywhere else it is the copy that costs.
+    Modules that use this pass its name to `torch.fx.wrap`, since its form depends on device and size: on a CPU maps of
+    less than 64 pixels are concatenated, since one convolution instead of two saves 4 to 12 % of a block's time
+    (measured on one core, batch 16); elsewhere the copy is more expensive.
 
     Args:
         positive, negative: (B, C, …).
@@ -181,12 +181,12 @@ def merge(positive: Tensor, negative: Tensor, weight: Tensor) -> Tensor:
 def compression(channels: int, kind: str, init: str, layout: str = "nchw") -> _ConvNd | None:
     """Γ(·, 2): the convolution from 2C to C channels, or None for kind "none".
 
-    It has no bias: the paper names none, β of the BatchNorm before it (reborn) and the layer after it (always
-    a convolution or linear, Sec. 3.1) can shift as well, and [I | 0] then is all of the preserving start.
+    It has no bias: the paper mentions none, and β of the preceding BatchNorm (reborn) and the next layer (always a
+    convolution or linear, Sec. 3.1) can shift as well. [I | 0] is then all that the preserving initialisation needs.
 
     Args:
         kind: "1x1", "3x3" or "none"; the kernel has that extent in every dimension of the map.
-        init: "xavier", or "preserve" for [I | 0], which hands the positive phase on as it is.
+        init: "xavier", or "preserve" for [I | 0], which returns the positive phase unchanged.
     """
     if kind == "none":
         return None

@@ -1,4 +1,4 @@
-"""Activations that look at one value, or one neighbourhood (FReLU), and keep the channels."""
+"""Activations of one value, or of one neighbourhood (FReLU), that keep the number of channels."""
 
 # No `from __future__ import annotations` here: torch.fx copies the annotations of forward into its code, and
 # TorchScript cannot read them there as strings.
@@ -20,7 +20,7 @@ from reborn_nas.activations.split import affine, convolution, scaled
 
 
 class ChannelPReLU(nn.PReLU):
-    """PReLU with one slope a channel, whichever axis the channels are on. Source: He et al. 2015."""
+    """PReLU with one slope per channel, for channels on any axis. Source: He et al. 2015."""
 
     def __init__(self, channels: int, layout: str = "nchw", slope: float = 0.25) -> None:
         super().__init__(channels, init=slope)
@@ -36,8 +36,8 @@ class ChannelPReLU(nn.PReLU):
 class FReLU(nn.Module):
     """max(x, T(x)), T a depthwise 3×3 convolution with BatchNorm. Source: Ma et al., Funnel Activation, ECCV 2020.
 
-    The paper draws the window's weights from a Gaussian; here they are Xavier's, as all weights are (BatchNorm
-    follows, so that their scale does not matter).
+    The paper draws the window's weights from a Gaussian; here they are drawn by Xavier's rule like all weights. Their
+    scale does not matter, since BatchNorm follows.
     """
 
     def __init__(self, channels: int, layout: str = "nchw") -> None:
@@ -50,14 +50,14 @@ class FReLU(nn.Module):
         nn.init.xavier_uniform_(self.conv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, …) → (B, C, …), or the layout it was built for."""
+        """(B, C, …) → (B, C, …), or in the layout for which it was built."""
         x = to_channels_first(x, self.layout)
         return from_channels_first(torch.maximum(x, self.norm(self.conv(x))), self.layout)
 
     @torch.jit.unused
     @torch.no_grad()
     def fuse(self) -> nn.Module:
-        """The same function in eval mode with the BatchNorm in the convolution, a new module."""
+        """A new module with the same function in eval mode, with BatchNorm folded into the convolution."""
         fused = deepcopy(self)
         if isinstance(self.norm, _BatchNorm):
             scale, shift = affine(self.norm)

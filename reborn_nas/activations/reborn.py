@@ -23,24 +23,24 @@ from reborn_nas.activations.sparing import Once, Remade, cheap_to_redo
 from reborn_nas.activations.split import split_form
 from reborn_nas.errors import SiteError
 
-torch.fx.wrap("both_phases")  # leaves of symbolic tracing here too
+torch.fx.wrap("both_phases")  # leaves of symbolic tracing here as well
 torch.fx.wrap("merge")
 
 
 def as_convolution(weight: Tensor, groups: int) -> Tensor:
-    """The convolution weight that does what a stride-1, same-padded transposed one does with `weight` (odd kernel).
+    """The weight of the convolution that equals a stride-1, same-padded transposed one with `weight` (odd kernel).
 
     Args:
-        weight: (C, C, k, …), or (C, 1, k, …) where groups = C.
+        weight: (C, C, k, …), or (C, 1, k, …) if groups = C.
     """
     if weight.shape[-1] > 1:
         weight = weight.flip(list(range(2, weight.dim())))
     return weight.transpose(0, 1) if groups == 1 else weight
 
 
-@torch.fx.wrap  # a leaf of symbolic tracing, so that the device may decide
+@torch.fx.wrap  # a leaf of symbolic tracing, so that the device decides at run time
 def deconvolve(x: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """Φ: transposed convolution, stride 1, odd kernel, same size; the form that is faster on the device of x.
+    """Φ: transposed convolution, stride 1, odd kernel, same size, in the form that is faster on the device of x.
 
     The rule is fixed: the transposed convolution on the CPU (for images 1 to 25 % faster there, most in channels_last),
     the convolution with the flipped and transposed weight elsewhere (cuDNN's data-gradient kernels are slower).
@@ -58,21 +58,21 @@ def deconvolve(x: Tensor, weight: Tensor, groups: int) -> Tensor:
 class Reborn(nn.Module):
     """The reborn block, computed without the concatenation: W⁺·σ(x) + W⁻·κ(Φ(min(x, 0))).
 
-    Φ (`deconv`) is a transposed convolution of stride 1 that keeps the size, κ (`norm`) BatchNorm, Γ (`compress`) one
-    convolution from 2C to C channels, each for maps of the site's dimensions: `ConvTranspose2d` and `BatchNorm2d` for
-    an image. Neither Φ (BatchNorm follows) nor Γ has a bias.
+    Φ (`deconv`) is a transposed convolution of stride 1 that keeps the size, κ (`norm`) BatchNorm, Γ (`compress`) a
+    convolution from 2C to C channels, each in the dimensions of the site's maps: `ConvTranspose2d` and `BatchNorm2d`
+    for images. Neither Φ (BatchNorm follows) nor Γ has a bias.
 
     Args:
-        channels: C of the input.
-        kernel_size: of Φ in every dimension, odd: an even one would change the map's size.
+        channels: number of input channels C.
+        kernel_size: kernel size of Φ in every dimension; odd, since an even one would change the map's size.
         compression: "1x1" or "3x3" (likewise in every dimension), or "none", which returns cat([σ(x), κ(Φ(·))]), 2C
             channels.
-        deconv: "dense", or "depthwise" (Φ acts on each channel by itself).
-        positive: the positive path σ; ReLU as in the paper where None.
-        negative: False makes the positive twin, Φ fed with relu(x) instead of min(x, 0).
-        layout: of x: "ncl", "nchw", "nhwc", "ncdhw", "ndhwc" or "nc".
-        init: "xavier", or "preserve": Γ = [I | 0], so that f(x) = σ(x) to the bit in float32 arithmetic. Φ is
-            not zero then, so that W⁻ has a gradient at once and the negative path opens after one step.
+        deconv: "dense", or "depthwise" (Φ acts on each channel separately).
+        positive: the positive path σ; None means ReLU, as in the paper.
+        negative: False gives the positive twin, in which Φ reads relu(x) instead of min(x, 0).
+        layout: layout of x: "ncl", "nchw", "nhwc", "ncdhw", "ndhwc" or "nc".
+        init: "xavier", or "preserve": Γ = [I | 0], so that f(x) = σ(x) exactly in float32 arithmetic. Φ is not zero, so
+            that W⁻ has a gradient at once and the negative path opens after one step.
 
     Example:
         >>> Reborn(64, kernel_size=3)(torch.randn(2, 64, 8, 8)).shape
@@ -113,7 +113,7 @@ class Reborn(nn.Module):
         nn.init.xavier_uniform_(self.deconv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, …) → (B, out_channels, …), or the layout it was built for."""
+        """(B, C, …) → (B, out_channels, …), or in the layout for which it was built."""
         if self.sparing and not torch.jit.is_scripting() and self._can_spare(x):  # type: ignore[attr-defined]
             return self._spared(x)
         if self.rectifies and self.negative:
@@ -133,7 +133,7 @@ class Reborn(nn.Module):
 
     @torch.jit.unused
     def _can_spare(self, x: Tensor) -> bool:
-        """Whether maps may be recomputed: only where autograd keeps any, and nothing traces."""
+        """Whether maps can be recomputed: only if autograd saves them, and nothing is traced."""
         compiler: Any = torch.compiler
         jit: Any = torch.jit
         watched = jit.is_tracing() or compiler.is_compiling()
@@ -142,7 +142,7 @@ class Reborn(nn.Module):
 
     @torch.jit.unused
     def _spared(self, x: Tensor) -> Tensor:
-        """`forward`, of whose maps autograd keeps x, and Φ(·) where that is expensive to compute again."""
+        """`forward` for which autograd saves only x, and Φ(·) if that is expensive to recompute."""
         remade, source, layout = Remade(x), x.detach(), self.layout
         weight, groups, norm = self.deconv.weight, self.groups, self.norm
 
@@ -178,9 +178,9 @@ class Reborn(nn.Module):
 
     @torch.jit.unused
     def fuse(self) -> nn.Module:
-        """The deployment form, frozen at the running statistics: the same function in eval mode, a new module.
+        """The deployment form with the running statistics: a new module with the same function in eval mode.
 
-        The name is the one that timm's `reparameterize_model` looks for.
+        timm's `reparameterize_model` calls this method by name.
         """
         return split_form(
             self.positive,

@@ -1,4 +1,4 @@
-"""What the reborn block is compared with: CReLU (Shang et al., ICML 2016), and controls of the same form."""
+"""Activations with which the reborn block is compared: CReLU (Shang et al., ICML 2016), and controls."""
 
 # No `from __future__ import annotations` here: torch.fx copies the annotations of forward into its code, and
 # TorchScript cannot read them there as strings.
@@ -19,12 +19,12 @@ from reborn_nas.activations.phases import both_phases, fused_phases, identity_, 
 from reborn_nas.activations.phases import compression as make_compression
 from reborn_nas.activations.sparing import Remade
 
-torch.fx.wrap("both_phases")  # leaves of symbolic tracing here too
+torch.fx.wrap("both_phases")  # leaves of symbolic tracing here as well
 torch.fx.wrap("merge")
 
 
 class CReLU(nn.Module):
-    """cat([σ(x), σ(−x)]) over the channels, handed on as 2C channels or compressed to C by a 1×1 convolution."""
+    """cat([σ(x), σ(−x)]) over the channels, returned as 2C channels or compressed to C by a 1×1 convolution."""
 
     def __init__(
         self, channels: int, *, compression: str = "1x1", layout: str = "nchw", init: str = "xavier"
@@ -37,7 +37,7 @@ class CReLU(nn.Module):
         self.compress = make_compression(channels, compression, init, layout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, …) → (B, out_channels, …), or the layout it was built for."""
+        """(B, C, …) → (B, out_channels, …), or in the layout for which it was built."""
         x = to_channels_first(x, self.layout)
         if self.sparing and not torch.jit.is_scripting() and self._can_spare(x):  # type: ignore[attr-defined]
             return from_channels_first(self._spared(x), self.layout)
@@ -49,7 +49,7 @@ class CReLU(nn.Module):
 
     @torch.jit.unused
     def _can_spare(self, x: Tensor) -> bool:
-        """Only what is trained eagerly, and mixed by a convolution, keeps its phases for a backward pass."""
+        """Whether phases are saved for the backward pass: in eager training, if a convolution compresses them."""
         compiler: Any = torch.compiler
         jit: Any = torch.jit
         watched = jit.is_tracing() or compiler.is_compiling()
@@ -58,7 +58,7 @@ class CReLU(nn.Module):
 
     @torch.jit.unused
     def _spared(self, x: Tensor) -> Tensor:
-        """`forward`, of whose maps autograd keeps only x."""
+        """`forward` for which autograd saves only x."""
         assert self.compress is not None
         remade, source = Remade(x), x.detach()
         with remade.instead():
@@ -82,12 +82,12 @@ class ExtendedConv(nn.Module):
             nn.init.xavier_uniform_(self.conv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, …) → (B, C, …), or the layout it was built for."""
+        """(B, C, …) → (B, C, …), or in the layout for which it was built."""
         return from_channels_first(self.conv(to_channels_first(F.relu(x), self.layout)), self.layout)
 
 
 class NormReLU(nn.Module):
-    """BatchNorm, then ReLU: is it the block's normalisation that helps?"""
+    """BatchNorm, then ReLU: tests whether the block's normalisation helps."""
 
     def __init__(self, channels: int, layout: str = "nchw") -> None:
         super().__init__()
@@ -96,5 +96,5 @@ class NormReLU(nn.Module):
         self.norm = NORMS[dimensions(layout)](channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, …) → (B, C, …), or the layout it was built for."""
+        """(B, C, …) → (B, C, …), or in the layout for which it was built."""
         return from_channels_first(F.relu(self.norm(to_channels_first(x, self.layout))), self.layout)

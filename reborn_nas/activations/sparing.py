@@ -1,9 +1,9 @@
-"""Memory for time: recompute from the block's input what its convolutions would keep for the backward pass.
+"""Saves memory by recomputing, from a block's input, what its convolutions would save for the backward pass.
 
-Both phases of x, the normalised map and, where that is cheap, the deconvolved map are functions of x. A block that
-computes them all keeps five maps (x, relu(x), min(x, 0), Φ(·), BN(Φ(·))); a sparing one keeps x, and Φ(·) unless
-`cheap_to_redo`. It costs one more pass of the kernels that made them, with the same operations, so that the gradients
-are the same to the bit. Source of the idea: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
+Both phases of x, the normalised map and, if cheap, the deconvolved map are functions of x. A block that saves them all
+keeps five maps (x, relu(x), min(x, 0), Φ(·), BN(Φ(·))); a sparing one keeps x, and Φ(·) unless `cheap_to_redo`. It
+costs one more pass of the kernels that computed them, with the same operations, so that the gradients are
+bit-identical. Source of the idea: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ import torch
 from torch import Tensor, nn
 
 REDO_MACS = 600
-"""Multiply-accumulates an element up to which a deconvolved map is made again: dense 3×3 up to 64 channels."""
+"""Most multiply-accumulates per element for which a deconvolved map is recomputed: dense 3×3 up to 64 channels."""
 
 
 def cheap_to_redo(weight: Tensor) -> bool:
-    """Whether the map that a convolution with `weight` (C', C / groups, k, k) makes is worth less than its memory.
+    """Whether recomputing the map of a convolution with `weight` (C', C / groups, k, k) is cheaper than its memory.
 
-    A fixed rule: 9·C multiply-accumulates an element at most 600. In a ResNet that is the first stage, which has
-    half of the bytes and, of the work, a fifth.
+    The rule is fixed: at most 600 multiply-accumulates per element, which are 9·C. In a ResNet that is the first stage,
+    with half of the bytes and a fifth of the work.
     """
     return weight[0].numel() <= REDO_MACS
 
 
 def spare_memory(model: nn.Module, spare: bool = True) -> int:
-    """Switch recomputation on or off in every block of `model` that can; return how many there are.
+    """Switch recomputation on or off in every block of `model` that supports it; return their number.
 
-    Results stay the same; a step takes longer. Nothing changes where gradients are off.
+    Results are the same; a step takes longer. Without gradients nothing changes.
     """
     blocks: list[Any] = [part for part in model.modules() if hasattr(part, "sparing")]
     for block in blocks:
@@ -40,10 +40,10 @@ def spare_memory(model: nn.Module, spare: bool = True) -> int:
 
 
 class Remade:
-    """Tensors that autograd should not keep, and how each is recomputed.
+    """Tensors that autograd must not save, and how each is recomputed.
 
     Args:
-        x: the block's input, whose autocast setting is repeated when something is made.
+        x: input of the block; its autocast setting is used in recomputations.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -52,17 +52,17 @@ class Remade:
         self._autocast = torch.is_autocast_enabled(self._kind)
         self._dtype = torch.get_autocast_dtype(self._kind)
         self._makers: dict[int, Callable[[], Tensor]] = {}
-        self._known: list[Tensor] = []  # alive until the block is done, so that no other takes their place
+        self._known: list[Tensor] = []  # kept alive, so that their memory is not reused
 
     def put(self, tensor: Tensor, make: Callable[[], Tensor]) -> Tensor:
-        """Return `tensor`; autograd will keep `make` in its place."""
+        """Return `tensor`, for which autograd will save `make` instead."""
         self._makers[_place(tensor)] = make
         self._known.append(tensor)
         return tensor
 
     @contextlib.contextmanager
     def instead(self) -> Iterator[None]:
-        """Within, autograd keeps the functions; afterwards the known tensors may be freed."""
+        """Make autograd save the functions inside the context; the known tensors are freed after it."""
         try:
             with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
                 yield
@@ -73,7 +73,7 @@ class Remade:
     def _pack(self, tensor: Tensor) -> Any:
         make = self._makers.get(_place(tensor))
         if make is None or not any(_same(tensor, known) for known in self._known):
-            return tensor.detach(), tensor._version  # torch checks no versions where hooks are at work
+            return tensor.detach(), tensor._version  # torch does not check versions if hooks are used
         return make
 
     def _unpack(self, kept: Any) -> Tensor:
@@ -91,19 +91,19 @@ class Remade:
 
 
 class Once:
-    """A map that two callers need one after the other: made for the first, given to the second, then dropped."""
+    """A map that two callers need: computed for the first, returned to the second, then freed."""
 
     def __init__(self, make: Callable[[], Tensor]) -> None:
         self._make = make
         self._held: Tensor | None = None
 
     def first(self) -> Tensor:
-        """Make and keep it."""
+        """Compute and keep it."""
         self._held = self._make()
         return self._held
 
     def second(self) -> Tensor:
-        """The one that is kept, or a new one."""
+        """Return the kept one, or compute it again."""
         held, self._held = self._held, None
         return self._make() if held is None else held
 

@@ -1,4 +1,4 @@
-"""The deployment form of the reborn block: BatchNorm and, where that is exact, the compression folded into Φ."""
+"""The deployment form of the reborn block: BatchNorm and, if that is exact, the compression folded into Φ."""
 
 # No `from __future__ import annotations` here: torch.fx copies the annotations of forward into its code, and
 # TorchScript cannot read them there as strings.
@@ -14,12 +14,12 @@ from reborn_nas.activations.layout import CONVOLUTIONS, convolve, from_channels_
 from reborn_nas.activations.phases import centre, negative_part
 
 
-@torch.fx.wrap  # a leaf of symbolic tracing, so that device and size may decide
+@torch.fx.wrap  # a leaf of symbolic tracing, so that device and size decide at run time
 def whole_form(x: Tensor, weight: Tensor, bias: Tensor | None, pointwise: Tensor) -> Tensor:
-    """conv(min(x, 0), weight, bias) + conv(x, pointwise): a block whose 1×1 reads x itself.
+    """conv(min(x, 0), weight, bias) + conv(x, pointwise): a block whose 1×1 convolution reads x.
 
-    The 1×1 is a convolution like the other: as one matrix product that adds in passing it was up to 8 % of a block
-    faster on one EPYC and twice as slow on the next, whose BLAS is no match for its convolutions.
+    The 1×1 is a convolution like the other: as a single matrix product with a fused addition it was up to 8 % of a
+    block faster on one EPYC, but twice as slow on the next, whose BLAS is slower than its convolutions.
 
     Args:
         x: (B, C, …).
@@ -33,19 +33,19 @@ def whole_form(x: Tensor, weight: Tensor, bias: Tensor | None, pointwise: Tensor
 
 
 BLOCK = 3 << 20
-"""Bytes of a map that are worked on at once. The temporaries of a whole batch may be fetched from the system and given
-back at each call, page by page; those of a few images are handed out again. On one thread of an EPYC a block alone (64
-channels at 32×32, 32 images) takes 0.7 to 0.85 of the time; in a ResNet-18, whose allocations have settled, as long
-as in one piece, and longer with smaller parts."""
+"""Bytes of a map that are processed at once. The temporaries of an entire batch may be allocated from the system and
+freed at each call, page by page; those of a few images are reused. On one thread of an EPYC a single block (64 channels
+at 32×32, 32 images) takes 0.7 to 0.85 of the time; a ResNet-18, whose allocations have settled, takes as long as in one
+piece, and longer with smaller parts."""
 
 FEWEST = 16
-"""Images of a part, but for a smaller batch. Below it torch computes a 1×1 on one thread by a matrix product instead of
-oneDNN's convolution: on one EPYC 5 % of a block's time more, and 2 % of a ResNet-18's."""
+"""Least images of a part, unless the batch is smaller. Below it torch computes a 1×1 on one thread by a matrix product
+instead of oneDNN's convolution, which takes 5 % more of a block's time on one EPYC, and 2 % of a ResNet-18's."""
 
 
 @torch.jit.unused
 def _in_blocks(x: Tensor, weight: Tensor) -> bool:
-    """Whether nothing traces or differentiates, and x is a plain map on the CPU."""
+    """Whether x is a plain map on the CPU, without tracing or gradients."""
     tracing = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined,no-untyped-call]
     if x.device.type != "cpu" or tracing or torch.is_autocast_enabled("cpu") or not x.is_contiguous():
         return False
@@ -56,10 +56,10 @@ def _in_blocks(x: Tensor, weight: Tensor) -> bool:
 def _block_by_block(x: Tensor, weight: Tensor, bias: Tensor | None, pointwise: Tensor) -> Tensor:
     B = x.shape[0]
     out = x.new_empty(B, weight.shape[0], *x.shape[2:])
-    # a convolution brings its weight into its own layout at every call, which large ones must not do too often;
-    # the number of threads has no say, so that the bits do not depend on it
+    # a convolution reorders its weight at every call, which large ones must not do too often; the number of threads is
+    # not used, so that the results do not depend on it
     step = max(FEWEST, max(BLOCK, weight.nbytes // 2) // max(1, x[:1].nbytes))
-    step = max(1, -(-B // max(1, B // step)))  # equal parts: none is left with a few images
+    step = max(1, -(-B // max(1, B // step)))  # equal parts, so that none has only a few images
     for first in range(0, B, step):
         part = x[first : first + step]
         reborn = convolve(negative_part(part), weight, bias, 1)
@@ -68,15 +68,15 @@ def _block_by_block(x: Tensor, weight: Tensor, bias: Tensor | None, pointwise: T
 
 
 class SplitReborn(nn.Module):
-    """direct(σ(x)) + merge(reborn(min(x, 0))): what a reborn block computes in eval mode, in two or three convolutions.
+    """direct(σ(x)) + merge(reborn(min(x, 0))): a reborn block in eval mode, in two or three convolutions.
 
-    With a ReLU, a dense Φ and a 1×1 compression `direct` reads x itself: relu(x) = x − min(x, 0), and what that takes
-    too much of min(x, 0) is taken out of the centre of `reborn`. So relu(x) is never computed or stored.
+    With a ReLU, a dense Φ and a 1×1 compression `direct` reads x: since relu(x) = x − min(x, 0), the surplus of min(x,
+    0) is subtracted from the centre of `reborn`, and relu(x) is never computed or stored.
 
-    `reborn` is Φ as a plain convolution with κ in its weight and bias. With a dense Φ and a 1×1 compression it
-    holds W⁻ as well and `merge` is absent. A 3×3 compression cannot join it exactly at the border, and joining
-    a depthwise Φ would make that dense: there `merge` is W⁻. Without compression `direct` is absent too, and
-    the phases are concatenated.
+    `reborn` is Φ as a plain convolution with κ in its weight and bias. With a dense Φ and a 1×1 compression it also
+    contains W⁻, and `merge` is absent. A 3×3 compression cannot be folded into it exactly at the border, and folding
+    into a depthwise Φ would make that dense: in these cases `merge` is W⁻. Without compression `direct` is also absent,
+    and the phases are concatenated.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class SplitReborn(nn.Module):
         self.merge = merge
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, …) → (B, out_channels, …), or the layout it was built for."""
+        """(B, C, …) → (B, out_channels, …), or in the layout for which it was built."""
         if self.whole and self.direct is not None:
             mapped = whole_form(
                 to_channels_first(x, self.layout), self.reborn.weight, self.reborn.bias, self.direct.weight
@@ -115,7 +115,7 @@ class SplitReborn(nn.Module):
             reborn = self.merge(reborn)
         if self.direct is None:
             return from_channels_first(torch.cat([positive, reborn], dim=1), self.layout)  # (B, 2C, …)
-        # in place: a fresh map costs as much as the sum
+        # in place: a new map costs as much as the sum
         return from_channels_first(reborn.add_(self.direct(positive)), self.layout)
 
 
@@ -133,10 +133,10 @@ def split_form(
     """The `SplitReborn` of a block, computed in float64 and returned in the dtype of `weight`.
 
     Args:
-        positive: the positive path, copied.
-        weight: of Φ as a convolution, (C, C / groups, k, …).
+        positive: the positive path, which is copied.
+        weight: weight of Φ as a convolution, (C, C / groups, k, …).
         norm: κ, whose running statistics are used.
-        compress: Γ's weight (C, 2C, k', …), or None where there is none.
+        compress: Γ's weight (C, 2C, k', …), or None if there is none.
         groups, negative, layout: as in the block.
     """
     channels, dtype = weight.shape[0], weight.dtype
@@ -179,7 +179,7 @@ def affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 
 def scaled(weight: Tensor, scale: Tensor) -> Tensor:
-    """A convolution weight (C', C, k, …) times a factor an output channel (C',)."""
+    """A convolution weight (C', C, k, …) times a factor per output channel (C',)."""
     return weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
 
 
@@ -193,7 +193,7 @@ def convolution(weight: Tensor, bias: Tensor | None, groups: int, dtype: torch.d
         padding=size // 2,
         groups=groups,
         bias=bias is not None,
-        device="meta",  # draws no random numbers
+        device="meta",  # to draw no random numbers
         dtype=dtype,
     ).to_empty(device=weight.device)
     conv.weight.copy_(weight)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from reborn_nas.api.trainings import train
     from reborn_nas.api.view import answer, estimates, networks, recommend, report, run_view
 
-_LAZY = {  # what is looked at needs no PyTorch
+_LAZY = {  # reading results must not import PyTorch
     "answer": "view",
     "check_training": "searches",
     "dashboard": "dashboards",
@@ -51,7 +51,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The names are loaded when first used."""
+    """Import names on first use."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

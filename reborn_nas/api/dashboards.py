@@ -1,4 +1,4 @@
-"""optuna-dashboard over a run, with the answer so far in the notes of its studies."""
+"""optuna-dashboard for a run, with the answer so far in the notes of its studies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def dashboard(study_or_path: RunResult | Run, *, host: str = "127.0.0.1", port: 
 
 
 def describe(folder: Path) -> None:
-    """Bring the notes and graphs of a run's studies up to date."""
+    """Update the notes and graphs of a run's studies."""
     store = open_store(folder, read_only=False)
     shown = _shown(folder)
     with speaking(metric_of(store.attribute("config", {}))):

@@ -1,4 +1,4 @@
-"""Trained networks of a run, or one of the caller's own, written as timm models."""
+"""Exports trained networks of a run, or one of the caller, as timm models."""
 
 from __future__ import annotations
 
@@ -57,27 +57,26 @@ def export(
     """Write a trained network as a timm `local-dir`.
 
     Args:
-        study_or_arch: what `search` returned, or a run folder; or an architecture, with the network in `model`.
+        study_or_arch: the result of `search`, or a run folder; or an architecture, with the network in `model`.
         out: the folder to write.
-        trial: of a run. "retested": the candidate, trained afresh beside its parent and judged by the test images;
-            "recommended": the largest expected accuracy, see `recommend`, where it was trained; "best": the highest
-            validation accuracy observed; "parent": the network with its reference activations; "pareto": the front of
-            the exploration's objectives (accuracy and MACs where it had one), a sub-folder each; a number of the study
-            as the dashboard shows it, or a trial's key, where its weights were kept; "auto": retested where there is
-            one, else best.
-        fold: in deployment form, for inference only.
+        trial: which network of a run. "retested": the candidate, trained again with its parent and judged by the test
+            images; "recommended": the largest expected accuracy, see `recommend`, if it was trained; "best": the
+            highest observed validation accuracy; "parent": the network with its reference activations; "pareto": the
+            front of the exploration's objectives (accuracy and MACs if it had one objective), each in a sub-folder; a
+            trial number of the dashboard, or a trial's key, if its weights were kept; "auto": retested if possible,
+            else best.
         forms: further files: "onnx", "torch-export", "jit-trace".
         force: replace a folder that is not empty.
-        name: of the model in its card.
-        trust_source: run the source code that a run from elsewhere names for its network.
-        model: the network of an architecture, as `convert` made it and then trained; without it the
-            exported weights are random.
-        say: called with a line on which network of a run was written, and how it compares with its parent.
-        about: with an architecture: `input_size`, `classes`, `mean`, `std` and `accuracies`, as far as neither its
-            backbone spec nor the model say them; see `reborn_nas.export.bare_network`.
+        name: name of the model in its card.
+        trust_source: run the network's source code of a run from elsewhere.
+        model: the trained network of an architecture, converted by `convert`; without it the exported weights are
+            random.
+        say: called with a line on the exported network of a run and its comparison with the parent.
+        about: for an architecture: `input_size`, `classes`, `mean`, `std` and `accuracies`, if neither its backbone
+            spec nor the model define them; see `reborn_nas.export.bare_network`.
 
     Raises:
-        ExportError: no such trial, its weights were not kept, they do not fit, or the folder is not empty.
+        ExportError: there is no such trial, its weights were not kept or do not fit, or the folder is not empty.
     """
     check_target(out, force)
     written: dict[str, Any] = {"force": force, "fold": fold, "forms": forms}
@@ -126,7 +125,7 @@ def _export_front(
     written: Mapping[str, Any],
     report: Callable[[str], None],
 ) -> Path:
-    """Write the networks of a front, sub-folder → its training, with a README of all."""
+    """Write the networks of a front (sub-folder → training), with a README."""
     records = {folder: record for folder, (record, _) in several.items()}
     readme = front_readme(info.name, records, trainings.front, _objectives(info), trainings.run, info.metric)
     report(
@@ -139,7 +138,7 @@ def _export_front(
 
 
 def _check_own(trial: str, fold: bool, forms: Sequence[str]) -> None:
-    """Refuse what an export of a training of the user's own cannot be."""
+    """Refuse arguments that do not apply to a training of the user's own."""
     if trial == "pareto" or fold or forms:
         raise ExportError(
             "a network of a training of your own is exported with its weights and its source, one at a time: "
@@ -148,7 +147,7 @@ def _check_own(trial: str, fold: bool, forms: Sequence[str]) -> None:
 
 
 def _parent_warning(trainings: Trainings, record: TrialRecord, compared: str, out: str) -> str:
-    """What to do where a network is not shown to beat its parent; "" where it is, or is the parent."""
+    """Advice if a network has not been shown to beat its parent; "" if it has, or is the parent."""
     if record.arm == trainings.parent_arm or compared.endswith("better than its parent"):
         return ""
     try:
@@ -162,13 +161,13 @@ def _parent_warning(trainings: Trainings, record: TrialRecord, compared: str, ou
 
 
 def _objectives(info: RunInfo) -> tuple[str, ...]:
-    """Of the exploration's front: its own objectives, or accuracy against multiply-accumulates where it had one."""
+    """The objectives of the front: those of the exploration, or accuracy and MACs if it had one objective."""
     objectives = tuple(info.config.get("objectives") or ())
     return objectives if len(objectives) > 1 else ("accuracy", "macs")
 
 
 def _trainings(info: RunInfo, trial: str = "auto") -> Trainings:
-    """The run's trainings as `choose` looks at them."""
+    """The run's trainings, for `choose`."""
     return Trainings(
         run=str(info.folder or info.name),
         records=info.records,
@@ -180,7 +179,7 @@ def _trainings(info: RunInfo, trial: str = "auto") -> Trainings:
 
 
 def _against_parent(info: RunInfo, record: TrialRecord) -> str:
-    """One clause: how the network of `record` compares with its parent."""
+    """A clause on the comparison of the network of `record` with its parent."""
     if record.arm == parent_arm(info):
         return "the parent itself"
     found = None
@@ -191,7 +190,7 @@ def _against_parent(info: RunInfo, record: TrialRecord) -> str:
 
 
 def exportable(study_or_path: RunResult | Run) -> bool:
-    """Whether `export` without further words has a network to write."""
+    """Whether `export` without further arguments has a network to write."""
     try:
         choose(_trainings(info_of(study_or_path)), "auto")
     except ExportError:
@@ -224,7 +223,7 @@ def _recommended_key(info: RunInfo, trainings: Trainings) -> str:
 def _own_network(
     info: RunInfo, record: TrialRecord, weights: Path, name: str | None, compared: str
 ) -> tuple[Architecture, Plan | None, dict[str, Tensor], Any, str]:
-    """A network of the user's own training, with its conversion, weights, example inputs and card."""
+    """The network of a user's own training, with its conversion, weights, example inputs and card."""
     architecture = Architecture.from_dict(record.architecture)
     inputs = read_example(weights.with_suffix(".example"))["inputs"]
     conversion = None
@@ -259,7 +258,7 @@ def _own_network(
 
 
 def _trained(info: RunInfo, record: TrialRecord, weights: Path, name: str | None, compared: str) -> Trained:
-    """A recorded training as an export takes it."""
+    """A recorded training, for an export."""
     architecture = Architecture.from_dict(record.architecture)
     template = build(architecture.backbone, device="meta")
     conversion = plan(template, architecture, architecture.backbone.input_size)

@@ -1,4 +1,4 @@
-"""A run as callers name it: its folder, what is read of it, and the command that continues it."""
+"""A run as an argument: its folder, its stored information, and the command that continues it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Run = str | os.PathLike[str]
 """A run folder."""
 
 MANY = 2000
-"""Trainings above which nothing is computed that grows with their number, unless it is asked for by name."""
+"""Trainings above which costly computations are done only on request."""
 
 
 def folder_of(study_or_path: RunResult | Run) -> Path:
@@ -35,24 +35,24 @@ def folder_of(study_or_path: RunResult | Run) -> Path:
 
 
 def info_of(study_or_path: RunResult | RunInfo | Run) -> RunInfo:
-    """What is stored of the run, read once."""
+    """The stored information of the run, read at most once."""
     if isinstance(study_or_path, RunInfo):
         return study_or_path
     return load_run(folder_of(study_or_path))
 
 
 def parent_arm(info: RunInfo) -> str:
-    """The arm of the trainings that have the reference at every site."""
+    """The arm of the trainings with the reference at every site."""
     return "parent" if info.arms[1] == "original" else info.arms[1]
 
 
 def unknown_code(records: Iterable[TrialRecord]) -> str | None:
-    """The source code behind `records` that is not known to be this user's; None where there is none."""
+    """The source code behind `records` that is not known to be from this user; None if there is none."""
     return foreign_code(Architecture.from_dict(record.architecture).backbone for record in records)
 
 
 def network_of_code(code: str) -> str:
-    """What an error reports of a network whose source code is not known to be this user's, up to the way out."""
+    """The beginning of an error message about source code that is not known to be from this user."""
     return (
         f"its network is source code, {code}, that no search of yours has run on this machine; read it, then"
     )
@@ -60,7 +60,7 @@ def network_of_code(code: str) -> str:
 
 @reads_run
 def resume_line(info: RunInfo) -> str:
-    """The command that continues a run; of a large one by the file of its settings, which takes no PyTorch to name."""
+    """The command that continues a run; for a large one by the file of its settings, without importing PyTorch."""
     file = None if info.folder is None else info.folder / SETTINGS_FILE
     if file is None or len(info.records) <= MANY or not file.is_file():
         return resume_command_of(info)
@@ -72,6 +72,6 @@ def resume_line(info: RunInfo) -> str:
 def resume_command_of(info: RunInfo) -> str:
     """The command that continues a run, with every setting that differs from its default."""
     settings = known_settings(info.config)
-    if info.folder is not None:  # it may have been copied here
+    if info.folder is not None:  # it may have been copied
         settings |= {"run": info.folder, "storage": moved_url(info.config, info.folder)}
     return resume_command(StudyConfig(**settings))

@@ -1,4 +1,4 @@
-"""A study run from its settings to its end, or resumed."""
+"""Runs or resumes a study."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def search(
     plan: PlanView | None = None,
     **settings: Unpack[Settings],
 ) -> RunResult:
-    """Plan and run a study, or resume it: the same settings continue from where the run is.
+    """Plan and run a study; the same settings resume it.
 
     Args:
-        config: a `StudyConfig`, the path of a study YAML, or None to take only the settings.
+        config: a `StudyConfig`, the path of a study YAML, or None to use only the settings.
         progress: called on every phase, trial and epoch; "auto": bars on a terminal and in a notebook; None: nothing.
-        plan: what `plan_search` gave for the same settings, to spare making it again.
+        plan: result of `plan_search` for the same settings, to avoid making it again.
 
     The settings below are those of `StudyConfig`; they override `config`.
 
@@ -49,37 +49,37 @@ def search(
         The run: its folder, records, candidate architecture, and whether it is complete.
 
     Raises:
-        ConfigError: listing every fault of the settings.
-        StudyError: where the run folder holds a study with other settings.
+        ConfigError: the settings have faults, all of which are listed.
+        StudyError: the run folder holds a study with other settings.
     """
     settled = _settled(config, dict(settings))
     shown = bars_where_seen() if progress == "auto" else nullcontext(progress)
     with shown as watching:
         watcher = AfterPhase(watching or SilentProgress(), lambda: describe(settled.folder))
         result = run_search(settled, progress=watcher, plan=plan, illustrate=trial_pictures)
-    with suppress(Exception):  # the dashboard's notes: nothing that a finished run should fail of
+    with suppress(Exception):  # the dashboard's notes must not fail a finished run
         describe(result.folder)
     return result
 
 
 @with_settings
 def check_training(config: StudyConfig | Run | None = None, **settings: Unpack[Settings]) -> TrainingCheck:
-    """Call a study's own training a few times with the budget of one epoch, and see what a study relies on.
+    """Call the user's own training of a study a few times with one epoch, and check what the study relies on.
 
-    The network that is passed in is trained and left on its device; the same seed gives the same value; two splits
-    differ; the test part gives another value than the validation part; the network with the tested activation
-    everywhere trains too. Nothing is kept.
+    Checked are: the given network is trained and stays on its device; the same seed gives the same value; different
+    splits give different values; the test part gives another value than the validation part; the network with the
+    tested activation everywhere can be trained. Nothing is stored.
 
     Args:
-        config: a `StudyConfig`, the path of a study YAML, or None to take only the settings.
+        config: a `StudyConfig`, the path of a study YAML, or None to use only the settings.
 
     The settings below are those of `StudyConfig`; they override `config`.
 
     Returns:
-        The checks with what was seen; `.ok` is true where all pass.
+        The checks with their observations; `.ok` is true if all pass.
 
     Raises:
-        ConfigError: the settings have faults, or name no training of one's own.
+        ConfigError: the settings have faults, or have no training of the user's own.
     """
     return try_training(_settled(config, dict(settings)))
 
@@ -91,12 +91,12 @@ def _settled(config: StudyConfig | Run | None, settings: Mapping[str, Any]) -> S
 
 
 def join(storage: str, study: str, **settings: Any) -> bool:
-    """`reborn_nas.study.join`, with the pictures of each training in the dashboard."""
+    """Call `reborn_nas.study.join` with pictures of each training for the dashboard."""
     return worker_joins(storage, study, illustrate=trial_pictures, **settings)
 
 
 def surer(result: RunResult) -> tuple[str, int] | None:
-    """The command of the least search that also retests the top sites and runs the control, and its trainings more."""
+    """The command of the smallest search that also runs retest and control, and its additional trainings."""
     total = next_total(result.plan)
     if total is None:
         return None

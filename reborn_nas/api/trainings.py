@@ -1,4 +1,4 @@
-"""One architecture trained with the full recipe and several seeds."""
+"""Trains one architecture with the full recipe and several seeds."""
 
 from __future__ import annotations
 
@@ -61,25 +61,25 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     **network: Any,
 ) -> Retrained:
-    """Train one architecture with several seeds on training plus validation images, judge it by the test set, export.
+    """Train one architecture with several seeds on training plus validation images, test it, and export it.
 
     Args:
         architecture: an `Architecture`, its JSON file, an export's folder, a run (its candidate, or `trial`), or an
             activation for every site, such as "reborn".
-        out: the folder to write, as `export` does; it holds the first seed's network, whatever the test images say.
-        dataset, data_dir, image_size, recipe, metric: the run's own where None; else "digits", "fast" and "accuracy".
-        skip_broken, rgb, resize, stream, cache_dir: as in `load_dataset`; the run's own where None.
-        seeds: trainings, with the seeds `seed`, `seed` + 1, …; with more of them a finished folder goes on.
+        out: folder of the export, which is the first seed's network, regardless of the test results.
+        dataset, data_dir, image_size, recipe, metric: by default the run's, else "digits", "fast" and "accuracy".
+        skip_broken, rgb, resize, stream, cache_dir: as in `load_dataset`; by default the run's.
+        seeds: number of trainings, with the seeds `seed`, `seed` + 1, …; more of them continue a finished folder.
         pretrained: start from the backbone library's published weights.
-        checkpoint: start from these weights of the unconverted backbone: safetensors, a file of `torch.save` that holds
-            tensors alone, or a folder with `model.safetensors`.
-        run: the folder in which finished and broken-off trainings are kept; `runs/train-…` where None.
+        checkpoint: start from these weights of the unconverted backbone: safetensors, a file of `torch.save` with only
+            tensors, or a folder with `model.safetensors`.
+        run: folder of finished and interrupted trainings; None means `runs/train-…`.
         say: called with each message for the user. on_epoch: called with seed, epoch and metrics.
         overrides: fields of `Recipe`.
-        network: of `reborn_nas.export.prepare`: `backbone`, `arguments`, `stem` and `init`.
+        network: arguments of `reborn_nas.export.prepare`: `backbone`, `arguments`, `stem` and `init`.
 
     Raises:
-        RebornError: whatever does not fit together, before any training; a training that cannot go on.
+        RebornError: the settings do not fit together, or a training cannot continue.
     """
     parent = Parent(pretrained, None if checkpoint is None else Path(checkpoint))
     _check(seeds, (overrides or {}).get("epochs"), parent)
@@ -116,7 +116,7 @@ def train(
     for note in (
         *remarks,
         *notes,
-        f"trainings are kept in {job.folder}; the same command goes on where it stopped",
+        f"trainings are kept in {job.folder}; the same command resumes",
     ):
         if say is not None:
             say(note)
@@ -126,18 +126,18 @@ def train(
 
 
 def _check(seeds: int, epochs: object, parent: Parent) -> None:
-    """Refuse numbers that no training can have."""
+    """Refuse invalid numbers of seeds and epochs."""
     if seeds < 1:
         raise ConfigError(f"seeds: at least one training, not {seeds}")
     if epochs == 0 and not parent.given:
         raise ConfigError(
-            "epochs: at least one, but for a parent with weights (--pretrained, --checkpoint), whose conversion is "
-            "then exported as it is; `reborn-nas export` writes what is trained already"
+            "epochs: at least one, except for a parent with weights (--pretrained, --checkpoint), whose conversion is "
+            "then exported without training; `reborn-nas export` writes networks that are already trained"
         )
 
 
 def _other_start(known: Mapping[str, Any]) -> list[str]:
-    """A message where the trainings of the run started from weights, for trainings that start at random ones."""
+    """A message if the run's trainings started from weights, but these start from random ones."""
     start = known.get("checkpoint") or ("the library's published weights" if known.get("pretrained") else "")
     if not start:
         return []
@@ -148,9 +148,9 @@ def _other_start(known: Mapping[str, Any]) -> list[str]:
 def _one_architecture(
     given: Architecture | Run, trial: str, backbone_named: bool
 ) -> tuple[Architecture | str, Mapping[str, Any]]:
-    """What `given` names, with the configuration of the run that it comes from.
+    """The architecture of `given`, with the configuration of its run.
 
-    A file may come from a third party, so a source file that it names is run only where the caller names that too.
+    A file may come from a third party, so its source file is run only if the caller names it too.
     """
     if isinstance(given, Architecture):
         return given, {}
@@ -187,7 +187,7 @@ def _one_architecture(
 
 
 def _metric(name: str, images: ImageSet) -> Metric:
-    """The metric of that name. Raises ConfigError where there is none, or it means nothing on the test images."""
+    """The metric of that name. Raises ConfigError if there is none, or it is undefined on the test images."""
     found = read_metric(name)
     if METRICS.get(found.name) != found:
         raise ConfigError(f"metric: classifiers are judged by one of {', '.join(METRICS)}, not {name!r}")

@@ -1,4 +1,4 @@
-"""What is read of a run: the view that its report is made from, its estimates, the networks with a name."""
+"""Reads results of a run: the view for its report, its estimates, the named networks."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def report(
     """Write the report of a run: `index.html`, CSVs and figures.
 
     Args:
-        study_or_path: what `search` returned, or a run folder.
+        study_or_path: the result of `search`, or a run folder.
         out: the folder to write; `RUN/report` if None.
-        trust_source: run the source code that a run from elsewhere names for its network, to show what the sites see.
-        keep: also write `run.json` and `records.csv`, so that `report(out)` makes the report again without the run.
+        trust_source: run the network's source code of a run from elsewhere, to show the inputs of the sites.
+        keep: also write `run.json` and `records.csv`, from which `report(out)` writes the report again without the run.
 
     Returns:
         The path of `index.html`.
@@ -64,12 +64,12 @@ def run_view(
     brief: bool = False,
     trust_source: bool = False,
 ) -> RunView:
-    """A run as the plain data that a report is made from.
+    """Read a run as plain data for its report.
 
     Args:
-        look: also look at what the sites see, which runs the kept networks.
-        brief: leave out what takes PyTorch or seconds: what sites cost, the recommendation, the command.
-        trust_source: run the source code of a network that comes from elsewhere.
+        look: also record the inputs of the sites, by running the kept networks.
+        brief: omit what needs PyTorch or seconds: costs of sites, the recommendation, the command.
+        trust_source: run the network's source code of a run from elsewhere.
     """
     info = info_of(study_or_path)
     sights, left_out = _sights(info, trust_source) if look and not brief else ((), ())
@@ -95,12 +95,12 @@ def run_view(
 
 @reads_run
 def recommend(study: RunResult | Run) -> Recommended:
-    """The architecture with the largest posterior mean accuracy in an additive model of a run's trainings.
+    """Return the architecture with the largest posterior mean accuracy in an additive model of a run's trainings.
 
-    Within the run's limits, and never just the best observed trial, whose accuracy is partly luck.
+    It keeps the run's limits. It is not simply the best observed trial, whose accuracy is partly luck.
 
     Raises:
-        ConfigError: the run has too few finished trainings for that.
+        ConfigError: the run has too few finished trainings .
     """
     info = info_of(study)
     found, value = recommend_info(info), info.metric.value
@@ -113,17 +113,17 @@ def recommend(study: RunResult | Run) -> Recommended:
 
 @reads_run
 def networks(study: RunResult | RunInfo | Run) -> NamedNetworks:
-    """The best observed, the recommended and the retested network of a run: three different things."""
+    """Return the best observed, the recommended and the retested network of a run."""
     return named_networks(info_of(study), most=MANY)
 
 
 def answer(view: RunView) -> list[str]:
-    """The report's answer, a sentence each."""
+    """The answer of the report, one string per sentence."""
     return list(study_findings(view).sentences)
 
 
 def estimates(view: RunView) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Each site's estimate so far, in the unit of the metric, and the numbers behind; empty without a screen."""
+    """Each site's estimate so far, in the unit of the metric, and the underlying numbers; empty without a screen."""
     found = study_findings(view)
     if found.effects is None:
         return [], {}
@@ -135,7 +135,7 @@ def estimates(view: RunView) -> tuple[list[dict[str, Any]], dict[str, float]]:
 
 
 def _searched(info: RunInfo) -> dict[str, Any]:
-    """How the search went: its front's hypervolume where it had several objectives, what its pruner stopped."""
+    """Statistics of the search: the hypervolume of its front if it had several objectives, and its pruned trainings."""
     objectives = tuple(info.config.get("objectives") or ())
     pruner = info.config.get("pruner") or "none"
     return {
@@ -145,8 +145,8 @@ def _searched(info: RunInfo) -> dict[str, Any]:
 
 
 def _recommendation(info: RunInfo) -> dict[str, Any] | None:
-    """The recommended network as the report reads it; None where there are too few trainings."""
-    if len(info.records) > MANY:  # the posterior costs the cube of the trainings, in a report unasked for
+    """The recommended network, for the report; None if there are too few trainings."""
+    if len(info.records) > MANY:  # the posterior takes time cubic in the trainings, and was not requested
         return None
 
     try:
@@ -162,13 +162,13 @@ def _recommendation(info: RunInfo) -> dict[str, Any] | None:
 
 
 def _with_costs(info: RunInfo) -> list[dict[str, Any]]:
-    """The sites with what a reborn block of the default form costs there."""
+    """The sites with the cost of a reborn block of the default form."""
     from reborn_nas.backbone.cost import added
 
     rows = []
     for site in info.sites:
         row = dict(site)
-        with suppress(RebornError):  # a site that takes no reborn block
+        with suppress(RebornError):  # a site that admits no reborn block
             row["added_params"], row["added_macs"] = added(
                 Choice("reborn", kernel_size=3, compression="1x1"),
                 row["channels"],
@@ -180,10 +180,10 @@ def _with_costs(info: RunInfo) -> list[dict[str, Any]]:
 
 
 def _sights(info: RunInfo, trust_source: bool) -> tuple[tuple[Sight, ...], tuple[str, ...]]:
-    """What the sites of parent and candidate see, where both networks' weights were kept; and why it is left out."""
+    """The inputs of the sites of parent and candidate, if the weights of both were kept; and messages why not."""
     from reborn_nas.report.probe import watch
 
-    if info.config.get("train") is not None:  # its example is not a batch of images
+    if info.config.get("train") is not None:  # its example inputs are not a batch of images
         return (), ()
 
     data = info.plan.get("data", {})

@@ -1,5 +1,5 @@
-"""Backbones: a spec is built (load), run and recorded (trace); its sites are found (sites) and proved (proof);
-an architecture becomes a plan (replace, widen), and the plan a converted network.
+"""Backbones: a spec is built (load), then run and recorded (trace); its sites are found (sites) and proved (proof);
+an architecture becomes a plan (replace, widen), and the plan becomes a converted network.
 """
 
 from reborn_nas.backbone.convert import apply, build_converted, convert, plan

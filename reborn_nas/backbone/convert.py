@@ -32,19 +32,19 @@ def convert(
     init: str = "xavier",
     seed: int | None = None,
 ) -> nn.Module:
-    """A copy of `model` with the activations that `architecture` chooses; `plan`, then `apply`.
+    """Return a copy of `model` with the activations of `architecture`: `plan`, then `apply`.
 
     Args:
-        architecture: an `Architecture`; or a map site → choice; or one choice for every site that admits it,
+        architecture: an `Architecture`; or a mapping of site → choice; or one choice for every site that admits it,
             such as "reborn" or "leaky_relu(negative_slope=0.1)".
         input_size: (C, H, W) of one image; the model's own by default.
-        example_inputs: what the forward takes, where that is not one image batch.
-        init: "xavier" (the paper), or "preserve": same function as before where the choice can, such as reborn and
-            CReLU in place of ReLU; a warning names the sites that start at another one.
+        example_inputs: arguments of the forward, if it takes anything but one image batch.
+        init: "xavier" (the paper), or "preserve": the same function as before, if the choice allows it, such as reborn
+            and CReLU in place of ReLU; a warning names the sites that start at another function.
         seed: draw the new weights from this seed, without touching the global generator.
 
     Raises:
-        SiteError: unknown sites and choices that a site does not admit, all in one message.
+        SiteError: unknown sites, and choices that a site does not admit; one message lists all.
         ConversionError: a network that cannot be traced or rewritten.
 
     Example:
@@ -77,15 +77,15 @@ def plan(
     """Plan the conversion of `model` to this architecture. The model is not changed.
 
     Args:
-        architecture: site → choice; sites that it does not name keep their original.
+        architecture: site → choice; sites that are not named keep their original.
         input_size: (C, H, W) of one image.
-        example_inputs: what the forward takes, where that is not one image batch.
-        init: "xavier" (the paper), or "preserve": the converted network starts as the same function where it can.
-        discovery: what `discover(model, …)` returned, to save the tracing.
+        example_inputs: arguments of the forward, if it takes anything but one image batch.
+        init: "xavier" (the paper), or "preserve": the same function as before, if the choice allows it.
+        discovery: result of `discover(model, …)`, to save the tracing.
 
     Raises:
-        SiteError: unknown sites and choices that a site does not admit, all of them in one message.
-        ConversionError: a forward that cannot be traced or rewritten.
+        SiteError: unknown sites, and choices that a site does not admit; one message lists all.
+        ConversionError: the forward cannot be traced or rewritten.
     """
     found = discovery or discover(model, input_size, example_inputs=example_inputs)
     steps = draft_plan(model, architecture, found, init)
@@ -101,10 +101,10 @@ def build_converted(
     device: str | torch.device = "cpu",
     pretrained: bool = False,
 ) -> nn.Module:
-    """The network of `spec` with this architecture, from one seed.
+    """Build the network of `spec` with this architecture, initialised from one seed.
 
-    The backbone's own weights depend only on the seed, each new activation's on the seed and its site: two
-    architectures of one seed differ only where they differ.
+    The backbone's weights depend only on the seed, those of a new activation on the seed and its site. Two
+    architectures with the same seed therefore differ only at the sites where their choices differ.
     """
     complete = resolve(spec, pretrained=pretrained)
     template = build(complete, device="meta")

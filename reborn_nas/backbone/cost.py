@@ -1,12 +1,12 @@
-"""The cost of a network, counted on the meta device or predicted without building it.
+"""The cost of a network, counted on the meta device, or predicted without building the network.
 
-Units, of one image's forward in eval mode:
+Units, for one image's forward in eval mode:
 
-- *params*: numbers in parameters, shared ones once.
+- *params*: elements of the parameters; shared ones count once.
 - *macs*: multiply-accumulates of convolutions, transposed convolutions, linear layers, matrix products and attention;
-  one MAC is one multiplication with its addition (FLOPs / 2). Norms, point-wise operations and biases count nothing.
-- *activation_bytes*: bytes, at float32, of the result of every operation on feature maps, except views and in-place
-  ones: what goes through memory. Training keeps most of it.
+  one MAC is one multiplication and addition (FLOPs / 2). Norms, pointwise operations and biases are not counted.
+- *activation_bytes*: bytes, at float32, of the results of all operations on feature maps except views and in-place
+  operations: the memory traffic, most of which training keeps.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class Cost:
 
 
 def count(model: nn.Module, input_size: Any = None, *, example_inputs: Any = None) -> Cost:
-    """The cost of `model`, read off one eval-mode run on the meta device.
+    """Count the cost of `model` in one eval-mode run on the meta device.
 
     Args:
         input_size: (C, H, W) of one image.
-        example_inputs: what the forward takes, where that is not one image batch.
+        example_inputs: arguments of the forward, if it takes anything but one image batch.
     """
     inputs = inputs_of(model, input_size, example_inputs)
     run = trace(model, inputs, training=False)
@@ -76,8 +76,8 @@ def predict(
 ) -> Cost:
     """Predict what `count` returns for the converted network. The backbone's own cost is cached.
 
-    Only an architecture that doubles channels is built, on the meta device; for others the differences at its sites
-    are added up.
+    Only an architecture that doubles channels is built, on the meta device; for others the differences at its sites are
+    added up.
     """
     found = discovery or discover(model, input_size, example_inputs=example_inputs)
     steps = draft_plan(model, architecture, found)
@@ -98,7 +98,7 @@ def predict(
 
 
 def added(choice: Choice | str, channels: int, shape: tuple[int, ...], layout: str) -> tuple[int, int]:
-    """(parameters, MACs of one image) of `choice` at a site of this shape, as the tensor is laid out."""
+    """(parameters, MACs of one image) of `choice` at a site of this shape and layout."""
     size = shape[:-1] if layout in CHANNELS_LAST else shape[1:]
     return extra_cost(choice, channels, (channels, *size))
 
@@ -118,7 +118,7 @@ def _base(model: nn.Module, found: Discovery, images: int) -> Cost:
 def _placed(
     placement: Placement, found: Discovery, site: Site, original: nn.Module | None, images: int
 ) -> Cost:
-    """The cost of a new activation: its parameters once, its work as often as one forward runs it, for all rows."""
+    """The cost of a new activation: its parameters once, its work for every run in a forward and for all rows."""
     run = found.eval_trace
     live = live_values(run)
     given = [value for value, _ in site_values(run, site)]

@@ -1,4 +1,4 @@
-"""Activation sites: where one non-linear activation acts on a feature map, found by running the network once a mode."""
+"""Activation sites: where a nonlinear activation acts on a feature map; found by running the network once per mode."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reborn_nas.backbone.sites.non_sites import (
     fused_norms,
     gate_reason,
     live_values,
-    out_of_sight,
+    outside_torch,
     with_formulas,
     written_out,
 )
@@ -33,16 +33,16 @@ from reborn_nas.errors import ConversionError
 
 
 def find_sites(model: nn.Module, input_size: Any = None, *, example_inputs: Any = None) -> tuple[Site, ...]:
-    """The activation sites of `model` in execution order, those of train mode only included.
+    """Find the activation sites of `model`, in execution order, including those of train mode only.
 
     Args:
         input_size: (C, H, W) of one image, or one such per input; by default the model's own (timm), else 224×224.
-        example_inputs: instead, what the forward takes, in any structure: a tuple of positional arguments, a dict of
-            keyword arguments, or the one argument itself, such as a list of images. A dict that is itself an
+        example_inputs: alternatively, the arguments of the forward, in any structure: a tuple of positional arguments,
+            a dict of keyword arguments, or a single argument, such as a list of images. A dict that is itself an
             argument goes into a tuple: `({"image": x},)`.
 
     Raises:
-        ConversionError: when the forward does not run; names the module and the reason.
+        ConversionError: the forward does not run; the message names the module and the reason.
 
     Example:
         >>> [site.name for site in find_sites(timm.create_model("resnet18"), (3, 32, 32))][:2]
@@ -52,7 +52,7 @@ def find_sites(model: nn.Module, input_size: Any = None, *, example_inputs: Any 
 
 
 def non_sites(model: nn.Module, input_size: Any = None, *, example_inputs: Any = None) -> tuple[NonSite, ...]:
-    """Activations that are deliberately not sites: gates, spatial attention, EvoNorm, FRN's TLU."""
+    """Find the activations that are not sites by definition: gates, spatial attention, EvoNorm, FRN's TLU."""
     return discover(model, input_size, example_inputs=example_inputs).others
 
 
@@ -63,10 +63,10 @@ def discover(
     example_inputs: Any = None,
     proofs: Mapping[str, Any] | None = None,
 ) -> Discovery:
-    """Trace `model` in both modes and read its sites off the data flow.
+    """Trace `model` in both modes and find its sites in the data flow.
 
     Args:
-        proofs: what `proof_record` returned for this network elsewhere, so that it is not proved again.
+        proofs: result of `proof_record` for this network from another process, so that it is not proved again.
     """
     inputs = inputs_of(model, input_size, example_inputs)
     proving = Proving(model, inputs, prove)
@@ -81,7 +81,7 @@ def discover(
 
 
 class _Search:
-    """Reads the sites of a network off its traces."""
+    """Finds the sites of a network in its traces."""
 
     def __init__(self, model: nn.Module, traces: tuple[Trace, Trace | None], proving: Proving) -> None:
         self.eval_trace, self.train_trace = traces
@@ -93,13 +93,13 @@ class _Search:
         self.doubling, self.proving = _Doubling(self.traces), proving
 
     def split(self) -> tuple[tuple[Site, ...], tuple[NonSite, ...]]:
-        """The sites, and what looks like an activation and is not a site."""
+        """The sites, and the activations that are not sites."""
         fused = fused_norms(self.modules)
-        whole = {norm.name for norm in fused}
+        activating = {norm.name for norm in fused}
         units, formulas = with_formulas(
             self.traces, find_units(self.traces, self.modules, self.live), self.live
         )
-        places = [place for place in find_places(self.traces, units) if place.first.owner not in whole]
+        places = [place for place in find_places(self.traces, units) if place.first.owner not in activating]
         classes = {path: type(module).__name__ for path, module in self.modules.items()}
         sites: list[Site] = []
         others: list[NonSite] = []
@@ -115,7 +115,7 @@ class _Search:
             else:
                 others.append(NonSite(place.name, unit.activation, shape[1:], reason))
         self.doubling.sites = tuple(sites)
-        others += written_out(self.traces, formulas) + out_of_sight(self.traces, self.live)
+        others += written_out(self.traces, formulas) + outside_torch(self.traces, self.live)
         return tuple(sites), (*others, *fused)
 
     def _site(self, place: Place, index: int, places: Sequence[Place]) -> Site:
@@ -152,12 +152,12 @@ class _Search:
         )
 
     def _shape(self, number: int, unit: Unit) -> tuple[int, ...]:
-        """The shape of what a unit gives in the trace of this number."""
+        """The shape of a unit's result in the trace of this number."""
         return self.traces[number].values[unit.output].shape
 
 
 class _Doubling:
-    """Answers, once a site, whether its consumers can be widened. Pickled as answers, without the traces."""
+    """Caches for each site whether its consumers can be widened. Pickled without the traces."""
 
     def __init__(self, traces: Sequence[Trace]) -> None:
         self._traces = tuple(traces)
@@ -188,7 +188,7 @@ class _Stages:
         self._last = 0
 
     def stage(self, full: tuple[int, ...], layout: str, *, train_only: bool) -> int:
-        """The stage of a map; an auxiliary head of train mode counts to where it branches off."""
+        """The stage of a map; an auxiliary head of train mode counts to the stage where it branches off."""
         if train_only:
             return self._last
         size = (1, 1) if layout == "nc" else full[1:-1] if layout in CHANNELS_LAST else full[2:]
@@ -204,7 +204,7 @@ def _width_fault(widths: set[int]) -> str | None:
 
 
 def _mixed_fault(place: Place, places: Sequence[Place], modules: Mapping[str, nn.Module]) -> str | None:
-    """The reason why a call that runs several activations in turn cannot be edited for one of them, or None."""
+    """The reason why a call that runs several activations in sequence cannot be edited for one of them, or None."""
     if place.kind == "module" or place.span is None:
         return None
     here = [other for other in places if (other.first.owner, other.span) == (place.first.owner, place.span)]
@@ -218,22 +218,21 @@ def _mixed_fault(place: Place, places: Sequence[Place], modules: Mapping[str, nn
 
 
 def _source_fault(place: Place, modules: Mapping[str, nn.Module]) -> str | None:
-    """The reason why a shared or functional activation cannot get a call of its own, or None."""
+    """The reason why a shared or functional activation cannot get its own call, or None."""
     if place.kind == "module":
         return None
     owner = modules[place.first.owner]
     if "forward" in vars(owner):
         where = f" ({place.span.place})" if place.span is not None else ""
         return (
-            f"this {type(owner).__name__}{where} has a forward of its own, which hides its class's; define it in the "
-            "class"
+            f"this {type(owner).__name__}{where} overrides the forward of its class; define it in the class"
         )
     kind, span = type(owner).__name__, place.span
     if span is None:
         return f"the call's place in the source of {kind} is unknown; define the class in a file"
     expression = place.first.expression
     if any(unit.expression != expression for units in place.runs for unit in units):
-        return f"{kind} ({span.place}) computes it in several ways; give it a module of its own"
+        return f"{kind} ({span.place}) computes it in several ways; give it its own module"
     for name, _ in expression.steps if expression is not None else ():
         part = modules.get(name.removeprefix("module ")) if name.startswith("module ") else None
         if part is not None and (part._forward_hooks or part._forward_pre_hooks):
@@ -242,7 +241,7 @@ def _source_fault(place: Place, modules: Mapping[str, nn.Module]) -> str | None:
     if span.helper is not None and expression is None:
         return (
             f"{kind} ({span.place}) runs it inside {span.helper}, whose call computes more than the activation; "
-            "call the activation in the forward itself, or give it a module of its own"
+            "call the activation in the forward itself, or give it its own module"
         )
     try:
         locate(type(owner), span, "activation", loop=place.turns, expression=expression)

@@ -1,4 +1,4 @@
-"""The command `reborn-nas`: one file a verb."""
+"""The command `reborn-nas`: one file per verb."""
 
 from reborn_nas.cli.main import main
 

@@ -10,7 +10,7 @@ from reborn_nas.errors import unknown_name
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser without abbreviations, which reports in one line what is wrong and what was probably meant."""
+    """A parser without abbreviations, which reports an error in one line with a suggestion."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(
@@ -18,13 +18,13 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Exit with code 2, without the page of usage that would hide the message."""
+        """Exit with code 2, without the usage, which would hide the message."""
         self.exit(2, f"{self.prog}: error: {message}\n{self.prog} --help shows what it takes\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Refuse unknown options first: what they lack or shadow is not the mistake."""
+        """Refuse unknown options before missing ones, which may follow from them."""
         words = list(args or ())
-        if self._subparsers is not None:  # the rest is the verb's
+        if self._subparsers is not None:  # the verb parses the rest
             words = words[: next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))]
         for word in words[: words.index("--") if "--" in words else len(words)]:
             name = word.partition("=")[0]
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_loudness(parser: Any) -> None:
-    """`--verbose` and `--quiet`; the run folder's log has everything in any case."""
+    """`--verbose` and `--quiet`; the log in the run folder is always complete."""
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument(
         "-v", "--verbose", action="store_true", help="show the log too: a line for each training"
@@ -43,7 +43,7 @@ def add_loudness(parser: Any) -> None:
 
 
 def add_backbone(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """`--backbone`, `--stem` and `--model-arg`, as every verb that builds a network has them."""
+    """`--backbone`, `--stem` and `--model-arg`, of every verb that builds a network."""
     parser.add_argument(
         "--backbone",
         default=default,
@@ -66,7 +66,7 @@ def add_backbone(parser: argparse.ArgumentParser, default: str | None = None) ->
 
 
 def add_forms(parser: argparse.ArgumentParser) -> None:
-    """In which forms the network is written."""
+    """Add the options for further forms of the network."""
     parser.add_argument(
         "--fold", action="store_true", help="deployment form: batch norm and compression folded"
     )

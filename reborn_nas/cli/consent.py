@@ -1,4 +1,4 @@
-"""Asking before a run that would take hours of a CPU."""
+"""Asks for confirmation before a run that would take hours on a CPU."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ ASK_ABOVE_SECONDS = 3600.0
 
 EVENING_SECONDS = 3 * 3600.0
 FEWEST_EPOCHS, FEWEST_IMAGES, FEWEST_TRIALS = 3, 1000, 48
-"""Below these a study shows little; what it costs is in proportion to each."""
+"""Below these a study has little power; its cost is proportional to each."""
 
 
 def cheaper(plan: PlanView) -> str:
-    """Which flags bring a plan for a CPU under an evening, and to what time; "" where it is under one."""
+    """Text with flags that bring a plan for a CPU under an evening, and the resulting time; "" if it is shorter."""
     if plan.seconds is None or plan.bench.device != "cpu":
         return ""
     recipe, images = plan.bench.recipe, len(plan.bench.images.pool)
@@ -32,7 +32,7 @@ def cheaper(plan: PlanView) -> str:
 
 
 def evening(seconds: float, given: Mapping[str, int], fraction: float = 1.0) -> str:
-    """The same from numbers: `epochs`, `images` and `trials` of a plan that takes so many seconds."""
+    """The same from the `epochs`, `images` and `trials` of a plan and its seconds."""
     if seconds <= EVENING_SECONDS:
         return ""
     flags, time = [], seconds
@@ -57,14 +57,14 @@ def evening(seconds: float, given: Mapping[str, int], fraction: float = 1.0) -> 
 
 
 def agreed(seconds: float | None, on_cpu: bool, shorter: str) -> bool:
-    """True unless the run would be long on a CPU and the user does not confirm.
+    """Return False if the run would take long on a CPU and the user does not confirm it.
 
     Args:
-        seconds: estimated; None where unknown.
-        shorter: a clause on what makes it short.
+        seconds: estimated time; None if unknown.
+        shorter: a clause on how to shorten it.
 
     Raises:
-        ConfigError: there is no terminal to ask on.
+        ConfigError: there is no terminal for the question.
     """
     if seconds is None or seconds <= ASK_ABOVE_SECONDS or not on_cpu:
         return True

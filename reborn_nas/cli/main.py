@@ -27,7 +27,7 @@ VERBS = {
     "dashboard": "open a run in optuna-dashboard, on this machine only",
     "replicate": "measure a table or figure of the paper again",
 }
-"""Verb → what it does. Each is a module of `verbs` with `EXAMPLES`, `add(parser)` and `run(args)`."""
+"""Verb → description. Each is a module of `verbs` with `EXAMPLES`, `add(parser)` and `run(args)`."""
 
 EPILOG = """examples:
   reborn-nas search                                        64 small trainings on scikit-learn's digits
@@ -38,7 +38,7 @@ EPILOG = """examples:
 
 
 def parser(verb: str | None = None) -> argparse.ArgumentParser:
-    """The command line; with the arguments of `verb`, or of every verb."""
+    """The command line; with the arguments of `verb`, or of all verbs."""
     top = Parser(
         prog="reborn-nas",
         description="Where do reborn blocks help in a CNN, by how much, and how surely?",
@@ -55,7 +55,7 @@ def parser(verb: str | None = None) -> argparse.ArgumentParser:
 
 
 def verb_parser(made: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
-    """Give the parser of one verb its arguments; its help ends in examples."""
+    """Add the arguments of one verb to its parser; its help ends in examples."""
     module = import_module(f"reborn_nas.cli.verbs.{name}")
     made.description = f"{VERBS[name][0].upper()}{VERBS[name][1:]}."
     made.epilog = f"examples:\n{module.EXAMPLES}"
@@ -65,7 +65,7 @@ def verb_parser(made: argparse.ArgumentParser, name: str) -> argparse.ArgumentPa
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments, or an exit: with the help where nothing is asked for, with code 2 where something is wrong."""
+    """Parse the arguments. Exits with the help if there are none, and with code 2 on an error."""
     verb = next((word for word in argv if not word.startswith("-")), None)
     top = parser(verb or "")
     if not argv:
@@ -80,7 +80,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code is 0, 2 for what the user can mend, 130 for an interrupt."""
+    """Run the command; the exit code is 0, 2 for errors that the user can fix, or 130 for an interrupt."""
     write_anything(sys.stdout, sys.stderr)
     args = parse(sys.argv[1:] if argv is None else argv)
     with plain(args.verb):
@@ -98,7 +98,7 @@ def _run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"reborn-nas {args.verb}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+    except BrokenPipeError:  # the reader of our output has closed it, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Settings of `StudyConfig` as flags of a verb, and what was given of them."""
+"""Settings of `StudyConfig` as flags of a verb, and the given values."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from reborn_nas.study.config.flags import Flag, read_pair
 
 SETTING = "setting_"
-"""Before the names of settings among the values that argparse has read."""
+"""Prefix of the names of settings in argparse's namespace."""
 
 
 def add_setting(group: Any, flag: Flag) -> dict[str, Any]:
-    """The flag of a setting of `StudyConfig`, None where it is not given; returns what it was declared with."""
+    """Add the flag of a setting of `StudyConfig`, None by default; returns the arguments of its declaration."""
     shared: dict[str, Any] = {
         "dest": SETTING + flag.setting,
         "help": flag.help.replace("%", "%%"),
@@ -32,7 +32,7 @@ def add_setting(group: Any, flag: Flag) -> dict[str, Any]:
 
 
 def given_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given on the command line, by the names of `StudyConfig`."""
+    """The settings given on the command line, with the names of `StudyConfig`."""
     values = {name.removeprefix(SETTING): one for name, one in vars(args).items() if name.startswith(SETTING)}
     return {
         name: dict(value) if isinstance(value, list) else value
@@ -50,7 +50,7 @@ def _type(flag: Flag) -> Callable[[str], Any]:
 
 
 def _reader(read: Callable[[str], Any], what: str = "") -> Callable[[str], Any]:
-    """`read`, with a message that argparse shows as it is."""
+    """`read`, with messages that argparse shows unchanged."""
 
     def reading(text: str) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""What the verbs print: tables, the plan, the result, the status. Plain text that a pipe can read."""
+"""The output of the verbs: tables, the plan, the result, the status. Plain text, suitable for pipes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ __all__ = [
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
-    """Aligned columns, two spaces apart; the last column wraps to the terminal's width."""
+    """Print aligned columns, two spaces apart; the last column wraps to the terminal's width."""
     if not rows:
         return
     last = len(heads) - 1
@@ -62,13 +62,13 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequ
 
 
 def say(text: str, indent: str = "") -> None:
-    """One paragraph, wrapped between words on a terminal, one line in a pipe."""
+    """Print a paragraph, wrapped on a terminal, in one line in a pipe."""
     room = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 100_000
     print(textwrap.fill(text, room, initial_indent=indent, subsequent_indent=indent + "  "))
 
 
 def near(path: Path) -> Path:
-    """`path` as one would write it here: relative where it lies below the working directory."""
+    """`path`, relative if it is below the working directory."""
     try:
         return path.resolve().relative_to(Path.cwd().resolve())
     except ValueError:
@@ -76,7 +76,7 @@ def near(path: Path) -> Path:
 
 
 def count_text(number: int | None) -> str:
-    """`1,234`, `12.3 k`, `1.24 M`, `1.16 G`; `–` for none."""
+    """`1,234`, `12.3 k`, `1.24 M`, `1.16 G`; `–` for None."""
     if number is None:
         return "–"
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
@@ -86,7 +86,7 @@ def count_text(number: int | None) -> str:
 
 
 def purposes(tested: str, parent: str) -> dict[str, str]:
-    """What each phase is for; `parent` is the network that has the reference at every site."""
+    """The purpose of each phase; `parent` is the network with the reference at every site."""
     return {
         "baseline": f"{parent} and all-{tested}: the noise between runs, and whether effects add up",
         "screen": f"every site {tested} in half of the runs: the effect of each",
@@ -99,13 +99,13 @@ def purposes(tested: str, parent: str) -> dict[str, str]:
 
 
 def _sites_text(plan: PlanView) -> str:
-    """Where the question is asked: at each site, or in groups of sites that change together."""
+    """Text on where the question is asked: at each site, or for groups of sites that change together."""
     groups, sites = len(plan.bench.contrast.factors), plan.n_sites
     return f"each of {groups} sites" if groups == sites else f"{groups} groups of the {sites} sites"
 
 
 def print_plan(plan: PlanView) -> None:
-    """What will be trained, how long it takes and what can be seen by it."""
+    """Print what will be trained, how long it takes and which effects it can detect."""
     config = plan.config
     where = f"on {config.dataset}" if config.train is None else f"trained by {config.train}"
     print(f"{config.study_name}: {plan.spec.source} {where}, {plan.n_sites} sites, {plan.total} trainings")
@@ -141,7 +141,7 @@ def print_plan(plan: PlanView) -> None:
 
 
 def print_result(result: RunResult, view: RunView, answer: Sequence[str]) -> None:
-    """The answer, and the network that was compared with its parent."""
+    """Print the answer, and the network that was compared with its parent."""
     print()
     for sentence in answer:
         say(sentence)
@@ -158,7 +158,7 @@ def print_result(result: RunResult, view: RunView, answer: Sequence[str]) -> Non
 
 
 def print_next(result: RunResult, page: Path, surer: tuple[str, int] | None, *, exportable: bool) -> None:
-    """Where the report is, and the commands that follow; `surer` is a larger search and how many trainings more."""
+    """Print the report's path and next commands; `surer`: that of a larger search, and its additional trainings."""
     print(f"\nreport:  {near(page)}")
     print(f"look:    {command_line('reborn-nas', 'dashboard', result.folder)}")
     if exportable:
@@ -175,7 +175,7 @@ def print_next(result: RunResult, page: Path, surer: tuple[str, int] | None, *, 
 
 
 def result_json(result: RunResult, answer: Sequence[str], page: Path) -> dict[str, Any]:
-    """The result for scripts."""
+    """The result as JSON values, for scripts."""
     return {
         "run": str(result.folder),
         "report": str(page),
@@ -187,7 +187,7 @@ def result_json(result: RunResult, answer: Sequence[str], page: Path) -> dict[st
 
 
 def print_status(state: RunStatus, run: str, command: str) -> None:
-    """Phases, then how the run goes on: by `command`."""
+    """Print the phases, and the `command` that continues the run."""
     print(f"{state.name}: {state.done} of {state.total} trainings done, {state.running} under way")
     rows = [
         (
@@ -204,11 +204,11 @@ def print_status(state: RunStatus, run: str, command: str) -> None:
     if state.reason:
         print(f"candidate: {state.reason}")
     report = command_line("reborn-nas", "report", Path(run))
-    print(f"report: {report}" if state.complete else f"to go on: {command}")
+    print(f"report: {report}" if state.complete else f"to continue: {command}")
 
 
 def plan_json(plan: PlanView) -> dict[str, Any]:
-    """The plan for scripts, in the words of today."""
+    """The plan as JSON values, for scripts."""
     data = plan.to_dict()
     phases = [{**phase, "name": public_name(phase["name"])} for phase in data["phases"]]
     tested = data.pop("factors")
@@ -216,7 +216,7 @@ def plan_json(plan: PlanView) -> dict[str, Any]:
 
 
 def status_json(state: RunStatus) -> dict[str, Any]:
-    """The status for scripts."""
+    """The status as JSON values, for scripts."""
     return {
         "name": state.name,
         "complete": state.complete,
@@ -231,10 +231,10 @@ def status_json(state: RunStatus) -> dict[str, Any]:
 def print_estimates(
     rows: Sequence[dict[str, Any]], summary: dict[str, float], arms: tuple[str, str], complete: bool
 ) -> None:
-    """The estimates so far; without verdicts while trainings are still to come.
+    """Print the estimates so far; without verdicts until all trainings are done.
 
     Args:
-        arms: what is on trial, and its reference.
+        arms: the tested activation and its reference.
     """
     if not rows:
         return
@@ -275,7 +275,7 @@ def print_estimates(
 
 
 def print_networks(networks: NamedNetworks) -> None:
-    """A line each; nothing where there is none yet."""
+    """Print a line for each network that exists."""
     best, recommended, tested = networks.best, networks.recommended, networks.retested
     if best is not None and best.accuracy is not None:
         print(
@@ -300,17 +300,17 @@ def print_networks(networks: NamedNetworks) -> None:
 
 
 def shown(score: float) -> str:
-    """A score as its value: `86.06%`, `12.4000 degrees`."""
+    """A score as text: `86.06%`, `12.4000 degrees`."""
     return f"{score:.2%}" if spoken().is_accuracy else spoken().shown(score)
 
 
 def _measured(score: float, cases: str) -> str:
-    """A score with what it rests on."""
+    """A score with the data on which it was measured."""
     return f"{shown(score)} of {cases}" if spoken().is_accuracy else spoken().measured(score, cases)
 
 
 def value_of(score: float | None) -> float:
-    """A score as a number of the metric; NaN where there is none."""
+    """A score as a number of the metric; NaN if there is none."""
     return spoken().value(math.nan if score is None else score)
 
 
@@ -324,7 +324,7 @@ def _cases(n: int, part: str) -> str:
 
 
 def networks_json(networks: NamedNetworks) -> dict[str, Any]:
-    """The same for scripts."""
+    """The networks as JSON values, for scripts."""
     best, recommended = networks.best, networks.recommended
     shares = [record.test_accuracy for record in networks.retested if record.test_accuracy is not None]
     return {

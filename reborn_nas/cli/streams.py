@@ -1,4 +1,4 @@
-"""Output on streams whose encoding does not have every character that a message has."""
+"""Output to streams whose encoding lacks characters of our messages."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ PLAIN = {
     "≈": "~", "µ": "u", "σ": "sigma", "Γ": "Gamma", "Ψ": "Psi", "κ": "kappa", "Φ": "Phi",
     "“": '"', "”": '"', "’": "'", "‘": "'",
 }  # fmt: skip
-"""ASCII for the signs in our messages: a minus sign that became a question mark would change a result."""
+"""ASCII for signs in our messages: a minus sign printed as a question mark would change a result."""
 
 
 def write_anything(*streams: TextIO) -> None:
-    """Make the streams write characters that they cannot encode in ASCII, in place of raising UnicodeEncodeError."""
+    """Make the streams replace characters that they cannot encode by ASCII, instead of raising UnicodeEncodeError."""
     codecs.register_error("reborn_nas.plain", _plain)
     for stream in streams:
         reconfigure = getattr(
             stream, "reconfigure", None
-        )  # absent where a notebook or a test took the stream over
+        )  # missing if a notebook or a test has replaced the stream
         if reconfigure is not None:
             reconfigure(errors="reborn_nas.plain")
 
@@ -46,11 +46,11 @@ def _ascii(letter: str) -> str:
 
 
 READING = ("status", "report", "export", "dashboard")
-"""Verbs that print texts which a run folder holds, and nothing that needs a terminal's control characters."""
+"""Verbs that print texts from run folders, and need no control characters of a terminal."""
 
 
 class _Plain:
-    """A text stream whose control characters are shown, not obeyed: they may move the cursor or rename the window."""
+    """A text stream that escapes control characters, which could move the cursor or rename the window."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -64,12 +64,12 @@ class _Plain:
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""All but line ends and tabs, and the characters that turn the direction of writing."""
+"""Control characters except line ends and tabs, and those that change the direction of writing."""
 
 
 @contextmanager
 def plain(verb: str) -> Iterator[None]:
-    """Inside, a verb that reads runs prints no control characters."""
+    """Print no control characters inside the context, for verbs that read runs."""
     if verb not in READING:
         yield
         return

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from reborn_nas.export.timm_model import Trained, bare_network, export_trained, export_trained_many
     from reborn_nas.export.trainings import Retrained, claim_folder, retrain
 
-_LAZY = {  # importing the package must not pay for exports
+_LAZY = {  # importing the package must not import exports
     "Accuracy": "card",
     "Card": "card",
     "Parent": "parent",
@@ -59,7 +59,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The names are loaded when first used."""
+    """Import names on first use."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -1,4 +1,4 @@
-"""The model card of an export: what it is, how good it is and how surely, how to load it."""
+"""The model card of an export: what it is, how accurate it is with intervals, and how to load it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["Accuracy", "Card", "card_of", "front_readme", "mean_interval", "plai
 
 
 NORMAL = 1.959963984540054
-"""Standard errors on either side of a 95 % interval."""
+"""Half width of a 95 % interval in standard errors."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """`correct` of `n` images of a part of the data, in words; or the value of another metric on them.
+    """`correct` of `n` images of a part of the data, or the value of another metric on them.
 
     Args:
-        metric, score, error: of another metric than the accuracy, the score and its standard error, see `metric`;
+        metric, score, error: for metrics other than the accuracy, the score and its standard error;
             without an error there is no interval.
     """
 
@@ -42,7 +42,7 @@ class Accuracy:
     error: float | None = None
 
     def row(self) -> tuple[str, str]:
-        """The value and its 95 % interval in words."""
+        """The value and its 95 % interval, as text."""
         if self.metric.is_accuracy:
             low, high = wilson(self.correct, self.n)
             return f"{self.correct / max(1, self.n):.2%}", f"{low:.2%} – {high:.2%}"
@@ -55,13 +55,13 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Card:
-    """What an export knows about itself besides the weights.
+    """The information of an export, except the weights.
 
     Args:
-        name: of the model.
-        dataset: name of the data set it was trained on.
+        name: name of the model.
+        dataset: name of the training data set.
         classes: the classes' names, in the order of the outputs.
-        mean, std: per channel, of images in [0, 1].
+        mean, std: normalisation per channel, of images in [0, 1].
         accuracies: each measured on all images of a part of the data.
         details: further lines, name → value: recipe, epochs, seed, run, trial.
     """
@@ -86,10 +86,10 @@ def render_card(
     """The card as Markdown.
 
     Args:
-        folder: what the loading command names.
-        own_source: the network's own source file lies beside the card.
+        folder: folder in the command that loads the export.
+        own_source: the network's own source file is next to the card.
         folded: the network is in deployment form.
-        forms: further files with the network → their deviation from it, relative to the largest logit.
+        forms: file with another form of the network → deviation from it, relative to the largest logit.
     """
     lines = [
         "---",
@@ -155,7 +155,7 @@ def _loading(folder: str, own_source: bool, folded: bool) -> list[str]:
         lines.append("  a loaded model in eval mode reproduces them.")
     if own_source:
         lines += [
-            "- The network's own source file lies beside this card; read it before you trust it.",
+            "- The network's own source file is next to this card; read it before you trust it.",
             "  timm's `train.py` takes `--model-kwargs trust_source=True`.",
         ]
     return lines
@@ -196,7 +196,7 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def plain(text: str) -> str:
-    """A user's text for Markdown: one line, nothing that opens a table cell, a tag or a link."""
+    """Escape a user's text for Markdown: one line, without characters of table cells, tags or links."""
     return re.sub(r"[\\|<>\[\]`*#]", lambda mark: f"&#{ord(mark.group())};", " ".join(str(text).split()))
 
 
@@ -210,16 +210,16 @@ def card_of(
     recipe: Mapping[str, Any] | None = None,
     metric: Metric = ACCURACY,
 ) -> Card:
-    """The card of one trained network of a run.
+    """Make the card of a trained network of a run.
 
     Args:
-        records: all of the run, for the other seeds of a candidate.
-        study: the study's name.
-        data: of the plan: `name`, `classes`, `mean`, `std`.
-        name: of the model; study and digest where None.
-        compared: a clause on how it compares with its parent.
-        recipe: how it was trained, as `Recipe.to_dict` writes it.
-        metric: what the run's trainings are judged by.
+        records: all records of the run, for the other seeds of a candidate.
+        study: name of the study.
+        data: data of the plan: `name`, `classes`, `mean`, `std`.
+        name: name of the model; None means study and digest.
+        compared: a clause on the comparison with its parent.
+        recipe: recipe of the training, from `Recipe.to_dict`.
+        metric: metric by which the run's trainings are judged.
     """
     details = {
         "data set": str(data["name"]),
@@ -253,7 +253,7 @@ def card_of(
 
 
 def _accuracies(record: TrialRecord, metric: Metric) -> list[Accuracy]:
-    """The value of a training, where it has one."""
+    """The value of a training, if it has one."""
     score, n = record.accuracy, record.accuracy_n
     if score is None or not n:
         return []
@@ -271,13 +271,13 @@ def front_readme(
     run: str,
     metric: Metric = ACCURACY,
 ) -> str:
-    """The table over the sub-folders of a Pareto export.
+    """The README of a Pareto export, with a table of its sub-folders.
 
     Args:
         chosen: sub-folder → its record.
-        all_of_it: the front, also networks without kept weights.
-        objectives: what they were compared in.
-        run: the run's folder, for the command that trains the others again.
+        all_of_it: the complete front, including networks whose weights were not kept.
+        objectives: objectives of the comparison.
+        run: folder of the run, for the command that trains the others.
     """
     names = [metric.label if name == "accuracy" else name for name in objectives]
     there = {record.key: folder for folder, record in chosen.items()}
@@ -285,7 +285,7 @@ def front_readme(
         f"# {plain(study)}: {metric.label} against cost",
         "",
         f"The exploration's trainings that no other one beats in all of {', '.join(names)}. Their validation "
-        "values chose them, so they are optimistic; only `--trial retested` has been judged on images of its own.",
+        "values chose them, so they are optimistic; only `--trial retested` has been judged on separate images.",
         "",
         f"| folder | trial | MACs an image | parameters | validation {metric.label} | n |",
         "|---|---|---|---|---|---|",

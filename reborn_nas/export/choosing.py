@@ -1,4 +1,4 @@
-"""Which of a run's trained networks `--trial` means. Pure functions on records."""
+"""Chooses the trained networks of a run for `--trial`. Pure functions on records."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from reborn_nas.records import TrialRecord, best_observed, best_of, handed_over,
 __all__ = ["CHOICES", "Kept", "Trainings", "choose"]
 
 Kept = tuple[TrialRecord, Path]
-"""A record with the file of its trained weights."""
+"""A record and the file of its trained weights."""
 
 
 @dataclass(frozen=True)
 class Trainings:
-    """A run's trainings, as `choose` looks at them.
+    """The trainings of a run.
 
     Args:
-        run: the run's folder, for messages.
-        records: all of them.
-        kept: key → the file of its weights, where they were kept.
-        numbers: number of a trial in the dashboard's study of the run's name → key.
-        front: those that no other one beats in all objectives.
-        parent_arm: the arm of the trainings that have the reference at every site.
+        run: folder of the run, for messages.
+        records: all records.
+        kept: key → file of its weights, if they were kept.
+        numbers: trial number in the study of the run's name, as in the dashboard → key.
+        front: the Pareto front of the objectives.
+        parent_arm: arm of the trainings with the reference at every site.
     """
 
     run: str
@@ -38,13 +38,13 @@ class Trainings:
 
 
 def choose(trainings: Trainings, which: str) -> list[Kept]:
-    """The trained networks that `which` names; several for "pareto".
+    """The trained networks of `which`; "pareto" may be several.
 
     Args:
-        which: a word of `CHOICES`, a number as the dashboard shows it, or a record's key.
+        which: a word of `CHOICES`, a trial number of the dashboard, or a record's key.
 
     Raises:
-        ExportError: there is none, or its weights were not kept.
+        ExportError: there is no such network, or its weights were not kept.
     """
     records = trainings.records
     if not any(record.state == "complete" for record in records):
@@ -80,15 +80,15 @@ def _kept(trainings: Trainings, record: TrialRecord) -> Kept:
 
 
 def _example(trainings: Trainings) -> str:
-    """A key that can be exported, or else one that there is."""
+    """A key that can be exported, or else any key."""
     found = [record.label for record in trainings.records if record.key in trainings.kept]
     return found[0] if found else trainings.records[0].label
 
 
 def _auto(trainings: Trainings) -> TrialRecord:
-    """The candidate where it was retested, else the best observed, else the most accurate of all.
+    """The candidate if it was retested, else the best observed, else the most accurate of all.
 
-    Of runs that kept few weights, as earlier versions did, the best that was kept.
+    For old runs that kept few weights, the best one that was kept.
     """
     found = handed_over(trainings.records) or best_of(_complete(trainings))
     assert found is not None
@@ -98,17 +98,17 @@ def _auto(trainings: Trainings) -> TrialRecord:
 
 
 def _retested(trainings: Trainings) -> TrialRecord:
-    """The candidate, trained afresh beside its parent."""
+    """The candidate, trained again with its parent in the retest."""
     found = best_of(retested(trainings.records))
     if found is None:
         raise ExportError(
-            f"{trainings.run}: no candidate has been trained beside its parent; take --trial best, or more --trials"
+            f"{trainings.run}: no candidate has been retested; take --trial best, or more --trials"
         )
     return found
 
 
 def _parent(trainings: Trainings) -> TrialRecord:
-    """The network with its reference activations, as it was trained beside the candidate, else in the baseline."""
+    """The network with its reference activations, from the retest if possible, else from the baseline."""
     arm = trainings.parent_arm
     baseline = [one for one in _complete(trainings) if one.phase == "baseline" and one.arm == arm]
     found = best_of(retested(trainings.records, arm)) or best_of(baseline)
@@ -126,7 +126,7 @@ def _best(trainings: Trainings) -> TrialRecord:
 
 
 def _pareto(trainings: Trainings) -> list[TrialRecord]:
-    """The front, as far as weights were kept."""
+    """The networks of the front whose weights were kept."""
     found = [record for record in trainings.front if record.key in trainings.kept]
     if not found:
         raise ExportError(f"{trainings.run}: no finished trial of the exploration whose weights were kept")
@@ -146,5 +146,5 @@ CHOICES: Mapping[str, Callable[[Trainings], TrialRecord | list[TrialRecord]]] = 
     "parent": _parent,
     "pareto": _pareto,
 }
-"""Word → what it chooses. Another word is another entry here. `recommended` is the study's to decide, see `api.export`;
-"confirmed" and "candidate" are other words for the retested network."""
+"""Word → function that chooses. `recommended` is chosen in `api.export`; "confirmed" and "candidate" are synonyms of
+"retested"."""

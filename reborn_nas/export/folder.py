@@ -1,4 +1,4 @@
-"""The folder of an export: replaced completely or not at all, with the source that its network needs."""
+"""The folder of an export, which is replaced atomically, and the source code that it contains."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["carry_source", "check_target", "new_folder"]
 
 
 def check_target(out: str | os.PathLike[str], force: bool) -> Path:
-    """The folder to write.
+    """Check and return the folder to write.
 
     Raises:
-        ExportError: timm could not load from there, it is a file, or it is not empty and `force` is not set.
+        ExportError: timm cannot load from it, it is a file, or it is not empty and `force` is not set.
     """
     target = Path(out)
     if odd := sorted(set(os.fspath(out)) & set("#?\t\n\r")):
@@ -43,7 +43,7 @@ def check_target(out: str | os.PathLike[str], force: bool) -> Path:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that takes its place when the block ends well, and is removed when it does not."""
+    """Yield a folder that replaces `target` if the context succeeds, and is removed if it fails."""
     target = target.resolve()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -60,13 +60,13 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def _swap(work: Path, target: Path) -> None:
-    """Put `work` where `target` is; the old folder is removed only when the new one is complete."""
+    """Replace `target` by `work`; the old folder is removed only after that."""
     work.chmod(0o755)
     if not target.exists():
         os.replace(work, target)
         return
     if _exchange(work, target):
-        return  # the old one lies where the new one was made, and goes with that
+        return  # the old one is now at the temporary path, and removed with it
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
     os.replace(target, old / "old")
     try:
@@ -79,7 +79,7 @@ def _swap(work: Path, target: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two folders in one step, so that no moment has neither; False where the system cannot (not Linux)."""
+    """Exchange two folders in one step, so that one always exists; False if the system cannot (not Linux)."""
     rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
     if rename is None:
         return False
@@ -106,10 +106,10 @@ except RebornError as error:
 
 
 def carry_source(folder: Path, architecture: Architecture) -> Architecture:
-    """Copy the files of the network's source into an export; the architecture then names them there.
+    """Copy the files of the network's source into an export; returns the architecture with their new paths.
 
     Raises:
-        ExportError: the network cannot be built from the copied files alone.
+        ExportError: the network cannot be built from the copied files only.
     """
     spec = architecture.backbone
     file, factory = split_source(spec.source)
@@ -124,7 +124,7 @@ def carry_source(folder: Path, architecture: Architecture) -> Architecture:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     for inner in {parent for place in files for parent in Path(place).parents if parent != Path(".")}:
-        (folder / inner / _INIT).touch()  # a plain folder becomes a package: its files find each other again
+        (folder / inner / _INIT).touch()  # a plain folder becomes a package, whose files find each other
     if len(files) > 1 or "import_module" in own.main.read_text(encoding="utf-8", errors="replace"):
         _check(
             folder, replace(spec, source=source_beside(folder, f"{main}:{factory}")), sorted(files), own.base
@@ -133,7 +133,7 @@ def carry_source(folder: Path, architecture: Architecture) -> Architecture:
 
 
 def _check(folder: Path, spec: BackboneSpec, files: Sequence[str], base: Path) -> None:
-    """Build the network in a process that knows nothing of the folder where its source lay."""
+    """Build the network in a process that has no access to the original folder of its source."""
     home = str(Path(reborn_nas.__file__).resolve().parents[1])
     hidden = {Path.cwd().resolve(), base}
     path = [entry for entry in sys.path if entry and Path(entry).resolve() not in hidden]
@@ -154,5 +154,5 @@ def _check(folder: Path, spec: BackboneSpec, files: Sequence[str], base: Path) -
         raise ExportError(
             f"the network cannot be built from the files that an export would carry ({', '.join(files)}): "
             f"{reason.replace(str(folder), '.')}; import what it needs with import statements at the top, read no "
-            "files beside the source, or put the network into one file"
+            "files next to the source, or put the network into one file"
         )

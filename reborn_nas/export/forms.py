@@ -1,4 +1,4 @@
-"""The same network in other forms: ONNX, torch.export, TorchScript; each is loaded again and compared."""
+"""Other forms of a network: ONNX, torch.export, TorchScript; each is loaded again and compared."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from reborn_nas.errors import ExportError, blame_machine
 __all__ = ["FORMS", "check_forms", "write_forms"]
 
 TOLERANCE = 1e-4  # relative to the largest logit
-BATCHES = (1, 5)  # sizes at which every form is compared, beside the example's own
+BATCHES = (1, 5)  # batch sizes at which each form is compared, in addition to the example's
 
 Run = Callable[[Tensor], Tensor]
 
@@ -48,10 +48,10 @@ def write_forms(folder: Path, model: nn.Module, example: Tensor, forms: Sequence
         File name → largest deviation from the model's logits, relative to the largest logit.
 
     Raises:
-        ExportError: the network cannot be exported so, or the form computes something else.
+        ExportError: the network cannot be exported to a form, or the form computes something else.
     """
     found = {}
-    if len(example) == 1:  # a batch of one would be taken for a constant
+    if len(example) == 1:  # a batch of one would be treated as a constant
         example = example.repeat(2, 1, 1, 1)
     for form in forms:
         name, write, load = FORMS[form]
@@ -59,7 +59,7 @@ def write_forms(folder: Path, model: nn.Module, example: Tensor, forms: Sequence
             with _quiet(), torch.no_grad():
                 write(copy.deepcopy(model), example, folder / name)
                 error = _deviation(model, load(folder / name), example)
-        except Exception as failure:  # exporters raise whatever the network's code makes them meet
+        except Exception as failure:  # exporters raise any exception
             blame_machine(failure, folder / name)
             lines = str(failure).strip().splitlines() or [type(failure).__name__]
             raise ExportError(f"{name} cannot be written ({form}): {lines[0][:300]}") from failure
@@ -81,7 +81,7 @@ def _deviation(model: nn.Module, run: Run, example: Tensor) -> float:
 
 
 def _batch(example: Tensor) -> tuple[Any, ...]:
-    """The first axis is free, the others are fixed."""
+    """Dynamic shapes: only the first axis is free."""
     return ({0: torch.export.Dim("batch", min=1, max=65536)},)
 
 
@@ -136,12 +136,12 @@ FORMS: Mapping[str, tuple[str, Callable[[nn.Module, Tensor, Path], None], Callab
     "torch-export": ("model.pt2", _write_export, _load_export),
     "jit-trace": ("model.torchscript", _write_trace, _load_trace),
 }
-"""Form → (file, how it is written, how it is run)."""
+"""Form → (file, function that writes it, function that loads it)."""
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters log and warn at length about what does not concern the user."""
+    """Suppress the logs and warnings of exporters, which do not concern the user."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,4 +1,4 @@
-"""Networks that are no timm classifiers: a folder with weights, architecture, source and example, and its loader."""
+"""Networks other than timm classifiers: a folder with weights, architecture, source and example, and its loader."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def export_network(
     *,
     force: bool = False,
 ) -> Path:
-    """Write a trained network that `load` rebuilds; what it makes of `inputs` on a CPU lies beside it.
+    """Write a trained network for `load`, together with its outputs for `inputs` on a CPU.
 
     Args:
-        conversion: the plan of its conversion; None where every site has its original activation.
-        weights: its state dict.
-        card: the text of its README.
+        conversion: plan of its conversion; None if every site has its original activation.
+        weights: state dict.
+        card: text of its README.
 
     Raises:
-        ExportError: the network cannot be rebuilt from what would be written, or the folder cannot be written.
+        ExportError: the network cannot be rebuilt from the written files, or the folder cannot be written.
     """
     target = check_target(out, force)
     with new_folder(target) as folder:
@@ -79,14 +79,14 @@ def export_network(
 
 
 def load(folder: str | os.PathLike[str], *, trust_source: bool = False) -> nn.Module:
-    """The network of a folder that `export` wrote for a training of one's own, in eval mode on the CPU.
+    """Load the network of a folder that `export` wrote for a training of your own, in eval mode on the CPU.
 
     Args:
-        trust_source: run the source file in the folder although no export or search of yours on this machine wrote or
-            ran it.
+        trust_source: run the source file in the folder even if it is not known from an export or search of yours on
+            this machine.
 
     Raises:
-        ExportError: the folder is none, is damaged, or its source is unknown here.
+        ExportError: the folder is not such an export, is damaged, or its source is unknown here.
     """
     home = Path(folder)
     try:
@@ -94,7 +94,7 @@ def load(folder: str | os.PathLike[str], *, trust_source: bool = False) -> nn.Mo
         text = (home / "plan.json").read_text(encoding="utf-8") if (home / "plan.json").is_file() else None
     except (OSError, ValueError) as error:
         raise ExportError(
-            f"{home} holds no network of a training of one's own ({error}); a classifier's export is loaded by "
+            f"{home} holds no network of a training of your own ({error}); a classifier's export is loaded by "
             "timm, as its README says"
         ) from None
     if not isinstance(about, dict) or about.get("format") != FORMAT or about.get("version") != VERSION:
@@ -113,7 +113,7 @@ def load(folder: str | os.PathLike[str], *, trust_source: bool = False) -> nn.Mo
 
 
 def read_example(file: Path) -> dict[str, Any]:
-    """`inputs` and `outputs` in a file of an example. Raises ExportError."""
+    """Read `inputs` and `outputs` from an example's file. Raises ExportError."""
     try:
         with safe_open(file, framework="pt") as archive:
             text = archive.metadata()["nested"]
@@ -126,7 +126,7 @@ def read_example(file: Path) -> dict[str, Any]:
 
 
 def _located(home: Path, architecture: Architecture) -> Architecture:
-    """The architecture with its source found in the folder."""
+    """The architecture with its source in the folder."""
     spec = architecture.backbone
     if spec.library != "file":
         return architecture
@@ -148,10 +148,10 @@ def _rebuilt(home: Path, about: Mapping[str, Any], conversion: Plan | None) -> n
 
 
 def _example(network: nn.Module, inputs: Any) -> tuple[Any, Any, bool]:
-    """Inputs whose outputs are the same bits with any number of threads, these outputs, and whether there are any.
+    """Inputs whose outputs do not depend on the number of threads, the outputs, and whether there are such inputs.
 
-    For some batch sizes a CPU's kernels add up in another order with other threads. The batch is halved until they do
-    not; where that never ends so, the whole inputs are kept, with the outputs of one thread.
+    For some batch sizes the order of a CPU kernel's sums depends on the number of threads. The batch is halved until it
+    does not; if that fails, the complete inputs are kept, with the outputs of one thread.
     """
     for fewer in _batches(inputs):
         with cpu_threads(1):
@@ -163,7 +163,7 @@ def _example(network: nn.Module, inputs: Any) -> tuple[Any, Any, bool]:
 
 
 def _batches(inputs: Any) -> Iterator[Any]:
-    """The inputs, and halves of them where all tensors have one batch size."""
+    """The inputs, and halves of them if all tensors have the same batch size."""
     yield inputs
     sizes = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors_in(inputs)}
     rows = sizes.pop() if len(sizes) == 1 else 0

@@ -1,4 +1,4 @@
-"""Where a retraining starts: at a parent's weights, with the same function as far as the choices can, or afresh."""
+"""The start of a retraining: from scratch, or from a parent's weights and if possible its function."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SAME = 1e-5  # relative to the largest logit: rounding in float32
 
 @dataclass(frozen=True)
 class Parent:
-    """The network whose weights a training starts from.
+    """The network from whose weights a training starts.
 
     Args:
-        pretrained: the backbone library's published weights.
-        checkpoint: a file with the state dict of the unconverted backbone: safetensors, or of `torch.save`, plain or
-            as timm, torchvision and Lightning write it (averaged weights where there are some); or a folder that holds
-            a `model.safetensors`; None where there is none.
+        pretrained: use the published weights of the backbone's library.
+        checkpoint: a file with the state dict of the unconverted backbone: safetensors, or of `torch.save`, plain or as
+            written by timm, torchvision and Lightning (averaged weights if there are any); or a folder with a
+            `model.safetensors`; None if there is none.
     """
 
     pretrained: bool = False
@@ -35,20 +35,20 @@ class Parent:
 
     @property
     def given(self) -> bool:
-        """Whether there is a parent at all."""
+        """Whether there is a parent."""
         return self.pretrained or self.checkpoint is not None
 
 
 @dataclass(frozen=True)
 class Start:
-    """A network that is ready to be trained.
+    """A network that is ready for training.
 
     Args:
-        model: converted, in train mode.
-        plan: its conversion.
-        undecayed: parameters without weight decay, as they start at an identity.
-        deviation: how far its logits are from the parent's on random images, relative to the largest; None where no
-            parent was given.
+        model: converted network in train mode.
+        plan: plan of the conversion.
+        undecayed: parameters without weight decay, since they start at an identity.
+        deviation: deviation of its logits from the parent's on random images, relative to the largest; None without a
+            parent.
         notes: messages for the user.
     """
 
@@ -67,16 +67,16 @@ def make_start(
     seed: int,
     found: Discovery | None = None,
 ) -> Start:
-    """The network of `architecture`, from one seed.
+    """Make the network of `architecture`, from one seed.
 
     Args:
-        architecture: with a complete backbone spec.
-        init: "preserve" starts at the parent's function where the choices can, "xavier" draws the new weights.
-        found: the backbone's sites, where they are known.
+        architecture: architecture with a complete backbone spec.
+        init: "preserve" starts at the parent's function if the choices allow it, "xavier" draws the new weights.
+        found: the backbone's sites, if known.
 
     Raises:
-        ConfigError: the published weights cannot be had.
-        TrainingError: the checkpoint is none of this backbone.
+        ConfigError: the published weights are not available.
+        TrainingError: the checkpoint does not fit this backbone.
     """
     spec = architecture.backbone
     template = build(spec, device="meta")
@@ -103,9 +103,9 @@ def make_start(
 
 
 def on_own_path(architecture: Architecture, found: Discovery) -> tuple[Architecture, tuple[str, ...]]:
-    """The architecture whose reborn blocks keep the site's own activation on their positive path where it is no ReLU.
+    """Make reborn blocks keep the site's original activation on their positive path if it is not a ReLU.
 
-    Only so can they start at the parent's function. Returns it with the sites whose choice changed.
+    Otherwise they cannot start at the parent's function. Returns the architecture and the changed sites.
     """
     acts = {site.name: site.activation for site in found.sites}
     changed = {}

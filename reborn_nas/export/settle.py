@@ -1,4 +1,4 @@
-"""From the user's settings of a retraining to all of its parts: nothing is trained here."""
+"""From the user's settings of a retraining to its parts; nothing is trained here."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ INITS = ("preserve", "xavier")
 
 
 def read_architecture(given: str) -> Architecture | str:
-    """What `given` names: an architecture's JSON file, an export's folder, or an activation for every site.
+    """Read an architecture's JSON file, an export's folder, or the name of an activation for every site.
 
     Raises:
-        ConfigError: a file that holds no architecture.
-        UnknownNameError: neither a file nor an activation.
+        ConfigError: the file holds no architecture.
+        UnknownNameError: `given` is neither a file nor an activation.
     """
     path = Path(given)
     if path.is_dir():
@@ -58,7 +58,7 @@ def read_architecture(given: str) -> Architecture | str:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     spec = architecture.backbone
-    if spec.library == "file" and path.name == "config.json":  # an export's own source lies beside it
+    if spec.library == "file" and path.name == "config.json":  # the source of an export is next to it
         spec = replace(spec, source=source_beside(path.parent, spec.source))
     return architecture.with_backbone(spec)
 
@@ -78,18 +78,18 @@ def prepare(
     folder: Path | None = None,
     metric: Metric = ACCURACY,
 ) -> tuple[Retraining, tuple[str, ...]]:
-    """A settled retraining, and messages for the user.
+    """Make a complete retraining, and messages for the user.
 
     Args:
         architecture: site → choice, or an activation for every site that admits it.
-        backbone: in place of the architecture's own; needed where `architecture` is an activation.
-        arguments, stem: of the backbone, in place of its own.
-        init: "preserve" where a parent is given, "xavier" elsewhere, by default.
-        folder: where what is done is kept; `runs/train-…` where None.
-        metric: of `classification.METRICS`.
+        backbone: replaces the architecture's backbone; required if `architecture` is an activation.
+        arguments, stem: replace those of the backbone.
+        init: by default "preserve" with a parent, else "xavier".
+        folder: folder of the results; None means `runs/train-…`.
+        metric: a metric of `classification.METRICS`.
 
     Raises:
-        RebornError: whatever does not fit together, before any training.
+        RebornError: the settings do not fit together.
     """
     parent = parent or Parent()
     spec = resolve(
@@ -112,8 +112,8 @@ def prepare(
         chosen, changed = on_own_path(chosen, found)
         if changed:
             messages.append(
-                f"{len(changed)} sites whose own activation is no ReLU keep it as the positive path "
-                f"(positive=original), such as {changed[0]}: only so the network starts at its parent's function"
+                f"{len(changed)} sites whose original activation is not a ReLU keep it as the positive path "
+                f"(positive=original), such as {changed[0]}: else the network cannot start at its parent's function"
             )
     if parent.given and recipe.init != "default":
         recipe = replace(recipe, init="default")
@@ -128,7 +128,7 @@ def prepare(
 def _backbone(
     architecture: Architecture | str, named: str | None, arguments: Mapping[str, Any], stem: str | None
 ) -> BackboneSpec:
-    """The backbone of an architecture, or the one that is named, with other arguments and stem where given."""
+    """The backbone of an architecture, or `backbone`, with other arguments and stem if given."""
     if named is not None:
         base = BackboneSpec(named)
     elif isinstance(architecture, str):

@@ -35,15 +35,15 @@ TOLERANCE = 1e-4  # relative to the largest logit
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network as an export takes it.
+    """A trained network to be exported.
 
     Args:
-        weights: state dict of the trained network (not of a timm wrapper around it).
-        architecture: with a complete backbone spec.
-        example: `input` (B, C, H, W), normalised, and `logits` (B, classes), saved from the trained network itself
-            in eval mode on the CPU.
-        card: what its model card says.
-        plan: the conversion; made anew where None.
+        weights: state dict of the trained network, not of a timm wrapper.
+        architecture: architecture with a complete backbone spec.
+        example: `input` (B, C, H, W), normalised, and `logits` (B, classes), computed by the trained network in eval
+            mode on the CPU.
+        card: contents of the model card.
+        plan: plan of the conversion; None makes it again.
     """
 
     weights: Mapping[str, Tensor]
@@ -65,8 +65,9 @@ def export_trained(
 
     Args:
         force: replace a folder that is not empty.
-        fold: in deployment form: batch norm and compression folded, other state-dict keys, not for training.
-        forms: more files beside timm's, of `reborn_nas.export.forms.FORMS`: "onnx", "torch-export", "jit-trace".
+        fold: export the deployment form: batch norm and compression are folded, state-dict keys differ, not for
+            training.
+        forms: further forms, of `reborn_nas.export.forms.FORMS`: "onnx", "torch-export", "jit-trace".
 
     Raises:
         ExportError: the folder is not empty, the weights do not fit the architecture, the rebuilt network does not
@@ -88,7 +89,7 @@ def export_trained_many(
     fold: bool = False,
     forms: Sequence[str] = (),
 ) -> Path:
-    """Write several exports as sub-folders of `out`, name → network, and `readme` beside them; all or nothing."""
+    """Write several exports as sub-folders of `out`, name → network, and a `readme`; all or nothing."""
     target = check_target(out, force)
     check_forms(forms)
     with new_folder(target) as work:
@@ -101,7 +102,7 @@ def export_trained_many(
 
 
 def _write(folder: Path, trained: Trained, name: str, fold: bool, forms: Sequence[str]) -> None:
-    """Everything that an export holds."""
+    """Write all files of an export."""
     architecture, card = trained.architecture, trained.card
     model = _rebuilt(trained)
     example = {key: value.contiguous() for key, value in trained.example.items()}
@@ -125,7 +126,7 @@ def _write(folder: Path, trained: Trained, name: str, fold: bool, forms: Sequenc
 
 
 def _rebuilt(trained: Trained) -> nn.Module:
-    """The network as timm users will have it, with the trained weights, in eval mode."""
+    """The network as timm will rebuild it, with the trained weights, in eval mode."""
     spec = trained.architecture.backbone
     network = build_network(trained.architecture, trained.plan, timm_api=False)
     try:
@@ -141,7 +142,7 @@ def _rebuilt(trained: Trained) -> nn.Module:
 
 
 def _folded_example(model: nn.Module, example: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The example with the folded network's own logits, of as many images as give the same bits with any threads."""
+    """The example with the folded network's logits, for images whose logits do not depend on the number of threads."""
     given = len(example["input"])
     for count in (given, *(size for size in COUNTS if size < given)):
         part = {key: value[:count].contiguous() for key, value in example.items()}
@@ -209,7 +210,7 @@ def _first_conv(model: nn.Module) -> str | None:
 EXAMPLE = 8  # images
 
 UNNAMED = ("own:module", "timm:unnamed")
-"""Sources of architectures that were made from a module, not from a name."""
+"""Sources of architectures made from a module instead of a name."""
 
 
 def bare_network(
@@ -223,18 +224,18 @@ def bare_network(
     name: str | None = None,
     accuracies: Sequence[Accuracy] = (),
 ) -> Trained:
-    """What an export needs, from an architecture and the network that was trained with it.
+    """Prepare an export from an architecture and the network that was trained with it.
 
     Args:
-        architecture: site → choice; what its backbone spec leaves open is taken from `model`.
-        model: the converted network, as `convert` returned it and then trained; a fresh one, with random
-            weights, where None: then the card says so.
-        input_size: (C, H, W) of one image, where neither spec nor model say it.
-        classes: names in the order of the outputs; their numbers where None.
-        mean, std: per channel; the model's own, else 0.5 and 0.25.
+        architecture: site → choice; open fields of its backbone spec are taken from `model`.
+        model: the trained network, converted by `convert`; None exports a new one with random weights, which the card
+            states.
+        input_size: (C, H, W) of one image, if neither spec nor model define it.
+        classes: names in the order of the outputs; None means their numbers.
+        mean, std: normalisation per channel; by default the model's, else 0.5 and 0.25.
 
     Raises:
-        ExportError: neither the architecture nor timm's note in the model say where its backbone comes from, or the
+        ExportError: neither the architecture nor timm's config of the model names its backbone, or the
             network is not an image classifier.
     """
     spec = _completed(architecture.backbone, model, input_size, classes)
@@ -264,7 +265,7 @@ def bare_network(
 
 
 def _example(network: nn.Module, input_size: tuple[int, ...]) -> dict[str, torch.Tensor]:
-    """Random images and the logits of a network in eval mode. Raises ExportError where it returns something else."""
+    """Random images and the logits of a network in eval mode. Raises ExportError if it returns something else."""
     images = torch.randn(EXAMPLE, *input_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logits = network(images)
@@ -281,7 +282,7 @@ def _example(network: nn.Module, input_size: tuple[int, ...]) -> dict[str, torch
 
 
 def _check_guess(built: nn.Module, model: nn.Module, spec: BackboneSpec) -> None:
-    """Raise ExportError where the network that timm builds by the noted name has other weights than `model`."""
+    """Raise ExportError if the network that timm builds by the noted name has other weights than `model`."""
     shapes, own = ({key: tuple(v.shape) for key, v in one.state_dict().items()} for one in (built, model))
     if shapes != own:
         raise ExportError(
@@ -296,15 +297,15 @@ def _completed(
     input_size: tuple[int, int, int] | None,
     classes: Sequence[str] | None,
 ) -> BackboneSpec:
-    """The spec with nothing open; a given network keeps the stem that it was built with."""
+    """Complete the spec; a given network keeps its stem."""
     own: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     if spec.source in UNNAMED:
         if not is_model(str(own.get("architecture", ""))):
             raise ExportError(
-                "the architecture does not say where its backbone comes from, so nobody could load the export; "
+                "the architecture does not name its backbone, so the export could not be loaded; "
                 'name it: architecture.with_backbone("resnet18"), or "path/to/file.py:factory"'
             )
-        # timm writes the name into what it builds; whether other arguments matter is seen when the export is compared
+        # timm stores the name in its networks; if other arguments matter, the comparison of the export shows it
         spec = replace(spec, source=f"timm:{own['architecture']}")
     if model is not None and spec.stem is None:
         spec = replace(spec, stem="original")

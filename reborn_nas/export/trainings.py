@@ -1,4 +1,4 @@
-"""One architecture trained with the full recipe on training plus validation images, several seeds, resumable."""
+"""Trains one architecture with the full recipe on training plus validation images, with several seeds; resumable."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ __all__ = ["Retrained", "Retraining", "SeedResult", "claim_folder", "folder_name
 
 @dataclass(frozen=True)
 class SeedResult:
-    """One training: correct predictions of the `n` test images, which were read once, after the last epoch.
+    """One training: correct predictions of the `n` test images, evaluated once after the last epoch.
 
-    `score` and `error` are of another metric than the accuracy: the score and its standard error over images.
+    `score` and `error` are the score and its standard error over images, for metrics other than the accuracy.
     """
 
     seed: int
@@ -48,23 +48,23 @@ class SeedResult:
 
     @property
     def judged(self) -> float:
-        """The score: the accuracy where there is no other."""
+        """The score: the accuracy if there is no other."""
         return self.accuracy if self.score is None else self.score
 
     @property
     def accuracy(self) -> float:
-        """In [0, 1]."""
+        """The accuracy in [0, 1]."""
         return self.correct / self.n
 
 
 @dataclass(frozen=True)
 class Retrained:
-    """What the trainings left.
+    """The results of the trainings.
 
     Args:
-        results: one a seed, in the order of the seeds.
-        trained: the first seed's network, ready for `export_trained`.
-        metric: what the trainings were judged by.
+        results: one per seed, in the order of the seeds.
+        trained: network of the first seed, ready for `export_trained`.
+        metric: metric by which the trainings were judged.
     """
 
     results: tuple[SeedResult, ...]
@@ -85,7 +85,7 @@ class Retrained:
 
     @property
     def sentence(self) -> str:
-        """Mean, deviation, trainings, seeds and images in words."""
+        """Mean, deviation, trainings, seeds and images as text."""
         return over_seeds(self.results, self.metric)
 
 
@@ -122,19 +122,19 @@ _log = logging.getLogger("reborn_nas.training")
 
 @dataclass(frozen=True)
 class Retraining:
-    """What is trained.
+    """The parts of a retraining.
 
     Args:
-        architecture: with a complete backbone spec.
-        images: trained on the pool, judged by the test images.
-        recipe: settled, its precision too.
-        seeds: one training each; the first one's network is exported, whatever the test images say.
-        device: where.
-        folder: what is done is kept here.
-        parent: whose weights the trainings start from.
+        architecture: architecture with a complete backbone spec.
+        images: data: the pool is trained on, the test images judge.
+        recipe: complete recipe, including the precision.
+        seeds: one training each; the network of the first is exported, regardless of the test results.
+        device: device of the trainings.
+        folder: folder of the results.
+        parent: the network from whose weights the trainings start.
         init: "preserve" or "xavier".
-        found: the backbone's sites, where they are known.
-        metric: of `classification.METRICS`.
+        found: the backbone's sites, if known.
+        metric: a metric of `classification.METRICS`.
     """
 
     architecture: Architecture
@@ -149,7 +149,7 @@ class Retraining:
     metric: Metric = ACCURACY
 
     def settings(self) -> dict[str, Any]:
-        """Everything that changes results but the seeds, JSON values."""
+        """All settings that change results, except the seeds, as JSON values."""
         file = self.parent.checkpoint
         if file is not None and file.is_dir():
             file = file / "model.safetensors"
@@ -166,14 +166,14 @@ class Retraining:
 
 
 def retrain(job: Retraining, name: str | None = None, on_epoch: OnEpoch | None = None) -> Retrained:
-    """Train every seed that is not done yet; a broken-off one goes on from its last epoch.
+    """Train every seed that is not done yet; an interrupted training resumes from its last epoch.
 
     Raises:
-        TrainingError: the folder holds a training with other settings, or this one cannot be done.
-        DivergedError: a training's loss became infinite or no number.
+        TrainingError: the folder holds a training with other settings, or this one is impossible.
+        DivergedError: a training's loss became infinite or NaN.
     """
     if job.parent.given and not (job.folder / "train.json").is_file():
-        _start(job, job.seeds[0])  # a checkpoint that does not fit leaves no folder behind
+        _start(job, job.seeds[0])  # a checkpoint that does not fit must not create a folder
     claim_folder(job)
     results, first = [], None
     for seed in job.seeds:
@@ -187,10 +187,10 @@ def retrain(job: Retraining, name: str | None = None, on_epoch: OnEpoch | None =
 
 
 def claim_folder(job: Retraining) -> None:
-    """Write the settings, or compare them with those that are there.
+    """Write the settings, or compare them with existing ones.
 
     Raises:
-        TrainingError: they differ; all differences are named.
+        TrainingError: the settings differ; all differences are listed.
     """
     path, settings = job.folder / "train.json", job.settings()
     if not path.is_file():
@@ -218,7 +218,7 @@ def claim_folder(job: Retraining) -> None:
 
 
 def _upgraded(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as they are written now: the average's decay was one of its own beside the recipe's."""
+    """Old settings in the present format: the decay of the average was separate from the recipe."""
     if not settings.get("average"):
         return {name: value for name, value in settings.items() if name != "average"}
     recipe = {**settings["recipe"], "ema": settings["average"]}
@@ -270,23 +270,23 @@ def _train_one(job: Retraining, seed: int, on_epoch: OnEpoch | None) -> SeedResu
 
 
 class _State(FileCheckpoint):
-    """A training's state; one that the disk refuses is left out, and the training goes on."""
+    """A training's state; if it cannot be written, the training continues without it."""
 
     def save(self, state: TrainingState) -> None:
-        """Keep `state` where there is room for it."""
+        """Write `state` if possible."""
         try:
             super().save(state)
         except OSError as error:
-            _log.warning("the training's state cannot be kept (%s); it goes on", error)
+            _log.warning("the training's state cannot be written (%s); the training continues", error)
 
     def discard(self) -> None:
-        """Remove it, if that can be done."""
+        """Remove it if possible."""
         with suppress(OSError):
             super().discard()
 
 
 def _keep(path: Path, content: str | bytes) -> None:
-    """Write the result of a training once the disk takes it."""
+    """Write the result of a training, waiting until the disk has room."""
     wait_out(lambda: write_atomic(path, content), f"{path} cannot be written")
 
 
@@ -310,7 +310,7 @@ def _read_result(path: Path) -> SeedResult | None:
 
 
 def _trained(job: Retraining, results: tuple[SeedResult, ...], name: str | None) -> Trained:
-    """The first seed's network with its card."""
+    """The network of the first seed with its card."""
     spec, first = job.architecture.backbone, results[0]
     conversion = plan(
         build(spec, device="meta"), job.architecture, spec.input_size, init=job.init, discovery=job.found

@@ -1,4 +1,4 @@
-"""timm models of reborn-nas; importing this room registers them."""
+"""timm models of reborn-nas; importing this package registers them."""
 
 from reborn_nas.models.adapter import TimmAdapter
 from reborn_nas.models.converted import build_network, reborn_model

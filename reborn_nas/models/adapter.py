@@ -1,4 +1,4 @@
-"""Networks that are not timm's, with the part of timm's interface that users rely on, its configuration included."""
+"""Networks not from timm, with the part of timm's interface that users need, including its configuration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["TimmAdapter", "adapted", "final_linear", "small_cfg"]
 
 
 def small_cfg(**changes: Any) -> dict[str, Any]:
-    """A configuration without published weights; `changes` in its place."""
+    """A configuration without published weights, updated by `changes`."""
     return {
         "url": "",
         "num_classes": 10,
@@ -34,15 +34,15 @@ def small_cfg(**changes: Any) -> dict[str, Any]:
 
 
 class TimmAdapter(nn.Module):
-    """A network that is not timm's, split into `body` and the linear classifier `fc`.
+    """A network not from timm, split into `body` and the linear classifier `fc`.
 
-    `forward_features` gives what the classifier reads, (B, num_features); auxiliary outputs are dropped. A network
-    that does not end in a linear layer keeps all of itself as the body: then its outputs are the features.
+    `forward_features` returns the input of the classifier, (B, num_features); auxiliary outputs are dropped. If a
+    network does not end in a linear layer, the body is the entire network, and its outputs are the features.
 
     Args:
-        body: the network; its classifier is taken out (the module is edited in place).
-        classifier: path of the linear layer in `body` whose result is the network's output, or None.
-        outputs: number of outputs of the network.
+        body: the network, from which the classifier is removed in place.
+        classifier: path of the linear layer in `body` whose output is the network's, or None.
+        outputs: number of outputs.
     """
 
     def __init__(self, body: nn.Module, classifier: str | None, outputs: int) -> None:
@@ -68,7 +68,7 @@ class TimmAdapter(nn.Module):
         return self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh classifier with `num_classes` outputs; 0 leaves the features. The pooling is the network's own."""
+        """Set a new classifier with `num_classes` outputs; 0 returns the features. The pooling is not changed."""
         if global_pool not in (None, "", "avg"):
             raise ConversionError(
                 f"the pooling of this network is its own; global_pool={global_pool!r} cannot be set"
@@ -79,7 +79,7 @@ class TimmAdapter(nn.Module):
         self.fc = (fc if reference is None else fc.to(reference.device, reference.dtype)).train(self.training)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """What the classifier reads, (B, num_features)."""
+        """The input of the classifier, (B, num_features)."""
         return _main(self.body(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -92,10 +92,10 @@ class TimmAdapter(nn.Module):
 
 
 def adapted(model: nn.Module, input_size: tuple[int, int, int], outputs: int | None) -> TimmAdapter:
-    """`model` with timm's interface and so many outputs; None for its own number. The module is edited in place.
+    """Give `model` timm's interface and `outputs` outputs (None: unchanged). The module is edited in place.
 
     Raises:
-        ConversionError: the network has another number of outputs and no linear layer at its end to replace.
+        ConversionError: the network has another number of outputs, and no linear layer at its end that can be replaced.
     """
     run = trace(model, (torch.zeros(1, *input_size),), training=False)
     shape = run.values[run.outputs[0]].shape if run.outputs else ()
@@ -105,16 +105,16 @@ def adapted(model: nn.Module, input_size: tuple[int, int, int], outputs: int | N
     if made is not None and outputs is not None and outputs != made:
         if classifier is None:
             raise ConversionError(
-                f"the network has {made} outputs, whatever num_classes is (its factory does not take num_classes), "
-                f"and it does not end in a linear layer that could be replaced by one with {outputs}; load it "
-                f"without num_classes, then reset_classifier({outputs}) puts a linear layer behind its outputs"
+                f"the network has {made} outputs, for any num_classes (its factory does not take num_classes), "
+                f"and it does not end in a linear layer that can be replaced by one with {outputs}; load it "
+                f"without num_classes, then reset_classifier({outputs}) adds a linear layer after its outputs"
             )
         network.reset_classifier(outputs)
     return network
 
 
 def final_linear(model: nn.Module, input_size: tuple[int, int, int]) -> str | None:
-    """Path of the linear layer whose output is the network's output, or None where there is none."""
+    """Path of the linear layer whose output is the network's, or None if there is none."""
     return _last_linear(model, trace(model, (torch.zeros(1, *input_size),), training=False))
 
 
@@ -128,8 +128,6 @@ def _last_linear(model: nn.Module, run: Trace) -> str | None:
 
 def _main(output: Any) -> Tensor:
     """The main output of a network that may return several."""
-    while isinstance(
-        output, Mapping | tuple | list
-    ):  # "not a Tensor" would never end for a tracer's stand-in
+    while isinstance(output, Mapping | tuple | list):  # "not a Tensor" would never end for a tracer's proxy
         output = next(iter(output.values())) if isinstance(output, Mapping) else output[0]
     return output

@@ -1,7 +1,8 @@
 """Converted networks as timm models: `reborn_model` builds any backbone with any architecture.
 
-timm has no plug-ins: these are registered when `reborn_nas` is imported. The surgery happens inside the callable
-that timm's `build_model_with_cfg` calls, so that weights are loaded, and features extracted, as for timm's own.
+timm has no plug-ins: these models are registered when `reborn_nas` is imported. The conversion happens inside the
+callable that timm's `build_model_with_cfg` calls, so that weights are loaded and features extracted as for timm's
+models.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ REBORN = Choice("reborn", kernel_size=3, compression="1x1")
 def build_network(
     architecture: Architecture, plan: Plan | None = None, *, timm_api: bool = True, **arguments: Any
 ) -> nn.Module:
-    """A fresh network of `architecture`.
+    """Build a new network of `architecture`.
 
     Args:
-        architecture: with a backbone spec that has input size and classes.
-        plan: the conversion, where it is known; then nothing is traced.
-        timm_api: wrap networks that are not timm's so that they have its interface.
-        arguments: more arguments of the backbone's constructor.
+        architecture: architecture with a backbone spec that has input size and classes.
+        plan: plan of the conversion, if known; nothing is traced then.
+        timm_api: wrap networks not from timm to give them its interface.
+        arguments: further arguments of the backbone's constructor.
     """
     spec = architecture.backbone
     device, dtype = arguments.pop("device", None), arguments.pop("dtype", None)
@@ -48,7 +49,7 @@ def build_network(
     try:
         model = build(spec, device="meta" if on_meta else "cpu").to(device=device, dtype=dtype)
     except ConfigError as error:
-        if isinstance(error.__cause__, TypeError):  # timm's rule: an unknown argument is a TypeError
+        if isinstance(error.__cause__, TypeError):  # as in timm, an unknown argument is a TypeError
             raise error.__cause__ from None
         raise
     if plan is None:
@@ -67,7 +68,7 @@ def build_network(
 
 
 def _network(architecture: Architecture, plan: Plan | None, kwargs: dict[str, Any]) -> nn.Module:
-    """What timm's builder calls: the builder's arguments become those of the spec."""
+    """Build a network in timm's builder, whose arguments become those of the spec."""
     spec = architecture.backbone
     channels = kwargs.pop("in_chans", None)
     classes = kwargs.pop("num_classes", None)
@@ -89,7 +90,7 @@ def _network(architecture: Architecture, plan: Plan | None, kwargs: dict[str, An
         model.reset_classifier(0)  # type: ignore[operator]
     if folded is not None:
         fold_in_place(model, folded_pairs(folded))
-    if pool not in (None, "avg"):  # behind the surgery: a head without pooling may lack some of the sites
+    if pool not in (None, "avg"):  # after the conversion: a head without pooling may lack some of the sites
         model.reset_classifier(wanted, pool)  # type: ignore[operator]
     return model
 
@@ -103,7 +104,7 @@ def _doubles(architecture: Architecture) -> bool:
 
 
 class _Capture(FeatureHookNet):
-    """A substitute for a feature extractor that keeps what timm would have given to it."""
+    """A substitute for a feature extractor that stores the arguments from timm."""
 
     def __new__(cls, model: nn.Module, **config: Any) -> Any:
         holder = nn.Identity()
@@ -113,7 +114,7 @@ class _Capture(FeatureHookNet):
 
 
 def feature_config(spec: BackboneSpec) -> dict[str, Any]:
-    """How timm extracts features from this family: the `feature_cfg` its entry point passes on."""
+    """How timm extracts features from this family: the `feature_cfg` of its entry point."""
     if spec.library != "timm":
         return {}
     with torch.device("meta"):
@@ -132,7 +133,7 @@ def _build(
     if kwargs.get("features_only"):
         if architecture.backbone.library != "timm":
             raise ConfigError(
-                f"{architecture.backbone.source!r} is not timm's, so there is no features_only; take forward_features, "
+                f"{architecture.backbone.source!r} is not from timm and has no features_only; use forward_features, "
                 "or torchvision.models.feature_extraction on the network"
             )
         features = feature_config(architecture.backbone)
@@ -153,7 +154,7 @@ def _build(
 
 
 def _cfg() -> dict[str, Any]:
-    """timm's own of a ResNet."""
+    """timm's configuration of a ResNet."""
     return {
         "url": "",
         "num_classes": 1000,
@@ -184,7 +185,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def as_architecture(value: Any, spec: BackboneSpec) -> Architecture:
-    """What `architecture=` may be: an Architecture, its JSON (text or dict), a label for every site, or None."""
+    """Convert `architecture=`: an Architecture, its JSON (string or dict), a label for every site, or None."""
     if value is None:
         value = REBORN.label
     if isinstance(value, Architecture):
@@ -204,7 +205,7 @@ def as_architecture(value: Any, spec: BackboneSpec) -> Architecture:
 
 
 def _of(variant: str, backbone: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
-    """A registered model on a fixed backbone; arguments of the backbone's constructor pass through."""
+    """A registered model on a fixed backbone; arguments of the backbone's constructor are passed on."""
     config = default_cfgs[variant].default
     spec = BackboneSpec(
         backbone, input_size=config.input_size, num_classes=config.num_classes, stem="original"
@@ -260,10 +261,10 @@ def reborn_model(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Any backbone with any architecture: the entry point of every export.
 
     Args:
-        pretrained: load the weights that lie beside the export's config.json.
+        pretrained: load the weights next to the export's config.json.
         kwargs: `architecture` (an `Architecture` or its JSON), `plan` (its conversion, as JSON), `folded` (the
-            convolutions and norms that a folded export joined), `trust_source` (run the source file that an export
-            of a user's own network carries), then timm's own.
+            convolutions and norms that a folded export joined), `trust_source` (run the source file of an export of a
+            user's network), and timm's.
             Without an architecture, the five-layer network with reborn blocks.
     """
     if kwargs.get("architecture") is None:
@@ -275,8 +276,8 @@ def reborn_model(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     architecture = located(architecture, source, folder, kwargs.pop("trust_source", False) is True)
     if folder is None or not pretrained:
         return _build("reborn_model", pretrained, architecture, plan, kwargs)
-    # read here and handed over: timm before 1.0.26 cannot read safetensors from a folder, and where a
-    # folder holds a pickle instead, that is run
+    # read here and passed on: timm before 1.0.26 cannot read safetensors from a folder, and where a
+    # folder holds a pickle instead, it is executed
     kwargs["pretrained_cfg"] = {
         **(source or {}),
         "source": "",

@@ -1,10 +1,10 @@
 """The paper's plain networks, as timm models: ConvNet-8, ConvNet-13 and the five-layer network of Sec. 4.7.
 
-The paper fixes the number of convolutions and of their kernels, batch norm (ConvNet-13) and the pooling;
-where it is silent the choice made here is named in the docstring of each model and is an argument.
+The paper specifies the number of convolutions and of their kernels, batch norm (ConvNet-13) and the pooling; what it
+does not specify is stated in the docstring of each model and is an argument.
 """
 
-# no postponed annotations here: torch.fx writes a root module's annotations into the code that it generates
+# no postponed annotations here: torch.fx copies a root module's annotations into generated code
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ __all__ = ["ConvAct", "ConvNet", "ConvNetHead", "convnet5", "convnet8", "convnet
 
 
 class ConvAct(nn.Module):
-    """3×3 convolution, batch norm where asked for, activation: (B, C, H, W) → (B, width, H/stride, W/stride)."""
+    """3×3 convolution, optional batch norm, activation: (B, C, H, W) → (B, width, H/stride, W/stride)."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class ConvNetHead(nn.Module):
         self.fc: nn.Module = nn.Linear(width, num_classes, **factory) if num_classes > 0 else nn.Identity()
 
     def reset(self, num_classes: int, pool_type: str | None = None, **factory: Any) -> None:
-        """A fresh classifier with `num_classes` outputs (0: none); `pool_type` "" keeps the feature map."""
+        """Set a new classifier with `num_classes` outputs (0: none); `pool_type` "" keeps the feature map."""
         if pool_type is not None:
             if pool_type and pool_type != "avg":
                 raise ValueError(f"ConvNet pools by 'avg' or not at all (''), not by {pool_type!r}")
@@ -81,7 +81,7 @@ class ConvNetHead(nn.Module):
                 self.hidden = nn.Sequential()
         width = self.num_features
         self.fc = nn.Linear(width, num_classes, **factory) if num_classes > 0 else nn.Identity()
-        self.train(self.training)  # the fresh layers are in the mode of the others
+        self.train(self.training)  # the new layers get the mode of the others
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         if self.pool_type:
@@ -98,9 +98,9 @@ class ConvNet(nn.Module):
         widths: output channels of each convolution, before `width`.
         strides: stride of each convolution.
         width: factor on every convolution's channels; 0.5 is the paper's "Half" (Table 3).
-        norm: batch norm behind each convolution.
+        norm: batch norm after each convolution.
         hidden: sizes of the fully connected layers before the classifier.
-        pool_size: side of the map that the head averages to; 1 is global average pooling.
+        pool_size: side of the map after average pooling in the head; 1 is global average pooling.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class ConvNet(nn.Module):
             self.reset_classifier(num_classes, global_pool)
 
     def _draw_xavier(self) -> None:
-        """Xavier's start, the paper's (Sec. 4.3): with torch's own the signal dies out where no norm revives it."""
+        """Initialise by Xavier's rule, as in the paper (Sec. 4.3): by torch's the signal vanishes without norms."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -163,7 +163,7 @@ class ConvNet(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's parameter groups: one a convolution."""
+        """timm's parameter groups: one per convolution."""
         return {"stem": r"^features\.conv1\.", "blocks": r"^features\.conv(\d+)"}
 
     @torch.jit.ignore
@@ -177,7 +177,7 @@ class ConvNet(nn.Module):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh classifier; `global_pool=""` keeps the feature map unpooled."""
+        """Set a new classifier; `global_pool=""` keeps the feature map unpooled."""
         if global_pool == "":
             self.head.num_features = self.num_features
         self.num_classes = num_classes
@@ -211,7 +211,7 @@ class ConvNet(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop what the intermediates `indices` do not need."""
+        """Remove the layers that the intermediates `indices` do not need."""
         taken, last = feature_take_indices(len(self.feature_info), indices)
         end = self.feature_info[last]["module"].rsplit(".", 1)[1]
         names = [name for name, _ in self.features.named_children()]
@@ -261,7 +261,7 @@ def _build(variant: str, pretrained: bool, defaults: dict[str, Any], kwargs: dic
 def convnet5(pretrained: bool = False, **kwargs: Any) -> ConvNet:
     """The five-layer network of the paper's Sec. 4.7; the n-th convolution has 2^(n+4) kernels.
 
-    The paper is silent on strides, norm and head: here the second and the fourth convolution have stride 2,
+    The paper does not specify strides, norm and head: here the second and the fourth convolution have stride 2,
     batch norm follows each (`norm=False` removes it), and the head is global average pooling and one linear layer.
     """
     defaults = {"widths": (32, 64, 128, 256, 512), "strides": (1, 2, 1, 2, 1), "norm": True}
@@ -273,13 +273,13 @@ def convnet8(pretrained: bool = False, **kwargs: Any) -> ConvNet:
     """ConvNet-8 (Sec. 4.2): eight 3×3 convolutions, 32 kernels at first, doubling every two, then three
     fully connected layers.
 
-    The paper is silent on down-sampling, the hidden widths and batch norm: here the second convolution of each
-    pair has stride 2, the head averages to 2×2 (no change for inputs of 28×28 and 32×32) and has hidden layers of
+    The paper does not specify down-sampling, the hidden widths and batch norm: here the second convolution of each
+    pair has stride 2, the head pools to 2×2 (no change for inputs of 28×28 and 32×32) and has hidden layers of
     512 and 256, and there is no batch norm (`norm=True` adds it; the paper names it for ConvNet-13 only).
     `strides`, `hidden` and `pool_size` change these. In the paper's tables (`studies/table2.yaml`) reborn and CReLU
-    stand behind convolutions alone and point-wise activations behind the hidden layers too (the paper leaves reborn in
-    MLPs to future work); the channels that CReLU doubles are read by the next layer, so that nothing undoes them
-    (`crelu(compression=1x1)` does so at the site).
+    are used only after convolutions, and pointwise activations also after the hidden layers (the paper leaves reborn in
+    MLPs to future work); the channels that CReLU doubles are read by the next layer without compression
+    (`crelu(compression=1x1)` compresses them at the site).
     """
     defaults = {
         "widths": (32, 32, 64, 64, 128, 128, 256, 256),
@@ -292,9 +292,9 @@ def convnet8(pretrained: bool = False, **kwargs: Any) -> ConvNet:
 
 @register_model
 def convnet13(pretrained: bool = False, **kwargs: Any) -> ConvNet:
-    """ConvNet-13 (Sec. 4.2): VGG-16's thirteen convolutions, strides for pooling, batch norm, global average pooling.
+    """ConvNet-13 (Sec. 4.2): VGG-16's thirteen convolutions, strides instead of pooling, batch norm, global pooling.
 
-    The paper does not say which convolutions stride: here the last of each of VGG's five groups, where its pooling was
+    The paper does not say which convolutions stride: here the last of each of VGG's five groups, where VGG pools
     (`strides=` changes that). CReLU's doubled channels as in `convnet8`.
     """
     defaults = {

@@ -1,4 +1,4 @@
-"""What is read of an export's folder before timm does: its version, its weights' length, and whose code would run."""
+"""Checks an export's folder before timm reads it: version, length of the weights, and whose code would run."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ __all__ = [
 ]
 
 CONFIG_VERSION = 1
-"""Of the format of an export's folder; raised when an older reborn-nas could not read it."""
+"""Version of the format of an export's folder; increased when an older reborn-nas cannot read it."""
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ENTRY = "reborn_model.needs_import_reborn_nas"
-"""What config.json calls the model. timm ignores what follows the dot, but without our import its error shows it:
+"""Name of the model in config.json. timm ignores the part after the dot, but without our import its error shows it:
 `Unknown model (reborn_model.needs_import_reborn_nas)`."""
 
 
 class Trust:
-    """What a process trusts, beside what one call allows.
+    """What a process trusts, in addition to what a call allows.
 
     Args:
-        every_export: run the source files of exports, as `python -m reborn_nas.run --trust-source` asks for.
+        every_export: run the source files of exports, as requested by `python -m reborn_nas.run --trust-source`.
     """
 
     def __init__(self) -> None:
@@ -59,11 +59,11 @@ _NEVER_STORED = ("trust_source", "checkpoint_path", "pretrained", "pretrained_cf
 
 
 def vet_folder(pretrained_cfg: Any, pretrained: bool) -> Path | None:
-    """The folder that timm is about to load, checked; None where it is not one.
+    """Check the folder that timm is about to load, and return it; None if it is not a folder.
 
     Raises:
         ExportError: the folder is damaged or was written by a newer version.
-        ConfigError: its config.json asks for what only the caller may grant.
+        ConfigError: its config.json sets arguments that only the caller may set.
     """
     given = pretrained_cfg if isinstance(pretrained_cfg, Mapping) else {}
     if given.get("source") != "local-dir" or not given.get("file"):
@@ -94,12 +94,12 @@ def vet_folder(pretrained_cfg: Any, pretrained: bool) -> Path | None:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of a vetted folder. Raises ExportError where they cannot be read."""
+    """The weights of a vetted folder. Raises ExportError if they cannot be read."""
     return read_tensors(folder / WEIGHTS, "copy or export it again")
 
 
 def read_tensors(file: Path, way_out: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises ExportError, which names a way out, where they cannot be read."""
+    """The tensors of a safetensors file. Raises ExportError with `way_out` if they cannot be read."""
     try:
         return load_file(file)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
@@ -110,10 +110,10 @@ def read_tensors(file: Path, way_out: str) -> dict[str, Tensor]:
 def located(
     architecture: Architecture, pretrained_cfg: Any, folder: Path | None, trusted: bool
 ) -> Architecture:
-    """The architecture with its own source file found beside config.json; running that needs the caller's trust.
+    """The architecture with the source file next to config.json, which is run only if the caller trusts it.
 
     Raises:
-        ConfigError: the source is not trusted, or the export came from a place that holds no files.
+        ConfigError: the source is not trusted, or the export does not come from a local folder.
     """
     spec = architecture.backbone
     reserved = sorted(set(spec.arguments) & set(_NEVER_STORED))
@@ -131,16 +131,16 @@ def located(
         return architecture.with_backbone(replace(spec, source=source_beside(folder, spec.source)))
     if isinstance(pretrained_cfg, Mapping) and pretrained_cfg.get("source") == "hf-hub":
         raise ConfigError(
-            f"this model runs a source file {Path(file).name!r}, which timm does not fetch from a hub; download the "
+            f"this model runs a source file {Path(file).name!r}, which timm does not download from a hub; download the "
             'whole repository, read the file, then load "local-dir:FOLDER" with trust_source=True'
         )
     return architecture
 
 
 def stored_plan(data: Any) -> Plan | None:
-    """The conversion that a config.json holds, refused where applying it could run what is no activation.
+    """The conversion in a config.json; refused if applying it could call anything but activations.
 
-    A plan names the attributes that a rewritten forward calls; they become part of a source text.
+    A plan names the attributes that a rewritten forward calls; which become part of source code.
     """
     if data is None:
         return None
@@ -162,7 +162,7 @@ def stored_plan(data: Any) -> Plan | None:
 
 
 def folded_pairs(data: Any) -> list[Pair]:
-    """The convolutions and norms that a folded export joined. Raises ConfigError where `data` is no such list."""
+    """The convolutions and norms that a folded export joined. Raises ConfigError if `data` is not such a list."""
     try:
         return [Pair(str(conv), str(norm)) for conv, norm in data]
     except (TypeError, ValueError):
@@ -180,13 +180,13 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _check_length(path: Path) -> None:
-    """Compare a safetensors file's length with what its header announces."""
+    """Compare the length of a safetensors file with its header."""
     found = path.stat().st_size
     try:
         with path.open("rb") as stream:
             (size,) = struct.unpack("<Q", stream.read(8))
             if size > found:
-                raise ValueError(f"its header alone would have {size} bytes")
+                raise ValueError(f"its header would have {size} bytes")
             header = json.loads(stream.read(size))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         announced = 8 + size + max(ends, default=0)

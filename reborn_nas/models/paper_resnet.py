@@ -1,6 +1,6 @@
 """ResNet-34 in the paper's form (Sec. 4.2): strides and no pooling, for images of 32×32 and 28×28 pixels."""
 
-# no postponed annotations here: torch.fx writes a root module's annotations into the code that it generates
+# no postponed annotations here: torch.fx copies a root module's annotations into generated code
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,18 +17,18 @@ CHANNELS = (64, 128, 256, 512)
 
 
 class PaperResNet(ResNet):  # type: ignore[misc]  # timm has no types
-    """timm's ResNet of basic blocks, without any pooling but the last, global one.
+    """timm's ResNet of basic blocks, whose only pooling is the final global one.
 
     Args:
-        layers: blocks of each stage.
+        layers: number of blocks of each stage.
         width: factor on every convolution's channels; 0.5 is the paper's "Half" (Table 3).
         stem: "small": one 3×3 convolution of stride 1. "imagenet": He et al.'s 7×7 convolution of stride 2, and
-            a 3×3 convolution of stride 2 (batch norm and activation behind it) in place of their max-pool.
+            a 3×3 convolution of stride 2 (with batch norm and activation) in place of their max-pool.
         zero_init_last: start each block's last batch norm at 0, as timm's own ResNets do.
-        kwargs: timm's.
+        kwargs: arguments of timm's ResNet.
 
     Raises:
-        ValueError: an unknown stem, or a width that leaves less than two channels.
+        ValueError: the stem is unknown, or the width leaves less than two channels.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ def paper_resnet34(pretrained: bool = False, **kwargs: Any) -> PaperResNet:
     """ResNet-34 (Sec. 4.2): "exactly the same architecture as stated in [5] … and employs step-size convolution
     instead of pooling".
 
-    He et al.'s network is drawn for 224×224 pixels; the paper does not say how its first layers take 32×32. Here
+    He et al.'s network is designed for 224×224 pixels; the paper does not specify its first layers for 32×32. Here
     they are one 3×3 convolution of stride 1, and all down-sampling is done by the strides of the stages: 32, 16, 8 and
-    4 pixels (`stem="imagenet"` keeps the 7×7 of stride 2, with a strided convolution for the max-pool, and
-    leaves 8, 4, 2 and 1). The shortcuts that change the size are 1×1 projections (He et al.'s option B), the
-    activation after the sum is a site like any other, so that a reborn block follows the residual sum (a row's
+    4 pixels (`stem="imagenet"` keeps the 7×7 of stride 2, with a strided convolution instead of the max-pool, and
+    gives 8, 4, 2 and 1). The shortcuts that change the size are 1×1 projections (He et al.'s option B), the
+    activation after the sum is also a site, so that a reborn block follows the residual sum (a row's
     `skip: ["*.act2"]` leaves ReLU there). CReLU's doubled channels are read by the next convolution inside a block; an
-    identity shortcut reads them too, so that behind such a sum a 1×1 convolution undoes the doubling.
+    identity shortcut would read them too, so that after such a sum a 1×1 convolution compresses them.
     """
     model: PaperResNet = build_model_with_cfg(PaperResNet, "paper_resnet34", pretrained, **kwargs)
     return model

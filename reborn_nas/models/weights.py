@@ -1,4 +1,4 @@
-"""Weights of an unconverted backbone: a checkpoint of any training, read without running code that it names."""
+"""Weights of an unconverted backbone: checkpoints of any training, read without running their code."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["classifiers_of", "identities", "load_weights"]
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str], classifiers: tuple[str, ...]) -> list[str]:
-    """Load a checkpoint into the unconverted `model`, and return what of it was not taken as it is.
+    """Load a checkpoint into the unconverted `model`, and return notes on what was not loaded unchanged.
 
-    A classifier that it lacks, or has for other classes, stays fresh. A first convolution of another number of input
-    channels is adapted as timm does for its own weights: summed for one channel, else repeated and scaled.
+    A classifier that is missing or has other classes keeps its initial weights. A first convolution with another number
+    of input channels is adapted as in timm: weights are summed for one channel, else repeated and scaled.
 
     Raises:
-        TrainingError: there is no such file, it holds no weights or weights that are not finite, or it is of another
+        TrainingError: there is no such file, it holds no weights or non-finite ones, or it is of another
             network.
     """
     given, notes = _read(Path(path), model)
@@ -68,12 +68,12 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], classifiers: tu
     model.load_state_dict({**own, **kept})
     if fresh:
         why = "the checkpoint lacks it" if not set(fresh) & set(given) else "the parent's has other classes"
-        notes.append(f"the classifier starts afresh, as {why}: {', '.join(fresh)}")
+        notes.append(f"the classifier keeps its initial weights, since {why}: {', '.join(fresh)}")
     return notes
 
 
 def _adapt_first_layer(model: nn.Module, given: dict[str, Tensor]) -> list[str]:
-    """Change the weights of the first convolution in `given` to the channels that `model` takes; what was done."""
+    """Adapt the first convolution's weights in `given` to the channels of `model`; returns notes."""
     name, conv = next(((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)), ("", None))
     key = f"{name}.weight"
     theirs = given.get(key)
@@ -88,7 +88,7 @@ def _adapt_first_layer(model: nn.Module, given: dict[str, Tensor]) -> list[str]:
 
 
 def _read(path: Path, model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
-    """The state dict in a file, its names those of `model`, and notes; code that a pickle names is not run."""
+    """The state dict in a file, with the names of `model`, and notes; no code of a pickle is run."""
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise TrainingError(f"there is no checkpoint {file}")
@@ -98,11 +98,11 @@ def _read(path: Path, model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
         else:
             with torch.serialization.safe_globals([Namespace]):
                 content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors and pickle raise whatever the bytes make them
+    except Exception as error:  # safetensors and pickle may raise anything
         blame_machine(error, file)
-        said = " ".join(str(error).split())[:300]
+        message = " ".join(str(error).split())[:300]
         raise TrainingError(
-            f"{file} cannot be read as weights ({said}); only safetensors and files of torch.save that hold only "
+            f"{file} cannot be read as weights ({message}); only safetensors and files of torch.save that hold only "
             "tensors are read, anything else may run code; convert yours: safetensors.torch.save_file(state_dict, FILE)"
         ) from error
     notes: list[str] = []
@@ -118,18 +118,20 @@ def _read(path: Path, model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
     inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     outside = [name for name in tensors if not name.startswith(prefix)]
     if outside:
-        notes.append(f"not taken from the checkpoint, as they stand outside of {prefix}*: {some_of(outside)}")
+        notes.append(
+            f"not loaded from the checkpoint, since they are outside of {prefix}*: {some_of(outside)}"
+        )
     return inside, notes
 
 
 _STATE_DICTS = (
     "state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model", "net", "weights",
 )  # fmt: skip
-"""Where timm, torchvision, Lightning and own loops keep a network's weights in what they save; averaged ones first."""
+"""Keys under which timm, torchvision, Lightning and custom loops save a network's weights; averaged ones first."""
 
 
 def _prefix(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """What wrappers have put before the network's own names: `module.`, `model.`, `_orig_mod.`; often nothing."""
+    """The prefix that wrappers have added to the network's names: `module.`, `model.`, `_orig_mod.`, or ""."""
     counts: Counter[str] = Counter()
     ends: dict[str, list[str]] = {}
     for name in own:
@@ -145,7 +147,7 @@ def _prefix(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
 
 
 def classifiers_of(model: nn.Module, spec: BackboneSpec) -> tuple[str, ...]:
-    """Paths of the last linear layers: those that timm names, else the one that gives the output."""
+    """Paths of the last linear layers: those named by timm, else the one that computes the output."""
     config = getattr(model, "pretrained_cfg", None) or {}
     named = config.get("classifier")
     if named:
@@ -155,7 +157,7 @@ def classifiers_of(model: nn.Module, spec: BackboneSpec) -> tuple[str, ...]:
 
 
 def identities(model: nn.Module) -> tuple[str, ...]:
-    """Weights that start at [I | 0]: weight decay would pull the signal down at every step, away from the parent."""
+    """Weights that start at [I | 0]: weight decay would scale down the signal at every step."""
     names = []
     for path, module in model.named_modules():
         if isinstance(module, Reborn | CReLU) and module.compress is not None:

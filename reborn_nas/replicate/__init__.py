@@ -1,4 +1,4 @@
-"""A paper's tables and figures measured again, on the ordinary engine: published → cells → run → compare → write."""
+"""Measures a paper's tables and figures again by ordinary studies: published → cells → run → compare → write."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         write_tables,
     )
 
-_LAZY = {  # the help of the command line needs none of them
+_LAZY = {  # not needed for the help of the command line
     "CELL_COLUMNS": "compare",
     "CELL_HEADS": "writing",
     "COMPARISON_COLUMNS": "compare",
@@ -74,7 +74,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The names are loaded when first used."""
+    """Import names on first use."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -1,4 +1,4 @@
-"""From a published table to trainings: which cells are wanted, in which studies, and what each network costs."""
+"""From a published table to trainings: the selected cells, their studies, and the cost of each network."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ __all__ = [
 ]
 
 LEAST_TEST = 2000
-"""Test images that a scaled replication keeps where there are so many: fewer would blur every difference."""
+"""Least test images of a scaled replication, if there are as many; fewer would give too little power."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a replication is run.
+    """Settings of a replication.
 
     Args:
-        seeds: trainings of each cell.
-        scale: factor on epochs and images, in (0, 1]; at least `LEAST_TEST` test images stay.
-        data_dir: where data sets lie.
+        seeds: number of trainings of each cell.
+        scale: factor on epochs and images, in (0, 1]; at least `LEAST_TEST` test images are kept.
+        data_dir: folder of data sets.
         out: folder of the studies and tables.
         device: as in `StudyConfig`.
         threads: CPU threads; None leaves torch's default.
-        recipe: in place of the replication's.
+        recipe: recipe in place of the replication's.
         training: recipe settings in place of the replication's.
         timeout: stop after so many seconds.
-        replaced: data set → what is read in its place, such as `folder:PATH`; results name it.
+        replaced: data set → replacement, such as `folder:PATH`, which results name.
     """
 
     seeds: int = 5
@@ -81,7 +81,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table: network, data set and row, and what was published (%)."""
+    """A number of a table: network, data set and row, and the published value (%)."""
 
     network: str
     dataset: str
@@ -91,12 +91,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Group:
-    """Cells that share network, width and data set, and so one study in one folder.
+    """Cells that share network, width and data set, and thus a study.
 
     Args:
-        network, dataset, width: what they share.
+        network, dataset, width: those of the cells.
         rows: their rows, in the table's order.
-        config: of the study.
+        config: configuration of the study.
     """
 
     network: str
@@ -107,12 +107,12 @@ class Group:
 
 
 def select(study: Replication, only: str | None = None) -> tuple[Cell, ...]:
-    """The table's cells in its order, or those that the comma-separated words of `only` name.
+    """The table's cells in its order, or those selected by the comma-separated words of `only`.
 
-    Words are networks, data sets and rows; of one kind, any may hold, and every kind that is named must.
+    Words are networks, data sets and rows; a cell must match one word of each kind that occurs.
 
     Raises:
-        ConfigError: a word that names nothing in this table; all of them are listed.
+        ConfigError: words that match nothing in this table, all of which are listed.
     """
     words = [] if only is None else [word.strip() for word in only.split(",") if word.strip()]
     known = {"network": list(study.networks), "data set": list(study.datasets), "row": list(study.rows)}
@@ -135,7 +135,7 @@ def select(study: Replication, only: str | None = None) -> tuple[Cell, ...]:
 
 
 def groups_of(study: Replication, cells: Sequence[Cell], settings: Settings) -> tuple[Group, ...]:
-    """The studies that train `cells`. Cells of several tables that are the same training share its study."""
+    """The studies that train `cells`. Equal cells of several tables share a study."""
     found: dict[tuple[str, str, float], list[str]] = {}
     for cell in cells:
         found.setdefault((cell.network, cell.dataset, study.rows[cell.row].width), []).append(cell.row)
@@ -196,11 +196,11 @@ def architecture_of(row: Row, sites: Sequence[Site], spec: BackboneSpec) -> Arch
 def runs_of(
     architectures: Mapping[str, Architecture], seeds: int, *, keep: Mapping[str, str] | None = None
 ) -> tuple[Run, ...]:
-    """The trainings of a group, seed by seed. A run's key names its network, not its row: equal rows share it.
+    """The trainings of a group, seed by seed. A run's key names its network, not its row, so that equal rows share it.
 
     Args:
-        architectures: row → its network.
-        keep: row → arm, for those whose trained weights are kept.
+        architectures: row → network.
+        keep: row → arm, for rows whose trained weights are kept.
     """
     kept = keep or {}
     runs = []
@@ -221,11 +221,11 @@ def runs_of(
 
 
 def thinned(images: ImageSet, *, scale: float, validation: float, seed: int = 0) -> ImageSet:
-    """The set as the paper uses it: all training images for training, but for the few that watch it.
+    """The data set as used in the paper: all training images are trained on, except for a few for monitoring.
 
     Args:
-        scale: share of the training and of the test images, stratified; of these at least `LEAST_TEST`.
-        validation: share of the training images that is held out.
+        scale: share of the training and of the test images, stratified; at least `LEAST_TEST` test images.
+        validation: share of the training images that are held out.
     """
     pool, test = torch.cat([images.pool, images.reserve]).sort().values, images.test
     if scale < 1:
@@ -250,7 +250,7 @@ def thinned(images: ImageSet, *, scale: float, validation: float, seed: int = 0)
 
 
 def without(cells: Sequence[Cell], datasets: Iterable[str]) -> tuple[Cell, ...]:
-    """The cells on other data sets."""
+    """The cells that are not on these data sets."""
     absent = set(datasets)
     return tuple(cell for cell in cells if cell.dataset not in absent)
 
@@ -280,7 +280,7 @@ class Count:
 
 
 def count_rows(study: Replication) -> list[Count]:
-    """Of each network and row, in each form that the replication's data sets of known size ask for."""
+    """Count each network and row, in each form needed by the replication's data sets of known size."""
     forms = list(dict.fromkeys(FORMS[name] for name in study.datasets if name in FORMS))
     found = []
     for key, network in study.networks.items():

@@ -1,4 +1,4 @@
-"""Measured beside published, cell by cell, and whether the published ordering holds. Plain tables in, tables out."""
+"""Compares measured and published cells, and tests whether the published ordering holds. Pure functions on tables."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ Accuracies = Mapping[tuple[str, str, str], Sequence[float]]
 
 
 def cell_table(cells: Sequence[Any], accuracies: Accuracies) -> pd.DataFrame:
-    """One row a cell: published, measured mean and spread over seeds, and their difference with its 95 % interval.
+    """One row per cell: published, measured mean and spread over seeds, and their difference with its 95 % interval.
 
-    All in % and percentage points. The paper gives one number without a spread, so that the interval is of the
-    measured mean alone (t over seeds, needs two) and the paper's own luck comes on top of it.
+    All in % and percentage points. The paper reports no spread, so that the interval includes only the error of the
+    measured mean (t over seeds, needs two), not the error of the published value.
     """
     rows = []
     for cell in cells:
@@ -65,7 +65,7 @@ def cell_table(cells: Sequence[Any], accuracies: Accuracies) -> pd.DataFrame:
 
 
 def interval_of_mean(values: Any) -> tuple[float, float, float, float]:
-    """Mean, standard deviation and 95 % t-interval of the mean; NaN where there are too few values."""
+    """Mean, standard deviation and 95 % t-interval of the mean; NaN if there are too few values."""
     array = np.asarray(values, dtype=float)
     if len(array) == 0:
         return math.nan, math.nan, math.nan, math.nan
@@ -78,10 +78,10 @@ def interval_of_mean(values: Any) -> tuple[float, float, float, float]:
 
 
 def comparison_table(cells: Sequence[Any], claims: Sequence[Claim], accuracies: Accuracies) -> pd.DataFrame:
-    """One row a comparison in one network and data set: row − against, in percentage points, with Welch's interval.
+    """One row per comparison, network and data set: row − against, in percentage points, with Welch's interval.
 
-    `ordering` says whether the published one holds, see `ordering`; `text_in_table` whether what the paper's text
-    says is what its own table says. No interval is corrected for their number.
+    `ordering` states whether the published ordering holds, see `ordering`; `text_in_table` whether the paper's text
+    holds with its table. Intervals are not corrected for their number.
     """
     published = {(cell.network, cell.dataset, cell.row): cell.published for cell in cells}
     places = list(dict.fromkeys((cell.network, cell.dataset) for cell in cells))
@@ -126,9 +126,9 @@ def _difference(first: Sequence[float], second: Sequence[float]) -> tuple[float,
 def ordering(printed: float, low: float, high: float, claim: Claim) -> str:
     """Whether the published order of two rows holds, judged by the measured difference's interval `low` … `high`.
 
-    "holds": the interval lies on the published side of 0; "reversed": on the other; "unresolved": it contains 0. Where
-    the text says "same": "holds" within ± the margin, "reversed" outside of it. "tie": both published numbers are
-    equal. "" where there is no interval or nothing was published.
+    "holds": the interval is on the published side of 0; "reversed": on the other; "unresolved": it contains 0. If
+    the text claims "same": "holds" within ± the margin, "reversed" outside of it. "tie": both published numbers are
+    equal. "" if there is no interval or nothing was published.
     """
     if math.isnan(low) or math.isnan(high):
         return ""
@@ -146,8 +146,8 @@ def ordering(printed: float, low: float, high: float, claim: Claim) -> str:
 
 
 def text_in_table(printed: float, claim: Claim) -> str:
-    """Whether the published numbers agree with the published text: "yes", "no", or "" where it says nothing."""
+    """Whether the published numbers agree with the published text: "yes", "no", or "" if the text makes no claim."""
     if claim.says is None or math.isnan(printed):
         return ""
-    agrees = abs(printed) <= claim.margin + 1e-9 if claim.says == "same" else printed > 1e-9
-    return "yes" if agrees else "no"
+    holds = abs(printed) <= claim.margin + 1e-9 if claim.says == "same" else printed > 1e-9
+    return "yes" if holds else "no"

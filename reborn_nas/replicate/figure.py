@@ -1,4 +1,4 @@
-"""Figures 1 and 4: what a site sees in a trained network under two activations, beside the input."""
+"""Figures 1 and 4: the feature maps of a site in networks trained with two activations, and their input."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ WIDTH = 900.0
 def draw_figures(
     outcome: Outcome, images: Path | None = None, sites: Sequence[str] | None = None
 ) -> list[Path]:
-    """The replication's figure for each of its networks: SVG, PNG and a CSV of every site; their paths.
+    """Write the replication's figure for each of its networks: SVG, PNG and a CSV of all sites; returns their paths.
 
     Args:
-        images: a folder of images to look at; without it, images of the data set.
-        sites: in place of the figure's.
+        images: folder of the images to use; by default images of the data set.
+        sites: sites in place of the figure's.
 
     Raises:
         DataError: the folder holds no images.
-        StudyError: a site that the network lacks.
+        StudyError: the network has no such site.
     """
     figure = outcome.plan.study.figure
     if figure is None:
@@ -60,18 +60,18 @@ def draw_run(
     shown: int = 4,
     channels: int = 4,
 ) -> list[Path]:
-    """Feature maps of any run that kept a trained parent and a trained candidate, a search's run folder too.
+    """Write feature maps of a run with the weights of parent and candidate, such as a search's.
 
     Args:
         run: the run folder.
-        out: where `maps-<site>.svg`, `.png` and `sights.csv` are written.
-        images: a folder of images to look at; without it the batch kept beside the parent's weights.
-        sites: whose maps; the first reborn sites without them.
-        shown, channels: of how many images, and how many maps of each.
+        out: folder for `maps-<site>.svg`, `.png` and `sights.csv`.
+        images: folder of the images to use; by default the batch stored with the parent's weights.
+        sites: sites to draw; by default the first reborn sites.
+        shown, channels: numbers of images, and of maps per image.
 
     Raises:
         StudyError: the run kept no weights, or the network has no such site.
-        DataError: `images` holds none.
+        DataError: `images` holds no images.
     """
     info = load_run(run)
     kept = {r.arm: (r, path) for r in info.records if r.phase == "candidate" and (path := info.checkpoint(r))}
@@ -99,13 +99,13 @@ def draw_run(
 def pictures_in(
     folder: Path, size: tuple[int, int, int], mean: Sequence[float], std: Sequence[float], most: int = 64
 ) -> torch.Tensor:
-    """The first images under `folder`, by path, as the network reads them: (B, C, H, W), normalised.
+    """The first images under `folder`, by path, as inputs of the network: (B, C, H, W), normalised.
 
-    Links and hidden files are passed over; images are scaled to cover `size` (C, H, W) and cut in the middle. Of colour
-    images a network of one channel sees the luma; a grey image fills all three channels of a network of three.
+    Links and hidden files are skipped; images are scaled to cover `size` (C, H, W) and cropped at the centre. A network
+    of one channel gets the luma of colour images; a network of three channels gets grey images in all three.
 
     Raises:
-        DataError: no such folder, no images in it, or a broken one.
+        DataError: there is no such folder, it has no images, or one is broken.
     """
     if not folder.is_dir():
         raise DataError(f"--images: there is no folder {folder}")

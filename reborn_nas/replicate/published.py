@@ -1,4 +1,4 @@
-"""What a paper has published, as a file: networks, data sets, rows, numbers, and its statements on them."""
+"""The published results of a paper as a file: networks, data sets, rows, numbers, and statements about them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Network(_Part):
 
     Args:
         backbone: `convnet8`, `timm:…`, `torchvision:…`, `path/to/file.py:factory` or `package.module:factory`.
-        arguments: of its constructor.
-        stem: "original", or "small" to have an ImageNet stem replaced.
+        arguments: arguments of its constructor.
+        stem: "original", or "small" to replace an ImageNet stem.
     """
 
     backbone: str
@@ -42,14 +42,15 @@ class Network(_Part):
 
 
 class Row(_Part):
-    """One row of a table: what is at the network's sites.
+    """One row of a table: the activations of the network's sites.
 
     Args:
         title: as printed.
-        activation: a label; of several each site takes the first that it admits, and keeps its own where there is none.
-        where: "all" sites, or "maps": not those behind fully connected layers.
-        skip: shell patterns of sites that keep their own activation.
-        width: factor on the convolutions' channels, handed to the network as its argument `width`.
+        activation: a label, or several, of which each site takes the first that it admits, or keeps its original
+            activation.
+        where: "all" sites, or "maps": not those after fully connected layers.
+        skip: shell patterns of sites that keep their original activation.
+        width: factor on the convolutions' channels, passed to the network as the argument `width`.
     """
 
     title: str
@@ -65,16 +66,16 @@ class Row(_Part):
 
     @property
     def choices(self) -> tuple[Choice, ...]:
-        """The activations, completed."""
+        """The activations as complete choices."""
         return tuple(complete(label) for label in self.activation)
 
 
 class Claim(_Part):
-    """Rows that are compared: each of `rows` with each of `against`.
+    """A comparison of each of `rows` with each of `against`.
 
     Args:
-        says: what the paper's text says of them: "above", "same" (within `margin`), or nothing.
-        quote: its words.
+        says: claim of the paper's text: "above", "same" (within `margin`), or none.
+        quote: the paper's words.
         margin: percentage points within which two accuracies are "the same".
     """
 
@@ -94,9 +95,9 @@ class Pictured(_Part):
     """Feature maps of two rows' trained networks, side by side.
 
     Args:
-        before, after: rows; `before` keeps the network's own activations.
-        site: whose maps.
-        images, channels: how many of each.
+        before, after: rows; `before` keeps the network's original activations.
+        site: site to draw.
+        images, channels: numbers of images, and of channels per image.
     """
 
     before: str
@@ -110,12 +111,12 @@ class Replication(_Part):
     """A table or figure of a paper, to be measured again.
 
     Args:
-        name: of the file.
-        recipe: how everything is trained; `training` overrides its settings.
-        validation: share of the training images held out to watch the training; the paper held out none.
+        name: name of the file.
+        recipe: recipe of all trainings; `training` overrides its settings.
+        validation: share of the training images held out for monitoring; the paper held out none.
         networks, datasets, rows: in the order of printing.
-        comparisons: what is compared.
-        expected: network → row → published test accuracy in % for each data set, null where there is none.
+        comparisons: comparisons to make.
+        expected: network → row → published test accuracy in % for each data set, null if there is none.
         figure: feature maps to draw.
     """
 
@@ -139,7 +140,7 @@ class Replication(_Part):
 
 
 def load_replication(path: str | Path) -> Replication:
-    """The replication in a YAML file, or the shipped one of that name. Raises ConfigError with every fault."""
+    """Load the replication in a YAML file, or the shipped one of that name. Raises ConfigError with all faults."""
     found = _find(path)
     try:
         data = read_yaml(found.read_text(encoding="utf-8"))
@@ -195,10 +196,10 @@ def _form_faults(error: ValidationError) -> Iterable[str]:
 
 
 def _faults(study: Replication) -> Iterable[str]:
-    """Everything that the form alone does not show."""
+    """Faults in the relations between fields."""
     for key, network in study.networks.items():
         spec = BackboneSpec(network.backbone, arguments=network.arguments)
-        yield from _said(
+        yield from _fault_of(
             f"networks.{key}",
             lambda spec=spec: resolve(spec, input_size=(3, 32, 32), num_classes=10, stem="original"),
         )
@@ -211,7 +212,7 @@ def _faults(study: Replication) -> Iterable[str]:
         if not row.activation:
             yield f"rows.{key}.activation: names none"
         for label in row.activation:
-            yield from _said(f"rows.{key}.activation", lambda label=label: complete(label))
+            yield from _fault_of(f"rows.{key}.activation", lambda label=label: complete(label))
     if study.recipe not in recipe_names():
         yield f"recipe: {unknown_name('recipe', study.recipe, recipe_names())}"
     else:
@@ -219,7 +220,7 @@ def _faults(study: Replication) -> Iterable[str]:
         for name in unknown:
             yield f"training.{name}: {unknown_name('setting', name, RECIPE_FIELDS)}"
         if not unknown:
-            yield from _said("training", lambda: get_recipe(study.recipe, **study.training))
+            yield from _fault_of("training", lambda: get_recipe(study.recipe, **study.training))
     yield from _number_faults(study)
     yield from _reference_faults(study)
 
@@ -258,8 +259,8 @@ def _is_percentage(number: Any) -> bool:
     return math.isfinite(number) and 0 <= number <= 100
 
 
-def _said(place: str, work: Any) -> Iterable[str]:
-    """The fault that `work` raises, one line with its place."""
+def _fault_of(place: str, work: Any) -> Iterable[str]:
+    """The error of `work`, as a line with its place."""
     try:
         work()
     except RebornError as error:

@@ -1,4 +1,4 @@
-"""The plan of a replication and its run: each group of cells is a study of its own on the ordinary engine."""
+"""The plan of a replication and its run: each group of cells is an ordinary study."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ __all__ = ["GroupPlan", "Outcome", "Plan", "RowPlan", "plan_replication", "run_r
 
 @dataclass(frozen=True)
 class RowPlan:
-    """One row in one group: what it costs and how much of it is done.
+    """One row of a group: its cost and progress.
 
     Args:
-        row: its key in the replication.
+        row: key in the replication.
         params: trainable parameters.
         macs: multiply-accumulates of one image's forward pass.
-        keys: of its trainings.
-        done: those that have a result.
-        seconds: estimated, of one training; None where not measured.
+        keys: keys of its trainings.
+        done: keys of trainings that have a result.
+        seconds: estimated time of one training; None if not measured.
     """
 
     row: str
@@ -68,10 +68,10 @@ class GroupPlan:
     """One study: a network at one width on one data set.
 
     Args:
-        group: its cells.
-        rows: in the table's order.
-        epochs, images: of each training: epochs, and training images.
-        device: where.
+        group: cells of the study.
+        rows: rows in the table's order.
+        epochs, images: epochs and training images of each training.
+        device: device of the trainings.
         notes: messages for the user.
     """
 
@@ -85,13 +85,13 @@ class GroupPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a replication will do.
+    """The plan of a replication.
 
     Args:
-        study, settings: what was asked for.
-        cells: what will be measured.
-        groups: in order of execution.
-        absent: data set → why its cells are left out.
+        study, settings: replication and settings.
+        cells: cells to measure.
+        groups: groups in order of execution.
+        absent: data set → reason why its cells are left out.
     """
 
     study: Replication
@@ -102,17 +102,17 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """Trainings."""
+        """Number of trainings."""
         return sum(len(row.keys) for group in self.groups for row in group.rows)
 
     @property
     def done(self) -> int:
-        """Trainings that have a result."""
+        """Number of trainings that have a result."""
         return sum(row.done for group in self.groups for row in group.rows)
 
     @property
     def seconds(self) -> float | None:
-        """Estimated time of what is left, on this machine; None where it was not measured."""
+        """Estimated remaining time on this machine; None if it was not measured."""
         rows = [row for group in self.groups for row in group.rows if row.done < len(row.keys)]
         if any(row.seconds is None for row in rows):
             return None
@@ -120,18 +120,18 @@ class Plan:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether it is trained on a CPU."""
+        """Whether trainings run on a CPU."""
         return any(group.device == "cpu" for group in self.groups)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a replication left.
+    """The outcome of a replication.
 
     Args:
-        plan: what was planned.
+        plan: the plan.
         records: key → finished training.
-        interrupted, timed_out: what ended it early.
+        interrupted, timed_out: reasons for ending early.
     """
 
     plan: Plan
@@ -150,13 +150,13 @@ class Outcome:
 def plan_replication(
     study: Replication, cells: Sequence[Cell], settings: Settings, *, measure: bool = True
 ) -> Plan:
-    """The plan of measuring `cells`; what is done already is counted. Trains a few steps, writes nothing.
+    """Plan the measurement of `cells`, counting finished trainings. Trains a few steps, writes nothing.
 
     Args:
         measure: estimate the time.
 
     Raises:
-        RebornError: every fault that can be seen before training, and that no data set is there.
+        RebornError: there are faults that can be found before training, or no data set is available.
     """
     absent: dict[str, str] = {}
     planned = []
@@ -177,7 +177,7 @@ def plan_replication(
 
 
 def run_replication(plan: Plan, *, progress: Progress | None = None) -> Outcome:
-    """Train what the plan has left, group by group. The same call again goes on where this one ended.
+    """Train what the plan has left, group by group. The same call resumes it.
 
     Raises:
         RebornError: a study's folder cannot be used.
@@ -198,14 +198,14 @@ def run_replication(plan: Plan, *, progress: Progress | None = None) -> Outcome:
 
 
 class _Listed(Schedule):
-    """Leads through trainings that are known from the start; each is enqueued when it is about to be trained."""
+    """Schedules trainings that are known from the start; each is enqueued just before it is trained."""
 
     def __init__(self, view: PlanView, store: RunStore, queue: RunQueue, runs: Sequence[Run]) -> None:
         self._bench, self._store, self._queue, self._runs = view.bench, store, queue, runs
         self._phases = {phase.name: phase for phase in view.phases}
 
     def lead(self) -> bool:
-        """Take up lost trainings and enqueue the next one; whether there was one."""
+        """Reap lost trainings and enqueue the next one; whether there was one."""
         self._queue.reap()
         return any(self._queue.enqueue([run]) for run in self.left())  # stops at the first one added
 
@@ -235,7 +235,7 @@ def _architectures(study: Replication, group: Group, bench: Workbench) -> dict[s
 
 
 def _kept(study: Replication) -> dict[str, str]:
-    """Rows whose trained weights the figure needs, and the arm they stand for in a report."""
+    """Rows whose trained weights the figure needs, and their arm in a report."""
     figure = study.figure
     return {} if figure is None else {figure.before: "parent", figure.after: "candidate"}
 
@@ -266,7 +266,7 @@ def _plan_group(
 
 
 def _seconds(bench: Workbench) -> float:
-    """Estimated seconds of one training of the network as it comes."""
+    """Estimated seconds of one training of the unconverted network."""
     recipe = bench.recipe
     epoch = measure_epoch(bench, None).seconds
     seen = recipe.epochs * (len(bench.images.pool) - bench.images.validation_size)

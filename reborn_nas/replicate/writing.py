@@ -1,4 +1,4 @@
-"""What a replication leaves in files: every training, the cells, the comparisons, and a page of text."""
+"""The files of a replication: its trainings, cells, comparisons, and a text page."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ ENVIRONMENT = (
 
 
 class Tables:
-    """A replication's tables, and what was left out.
+    """The tables of a replication.
 
     Args:
         cells: `compare.cell_table`, with the cells' parameters and marks.
         comparisons: `compare.comparison_table`.
-        trainings: one row a training.
-        title: what they are of, the scale included.
+        trainings: one row per training.
+        title: title of the tables, including the scale.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Tables:
 
 
 def mark(plan: Plan) -> str:
-    """What distinguishes this measurement's files from others: name, scale, recipe and its settings."""
+    """Part of file names that distinguishes measurements: name, scale, recipe and its settings."""
     settings = plan.settings
     words = [plan.study.name]
     words += [settings.recipe] if settings.recipe not in (None, plan.study.recipe) else []
@@ -56,7 +56,7 @@ def mark(plan: Plan) -> str:
 
 
 def tables(outcome: Outcome) -> Tables:
-    """Measured beside published. Failed trainings have no accuracy; diverged ones count with chance."""
+    """Compare measured and published values. Failed trainings have no accuracy; diverged ones count with chance."""
     plan = outcome.plan
     rows = trainings_table(outcome)
     accuracies: dict[tuple[str, str, str], list[float]] = {}
@@ -82,7 +82,7 @@ def tables(outcome: Outcome) -> Tables:
 
 
 def trainings_table(outcome: Outcome) -> pd.DataFrame:
-    """One row a training, with hardware and versions; hosts are not named."""
+    """One row per training, with hardware and versions but without host names."""
     plan = outcome.plan
     rows: list[dict[str, Any]] = []
     for group in plan.groups:
@@ -123,12 +123,12 @@ def trainings_table(outcome: Outcome) -> pd.DataFrame:
 
 def _environment(found: Mapping[str, str]) -> dict[str, str]:
     """Hardware and versions; the driver only of an accelerator."""
-    told = {name: found.get(name, "") for name in ENVIRONMENT}
-    return told if found.get("device", "").startswith("cuda") else {**told, "driver": ""}
+    environment = {name: found.get(name, "") for name in ENVIRONMENT}
+    return environment if found.get("device", "").startswith("cuda") else {**environment, "driver": ""}
 
 
 def write_tables(outcome: Outcome, out: Path | None = None) -> list[Path]:
-    """Write `<name>-cells.csv`, `-comparisons.csv`, `-trainings.csv` and `<name>.md`; their paths."""
+    """Write `<name>-cells.csv`, `-comparisons.csv`, `-trainings.csv` and `<name>.md`; returns their paths."""
     found = tables(outcome)
     folder = out if out is not None else outcome.plan.settings.out
     written = []
@@ -174,7 +174,7 @@ COMPARISON_HEADS = (
 
 
 def cell_rows(cells: pd.DataFrame, study: Replication) -> list[tuple[str, ...]]:
-    """Cells in words."""
+    """Cells as text."""
     rows: list[tuple[str, ...]] = []
     for cell in cells.to_dict("records"):
         spread = "" if math.isnan(cell["sd"]) else f" ± {cell['sd']:.2f}"
@@ -187,7 +187,7 @@ def cell_rows(cells: pd.DataFrame, study: Replication) -> list[tuple[str, ...]]:
 
 
 def comparison_rows(comparisons: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Comparisons in words."""
+    """Comparisons as text."""
     rows: list[tuple[str, ...]] = []
     for one in comparisons.to_dict("records"):
         printed = "–" if math.isnan(one["published"]) else f"{one['published']:+.2f}"
@@ -201,7 +201,7 @@ def comparison_rows(comparisons: pd.DataFrame) -> list[tuple[str, ...]]:
 
 
 def interval(value: float, low: float, high: float) -> str:
-    """`+0.31 [-0.02, +0.64]`, without an interval where there is none."""
+    """`+0.31 [-0.02, +0.64]`, without an interval if there is none."""
     if math.isnan(value):
         return "–"
     return f"{value:+.2f}" if math.isnan(low) else f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"

@@ -1,1 +1,1 @@
-"""Samplers: a study's finished trials become the next proposal; ordinary Optuna samplers and pruners, by name."""
+"""Samplers: Optuna samplers and pruners by name; they propose trials from the finished ones of a study."""

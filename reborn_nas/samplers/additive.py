@@ -1,4 +1,4 @@
-"""An Optuna sampler for many nearly additive categorical choices: a Bayesian linear model with Thompson sampling."""
+"""An Optuna sampler for many almost additive categorical choices: a Bayesian linear model with Thompson sampling."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 Signature = tuple[tuple[str, int], ...]
-"""The categorical parameters of a trial, each with the number of its distribution among those of that name."""
+"""The categorical parameters of a trial, each with the index of its distribution among those of that name."""
 
 
 @dataclass
@@ -39,10 +39,10 @@ class _Row:
 
 
 class TrialRows:
-    """Distributions, codes and constraints of trials, read once from each finished one.
+    """Distributions, codes and constraints of trials, read only once from each finished trial.
 
-    A row is used again only for the very same object: storages hand a finished trial out as one object and never
-    change it, and where one does not, everything is read anew. So what is kept changes no result.
+    A row is reused only for the same trial object: storages return a finished trial as one object and never change it;
+    if a storage does not, everything is read again. The cache thus never changes a result.
     """
 
     def __init__(self) -> None:
@@ -51,11 +51,11 @@ class TrialRows:
         self._space: Space | None = None
 
     def __reduce__(self) -> tuple[type[TrialRows], tuple[()]]:
-        return TrialRows, ()  # copies and pickles of a sampler begin afresh
+        return TrialRows, ()  # copies and pickles of a sampler start empty
 
     def search_space(self, trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
-        """Every categorical parameter that a trial has had with the same choices, in the order of the trials: what
-        a later trial brings follows what came before it there.
+        """Every categorical parameter whose choices never change, in the order of the trials: parameters of
+        a later trial follow those before them in that trial.
         """
         found: dict[str, int] = {}
         order: list[str] = []
@@ -72,14 +72,14 @@ class TrialRows:
         return {name: self._distributions[name][found[name]] for name in order if name not in changed}
 
     def space(self, choices: dict[str, tuple[str, ...]], stages: Any, neighbours: bool) -> Space:
-        """The model's space of these labels; the same object as long as they are the same."""
+        """The model's space of these labels; the same object for the same labels."""
         kept = self._space
         if kept is None or list(kept.choices.items()) != list(choices.items()) or kept.stages != stages:
             kept = self._space = Space(choices, stages, neighbours)
         return kept
 
     def codes(self, space: Space, trials: Sequence[FrozenTrial]) -> np.ndarray[Any, Any]:
-        """(N, S) codes of the trials in a space that `space` made."""
+        """(N, S) codes of the trials in a space returned by `space`."""
         rows = [self._row(past) for past in trials]
         fresh = [row for row in rows if row.space is not space]
         labels = [
@@ -91,20 +91,20 @@ class TrialRows:
         return np.array([row.codes for row in rows], dtype=np.int64).reshape(len(rows), len(space.names))
 
     def constraints(self, trial: FrozenTrial) -> dict[str, float]:
-        """The trial's constraints; above 0 where it is infeasible."""
+        """The trial's constraints; above 0 if it is infeasible."""
         row = self._row(trial)
         if row.constraints is None:
             row.constraints = trial.constraints
         return row.constraints
 
     def is_feasible(self, trial: FrozenTrial) -> bool:
-        """Whether the trial breaks no constraint."""
+        """Whether the trial violates no constraint."""
         return all(value <= 0 for value in self.constraints(trial).values())
 
     def excess(self, trials: Sequence[FrozenTrial]) -> tuple[list[str], np.ndarray[Any, Any]]:
         """Names of k constraints and (N, k) amounts above the limits, NaN where unknown.
 
-        A mere flag of failure (always the same) is no amount.
+        A constant flag of failure is not an amount.
         """
         kept = [self.constraints(past) for past in trials]
         names = sorted({name for one in kept for name in one})
@@ -142,7 +142,7 @@ class TrialRows:
 
 
 def _same(one: CategoricalDistribution, other: CategoricalDistribution) -> bool:
-    """Equality, quickly where all choices are texts: Optuna's compares them one by one, with care for NaN."""
+    """Equality, with a fast path for strings: Optuna compares choices one by one, because of NaN."""
     if all(type(choice) is str for choice in one.choices) and one.choices == other.choices:
         return True
     return bool(one == other)
@@ -154,26 +154,24 @@ def label_of(value: Any) -> str:
 
 
 class AdditiveSampler(BaseSampler):
-    """Proposes the best assignment under one draw from the posterior of an additive model (Thompson sampling).
+    """Sampler that maximises a draw from the posterior of an additive model (Thompson sampling).
 
-    The model: each choice at each site adds its part, choices and stages lend to their sites, neighbours interact,
-    the noise is estimated (`analysis.additive`). It is an ordinary Optuna sampler: parameters that are not
-    categorical, or that no trial has had yet, are sampled independently; conditional parameters count where they
-    were present; pruned trials count at their last value and what finished ones gained after it; trials that
-    collapsed count as the worst, and no more. Constraints are
-    learned too, as sums over the sites, and kept. Several objectives are weighed at random.
+    In the model each choice at each site adds an effect, the effects of choices and stages are shrunk towards common
+    means, neighbours interact, and the noise is estimated (`analysis.additive`). Parameters that are not categorical,
+    or that no trial has had yet, are sampled independently; conditional parameters count if they are present. Pruned
+    trials count with their last value plus the median later gain of finished ones, collapsed trials as the worst.
+    Constraints are also learned, as sums over the sites, and kept. Several objectives are combined with random weights.
 
     Args:
-        seed: of the draws.
-        n_startup_trials: trials sampled at random first.
-        stages: parameter → stage, so that sites of a stage lend to each other; one stage for all without.
-        neighbours: whether parameters that follow each other interact.
-        spread: width of the draws against the posterior's; below 1 exploits more.
-        budgets: limits that are known as sums over the parameters, instead of those learned from the constraints of
-            the same names. Where a trial carries such a constraint, as a share of the limit, what it cost beyond
-            the sum tightens the limit.
-        independent_sampler: for what the model does not cover; random without.
-        rows: what another sampler has read of the same study, so that each finished trial is read once by all of them.
+        seed: seed of the draws.
+        n_startup_trials: number of initial random trials.
+        stages: parameter → stage, whose sites share information; by default one stage for all.
+        neighbours: whether consecutive parameters interact.
+        spread: width of the draws relative to the posterior; below 1 exploits more.
+        budgets: limits that are known sums over the parameters, in place of learned ones for constraints of the same
+            names. If a trial has such a constraint, as a share of the limit, its cost above the sum tightens the limit.
+        independent_sampler: for parameters outside of the model; random by default.
+        rows: cache of another sampler of the same study, so that each finished trial is read only once.
 
     Example:
         >>> study = optuna.create_study(direction="maximize", sampler=AdditiveSampler(seed=0))
@@ -201,12 +199,12 @@ class AdditiveSampler(BaseSampler):
         self._independent = independent_sampler or RandomSampler(seed=None if seed is None else seed % 2**32)
 
     def reseed_rng(self) -> None:
-        """Take a fresh seed: Optuna calls it in each parallel job."""
+        """Set a new seed; Optuna calls it in each parallel job."""
         self._rng = np.random.default_rng()
         self._independent.reseed_rng()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Every categorical parameter that a trial of the study has had with the same choices, in that order."""
+        """Every categorical parameter of the trials whose choices never change, in the order of the trials."""
         return self._rows.search_space(
             _trials(study, (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
         )
@@ -214,7 +212,7 @@ class AdditiveSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The maximiser of one posterior draw; nothing while there are too few trials."""
+        """The maximiser of one posterior draw; empty while there are too few trials."""
         finished = _trials(study, (TrialState.COMPLETE, TrialState.PRUNED))
         if not search_space or len(finished) < self._n_startup_trials:
             return {}
@@ -223,7 +221,7 @@ class AdditiveSampler(BaseSampler):
             for name, distribution in search_space.items()
             if isinstance(distribution, CategoricalDistribution)
         }
-        # the model's labels are texts: a choice may be a number, a bool or None
+        # the model's labels are strings; a choice may be a number, a bool or None
         space = self._rows.space(
             {name: tuple(label_of(value) for value in values) for name, values in choices.items()},
             self._stages,
@@ -232,7 +230,7 @@ class AdditiveSampler(BaseSampler):
         codes = self._rows.codes(space, finished)
         exact, learned, broken = self._limits(space, codes, finished)
         values = self._values(study, finished)
-        if exact or learned:  # they keep clear of what is infeasible, so that it need not pass for bad
+        if exact or learned:  # the limits exclude infeasible trials, which need not count as bad
             values[broken] = np.nan
         running = [past for past in _trials(study, (TrialState.RUNNING,)) if past.number != trial.number]
         pending = self._rows.codes(space, running)
@@ -255,7 +253,7 @@ class AdditiveSampler(BaseSampler):
     def _limits(
         self, space: Space, codes: np.ndarray[Any, Any], trials: Sequence[FrozenTrial]
     ) -> tuple[tuple[Budget, ...], tuple[LearnedLimit, ...], np.ndarray[Any, Any]]:
-        """The budgets that are known, the limits that are learned, and (N,) whether each trial broke a constraint."""
+        """The known budgets, the learned limits, and (N,) whether each trial violated a constraint."""
         names, excess = self._rows.excess(trials)
         known = {budget.name for budget in self._budgets}
         unknown = [index for index, name in enumerate(names) if name not in known]
@@ -269,7 +267,7 @@ class AdditiveSampler(BaseSampler):
         return exact, learned, np.asarray((excess > 0).any(axis=1))
 
     def _values(self, study: Study, trials: Sequence[FrozenTrial]) -> np.ndarray[Any, Any]:
-        """(N,) one number a trial, larger is better; failures take the worst value that was seen."""
+        """(N,) one number per trial, larger is better; failures get the worst observed value."""
         signs = np.array([1.0 if way == StudyDirection.MAXIMIZE else -1.0 for way in study.directions])
         table = np.full((len(trials), len(signs)), np.nan)
         grown = _growth(trials) if len(signs) == 1 else {}
@@ -294,7 +292,7 @@ class AdditiveSampler(BaseSampler):
 
 
 def _growth(trials: Sequence[FrozenTrial]) -> dict[int | None, float]:
-    """Step → median of what finished trials still gained after it: a value at a rung is no final value."""
+    """Step → median gain of finished trials after it, since a value at a rung is not a final value."""
     left: dict[int | None, list[float]] = {}
     for past in trials:
         if past.state == TrialState.COMPLETE and past.values and math.isfinite(past.values[0]):

@@ -1,7 +1,7 @@
-"""Optuna samplers and pruners by name: shipped ones, and samplers of third parties.
+"""Optuna samplers and pruners by name: built-in and third-party ones.
 
-Only trainings of the exploration are ever pruned, and only at rungs; a survivor trains on from where it is. Pruned
-trainings enter no estimate and no recommendation.
+Only trainings of the exploration are pruned, and only at rungs; a survivor continues from its present state. Pruned
+trainings are not used for estimates and recommendations.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _SHIPPED: Mapping[str, Callable[[int], BaseSampler]] = {
 
 
 def sampler_names() -> tuple[str, ...]:
-    """Names that `make_sampler` knows, the shipped ones first."""
+    """Names for `make_sampler`, built-in ones first."""
     return (*_SHIPPED, *sorted({point.name for point in entry_points(group=GROUP)} - set(_SHIPPED)))
 
 
@@ -62,23 +62,23 @@ def make_sampler(
     stages: Mapping[str, Any] | None = None,
     rows: TrialRows | None = None,
 ) -> BaseSampler:
-    """A fresh sampler. One is made for every trial with a seed of its own, so that an interrupted study proposes
-    what an undisturbed one would have; samplers keep what they learn in the storage.
+    """Make a new sampler. A study makes one with a new seed for every trial, so that an interrupted study proposes the
+    same as an uninterrupted one; samplers keep what they learn in the storage.
 
-    What a study knows beforehand is for the additive sampler; the others learn as they can.
+    Only the additive sampler uses what a study knows beforehand.
 
     Args:
-        name: a shipped one's, or of an entry point.
-        seed: of its draws.
+        name: name of a built-in sampler, or of an entry point.
+        seed: seed of its draws.
         budgets: the study's limits as sums over the parameters.
         stages: parameter → stage.
-        rows: what earlier samplers have read of the same study, so that this one need not read it again.
+        rows: cache of earlier samplers of the same study, so that trials are not read again.
 
     Raises:
-        UnknownNameError: no such sampler.
-        StudyError: a third party's sampler cannot be loaded.
+        UnknownNameError: there is no such sampler.
+        StudyError: a third-party sampler cannot be loaded.
     """
-    small = seed % 2**32  # numpy's seeds
+    small = seed % 2**32  # the range of numpy's seeds
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "additive":
@@ -101,20 +101,20 @@ def make_sampler(
 def learns_from_pruned(sampler: BaseSampler) -> bool:
     """Whether `sampler` learns from PRUNED trials with a violated constraint.
 
-    NSGA-II and GP read COMPLETE trials only: to them a failure is told as COMPLETE with the worst value.
+    NSGA-II and GP read only COMPLETE trials: for them a failure is told as COMPLETE with the worst value.
     """
     return not isinstance(sampler, NSGAIISampler | NSGAIIISampler | GPSampler)
 
 
 PRUNERS = ("none", "halving", "hyperband", "median")
 REDUCTION = 3
-"""One of so many trainings goes on from a rung to the next."""
+"""One of so many trainings continues from a rung to the next."""
 FIRST_SHARE = 9
 """The first rung is at this fraction of the epochs."""
 
 
 def rungs(pruner: str, epochs: int) -> tuple[int, ...]:
-    """Epochs after which a training may be stopped, ascending; the last epoch is none of them."""
+    """Epochs after which a training may be stopped, ascending, without the last epoch."""
     if pruner == "none":
         return ()
     first = max(1, epochs // FIRST_SHARE)
@@ -129,7 +129,7 @@ def make_pruner(name: str, epochs: int) -> BasePruner | None:
     """An Optuna pruner over `epochs`; None for "none".
 
     Raises:
-        UnknownNameError: no such pruner.
+        UnknownNameError: there is no such pruner.
     """
     first = max(1, epochs // FIRST_SHARE)
     if name == "none":
@@ -146,10 +146,10 @@ def make_pruner(name: str, epochs: int) -> BasePruner | None:
 
 
 def pruned_shares(records: Iterable[TrialRecord]) -> pd.DataFrame:
-    """How often trainings with each choice were pruned: a choice that starts late is pruned for it, not for its worth.
+    """How often each choice was pruned; a high share may only mean that a choice learns slowly at first.
 
     Returns:
-        One row a choice, the largest share first: `choice`, `runs` and `pruned` (sums over the sites of each finished
+        One row per choice, the largest share first: `choice`, `runs` and `pruned` (sums over the sites of each finished
         search training that has the choice), `share` in [0, 1], `all` the share over all choices.
     """
     import pandas as pd

@@ -248,7 +248,7 @@ class TestExport:
     def test_num_classes_is_refused_where_no_layer_can_be_replaced(self, here: Path) -> None:
         package(here, "pack")
         folder = export("pack.net:headless", here / "out")
-        with pytest.raises(RebornError, match=r"10 outputs, whatever num_classes is.*reset_classifier\(3\)"):
+        with pytest.raises(RebornError, match=r"10 outputs, for any num_classes.*reset_classifier\(3\)"):
             timm.create_model(f"local-dir:{folder}", num_classes=3, trust_source=True)
         model = timm.create_model(f"local-dir:{folder}", trust_source=True)
         model.reset_classifier(3)
@@ -363,10 +363,10 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("factory", "words"),
         [
-            ("Gpu", "asks for a GPU by itself"),
-            ("Exits", r"ends the program \(exit code 7\).*must run by itself"),
+            ("Gpu", "requires a GPU"),
+            ("Exits", r"ends the program \(exit code 7\).*the network must run first"),
             ("Nothing", "no parameters"),
-            ("Base", "forward.*must run by itself"),
+            ("Base", "forward.*the network must run first"),
             ("raises", "ValueError: no luck"),
             ("exits", r"ends the program \(exit code 3\)"),
             ("none", "returned NoneType, not a network"),

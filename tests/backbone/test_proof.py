@@ -169,7 +169,7 @@ REFUSED: dict[type[Net], str] = {
     Images: "cat would run where the network runs unsqueeze",
     Sizes: "mean would run where the network runs module 'convs.2'",
     Skips: "the loop around it runs it",
-    Shuffles: "other operations from run to run",
+    Shuffles: "runs different operations each time",
     Flat: "channels in one batch and on",
     WalksParameters: "mean would also read 'relu.weight', which the activation brings",
 }
@@ -336,7 +336,7 @@ def test_a_graph_module_is_refused_where_copies_would_run_the_old_forward() -> N
     admitted = [site.name for site in found.sites if site.admits("gelu")]
     assert admitted == ["relu"]
     (refused,) = (site for site in found.sites if site.name not in admitted)
-    assert "source is in no file; convert the network before torch.fx" in str(refused.fault)
+    assert "source is not in a file; convert the network before torch.fx" in str(refused.fault)
     new = convert(graph, "leaky_relu(negative_slope=0.3)", SIZE)
     x = torch.randn(2, *SIZE)
     for twin in (new, copy.deepcopy(new), pickle.loads(pickle.dumps(new))):

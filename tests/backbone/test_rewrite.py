@@ -194,7 +194,7 @@ class TestNoSource:
         assert converted(torch.full((1, *SIZE), -1.0)).max() < 0
 
     def test_a_line_that_runs_twice(self) -> None:
-        with pytest.raises(SiteError, match=r"Stepwise.*several times.*an activation of its own"):
+        with pytest.raises(SiteError, match=r"Stepwise.*several times.*its own activation"):
             convert(Stepwise(), {"act@0": "gelu"}, SIZE)
 
     def test_a_damaged_plan(self) -> None:

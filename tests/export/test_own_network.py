@@ -104,7 +104,7 @@ def test_source_from_elsewhere_is_run_only_where_it_is_trusted(run: RunResult, t
 def test_what_cannot_be_written_or_loaded_is_refused(run: RunResult, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="without --fold"):
         rn.export(run, tmp_path / "folded", fold=True)
-    with pytest.raises(ExportError, match="no network of a training of one's own"):
+    with pytest.raises(ExportError, match="no network of a training of your own"):
         rn.load(tmp_path)
     folder = rn.export(run, tmp_path / "cut")
     (folder / "model.safetensors").write_bytes(b"0123456789")

@@ -232,7 +232,10 @@ def test_a_checkpoint_of_other_classes_or_of_another_network(tmp_path: Path) -> 
     save_file(parent.state_dict(), tmp_path / "model.safetensors")
     four = ARCHITECTURE.with_backbone(resolve(ARCHITECTURE.backbone, input_size=(1, 8, 8), num_classes=4))
     start = make_start(four, Parent(checkpoint=tmp_path), init="preserve", seed=0)
-    assert "starts afresh, as the parent's has other classes: head.fc.bias, head.fc.weight" in start.notes[0]
+    assert (
+        "keeps its initial weights, since the parent's has other classes: head.fc.bias, head.fc.weight"
+        in start.notes[0]
+    )
     assert torch.equal(start.model.features.conv1.conv.weight, parent.features.conv1.conv.weight)
     state = parent.state_dict()
     for name, change, words in (
@@ -309,7 +312,7 @@ def test_weights_are_found_where_trainings_keep_them(tmp_path: Path, key: str | 
     with torch.no_grad():
         torch.testing.assert_close(start.model.eval()(x), parent(x), rtol=0, atol=1e-6)
     notes = "\n".join(start.notes)
-    assert ("not taken from the checkpoint" in notes) == bool(prefix)
+    assert ("not loaded from the checkpoint" in notes) == bool(prefix)
     assert ("averaged weights" in notes) == (key == "model_ema")
 
 
@@ -359,7 +362,7 @@ def test_a_missing_classifier_and_other_channels_are_reported(tmp_path: Path) ->
         init="preserve",
         seed=0,
     )
-    assert any("starts afresh, as the checkpoint lacks it" in note for note in start.notes)
+    assert any("keeps its initial weights, since the checkpoint lacks it" in note for note in start.notes)
     given = Parent(checkpoint=tmp_path / "colour.safetensors")
     start = make_start(ARCHITECTURE.with_backbone(grey), given, init="preserve", seed=0)
     assert any("summed over its 3, as timm does" in note for note in start.notes)

@@ -18,7 +18,7 @@ from reborn_nas.report import RunView
 from reborn_nas.study.plan import designs
 from reborn_nas.study.plan.candidate import decide_candidate, leading_factors, top_factors
 from reborn_nas.study.plan.contrast import Contrast, Side
-from reborn_nas.study.plan.designs import TOP_ALONE, Run, check_runs
+from reborn_nas.study.plan.designs import TOP_SINGLE, Run, check_runs
 from reborn_nas.study.plan.phases import Phase
 from tests.sentences.planted import (
     CHANCE,
@@ -218,7 +218,7 @@ def simulate(planted: Planted, mix: Mix, seed: int) -> SimulatedStudy:
         if mix.retest or mix.control or mix.checks:
             top = top_factors(screen, contrast)
         if mix.checks:
-            leading = leading_factors(screen, contrast, TOP_ALONE)
+            leading = leading_factors(screen, contrast, TOP_SINGLE)
         labels = tuple(candidate.choice(name).label for name in names)
         plan = _later if mix.sites <= FEW else _later.__wrapped__
         for own, later in plan(mix, drawn, labels, tuple(top), tuple(leading)):

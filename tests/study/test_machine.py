@@ -158,7 +158,7 @@ def test_a_machine_that_stays_ill_ends_the_search_with_nothing_told(
     monkeypatch.setattr("reborn_nas.study.worker.loop.PATIENCE", 0.5)
     train = Ill(10**6, lambda: disk_error(errno.EIO), None)
     monkeypatch.setattr("reborn_nas.study.trainer.classification.train", train)
-    with pytest.raises(MachineError, match=r"Repeat the command"):
+    with pytest.raises(MachineError, match=r"run the same command"):
         run_search(tiny(tmp_path / "run"))
     assert status(tmp_path / "run").done == 0
     monkeypatch.undo()

@@ -271,14 +271,14 @@ def test_a_long_plan_is_put_in_by_and_by(store: RunStore) -> None:
 
 def test_one_leads_at_a_time_and_who_dies_leading_is_replaced(store: RunStore) -> None:
     watch = LeaseWatch()
-    with store.alone(watch) as mine:
+    with store.leading(watch) as mine:
         assert mine
         mark = store.attribute("leading")
         store.keep("leading", {**mark, "pid": 1, "started": _started(1), "beat": "x"})  # a process that lives
-        with store.alone(watch) as second:
+        with store.leading(watch) as second:
             assert not second
         store.keep("leading", {**mark, "started": "1", "beat": "x"})  # one that does not
-        with store.alone(watch) as third:
+        with store.leading(watch) as third:
             assert third
     assert store.attribute("leading") is None
 

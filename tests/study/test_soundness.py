@@ -37,7 +37,7 @@ def test_what_a_search_wrote_is_sound(kept: tuple[dict[str, Any], list[Any]]) ->
 SMALL: list[tuple[str, Callable[[dict[str, Any], list[Any]], object], str]] = [
     ("a text for a number", lambda kept, records: kept["plan"].update(total="6"), "plan.total"),
     ("a number for a list", lambda kept, records: kept["plan"].update(sites=3), "plan.sites"),
-    ("a phase of nobody's", lambda kept, records: kept["plan"]["phases"][0].update(name="x"), "'x' is no phase"),
+    ("a phase of nobody's", lambda kept, records: kept["plan"]["phases"][0].update(name="x"), "'x' is not a phase"),
     ("a site that is not there", lambda kept, records: kept["plan"]["factors"].update(a=["b"]), "'a' names sites"),
     ("settings", lambda kept, records: kept["config"].update(trials=-1), "config: .*trials"),
     ("a source", lambda kept, records: kept["settings"]["backbone"].update(source=3), "settings.backbone"),

@@ -119,5 +119,5 @@ def test_a_process_that_is_not_to_be_ended_says_how_to_end_it(caplog: pytest.Log
         finally:
             with contextlib.suppress(HungError):
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
-    assert f"end this process (`kill -9 {os.getpid()}`), and the same command goes on" in caplog.text
+    assert f"end this process (`kill -9 {os.getpid()}`), and run the same command to continue" in caplog.text
     assert left == []

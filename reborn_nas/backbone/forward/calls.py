@@ -1,7 +1,7 @@
-"""Edits to the text of one method: a call becomes another call, and nothing else moves.
+"""Edits of a method's source: a call is replaced by another call, and nothing else changes.
 
-Positions are those of `ast`: lines from 1, columns in UTF-8 bytes. Edits never overlap, so nested calls can
-be replaced together.
+Positions are those of `ast`: lines from 1, columns in UTF-8 bytes. Edits never overlap, so that nested calls can be
+replaced together.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _Loop = ast.For | ast.AsyncFor | ast.comprehension
 
 @dataclass(frozen=True)
 class TextEdit:
-    """The bytes from `start` to `end` become `text`. At one place the edit of larger `length` comes first."""
+    """The bytes from `start` to `end` become `text`. At one place the edit with the larger `length` comes first."""
 
     start: tuple[int, int]
     end: tuple[int, int]
@@ -42,7 +42,7 @@ def parse_method(lines: Sequence[str]) -> ast.FunctionDef:
 
 
 def call_at(method: ast.FunctionDef, line: int, column: int) -> ast.Call | None:
-    """The call expression that ends there; no two calls end at the same place."""
+    """The call expression that ends there, which is unique."""
     for node in ast.walk(method):
         if isinstance(node, ast.Call) and (node.end_lineno, node.end_col_offset) == (line, column):
             return node
@@ -69,15 +69,14 @@ def edit_call(
 ) -> list[TextEdit]:
     """The edits that turn `call` into `self.<attribute>(<its tensor>)`.
 
-    In a loop that runs it more than once, the loop also walks `self.<attribute>`, a `ModuleList`.
+    A loop that runs it more than once also iterates over `self.<attribute>`, a `ModuleList`.
 
     Args:
-        given: the part of `call` that is the tensor, where `call` is an expression of another kind than a call of an
-            activation.
-        keeps: whether the expression stays as it is in turns of the loop whose module has a true attribute `kept`.
+        given: the part of `call` that is the tensor, if `call` is not the call of an activation but another expression.
+        keeps: whether the expression is kept in iterations whose module has a true attribute `kept`.
 
     Raises:
-        ConversionError: which tensor goes in, or where the result goes, cannot be read off the text.
+        ConversionError: the tensor, or the target of the result, cannot be determined from the source.
     """
     if not method.args.posonlyargs + method.args.args:
         raise ConversionError(f"{place}: the method has no self")
@@ -128,9 +127,7 @@ def apply_edits(lines: Sequence[str], edits: Sequence[TextEdit]) -> list[str]:
         start = starts[edit.start[0] - 1] + edit.start[1]
         end = starts[edit.end[0] - 1] + edit.end[1]
         if start < done:
-            raise ConversionError(
-                "two calls to replace overlap in the source; write them on lines of their own"
-            )
+            raise ConversionError("two calls to replace overlap in the source; write them on separate lines")
         out += [text[done:start], edit.text.encode()]
         done = end
     out.append(text[done:])
@@ -138,12 +135,12 @@ def apply_edits(lines: Sequence[str], edits: Sequence[TextEdit]) -> list[str]:
 
 
 def _tensor(call: ast.Call, owner: str, place: str) -> ast.expr:
-    """The expression of the tensor that the activation takes."""
+    """The expression of the activation's input tensor."""
     if call.args:
         first = call.args[0]
         if isinstance(first, ast.Starred):
             raise ConversionError(
-                f"{place}: the activation's arguments are starred; pass the tensor by itself"
+                f"{place}: the activation's arguments are starred; pass the tensor explicitly"
             )
         if isinstance(call.func, ast.Attribute) and _is_tensor_method(call.func, owner):
             return call.func.value
@@ -157,7 +154,7 @@ def _tensor(call: ast.Call, owner: str, place: str) -> ast.expr:
 
 
 def _is_tensor_method(func: ast.Attribute, owner: str) -> bool:
-    """`x.clamp(0)` against `F.relu(x)` and `self.act(x)`: its name is one of a tensor's methods that take numbers."""
+    """`x.clamp(0)` against `F.relu(x)` and `self.act(x)`: it is a method of tensors that takes numbers."""
     if not operation(func.attr.rstrip("_")).method:
         return False
     root: ast.expr = func.value
@@ -174,12 +171,12 @@ def _loop_edits(
     attribute: str,
     place: str,
 ) -> tuple[str, list[TextEdit]]:
-    """The call as written in a loop, and the edits to the loop."""
+    """The call to write in a loop, and the edits of the loop."""
     loop, straight = _enclosing_loop(parents, call)
     if loop is None:
         raise ConversionError(
             f"{place}: the call runs several times in one forward without a loop around it; "
-            "give each use an activation of its own"
+            "give each use its own activation"
         )
     if straight and not isinstance(loop, ast.While):
         target, source = loop.target, loop.iter
@@ -197,7 +194,7 @@ def _loop_edits(
 
 
 def _enclosing_loop(parents: dict[ast.AST, ast.AST], call: ast.expr) -> tuple[_Loop | ast.While | None, bool]:
-    """The innermost loop around a call, and whether each of its turns runs the call exactly once."""
+    """The innermost loop around a call, and whether each iteration runs the call exactly once."""
     straight = True
     inner: ast.AST = call
     node = parents.get(call)

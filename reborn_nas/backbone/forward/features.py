@@ -1,8 +1,8 @@
-"""Networks whose features are taken behind a second activation, beside the one in the forward.
+"""Networks whose features are taken after a second activation, in addition to the one in the forward.
 
-`forward_intermediates` of timm's nasnet, pnasnet and legacy xception ends each feature in an `F.relu` that repeats what
-the next cell does first. `feature_info` names the module that this replaces. After conversion these calls go through
-that module, so that the features are those which the network computes.
+In timm's nasnet, pnasnet and legacy xception, `forward_intermediates` ends each feature with an `F.relu` that repeats
+the beginning of the next cell, and `feature_info` names the module that it replaces. After conversion these calls use
+that module, so that the features are those of the network.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _NETWORKS = frozenset({"NASNetALarge", "PNASNet5Large", "Xception"})
 
 @dataclass(frozen=True)
 class FeatureActivations:
-    """The change of such a class. Pickled with its instances."""
+    """The change of the class of such a network. Pickled with its instances."""
 
     def methods(self, base: type) -> dict[str, Any]:
-        """The method with each `F.relu(x)` in it replaced."""
+        """The method with each `F.relu(x)` replaced."""
         function = getattr(base, _METHOD)
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
         text = ast.unparse(ast.fix_missing_locations(_Through().visit(tree)))
@@ -39,7 +39,7 @@ class FeatureActivations:
 
 
 def takes_features(model: nn.Module, chosen: Collection[str | None]) -> bool:
-    """Whether `model` shows features behind one of the modules at the paths in `chosen`."""
+    """Whether `model` returns features after one of the modules at the paths in `chosen`."""
     kinds = {(cls.__module__, cls.__name__) for cls in type(model).__mro__}
     known = any(module.startswith("timm.") and name in _NETWORKS for module, name in kinds)
     return known and hasattr(model, _METHOD) and any(path in chosen for path in _paths(model))
@@ -50,7 +50,7 @@ def _paths(model: Any) -> list[str]:
 
 
 def _feature(model: nn.Module, number: int, x: Tensor) -> Tensor:
-    """The output for `x` of the module that `feature_info` names; a pruned network has only the ReLU."""
+    """The output for `x` of the module named in `feature_info`; a pruned network has only the ReLU."""
     module: nn.Module | None = model
     for name in _paths(model)[number].split("."):
         module = getattr(module, name, None)
@@ -59,7 +59,7 @@ def _feature(model: nn.Module, number: int, x: Tensor) -> Tensor:
 
 
 class _Through(ast.NodeTransformer):
-    """`F.relu(x)` in the loop over features, and behind it, where the counter is one further."""
+    """`F.relu(x)` in the loop over features, and after it, where the counter is one higher."""
 
     def __init__(self) -> None:
         self.loops = 0

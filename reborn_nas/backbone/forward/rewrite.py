@@ -1,11 +1,11 @@
 """Classes with a rewritten forward: `self.relu(x)` and `F.relu(x)` become `self.relu_at1(x)`.
 
-A module that is called at several sites, and a functional call, have no attribute of their own to set. So the class of
-the module that makes the call gets a subclass whose method differs in exactly those calls. The text of
-the method is edited, not regenerated: comments, line numbers and everything else stay, and `inspect`,
-`torch.jit.script` and tracebacks see the edited text (it is registered in `linecache`).
+A module that is called at several sites, and a functional call, have no separate attribute to set. The class of the
+module that makes the call therefore gets a subclass whose method differs in exactly those calls. The text of the method
+is edited, not regenerated: comments, line numbers and everything else are kept, and `inspect`, `torch.jit.script` and
+tracebacks see the edited text, which is registered in `linecache`.
 
-The subclass bears the name of its base, so `isinstance`, `repr` and state-dict keys are unchanged. It is made once
+The subclass has the name of its base, so that `isinstance`, `repr` and state-dict keys are unchanged. It is made once
 per base and set of edits. Its instances pickle as base + edits; the digest of the source is checked on loading.
 """
 
@@ -41,18 +41,18 @@ _FUTURE = sum({getattr(futures, name).compiler_flag for name in futures.all_feat
 
 @dataclass(frozen=True)
 class Edit:
-    """One call in a method that becomes the call of a module which the owner holds.
+    """A call in a method that is replaced by the call of a module of the owner.
 
     Args:
         holder: class that defines the method, `module:qualname`; the owner's class or one of its bases.
         method: the method's name.
-        line: last line of the call, counted from the method's first.
+        line: last line of the call, relative to the method's first.
         column: column after the call's last, in UTF-8 bytes, as `ast` counts.
-        attribute: what is called instead: a module, or a `ModuleList` where the call is in a loop.
-        loop: how often a loop runs the call; 0 outside of loops.
-        expression: where it is not a call: where the expression begins, and where the part of it begins and ends
-            that goes into the module; lines counted from the method's first.
-        keeps: whether some turns of the loop keep the expression as it is.
+        attribute: what is called instead: a module, or a `ModuleList` in a loop.
+        loop: number of iterations of the loop around the call; 0 outside of loops.
+        expression: for expressions other than calls: the start of the expression, and start and end of the part that is
+            passed to the module; lines relative to the method's first.
+        keeps: whether some iterations of the loop keep the expression.
     """
 
     holder: str
@@ -78,7 +78,7 @@ class Edit:
         return cls(**{**data, "expression": expression})
 
     def changes(self, method: ast.FunctionDef, place: str) -> list[TextEdit] | None:
-        """The changes to the text of the method; None where no such call is there."""
+        """The changes of the method's text; None if there is no such call."""
         call: ast.expr | None
         if not self.expression:
             call = call_at(method, self.line, self.column)
@@ -93,7 +93,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """The rewrite of one class: the edits, and the digest of the source that they belong to."""
+    """The rewrite of one class: the edits, and the digest of their source."""
 
     edits: tuple[Edit, ...]
     digest: str
@@ -104,7 +104,7 @@ class Rewrite:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Rewrite:
-        """The inverse of `to_dict`. Raises ValueError where an edit would write anything but a name."""
+        """The inverse of `to_dict`. Raises ValueError if an edit would insert anything but a name."""
         edits = tuple(Edit.from_dict(edit) for edit in data["edits"])
         for edit in edits:
             if not edit.attribute.isidentifier():
@@ -115,10 +115,10 @@ class Rewrite:
 def locate(
     cls: type, span: CallSpan, attribute: str, *, loop: int = 0, expression: Expression | None = None
 ) -> Edit:
-    """The edit that replaces the call at `span`, or the expression there, made by an instance of `cls`.
+    """The edit that replaces the call or expression at `span`, which an instance of `cls` evaluates.
 
     Raises:
-        ConversionError: the source of the class is not there, or the call cannot be rewritten.
+        ConversionError: the source of the class is missing, or the call cannot be rewritten.
     """
     return _locate(cls, span, attribute, loop, expression)
 
@@ -144,11 +144,11 @@ def _locate(cls: type, span: CallSpan, attribute: str, loop: int, expression: Ex
         if edit.changes(method, f"{_name_of(cls)}, {span.place}") is None:
             break
         return edit
-    written = span.filename.startswith("<")  # as torch.fx writes forwards
+    written = span.filename.startswith("<")  # such as a forward by torch.fx
     raise ConversionError(
         f"{_name_of(cls)}, {span.place}: the call is in {span.function}, "
         + (
-            "whose source is in no file; convert the network before torch.fx or another tool writes it anew"
+            "whose source is not in a file; convert the network before torch.fx or another tool rewrites it"
             if written
             else "which is not a method of this class (a hook, a decorator or an assigned function); call the "
             "activation in the forward of a class"
@@ -157,7 +157,7 @@ def _locate(cls: type, span: CallSpan, attribute: str, loop: int, expression: Ex
 
 
 def rewrite_of(cls: type, edits: Iterable[Edit]) -> Rewrite:
-    """`edits` in canonical order, with the digest of the methods that they change."""
+    """`edits` in canonical order, with the digest of the changed methods."""
     return _rewrite_of(cls, frozenset(edits))
 
 
@@ -177,10 +177,10 @@ def _rewrite_of(cls: type, edits: frozenset[Edit]) -> Rewrite:
 
 
 class Change(Protocol):
-    """Another way to a new forward than `Rewrite`: hashable, picklable, gives the methods by name."""
+    """An alternative to `Rewrite`: hashable, picklable, returns the new methods by name."""
 
     def methods(self, base: type) -> dict[str, Any]:
-        """The methods that the subclass of `base` gets."""
+        """The methods of the subclass of `base`."""
         ...
 
 
@@ -191,7 +191,7 @@ def rewritten(cls: type, rewrite: Rewrite | Change) -> type:
     """The subclass of `cls` with the calls of `rewrite` replaced; the same one for the same arguments.
 
     Raises:
-        ConversionError: the source is not the one that the rewrite was made from.
+        ConversionError: the source is not the one for which the rewrite was made.
     """
     root, chain = _recipe(cls)
     return _made(root, (*chain, rewrite))
@@ -210,7 +210,7 @@ _CLASSES: dict[tuple[type, Chain], type] = {}
 
 def _subclass(base: type, change: Rewrite | Change, root: type, chain: Chain) -> type:
     patched = _patches(base, change) if isinstance(change, Rewrite) else {base: change.methods(base)}
-    # a class between a base and its users: `super().forward(x)` then finds the edited method too
+    # inserted between a base and its users, so that `super().forward(x)` also finds the edited method
     between = (
         _class(holder, (holder,), patched[holder])
         for holder in base.__mro__
@@ -218,7 +218,7 @@ def _subclass(base: type, change: Rewrite | Change, root: type, chain: Chain) ->
     )
     space = {**patched.get(base, {}), "__reduce_ex__": _reduce, "_reborn_recipe": (root, chain)}
     made = _class(base, (base, *between), space)
-    _keep_whole_for_fx(base, made)
+    _keep_untraced(base, made)
     return made
 
 
@@ -290,7 +290,7 @@ def _compile(
     free = [name for name in old.co_freevars if name != "__class__"]
     scope = ast.parse(f"def scope({', '.join(free)}):\n class {holder.__name__}:\n  pass")
     body: Any = scope.body[0]
-    body.body[0].body = [node]  # within a class, for private names and zero-argument super()
+    body.body[0].body = [node]  # inside a class, for private names and zero-argument super()
     module = compile(scope, filename, "exec", flags=old.co_flags & _FUTURE, dont_inherit=True)
     found = next(
         code for code in _nested(module) if code.co_name == old.co_name and code.co_filename == filename
@@ -321,7 +321,7 @@ def _holds(code: types.CodeType, span: CallSpan) -> bool:
 
 
 def _functions(cls: type) -> Iterable[tuple[type, str, types.FunctionType]]:
-    """The methods of a class and its bases, in the order of look-up, unwrapped."""
+    """The methods of a class and its bases, in method resolution order, unwrapped."""
     for holder in cls.__mro__:
         if holder in (nn.Module, object):
             continue
@@ -345,11 +345,11 @@ def _method(cls: type, holder: str, method: str) -> tuple[type, types.FunctionTy
 def _source(cls: type, function: types.FunctionType) -> tuple[list[str], int]:
     """The lines of the function and the number of the first.
 
-    `inspect.getsourcelines` goes through all imported modules for the one of the file, and fails where any of them
-    lost its file since it was imported.
+    `inspect.getsourcelines` searches all imported modules for that of the file, and fails if the file of any of them
+    has been deleted since it was imported.
     """
     code = function.__code__
-    linecache.checkcache(code.co_filename)  # the file may have changed since it was read
+    linecache.checkcache(code.co_filename)  # the file may have changed meanwhile
     lines = linecache.getlines(code.co_filename, function.__globals__)
     block = inspect.getblock(lines[code.co_firstlineno - 1 :])
     if not block:
@@ -380,7 +380,7 @@ def _blank(root: type, chain: Chain) -> Any:
     return object.__new__(cls)
 
 
-def _keep_whole_for_fx(base: type, made: type) -> None:
-    """timm keeps a list of classes that fx must not look into."""
+def _keep_untraced(base: type, made: type) -> None:
+    """Keep the class in timm's list of classes that fx must not trace."""
     if base in get_notrace_modules():  # type: ignore[no-untyped-call]
         register_notrace_module(made)

@@ -1,4 +1,4 @@
-"""Layers: a registry of kinds of layer by class; each plans how widened channels pass, and applies that to a module."""
+"""Layers: a registry of layer kinds by class; each plans how widened channels pass, and applies that to a module."""
 
 from reborn_nas.backbone.layers.blocks import GhostBlock, ShuffleBlock
 from reborn_nas.backbone.layers.convolutions import (

@@ -15,13 +15,13 @@ from reborn_nas.errors import ConversionError
 
 
 class GhostBlock(Layer):
-    """`width`: the block cuts its output to a width that it holds in an attribute, which the step names."""
+    """`width`: the block slices its output to a width that is an attribute, named by the step."""
 
     classes = (GhostModule, GhostModuleV2, GhostModuleV3)
     actions: Mapping[str, Action] = {"width": Action(uses="layer")}
 
     def plan(self, scene: Scene) -> Outcome | None:
-        """`out[:, : self.out_chs, :, :]`, where that is all of it."""
+        """`out[:, : self.out_chs, :, :]`, if that is the entire output."""
         index = scene.op.args[1] if scene.op.name == "getitem" else None
         value = scene.op.inputs[0]
         if not isinstance(index, tuple) or len(scene.op.inputs) != 1 or value not in scene.wide:
@@ -38,7 +38,7 @@ class GhostBlock(Layer):
         return Outcome((wide,), (WidenStep("width", scene.op.module, ("out_chs",), 0, 1, wide.channels),))
 
     def apply(self, module: nn.Module, step: WidenStep) -> None:
-        """Tell it its new width."""
+        """Set its new width."""
         for name in step.tensors:
             if not isinstance(getattr(module, name, None), int):
                 raise ConversionError(f"'{step.module}' holds no width in {name!r}, as the plan has it")
@@ -46,7 +46,7 @@ class GhostBlock(Layer):
 
 
 class ShuffleBlock(Layer):
-    """`shuffle`, `halve`: ShuffleNet's block shuffles and splits the widened channels as the original ones."""
+    """`shuffle`, `halve`: ShuffleNet's block shuffles and splits the widened channels like the original ones."""
 
     named = ("torchvision.models.shufflenetv2:InvertedResidual",)
     actions: Mapping[str, Action] = {"shuffle": Action(uses=""), "halve": Action(uses="layer")}
@@ -58,7 +58,7 @@ class ShuffleBlock(Layer):
         return self._halve(scene) if scene.op.name == "chunk" else None
 
     def apply(self, module: nn.Module, step: WidenStep) -> None:
-        """Let it shuffle, or split, the channels of the step."""
+        """Make it shuffle or split the channels of the step."""
         from reborn_nas.backbone.layers.shuffled import wide_block  # torchvision is slow to import
 
         wide: Any = wide_block(module, step.module)
@@ -70,7 +70,7 @@ class ShuffleBlock(Layer):
             wide.sizes = [first, step.channels.width - first]
 
     def _shuffle(self, scene: Scene) -> Outcome | None:
-        """The value behind the three operations of `channel_shuffle`, with its map."""
+        """The value after the three operations of `channel_shuffle`, with its map."""
         trace, op = scene.trace, scene.op
         _, wide = scene.subject()
         if wide.dim != 1 or op.span is None or op.span.helper != "channel_shuffle":
@@ -86,7 +86,7 @@ class ShuffleBlock(Layer):
         return None
 
     def _halve(self, scene: Scene) -> Outcome | None:
-        """The maps of the halves, where each lies together."""
+        """The maps of the halves, if each half is contiguous."""
         value, wide = scene.subject()
         dim = int(scene.arg(2, "dim", 0)) % len(scene.shape(value))
         channels, half = wide.channels, wide.channels.size // 2
@@ -98,10 +98,10 @@ class ShuffleBlock(Layer):
 
 
 def shuffled(channels: ChannelMap, groups: int) -> tuple[list[int], ChannelMap]:
-    """The place before a shuffle of each channel behind it, and the map behind it.
+    """The index before a shuffle of each channel after it, and the map after it.
 
-    The shuffle moves channel i·(C/g) + j to j·g + i. Extra channels stay in the half of their true one, behind it,
-    so that the next block's split finds each half in one piece.
+    The shuffle moves channel i·(C/g) + j to j·g + i. Extra channels stay in the half of their true one, after it, so
+    that the next block's split finds each half in one piece.
     """
     per_group, half = channels.size // groups, channels.size // 2
     entries = [

@@ -1,9 +1,9 @@
-"""Convolutions behind doubled channels that a plain one with more inputs cannot express.
+"""Convolutions after doubled channels that cannot be expressed by a plain convolution with more inputs.
 
 They keep the class, the parameters and the state-dict keys of the convolution that they replace.
 """
 
-# no postponed annotations: TorchScript reads those of the classes as they are
+# no postponed annotations: TorchScript reads the annotations of the classes
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
@@ -28,9 +28,9 @@ def regroup(x: Tensor, groups: int, copies: int, order: Tensor | None) -> Tensor
 
     Args:
         x: (B, copies·C, …).
-        groups: groups of the convolution that reads the result.
-        copies: how often the C channels are repeated in `x`, one after the other.
-        order: the place in `x` of each channel of the result, where the order is less regular.
+        groups: number of groups of the convolution that reads the result.
+        copies: number of consecutive copies of the C channels in `x`.
+        order: index in `x` of each channel of the result, if the order is irregular.
     """
     if order is not None:
         return x.index_select(1, order)
@@ -41,7 +41,7 @@ def regroup(x: Tensor, groups: int, copies: int, order: Tensor | None) -> Tensor
 
 
 class RegroupedConv2d(nn.Conv2d):
-    """A grouped convolution that reads doubled channels: `groups` stays, each group's inputs grow."""
+    """A grouped convolution that reads doubled channels: `groups` is kept, and each group gets more inputs."""
 
     copies: int
     order: Tensor | None
@@ -85,7 +85,7 @@ class RegroupedConv1d(nn.Conv1d):
 
 
 class LineConv1d(nn.Conv1d):
-    """ECA's convolution along the line of channels: it sees the original channels, its result is repeated."""
+    """ECA's convolution along the channels: it reads the original channels, and its result is repeated."""
 
     size: int
     copies: int
@@ -113,7 +113,7 @@ class RegroupedMixedConv2d(MixedConv2d):  # type: ignore[misc]
 
 
 class WideSelectiveKernel(SelectiveKernel):  # type: ignore[misc]
-    """timm's selective kernel that splits its input by channels, a part for each path."""
+    """timm's selective kernel that splits its input by channels, one part per path."""
 
     splits: list[int]
     order: Tensor
@@ -134,7 +134,7 @@ class RegroupedCondConv2d(CondConv2d):  # type: ignore[misc]
     def forward(self, x: Tensor, routing_weights: Tensor) -> Tensor:
         """(B, widened C, H, W), (B, experts) to the shape of the original."""
         weight = torch.matmul(routing_weights, self.weight)
-        filters = x.shape[0] * self.out_channels  # a weight of its own for each image
+        filters = x.shape[0] * self.out_channels  # a separate weight for each image
         weight = weight.view(filters, -1, self.kernel_size[0], self.kernel_size[1])
         bias: Tensor | None = None
         if self.bias is not None:
@@ -158,24 +158,24 @@ REGROUPED: dict[type, type] = {
 
 
 class Convolution(Layer):
-    """A convolution in groups brings the channels of each group together before it reads them."""
+    """A convolution in groups sorts its input by groups before it reads it."""
 
     classes: tuple[type[nn.Module], ...] = (nn.Conv2d, Conv2dSame)
     regroups = True
 
     def regroup(self, module: nn.Module, step: WidenStep) -> None:
-        """By a class that sorts its input."""
+        """Replace its class by one that sorts its input."""
         regroup_input(module, step, REGROUPED)
 
 
 class LineConvolution(Convolution):
-    """`line`: ECA's 1-D convolution along the channels sees the original ones only; its result is repeated."""
+    """`line`: ECA's 1-D convolution along the channels reads only the original ones; its result is repeated."""
 
     classes = (nn.Conv1d,)
     actions: Mapping[str, Action] = {"line": Action()}
 
     def plan(self, scene: Scene) -> Outcome | None:
-        """A convolution with one channel along the line of C channel means."""
+        """A convolution with one channel along the C channel means."""
         op = scene.op
         if op.name != "conv1d":
             return None
@@ -189,7 +189,7 @@ class LineConvolution(Convolution):
         return Outcome((wide,), (scene.step("line", (weight,), wide.dim, wide.channels),))
 
     def apply(self, module: nn.Module, step: WidenStep) -> None:
-        """Let it see the original channels."""
+        """Make it read the original channels."""
         wider = become(module, {nn.Conv1d: LineConv1d}, step.module)
         copies = copies_in(step.channels)
         wider.size = step.channels.size
@@ -199,13 +199,13 @@ class LineConvolution(Convolution):
 
 
 class RoutedConvolution(Convolution):
-    """`experts`: timm's `CondConv2d` reads more input channels with each of its experts."""
+    """`experts`: timm's `CondConv2d` reads more input channels in each of its experts."""
 
     classes = (CondConv2d,)
     actions: Mapping[str, Action] = {"experts": Action("columns", reads=True, uses="layer")}
 
     def plan(self, scene: Scene) -> Outcome | None:
-        """Its reshape lets each image be convolved with a weight of its own."""
+        """By its reshape, each image is convolved with a separate weight."""
         if scene.op.name != "reshape":
             return None
         value, wide = scene.subject()
@@ -216,12 +216,12 @@ class RoutedConvolution(Convolution):
         return scene.narrow(scene.form("experts", "weight", wide.channels, groups))
 
     def apply(self, module: nn.Module, step: WidenStep) -> None:
-        """Regroup its input, where it has groups."""
+        """Regroup its input, if it has groups."""
         if step.groups > 1:
             self.regroup(module, step)
 
     def grow(self, module: Any, old: Tensor, widen: Callable[[Tensor], Tensor]) -> Tensor:
-        """(experts, numbers of a weight) → the same, each weight (out, in / groups, k, k) grown."""
+        """(experts, elements of a weight) → the same, with each weight (out, in / groups, k, k) grown."""
         new = torch.stack([widen(weight) for weight in old.reshape(-1, *module.weight_shape)])
         module.weight_shape = tuple(new.shape[1:])
         module.in_channels = module.weight_shape[1] * module.groups
@@ -229,7 +229,7 @@ class RoutedConvolution(Convolution):
 
 
 class SplittingConvolution(Layer):
-    """`split`: a layer that divides its input among convolutions divides the widened channels as the original ones."""
+    """`split`: a layer that divides its input among convolutions divides widened channels like the original ones."""
 
     classes = (MixedConv2d, SelectiveKernel)
     actions: Mapping[str, Action] = {"split": Action(uses="layer")}
@@ -250,7 +250,7 @@ class SplittingConvolution(Layer):
         return Outcome(parts, (scene.form("split", "splits", channels),))
 
     def apply(self, module: nn.Module, step: WidenStep) -> None:
-        """Let it split the widened channels into the original's parts, each widened."""
+        """Make it split the widened channels into the original parts, each widened."""
         forms: dict[type, type] = {MixedConv2d: RegroupedMixedConv2d, SelectiveKernel: WideSelectiveKernel}
         wider = become(module, forms, step.module)
         channels = step.channels
@@ -284,10 +284,10 @@ class FixedFilter(Layer):
 
 
 def regroup_input(conv: nn.Module, step: WidenStep, forms: Mapping[type, type]) -> Any:
-    """Give `conv` the class that `forms` has for its own, and tell it how the channels of its groups lie.
+    """Replace the class of `conv` by its form in `forms`, and set the order of the channels of its groups.
 
     Raises:
-        ConversionError: where there is no such class.
+        ConversionError: there is no such class.
     """
     order = [place for group in step.channels.grouped(step.groups) for place in group]
     wider = become(conv, forms, step.module)
@@ -298,14 +298,14 @@ def regroup_input(conv: nn.Module, step: WidenStep, forms: Mapping[type, type]) 
 
 
 def copies_in(channels: ChannelMap) -> int:
-    """How often the original channels are repeated one after the other, the true ones first; 0 for any other order."""
+    """Number of consecutive copies of the original channels, the true ones first; 0 for other orders."""
     runs = channels.runs
-    whole = all(run[:2] == (0, channels.size) and run[2] == (place > 0) for place, run in enumerate(runs))
-    return len(runs) if whole else 0
+    in_order = all(run[:2] == (0, channels.size) and run[2] == (place > 0) for place, run in enumerate(runs))
+    return len(runs) if in_order else 0
 
 
 def index_buffer(module: nn.Module, name: str, index: list[int] | None) -> None:
-    """Places of channels, kept on the module's device and out of its state dict."""
+    """Register channel indices as a buffer of the module, outside of its state dict."""
     device = next(module.parameters()).device
     module.register_buffer(
         name, None if index is None else torch.tensor(index, device=device), persistent=False

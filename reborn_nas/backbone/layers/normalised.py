@@ -1,14 +1,14 @@
 """Layers whose normalisation must not see the extra channels: standardised weights, the norm of an identity branch.
 
-The standardisation of a weight runs over a filter's inputs, so more of them would change it. Here the weights that read
-the true channels are standardised among themselves, exactly as before, and those that read extra channels are plain
-weights: zero gives the original function, and a gradient of ordinary size.
+The standardisation of a weight runs over a filter's inputs, so that additional inputs would change it. Here the weights
+that read the true channels are standardised among themselves, exactly as before, and those that read extra channels are
+plain weights: zero gives the original function, and a gradient of ordinary size.
 
 RepVGG's and MobileOne's blocks sum convolutions of their input and a batch norm of it. The convolutions have weights
-for the extra channels; the norm has none, and the sum keeps its width.
+for the extra channels; the norm has none, and the width of the sum is kept.
 """
 
-# no postponed annotations: TorchScript reads those of the classes as they are
+# no postponed annotations: TorchScript reads the annotations of the classes
 
 from collections.abc import Mapping
 from typing import Any
@@ -39,7 +39,7 @@ def partly_standardised(
 
 
 class PartlyStandardised(nn.Module):
-    """Shared by the four classes. The first base of each is the convolution that it replaces."""
+    """Common methods of the four classes. The first base of each is the convolution that it replaces."""
 
     size: int
     copies: int
@@ -47,7 +47,7 @@ class PartlyStandardised(nn.Module):
     true: Tensor | None
 
     def convolved(self: Any, x: Tensor, gain: Tensor | None) -> Tensor:
-        """(B, widened C, H, W), padded where the class pads, to the shape of the original."""
+        """(B, widened C, H, W), padded if the class pads, to the shape of the original."""
         x = regroup(x, self.groups, self.copies, self.order)
         weight = partly_standardised(self.weight, gain, self.eps, self.size, self.true)
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
@@ -98,7 +98,7 @@ STANDARDISED: dict[type, type] = {
 
 
 class StandardisedConvolution(Layer):
-    """`standardised`: a weight-standardised convolution reads more; it standardises the old weights only."""
+    """`standardised`: a weight-standardised convolution reads more channels and standardises only the old weights."""
 
     classes = tuple(STANDARDISED)
     actions: Mapping[str, Action] = {
@@ -118,7 +118,7 @@ class StandardisedConvolution(Layer):
         return scene.narrow(WidenStep("standardised", owner, (tensor,), 1, groups, wide.channels))
 
     def apply(self, module: nn.Module, step: WidenStep) -> None:
-        """Let it keep its standardisation for the weights that it had."""
+        """Make it standardise only the weights that it had."""
         wide = regroup_input(module, step, STANDARDISED)
         channels = step.channels
         entries = channels.entries()
@@ -140,7 +140,7 @@ class StandardisedConvolution(Layer):
 
 
 def _alike(channels: ChannelMap, groups: int) -> bool:
-    """Whether the true channels stand at the same places in every group."""
+    """Whether the true channels have the same indices in every group."""
     entries = channels.entries()
     return len({tuple(entries[place][1] for place in group) for group in channels.grouped(groups)}) == 1
 
@@ -161,7 +161,7 @@ def normed(
     momentum: float | None,
     eps: float,
 ) -> Tensor:
-    """The computation of `nn.BatchNorm2d`, its running statistics updated in training. A function, for TorchScript."""
+    """The computation of `nn.BatchNorm2d`, with running statistics updated in training. A function, for TorchScript."""
     factor = 0.0 if momentum is None else momentum
     if training and batches is not None:
         batches.add_(1)
@@ -171,7 +171,7 @@ def normed(
 
 
 class Cut(nn.Module):
-    """Shared by both classes. The first base of each is the norm that it replaces."""
+    """Common methods of both classes. The first base of each is the norm that it replaces."""
 
     size: int
     kept: Tensor | None
@@ -222,11 +222,11 @@ class IdentityNorm(Layer):
     cuts = True
 
     def cut(self, scene: Scene) -> WidenStep:
-        """The other branches of the sum, which have weights, read the extra channels."""
+        """Only the other branches of the sum, which have weights, read the extra channels."""
         return scene.form("cut", "kept", scene.subject()[1].channels)
 
     def apply(self, module: nn.Module, step: WidenStep) -> None:
-        """Let it read the original channels."""
+        """Make it read the original channels."""
         kept = step.channels.kept()
         become(module, CUT, step.module).size = step.channels.size
         index_buffer(module, "kept", None if kept == list(range(step.channels.size)) else kept)

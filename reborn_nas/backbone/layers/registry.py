@@ -1,9 +1,9 @@
-"""The registry of layers: what each kind does with widened channels, in planning and in applying.
+"""The registry of layers: how each kind handles widened channels in planning and applying.
 
 Most layers need no entry: an operation of the trace passes widened channels on, or its weights grow, by the rule for
-the operation (`widen.rules`). A layer whose forward computes with its channels in a way of its own is a `Layer` here:
-it is recognised by its class, plans how widened channels pass its operations, and gives the module a form that takes
-them. So a new kind of layer is one class and one call of `register`.
+the operation (`widen.rules`). A layer whose forward uses its channels in a special way is a `Layer` here: it is
+recognised by its class, plans how widened channels pass its operations, and changes the module to a form that accepts
+them. A new kind of layer is therefore one class and one call of `register`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from reborn_nas.errors import ConversionError
 
 
 class Blocked(Exception):
-    """An operation that widened channels cannot pass; the text follows "… by" and names no module."""
+    """An operation that widened channels cannot pass; the message completes "… by" and does not name the module."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Outcome:
 
     Args:
         outputs: for each output of the operation, how it is widened.
-        steps: tensors that must be widened for it.
-        wanted: values that must be widened as well, with how.
-        later: values behind several operations that one known function makes together, with how.
+        steps: tensors that must be widened in addition.
+        wanted: further values that must be widened, and how.
+        later: values after several operations of one known function, and how they are widened.
     """
 
     outputs: tuple[Wide | None, ...]
@@ -51,7 +51,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Scene:
-    """One operation with its trace and what is known to be widened."""
+    """An operation with its trace and the values known to be widened."""
 
     trace: Trace
     op: Op
@@ -63,11 +63,11 @@ class Scene:
         return layer_of(self.trace.classes.get(self.op.module))
 
     def arg(self, place: int, name: str, default: Any = None) -> Any:
-        """The argument at `place` or called `name`."""
+        """The argument at position `place` or with the name `name`."""
         return self.op.arg(place, name, default)
 
     def tensor(self, place: int, name: str) -> int | None:
-        """The id of the tensor argument at `place` or called `name`."""
+        """The id of the tensor argument at position `place` or with the name `name`."""
         found = self.arg(place, name)
         return found.id if isinstance(found, ValueRef) else None
 
@@ -84,11 +84,11 @@ class Scene:
         return found, self.wide[found]
 
     def same(self, wide: Wide) -> Outcome:
-        """All outputs are widened alike."""
+        """An outcome with all outputs widened like `wide`."""
         return Outcome((wide,) * len(self.op.outputs))
 
     def narrow(self, *steps: WidenStep) -> Outcome:
-        """No output is widened."""
+        """An outcome without widened outputs."""
         return Outcome((None,) * len(self.op.outputs), steps)
 
     def step(
@@ -105,20 +105,20 @@ class Scene:
         return WidenStep(action, owners.pop(), tails, dim, groups, channels)
 
     def form(self, action: str, attribute: str, channels: ChannelMap, groups: int = 1) -> WidenStep:
-        """A step by which the layer that runs takes another form; `attribute` is what the form holds."""
+        """A step that changes the running layer to another form, which holds `attribute`."""
         return WidenStep(action, self.op.module, (attribute,), 1, groups, channels)
 
 
 class Layer:
-    """A kind of layer. One that no entry of the registry describes is this class itself.
+    """A kind of layer. Layers without an entry in the registry are of this class itself.
 
     Attributes:
-        classes: what it is. A subclass counts as its base where it has the base's forward: it only builds itself in its
-            own way.
-        named: the same by "module:qualname", for classes whose module is slow to import; without subclasses.
-        actions: name → action of the steps that it plans and applies.
-        regroups: whether its convolution in groups may be planned to `consume` wider groups (`regroup`).
-        cuts: whether it can keep to the original channels as the identity branch of a sum.
+        classes: classes of such layers. A subclass is included if it has the forward of its base and thus differs only
+            in how it is built.
+        named: likewise, as "module:qualname", for classes whose modules are slow to import; without subclasses.
+        actions: name → action for the steps that it plans and applies.
+        regroups: whether its grouped convolution can `consume` wider groups (`regroup`).
+        cuts: whether it can read only the original channels as the identity branch of a sum.
     """
 
     classes: tuple[type[nn.Module], ...] = ()
@@ -128,10 +128,10 @@ class Layer:
     cuts = False
 
     def plan(self, scene: Scene) -> Outcome | None:
-        """How widened channels pass an operation of the layer's forward.
+        """Plan how widened channels pass an operation of the layer's forward.
 
         Returns:
-            None where the general rule for the operation holds.
+            None if the general rule for the operation applies.
 
         Raises:
             Blocked: they cannot pass.
@@ -139,22 +139,22 @@ class Layer:
         return None
 
     def cut(self, scene: Scene) -> WidenStep:
-        """The step by which the layer, one with `cuts`, reads only the original channels in the operation."""
+        """The step by which a layer with `cuts` reads only the original channels in the operation."""
         raise NotImplementedError
 
     def grow(self, module: nn.Module, old: Tensor, widen: Callable[[Tensor], Tensor]) -> Tensor:
-        """The tensor `old` of a step, grown. `widen` grows a tensor along the step's dimension."""
+        """Grow the tensor `old` of a step; `widen` grows a tensor along the step's dimension."""
         return widen(old)
 
     def apply(self, module: nn.Module, step: WidenStep) -> None:
-        """Carry out a step with one of the layer's actions; the tensors and widths of `module` have grown already.
+        """Apply a step with one of the layer's actions; the tensors and widths of `module` have already grown.
 
         Raises:
             ConversionError: the class of `module` has no form that takes widened channels.
         """
 
     def regroup(self, module: nn.Module, step: WidenStep) -> None:
-        """Let `module`, a convolution in groups that is to `consume` more, bring the channels of each group together.
+        """Make `module`, a grouped convolution that will `consume` more channels, sort them by groups.
 
         Raises:
             ConversionError: its class has no such form.
@@ -172,13 +172,13 @@ def register(layer: Layer) -> None:
     """Add a kind of layer.
 
     Raises:
-        ConversionError: one of its classes or actions is there already.
+        ConversionError: one of its classes or actions is already registered.
     """
     taken = [cls.__name__ for cls in layer.classes if cls in _LAYERS]
     taken += [name for name in (*layer.named, *layer.actions) if name in _NAMED or name in ACTIONS]
     if taken:
         raise ConversionError(
-            f"the registry of layers has {', '.join(map(repr, taken))} already; give the layer a name of its own"
+            f"{', '.join(map(repr, taken))} is already in the registry of layers; give the layer another name"
         )
     _LAYERS.update(dict.fromkeys(layer.classes, layer))
     _NAMED.update(dict.fromkeys(layer.named, layer))
@@ -191,7 +191,7 @@ _FOUND: WeakKeyDictionary[type, Layer] = WeakKeyDictionary()
 
 
 def layer_of(cls: type | None) -> Layer:
-    """The layer that a class is."""
+    """The layer of a class."""
     if cls is None:
         return _PLAIN
     if cls not in _FOUND:
@@ -202,19 +202,19 @@ def layer_of(cls: type | None) -> Layer:
 
 
 def layer_for(step: WidenStep, module: nn.Module) -> Layer:
-    """The layer that carries out a step: the action's own, else the module's."""
+    """The layer that applies a step: that of its action, else that of the module."""
     return _OF_ACTION.get(step.action) or layer_of(type(module))
 
 
 def base_among(cls: type, kinds: Mapping[type, Any]) -> type | None:
-    """The one of `kinds` that `cls` is, or whose forward it has."""
+    """The class among `kinds` that `cls` is, or whose forward it has."""
     forward = getattr(cls, "forward", None)
     bases = (base for base in cls.__mro__ if base in kinds and getattr(base, "forward", None) is forward)
     return next(bases, None)
 
 
 def become(module: nn.Module, forms: Mapping[type, type], where: str) -> Any:
-    """Replace the class of `module` by its form in `forms`. Raises ConversionError where there is none."""
+    """Replace the class of `module` by its form in `forms`. Raises ConversionError if there is none."""
     kind = base_among(type(module), forms)
     if kind is None:
         raise no_form(module, where)

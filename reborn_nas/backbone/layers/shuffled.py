@@ -1,6 +1,6 @@
-"""ShuffleNet's block that splits and shuffles widened channels as it did the original ones. Imports torchvision."""
+"""ShuffleNet's block that splits and shuffles widened channels like the original ones. Imports torchvision."""
 
-# no postponed annotations: TorchScript reads those of the class as they are
+# no postponed annotations: TorchScript reads the annotations of the class
 
 from typing import Any
 
@@ -12,19 +12,19 @@ from reborn_nas.errors import ConversionError
 
 
 class WideInvertedResidual(InvertedResidual):  # type: ignore[misc]
-    """torchvision's block; `sizes` are those of its halves, `order` is that of its shuffle, where they changed."""
+    """torchvision's block; with the `sizes` of its halves and the `order` of its shuffle, where they have changed."""
 
     sizes: list[int]
     order: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, widened C, H, W) to the same, widened otherwise."""
+        """(B, widened C, H, W) to the same, with another widening."""
         if self.stride == 1:
             parts = x.chunk(2, dim=1) if len(self.sizes) == 0 else torch.split(x, self.sizes, dim=1)
             out = torch.cat((parts[0], self.branch2(parts[1])), dim=1)
         else:
             out = torch.cat((self.branch1(x), self.branch2(x)), dim=1)
-        order = self.order  # TorchScript knows of a local name that it is not None
+        order = self.order  # TorchScript can prove only of a local name that it is not None
         if order is None:
             shuffled: Tensor = channel_shuffle(out, 2)
             return shuffled
@@ -32,7 +32,7 @@ class WideInvertedResidual(InvertedResidual):  # type: ignore[misc]
 
 
 def wide_block(block: nn.Module, where: str) -> Any:
-    """`block` with the class that takes widened channels. Raises ConversionError where it is another block."""
+    """`block` with the class for widened channels. Raises ConversionError for other blocks."""
     if not isinstance(block, WideInvertedResidual):
         if type(block) is not InvertedResidual:
             raise ConversionError(

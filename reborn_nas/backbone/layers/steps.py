@@ -1,9 +1,9 @@
-"""Widening as pure data, which a plan stores as JSON: which channels a wider value has, and which tensors grow.
+"""Widening as data, which a plan stores as JSON: the channels of a wider value, and the tensors that grow.
 
-A doubled activation turns C channels into 2C. What follows may concatenate, flatten or double again, so each
-widened value carries a `ChannelMap`: for every channel that it has now, which channel of the *original* value it comes
-from, and whether it is that very channel or an extra one beside it. Maps are kept as runs, so that one of 100,000
-flattened columns stays two tuples long and travels in JSON.
+A doubled activation turns C channels into 2C. What follows may concatenate, flatten or double again, so each widened
+value has a `ChannelMap`: for each of its channels, the channel of the *original* value from which it comes, and whether
+it is that channel itself or an extra one. Maps are run-length encoded, so that a map of 100,000 flattened columns is
+two tuples, also in JSON.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Run = tuple[int, int, bool]
 class ChannelMap:
     """The channels of a widened value, as runs (start, length, extra) over the original channels.
 
-    Every original channel is in exactly one run that is not extra, so the original value is a selection of
-    the widened one. `doubled` of C channels is ((0, C, False), (0, C, True)).
+    Every original channel is in exactly one run that is not extra, so the original value is a selection of the widened
+    one. `doubled` of C channels is ((0, C, False), (0, C, True)).
 
     Args:
-        size: channels of the original value.
-        runs: in the order of the widened value; adjacent runs that continue each other are one.
+        size: number of channels of the original value.
+        runs: in the order of the widened value; adjacent consecutive runs are merged.
     """
 
     size: int
@@ -35,12 +35,12 @@ class ChannelMap:
 
     @classmethod
     def identity(cls, size: int) -> ChannelMap:
-        """The map of a value that was not widened."""
+        """The map of a value that is not widened."""
         return cls(size, ((0, size, False),))
 
     @classmethod
     def of(cls, size: int, runs: Iterable[Sequence[int | bool]]) -> ChannelMap:
-        """The map with adjacent runs joined, so that equal maps compare equal."""
+        """A map with adjacent runs merged, so that equal maps compare equal."""
         joined: list[Run] = []
         for start, length, extra in runs:
             if joined and joined[-1][2] == bool(extra) and joined[-1][0] + joined[-1][1] == start:
@@ -51,11 +51,11 @@ class ChannelMap:
 
     @cached_property
     def width(self) -> int:
-        """Channels of the widened value."""
+        """The number of channels of the widened value."""
         return sum(length for _, length, _ in self.runs)
 
     def doubled(self) -> ChannelMap:
-        """The map behind an activation that gives cat([a(x), b(x)]): all channels once more, as extra ones."""
+        """The map after an activation with the result cat([a(x), b(x)]): all channels again, as extra ones."""
         return ChannelMap.of(
             self.size, [*self.runs, *((start, length, True) for start, length, _ in self.runs)]
         )
@@ -70,7 +70,7 @@ class ChannelMap:
         return ChannelMap.of(outer * self.size * inner, runs)
 
     def part(self, start: int, size: int) -> ChannelMap:
-        """The map of the channels that come from `size` original ones from `start` on, in their order here."""
+        """The map of the channels that come from `size` original ones from `start` on, in the order of this map."""
         runs: list[Run] = []
         for first, length, extra in self.runs:
             low, high = max(first, start), min(first + length, start + size)
@@ -93,11 +93,11 @@ class ChannelMap:
         return [(start + i, extra) for start, length, extra in self.runs for i in range(length)]
 
     def sources(self) -> list[int]:
-        """The original channel that each channel of the widened value comes from."""
+        """The original channel of each channel of the widened value."""
         return [start + i for start, length, _ in self.runs for i in range(length)]
 
     def kept(self) -> list[int]:
-        """The place of each original channel in the widened value."""
+        """The index of each original channel in the widened value."""
         places = [0] * self.size
         for place, (channel, extra) in enumerate(self.entries()):
             if not extra:
@@ -105,10 +105,10 @@ class ChannelMap:
         return places
 
     def grouped(self, groups: int) -> list[list[int]]:
-        """For each of `groups` equal groups of original channels, the places of its channels in the widened value.
+        """For each of `groups` equal groups of original channels, the indices of its channels in the widened value.
 
-        All are equally long, as a grouped convolution wants them: a group with fewer channels than another reads
-        its first one again.
+        All lists are equally long, as a grouped convolution requires: a group with fewer channels than another repeats
+        its first one.
         """
         per_group = self.size // groups
         if all(run[:2] == (0, self.size) for run in self.runs):
@@ -132,20 +132,20 @@ class ChannelMap:
 
 
 Growth = Literal["columns", "copies", "fresh", ""]
-"""How the tensors of a step grow: by free weights that read the extra channels; by what each extra channel's original
-has; by the neutral start of a norm; or not at all."""
+"""How the tensors of a step grow: by free weights for the extra channels; by copies of the values for their original
+channels; by the neutral initialisation of a norm; or not at all."""
 
 
 @dataclass(frozen=True)
 class Action:
-    """The effect of a widening step, by its name in a plan.
+    """The effect of a widening step.
 
     Args:
         grows: how its tensors grow.
-        widths: attributes of the module that hold the width which changes.
+        widths: attributes of the module that hold the changed width.
         reads: whether weights read the extra channels.
-        uses: what must not serve elsewhere in another way: the step's tensors, or the operation of the layer.
-        excludes: an action that the module cannot take as well.
+        uses: what must not be used differently elsewhere: the step's tensors, or the operation of the layer.
+        excludes: an action that cannot be combined with it on one module.
     """
 
     grows: Growth = ""
@@ -162,26 +162,26 @@ ACTIONS: dict[str, Action] = {
     "copy": Action("copies", ("num_parameters",)),
     "depthwise": Action("copies", ("in_channels", "out_channels", "groups")),
 }
-"""Name → action: those of any layer, and those that the layers of the registry add (`registry.register`)."""
+"""Name → action: general ones, and those that registered layers add (`registry.register`)."""
 
 
 @dataclass(frozen=True)
 class WidenStep:
-    """One module, or one parameter of it, that gets wider.
+    """A module, or one parameter of it, that is widened.
 
     Args:
         action: a name of `ACTIONS`.
-            `consume`: a convolution or linear layer reads more input channels, its new weights are free.
-            `repeat`: a layer that makes a factor (a gate) gives each channel's output to the extra channels too.
-            `norm`: a per-channel norm gets fresh parameters and statistics for the extra channels.
+            `consume`: a convolution or linear layer reads more input channels with free weights.
+            `repeat`: a layer that computes a factor (a gate) repeats each channel's output for the extra channels.
+            `norm`: a per-channel norm gets new parameters and statistics for the extra channels.
             `copy`: a per-channel parameter (layer scale, PReLU's slope) is copied to the extra channels.
-            `depthwise`: a depthwise convolution on the way to a factor gets copies of its filters.
-            Each layer of the registry describes its own.
+            `depthwise`: a depthwise convolution in the computation of a factor gets copies of its filters.
+            Further actions are described by the layers of the registry.
         module: path of the module that holds the tensors.
         tensors: their names in the module.
         dim: the dimension of the tensors that grows.
         groups: groups of the convolution.
-        channels: the map of the value that meets the module.
+        channels: the channel map of the module's input.
     """
 
     action: str
@@ -227,12 +227,12 @@ class WidenStep:
 
 @dataclass(frozen=True)
 class Widening:
-    """All that has to change, besides the activations themselves, for some sites to double their channels.
+    """All changes, apart from the activations themselves, for some sites to double their channels.
 
     Args:
-        steps: at most one for each tensor and dimension.
-        channels: site name → channels that reach that site's activation, where they are more than it had. An
-            activation built for such a site must have that many.
+        steps: at most one step per tensor and dimension.
+        channels: site name → number of channels at that site's activation, for sites that get more than they had; a new
+            activation at such a site must have that many.
     """
 
     steps: tuple[WidenStep, ...]
@@ -252,7 +252,7 @@ class Widening:
             if isinstance(error, ConversionError):
                 raise
             raise ConversionError(
-                f"a plan's widening is damaged ({type(error).__name__}: {error}); make the plan anew"
+                f"a plan's widening is damaged ({type(error).__name__}: {error}); make a new plan"
             ) from error
 
 
@@ -261,8 +261,8 @@ class Refusal:
     """The reason why a doubled value cannot be carried to widened consumers.
 
     Args:
-        reason: what blocks, in words, with the operation and the module.
-        operation: the operation's name.
+        reason: text that names the operation and the module.
+        operation: name of the operation.
         module: path of the module that runs it.
     """
 

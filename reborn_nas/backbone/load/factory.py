@@ -1,10 +1,10 @@
 """A user's own network: `path/to/file.py:factory` or `package.module:factory`.
 
-Its modules are imported under names of their own, which its content decides: `reborn_nas_file_<digest>` for the file,
-`reborn_nas_file_<digest>.layers` for what it imports of its folder or package. So two files of one name never clash,
-nor do two exports that carry different `layers.py`, and a changed file is another module. A finder on `sys.meta_path`
-imports them again by these names, in this process and in those it starts (the table of paths travels in an
-environment variable), so that such a network can be pickled.
+Its modules are imported under private names, which depend on their content: `reborn_nas_file_<digest>` for the file,
+`reborn_nas_file_<digest>.layers` for what it imports of its folder or package. Two files of the same name thus never
+clash, nor do two exports with different `layers.py`, and a changed file is a different module. A finder on
+`sys.meta_path` imports them again by these names, in this process and in those it starts (an environment variable
+holds the table of paths), so that such a network can be pickled.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def load_factory(source: str, *, digest: str | None = None) -> Callable[..., Any
     Args:
         source: a Python file or the dotted name of a module, a colon, and the name of a callable in it that returns a
             network.
-        digest: SHA-256 that the source must have, or None.
+        digest: expected SHA-256 of the source, or None.
 
     Raises:
-        ConfigError: the file is absent, changed, broken, or its attribute is not callable.
+        ConfigError: the file is missing, changed or broken, or its attribute is not callable.
         UnknownNameError: the file has no such name.
     """
     file, name = split_source(source)
@@ -58,7 +58,7 @@ def load_factory(source: str, *, digest: str | None = None) -> Callable[..., Any
 
 
 def load_file(file: str | Path, *, digest: str | None = None) -> ModuleType:
-    """The module of a Python file or of a dotted name, imported once per content."""
+    """Import the module of a Python file or of a dotted name, once per content."""
     own = files_of(file)
     found = own.digest
     if digest is not None and digest not in (
@@ -66,8 +66,8 @@ def load_file(file: str | Path, *, digest: str | None = None) -> ModuleType:
         sha256_of(own.main),
     ):  # earlier versions recorded that of the file only
         raise ConfigError(
-            f"backbone file {str(file)!r} has changed: its SHA-256 is {found[:12]}…, recorded was {digest[:12]}…; "
-            f"restore {_all_of(own)}, or start anew with the changed one"
+            f"backbone file {str(file)!r} has changed: its SHA-256 is {found[:12]}…, not {digest[:12]}…; "
+            f"restore {_all_of(own)}, or start a new run with the changed one"
         )
     root = PREFIX + (digest or found)[:16]
     table, entry = _table(), [str(own.main), str(Path.cwd())]
@@ -79,7 +79,7 @@ def load_file(file: str | Path, *, digest: str | None = None) -> ModuleType:
     if name not in sys.modules:
         _gathered.cache_clear()
     try:
-        with kept_generators():  # many files seed the generators
+        with kept_generators():  # many files set seeds
             return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         _forget(root)
@@ -88,7 +88,7 @@ def load_file(file: str | Path, *, digest: str | None = None) -> ModuleType:
 
 
 def _is_homeless(root: str) -> bool:
-    """Whether a file is gone that a module under this name was imported from, so that its source cannot be read."""
+    """Whether a file from which a module of this name was imported has been deleted."""
     places = [getattr(sys.modules[key], "__file__", None) for key in sys.modules if _is_of(key, root)]
     return any(place is not None and not Path(place).is_file() for place in places)
 
@@ -104,7 +104,7 @@ def _forget(root: str) -> None:
 
 
 def files_of(file: str | Path) -> OwnFiles:
-    """The files behind a path or a dotted name. Raises ConfigError where there are none."""
+    """The files behind a path or a dotted name. Raises ConfigError if there are none."""
     text = str(file)
     if _is_path(text):
         path = Path(file).expanduser()
@@ -127,7 +127,7 @@ def files_of(file: str | Path) -> OwnFiles:
 
 
 def split_source(source: str) -> tuple[str, str]:
-    """`path/to/file.py:factory` → (path, factory). Raises ConfigError where it is of neither form."""
+    """`path/to/file.py:factory` → (path, factory). Raises ConfigError if it is of neither form."""
     file, _, name = source.rpartition(":")
     dotted = all(part.isidentifier() for part in file.split("."))
     if not file or not name.isidentifier() or not (_is_path(file) or dotted):
@@ -145,7 +145,7 @@ def source_beside(folder: Path, source: str) -> str:
 
 
 def files_in_use(file: str | Path) -> dict[str, Path]:
-    """The files that a source needs, place → file: those that its import statements name, and those imported since."""
+    """The files that a source needs, place → file: those of its import statements, and those imported at run time."""
     own = files_of(file)
     files = dict(own.files)
     roots = {PREFIX + digest[:16] for digest in (own.digest, sha256_of(own.main))}
@@ -195,14 +195,14 @@ class _Finder:
 
 
 class _Loader(SourceFileLoader):
-    """Runs a file of a network: its absolute imports look among the network's own files first."""
+    """Runs a file of a network, whose absolute imports search the network's own files first."""
 
     def exec_module(self, module: ModuleType) -> None:
         module.__dict__["__builtins__"] = _builtins(module.__name__.partition(".")[0])
         super().exec_module(module)
 
     def set_data(self, *args: Any, **kwargs: Any) -> None:
-        """Leave no byte code beside a user's file."""
+        """Write no byte code next to a user's file."""
 
 
 @lru_cache(maxsize=256)
@@ -254,4 +254,4 @@ def _table() -> dict[str, Any]:
 if not any(getattr(finder, "__name__", "") == "_Finder" for finder in sys.meta_path):
     sys.meta_path.insert(
         0, _Finder
-    )  # before Python's own, which would find what lies in a found package's folder
+    )  # before Python's finders, which would find the files in a package's folder

@@ -1,6 +1,6 @@
-"""The Python files that a user's own network needs: its file, and those of its folder or package that it imports.
+"""The Python files of a user's own network: its file, and those of its folder or package that it imports.
 
-Read off the import statements, without running anything. What is installed (torch, timm, …) is not among them.
+Found from the import statements, without running anything. Installed packages (torch, timm, …) are not included.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class OwnFiles:
     """A network's source.
 
     Args:
-        main: the file that holds the factory.
-        base: the folder from which the names of its modules start.
-        files: all that is needed, `main` included: path relative to `base` → path.
-        folders: where its absolute imports are looked for, in this order.
+        main: the file with the factory.
+        base: the folder to which the names of its modules are relative.
+        files: path relative to `base` → path, for all needed files including `main`.
+        folders: the folders in which absolute imports are searched, in this order.
     """
 
     main: Path
@@ -44,7 +44,7 @@ class OwnFiles:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the file, or of all files with their places where there are several. Empty files do not count."""
+        """SHA-256 of the file, or of all files and their places if there are several; empty files do not count."""
         digests = {place: sha256_of(path) for place, path in self.files.items() if path.stat().st_size}
         if self.flat and set(digests) <= {self.main.name}:
             return sha256_of(self.main)
@@ -52,34 +52,34 @@ class OwnFiles:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def dotted(self, path: Path) -> str:
-        """The name of a file's module below `base`."""
+        """The module name of a file, relative to `base`."""
         parts = path.relative_to(self.base).with_suffix("").parts
         return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
     def local(self, top: str) -> Path | None:
-        """The file or folder that `import top` means, where it is one of the user's own."""
+        """The file or folder that `import top` means, if it is one of the user's."""
         return next(iter(_found(top, self.folders)), None)
 
 
 def own_files(main: Path, here: Path) -> OwnFiles:
-    """Gather what the file `main` needs; `here` is the working directory."""
+    """Collect the files that `main` needs; `here` is the working directory."""
     main = main.resolve()
     folders = tuple(_folders(main, here.resolve()))
     anchors, needed = {_anchor_of(main)}, {main}
     while True:
-        reached, anchored = _closure(needed, folders)
+        found, anchored = _closure(needed, folders)
         anchors |= anchored
         base = Path(os.path.commonpath([str(anchor) for anchor in anchors]))
-        inits = {init for path in reached for init in _inits(path, base)}
-        if reached | inits == needed:
+        inits = {init for path in found for init in _inits(path, base)}
+        if found | inits == needed:
             break
-        needed = reached | inits
+        needed = found | inits
     files = {path.relative_to(base).as_posix(): path for path in sorted(needed)}
     return OwnFiles(main, base, files, folders)
 
 
 def module_file(dotted: str) -> Path | None:
-    """The file of the module `dotted`, in the working directory or on Python's path; None where there is none.
+    """The file of the module `dotted`, in the working directory or on Python's path; None if it does not exist.
 
     Nothing is imported.
     """
@@ -104,7 +104,7 @@ def compiled_beside(dotted: str) -> Path | None:
 
 
 def _folders(main: Path, here: Path) -> Iterator[Path]:
-    """The file's folder, those above it up to its package's, and up to the working directory where it is below that."""
+    """The folders of the file, up to that of its package and, if it contains the file, to the working directory."""
     top = _package_root(main.parent)
     if here in main.parents and here in top.parents:
         top = here
@@ -127,7 +127,7 @@ def _anchor_of(main: Path) -> Path:
 
 
 def _closure(start: Iterable[Path], folders: Sequence[Path]) -> tuple[set[Path], set[Path]]:
-    """All files that the given ones import, themselves included, and the folders from which they are named."""
+    """All files that the given ones import, including these, and the folders to which their names are relative."""
     todo, found, anchors = list(start), set(start), set[Path]()
     while todo:
         file = todo.pop()
@@ -146,7 +146,7 @@ def _imports(file: Path) -> Iterator[tuple[int, tuple[str, ...], tuple[str, ...]
         with tokenize.open(file) as stream:
             tree = ast.parse(stream.read())
     except (SyntaxError, ValueError, OSError):
-        return  # the import will report the fault
+        return  # the import will report the error
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -159,7 +159,7 @@ def _imports(file: Path) -> Iterator[tuple[int, tuple[str, ...], tuple[str, ...]
 def _targets(
     file: Path, level: int, module: tuple[str, ...], names: tuple[str, ...], folders: Sequence[Path]
 ) -> Iterator[tuple[Path, Path]]:
-    """The user's files that one import runs, each with the folder from which its name starts."""
+    """The user's files that an import runs, each with the folder to which its name is relative."""
     if level:
         start = file.parent
         for _ in range(level - 1):
@@ -192,7 +192,7 @@ def _module(folder: Path, name: str) -> Path | None:
 
 
 def _found(top: str, folders: Sequence[Path]) -> Iterator[Path]:
-    """The files that a name refers to: files and packages first, plain folders where nothing else has the name."""
+    """The files that a name refers to: files and packages first, plain folders if nothing else has the name."""
     if top in sys.stdlib_module_names or top == __name__.partition(".")[0]:
         return
     for folder in folders:
@@ -209,7 +209,7 @@ def _is_installed(top: str) -> bool:
 
 
 def _inits(path: Path, base: Path) -> Iterator[Path]:
-    """The packages that are run before a file of theirs."""
+    """The `__init__` files that Python runs before a file of their packages."""
     for folder in path.parents:
         if folder == base:
             return

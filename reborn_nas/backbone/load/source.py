@@ -1,8 +1,8 @@
 """Backbone specs: from a name to a complete spec, from a spec to a network.
 
 A source is `timm:NAME` (a bare name means timm), `torchvision:NAME`, `path/to/file.py:factory` or
-`package.module:factory`. `resolve` fills in
-what the spec leaves open and proves on the meta device that the network runs at its input size; `build` makes it.
+`package.module:factory`. `resolve` completes a spec and proves on the meta device that the network runs at its input
+size; `build` builds it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from reborn_nas.seeds import kept_generators
 _IMAGENET = (3, 224, 224)
 _CHANNELS = {"file": ", or give its factory an argument in_chans, which gets the number of channels"}
 _TRANSFORMING = ("torchvision:googlenet", "torchvision:inception_v3")
-"""With their published weights torchvision builds these two with other arguments: they map their input first."""
+"""With published weights, torchvision builds these with other arguments: they transform their input first."""
 
 
 def resolve(
@@ -42,20 +42,20 @@ def resolve(
     arguments: Mapping[str, Any] | None = None,
     pretrained: bool = False,
 ) -> BackboneSpec:
-    """The complete spec of a backbone: nothing open, checked to run on the meta device.
+    """Complete the spec of a backbone, and check on the meta device that it runs.
 
     Args:
-        source: a name, or a spec; the keywords replace those of the spec.
-        input_size: (C, H, W); the model's own (ImageNet's 224×224) where open.
-        num_classes: outputs; the model's own where open.
-        stem: "small" or "original"; where open, "small" for images up to 64×64 if the stem is a strided one.
-        arguments: more keyword arguments of the constructor.
-        pretrained: for the library's published weights: what they bring with them becomes an argument, so that the
-            spec alone determines what is computed, even where it is built again without them.
+        source: a name, or a spec; keywords override the spec's fields.
+        input_size: (C, H, W); the model's own (ImageNet's 224×224) by default.
+        num_classes: number of outputs; the model's own by default.
+        stem: "small" or "original"; by default "small" for images up to 64×64 if the stem is strided.
+        arguments: further keyword arguments of the constructor.
+        pretrained: the library's published weights will be loaded: the settings that they imply become arguments, so
+            that the spec alone determines what is computed, even if it is built again without them.
 
     Raises:
         UnknownNameError: no library has the name.
-        ConfigError: the network cannot be built so, or does not run at the input size.
+        ConfigError: the network cannot be built or does not run at the input size.
     """
     given = BackboneSpec(source) if isinstance(source, str) else source
     if given.source.startswith("timm:") and (".py" in given.source or "/" in given.source):
@@ -102,9 +102,9 @@ def build(
     """The network of `spec`, in train mode.
 
     Args:
-        device: where it ends up; "meta" builds without data, in milliseconds.
-        pretrained: load the library's weights; they need a network or a filled cache.
-        seed: initialise from this seed without touching the global generator; without it, the global one is used.
+        device: device of the network; "meta" builds without data, in milliseconds.
+        pretrained: load the library's weights; this needs network access or a filled cache.
+        seed: initialise from this seed, without touching the global generator; None uses the global generator.
     """
     complete = spec if isinstance(spec, BackboneSpec) and _is_complete(spec) else resolve(spec)
     on_meta = torch.device(device).type == "meta"
@@ -124,7 +124,7 @@ def build(
 
 @dataclass(frozen=True)
 class _Probe:
-    """The result of a trial run on the meta device: stem edit, number of outputs, and the failure if there was one."""
+    """The result of a trial run on the meta device: stem edit, number of outputs, and the failure, if any."""
 
     edit: StemEdit | None
     classes: int | None
@@ -160,13 +160,13 @@ def _own_size(spec: BackboneSpec) -> tuple[int, int, int]:
 
 
 def _first_that_runs(spec: BackboneSpec) -> tuple[BackboneSpec, _Probe]:
-    """The spec with its stem decided, and with more arguments where the network needs them to run at this size."""
+    """The spec with a stem, and with further arguments if the network needs them to run at this size."""
     assert spec.input_size is not None
     more: list[dict[str, Any]] = [{}]
     if spec.library == "timm":
-        more.append({"img_size": list(spec.input_size[1:])})  # networks whose tables depend on the size
+        more.append({"img_size": list(spec.input_size[1:])})  # for networks whose tables depend on the size
     elif spec.source in _TRANSFORMING:
-        more.append({"aux_logits": False})  # the auxiliary heads want large maps
+        more.append({"aux_logits": False})  # auxiliary heads need large maps
     small = max(spec.input_size[1:]) <= SMALL
     first: str | None = None
     for extra in more:
@@ -186,7 +186,7 @@ def _first_that_runs(spec: BackboneSpec) -> tuple[BackboneSpec, _Probe]:
         if wanted and probe.edit is not None:
             small_trial = replace(trial, stem="small")
             finer = _probe(small_trial)
-            if finer.failure is None or spec.stem == "small":  # else its maps no longer meet: the stem stays
+            if finer.failure is None or spec.stem == "small":  # else its maps do not fit: keep the stem
                 trial, probe = small_trial, finer
         if probe.failure is None:
             return trial, probe
@@ -210,7 +210,7 @@ def _probe(spec: BackboneSpec) -> _Probe:
         found = _run_once(model, spec)
         if (
             found.failure is not None and spec.library == "file"
-        ):  # a forward that reads numbers, which meta has not
+        ):  # a forward that reads values, which meta tensors lack
             on_cpu = _run_once(_construct(spec, pretrained=False), spec)
             found = on_cpu if on_cpu.failure is None else replace(found, failure=on_cpu.failure)
     return found
@@ -243,7 +243,7 @@ def _run_once(model: nn.Module, spec: BackboneSpec) -> _Probe:
 
 
 def _outputs(result: Any) -> int | None:
-    """The width of the (first) output, where that is one row an image."""
+    """The width of the (first) output, if that is one row per image."""
     while isinstance(result, tuple | list | Mapping) and len(result):
         result = next(iter(result.values())) if isinstance(result, Mapping) else result[0]
     return result.shape[1] if isinstance(result, Tensor) and result.ndim == 2 else None
@@ -253,7 +253,7 @@ def _construct_meta(spec: BackboneSpec) -> nn.Module:
     try:
         with torch.device("meta"):
             return _construct(spec, pretrained=False)
-    except (RuntimeError, NotImplementedError):  # a constructor that reads its own numbers
+    except (RuntimeError, NotImplementedError):  # a constructor that reads its own weights
         return _construct(spec, pretrained=False).to("meta")
     except ConfigError as error:
         if not isinstance(error.__cause__, RuntimeError | NotImplementedError):
@@ -338,7 +338,7 @@ def _torchvision(spec: BackboneSpec, pretrained: bool) -> Any:
         arguments.setdefault("init_weights", not pretrained)
         arguments["aux_logits"] = (
             arguments.get("aux_logits", True) or pretrained
-        )  # torchvision loads its weights into no other form
+        )  # torchvision loads its weights into this form only
         if spec.input_size is not None and spec.input_size[0] != 3:
             arguments["transform_input"] = False
         arguments.setdefault("transform_input", False)
@@ -356,7 +356,7 @@ def _torchvision(spec: BackboneSpec, pretrained: bool) -> Any:
 
 
 def _drop_auxiliary(model: nn.Module) -> None:
-    """Take the auxiliary heads out, as torchvision does."""
+    """Remove the auxiliary heads, as torchvision does."""
     model.aux_logits = False  # type: ignore[assignment]
     for name in ("aux1", "aux2", "AuxLogits"):
         if name in model._modules:
@@ -367,7 +367,7 @@ _IMAGENET_CLASSES = 1000
 
 
 def _replace_head(model: nn.Module, old: int, new: int) -> None:
-    """A fresh last layer (and those of auxiliary heads) with `new` outputs instead of `old`."""
+    """Replace the last layer (also of auxiliary heads) by one with `new` outputs instead of `old`."""
     if old == new:
         return
     for path, module in list(model.named_modules()):
@@ -382,7 +382,7 @@ def _replace_head(model: nn.Module, old: int, new: int) -> None:
 
 
 def _replace_first_conv(model: nn.Module, channels: int, pretrained: bool) -> None:
-    """A first convolution that takes `channels`: pretrained weights are adapted as timm does, others drawn again."""
+    """Replace the first convolution by one for `channels`: pretrained weights are adapted as in timm, others drawn."""
     conv = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     if conv is None or conv.groups != 1:
         raise ConfigError(

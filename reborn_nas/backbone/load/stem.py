@@ -1,16 +1,16 @@
-"""The small-image stem: ImageNet stems throw away three quarters of a small picture before the first block.
+"""The small-image stem: ImageNet stems discard three quarters of a small image's pixels before the first block.
 
 The rule needs no data flow, only the order in which the leaf modules run:
 
 - The first convolution is *strided* when its stride is 2 or more. A first convolution of stride 1 (VGG) and
-  a 3×3 one without a max-pool behind it (MobileNet, EfficientNet, RegNet) stay as they are.
+  a 3×3 one that no max-pool follows (MobileNet, EfficientNet, RegNet) are unchanged.
 - kernel ≥ 5 and smaller stride: it becomes 3×3, stride 1, padding 1.
 - kernel = stride ≥ 4 (patchify: ConvNeXt, ConvMixer): it becomes a 2×2 patch, stride 2, so that 32×32 ends at 2×2.
 - A max-pool within the first three convolutions, each of stride 1 but the first, becomes an identity; the
   strided 3×3 convolution of such a stem (deep ResNet stems, Inception, SqueezeNet) gets stride 1.
 
-The weights are the centre of the old kernel times old/new width, which keeps the variance of the outputs under every
-usual initialisation (fan-in, fan-out, Xavier) and draws no random number.
+The new weights are the centre of the old kernel, multiplied by old/new width: this preserves the variance of the
+outputs under every usual initialisation (fan-in, fan-out, Xavier) and draws no random numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import nn
 
-SMALL = 64  # pixels; up to this height and width the stem of ImageNet is too coarse
+SMALL = 64  # pixels; up to this height and width an ImageNet stem is too coarse
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class StemEdit:
 
     Args:
         conv: module path of the first convolution.
-        kernel, stride: what it gets.
-        was_kernel, was_stride: what it has.
+        kernel, stride: new values.
+        was_kernel, was_stride: old values.
         pool: module path of the max-pool that becomes an identity, or None.
-        reduction: how many times finer all maps behind the stem become.
+        reduction: factor by which the maps after the stem become finer.
     """
 
     conv: str
@@ -46,7 +46,7 @@ class StemEdit:
 
     @property
     def sentence(self) -> str:
-        """The change in words, for the user."""
+        """The change as text for the user."""
         text = (
             f"the stem's {self.was_kernel}×{self.was_kernel} convolution of stride {self.was_stride} becomes "
             f"{self.kernel}×{self.kernel} of stride {self.stride}"
@@ -55,7 +55,7 @@ class StemEdit:
 
 
 def small_stem(order: Sequence[tuple[str, nn.Module]]) -> StemEdit | None:
-    """The edit for a network whose leaf modules run in `order` (path, module), or None where the rule finds nothing."""
+    """The edit for a network whose leaf modules run in `order` (path, module), or None if the rule does not apply."""
     convs = [(i, path, m) for i, (path, m) in enumerate(order) if isinstance(m, nn.Conv2d)]
     if not convs:
         return None
@@ -75,7 +75,7 @@ def small_stem(order: Sequence[tuple[str, nn.Module]]) -> StemEdit | None:
 
 
 def apply_stem(model: nn.Module, edit: StemEdit) -> None:
-    """Change the stem of `model` in place; timm's table of feature maps follows."""
+    """Change the stem of `model` in place, and timm's table of feature maps accordingly."""
     conv = model.get_submodule(edit.conv)
     if not isinstance(conv, nn.Conv2d):
         raise TypeError(f"{edit.conv!r} is {type(conv).__name__}, not a convolution")

@@ -1,4 +1,4 @@
-"""Run third-party code: from a fixed seed, leaving the process as it was, and with advice where it fails."""
+"""Runs third-party code from a fixed seed, restores the process state, and gives advice on failures."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ SEED = 20_011
 
 @contextmanager
 def quiet(device: str, seed: int = 0) -> Iterator[None]:
-    """Run on a device from one seed, and leave the generators of random numbers as they were."""
+    """Run on a device from one seed, and restore the random generators."""
     with _seeded(SEED + seed), torch.device("meta") if device == "meta" else nullcontext(), restored():
         yield
 
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Put back what code may change of the process: the working directory, and torch's defaults.
+    """Restore the process state that code may change: the working directory and torch's defaults.
 
-    Within a context of `torch.device`, not around one: torch restores its default device in that order only.
+    Use inside a `torch.device` context, not around one: torch restores its default device in that order only.
     """
     folder, threads = os.getcwd(), torch.get_num_threads()
     dtype, device, grad = torch.get_default_dtype(), _default_device(), torch.is_grad_enabled()
@@ -47,13 +47,13 @@ def restored() -> Iterator[None]:
 
 
 def _default_device() -> torch.device | None:
-    """The device set by `torch.set_default_device`; contexts around the caller do not count."""
+    """The device set by `torch.set_default_device`; contexts around the caller are ignored."""
     context = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
     return None if context is None else context.device
 
 
-def numbers_to_come() -> tuple[object, ...]:
-    """The state of the random generators of torch, Python and numpy: equal as long as nothing is drawn."""
+def random_states() -> tuple[object, ...]:
+    """The state of the random generators of torch, Python and numpy: unchanged as long as nothing is drawn."""
     numpy = sys.modules.get("numpy")
     drawn = () if numpy is None else numpy.random.get_state(legacy=True)
     torchs = torch.get_rng_state().numpy().tobytes()
@@ -84,14 +84,14 @@ _FITTING = re.compile(
 
 
 def place_of(error: BaseException) -> str:
-    """File and line of the last call outside of torch that an error went through; "" where there is none."""
+    """File and line of the last call outside of torch that an error went through; "" if there is none."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
     return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of an error's message, with its class where the line is not clear without it."""
+    """The first line of an error's message, with its class if the line is unclear without it."""
     if isinstance(error, SystemExit):
         return f"it ends the program (exit code {error.code})"
     first = (str(error).strip().splitlines() or [""])[0]
@@ -104,12 +104,12 @@ def way_out(reason: str, inputs: str) -> str:
 
     Args:
         reason: the message of the failing forward.
-        inputs: the advice where the inputs do not fit.
+        inputs: the advice for inputs that do not fit.
     """
     if _GPU.search(reason):
-        return "it asks for a GPU by itself: make tensors on the device of its input (x.device) instead"
+        return "it requires a GPU: create tensors on the device of its input (x.device) instead"
     if "higher order operator" in reason:
         return "write a plain if or loop: torch.cond, while_loop and scan are not followed"
     if _FITTING.search(reason):
         return inputs
-    return "it must run by itself first: try model(example) in eval and in train mode"
+    return "the network must run first: try model(example) in eval and in train mode"

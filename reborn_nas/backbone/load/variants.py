@@ -1,4 +1,4 @@
-"""One backbone with other arguments of its constructor, such as the width: choices beside those of the sites."""
+"""One backbone with different constructor arguments, such as the width, as further choices of a search."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PREFIX = "backbone."
 class Variants:
     """Arguments of a backbone's constructor, each with the values that a search may give it.
 
-    A parameter of the search is `backbone.` and the argument; its labels are the values as texts. The parent has the
+    A parameter of the search is named `backbone.ARGUMENT`; its labels are the values as strings. The parent has the
     first value of each argument that is not set.
 
     Args:
@@ -33,7 +33,7 @@ class Variants:
 
     @property
     def parameters(self) -> dict[str, tuple[str, ...]]:
-        """Parameter → its labels, where there is more than one."""
+        """Parameter → its labels, if there is more than one."""
         return {
             PREFIX + name: tuple(scalar_text(value) for value in values)
             for name, values in self.arguments.items()
@@ -44,7 +44,7 @@ class Variants:
         """`given` arguments of the parent, with the first value of each that is not among them.
 
         Raises:
-            ConfigError: the parent has another value than the search may give.
+            ConfigError: the parent has a value that the search does not include.
         """
         settled = {name: given.get(name, values[0]) for name, values in self.arguments.items()}
         faults = [
@@ -58,7 +58,7 @@ class Variants:
         return {**given, **settled}
 
     def labels_of(self, spec: BackboneSpec) -> dict[str, str]:
-        """Parameter → the label of what `spec` has."""
+        """Parameter → the label of its value in `spec`."""
         return {name: scalar_text(spec.arguments[name.removeprefix(PREFIX)]) for name in self.parameters}
 
     def specs(self, parent: BackboneSpec) -> Iterator[BackboneSpec]:
@@ -70,12 +70,12 @@ class Variants:
 
 
 def is_argument(parameter: str) -> bool:
-    """Whether a parameter of a search is an argument of the backbone."""
+    """Whether a parameter of a search is a backbone argument."""
     return parameter.startswith(PREFIX)
 
 
 def with_arguments(spec: BackboneSpec, chosen: Mapping[str, str]) -> BackboneSpec:
-    """`spec` with the arguments that the parameters among `chosen` (parameter → label) stand for."""
+    """`spec` with the backbone arguments in `chosen` (parameter → label)."""
     arguments = {
         name.removeprefix(PREFIX): read_scalar(label) for name, label in chosen.items() if is_argument(name)
     }

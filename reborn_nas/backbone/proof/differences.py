@@ -1,4 +1,4 @@
-"""Differences between two programs or their numbers, the sites to blame, and the messages about them."""
+"""Differences between two programs or their values, the sites that cause them, and messages about them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from reborn_nas.backbone.proof.program import Event, Program
 from reborn_nas.backbone.sites.site import Site
 from reborn_nas.backbone.trace.replica import tensors_in
 
-_APART = "give each of its uses an activation module of its own (self.acts[i])"
+_APART = "give each use its own activation module (self.acts[i])"
 
 
 _OUT_OF_PLACE = "write x = activation(x), with an activation that does not work in place"
 
 
-_BY_NAME = "call the modules and read the parameters that are needed by their names, without asking for their classes"
+_BY_NAME = "access the needed modules and parameters by name, without testing for their classes"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The first event in which the converted network's program differs from the untouched one's.
+    """The first event at which the programs of the original and of the converted network differ.
 
     Args:
-        before: the untouched network's program.
-        after: the converted network's.
-        index: of the event.
+        before: program of the original network.
+        after: program of the converted network.
+        index: index of the event.
     """
 
     before: Program
@@ -38,7 +38,7 @@ class Difference:
 
     @property
     def lost(self) -> set[str]:
-        """Sites whose results the untouched network reads there and the converted one does not."""
+        """Sites whose results only the original network reads there."""
         old, new = _event(self.before, self.index), _event(self.after, self.index)
         if old is None or new is None or old[:2] != new[:2]:
             return set()
@@ -49,17 +49,17 @@ class Difference:
         by_name = {site.name: site for site in sites}
         names, what, way_out = self._suspects()
         blamed = [by_name[name] for name in names if name in by_name]
-        # a module in place of another is what it was; an edited call may be something else
+        # a replaced module has the same role; an edited call may have another
         blamed = [site for site in blamed if site.kind != "module"] or blamed or self._nearby(sites)
         widened = [
             site for site in sites if any(site is other or _same_loop(site, other) for other in blamed)
         ]
         if all(site.kind == "module" for site in blamed) and way_out == _APART:
-            way_out = _BY_NAME  # a module's own call is not edited: the code around it looks at modules
+            way_out = _BY_NAME  # the call of a module is not edited: the code around it inspects modules
         return {site.name: f"{place_of(site, modules)}: {what}; {way_out}" for site in widened}
 
     def _suspects(self) -> tuple[list[str], str, str]:
-        """Sites that the events themselves name, what differs, and the way out."""
+        """Sites named by the events, what differs, and how to fix it."""
         old, new = _event(self.before, self.index), _event(self.after, self.index)
         if new is None and self.after.error is not None:
             return [], f"the converted network fails: {first_line(self.after.error)}", _APART
@@ -67,13 +67,13 @@ class Difference:
             what = f"after conversion {self._described(new)} would also read {joined}, which the activation brings"
             return [], what, _BY_NAME
         if old is not None and new is not None and old[:2] == new[:2] and old[0] in ("op", "site", "return"):
-            return self._otherwise_read(old, new)
+            return self._other_operands(old, new)
         names = [event[1] for event in (old, new) if event is not None and event[0] == "site"]
         then = "nothing" if new is None else self._described(new)
         now = "nothing" if old is None else self._described(old)
         return names, f"after conversion {then} would run where the network runs {now}", _APART
 
-    def _otherwise_read(self, old: Event, new: Event) -> tuple[list[str], str, str]:
+    def _other_operands(self, old: Event, new: Event) -> tuple[list[str], str, str]:
         """`_suspects` for one operation with other operands."""
         mine, theirs = _labels(old), _labels(new)
         names = sorted(
@@ -93,13 +93,13 @@ class Difference:
         return names, f"after conversion {reader} would read {given}", _APART
 
     def _joined(self, new: Event) -> str:
-        """Parameters of new activations that an operation outside of them reads."""
+        """Text on parameters of new activations that other operations read."""
         names = {label for label in _labels(new) if isinstance(label, str)} if new[0] == "op" else set()
         joined = (names & self.after.known) - self.before.known
         return ", ".join(repr(name) for name in sorted(joined)[:3])
 
     def _nearby(self, sites: Sequence[Site]) -> list[Site]:
-        """Sites of the modules that run there: those of loops first, then those with an edited call, then all."""
+        """Sites of the running modules: those in loops if any, else those with an edited call, else all."""
         stack = self.before.stack(min(self.index, len(self.before.events)))
         edited = [site for site in sites if site.kind != "module"]
         for owner in reversed(stack):
@@ -129,7 +129,7 @@ class Difference:
 
 
 def difference(before: Program, after: Program) -> Difference | None:
-    """The first difference of two programs, None where there is none."""
+    """The first difference of two programs, or None."""
     for index, (old, new) in enumerate(zip(before.events, after.events)):
         if old != new:
             return Difference(before, after, index)
@@ -139,7 +139,7 @@ def difference(before: Program, after: Program) -> Difference | None:
 
 
 def rough(program: Program) -> list[Any]:
-    """A program without its numbers: what ran, in order."""
+    """A program without its values: the executed events, in order."""
     return [event[:2] if event[0] != "return" else event[:1] for event in program.events]
 
 
@@ -162,7 +162,7 @@ def _event(program: Program, index: int) -> Event | None:
 
 
 def _labels(tree: Any) -> set[Any]:
-    """The labels that the operands of an event show."""
+    """The labels in the operands of an event."""
     found: set[Any] = set()
     if isinstance(tree, tuple):
         if len(tree) == 4 and isinstance(tree[1], tuple) and isinstance(tree[2], tuple):
@@ -191,13 +191,13 @@ def first_line(error: BaseException | None) -> str:
 _CLOSE = 1e-4  # gradients are sums, whose order may differ
 
 
-def other_numbers(before: Program, after: Program, put_in: Sequence[str]) -> str | None:
-    """Describe what the converted network computes differently, or None.
+def other_numbers(before: Program, after: Program, inserted: Sequence[str]) -> str | None:
+    """Describe which values differ in the converted network; None if none do.
 
     Args:
-        before: the untouched network's run.
-        after: the converted network's.
-        put_in: module paths below which parameters belong to activations.
+        before: run of the original network.
+        after: run of the converted network.
+        inserted: module paths of new activations.
     """
     mine, theirs = list(tensors_in(before.output)), list(tensors_in(after.output))
     for one, other in zip(mine, theirs, strict=True):
@@ -206,7 +206,7 @@ def other_numbers(before: Program, after: Program, put_in: Sequence[str]) -> str
             return (
                 f"the converted network gives other numbers than the original (largest difference {gap:.2g})"
             )
-    inside = tuple(f"{path}." for path in put_in)
+    inside = tuple(f"{path}." for path in inserted)
     for name, gradient in before.gradients.items():
         if name.startswith(inside):
             continue
@@ -231,9 +231,9 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 def broken(sites: Sequence[Site], modules: Mapping[str, nn.Module], program: Program) -> dict[str, str]:
-    """Site → fault, where the untouched network fails with other activations at its sites.
+    """Site → fault, for an original network that fails with other activations at its sites.
 
-    Either their maps have other widths, or the activations bring a gradient where none must be.
+    Either the widths of their maps differ, or the activations create a gradient where there must be none.
     """
     if faults := other_widths(sites, modules, program):
         return faults
@@ -252,10 +252,10 @@ def broken(sites: Sequence[Site], modules: Mapping[str, nn.Module], program: Pro
 def uneven_turns(
     sites: Sequence[Site], modules: Mapping[str, nn.Module], passes: Callable[[Site], set[int]]
 ) -> dict[str, str]:
-    """Sites of loops that did not take as many turns as there are sites.
+    """Sites of loops whose number of iterations is not the number of their sites.
 
     Args:
-        passes: site → how often the calls of its owner passed it.
+        passes: site → how often calls of its owner ran it.
     """
     faults = {}
     for site in sites:
@@ -266,14 +266,14 @@ def uneven_turns(
         if not seen <= {turns}:
             counts = " and ".join(map(str, sorted(seen | {turns})))
             faults[site.name] = (
-                f"{place_of(site, modules)}: the loop around it runs it {counts} times, so that its turns are not "
-                "fixed places; give each turn an activation module of its own"
+                f"{place_of(site, modules)}: the loop around it runs it {counts} times, so that its iterations are not "
+                "fixed places; give each iteration its own activation module"
             )
     return faults
 
 
 def other_widths(sites: Sequence[Site], modules: Mapping[str, nn.Module], program: Program) -> dict[str, str]:
-    """Sites whose maps have other channels than when the network was traced."""
+    """Sites whose maps have a different number of channels than in the traces."""
     by_name, faults = {site.name: site for site in sites}, {}
     for event in program.events:
         if event[0] == "site":
@@ -290,7 +290,7 @@ def other_widths(sites: Sequence[Site], modules: Mapping[str, nn.Module], progra
 def run_again(
     sites: Sequence[Site], modules: Mapping[str, nn.Module], program: Program, written: Set[str]
 ) -> dict[str, str]:
-    """Sites that would act in the backward pass on what they wrote in the forward pass.
+    """Sites whose recomputation in the backward pass would read what they overwrote in the forward pass.
 
     Args:
         written: sites whose result is written over their map.
@@ -303,23 +303,25 @@ def run_again(
     return {site.name: f"{place_of(site, modules)}: {reason}" for site in sites if site.name in found}
 
 
-def never_met(sites: Sequence[Site], modules: Mapping[str, nn.Module], met: Set[str]) -> dict[str, str]:
-    """Sites that ran in no run of the proof."""
+def not_executed(
+    sites: Sequence[Site], modules: Mapping[str, nn.Module], executed: Set[str]
+) -> dict[str, str]:
+    """Sites that no run of the proof executed."""
     reason = "it did not run when the conversion was to be proved; give example_inputs with which it runs"
-    return {site.name: f"{place_of(site, modules)}: {reason}" for site in sites if site.name not in met}
+    return {site.name: f"{place_of(site, modules)}: {reason}" for site in sites if site.name not in executed}
 
 
 def suspected(sites: Sequence[Site], modules: Mapping[str, nn.Module], reason: str) -> dict[str, str]:
-    """The sites that are likeliest behind other numbers: those with edited calls, else all."""
+    """The most likely causes of different values: sites with edited calls, else all."""
     edited = [site for site in sites if site.kind != "module"] or list(sites)
-    fault = f"{reason}; give the site an activation module of its own"
+    fault = f"{reason}; give the site its own activation module"
     return {site.name: f"{place_of(site, modules)}: {fault}" for site in edited}
 
 
 def fused(
     sites: Sequence[Site], modules: Mapping[str, nn.Module], free: Any, watched: Program
 ) -> dict[str, str]:
-    """Sites of networks that give other numbers when nothing is recorded: torch has fused kernels for such runs."""
+    """Sites of networks that compute different values in unrecorded runs, for which torch has fused kernels."""
     alike = zip(tensors_in(free), tensors_in(watched.output), strict=True)
     if all(torch.allclose(one, other, rtol=1e-3, atol=1e-5, equal_nan=True) for one, other in alike):
         return {}

@@ -1,7 +1,7 @@
-"""Run a network under a `ProgramRecorder` with its sites marked, and keep its program, output and gradients.
+"""Run a network under a `ProgramRecorder` with its sites marked, and record its program, output and gradients.
 
-In a converted network a site is a module that conversion put in. In the untouched network it is a call at a place in
-the source, and its replacement acts there in flight: on a copy of its input, in place where the original was.
+In a converted network a site is a module inserted by conversion. In the original network it is a call at a place in the
+source, and its replacement is applied in flight: to a copy of its input, or in place if the original was in place.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
-from reborn_nas.backbone.load.third_party import SEED, numbers_to_come, quiet
+from reborn_nas.backbone.load.third_party import SEED, quiet, random_states
 from reborn_nas.backbone.proof.program import Program, ProgramRecorder
 from reborn_nas.backbone.sites.site import Site
 from reborn_nas.backbone.trace.call_site import SpanFinder
@@ -28,21 +28,21 @@ PART = ""
 
 
 class Marks(TorchFunctionMode):
-    """The modules that run, and which of their calls are sites.
+    """Tracks the running modules, and marks the calls that are sites.
 
-    A function mode in both networks: torch takes other ways under one, such as the slow path of attention.
+    It is a function mode for both networks, since torch takes different paths under one, such as that of attention.
     """
 
     def __init__(self, model: nn.Module, recorder: ProgramRecorder) -> None:
         super().__init__()
         self.model, self.recorder = model, recorder
-        self.stack: list[tuple[str, nn.Module, int]] = []  # path, module, number of the call
+        self.stack: list[tuple[str, nn.Module, int]] = []  # path, module, index of the call
         self.calls = 0
         self.pending: list[str | None] = []
         self.parts: list[Any] = []
 
     def site_of_call(self, path: str, module: nn.Module, args: Any) -> str | None:
-        """The site that the call of a module is, if any; PART where it is a part of an expression that is one."""
+        """The site of a module's call, if any; PART if the call is a part of an expression that is a site."""
         raise NotImplementedError
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -50,7 +50,7 @@ class Marks(TorchFunctionMode):
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Hooks on every module for a while; they return None, for a value would replace the output."""
+        """Attach hooks to all modules inside the context. They return None: a return value would replace the output."""
         handles: list[Any] = []
         for path, module in self.model.named_modules():
             handles.append(module.register_forward_pre_hook(self._enter(path), prepend=True))
@@ -85,7 +85,7 @@ class Marks(TorchFunctionMode):
 
 
 class Converted(Marks):
-    """A converted network. Args: paths: module path → the site that it is now."""
+    """Marks a converted network. Args: paths: module path → site."""
 
     def __init__(self, model: nn.Module, recorder: ProgramRecorder, paths: Mapping[str, str]) -> None:
         super().__init__(model, recorder)
@@ -108,7 +108,7 @@ class Converted(Marks):
 
 
 class _Context:
-    """The context for the forward of a `torch.autograd.Function` through which nothing goes backward."""
+    """A context for the forward of a `torch.autograd.Function` without a backward pass."""
 
     def __init__(self, count: int) -> None:
         self.needs_input_grad = (True,) * count
@@ -121,7 +121,7 @@ class _Context:
 
 @contextmanager
 def _without_functions(names: Collection[str]) -> Iterator[None]:
-    """Run only the forward of these `torch.autograd.Function`s: their stand-ins are differentiated instead."""
+    """Run only the forward of these `torch.autograd.Function`s: stand-ins are differentiated instead."""
 
     def direct(function: Any) -> Callable[..., Any]:
         plain = function.setup_context is not torch.autograd.Function.setup_context
@@ -144,7 +144,7 @@ def _without_functions(names: Collection[str]) -> Iterator[None]:
 
 
 class Untouched(Marks):
-    """The network before conversion. Args: functions: site → what acts there in flight."""
+    """Marks the original network. Args: functions: site → the function applied there in flight."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class Untouched(Marks):
         )
         self._written = {(s.owner, (_prefix(s), s.span), s.iteration): s for s in written}
         self._applied = {site.expression.function for site in written if site.expression} - {""}
-        self._now: dict[tuple[int, Any], tuple[Site | None, Tensor | None]] = {}  # where the expressions are
+        self._now: dict[tuple[int, Any], tuple[Site | None, Tensor | None]] = {}  # state of the expressions
         self._paths = {site.path for site in sites if site.kind == "shared"}
         self._names = {name for _, name, _, _ in self._functional}
         self._repeated = {(_prefix(site), site.span) for site in sites if site.repeated}
@@ -179,7 +179,7 @@ class Untouched(Marks):
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Hooks on every module for a while; functions that are sites run without their own backward."""
+        """Attach hooks to all modules inside the context; functions that are sites run without their own backward."""
         with super().attached(), _without_functions(self._applied):
             yield
 
@@ -203,7 +203,7 @@ class Untouched(Marks):
         return 0 if (prefix, span) in self._repeated else count
 
     def passes(self, site: Site) -> set[int]:
-        """The numbers of times that calls of the site's owner passed it, zero excluded."""
+        """The numbers of executions of the site per call of its owner, except zero."""
         place = (_prefix(site), site.span)
         return {n for (name, _, span), n in self._passes.items() if (name, span) == place}
 
@@ -229,7 +229,7 @@ class Untouched(Marks):
     def _step(
         self, call: int, owner: str, name: str, span: CallSpan | None, tensors: Sequence[Tensor]
     ) -> tuple[Site, Tensor | None] | None:
-        """The site that an operation or a module's call is a part of; with its map where it is the last one."""
+        """The site to which an operation or a module's call belongs, with its map if it is the last step."""
         found = self._expressions.step(call, owner, name, span)
         if found is None:
             return None
@@ -287,14 +287,14 @@ def run(
     gradients: bool = False,
     seed: int = 0,
 ) -> tuple[Program, Marks]:
-    """Run `model` once and record its program. What it raises is kept in the record.
+    """Run `model` once and record its program, including the exception that it raises.
 
     Args:
-        make: what marks the sites.
-        gradients: also run backward from the sum of what it returns.
-        seed: of Python's, numpy's and torch's generators, which are put back afterwards.
+        make: creates the marks of the sites.
+        gradients: also run backward from the sum of its outputs.
+        seed: seed of the generators of Python, numpy and torch, which are restored afterwards.
     """
-    # a copy of its own for each run: a network may write into what it is given
+    # a separate copy for each run: a network may change its inputs in place
     args, kwargs = replace_tensors((args, kwargs), lambda tensor: tensor.detach().clone())
     recorder = ProgramRecorder(model, (args, kwargs))
     marks = make(recorder)
@@ -306,11 +306,11 @@ def run(
         stack.enter_context(torch.set_grad_enabled(training))
         stack.enter_context(marks.attached())
         stack.enter_context(_without_checkpoints(recorder))
-        numbers = numbers_to_come()
+        numbers = random_states()
         try:
             with recorder, marks:
                 output = model(*args, **kwargs)
-            recorder.program.drew = numbers_to_come() != numbers
+            recorder.program.drew = random_states() != numbers
             recorder.finish(output)
         except Exception as error:
             recorder.program.error = error
@@ -345,7 +345,7 @@ def _backward(model: nn.Module, output: Any, program: Program) -> None:
 
 @contextmanager
 def _without_checkpoints(recorder: ProgramRecorder) -> Iterator[None]:
-    """Let checkpointed parts run like any other: what acts in flight does not reach their recomputation."""
+    """Run checkpointed parts without checkpointing, since in-flight functions are not applied in the recomputation."""
 
     class Direct:
         @staticmethod

@@ -1,8 +1,8 @@
-"""The program that a network runs, as one stream of events: module calls, aten operations, sites, outputs.
+"""The executed program of a network, as a stream of events: module calls, aten operations, sites, outputs.
 
-Tensors are distinguished by what was written into their storage: an event names each operand by the events whose
-results it still shows. So an in-place activation and one that returns a new tensor give the same stream, unless the
-overwritten value is read under another name, which conversion has to know.
+Tensors are identified by what was written to their storage: an event names each operand by the events whose results it
+still holds. An in-place activation and one that returns a new tensor therefore give the same stream, unless the
+overwritten value is read under another name, which conversion must know.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from reborn_nas.backbone.trace.replica import tensors_in
 
 Event = tuple[Any, ...]
-Label = Any  # what wrote into a storage: a number of an event, ("site", number), or the name of a parameter or input
+Label = Any  # origin of data: an event's index, ("site", index), or a parameter's or input's name
 
 
 @dataclass(frozen=True)
 class Region:
-    """The elements of a storage that a view shows."""
+    """The elements of a storage in a view."""
 
     offset: int
     shape: tuple[int, ...]
@@ -32,13 +32,13 @@ class Region:
 
     @classmethod
     def of(cls, tensor: Tensor) -> Region:
-        """The part of its storage that `tensor` shows; dimensions of one element are left out."""
+        """The region of `tensor` in its storage; dimensions of one element are omitted."""
         pairs = [(n, s) for n, s in zip(tensor.shape, tensor.stride()) if n != 1]
         pairs.sort(key=lambda pair: -pair[1])
         return cls(int(tensor.storage_offset()), tuple(n for n, _ in pairs), tuple(s for _, s in pairs))
 
     def apart(self, other: Region) -> bool:
-        """Whether the two surely share no element: boxes of one grid that lie apart in one dimension."""
+        """Whether the regions are known to be disjoint: boxes of one grid that are disjoint in a dimension."""
         if self.strides != other.strides or not self.strides or 0 in self.strides:
             return False
         mine, theirs = self.offset, other.offset
@@ -52,7 +52,7 @@ class Region:
 
 @dataclass
 class _Storage:
-    """The writes into one storage, oldest first; a region of None is all of it."""
+    """The writes to one storage, oldest first; a region of None is the entire storage."""
 
     writes: list[tuple[Label, Region | None]]
 
@@ -63,7 +63,7 @@ class _Storage:
             self.writes.append((label, Region.of(tensor)))
 
     def seen(self, tensor: Tensor) -> tuple[Label, ...]:
-        """The labels that the elements of `tensor` show."""
+        """The labels of the elements of `tensor`."""
         if len(self.writes) == 1:
             return (self.writes[0][0],)
         region = Region.of(tensor)
@@ -79,20 +79,20 @@ class _Storage:
 
 @dataclass
 class Program:
-    """One run.
+    """A recorded run.
 
     Args:
         events: in order; ("enter", path), ("exit", path), ("op", name, arguments), ("site", name, operands),
             ("return", operands).
-        output: what the network returned.
-        overwritten: site → "input" and "output", where something later writes into what it read or gave.
-        known: names of what was there at the start: parameters, buffers, inputs.
-        parameters: names of the parameters and buffers that operations outside of sites read.
-        gradients: parameter → its gradient, where the run asked for gradients.
-        frozen: sites whose map gets no gradient though others do.
-        checkpointed: sites that run in a part which is run again in the backward pass.
-        drew: whether random numbers were drawn, on the CPU.
-        error: what the network raised, or None.
+        output: result of the network.
+        overwritten: site → "input" and "output": its tensors that are written to later.
+        known: names of the initial tensors: parameters, buffers, inputs.
+        parameters: names of the parameters and buffers read by operations outside of sites.
+        gradients: parameter → gradient, if requested.
+        frozen: sites whose map has no gradient although others have.
+        checkpointed: sites in a part that is recomputed in the backward pass.
+        drew: whether random numbers were drawn on the CPU.
+        error: exception of the network, or None.
     """
 
     events: list[Event] = field(default_factory=list)
@@ -108,7 +108,7 @@ class Program:
 
     @property
     def runs(self) -> dict[str, int]:
-        """Site → how often it ran."""
+        """Site → number of runs."""
         found: dict[str, int] = {}
         for event in self.events:
             if event[0] == "site":
@@ -116,7 +116,7 @@ class Program:
         return found
 
     def stack(self, index: int) -> list[str]:
-        """Paths of the modules that run at an event, outermost first."""
+        """Paths of the running modules at an event, outermost first."""
         stack: list[str] = []
         for event in self.events[:index]:
             if event[0] == "enter":
@@ -127,7 +127,7 @@ class Program:
 
 
 class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records the program while the model runs. `site` marks the run of a site: one event, whatever happens inside."""
+    """Records the program of a running model. `site` marks the run of a site, which is one event."""
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -148,12 +148,12 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def in_site(self) -> bool:
-        """Whether a site runs now, or a part of the expression that one is."""
+        """Whether a site, or a part of its expression, is running."""
         return self._site is not None or self._parts > 0
 
     @contextmanager
     def part(self) -> Iterator[None]:
-        """While it is open, what runs is a part of an expression that is a site, and is not recorded."""
+        """Mark the context as a part of an expression that is a site, which is not recorded."""
         self._parts += 1
         try:
             yield
@@ -162,7 +162,7 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def checkpoint(self) -> Iterator[None]:
-        """While it is open, what runs is run again in the backward pass."""
+        """Mark the context as recomputed in the backward pass."""
         self._checkpoints += 1
         try:
             yield
@@ -170,13 +170,13 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._checkpoints -= 1
 
     def event(self, *event: Any) -> None:
-        """Add an event, unless a site runs."""
+        """Add an event, unless a site is running."""
         if not self.in_site:
             self.program.events.append(event)
 
     @contextmanager
     def site(self, name: str, given: Sequence[Tensor]) -> Iterator[Callable[[Any], None]]:
-        """While it is open, all that happens is this site's. Call what it yields with the result."""
+        """Mark the context as the run of a site; pass the result to the function that it yields."""
         if self._site is not None:
             yield lambda result: None
             return
@@ -208,7 +208,7 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._site = None
 
     def finish(self, output: Any) -> None:
-        """Record what the network returned."""
+        """Record the result of the network."""
         self.program.output = output
         with torch._C.DisableTorchFunction():
             self.program.events.append(("return", tuple(self._shown(t) for t in tensors_in(output))))
@@ -261,7 +261,7 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._storages.setdefault(storage._cdata, _Storage([(label, None)]))
 
     def _next(self) -> str:
-        """The label of a tensor that came from nowhere: a constant of the network's."""
+        """The label of a tensor without an origin: a constant of the network."""
         self._given += 1
         return f"constant {self._given}"
 
@@ -273,7 +273,7 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         labels = storage.seen(tensor)
         if self._site is None and isinstance(labels[0], str):
             self.program.parameters.update(label for label in labels if isinstance(label, str))
-        # a site in place leaves a view as it was, its replacement makes a tensor of its own
+        # an in-place site keeps a view, its replacement returns a new tensor
         moved = isinstance(labels[0], tuple)
         return (tensor.dtype, tuple(tensor.shape), labels, None if moved else tensor.storage_offset())
 
@@ -283,14 +283,14 @@ class ProgramRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(value, list | tuple):
             return tuple(self._describe(item) for item in value)
         if isinstance(value, float):
-            return repr(value)  # nan is nan
+            return repr(value)  # so that nan equals nan
         if isinstance(value, int | str | bool | torch.dtype | torch.layout | torch.memory_format | None):
             return value
         return type(value).__name__ if not isinstance(value, torch.device) else value.type
 
 
 def _shortcut(func: Any, args: tuple[Any, ...]) -> Any:
-    """The result on the meta device of two operations whose own kernels there are written in Python and slow."""
+    """The result on the meta device of two operations whose meta kernels are written in Python and slow."""
     if func not in _SLOW or not args[0].is_meta or args[0].dim() < 2:
         return None
     if func is torch.ops.aten._prelu_kernel.default:
@@ -306,7 +306,7 @@ _SLOW = (torch.ops.aten.native_batch_norm.default, torch.ops.aten._prelu_kernel.
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
-    """The tensors that an operation writes into, by its schema."""
+    """The tensors to which an operation writes, by its schema."""
     for place, argument in enumerate(func._schema.arguments):
         info = argument.alias_info
         if info is None or not info.is_write:

@@ -1,12 +1,12 @@
-"""The proof of a conversion: the converted network runs the same program as the untouched one, sites aside.
+"""The proof of a conversion: apart from the sites, the converted network runs the program of the original one.
 
-A site is a place in the source, and its runs are distinguished by the turns of the loop around it. Code in which that
-does not hold (a loop over activations of several kinds, over the images of a batch, views changed in place) would be
-converted into something else. So once for each network every site gets a stand-in, a leaky ReLU with its own
-slope, and the program of the converted copy is compared with that of the untouched network in which the same
-activations act in flight: in eval mode, and in train mode with a larger batch and larger images. For classes that are
-neither torch's nor timm's the numbers and gradients are compared too. Sites behind a difference are refused, with
-what differed; the rest is proved again.
+A site is a place in the source, and its runs are distinguished by the iterations of the loop around it. Code in which
+that does not hold (a loop over activations of several kinds, over the images of a batch, views changed in place) would
+be converted into something else. Therefore once per network every site gets a stand-in, a leaky ReLU with a unique
+slope, and the program of the converted copy is compared with that of the original network in which the same activations
+are applied in flight: in eval mode, and in train mode with a larger batch and larger images. For classes that belong to
+neither torch nor timm, values and gradients are also compared. Sites that cause a difference are refused with a message
+about it, and the others are proved again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from reborn_nas.backbone.proof.differences import (
     difference,
     fused,
     kinds,
-    never_met,
+    not_executed,
     other_numbers,
     other_widths,
     place_of,
@@ -46,19 +46,19 @@ from reborn_nas.backbone.trace.inputs import arguments, numbered, resized, shrun
 from reborn_nas.backbone.trace.replica import copied, replicate
 from reborn_nas.errors import ConversionError
 
-_DRAWS = 8  # seeds that show whether random numbers decide what runs
-_SEEDS = 3  # further runs in train mode, where a loop distinguishes sites
-_Kinds = set[tuple[Any, ...]]  # operations that ran
-_GROWN = ((1, 32), (1, 0), (0, 32), (0, 0))  # images and pixels more than in the first run
+_DRAWS = 8  # seeds to test whether random numbers decide what runs
+_SEEDS = 3  # further runs in train mode, if a loop distinguishes sites
+_Kinds = set[tuple[Any, ...]]  # executed operations
+_GROWN = ((1, 32), (1, 0), (0, 32), (0, 0))  # additional images and pixels
 
 
 def prove(model: nn.Module, found: Discovery, inputs: Any) -> Proof:
-    """Prove every site of a network that could carry an activation.
+    """Prove all sites of a network at which the activation can be replaced.
 
     Args:
-        model: the network; only copies of it are run.
-        found: its sites.
-        inputs: what it was traced with.
+        model: the network, of which only copies are run.
+        found: sites of the network.
+        inputs: inputs of its traces.
     """
     return _Prover(model, found, inputs).prove()
 
@@ -74,7 +74,7 @@ class _Setting:
 
 
 class _Prover:
-    """Tries sites together, drops those with a fault, and tries the rest again until all pass."""
+    """Tries all sites together, and repeats without those with a fault until all pass."""
 
     def __init__(self, model: nn.Module, found: Discovery, inputs: Any) -> None:
         self.model, self.found, self.inputs = model, found, inputs
@@ -110,7 +110,7 @@ class _Prover:
         )
 
     def _plannable(self, sites: Sequence[Site]) -> list[Site]:
-        """Keep the sites that a plan can be made for; record the reason of each other."""
+        """Keep the sites for which a plan can be made; record the reasons for the others."""
         kept = []
         double = replicate(self.model, "meta")
         by_owner: dict[str, list[Site]] = {}
@@ -127,10 +127,10 @@ class _Prover:
         return sorted(kept, key=lambda site: site.index)
 
     def _try(self, sites: Sequence[Site]) -> tuple[dict[str, str], tuple[str, ...]]:
-        """Site → fault, empty where all of them pass; and the modules that are spare then."""
+        """Site → fault, empty if all pass; and the spare modules in that case."""
         chosen = stand_ins(sites, own=self.own)
         steps = self._written_back(make_plan(self.model, self.found, chosen, init="preserve"))
-        met: set[str] = set()
+        executed: set[str] = set()
         read: set[str] = set()
         self.clones = {}
         self.seen = {}
@@ -145,7 +145,7 @@ class _Prover:
                     self.written |= again
                     return self._try(sites)
                 return where.blame(sites, self.modules), ()
-            met |= before.runs.keys()
+            executed |= before.runs.keys()
             self.drew |= before.drew
             self.varying |= self._elsewhere(sites, before, setting.training)
             read |= before.parameters | after.parameters
@@ -158,7 +158,7 @@ class _Prover:
             )
             if faults:
                 return faults, ()
-        faults = self._unsteady(sites, steps) or never_met(sites, self.modules, met)
+        faults = self._unsteady(sites, steps) or not_executed(sites, self.modules, executed)
         if not faults and self.own:
             faults = self._numbers(sites, steps)
         return faults, self._spare(sites, read)
@@ -170,19 +170,19 @@ class _Prover:
         return replace(steps, placements=tuple(placements))
 
     def _settings(self, sites: Sequence[Site], steps: Plan) -> Iterator[tuple[_Setting, Program, Untouched]]:
-        """The runs of the untouched network that serve; each is compared before the next is made."""
+        """The usable runs of the original network; each is compared before the next is made."""
         modes = [(False, _GROWN[-1:]), (True, _GROWN)]
         if self.found.train_trace is None:
             modes[1] = (False, _GROWN[:-1])
-        met: set[str] = set()
+        executed: set[str] = set()
         for training, growths in modes:
             for growth in growths:
                 found = self._first(training, growth, sites, steps)
                 if found is not None:
-                    met |= found[1].runs.keys()
+                    executed |= found[1].runs.keys()
                     yield found
                     break
-        if self.found.train_trace is not None and any(site.name not in met for site in sites):
+        if self.found.train_trace is not None and any(site.name not in executed for site in sites):
             found = self._first(True, _GROWN[-1], sites, steps)
             if found is not None:
                 yield found
@@ -190,7 +190,7 @@ class _Prover:
     def _first(
         self, training: bool, growth: tuple[int, int], sites: Sequence[Site], steps: Plan
     ) -> tuple[_Setting, Program, Untouched] | None:
-        """The first device that the network runs on with these inputs; with an error where only the original does."""
+        """The run on the first device that works; it has an error if only the network without stand-ins runs."""
         try:
             inputs = self._grown(*growth)
         except ConversionError:
@@ -206,7 +206,7 @@ class _Prover:
         return None
 
     def _grown(self, images: int, pixels: int) -> Any:
-        """The inputs with more images, which are larger."""
+        """The inputs with more and larger images."""
         return (
             resized(self.model, self.inputs, images=images, pixels=pixels)
             if images or pixels
@@ -227,13 +227,13 @@ class _Prover:
         return randomised(double) if device != "meta" and _on_meta(self.model) else double
 
     def _elsewhere(self, sites: Sequence[Site], program: Program, training: bool) -> set[str]:
-        """Sites that ran when the network was traced and not now, or the other way round."""
+        """Sites that run either in the trace or in `program`, but not in both."""
         trace = self.found.train_trace if training else self.found.eval_trace
         ran = program.runs
         return {site.name for site in sites if trace and bool(site_values(trace, site)) != (site.name in ran)}
 
     def _branches_by_size(self, sites: Sequence[Site]) -> bool:
-        """Whether the network runs something else for other sizes or numbers of images."""
+        """Whether the network runs different operations for other sizes or numbers of images."""
         steps = make_plan(self.model, self.found, stand_ins(sites, own=True), init="preserve")
         for training in (False, True) if self.found.train_trace is not None else (False,):
             usual = self._kinds(training, _GROWN[-1], sites, steps)
@@ -246,13 +246,13 @@ class _Prover:
     def _kinds(
         self, training: bool, growth: tuple[int, int], sites: Sequence[Site], steps: Plan
     ) -> _Kinds | None:
-        """The operations that run at least once; None where the network does not take such inputs."""
+        """The operations that run at least once; None if the network does not accept such inputs."""
         if (training, growth) not in self.seen and self._first(training, growth, sites, steps) is None:
             return None
         return self.seen.get((training, growth))
 
     def _branches_by_chance(self, sites: Sequence[Site]) -> bool:
-        """Whether random numbers decide what the network runs, as far as a few seeds show it."""
+        """Whether random numbers decide what the network runs, tested with a few seeds."""
         if not self.drew:
             return False
         steps = make_plan(self.model, self.found, stand_ins(sites, own=True), init="preserve")
@@ -265,7 +265,7 @@ class _Prover:
     def _seeded(
         self, sites: Sequence[Site], steps: Plan, training: bool, seed: int
     ) -> tuple[Program, Untouched]:
-        """A run of the untouched network from one of several seeds, on the first device that it runs on."""
+        """A run of the original network from one of several seeds, on the first device that works."""
         for device in ("meta", "cpu"):
             setting = _Setting(training, *arguments(numbered(self.inputs, device)), device)
             program, marks = self._untouched(sites, steps, setting, seed)
@@ -288,14 +288,14 @@ class _Prover:
                 first = rough(program) if first is None else first
                 if rough(program) != first:
                     reason = (
-                        "the network runs other operations from run to run, so that the turns of this loop cannot be "
-                        "told apart; give each turn an activation module of its own"
+                        "the network runs different operations each time, so the iterations of this loop cannot be "
+                        "distinguished; give each iteration its own activation module"
                     )
                     return {site.name: f"{place_of(site, self.modules)}: {reason}" for site in looped}
         return {}
 
     def _numbers(self, sites: Sequence[Site], steps: Plan) -> dict[str, str]:
-        """Sites behind other numbers or gradients than the untouched network gives."""
+        """Sites that cause values or gradients different from those of the original network."""
         source = randomised(replicate(self.model, "cpu"))
         paths = [placement.path for placement in steps.placements]
         paths += [placement.replaces for placement in steps.placements if placement.replaces is not None]
@@ -323,7 +323,7 @@ class _Prover:
         return {}
 
     def _spare(self, sites: Sequence[Site], read: set[str]) -> tuple[str, ...]:
-        """Shared activation modules with parameters that nothing outside of `sites` reads."""
+        """Shared activation modules with parameters that are read by nothing outside of `sites`."""
         names = {site.name for site in sites}
         found = []
         for path in dict.fromkeys(site.path for site in self.found.sites if site.kind == "shared"):
@@ -350,7 +350,7 @@ def untouched(
     gradients: bool = False,
     seed: int = 0,
 ) -> tuple[Program, Untouched]:
-    """The program of `double`, with what `steps` puts in acting in flight."""
+    """The program of `double`, with the activations of `steps` applied in flight."""
     functions = acting(double, steps)
 
     def make(recorder: Any) -> Untouched:
@@ -362,7 +362,7 @@ def untouched(
 
 
 def unwatched(double: nn.Module, steps: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The output of the converted `double` in eval mode when nothing is recorded."""
+    """The output of the converted `double` in an unrecorded run in eval mode."""
     new = apply(double, steps, inplace=True).eval()
     for placement in steps.placements:
         sloped(new.get_submodule(placement.path), placement.site)
@@ -382,7 +382,7 @@ def converted(
     """The program of a copy of the converted `double`."""
     try:
         new = apply(double, steps, inplace=True)
-        if not gradients:  # those that only show what runs also show that copies of it run the same
+        if not gradients:  # runs without gradients also show that copies run the same program
             new = copied(new)
     except ConversionError as error:
         return Program(error=error)

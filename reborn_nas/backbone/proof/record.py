@@ -1,7 +1,7 @@
-"""When a network is proved, and what a proof holds for: the network as traced, its source, and the versions used.
+"""When a network is proved, and for what a proof is valid: the traced network, its source, and library versions.
 
-A study proves a network once. The proof travels in JSON under the network's fingerprint, and a process that computes
-the same fingerprint uses it again.
+A study proves a network once. The proof is stored as JSON under the network's fingerprint, and every process that
+computes the same fingerprint reuses it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from reborn_nas.errors import ConversionError
 from reborn_nas.files import sha256_of
 
 KNOWN = ("torch", "timm", "torchvision", "reborn_nas")
-"""Packages whose networks have been converted and compared with the originals, one by one."""
+"""Packages whose networks have been converted and compared with the originals."""
 
 
 class Proving:
     """Makes the proof of one network, once. Pickled as the proof, without the network.
 
     Args:
-        model: the network. What becomes of it later does not matter: a copy on the meta device is kept.
-        inputs: what it is run with.
-        prove: makes the proof of a network with these sites and inputs.
+        model: the network, of which a copy on the meta device is kept; later changes do not matter.
+        inputs: inputs of its runs.
+        prove: proves a network with given sites and inputs.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class Proving:
         self._proof: Proof | None = None
 
     def settle(self, found: Discovery, model: nn.Module, *, on_cpu: bool, proof: Proof | None = None) -> None:
-        """Set the sites. A network with classes of its own, or with numbers in its control flow, is proved at once,
-        with its own weights where it has some.
+        """Set the sites. A network with its own classes, or with values in its control flow, is proved at once, with
+        its own weights if it has any.
 
         Args:
-            proof: the network's, if it has been proved before.
+            proof: proof of the network, if it has been proved before.
         """
         self._found, self._proof = found, proof
         real = not any(parameter.is_meta for parameter in model.parameters())
@@ -59,7 +59,7 @@ class Proving:
             self.proof()
 
     def proof(self) -> Proof:
-        """The proof, made when first requested."""
+        """The proof, made on first use."""
         if self._proof is None:
             if self._model is None or self._found is None:
                 raise ConversionError("the network was not traced")
@@ -72,8 +72,8 @@ class Proving:
 
 
 def is_own(model: nn.Module) -> bool:
-    """Whether numbers are compared too: it has modules of classes that no known library defines, or of those for which
-    torch has a fused kernel that calls no activation.
+    """Whether values are compared too: for modules of classes that no known library defines, or for which torch has a
+    fused kernel that calls no activation.
     """
     return any(
         type(module).__module__.partition(".")[0] not in KNOWN
@@ -94,7 +94,7 @@ def proof_record(model: nn.Module, found: Discovery) -> dict[str, Any]:
 
 
 def recorded_proof(model: nn.Module, traces: Sequence[Trace], records: Mapping[str, Any]) -> Proof | None:
-    """The proof of `model` among the records, or None where it has to be made."""
+    """The proof of `model` among the records, or None."""
 
     try:
         return Proof.from_dict(records[fingerprint(model, traces)])
@@ -103,11 +103,11 @@ def recorded_proof(model: nn.Module, traces: Sequence[Trace], records: Mapping[s
 
 
 def fingerprint(model: nn.Module, traces: Sequence[Trace]) -> str:
-    """Sixteen hex digits, the same in every process and on every machine where the proof would be the same.
+    """A fingerprint of sixteen hex digits; processes and machines with the same fingerprint share a proof.
 
     Args:
-        model: the network.
-        traces: its runs in each mode.
+        model: network to prove.
+        traces: runs in each mode.
     """
     digest = hashlib.sha256()
     for line in (
@@ -137,7 +137,7 @@ def _parts(model: nn.Module) -> Iterator[str]:
 
 
 def _sources(model: nn.Module) -> Iterator[str]:
-    """Each file with a class of the network's own, by its content."""
+    """Each file with a class of the network, by its content."""
     classes = {cls for module in model.modules() for cls in type(module).__mro__}
     for name in sorted({cls.__module__ for cls in classes}):
         file = getattr(sys.modules.get(name), "__file__", None)
@@ -146,7 +146,7 @@ def _sources(model: nn.Module) -> Iterator[str]:
 
 
 def _run(run: Trace) -> Iterator[str]:
-    """The events of one run, without the folders of the source."""
+    """The events of one run, without the folders of source files."""
     yield f"{run.training} {run.on_cpu} {run.inputs} {run.outputs}"
     for value in run.values:
         yield repr(value)

@@ -1,4 +1,4 @@
-"""A plan is carried out and run once on the meta device, in both modes, before it is handed out."""
+"""Applies a plan and runs it once on the meta device, in both modes, before the plan is returned."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def rehearsed(model: nn.Module, found: Discovery, steps: Plan) -> tuple[Width, .
     for run in found.traces:
         device = "cpu" if run.on_cpu else "meta"
         if device not in twins:
-            twin = replicate(model, device)
+            double = replicate(model, device)
             if device == "cpu" and any(parameter.is_meta for parameter in model.parameters()):
-                randomised(twin)
-            twins[device] = apply(twin, steps, inplace=True)
+                randomised(double)
+            twins[device] = apply(double, steps, inplace=True)
         error = _error(twins[device], found, run, device, grad=run.training)
         if (
             error is not None
@@ -43,7 +43,7 @@ def rehearsed(model: nn.Module, found: Discovery, steps: Plan) -> tuple[Width, .
         ):
             error = _error(
                 twins[device], found, run, device, grad=False
-            )  # the network itself cannot be trained
+            )  # the original network cannot be trained
         if error is not None:
             raise _refusal(twins[device], run, steps, error) from error
     if steps.widening is None or "meta" not in twins:
@@ -54,22 +54,22 @@ def rehearsed(model: nn.Module, found: Discovery, steps: Plan) -> tuple[Width, .
     return widths_of(twins["meta"], model, shapes[0][1:])
 
 
-def _error(twin: nn.Module, found: Discovery, run: Trace, device: str, *, grad: bool) -> Exception | None:
+def _error(double: nn.Module, found: Discovery, run: Trace, device: str, *, grad: bool) -> Exception | None:
     """The exception that a network raises in the mode of `run`, or None."""
     args, kwargs = arguments(numbered(found.inputs, device))
-    twin.train(run.training)
+    double.train(run.training)
     try:
         with quiet(device), torch.set_grad_enabled(grad):
-            twin(*args, **kwargs)
+            double(*args, **kwargs)
     except Exception as error:
         return error
     return None
 
 
-def _refusal(twin: nn.Module, run: Trace, steps: Plan, error: Exception) -> SiteError:
+def _refusal(double: nn.Module, run: Trace, steps: Plan, error: Exception) -> SiteError:
     doubled = "" if steps.widening is None else "; choose forms that keep the channels"
     mode = "train" if run.training else "eval"
-    kind = type(twin).__name__
+    kind = type(double).__name__
     return SiteError(
         f"{kind}: converted like this, the network fails in {mode} mode: {first_line(error)}{doubled}"
     )
@@ -80,11 +80,11 @@ _WIDTHS = ("num_features", "head_hidden_size", "in_features", "hidden_size")
 
 def widths_of(new: nn.Module, model: nn.Module, input_size: tuple[int, ...]) -> tuple[Width, ...]:
     """The attributes that timm reads and widening changes: `feature_info`, and the width from which `reset_classifier`
-    makes a layer. Empty for a network that is not timm's.
+    makes a layer. Empty for networks not from timm.
 
     Args:
-        new: `model` converted, with widened layers.
-        model: the network before.
+        new: the converted network, with widened layers.
+        model: the network before conversion.
         input_size: (C, H, W) of one image.
     """
     found = _classifier_widths(new, _classifier_width(model), _classifier_width(new))
@@ -98,7 +98,7 @@ def widths_of(new: nn.Module, model: nn.Module, input_size: tuple[int, ...]) -> 
 
 
 def _classifier_width(model: nn.Module) -> int | None:
-    """The input width of the classifier of a timm network; None where timm does not name one."""
+    """The input width of the classifier of a timm network; None if timm names none."""
     paths, layer = _classifier(model)
     return getattr(layer, "in_features", None) if paths else None
 
@@ -117,9 +117,9 @@ def _classifier_widths(model: nn.Module, before: int | None, now: int | None) ->
 
 
 def _feature_widths(model: nn.Module, input_size: tuple[int, ...]) -> list[int | None]:
-    """Channels that leave each module of timm's `feature_info`, run on the meta device; None where it is not a map."""
-    twin = copy.deepcopy(model).to("meta").eval()
-    modules = dict(twin.named_modules())
+    """Output channels of each module of timm's `feature_info`, from a run on the meta device; None if not a map."""
+    double = copy.deepcopy(model).to("meta").eval()
+    modules = dict(double.named_modules())
     rows = feature_rows(model)
     found: list[int | None] = [None] * len(rows)
 
@@ -133,7 +133,7 @@ def _feature_widths(model: nn.Module, input_size: tuple[int, ...]) -> list[int |
         if row.get("module") in modules:
             modules[row["module"]].register_forward_hook(keep(index))
     with torch.no_grad(), torch.device("meta"):
-        twin(torch.empty(1, *input_size))
+        double(torch.empty(1, *input_size))
     return found
 
 

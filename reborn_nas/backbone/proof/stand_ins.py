@@ -1,4 +1,4 @@
-"""Stand-ins: the activations by which a proof distinguishes the sites of a network, each with numbers of its own."""
+"""Stand-ins: the activations by which a proof distinguishes the sites of a network, each with unique parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reborn_nas.backbone.sites.site import Site
 
 
 def stand_ins(sites: Sequence[Site], *, own: bool = False) -> dict[str, Choice]:
-    """The stand-in for each site: one with parameters, which a forward may read, for classes of no known library."""
+    """The stand-in for each site: for classes of no known library one with parameters, which a forward may read."""
     if own:
         return {site.name: Choice("prelu") for site in sites}
     count = max((site.index for site in sites), default=0) + 2
@@ -25,7 +25,7 @@ def stand_ins(sites: Sequence[Site], *, own: bool = False) -> dict[str, Choice]:
 
 
 def acting(double: nn.Module, steps: Plan) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Site → the stand-in of a plan that acts there in the untouched network `double`."""
+    """Site → stand-in of a plan, for the original network `double`."""
     functions: dict[str, Callable[[Tensor], Tensor]] = {}
     like = next((p for p in double.parameters() if p.is_floating_point()), torch.empty(0))
     for placement in steps.placements:
@@ -36,7 +36,7 @@ def acting(double: nn.Module, steps: Plan) -> dict[str, Callable[[Tensor], Tenso
 
 
 def sloped(made: nn.Module, site: str) -> nn.Module:
-    """Give the parameters of a stand-in numbers that no other site has."""
+    """Set the parameters of a stand-in to values that no other site has."""
     generator = torch.Generator().manual_seed(int(hashlib.sha256(site.encode()).hexdigest()[:8], 16))
     with torch.no_grad():
         for parameter in made.parameters():
@@ -46,7 +46,7 @@ def sloped(made: nn.Module, site: str) -> nn.Module:
 
 
 def randomised(double: nn.Module) -> nn.Module:
-    """`double` with numbers that hide nothing: no weight, shift or scale stays at a neutral start."""
+    """Randomise `double`, so that no weight, shift or scale has a neutral value that hides differences."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, tensor in [*double.named_parameters(), *double.named_buffers()]:

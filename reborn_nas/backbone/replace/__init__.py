@@ -1,1 +1,1 @@
-"""Replace: an architecture → the choices that its sites admit → a plan, which is data → the converted network."""
+"""Replace: an architecture → admitted choices → a plan, which is data → the converted network."""

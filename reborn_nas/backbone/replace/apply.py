@@ -1,4 +1,4 @@
-"""Carry out a plan: the one place that changes modules."""
+"""Applies a plan; no other code changes modules."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from reborn_nas.seeds import derive_seed
 
 
 def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, seed: int | None = None) -> nn.Module:
-    """A copy of `model`, converted as planned. Nothing is traced.
+    """Return a copy of `model`, converted as planned. Nothing is traced.
 
     Args:
-        inplace: change `model` itself.
-        seed: draw each site's new weights from this seed and the site's name; else from the global generator.
+        inplace: convert `model` in place.
+        seed: draw each site's new weights from this seed and the site's name; None uses the global generator.
 
     Raises:
-        ConversionError: the plan is for another network, or a source has changed since.
+        ConversionError: the plan was made for another network, or a source file has changed since.
     """
     new = model if inplace else copied(model)
     if plan.widening is not None:
@@ -65,7 +65,7 @@ def apply(model: nn.Module, plan: Plan, *, inplace: bool = False, seed: int | No
 
 
 def _made(model: nn.Module, placement: Placement, original: nn.Module | None, init: str) -> nn.Module:
-    """The activation of one placement, where and as the network's other tensors are."""
+    """The activation of one placement, with the device and dtype of the network's tensors."""
     parent = _module_at(model, placement.path.rpartition(".")[0])
     device, dtype = _where(parent, model)
     with torch.device("meta") if device.type == "meta" else nullcontext():
@@ -85,7 +85,7 @@ def _where(parent: nn.Module, model: nn.Module) -> tuple[torch.device, torch.dty
 
 
 def _stream(seed: int | None, name: str) -> Any:
-    """The random numbers of one site: they do not depend on other sites."""
+    """The random numbers of one site, which do not depend on other sites."""
     return nullcontext() if seed is None else _Seeded(derive_seed(seed, "activation", name))
 
 
@@ -128,7 +128,7 @@ def _take_hooks(made: nn.Module, original: nn.Module) -> None:
 
 
 def _replace_references(model: nn.Module, replaced: Mapping[int, nn.Module]) -> None:
-    """Modules may be held in plain lists, tuples and dicts too; these follow."""
+    """Replace modules also in the plain lists, tuples and dicts that hold them."""
     for module in model.modules():
         for name, value in vars(module).items():
             if name not in ("_modules", "_parameters", "_buffers") and isinstance(value, list | tuple | dict):
@@ -146,7 +146,7 @@ def _swapped(value: Any, replaced: Mapping[int, nn.Module]) -> Any:
 
 
 def set_widths(model: nn.Module, widths: Sequence[Width]) -> None:
-    """Write what `widths_of` found into a converted network."""
+    """Set the attributes found by `widths_of` in a converted network."""
     for width in widths:
         holder: Any = model.get_submodule(width.module)
         if width.row is None:

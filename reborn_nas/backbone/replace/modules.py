@@ -1,7 +1,7 @@
-"""The modules that conversion puts in around an activation: gains, copies, and the original of a functional call.
+"""Modules that conversion adds to an activation: gains, clones, and the originals of functional calls.
 
-Networks without normalisation scale each activation's output to variance one; a replacement needs a gain of its own.
-timm's NFNets hold the gain in `GammaAct` behind the activation, nf_resnet in `ScaledStdConv2d.scale` of the next
+Networks without normalisation scale each activation's output to variance one, so a replacement needs its own gain.
+timm's NFNets have the gain in `GammaAct` after the activation, nf_resnet has it in `ScaledStdConv2d.scale` of the next
 convolution (Brock, De & Smith, "Characterizing signal propagation …", 2021, Sec. 4.2).
 """
 
@@ -24,7 +24,7 @@ from reborn_nas.backbone.trace.ops import module_class, operation
 
 
 class Gained(nn.Module):
-    """An activation and the gain behind it: (B, C, H, W) → gamma · activation(x)."""
+    """An activation followed by a gain: (B, C, H, W) → gamma · activation(x)."""
 
     def __init__(self, act: nn.Module, gamma: float) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Gained(nn.Module):
 
 
 def without_gain(original: nn.Module) -> tuple[nn.Module, float | None]:
-    """The activation without its gain, and the gain; the module itself and None where it has none."""
+    """The activation without its gain, and the gain; the module and None if it has none."""
     if not isinstance(original, GammaAct):
         return original, None
     plain = copy.copy(original)
@@ -53,7 +53,7 @@ def without_gain(original: nn.Module) -> tuple[nn.Module, float | None]:
 
 
 def gain_of(choice: Choice, built: nn.Module) -> float | None:
-    """The gain that belongs to an activation without weights; None for one with weights, which finds its own scale."""
+    """The gain that belongs to an activation without weights; None for one with weights, which learns its scale."""
     if choice.name == "leaky_relu" and choice.options.get("negative_slope") != 0.01:
         return _measured(built)
     if choice.name in _nonlin_gamma:
@@ -67,7 +67,7 @@ def _measured(module: nn.Module) -> float:
     with (
         torch.device("cpu"),
         torch.no_grad(),
-    ):  # a plan is tried out where the default device holds no numbers
+    ):  # a plan is tried out on the meta device
         levels = (torch.arange(20001, dtype=torch.float64) + 0.5) / 20001
         y = copy.deepcopy(module).double().eval()(torch.special.ndtri(levels).view(1, 1, 1, -1))
     return 1.0 / math.sqrt(float(y.var(unbiased=False)))
@@ -78,21 +78,21 @@ KEPT = "kept"
 
 
 class Kept(nn.Module):
-    """Stands in a list of activations for a turn of a loop that keeps its own expression; it is never called."""
+    """Placeholder in a list of activations for an iteration that keeps the original expression; never called."""
 
     kept = True
 
 
 class Cloned(nn.Module):
-    """An activation whose input or output the network overwrites later: it gets, or gives, a copy.
+    """An activation whose input or output is overwritten later, and therefore cloned.
 
-    Backward reads what the activation saved, which the overwriting would change. A copy costs the memory and the time
-    of one map.
+    Backward reads what the activation saved, which would otherwise be overwritten. A clone costs the memory and time of
+    one map.
 
     Args:
         act: the activation.
-        what: "input", "output" or "both"; or "written": the activation works in place, as the original did, on a map
-            that the network reads under another name too.
+        what: "input", "output" or "both"; or "written": the activation works in place, like the original, on a map
+            that is also read under another name.
     """
 
     def __init__(self, act: nn.Module, what: str) -> None:
@@ -103,19 +103,19 @@ class Cloned(nn.Module):
         self.out_channels: int = getattr(act, "out_channels", 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, …) → what the activation makes of it."""
+        """(B, C, …) → the activation's output."""
         y: Tensor = self.act(x if self.what == "output" else x.clone())
         if self.what == WRITTEN:
             return x.copy_(y)
         return y if self.what == "input" else y.clone()
 
     def extra_repr(self) -> str:
-        """The copied tensors."""
+        """The cloned tensors."""
         return self.what
 
 
 def module_of(label: str | None) -> nn.Module | None:
-    """The module that `functional_original` named."""
+    """The module of a label of `functional_original`."""
     if label is None:
         return None
     choice = Choice.parse(label)

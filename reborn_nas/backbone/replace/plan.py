@@ -1,4 +1,4 @@
-"""The plan of a conversion, module by module: pure data, decided before anything is changed, stored as JSON."""
+"""The plan of a conversion, module by module: pure data, made before anything is changed, and stored as JSON."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from reborn_nas.errors import ConversionError
 
 @dataclass(frozen=True)
 class Placement:
-    """One activation that is put in.
+    """An activation to insert.
 
     Args:
-        site: the site's name.
-        choice: complete label; "original" only for the other turns of a loop in which one is replaced.
-        path: module path that is set.
-        channels: channels that reach it, widened ones included.
-        layout: of the map, as in `Site`.
-        replaces: path of the module that acts there now, or None.
-        function: for a functional call, what it computes, as a `torch.nn` class with its arguments, or None.
-        clone: "input", "output" or "both": what the network overwrites later and is copied first; "written" where the
+        site: name of the site.
+        choice: complete label; "original" only for other iterations of a loop in which one is replaced.
+        path: module path to set.
+        channels: number of input channels, including widened ones.
+        layout: layout of the map, as in `Site`.
+        replaces: path of the replaced module, or None.
+        function: for a functional call, its `torch.nn` class with arguments, or None.
+        clone: "input", "output" or "both": tensors that are overwritten later and must be cloned; "written" if the
             result is written over the map that the activation reads; "" for none of these.
     """
 
@@ -51,7 +51,7 @@ class Placement:
         return data if self.clone else {key: value for key, value in data.items() if key != "clone"}
 
     def make(self, original: nn.Module | None, init: str) -> nn.Module:
-        """The module that is put in, on the current default device.
+        """Make the module to insert, on the current default device.
 
         Args:
             original: the module at `replaces`, which is not changed.
@@ -64,7 +64,7 @@ class Placement:
             if acts is None:
                 raise ConversionError(
                     f"site {self.site!r} is in a loop and has no module that could keep its place; "
-                    "choose an activation for every turn of the loop"
+                    "choose an activation for every iteration of the loop"
                 )
             return acts
         choice = Choice.parse(self.choice)
@@ -80,12 +80,12 @@ class Placement:
 
 @dataclass(frozen=True)
 class OwnerRewrite:
-    """A module that gets a class with another forward.
+    """A module whose class is replaced by one with a rewritten forward.
 
     Args:
-        owner: its path.
-        cls: its class, `module:qualname`.
-        change: the calls that change in its source, or in how it shows features.
+        owner: path of the module.
+        cls: class of the module, `module:qualname`.
+        change: the changed calls in its source, or in its method for features.
     """
 
     owner: str
@@ -109,21 +109,21 @@ class OwnerRewrite:
             change = FeatureActivations()
         else:
             raise ConversionError(
-                f"the plan has a forward of {data['cls']} that torch.fx wrote, which may drop what torch.fx cannot "
-                "follow and is no longer carried out; plan again"
+                f"the plan has a forward of {data['cls']} that torch.fx wrote, which may omit what torch.fx cannot "
+                "trace and is no longer supported; make a new plan"
             )
         return cls(str(data["owner"]), str(data["cls"]), change)
 
 
 @dataclass(frozen=True)
 class Width:
-    """One number that a network holds about its own widths.
+    """An attribute of a network about its widths.
 
     Args:
-        module: path of the module that holds it.
-        name: of the attribute.
-        value: what it is after widening.
-        row: index of the row whose `num_chs` it is, where the attribute is timm's `feature_info`; else None.
+        module: path of the module.
+        name: name of the attribute.
+        value: value after widening.
+        row: index of the row with this `num_chs`, for timm's `feature_info`; else None.
     """
 
     module: str
@@ -137,18 +137,18 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps that `apply` carries out. Equal plans on equal networks give equal conversions.
+    """The steps of a conversion. Equal plans for equal networks give equal conversions.
 
     Args:
-        placements: the activations that are put in, in execution order.
-        rewrites: the modules whose forward is rewritten.
-        loops: path of a `ModuleList` → its length, for calls that a loop runs.
-        widening: what grows behind doubled channels, or None.
-        init: "xavier", or "preserve" for the function that the network had.
-        gains: weight-standardised convolutions that hold the gain of the activation before them, and its change.
-        spare: paths of activation modules with parameters that nothing uses any more.
-        widths: attributes of a timm network about the widths of its features, where widening changes them.
-        proof: digest of the proof that the network converts truly; "" in plans from before there was one.
+        placements: the activations to insert, in execution order.
+        rewrites: modules whose forward is rewritten.
+        loops: path of a `ModuleList` → its length, for calls in a loop.
+        widening: the widening after doubled channels, or None.
+        init: "xavier", or "preserve" to keep the function of the network.
+        gains: weight-standardised convolutions with the gain of the preceding activation, and its change.
+        spare: paths of activation modules with parameters that are no longer used.
+        widths: attributes of a timm network about the widths of its features that widening changes.
+        proof: digest of the proof of the network; "" in old plans.
     """
 
     placements: tuple[Placement, ...]
@@ -180,7 +180,7 @@ class Plan:
         return {**data, **{key: value for key, value in more.items() if value}}
 
     def to_json(self, indent: int | None = None) -> str:
-        """The plan as JSON text; `from_json` restores it."""
+        """The plan as a JSON string; `from_json` restores it."""
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
 
     @classmethod
@@ -212,7 +212,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """The plan that `text` describes."""
+        """The inverse of `to_json`."""
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -221,6 +221,6 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Twelve hex digits that change whenever anything in the plan does."""
+        """A digest of the plan, of twelve hex digits."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""From an architecture to a plan: which choices its sites admit, what grows, and which forwards are rewritten."""
+"""From an architecture to a plan: the admitted choices, the widening, and the rewritten forwards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from reborn_nas.errors import ConversionError, RebornError, SiteError
 
 
 def draft_plan(model: nn.Module, architecture: Architecture, found: Discovery, init: str = "xavier") -> Plan:
-    """A plan that has not been tried out; enough to count what the network costs."""
+    """Make a plan without trying it out, which is enough to count the cost of the network."""
     chosen = admitted(architecture, found)
     proof = found.proof
     steps = make_plan(model, found, chosen, widened(found, chosen), init)
@@ -57,10 +57,10 @@ def make_plan(
     wide: Widening | None = None,
     init: str = "xavier",
 ) -> Plan:
-    """The plan for choices that are known to be admissible.
+    """Make the plan for admissible choices.
 
     Raises:
-        ConversionError: a forward that cannot be rewritten.
+        ConversionError: a forward cannot be rewritten.
     """
     widths = {} if wide is None else wide.channels
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -94,10 +94,10 @@ def make_plan(
 def architecture_for(
     found: Discovery, given: Architecture | Mapping[str, Choice | str] | Choice | str
 ) -> Architecture:
-    """The architecture that a caller of `convert` names: itself, a map site → choice, or one choice for every site.
+    """The architecture of an argument of `convert`: an architecture, a map site → choice, or one choice for all sites.
 
     Raises:
-        SiteError: it is none of these, or no site admits the one choice.
+        SiteError: the argument is none of these, or no site admits the choice.
     """
     if isinstance(given, Architecture):
         return given
@@ -129,10 +129,10 @@ def other_functions(architecture: Architecture, found: Discovery) -> list[str]:
 
 
 def everywhere(found: Discovery, choice: Choice | str) -> dict[str, Choice]:
-    """`choice` at every site that admits it, together.
+    """`choice` at every site that admits it, if all can be combined.
 
     Raises:
-        SiteError: when no site does.
+        SiteError: no site admits it.
     """
     wanted = complete(choice)
     names = [site.name for site in found.sites if site.admits(wanted)]
@@ -143,7 +143,7 @@ def everywhere(found: Discovery, choice: Choice | str) -> dict[str, Choice]:
             f"no activation site of this network admits {wanted.label}: {'; '.join(reasons) or 'it has no sites'}"
         )
     if wanted != ORIGINAL and _doubles(wanted) and _joint_refusal(found, names) is not None:
-        kept: list[str] = []  # each by itself can be widened, all together cannot: take what fits, in order
+        kept: list[str] = []  # each alone can be widened, but not all together: keep those that fit, in order
         for name in names:
             if _joint_refusal(found, [*kept, name]) is None:
                 kept.append(name)
@@ -152,7 +152,7 @@ def everywhere(found: Discovery, choice: Choice | str) -> dict[str, Choice]:
 
 
 def admitted(architecture: Architecture, found: Discovery) -> dict[str, Choice]:
-    """The complete choices by site. Raises SiteError with every fault."""
+    """The complete choices by site. Raises SiteError with all faults."""
     known = {site.name: site for site in found.sites}
     chosen: dict[str, Choice] = {}
     faults: list[str] = []
@@ -164,18 +164,18 @@ def admitted(architecture: Architecture, found: Discovery) -> dict[str, Choice]:
             faults.append(f"unknown site {name!r}{hint}")
             continue
         try:
-            whole = complete(choice)
+            full = complete(choice)
         except RebornError as error:
             faults.append(f"site {name!r}: {error}")
             continue
-        reason = site.refusal(whole)
+        reason = site.refusal(full)
         if reason is not None:
             other = " or choose another form" if site.fault is None else ""
             place = site.span.place if site.span is not None and ".py" not in reason else ""
             where = f"site {name!r} ({place})" if place else f"site {name!r}"
             faults.append(f"{where}: {reason}; exclude the site{other}")
-        elif whole != ORIGINAL:
-            chosen[name] = whole
+        elif full != ORIGINAL:
+            chosen[name] = full
     if faults:
         raise SiteError(
             faults[0]
@@ -190,7 +190,7 @@ def _doubles(choice: Choice) -> bool:
 
 
 def widened(found: Discovery, chosen: Mapping[str, Choice]) -> Widening | None:
-    """The widening behind the doubled sites of an architecture; None where there are none."""
+    """The widening for the doubled sites of an architecture; None if there are none."""
     doubled = [site for site in found.sites if site.name in chosen and _doubles(chosen[site.name])]
     if not doubled:
         return None
@@ -212,12 +212,12 @@ def _joint_refusal(found: Discovery, names: Sequence[str]) -> Refusal | None:
 
 @dataclass(frozen=True)
 class OwnerChanges:
-    """The changes at one owner.
+    """The changes of one owner.
 
     Args:
-        rewrite: how its forward changes.
-        paths: site → module path where its activation is put; in an edited loop, of every turn.
-        loops: paths of the lists that edited loops walk → their length.
+        rewrite: rewrite of its forward.
+        paths: site → module path of its activation; in an edited loop, for every iteration.
+        loops: paths of the lists that edited loops iterate over → their lengths.
     """
 
     rewrite: OwnerRewrite
@@ -226,10 +226,10 @@ class OwnerChanges:
 
 
 def changes_for(owner: str, module: nn.Module, found: Discovery, chosen: Collection[str]) -> OwnerChanges:
-    """The changes for the chosen sites of `owner` that have no attribute of their own.
+    """The changes for the chosen sites of `owner` that have no separate attribute.
 
     Raises:
-        ConversionError: the source cannot be edited; names class, line and remedy.
+        ConversionError: the source cannot be edited; the message names class, line and remedy.
     """
     sites = [s for s in found.sites if s.owner == owner and s.kind != "module"]
     wanted = [site for site in sites if site.name in chosen]
@@ -239,7 +239,7 @@ def changes_for(owner: str, module: nn.Module, found: Discovery, chosen: Collect
 
 
 def features_for(model: nn.Module, paths: Collection[str | None]) -> tuple[OwnerRewrite, ...]:
-    """The rewrite for a `model` that returns features behind one of the replaced modules at `paths`."""
+    """The rewrite for a `model` that returns features after one of the replaced modules at `paths`."""
     if not takes_features(model, paths):
         return ()
     return (OwnerRewrite("", f"{type(model).__module__}:{type(model).__qualname__}", FeatureActivations()),)
@@ -280,16 +280,16 @@ def _edit(owner: nn.Module, site: Site, attribute: str, loop: int) -> Edit:
     edit = locate(type(owner), site.span, attribute, loop=loop, expression=site.expression)
     if edit.method in vars(owner):
         raise ConversionError(
-            f"{type(owner).__name__}, {site.span.place}: the instance has a {edit.method} of its own, which hides "
-            "the class's; define it in the class"
+            f"{type(owner).__name__}, {site.span.place}: the instance overrides the {edit.method} of "
+            "its class; define it in the class"
         )
     return edit
 
 
 def attribute_of(site: str, owner: nn.Module, path: str) -> str:
-    """The attribute that holds the activation of `site` in its owner at `path`; readable, stable and free.
+    """The attribute that holds the activation of `site` in its owner at `path`; readable, stable and unused.
 
-    Two sites of one owner never get the same one: a digest distinguishes what an identifier cannot spell.
+    Different sites of an owner get different names: a digest distinguishes what an identifier cannot contain.
     """
     local = site[len(path) + 1 :] if path and site.startswith(f"{path}.") else site
     name = re.sub(r"\W", "_", local.replace("@", "_at"))
@@ -308,7 +308,7 @@ def join(path: str, name: str) -> str:
 
 
 def functional_original(found: Discovery, site: Site) -> str | None:
-    """The `torch.nn` class and arguments that a functional site computes, as a label; None where there is none."""
+    """The `torch.nn` class and arguments that a functional site computes, as a label; None if there is none."""
     if site.path is not None:
         return None
     if site.is_formula or site.label is not None:
@@ -323,7 +323,7 @@ def functional_original(found: Discovery, site: Site) -> str | None:
 def conv_gains(
     model: nn.Module, found: Discovery, chosen: Mapping[str, Choice]
 ) -> tuple[tuple[str, float], ...]:
-    """(path of a weight-standardised convolution, factor of its scale), where it holds its input activation's gain."""
+    """(path, factor of the scale) of weight-standardised convolutions that hold the gain of their input activation."""
     convs = {path: conv for path, conv in model.named_modules() if isinstance(conv, ScaledStdConv2d)}
     if not convs:
         return ()
@@ -344,7 +344,7 @@ def conv_gains(
 
 
 def _reading_convs(run: Trace, value: int) -> list[str]:
-    """Modules whose convolution reads the value, directly or through pools and multiplications by a number."""
+    """Modules whose convolution reads the value, directly or after pools and multiplications by a number."""
     found: list[str] = []
     for op in run.consumers(value):
         if op.name == "conv2d" and op.inputs[0] == value:

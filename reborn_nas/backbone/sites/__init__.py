@@ -1,1 +1,1 @@
-"""Sites: traces of both modes → units of activation → places with final names → sites, and what is not one."""
+"""Sites: traces of both modes → units of activation → places with final names → sites and non-sites."""

@@ -1,4 +1,4 @@
-"""Which dimension of each value holds the channels: those that layers make, followed from operation to operation."""
+"""The channel dimension of each value: set by layers, then followed from operation to operation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LAYOUTS = {
 
 
 def channel_axes(trace: Trace) -> dict[int, int]:
-    """For each value that an operation made, and each input, the dimension of its channels (0 is the batch)."""
+    """Value id → channel dimension, for the results of operations and for inputs (0 is the batch)."""
     axes = {value: default_axis(len(trace.values[value].shape)) for value in trace.inputs}
     for op in trace.ops:
         given = [value for value in op.inputs if value in axes]
@@ -31,12 +31,12 @@ def channel_axes(trace: Trace) -> dict[int, int]:
 
 
 def default_axis(rank: int) -> int:
-    """The usual dimension of channels: (B, C, H, W), tokens (B, L, C), (B, C)."""
+    """The usual channel dimension: (B, C, H, W), tokens (B, L, C), (B, C)."""
     return 2 if rank == 3 else min(1, max(rank - 1, 0))
 
 
 def layout_name(rank: int, axis: int) -> str:
-    """One of the layouts of the activation families, or `other` where none goes."""
+    """One of the layouts of the activation families, or `other` if none applies."""
     return _LAYOUTS.get((rank, axis), "other")
 
 
@@ -55,7 +55,7 @@ def _axis(trace: Trace, op: Op, source: int | None, made: int, axes: dict[int, i
     before, axis = trace.values[source].shape, axes[source]
     try:
         found = moved(op, before, after, axis)
-    except (IndexError, TypeError, ValueError):  # a form of the call that no rule knows
+    except (IndexError, TypeError, ValueError):  # a form of the call that no rule covers
         found = None
     if found is None and len(before) == rank:
         found = axis
@@ -63,7 +63,7 @@ def _axis(trace: Trace, op: Op, source: int | None, made: int, axes: dict[int, i
 
 
 def _product(trace: Trace, op: Op, axes: dict[int, int], rank: int) -> int:
-    """Rows of the result are the left factor's, columns the right one's; the channels are where a factor has them."""
+    """The result has rows of the left and columns of the right factor, and the channels where a factor has them."""
     left, right = op.inputs[0], op.inputs[-1]
     holder = left if left in axes else right
     return rank - 2 if axes.get(holder) == len(trace.values[holder].shape) - 2 else rank - 1

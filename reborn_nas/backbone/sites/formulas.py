@@ -1,7 +1,8 @@
-"""Activations that a forward writes out, x · σ(x), y · (y > 0), where(y > 0, y, 0.1 · y), or calls as a plain function.
+"""Activations written out in a forward, x · σ(x), y · (y > 0), where(y > 0, y, 0.1 · y), or called as plain functions.
 
-Such an activation is recognised by what it is: several operations that together make a point-wise function of one map,
-named by its values. Where they are one expression of the source, it is a site like any other; else it is listed.
+Such an activation is several operations that together compute a pointwise function of one map; it is named by the
+values of that function. If the operations are one expression of the source, it is a site; else it is listed as a
+non-site.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from reborn_nas.backbone.trace.ops import operation
 
 @dataclass(frozen=True)
 class Formula:
-    """One activation that is written out or called as a plain function.
+    """An activation that is written out or called as a plain function.
 
     Args:
-        unit: its execution.
-        reason: why no module can take its place, or None where one can.
+        unit: execution.
+        reason: why no module can replace it, or None if one can.
     """
 
     unit: Unit
@@ -45,8 +46,8 @@ def find_formulas(run: Trace, live: Collection[int], units: Sequence[Unit]) -> l
     """The formulas of a run, in execution order.
 
     Args:
-        live: values that descend from the network's inputs.
-        units: the activations that are one operation or module each.
+        live: values that depend on the network's inputs.
+        units: the activations that are a single operation or module.
     """
     return _Search(run, live, units).found()
 
@@ -57,7 +58,7 @@ class _Search:
         fresh = {value for op in run.ops if operation(op.name).makes for value in op.outputs}
         self.live = {value for value in live if value not in fresh}
         self.closed: set[int] = set()  # operations that belong to an activation of another kind
-        self.inside: set[int] = set()  # operations of modules that are an activation as a whole
+        self.inside: set[int] = set()  # operations of modules that are an activation
         self.open: set[int] = set()  # calls of modules that may be a part of a formula
         for unit in units:
             ops = range(unit.first_op, unit.last_op + 1)
@@ -67,7 +68,7 @@ class _Search:
                 if part and not self._weights(run.ops[unit.first_op : unit.last_op + 1]):
                     self.open.add(run.calls.index(unit.call))
                     continue
-            elif part or operation(unit.name).by_hand:
+            elif part or operation(unit.name).in_hard_swish:
                 continue
             self.closed.update(ops)
         self.opaque: set[int] = set()  # results of formulas that were found
@@ -77,14 +78,14 @@ class _Search:
         return any(self.run.values[value].param is not None for op in ops for value in op.inputs)
 
     def found(self) -> list[Formula]:
-        """Calls of plain functions first, then what is named, then what is left, as long as something is found."""
+        """Find calls of plain functions, then known activations, then all others, until nothing new is found."""
         self._functions()
         while True:
             rest = self._named()
             largest = sorted(rest, key=lambda made: -len(made.ops))
             joined = [
                 made for made in largest if len(made.ops) > 1
-            ]  # a bound by itself, as min(y, 6), is not a formula
+            ]  # a bound alone, such as min(y, 6), is not a formula
             if not [made for made in joined if self._new(made) and self._accept(made, named=False)]:
                 break
         for made in self._largest(rest):
@@ -97,7 +98,7 @@ class _Search:
         return known.isdisjoint(op.index for op in made.ops)
 
     def _functions(self) -> None:
-        """Plain functions that are an activation as a whole, `torch.autograd.Function`s among them."""
+        """Find plain functions that are an activation, including `torch.autograd.Function`s."""
         turns: dict[tuple[int, int], list[Op]] = {}
         for op in self.run.ops:
             if op.turn and op.index not in self.inside:
@@ -112,10 +113,10 @@ class _Search:
             if len(sources) != 1 or any(len(op.outputs) != 1 for op in reading):
                 continue
             (source,) = sources
-            self._accept(_Derived(source, tuple(reading)), named=True, whole=True)
+            self._accept(_Derived(source, tuple(reading)), named=True, plain_function=True)
 
     def _named(self) -> list[_Derived]:
-        """Accept what is a known activation; the other formulas."""
+        """Accept known activations; returns the other formulas."""
         derived: dict[int, _Derived] = {}
         bent: set[int] = set()
         rest: list[_Derived] = []
@@ -163,14 +164,14 @@ class _Search:
         return _Derived(source, (*(ops[index] for index in sorted(ops)), op))
 
     def _home(self, call: int) -> int:
-        """The call that holds a formula with an operation of this one: modules may be parts of it."""
+        """The call that contains a formula with an operation of this call, since modules may be parts of a formula."""
         while call in self.open:
             call = self.run.calls[call].parent
         return call
 
     def _is_formula(self, made: _Derived) -> bool:
         last = made.ops[-1]
-        operands = len(last.args) + len(last.kwargs)  # where(condition) and max(map) join nothing
+        operands = len(last.args) + len(last.kwargs)  # where(condition) and max(map) do not join
         if not operation(last.name).joins or last.call in self.open or operands < 2:
             return False
         if not self.run.values[last.outputs[0]].floating:
@@ -180,8 +181,8 @@ class _Search:
         alone = operation(last.name).chooses and len(made.ops) == 1
         return bends and (several or alone or last.name in ("masked_fill", "setitem"))
 
-    def _accept(self, made: _Derived, *, named: bool, whole: bool = False) -> bool:
-        """Keep it if it is a site; `named` requires a known activation, `whole` a plain function."""
+    def _accept(self, made: _Derived, *, named: bool, plain_function: bool = False) -> bool:
+        """Keep it if it is a site. `named` requires a known activation, `plain_function` marks plain functions."""
         last = made.ops[-1]
         single = activation_name(last) if len(made.ops) == 1 else None
         try:
@@ -192,7 +193,7 @@ class _Search:
             return False
         activation, label = known
         loose = activation.startswith("other:")
-        if loose and ((named and not whole) or any(activation_name(op) for op in made.ops)):
+        if loose and ((named and not plain_function) or any(activation_name(op) for op in made.ops)):
             return False
         if any(op.inplace and op.inputs[0] == made.source for op in made.ops) and single is None:
             return False
@@ -214,7 +215,7 @@ class _Search:
         return True
 
     def _detaches(self, made: _Derived) -> bool:
-        """Whether a part of it that makes numbers, not truth values, is cut off from the gradient."""
+        """Whether a part of it that computes numbers, not booleans, is detached from the gradient."""
         return any(
             op.name in ("detach", "data")
             and any(self._numbers(user) for user in self.run.consumers(op.outputs[0]))
@@ -254,9 +255,9 @@ class _Search:
         self.formulas[last.index] = Formula(unit, reason)
 
     def _list(self, made: _Derived) -> None:
-        """Keep it as an activation that is not a site, with the reason."""
+        """Keep it as a non-site, with the reason."""
         if any(op.name != "softplus" and activation_name(op) for op in made.ops):
-            return  # a site of its own
+            return  # a separate site
         activation, label = "other:formula", None
         names = parameters_of(self.run, made.ops, made.source)
         why = ""
@@ -279,13 +280,13 @@ class _Search:
         elif not why:
             try:
                 expression_of(self.run, made.ops, made.source, self.live)
-                why = "a part of it is an activation of its own"
+                why = "a part of it is itself an activation"
             except NotOne as error:
                 why = str(error)
         self._keep(made, activation, label, None, why, single=False)
 
     def _largest(self, candidates: Sequence[_Derived]) -> Iterator[_Derived]:
-        """Those that are not part of another one, and are read."""
+        """The candidates that are read and not part of another one."""
         indices = [{op.index for op in made.ops} for made in candidates]
         for made, mine in zip(candidates, indices):
             value = made.ops[-1].outputs[0]

@@ -1,10 +1,10 @@
 """Activations that are not sites, each with the reason: gates, comparisons, formulas that no module can replace.
 
-Site or gate is read off the data flow, never off names. An activation lies inside a gate (squeeze-and-excitation, a
-dynamic weight) if and only if, at every first join that its result reaches, it arrives as the broadcast-smaller operand
-of a multiplication or addition, or went through a squashing function first, and the other operand does not descend from
-it. Without the last clause the real activation in front of an efficient channel attention, x · σ(conv(mean(x))), would
-be taken for a gate.
+Sites and gates are distinguished by the data flow, never by names. An activation lies inside a gate
+(squeeze-and-excitation, a dynamic weight) if and only if at every first join with other data its result is the
+broadcast-smaller operand of a multiplication or addition, or passed a squashing function before, and the other operand
+does not depend on it. The last condition is necessary: without it, the activation before an efficient channel
+attention, x · σ(conv(mean(x))), would be taken for a gate.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SPATIAL_ATTENTION = {
 
 
 def live_values(trace: Trace) -> frozenset[int]:
-    """Ids of the values that descend from the model's inputs."""
+    """Ids of the values that depend on the model's inputs."""
     live = set(trace.inputs)
     for op in trace.ops:
         if not live.isdisjoint(op.inputs):
@@ -47,14 +47,14 @@ def gate_reason(trace: Trace, unit: Unit, live: frozenset[int], classes: Mapping
         if kind in SPATIAL_ATTENTION:
             return f"inside {SPATIAL_ATTENTION[kind]} ({path}: {kind}), which weighs places, not features"
     if only_decides(trace, unit):
-        return "its result is only compared or ranked; none of its numbers reaches a layer or an output"
+        return "its result is only compared or ranked; no layer or output uses its values"
     if is_gate(trace, unit, live):
         return "inside a gate: its result only scales or shifts a larger map"
     return None
 
 
 def only_decides(trace: Trace, unit: Unit) -> bool:
-    """Whether all that is made of the result are truth values and indices, as of overlaps between boxes."""
+    """Whether only booleans and indices are computed from the result, as from overlaps of boxes."""
     outputs, seen, todo = set(trace.outputs), {unit.output}, [unit.output]
     decides = False
     while todo:
@@ -72,11 +72,11 @@ def only_decides(trace: Trace, unit: Unit) -> bool:
 
 
 def is_gate(trace: Trace, unit: Unit, live: frozenset[int]) -> bool:
-    """Whether the activation lies inside a gate, by the rule at the head of this file."""
+    """Whether the activation lies inside a gate, by the rule in the module's docstring."""
     joins = 0
     outputs = set(trace.outputs)
     seen: set[tuple[int, bool, str]] = set()
-    # value, did it pass a squashing function, was it spread over the map or resized
+    # value, whether it passed a squashing function, whether it was spread over the map or resized
     todo = [(unit.output, False, "")]
     while todo:
         state = todo.pop()
@@ -97,7 +97,7 @@ def is_gate(trace: Trace, unit: Unit, live: frozenset[int]) -> bool:
                 todo += [(made, squash, wide) for made in op.outputs]
                 continue
             if op.name in ("add", "sub") and _pooled(trace, value) and _alike(trace, value, others):
-                todo += [(made, squashed, spread) for made in op.outputs]  # the branches of one gate
+                todo += [(made, squashed, spread) for made in op.outputs]  # branches of one gate
                 continue
             joins += 1
             wide_enough = spread == "spread" or (spread == "resized" and op.name not in ("add", "sub"))
@@ -108,7 +108,7 @@ def is_gate(trace: Trace, unit: Unit, live: frozenset[int]) -> bool:
 
 
 def _other_data(trace: Trace, op: Op, value: int, live: frozenset[int]) -> tuple[int, ...] | None:
-    """The other numbers that the operation joins with `value`, not indices; None where `value` only lends its shape."""
+    """The other operands of the operation, except indices; None if only the shape of `value` is used."""
     if operation(op.name).lends_shape:
         return () if op.inputs[0] == value else None
     if op.inputs.count(value) > 1:
@@ -124,7 +124,7 @@ def _smaller(trace: Trace, value: int, others: tuple[int, ...]) -> bool:
 
 
 def _pooled(trace: Trace, value: int) -> bool:
-    """Whether the value is a map of one place, as global pooling leaves it."""
+    """Whether the value is a map of one position, as after global pooling."""
     shape = trace.values[value].shape
     return len(shape) > 2 and prod(shape[2:]) == 1
 
@@ -134,7 +134,7 @@ def _alike(trace: Trace, value: int, others: tuple[int, ...]) -> bool:
 
 
 def _descends(trace: Trace, ancestor: int, values: tuple[int, ...], until: Op) -> bool:
-    """Whether one of `values` descends from `ancestor`, looking at the operations before `until`."""
+    """Whether one of `values` depends on `ancestor`, by operations before `until`."""
     wanted = set(values)
     family = {ancestor}
     if ancestor in wanted:
@@ -151,7 +151,7 @@ def _descends(trace: Trace, ancestor: int, values: tuple[int, ...], until: Op) -
 def with_formulas(
     traces: Sequence[Trace], units: Sequence[Sequence[Unit]], live: Sequence[frozenset[int]]
 ) -> tuple[tuple[tuple[Unit, ...], ...], tuple[tuple[Formula, ...], ...]]:
-    """The activation units of each run with those that are expressions, in execution order; and what is only listed."""
+    """The activation units of each run, including expressions, in execution order; and the other formulas."""
     merged, listed = [], []
     for run, own, alive in zip(traces, units, live):
         found = find_formulas(run, alive, own)
@@ -164,7 +164,7 @@ def with_formulas(
 
 
 def written_out(traces: Sequence[Trace], formulas: Sequence[Sequence[Formula]]) -> list[NonSite]:
-    """Activations of several operations that no module can take the place of, as `with_formulas` gave them."""
+    """The activations of several operations that no module can replace, from `with_formulas`."""
     found: dict[str, NonSite] = {}
     for run, listed in zip(traces, formulas):
         for number, formula in enumerate(listed):
@@ -179,23 +179,23 @@ def written_out(traces: Sequence[Trace], formulas: Sequence[Sequence[Formula]]) 
     return list(found.values())
 
 
-def out_of_sight(traces: tuple[Trace, ...], live: tuple[frozenset[int], ...]) -> list[NonSite]:
-    """Activations on values that come from outside of torch, such as a map that went through numpy."""
+def outside_torch(traces: tuple[Trace, ...], live: tuple[frozenset[int], ...]) -> list[NonSite]:
+    """The activations of values computed outside of torch, such as a map that passed through numpy."""
     found: dict[tuple[str, CallSpan | None], NonSite] = {}
     for run, alive in zip(traces, live):
-        strange = _strange(run) - alive
+        foreign = _foreign(run) - alive
         for op in run.ops:
-            if strange.isdisjoint(op.inputs):
+            if foreign.isdisjoint(op.inputs):
                 continue
-            strange.update(value for value in op.outputs if value not in alive)
+            foreign.update(value for value in op.outputs if value not in alive)
             name = activation_name(op)
             where = f"{op.module}.{op.name}".lstrip(".")
             if name is None or not alive.isdisjoint(op.inputs) or (where, op.span) in found:
                 continue
             place = f" ({op.span.place})" if op.span is not None else ""
             reason = (
-                f"what it acts on{place} does not come from the input by operations of torch alone (numpy, lists of "
-                "numbers, torch.vmap); stay with tensors, or convert what is inside by itself"
+                f"its input{place} is not computed from the network's input by torch operations only (numpy, lists of "
+                "numbers, torch.vmap); use tensors only, or convert the inner network separately"
             )
             number = sum(known == where for known, _ in found)
             shape = run.values[op.outputs[0]].shape[1:]
@@ -203,8 +203,8 @@ def out_of_sight(traces: tuple[Trace, ...], live: tuple[frozenset[int], ...]) ->
     return list(found.values())
 
 
-def _strange(run: Trace) -> set[int]:
-    """Values of numbers that no operation made of tensors, neither inputs nor parameters."""
+def _foreign(run: Trace) -> set[int]:
+    """Numeric values that are not results of operations on tensors, inputs or parameters."""
     made = {
         value for op in run.ops for value in op.outputs if op.inputs or not operation(op.name).from_numbers
     }
@@ -215,7 +215,7 @@ def _strange(run: Trace) -> set[int]:
 
 
 def fused_norms(modules: Mapping[str, nn.Module]) -> tuple[NonSite, ...]:
-    """Norms that activate by themselves and doubled blocks of an earlier conversion: there is nothing to replace."""
+    """Norms with a built-in activation, and doubled blocks of an earlier conversion: nothing can be replaced."""
     found = []
     for path, module in modules.items():
         kind = type(module).__name__

@@ -1,4 +1,4 @@
-"""Activations of all modes together, each with its final name and the block that it belongs to."""
+"""The activations of all modes, each with its final name and its block."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Call = tuple[str, str, CallSpan | None]  # prefix, owner, span
 
 @dataclass(frozen=True)
 class Place:
-    """One activation in the network's code, with its executions.
+    """An activation in the network's code, with its executions.
 
     Args:
-        name: the site's name.
+        name: name of the site.
         kind: "module", "shared" or "functional".
         prefix: the name without its ordinal.
-        span: its call; for a module of its own, the call of that module.
-        iteration: which pass through a loop over that call, from 0.
-        turns: how often one run of its owner passes that call, where more than once; else 0.
-        repeated: whether every pass is this one place, since all of them act on what one layer makes.
-        runs: its executions in each trace.
+        span: its call; for a module, the call of that module.
+        iteration: index of the pass of a loop over that call, from 0.
+        turns: how often one run of its owner executes that call, if more than once, else 0.
+        repeated: whether all passes are this place, since all act on results of the same layer.
+        runs: executions in each trace.
     """
 
     name: str
@@ -43,17 +43,17 @@ class Place:
 
     @property
     def mode(self) -> int:
-        """Number of the first trace that runs it: 0, or 1 where it runs in train mode only."""
+        """Index of the first trace that runs it: 0, or 1 if it runs in train mode only."""
         return next(number for number, units in enumerate(self.runs) if units)
 
     @property
     def first(self) -> Unit:
-        """Its first execution, in eval mode where it has one."""
+        """Its first execution, in eval mode if possible."""
         return self.runs[self.mode][0]
 
 
 def find_places(traces: Sequence[Trace], found: Sequence[Sequence[Unit]]) -> tuple[Place, ...]:
-    """All activations in execution order; one that only a later trace runs follows what ran before it there.
+    """All activations in execution order; those of a later trace only follow their predecessor there.
 
     Args:
         found: the activation units of each trace.
@@ -90,12 +90,12 @@ def find_places(traces: Sequence[Trace], found: Sequence[Sequence[Unit]]) -> tup
 
 
 def _with_keys(units: Sequence[Unit], repeated: Collection[Call]) -> list[tuple[Key, Unit]]:
-    """Each unit with the key of its place: repeated runs of one owner are one place, passes of a loop are several."""
+    """Each unit with the key of its place: repeated runs of one owner are one place, passes of a loop several."""
     passes: dict[tuple[Call, int], int] = {}
     keyed = []
     for unit in units:
         call = _call(unit)
-        # a functional relu and a module named relu may share a prefix, and then count together
+        # a functional relu and a module named relu may share a prefix, and are then counted together
         count = passes.get((call, unit.parent), 0)
         passes[call, unit.parent] = count + 1
         keyed.append(((*call, 0 if call in repeated else count), unit))
@@ -109,9 +109,9 @@ def _call(unit: Unit) -> Call:
 
 
 def _repeated(traces: Sequence[Trace], found: Sequence[Sequence[Unit]]) -> set[Call]:
-    """Calls that run several times on what one layer makes: for the images of a batch, the steps of a recurrence.
+    """Calls that run several times on results of one layer: for the images of a batch, or the steps of a recurrence.
 
-    Their passes are one place, whatever their number; passes behind layers of their own are places of their own.
+    All their passes are one place; passes after different layers are separate places.
     """
     passes: dict[tuple[int, Call, int], list[Unit]] = {}
     for number, units in enumerate(found):
@@ -130,7 +130,7 @@ def _repeated(traces: Sequence[Trace], found: Sequence[Sequence[Unit]]) -> set[C
 
 
 def _layers(run: Trace, value: int) -> frozenset[str]:
-    """Names of the parameters of the last layers that the value comes from."""
+    """Names of the parameters of the last layers before the value."""
     names: set[str] = set()
     todo, seen = [value], {value}
     while todo:
@@ -169,9 +169,9 @@ def _names(keyed: Mapping[Key, list[list[Unit]]]) -> dict[Key, str]:
 
 
 def _ordinals(keys: Sequence[Key], name: str) -> dict[Key, int]:
-    """The ordinal of each key among the calls of `name` in the source of the functions that ran.
+    """The ordinal of each key among the calls of `name` in the source of the executed functions.
 
-    A call that a loop passes n times counts n times.
+    A call that a loop executes n times counts n times.
     """
     functions = sorted({(span.filename, span.first_line) for _, _, span, _ in keys if span is not None})
     slots: list[tuple[object, ...]] = []
@@ -207,10 +207,10 @@ _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 class BlockFinder:
-    """Finds blocks by path; counts each module's weighted layers once.
+    """Finds the block of a module path; counts each module's weighted layers once.
 
-    Going down from the model, plain containers are passed through, and so is a stage: a module that holds blocks
-    (modules of two or more convolutions) of one class, or a container of them. What comes next is the block.
+    From the model downwards, plain containers are skipped, and so are stages: modules that hold blocks (modules with
+    two or more convolutions) of one class, or containers of such blocks. The next module is the block.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
@@ -224,7 +224,7 @@ class BlockFinder:
                     self._weighted[prefix] = self._weighted.get(prefix, 0) + 1
 
     def block(self, path: str) -> str:
-        """The path of the block that holds the module at `path`; "" for the model's own forward."""
+        """The path of the block that contains the module at `path`; "" for the model's own forward."""
         parts = path.split(".") if path else []
         for end in range(1, len(parts)):
             here, below = ".".join(parts[:end]), ".".join(parts[: end + 1])
@@ -232,7 +232,7 @@ class BlockFinder:
                 return here
         return path
 
-    def _is_stage(self, here: str, below: str, beyond: str) -> bool:
+    def _is_stage(self, here: str, below: str, inner: str) -> bool:
         module, child = self._modules.get(here), self._modules.get(below)
         if type(module) in _CONTAINERS or (
             isinstance(module, _CONTAINERS) and self._weighted.get(below, 0) >= 2
@@ -241,7 +241,7 @@ class BlockFinder:
         if module is None or child is None:
             return False
         if type(child) in _CONTAINERS:
-            return beyond != below and self._weighted.get(beyond, 0) >= 2
+            return inner != below and self._weighted.get(inner, 0) >= 2
         if self._weighted.get(below, 0) < 2:
             return False
         sizes = [name for name, other in module.named_children() if type(other) is type(child)]

@@ -1,4 +1,4 @@
-"""A site as plain data, with the choices that it admits; and the sites found in a network."""
+"""A site as plain data, with the choices that it admits; and the result of finding a network's sites."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reborn_nas.backbone.trace.graph import CallSpan, Expression, Trace, executi
 from reborn_nas.errors import RebornError
 
 WRITTEN = "written"
-"""The value of `clones` where an activation works in place on a map that is also read under another name."""
+"""Value of `clones` for an activation that works in place on a map that is also read under another name."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Proof:
     """The result of proving a network.
 
     Args:
-        faults: site → the reason why only its original is possible.
-        clones: site → "input", "output" or "both": what something later overwrites, and conversion has to copy;
+        faults: site → why only its original is possible.
+        clones: site → "input", "output" or "both": tensors that are overwritten later, which conversion must clone;
             "written": its result is written over its map, which is also read under another name.
-        spare: paths of activation modules with parameters that nothing uses once all their sites are replaced.
-        proved: sites that were put to the proof and passed.
-        varying: sites that run, or are read, for some numbers and sizes of images only, or by chance.
+        spare: paths of activation modules with parameters that are unused once all their sites are replaced.
+        proved: sites that passed the proof.
+        varying: sites that run, or are read, only for some numbers and sizes of images, or at random.
     """
 
     faults: Mapping[str, str] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Proof:
 
     @property
     def digest(self) -> str:
-        """Twelve hex digits of all that was found."""
+        """A digest of the result, of twelve hex digits."""
         data = list(self.to_dict().values())
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -71,7 +71,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class NonSite:
-    """An activation that is deliberately no site, with the reason."""
+    """An activation that is deliberately not a site, with the reason."""
 
     name: str
     activation: str
@@ -80,14 +80,14 @@ class NonSite:
 
 
 class Doubling(Protocol):
-    """Knows whether the consumers of a site can be widened."""
+    """Answers whether the consumers of a site can be widened."""
 
     def refusal(self, site: Site) -> str | None:
         """The reason why the channels of `site` cannot be doubled, or None."""
 
 
 class Proving(Protocol):
-    """Knows the proof of a network, or makes it when first asked."""
+    """Holds the proof of a network, which is made on first use."""
 
     def proof(self) -> Proof:
         """The proof."""
@@ -95,30 +95,30 @@ class Proving(Protocol):
 
 @dataclass(frozen=True)
 class Site:
-    """One place in one forward pass where an activation acts on a feature map.
+    """A place in a forward pass at which an activation acts on a feature map.
 
     Args:
-        name: its owner's path and what is there; never changes with Python or torch versions.
-        index: its place in execution order, from 0.
-        channels: C.
-        shape: of the feature map without the batch, as the tensor is laid out.
-        activation: the original: a registered name, or `other:ClassName`.
-        layout: "ncl", "nchw", "nhwc", "ncdhw", "ndhwc", "nc", "nlc", or one that no activation family takes.
-        stage: from 0; a new one begins at each new spatial size.
-        block: path of the block that it belongs to; "" for the model's own forward.
-        kind: "module" (a module called at this place only), "shared" (a module called at several) or
-            "functional" (`F.relu(x)`, or an expression that computes one).
+        name: path of the owner and the activation's name there; independent of the versions of Python and torch.
+        index: position in execution order, from 0.
+        channels: number of channels C.
+        shape: shape of the feature map without the batch, in the tensor's layout.
+        activation: the original activation: a registered name, or `other:ClassName`.
+        layout: "ncl", "nchw", "nhwc", "ncdhw", "ndhwc", "nc", "nlc", or one that no activation family supports.
+        stage: index from 0; each new spatial size begins a stage.
+        block: path of its block; "" for the model's own forward.
+        kind: "module" (a module called only here), "shared" (a module called at several places) or
+            "functional" (`F.relu(x)`, or an expression).
         owner: path of the module whose forward makes the call.
         attribute: name of the module within its parent; None for a functional call.
         path: path of the activation module; None for a functional call.
         span: the call.
         inplace: whether it overwrites its input.
-        train_only: whether it runs in train mode only (auxiliary heads).
-        iteration: which pass through a loop over `span`, from 0.
-        in_loop: whether a loop passes `span` several times, so that several sites share it.
-        repeated: whether every pass over `span` is this one site.
-        own_fault: the reason why only the original is possible here, as far as its own code shows.
-        expression: the expression that it is, where it is more than one call of a function of torch's.
+        train_only: whether it runs only in train mode (auxiliary heads).
+        iteration: index of the pass of a loop over `span`, from 0.
+        in_loop: whether a loop executes `span` several times, so that several sites share it.
+        repeated: whether all passes of `span` are this site.
+        own_fault: why only the original is possible here, according to its code.
+        expression: the expression, if the site is more than one call of a torch function.
         label: the `torch.nn` class with its arguments that the expression computes, or None.
     """
 
@@ -148,12 +148,12 @@ class Site:
 
     @property
     def is_formula(self) -> bool:
-        """Whether it is an expression of several operations, which no module computes in exactly the same way."""
+        """Whether it is an expression of several operations, of which no module is an exact replacement."""
         return self.expression is not None and len(self.expression.steps) > 1
 
     @property
     def fault(self) -> str | None:
-        """The reason why only the original is possible here, from the code or from the proof; or None."""
+        """Why only the original is possible here, according to the code or the proof, or None."""
         if self.own_fault is not None or self._proving is None:
             return self.own_fault
         return self._proving.proof().faults.get(self.name)
@@ -163,7 +163,7 @@ class Site:
         return self.refusal(choice) is None
 
     def refusal(self, choice: Choice | str) -> str | None:
-        """The reason why `choice` is not possible here, or None."""
+        """Why `choice` is not possible here, or None."""
         try:
             choice = complete(choice)
         except RebornError as error:
@@ -196,14 +196,14 @@ class Site:
 
     @cached_property
     def choices(self) -> tuple[str, ...]:
-        """Names of the activations that are possible here in at least one form."""
+        """Names of the activations of which at least one form is possible here."""
         if self.fault is not None:
             return ()
         return tuple(name for name in family_names() if any(self.layout in forms for forms in _layouts(name)))
 
     @cached_property
     def refusals(self) -> Mapping[str, str]:
-        """Label of a refused form (only the options that decide) → the reason."""
+        """Label of a refused form (with the decisive options only) → reason."""
         if self.fault is not None:
             return {"*": self.fault}
         found: dict[str, str] = {}
@@ -220,7 +220,7 @@ class Site:
     def _described(self) -> str:
         words = {"nlc": "3-D tokens (B, L, C)", "nc": "2-D (B, C)"}
         if self.layout == "other":
-            return f"one of shape (B, {', '.join(map(str, self.shape))}), whose channels stand elsewhere"
+            return f"one of shape (B, {', '.join(map(str, self.shape))}), whose channels are in another dimension"
         return words.get(self.layout, self.layout)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -241,12 +241,12 @@ class Discovery:
 
     @property
     def traces(self) -> tuple[Trace, ...]:
-        """The runs: in eval mode, and in train mode where that runs with these inputs."""
+        """The runs: in eval mode, and in train mode if that runs with these inputs."""
         return (self.eval_trace,) if self.train_trace is None else (self.eval_trace, self.train_trace)
 
     @property
     def proof(self) -> Proof:
-        """The network's proof, made when first requested."""
+        """The network's proof, made on first use."""
         assert self.proving is not None
         return self.proving.proof()
 
@@ -286,7 +286,7 @@ def site_values(run: Trace, site: Site) -> tuple[tuple[int, int], ...]:
 
 
 def _forms(name: str) -> tuple[Choice, ...]:
-    """The forms of a family that differ in channels or layouts, with no more options than decide it."""
+    """The forms of a family that differ in channels or layouts, with the decisive options only."""
     family = get_family(name)
     default = _traits(name)
     forms = [Choice(name)]
@@ -303,7 +303,7 @@ def _traits(name: str, **options: Any) -> tuple[int, frozenset[str]]:
 
 
 def _layouts(name: str) -> list[frozenset[str]]:
-    """The layouts of every form of a family."""
+    """The layouts of each form of a family."""
     family = get_family(name)
     settings = [
         [(option, value) for value in setting.values]

@@ -1,8 +1,8 @@
-"""Activation units: the operations, or the modules, of one run that act as one activation function.
+"""Activation units: the operations, or the modules, of one run that are one activation function.
 
-A unit is a call of a module that does nothing but apply a point-wise non-linearity (`nn.ReLU`, timm's `GammaAct`,
-`StarReLU`, a user's own), the outermost such, or else a functional call (`F.relu(x)`, `x.relu_()`) in the
-forward of a module that does more. Whether a unit is a site or lies in a gate is decided in `gates`.
+A unit is a call of a module that only applies a pointwise nonlinearity (`nn.ReLU`, timm's `GammaAct`, `StarReLU`, a
+user's class), the outermost such module; or else a functional call (`F.relu(x)`, `x.relu_()`) in the forward of a
+module that does more. `non_sites` decides whether a unit is a site or lies in a gate.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Unit:
         parent: index in `Trace.calls` of that module's call.
         first_op: index of its first operation.
         last_op: index of its last operation.
-        input: id of the value it acts on.
+        input: id of the value on which it acts.
         output: id of its result.
         inplace: whether it overwrites its input.
         call: the module's call, or None.
         op: the operation of a functional call, or None; the last one of an expression.
-        expression: the expression of several operations that it is, or None.
-        ops: the operations of one that is written out or called as a plain function.
-        label: the `torch.nn` class with arguments that an expression computes, or None.
+        expression: the expression, for a unit of several operations, or None.
+        ops: operations of a unit that is written out or called as a plain function.
+        label: `torch.nn` class with arguments that an expression computes, or None.
     """
 
     activation: str
@@ -68,8 +68,7 @@ def find_units(
     Args:
         traces: runs of one model, one per mode; a module is a unit only if it is one in all of them.
         modules: path → module of the model.
-        live: for each run, ids of the values that descend from the model's inputs; the others are weights
-            being prepared.
+        live: for each run, ids of the values that depend on the model's inputs; the others are prepared weights.
     """
     acting = _ActivationModules(traces, modules, live)
     return tuple(tuple(_units(trace, alive, acting)) for trace, alive in zip(traces, live))
@@ -106,15 +105,15 @@ class _ActivationModules:
                 self._calls.setdefault(call.path, []).append((trace, call, alive))
 
     def is_block(self, path: str) -> bool:
-        """Whether the module at `path` is a block that an earlier conversion put there: its interior is not a site."""
+        """Whether the module at `path` is a block of an earlier conversion, whose interior is not a site."""
         return isinstance(self._modules.get(path), BLOCKS)
 
     def activation(self, path: str) -> str | None:
-        """The activation's name, or None where the module is more than one, or none."""
+        """The activation's name, or None if the module is not exactly one activation."""
         if path not in self._found:
             module = self._modules.get(path)
             calls = self._calls[path]
-            # optical flow starts at zero: calls that no input has reached do not show what the module does
+            # optical flow starts at zero: calls that do not depend on an input do not show what the module does
             reached = [each for each in calls if not each[2].isdisjoint(each[1].inputs)]
             names = {
                 _name_in(trace, call, module, live) if module is not None and path else None
@@ -125,7 +124,7 @@ class _ActivationModules:
 
 
 def activation_name(op: Op) -> str | None:
-    """The registry name of the activation that the operation by itself is, or None."""
+    """The registry name of the activation that this operation computes, or None."""
     if operation(op.name).activation:
         return op.name
     if op.name == "hardtanh":
@@ -155,7 +154,7 @@ def _argument(op: Op, place: int, name: str, default: object) -> object:
 
 
 def _name_in(trace: Trace, call: ModuleCall, module: nn.Module, live: frozenset[int]) -> str | None:
-    """The activation that the module is in one call: a block of ours that keeps its channels, or a point-wise one."""
+    """The activation that the module computes in a call: one of our blocks that keep channels, or a pointwise one."""
     if isinstance(module, BLOCKS):
         keeps = trace.values[call.inputs[0]].shape == trace.values[call.outputs[0]].shape
         return _block_name(module) if keeps else None
@@ -163,7 +162,7 @@ def _name_in(trace: Trace, call: ModuleCall, module: nn.Module, live: frozenset[
 
 
 def _block_name(block: nn.Module) -> str:
-    """The registry name of a block that an earlier conversion put in."""
+    """The registry name of a block of an earlier conversion."""
     if isinstance(block, Reborn | SplitReborn):
         return "reborn" if block.negative else "positive_twin"
     names = {CReLU: "crelu", NormReLU: "norm_relu", ExtendedConv: "extended_conv"}
@@ -194,7 +193,7 @@ def _as_activation(trace: Trace, call: ModuleCall, module: nn.Module, live: froz
 
 
 def _is_pointwise(trace: Trace, op: Op, live: frozenset[int]) -> bool:
-    """Whether the operation keeps the shape and works on each element by itself (or prepares a parameter)."""
+    """Whether the operation keeps the shape and works elementwise, or prepares a parameter."""
     if not live.intersection(op.inputs):
         return True
     if not operation(op.name).pointwise or len(op.outputs) != 1:

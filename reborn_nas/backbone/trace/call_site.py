@@ -1,9 +1,9 @@
 """Call expressions in the source: which one a running frame executes, and those of one name in a function.
 
-CPython keeps, for every bytecode instruction, the source range that it came from (`code.co_positions()`), so a
-running frame and its `f_lasti` give the exact call expression, also where one line holds several. An activation that is
-called at several places is named by its ordinal in the source (`layer1.0.relu@1`), so that the name does not depend on
-Python or torch versions or on which branches happened to run.
+CPython keeps the source range of every bytecode instruction (`code.co_positions()`), so a running frame and its
+`f_lasti` give the exact call expression, even if a line holds several. An activation that is called at several places
+is named by its ordinal in the source (`layer1.0.relu@1`), so that the name does not depend on the versions of Python
+and torch or on the branches that ran.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BACKBONE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 
 
-# frames between a call and what it runs, that belong to torch's dispatch
+# frames of torch's dispatch between a call and what it runs
 _PLUMBING = frozenset(
     _TORCH + os.path.join(*parts)
     for parts in (
@@ -57,9 +57,9 @@ class Spot:
     """A span and the frames around it.
 
     Args:
-        span: the call; None where the source is unknown.
+        span: the call; None if the source is unknown.
         frame: the frame that makes the call.
-        helper: the outermost frame between that one and the operation, where the operation is not called there itself.
+        helper: the outermost frame between that one and the operation; None if the operation is called directly.
         forward: the outermost of those that runs a function named `forward`.
     """
 
@@ -70,20 +70,20 @@ class Spot:
 
 
 class SpanFinder:
-    """Finds spans of running calls; remembers the positions of each code object."""
+    """Finds spans of running calls; caches the positions of each code object."""
 
     def __init__(self) -> None:
         self._positions: dict[CodeType, list[tuple[int | None, int | None, int | None, int | None]]] = {}
 
     def find(self, frame: FrameType | None, owner: nn.Module) -> CallSpan | None:
-        """The call that runs now in the innermost method of `owner` at or above `frame`, or None."""
+        """The running call in the innermost method of `owner` at or above `frame`, or None."""
         return self.spot(frame, owner).span
 
     def spot(self, frame: FrameType | None, owner: nn.Module) -> Spot:
-        """The call that runs now in the innermost method of `owner` at or above `frame`, with the frames around it.
+        """The running call in the innermost method of `owner` at or above `frame`, with the frames around it.
 
-        A comprehension or lambda inside the method counts as part of it (Python 3.12 inlines them, 3.11 does
-        not); a free function that the method calls does not: the method's call of that function is the span.
+        A comprehension or lambda inside the method is part of it (Python 3.12 inlines them, 3.11 does not). A free
+        function that the method calls is not: the span is the method's call of that function.
         """
         inner: FrameType | None = None
         helper: str | None = None
@@ -101,7 +101,7 @@ class SpanFinder:
                     inner = inner or frame
                 elif _is_method_of(frame, code, owner):
                     if inner is not None and not _is_within(inner.f_code, code):
-                        helper = inner.f_code.co_qualname  # a lambda from elsewhere
+                        helper = inner.f_code.co_qualname  # a lambda defined elsewhere
                         inner = None
                     span = self._span(inner or frame, code, helper)
                     return Spot(span, inner or frame, None if helper is None else below, forward)
@@ -150,7 +150,7 @@ def terminal_name(call: ast.Call) -> str | None:
 
 @lru_cache(maxsize=4096)
 def function_tree(filename: str, first_line: int) -> ast.AST | None:
-    """The syntax tree of the function that starts there, with the file's own positions; None without source."""
+    """The syntax tree of the function that starts there, with the positions of the file; None without source."""
     lines = linecache.getlines(filename)
     if not 0 < first_line <= len(lines):
         return None
@@ -174,5 +174,5 @@ def calls_named(filename: str, first_line: int, name: str) -> tuple[Position, ..
         if isinstance(node, ast.Call) and terminal_name(node) == name:
             end_line, end_column = node.end_lineno or 0, node.end_col_offset or 0
             found.append((node.lineno, node.col_offset, end_line, end_column))
-    # an inner call of a nested pair, relu(conv(relu(x))), runs first; it ends first
+    # in a nested pair, relu(conv(relu(x))), the inner call runs and ends first
     return tuple(sorted(found, key=lambda place: (place[2:], place[:2])))

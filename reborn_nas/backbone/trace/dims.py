@@ -1,4 +1,4 @@
-"""Where an operation puts the dimensions of its input: the one rule of it, for sites and for widened channels."""
+"""How operations move the dimensions of their inputs: the only such rules, for sites and for widened channels."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Shape = Sequence[int]
 
 
 def moved(op: Op, before: Shape, after: Shape, dim: int) -> int | None:
-    """The dimension of the result that dimension `dim` of the input becomes; None where it goes or no rule knows it.
+    """The dimension of the result that dimension `dim` of the input becomes; None if it disappears or no rule applies.
 
-    Dimensions that a reshape merges or splits become the last one of those that hold the same elements.
+    Dimensions that a reshape merges or splits become the last of the dimensions that hold the same elements.
 
     Args:
         before: shape of the input.
         after: shape of the result.
 
     Raises:
-        IndexError, TypeError, ValueError: the operation is called in a form that its rule does not know.
+        IndexError, TypeError, ValueError: the operation is called in a form that its rule does not cover.
     """
     rule = _RULES.get(operation(op.name).moves)
     if rule is not None:
@@ -30,7 +30,7 @@ def moved(op: Op, before: Shape, after: Shape, dim: int) -> int | None:
 
 
 def ran_over(op: Op, rank: int, default: int | None = None) -> set[int] | None:
-    """The dimensions of its input that an operation runs over, such as those of a sum; None where none are given."""
+    """The dimensions of its input over which an operation runs, such as a sum; None if none are given."""
     place, kwargs = operation(op.name).dim_place, op.kwargs
     dims = op.arg(place, "dim", kwargs.get("dims", kwargs.get("axis", default)))
     if op.name == "flip":
@@ -41,7 +41,7 @@ def ran_over(op: Op, rank: int, default: int | None = None) -> set[int] | None:
 
 
 def same_elements(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
-    """The smallest runs of dimensions of both shapes that hold the same elements; empty where there are none."""
+    """The smallest runs of dimensions of both shapes that hold the same elements; empty if there are none."""
     runs: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(before) or j < len(after):
@@ -65,7 +65,7 @@ def same_elements(before: Shape, after: Shape) -> list[tuple[list[int], list[int
 
 
 def index_items(op: Op, rank: int) -> list[Any]:
-    """What `x[...]` takes of each of `rank` dimensions, and a None for each new one."""
+    """The index of `x[...]` into each of `rank` dimensions, and None for each new one."""
     index = op.args[1]
     items = list(index) if isinstance(index, tuple) else [index]
     rest = [slice(None)] * (rank - sum(item is not None and item is not Ellipsis for item in items))
@@ -90,7 +90,7 @@ def _permuted(op: Op, before: Shape, after: Shape, dim: int) -> int | None:
 
 
 def _one_by_one(op: Op, dims: Any) -> Sequence[Any]:
-    """The dimensions of `x.permute(0, 2, 1)`, which may be a tuple as well."""
+    """The dimensions of `x.permute(0, 2, 1)`, which may also be a tuple."""
     return dims if isinstance(dims, list | tuple) else op.args[1:]
 
 

@@ -1,8 +1,8 @@
-"""Activations that are expressions: x · σ(x) in one line, or the call of a plain function.
+"""Activations that are expressions: x · σ(x) in one line, or calls of a plain function.
 
-Such a site is several operations of one forward. `expression_of` finds its expression in the source, with the one part
-of it that is the input map; conversion puts the call of a module with that part in its place. `probe` finds by numbers
-whether the operations are a function of one number, and which one.
+Such a site is several operations of one forward. `expression_of` finds its expression in the source, and the part of it
+that is the input map; conversion replaces the expression by the call of a module with that part. `probe` determines
+numerically whether the operations are a function of one number, and which one.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from reborn_nas.backbone.trace.ops import OPERATIONS, module_class, operation
 
 
 class NotOne(Exception):
-    """Raised with the reason why operations are not one expression of one map."""
+    """The operations are not one expression of one map; the message is the reason."""
 
 
 def expression_of(run: Trace, ops: Sequence[Op], source: int, live: Collection[int]) -> Expression:
-    """The expression that the last of `ops` gives.
+    """The expression whose value is the result of the last of `ops`.
 
     Args:
-        ops: those that make an activation of the value `source`, in order; they may lie in modules that one forward
-            calls.
-        live: values that descend from the network's inputs.
+        ops: the operations that compute an activation of the value `source`, in order; they may be in modules that one
+            forward calls.
+        live: values that depend on the network's inputs.
 
     Raises:
         NotOne: with the reason.
@@ -51,14 +51,14 @@ def expression_of(run: Trace, ops: Sequence[Op], source: int, live: Collection[i
     tree = function_tree(last.span.filename, last.span.first_line)
     if tree is None:
         raise NotOne("its source cannot be read")
-    whole = _node(tree, last.span)
-    if whole is None:
+    outer_expr = _node(tree, last.span)
+    if outer_expr is None:
         raise NotOne("it is a statement that writes over a value, not an expression")
     wanted = {op.index for op in ops}
-    moments = _evaluation(run, last, tree, whole)
+    moments = _evaluation(run, last, tree, outer_expr)
     if not wanted <= {op.index for moment in moments for op in moment[5]}:
         raise NotOne("it is spread over several statements")
-    hole = _hole(run, ops, source, tree, whole, moments)
+    hole = _hole(run, ops, source, tree, outer_expr, moments)
     steps = [moment for moment in moments if not _is_within(tree, moment[2], hole)]
     for _, name, _, inputs, _, inside in steps:
         joins = not operation(name).makes and any(value in live for value in inputs)
@@ -76,7 +76,7 @@ def expression_of(run: Trace, ops: Sequence[Op], source: int, live: Collection[i
     taken = tuple((step[1], step[2]) for step in steps if step[2] is not None)
     function = next((op.function[0] for op in ops if op.function is not None), None)
     return Expression(
-        position(whole),
+        position(outer_expr),
         position(hole),
         taken,
         reader,
@@ -85,15 +85,15 @@ def expression_of(run: Trace, ops: Sequence[Op], source: int, live: Collection[i
     )
 
 
-def _evaluation(run: Trace, last: Op, tree: ast.AST, whole: ast.expr) -> list[Moment]:
-    """The steps of the last evaluation of `whole`, its arguments included."""
+def _evaluation(run: Trace, last: Op, tree: ast.AST, outer_expr: ast.expr) -> list[Moment]:
+    """The steps of the last evaluation of `outer_expr`, including its arguments."""
     steps = [
         moment
         for moment in moments(run, last.module)
         if moment[0] == last.call
         and _same_text(moment[2], last.span)
         and moment[5][0].index <= last.index
-        and _is_within(tree, moment[2], whole)
+        and _is_within(tree, moment[2], outer_expr)
     ]
     ends = []
     for at, moment in enumerate(steps[:-1]):
@@ -114,15 +114,15 @@ def _same_text(span: CallSpan | None, other: CallSpan | None) -> bool:
     )
 
 
-def _is_within(tree: ast.AST, span: CallSpan | None, whole: ast.expr) -> bool:
+def _is_within(tree: ast.AST, span: CallSpan | None, outer_expr: ast.expr) -> bool:
     node = None if span is None else _node(tree, span)
-    return node is not None and _within(node, whole)
+    return node is not None and _within(node, outer_expr)
 
 
 def _hole(
-    run: Trace, ops: Sequence[Op], source: int, tree: ast.AST, whole: ast.expr, moments: Sequence[Moment]
+    run: Trace, ops: Sequence[Op], source: int, tree: ast.AST, outer_expr: ast.expr, moments: Sequence[Moment]
 ) -> ast.expr:
-    """The part of `whole` whose value is the map."""
+    """The part of `outer_expr` whose value is the map."""
     wanted, call = {op.index for op in ops}, ops[-1].call
     inner = [
         moment
@@ -130,7 +130,7 @@ def _hole(
         if operation(moment[1]).makes or not wanted.isdisjoint(op.index for op in moment[5])
     ]
     nodes = {id(_node(tree, moment[2])) for moment in inner if moment[2] is not None}
-    leaves = list(_leaves(whole, nodes))
+    leaves = list(_leaves(outer_expr, nodes))
     names = {
         name
         for moment in moments
@@ -154,14 +154,14 @@ def _hole(
 
 
 def _makers(run: Trace, value: int, call: int) -> list[CallSpan]:
-    """The calls, made by one module call, whose result a value is."""
+    """The calls in one module call that return a value."""
     spans = [op.span for op in (run.producer(value),) if op is not None and op.call == call and op.span]
     spans += [each.span for each in run.calls if each.parent == call and value in each.outputs and each.span]
     return spans
 
 
 def _leaves(node: ast.expr, inner: set[int]) -> Iterator[ast.expr]:
-    """The parts of an expression that none of its steps makes."""
+    """The parts of an expression that are not results of its steps."""
     if id(node) in inner:
         for child in _parts(node):
             yield from _leaves(child, inner)
@@ -184,7 +184,7 @@ def _parts(node: ast.expr) -> Iterator[ast.expr]:
 
 
 def _is_plain(node: ast.expr) -> bool:
-    """Whether it is a name, or one behind names such as `torch.float32`; what an object holds may be a map."""
+    """Whether it is a name, or a name of a module such as `torch.float32`; an object's attribute may be a map."""
     if isinstance(node, ast.Name):
         return True
     while isinstance(node, ast.Attribute):
@@ -193,7 +193,7 @@ def _is_plain(node: ast.expr) -> bool:
 
 
 def _node(tree: ast.AST, span: CallSpan) -> ast.expr | None:
-    """The expression at a span; where a chain of methods spans lines, Python counts from the last name."""
+    """The expression at a span; in a chain of methods over several lines, Python counts from the last name."""
     end, start = (span.end_line, span.end_column), (span.line, span.column)
     there = [
         node
@@ -205,9 +205,9 @@ def _node(tree: ast.AST, span: CallSpan) -> ast.expr | None:
     return next(iter([*exact, *calls]), None)
 
 
-def _within(node: ast.expr, whole: ast.expr) -> bool:
+def _within(node: ast.expr, outer_expr: ast.expr) -> bool:
     line, column, end_line, end_column = position(node)
-    outer = position(whole)
+    outer = position(outer_expr)
     return outer[:2] <= (line, column) and (end_line, end_column) <= outer[2:]
 
 
@@ -227,13 +227,13 @@ _RECOGNISED: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = {
 
 
 class NotPointwise(Exception):
-    """Raised with the reason why operations are not a function of one number at every place of one map."""
+    """The operations are not a pointwise function of one map; the message is the reason."""
 
 
 def probe(run: Trace, ops: Sequence[Op], source: int) -> tuple[str, str | None] | None:
     """Identify the function of the value `source` that `ops` compute: its name, and its `torch.nn` class as a label.
 
-    The name of an unknown function is "other:formula"; None is returned for a straight line.
+    The name of an unknown function is "other:formula"; returns None for a straight line.
 
     Raises:
         NotPointwise: with the reason.
@@ -258,7 +258,7 @@ def has_own_derivative(function: Any, given: Sequence[Any], source: int) -> bool
     """Whether backward of a `torch.autograd.Function` is the derivative of its forward.
 
     Args:
-        given: what it is applied to; a reference to the value `source` is the map.
+        given: its arguments; a reference to the value `source` is the map.
     """
     x = torch.linspace(-8.03, 8.01, 129, dtype=torch.float64)
     step = 1e-4
@@ -281,7 +281,7 @@ def has_own_derivative(function: Any, given: Sequence[Any], source: int) -> bool
 
 
 def parameters_of(run: Trace, ops: Sequence[Op], source: int) -> list[str]:
-    """Names of the parameters and buffers that `ops` read besides the value `source`, directly or not."""
+    """Names of the parameters and buffers that `ops` read, directly or not, in addition to the value `source`."""
     made = {source, *(value for op in ops for value in op.outputs)}
     names: dict[str, None] = {}
     todo = [value for op in ops for value in op.inputs if value not in made]
@@ -344,7 +344,7 @@ def _replayed(run: Trace, op: Op, values: dict[int, Any]) -> Any:
 
 
 def _constant(run: Trace, value: int, values: dict[int, Any]) -> Any:
-    """A tensor that does not come from the map, made as the network made it."""
+    """Recompute a tensor that does not depend on the map."""
     op = run.producer(value)
     if op is None:
         raise NotPointwise("it reads a tensor that is neither made in the forward nor the map")

@@ -1,7 +1,7 @@
-"""A recorded forward run as data: values, operations, module calls, and the call in the source that made each.
+"""A recorded forward run as data: values, operations and module calls, each with its call in the source.
 
-An activation may be several operations of one forward: `Expression` holds its place in the source and the steps that it
-runs, `executions` finds its evaluations in a run.
+An activation may consist of several operations of one forward: `Expression` holds its place in the source and the steps
+that it runs, and `executions` finds its evaluations in a run.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class CallSpan:
         column: first column, from 0, in UTF-8 bytes, as `ast` counts.
         end_line: last line.
         end_column: column after the last.
-        first_line: first line of the function, decorators included; 0 where unknown.
-        helper: the function that the call calls, where what runs is called in there and not at this place itself.
+        first_line: first line of the function, including decorators; 0 if unknown.
+        helper: the called function, if the operation is called inside it and not by this call itself.
     """
 
     function: str
@@ -53,13 +53,13 @@ class ValueRef:
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor at one moment of the run.
+    """The value of a tensor at one moment of the run.
 
     Args:
-        id: its index in `Trace.values`.
-        shape: its shape, batch included.
-        param: its name in the state dict where it is a parameter or buffer.
-        floating: whether its elements are real (or complex) numbers, not integers or truth values.
+        id: index in `Trace.values`.
+        shape: shape, including the batch.
+        param: name in the state dict, for a parameter or buffer.
+        floating: whether the elements are real or complex numbers, not integers or booleans.
     """
 
     id: int
@@ -70,24 +70,24 @@ class Value:
 
 @dataclass(frozen=True)
 class Op:
-    """A tensor operation that ran.
+    """An executed tensor operation.
 
     Args:
-        index: its place in `Trace.ops`, execution order.
+        index: index in `Trace.ops`, which is in execution order.
         name: the function's name without underscores at its ends: `relu`, `conv2d`, `add`.
         module: path of the innermost module whose forward ran it ("" is the model itself).
         stack: paths of all modules that were running, outermost first.
         inputs: ids of the tensors among its arguments, in order.
         outputs: ids of the tensors that it returned.
-        args: its arguments, tensors replaced by `ValueRef`.
-        kwargs: its keyword arguments, likewise.
-        inplace: whether it wrote into its first tensor.
+        args: arguments, with tensors replaced by `ValueRef`.
+        kwargs: keyword arguments, likewise.
+        inplace: whether it wrote to its first tensor.
         span: its call in the innermost module's method.
-        call: index in `Trace.calls` of the innermost module call; -1 outside of any.
-        raw: the function's name as it is, such as `__rsub__`, whose operands are in reverse order.
+        call: index in `Trace.calls` of the innermost module call; -1 outside of all.
+        raw: the unchanged name of the function, such as `__rsub__`, whose operands are in reverse order.
         names: local variables of that method which hold one of the inputs, with the input's id.
-        turn: number of the run of the outermost function between that method and the operation; 0 where there is none.
-        function: the `torch.autograd.Function` whose forward ran it, and what that was given; None outside of any.
+        turn: number of the run of the outermost function between that method and the operation; 0 if there is none.
+        function: the `torch.autograd.Function` whose forward ran it, and its arguments; None outside of all.
     """
 
     index: int
@@ -107,7 +107,7 @@ class Op:
     function: tuple[Any, tuple[Any, ...]] | None = None
 
     def arg(self, place: int, name: str, default: Any = None) -> Any:
-        """The argument at `place` or called `name`."""
+        """The argument at position `place` or with the name `name`."""
         return self.args[place] if place < len(self.args) else self.kwargs.get(name, default)
 
 
@@ -117,10 +117,10 @@ class ModuleCall:
 
     Args:
         path: the module's path ("" is the model itself).
-        ordinal: how many calls of the same module came before.
+        ordinal: number of earlier calls of the same module.
         first_op: index of the first operation inside.
-        last_op: index of the last one; smaller than `first_op` where there was none.
-        inputs: ids of the tensors that it was given.
+        last_op: index of the last one; less than `first_op` if there is none.
+        inputs: ids of the tensors among its arguments.
         outputs: ids of the tensors that it returned.
         caller: path of the module that called it.
         span: the call in the caller's method.
@@ -146,8 +146,8 @@ def _is_importable(cls: type) -> bool:
 class Trace:
     """A record of one forward run. `calls` are in the order in which they began.
 
-    `shape_reads` holds (value, index of the module call) where a forward read the shape of a value; `on_cpu` is true
-    where the run needed real numbers; `classes` holds the class of each module, by path.
+    `shape_reads` holds (value, index of the module call) of each read of a value's shape in a forward; `on_cpu` is true
+    if the run needed real numbers; `classes` holds the class of each module, by path.
     """
 
     ops: tuple[Op, ...]
@@ -161,7 +161,7 @@ class Trace:
     classes: Mapping[str, type] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without classes that cannot be found by their names again, such as those of a function."""
+        """Omit classes that cannot be imported by name, such as those defined in a function."""
         found = {path: cls for path, cls in self.classes.items() if _is_importable(cls)}
         return {**self.__dict__, "classes": found}
 
@@ -186,24 +186,22 @@ class Trace:
         return {call: tuple(ops) for call, ops in found.items()}
 
     def reshapes(self, call: int) -> tuple[Op, ...]:
-        """The views and reshapes that the forward of this module call ran itself."""
+        """The views and reshapes in the forward of this module call."""
         return self._reshapes.get(call, ())
 
     def consumers(self, value: int) -> tuple[Op, ...]:
-        """The operations that read the value with this id, in execution order."""
+        """The operations that read the value, in execution order."""
         return self._consumers.get(value, ())
 
     def producer(self, value: int) -> Op | None:
-        """The operation that made the value; None for inputs, parameters and constants."""
+        """The operation that computed the value; None for inputs, parameters and constants."""
         return self._producers.get(value)
 
 
 Position = tuple[int, int, int, int]  # line, column, end line, end column
 
 
-Step = tuple[
-    str, CallSpan
-]  # the name of an operation, or "module " and the path of one, and where it is called
+Step = tuple[str, CallSpan]  # name of an operation, or "module " and a module's path, and where it is called
 
 
 Key = TypeVar("Key")
@@ -211,15 +209,15 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Expression:
-    """The expression that a site is.
+    """An expression of the source that is a site.
 
     Args:
-        place: its position in the file.
-        hole: the position of the part that is the map.
-        steps: what it runs, in order.
-        reader: which step reads the map first.
-        operand: which tensor among that step's arguments the map is.
-        function: the `torch.autograd.Function` that it applies, `module:qualname`, or "".
+        place: position in the file.
+        hole: position of the part that is the map.
+        steps: what it runs, in execution order.
+        reader: index of the first step that reads the map.
+        operand: index of the map among that step's tensor arguments.
+        function: the applied `torch.autograd.Function`, `module:qualname`, or "".
     """
 
     place: Position
@@ -231,10 +229,10 @@ class Expression:
 
 
 class Progress(Generic[Key]):
-    """Follows the steps of expressions while a network runs, or through the record of a run.
+    """Follows the steps of expressions in a running network, or in a recorded run.
 
     Args:
-        expressions: of the sites, by key, the path of the owner first.
+        expressions: expressions of sites by key, of which the first item is the path of the owner.
     """
 
     def __init__(self, expressions: Mapping[tuple[str, Key], Expression]) -> None:
@@ -249,7 +247,7 @@ class Progress(Generic[Key]):
         return bool(self._known)
 
     def step(self, call: int, owner: str, name: str, span: CallSpan | None) -> tuple[Key, int] | None:
-        """The expression that an operation, or a module's call, is part of, and which of its steps it is.
+        """The expression to which an operation or a module's call belongs, and the index of its step.
 
         Args:
             call: number of the owner's call.
@@ -289,7 +287,7 @@ Moment = tuple[int, str, CallSpan | None, tuple[int, ...], tuple[int, ...], tupl
 
 
 def moments(run: Trace, owner: str) -> list[Moment]:
-    """The steps of the forward of `owner` itself, in order: operations and calls of modules."""
+    """The steps of the forward of `owner`, in order: operations and module calls."""
     found: list[tuple[int, Moment]] = []
     for op in run.ops:
         if op.module == owner:
@@ -303,5 +301,5 @@ def moments(run: Trace, owner: str) -> list[Moment]:
 
 
 def module_step(path: str) -> str:
-    """The name of a step that is the call of a module."""
+    """The name of a step that calls a module."""
     return f"module {path}"

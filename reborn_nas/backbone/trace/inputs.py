@@ -1,7 +1,7 @@
-"""Inputs for a network: the caller's example, or meta tensors of the size given.
+"""Inputs of a network: the caller's example, or meta tensors of a given size.
 
-`example_inputs` follows `torch.export` and `torch.onnx`: a tuple holds the positional arguments and a dict the keyword
-arguments; anything else, a tensor, a list of images, a dataclass, is the one argument that the forward takes.
+`example_inputs` follows `torch.export` and `torch.onnx`: a tuple holds positional arguments and a dict keyword
+arguments; anything else (a tensor, a list of images, a dataclass) is the only argument of the forward.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from reborn_nas.errors import ConversionError
 
 
 def inputs_of(model: nn.Module, input_size: Any = None, example_inputs: Any = None) -> Any:
-    """`example_inputs` where given, else meta tensors of a batch of two images of `input_size`.
+    """`example_inputs` if given, else meta tensors of a batch of two images of `input_size`.
 
     Args:
         input_size: (C, H, W) of one image, or one such per input; by default the model's own (timm), else 224×224
-            pixels. (C, L) of a signal and (C, D, H, W) of a volume are sizes as well.
-        example_inputs: a tuple of positional arguments, a dict of keyword arguments, or the one argument itself.
+            pixels. (C, L) of a signal and (C, D, H, W) of a volume are also sizes.
+        example_inputs: a tuple of positional arguments, a dict of keyword arguments, or a single argument.
 
     Raises:
-        ConversionError: for what is not a model, what is not a size, examples without a tensor, and where both are
+        ConversionError: `model` is not a model, `input_size` is not a size, the examples hold no tensor, or both are
             given.
     """
     if not isinstance(model, nn.Module):
@@ -49,7 +49,7 @@ def inputs_of(model: nn.Module, input_size: Any = None, example_inputs: Any = No
 
 
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The positional and the keyword arguments that `inputs` stand for."""
+    """The positional and keyword arguments in `inputs`."""
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     if isinstance(inputs, tuple) and not hasattr(inputs, "_fields"):
@@ -58,7 +58,7 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def call_text(inputs: Any) -> str:
-    """The call's arguments for a message: `(2, 3, 8, 8), scale=2`, each tensor by its shape."""
+    """The arguments of a call as text, with the shape of each tensor: `(2, 3, 8, 8), scale=2`."""
     args, kwargs = arguments(inputs)
     text = ", ".join([*map(_text, args), *(f"{name}={_text(item)}" for name, item in kwargs.items())])
     return text if len(text) <= 200 else f"{text[:197]}…"
@@ -80,7 +80,7 @@ def moved(inputs: Any, device: str) -> Any:
     def change(tensor: Tensor) -> Tensor:
         if device != "meta" and tensor.is_meta:
             return torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
-        # a copy: a forward may work in place on what it is given
+        # a copy: a forward may change its arguments in place
         return tensor.detach().to(device, copy=device != "meta")
 
     return replace_tensors(inputs, change)
@@ -92,23 +92,23 @@ def images_in(model: nn.Module, inputs: Any) -> int:
 
 
 def resized(model: nn.Module, inputs: Any, *, images: int = 1, pixels: int = 32) -> Any:
-    """The same inputs for `images` more images, each with up to `pixels` more in every spatial dimension.
+    """The same inputs with `images` more images, each up to `pixels` larger in every spatial dimension.
 
-    The structure, dtypes, devices and everything that is not a tensor stay. A dimension grows by `pixels`, or by as
-    much as it has where that is less: 16 frames become 32. Rows and pixels are repeated, so that labels stay labels
-    and boxes lie within their images. Masks and targets follow the images that they belong to. Whether the network
-    takes the result is for the caller to try: a head for one size does not.
+    The structure, dtypes, devices and everything that is not a tensor are kept. A dimension grows by `pixels`, or
+    doubles if it is smaller: 16 frames become 32. Rows and pixels are repeated, so that labels remain labels and boxes
+    lie within their images. Masks and targets grow with the images to which they belong. The caller must try whether
+    the network accepts the result: a head for one size does not.
 
-    What counts as the images: tensors (B, C, …) with the spatial dimensions of one of the network's convolutions, or
-    (B, T, C, …); or a list of images (C, …), or of mappings with one each; or a lone image (C, …); else rows (B, …),
-    whose last dimension grows. Channels-last tensors are recognised by the convolution's input channels.
+    Images are: tensors (B, C, …) with the spatial dimensions of one of the network's convolutions, or (B, T, C, …); or
+    a list of images (C, …), or of mappings with one image each; or a single image (C, …); else rows (B, …), whose last
+    dimension grows. Channels-last tensors are recognised by the input channels of the convolution.
 
     Args:
-        model: the network; only its convolutions are looked at.
-        images, pixels: 0 leaves the number of images, or their size, as it is.
+        model: the network, of which only the convolutions are considered.
+        images, pixels: 0 keeps the number of images, or their size.
 
     Raises:
-        ConversionError: `inputs` have no images, or no batch to add some to.
+        ConversionError: `inputs` hold no images, or have no batch dimension.
     """
     form = _Form(model, inputs)
     if form.images is None and images:
@@ -123,11 +123,11 @@ def resized(model: nn.Module, inputs: Any, *, images: int = 1, pixels: int = 32)
 
 
 class _Form:
-    """The position of the images in a structure.
+    """Finds the images in a structure.
 
     Args:
-        images: how many; None where there is one image without a batch dimension.
-        extents: the spatial sizes of each image, (H, W) in two dimensions, or of all images together where they share
+        images: number of images; None for one image without a batch dimension.
+        extents: the spatial size of each image, (H, W) in two dimensions, or of all images together if they share
             tensors.
     """
 
@@ -148,7 +148,7 @@ class _Form:
             self.extents = [(rows.shape[-1],)] if rows.dim() > 1 else []
 
     def _find(self, tree: list[Any]) -> bool:
-        """Whether `tree` holds images of as many dimensions as the convolutions at hand have."""
+        """Whether `tree` holds images with the number of dimensions of a convolution."""
         batch = next(filter(self._is_batch, tensors_in(tree)), None)
         if batch is not None:
             self.images, self.extents = batch.shape[0], [self._sizes(batch)]
@@ -156,7 +156,7 @@ class _Form:
         lists = [each for item in tree for each in _lists(item)]
         found = next((each for each in lists if all(self._image(item) is not None for item in each)), None)
         images = [image for image in map(self._image, found or [tree]) if image is not None]
-        if found is None:  # a lone image has the channels that the convolution reads, rows have not
+        if found is None:  # a single image has the convolution's input channels, rows do not
             images = [image for image in images if self._channels in (image.shape[0], image.shape[-1])]
         self._listed, self.images = found is not None, None if found is None else len(found)
         self.extents = [self._sizes(image) for image in images]
@@ -181,7 +181,7 @@ class _Form:
         return range(dim - 1, rank - 1) if is_last else range(dim, rank)
 
     def grown(self, tree: Any, images: int, pixels: int) -> Any:
-        """A copy of `tree` with more images, which are larger."""
+        """A copy of `tree` with more and larger images."""
         if isinstance(tree, Tensor):
             return self._larger(tree, 0, images, pixels)
         if not (isinstance(tree, list) and len(tree) == self.images and self._is_of_images(tree)):
@@ -189,11 +189,11 @@ class _Form:
         return [self._grown_item(tree[n % len(tree)], n, pixels) for n in range(len(tree) + images)]
 
     def _grown_item(self, item: Any, place: int, pixels: int) -> Any:
-        """A copy of what belongs to one image."""
+        """A copy of an item that belongs to one image."""
         return replace_tensors(item, lambda tensor: self._larger(tensor, place, 0, pixels))
 
     def _is_of_images(self, items: list[Any]) -> bool:
-        """Whether a list holds something for each image, rather than a pyramid of batches."""
+        """Whether a list holds an item per image, rather than a pyramid of batches."""
         return self._listed or not any(
             tensor.dim() and tensor.shape[0] == self.images for tensor in tensors_in(items)
         )
@@ -203,7 +203,7 @@ class _Form:
         extents = self.extents[place % len(self.extents)] if self.extents else ()
         apart = self._listed or self.images is None
         if self._rank and (rank == self._rank + 1 if apart else self._is_batch(tensor)):
-            dims = self._places(tensor)  # an image, of whatever size
+            dims = self._places(tensor)  # an image of any size
         elif extents and rank >= len(extents) and tuple(tensor.shape[-len(extents) :]) == extents:
             dims = range(rank - len(extents), rank)  # a mask
         else:
@@ -218,7 +218,7 @@ class _Form:
 
 
 def _usual_size(model: nn.Module) -> tuple[int, int, int]:
-    """An image of 224×224 pixels. Raises ConversionError for networks of signals or volumes, which have none."""
+    """An image of 224×224 pixels. Raises ConversionError for networks of signals or volumes."""
     convolutions = dict(_convolutions(model))
     if not convolutions or 2 in convolutions:
         return convolutions.get(2, 3), 224, 224
@@ -231,7 +231,7 @@ def _usual_size(model: nn.Module) -> tuple[int, int, int]:
 
 
 def _convolutions(model: nn.Module) -> list[tuple[int, int]]:
-    """(spatial dimensions, input channels) of the first convolution of each number of dimensions."""
+    """(spatial dimensions, input channels) of the first convolution with each number of dimensions."""
     found: dict[int, int] = {}
     for module in model.modules():
         if isinstance(module, nn.modules.conv._ConvNd):
@@ -240,7 +240,7 @@ def _convolutions(model: nn.Module) -> list[tuple[int, int]]:
 
 
 def _lists(tree: Any) -> Iterator[list[Any]]:
-    """The lists in `tree` that are not empty, outer ones first."""
+    """The non-empty lists in `tree`, outer ones first."""
     if isinstance(tree, list) and tree:
         yield tree
     if isinstance(tree, Mapping):
@@ -250,7 +250,7 @@ def _lists(tree: Any) -> Iterator[list[Any]]:
 
 
 def _checked(example: Any) -> Any:
-    """`example`, in which there must be a tensor."""
+    """Return `example` if it holds a tensor."""
     if isinstance(example, Mapping) and not all(isinstance(key, str) for key in example):
         raise ConversionError(
             "example_inputs as a dict holds keyword arguments, whose names are strings; give a dict that is itself an "
@@ -286,7 +286,7 @@ def _shown(value: Any) -> str:
 
 
 def numbered(inputs: Any, device: str) -> Any:
-    """A copy of the inputs on a device; numbers that are not there are drawn, always the same."""
+    """A copy of the inputs on a device; meta tensors are replaced by random numbers from a fixed seed."""
     generator = torch.Generator().manual_seed(7)
 
     def change(tensor: Tensor) -> Tensor:
@@ -300,7 +300,7 @@ def numbered(inputs: Any, device: str) -> Any:
 
 
 def shrunk(inputs: Any) -> Iterator[Any]:
-    """The inputs with small images first, then larger ones, at last as they are."""
+    """The inputs with small images, then with larger ones, and finally unchanged."""
     largest = max((max(t.shape[2:]) for t in tensors_in(inputs) if t.ndim > 3), default=0)
     for side in (32, 64, 96, 128):
         if side < largest:

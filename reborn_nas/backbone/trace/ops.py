@@ -1,4 +1,4 @@
-"""The one table of torch's operations: what tracing, sites, widening and counting know of each.
+"""The table of torch's operations: the properties that tracing, sites, widening and counting use.
 
 An operation is named as in the trace: the function's name without underscores at its ends (`relu_` is `relu`, `__add__`
 is `add`). `operation` looks it up; to support a new one, add it here.
@@ -18,37 +18,37 @@ class Operation:
     """The properties of an operation: flags, then names of rules. An unknown operation has none of them.
 
     Args:
-        activation: it is an activation by itself, which is pointwise.
-        squashes: it bounds its result, as a gate does; it bends and bounds.
-        pointwise: it works on each element by itself and keeps the shape.
-        bounds: it may bound a factor in a gate that a module writes by hand.
-        bends: it makes a formula non-linear.
-        compares: its result is a truth value or a sign; it bends.
-        chooses: it takes one of several numbers at each place; it bends and joins.
-        joins: it may end a formula of several operations.
-        broadcasts: it is arithmetic that joins two maps, of which one may be smaller; it is pointwise.
-        plain: it may occur in a formula besides what is pointwise or bends.
-        by_hand: it may be a part of a hard-swish that is written out.
-        recognised: a formula that computes the same is named after it; `torch.nn.functional` or torch has it.
+        activation: it is an activation; it is pointwise.
+        squashes: it bounds its result, as a gate does; it also bends and bounds.
+        pointwise: it works elementwise and keeps the shape.
+        bounds: it may bound a factor in a gate written out by a module.
+        bends: it makes a formula nonlinear.
+        compares: its result is boolean or a sign; it also bends.
+        chooses: it selects one of several numbers at each place; it also bends and joins.
+        joins: it may be the last operation of a formula.
+        broadcasts: it is arithmetic of two maps with broadcasting; it is also pointwise.
+        plain: it may occur in a formula although it is neither pointwise nor bends.
+        in_hard_swish: it may be a part of a hard-swish written out.
+        recognised: a formula that computes the same gets its name; `torch.nn.functional` or torch has it.
         module: `torch.nn` has a module that computes it.
         method: tensors have it as a method that takes numbers: `x.clamp(0)`.
         inplace_flag: its `inplace` may be given by position.
-        quick: on the meta device an empty tensor of the input's shape does in its stead.
+        quick: on the meta device an empty tensor of the input's shape replaces it.
         attribute: it is an attribute of tensors, such as `x.T`.
         reflected: its operator has a reflected form, such as `__rsub__`.
-        makes: its result holds none of its inputs' numbers.
-        from_numbers: it makes a tensor of numbers from outside of torch.
-        view: in eval mode it hands on the memory that it gets.
+        makes: its result holds no numbers of its inputs.
+        from_numbers: it makes a tensor from numbers outside of torch.
+        view: in eval mode its result shares the memory of its input.
         reshapes: it keeps the numbers of a stored parameter.
-        lends_shape: its second tensor only lends its shape or type.
+        lends_shape: only the shape or type of its second tensor is used.
         spreads: it repeats its input over more places.
         resizes: it resamples its input.
-        axis: where its result has the channels, whatever its input's dimensions are (`sites.axes`).
-        moves: how the dimensions of its input move (`trace.dims`); without it they keep their places.
-        widen: how widened channels pass (`widen.rules`); nothing passes without a rule.
-        blocks: in words, what widened channels meet there.
+        axis: the channel dimension of its result, for any input (`sites.axes`).
+        moves: how the dimensions of its input move (`trace.dims`); they do not move without a rule.
+        widen: how widened channels pass (`widen.rules`); none pass without a rule.
+        blocks: what stops widened channels, as text.
         macs: how its multiply-accumulates are counted (`cost`).
-        dim_place: the position among its arguments of the dimensions that it runs over.
+        dim_place: the position among its arguments of the dimensions over which it runs.
     """
 
     activation: bool = False
@@ -61,7 +61,7 @@ class Operation:
     joins: bool = False
     broadcasts: bool = False
     plain: bool = False
-    by_hand: bool = False
+    in_hard_swish: bool = False
     recognised: bool = False
     module: bool = False
     method: bool = False
@@ -142,7 +142,7 @@ _add("leaky_relu", "activation inplace_flag method module quick", widen="same")
 _add("relu6", "activation bends inplace_flag module quick recognised", widen="same")
 _add("softplus", "activation module recognised", widen="same")
 
-# what bounds its result
+# bounded results
 _add("glu", "squashes", blocks="a split of the channels (GLU)")
 _add("softmin", "squashes")
 _add("log_softmax softmax", "squashes", widen="along")
@@ -150,7 +150,7 @@ _add("sigmoid tanh", "pointwise squashes recognised", widen="same")
 _add("hardsigmoid", "inplace_flag pointwise squashes recognised", widen="same")
 _add("logsigmoid", "module squashes", widen="same")
 
-# one number at a time, of one map
+# pointwise, of one map
 _add(
     "bernoulli cpu cuda double feature_alpha_dropout identity invert nan_to_num rand_like randn_like "
     "requires_grad", widen="same",
@@ -167,12 +167,12 @@ _add("contiguous float", "pointwise reshapes view", widen="same")
 _add("dropout dropout2d", "inplace_flag view", widen="same")
 _add("to type_as", "pointwise reshapes lends_shape view", widen="same")
 _add("bfloat16", "reshapes", widen="same")
-_add("clamp", "bends bounds by_hand method pointwise", widen="same")
+_add("clamp", "bends bounds in_hard_swish method pointwise", widen="same")
 _add("clamp_min", "method pointwise", widen="same")
-_add("clip", "bends by_hand pointwise", widen="same")
+_add("clip", "bends in_hard_swish pointwise", widen="same")
 _add("detach", "plain reshapes view", widen="same")
 _add("erf", "bends bounds pointwise", widen="same")
-_add("hardtanh", "bends bounds by_hand inplace_flag module pointwise", widen="same")
+_add("hardtanh", "bends bounds in_hard_swish inplace_flag module pointwise", widen="same")
 _add("neg", "pointwise quick", widen="same")
 _add("sign", "compares pointwise", widen="same")
 _add("softsign", "module pointwise", widen="same")
@@ -187,7 +187,7 @@ _add("pow", "pointwise reflected", widen="elementwise")
 _add("rsub", "pointwise", widen="elementwise")
 _add("maximum", "bounds chooses method pointwise", widen="elementwise")
 
-# layers, reductions and moves of dimensions, which widened channels pass by a rule of their own
+# layers, reductions and moves of dimensions, which widened channels pass by a rule
 _add("cumsum", widen="along")
 _add("normalize", widen="along", dim_place=2)
 _add("batch_norm", axis="first", widen="batch_norm")
@@ -232,7 +232,7 @@ _add("unflatten", "view", moves="unflattened", widen="unflattened")
 _add("flatten", "reshapes view", moves="regrouped", widen="viewed")
 _add("reshape view", "pointwise reshapes view", moves="regrouped", widen="viewed")
 
-# what widened channels do not pass
+# operations that stop widened channels
 _add("gru lstm rnn_relu rnn_tanh", blocks="a recurrent layer")
 _add("channel_shuffle", blocks="a channel shuffle")
 _add("einsum", macs="einsum", blocks="a matrix product (attention)")
@@ -243,7 +243,7 @@ _add("local_response_norm", axis="first", blocks="a norm over neighbouring chann
 _add("pixel_shuffle", axis="first", blocks="a pixel shuffle of the channels")
 _add("scaled_dot_product_attention", axis="last", macs="attention", blocks="attention")
 
-# what widened channels do not meet, or do not pass for want of a rule
+# operations that widened channels do not meet, or do not pass since there is no rule
 _add("alias as_strided broadcast_to diagonal moveaxis movedim ravel split_with_sizes t", "view")
 _add("empty full ones scalar_tensor zeros", "makes")
 _add("H imag mH real", "attribute")

@@ -1,7 +1,7 @@
 """Record one forward run: module hooks keep a stack, a `TorchFunctionMode` sees each operation.
 
-The model is copied to the meta device: no data is copied and nothing is computed. Values are tensors mapped by
-identity; references are kept, so that no identity is used twice.
+The model is copied to the meta device: no data is copied and nothing is computed. Values are identified by their tensor
+objects, which are kept alive so that no identity is used twice.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ __all__ = ["CallSpan", "ModuleCall", "Op", "Trace", "Value", "ValueRef", "trace"
 
 
 def trace(model: nn.Module, inputs: Any, *, training: bool) -> Trace:
-    """Run `model` once on a meta-device copy and record it. The model itself is never changed.
+    """Run `model` once on a meta-device copy and record it. The model is never changed.
 
     Args:
         inputs: as `inputs_of` returns them; on the meta device only shapes and dtypes matter.
-        training: record the forward of train mode instead of eval mode.
+        training: record the forward in train mode instead of eval mode.
 
     A forward that needs real numbers (`.item()`, an operation without a meta kernel) runs on the CPU instead.
 
     Raises:
-        ConversionError: when the forward runs on neither; names the module and the reason.
+        ConversionError: the forward runs on neither; the message names the module and the reason.
     """
     return _trace(_Replicas(model), inputs, training)
 
 
 def trace_double(double: nn.Module, inputs: Any, *, training: bool, quick: bool = False) -> Trace:
-    """`trace` of a meta-device model that is a copy itself: it is run as it is, and left in the mode asked for.
+    """`trace` of a model that is already a meta-device copy: it is run without copying, and left in the requested mode.
 
     Args:
-        quick: skip torch's meta kernels of point-wise activations (`Recorder`).
+        quick: skip torch's meta kernels of pointwise activations (`Recorder`).
     """
     replicas = _Replicas(double)
     replicas["meta"] = double
@@ -57,10 +57,10 @@ def trace_double(double: nn.Module, inputs: Any, *, training: bool, quick: bool 
 def trace_modes(model: nn.Module, inputs: Any) -> tuple[Trace, Trace | None]:
     """`trace` in eval mode and in train mode, with one copy of the model.
 
-    The second is None where train mode wants more than these inputs, such as targets of a loss in the forward.
+    The second is None if train mode needs more than these inputs, such as targets of a loss in the forward.
 
     Raises:
-        ConversionError: when the forward of eval mode runs on neither device.
+        ConversionError: the forward in eval mode runs on neither device.
     """
     replicas = _Replicas(model)
     in_eval = _trace(replicas, inputs, training=False)
@@ -71,7 +71,7 @@ def trace_modes(model: nn.Module, inputs: Any) -> tuple[Trace, Trace | None]:
 
 
 class _Replicas(dict[str, nn.Module]):
-    """Copies of one model by device, made when first asked for."""
+    """Copies of one model by device, made on first use."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ def _run(
     model.train(training)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(quiet(device))  # a forward that draws numbers does the same in each trace
+        stack.enter_context(quiet(device))  # a forward that draws random numbers draws the same in each trace
         stack.enter_context(recorder.attached())
         stack.enter_context(recorder)
         try:
@@ -141,8 +141,8 @@ class Recorder(TorchFunctionMode):
     """Collects operations, values and module calls while a model runs.
 
     Args:
-        quick: on the meta device, answer point-wise activations with an empty tensor of the input's shape; torch's own
-            meta kernels for these are Python and take longer than a convolution's.
+        quick: on the meta device, answer pointwise activations with an empty tensor of the input's shape; torch's meta
+            kernels for these are written in Python and take longer than a convolution's.
     """
 
     def __init__(self, model: nn.Module, inputs: Any, *, quick: bool = False) -> None:
@@ -166,7 +166,7 @@ class Recorder(TorchFunctionMode):
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Put hooks on every module for a while. They return None: a hook's return value would replace the output."""
+        """Attach hooks to all modules inside the context. They return None: a return value would replace the output."""
         handles = []
         for path, module in self.model.named_modules():
             handles.append(
@@ -260,7 +260,7 @@ class Recorder(TorchFunctionMode):
             return 0
         self._frames.setdefault(
             id(spot.helper), (spot.helper, len(self._frames) + 1)
-        )  # kept: no id comes twice
+        )  # kept, so that no id is used twice
         return self._frames[id(spot.helper)][1]
 
     def _function(self, spot: Spot) -> tuple[Any, tuple[Any, ...]] | None:
@@ -278,7 +278,7 @@ class Recorder(TorchFunctionMode):
         return None
 
     def _shortcut(self, name: str, args: tuple[Any, ...]) -> Tensor | None:
-        """A meta tensor like the first argument, where the operation's own meta kernel is slow and gives no more."""
+        """A meta tensor like the first argument, if the operation's meta kernel is slow and adds nothing."""
         if name == "batch_norm" and len(args) > 1 and args[0].dim() > 1:
             mean = args[1]
             if mean is None or mean.shape == args[0].shape[1:2]:
@@ -286,14 +286,14 @@ class Recorder(TorchFunctionMode):
         return None
 
     def finish(self, output: Any, training: bool) -> Trace:
-        """The finished record; `output` is what the model returned."""
+        """The complete record; `output` is the result of the model."""
         outputs = tuple(self._value(tensor) for tensor in tensors_in(output))
         calls = tuple(call for call in self.calls if call is not None)
         reads = frozenset(self._shape_reads)
         return Trace(tuple(self.ops), tuple(self.values), calls, self.inputs, outputs, training, reads)
 
     def where(self, place: str = "") -> str:
-        """The module that runs now, and the place in its source, for a message."""
+        """The running module and the place in its source, for a message."""
         path = self._stack[-1] if self._stack else ""
         kind = type(self._modules[-1]).__name__
         return f"module {path or '(the model)'!r} ({kind}{', ' if place else ''}{place})"
@@ -315,7 +315,7 @@ class Recorder(TorchFunctionMode):
 
 
 def subclasses(cls: type) -> Iterator[type]:
-    """All classes below one."""
+    """All subclasses of a class."""
     each: type
     for each in cls.__subclasses__():
         yield each
@@ -323,7 +323,7 @@ def subclasses(cls: type) -> Iterator[type]:
 
 
 def function_name(func: Any) -> str | None:
-    """The normalised name of a torch function, or None where it is not a tensor operation (attribute access)."""
+    """The normalised name of a torch function, or None if it is not a tensor operation (attribute access)."""
     name = getattr(func, "__name__", "") or ""
     if name == "__get__":
         name = getattr(getattr(func, "__self__", None), "__name__", "") or ""
@@ -342,11 +342,11 @@ def _asks_shape(func: Any) -> bool:
 
 
 def _writes(func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether the call writes into its first tensor (rather than returning it unchanged, as eval-mode dropout does)."""
+    """Whether the call writes to its first tensor, rather than returning it unchanged as dropout does in eval mode."""
     raw = getattr(func, "__name__", "")
     if name == "setitem" or raw in _IN_PLACE_DUNDER or kwargs.get("inplace") or "out" in kwargs:
         return True
     if raw.endswith("_") and not raw.endswith("__"):
         return True
-    # F.relu(x, True): the flag by position
+    # F.relu(x, True): the flag is positional
     return any(argument is True for argument in args[1:]) and operation(name).inplace_flag

@@ -1,4 +1,4 @@
-"""A model's double on another device, made without copying what need not be copied."""
+"""Copies a model to another device, without copying data where that can be avoided."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 def replicate(model: nn.Module, device: str) -> nn.Module:
     """A deep copy of `model` with every tensor on `device`; on "meta" no data is copied.
 
-    A module that is registered at several paths becomes an object at each. Hooks are copied with what they refer to:
-    one that keeps what it sees keeps it in the copy.
+    A module that is registered at several paths becomes a separate object at each. Hooks are copied together with the
+    objects that they refer to: a hook that stores what it sees stores it in the copy.
 
     Raises:
-        ConversionError: when the model cannot be copied.
+        ConversionError: the model cannot be copied.
     """
     kind = type(model).__name__
     _refuse_compiled(model)
@@ -33,29 +33,29 @@ def replicate(model: nn.Module, device: str) -> nn.Module:
         memo = _copied_tensors(model, device)
         modules = list(model.modules())
         if not any(_copies_itself(type(module)) for module in modules):
-            twin = _twins(modules, memo)
+            double = _deepcopied(modules, memo)
         else:
-            twin = copy.deepcopy(model, memo)
+            double = copy.deepcopy(model, memo)
     except Exception as error:
         raise ConversionError(
             f"{kind} cannot be copied: {error}; a network to convert must support copy.deepcopy"
         ) from error
-    for module in twin.modules():
+    for module in double.modules():
         for name in _HOOKS:
             hooks = module.__dict__[name]
             for key, hook in hooks.items():
                 if not _of_torch(hook):
                     hooks[key] = _own_hook(hook, memo)
-    return _unalias(twin)
+    return _unalias(double)
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """`copy.deepcopy` of a network, also where a tensor that it computed from its parameters is kept as an attribute.
+    """`copy.deepcopy` of a network, even if it keeps a tensor computed from its parameters as an attribute.
 
     torch's `weight_norm` and pruning do so; torch refuses to copy such a tensor.
 
     Raises:
-        ConversionError: when the network cannot be copied.
+        ConversionError: the network cannot be copied.
     """
     memo: dict[int, Any] = {}
     for module in model.modules():
@@ -104,8 +104,8 @@ def _copies_itself(kind: type[nn.Module]) -> bool:
     )
 
 
-def _twins(modules: list[nn.Module], memo: dict[int, Any]) -> nn.Module:
-    """`copy.deepcopy` of the first module, which holds the others; ten times as fast, for it knows modules."""
+def _deepcopied(modules: list[nn.Module], memo: dict[int, Any]) -> nn.Module:
+    """`copy.deepcopy` of the first module, which contains the others; ten times as fast, since it knows modules."""
     for module in modules:
         memo[id(module)] = type(module).__new__(type(module))
     for module in modules:
@@ -121,12 +121,12 @@ def _twins(modules: list[nn.Module], memo: dict[int, Any]) -> nn.Module:
                 state[key] = copy.copy(value)
             else:
                 state[key] = copy.deepcopy(value, memo)
-    twin: nn.Module = memo[id(modules[0])]
-    return twin
+    double: nn.Module = memo[id(modules[0])]
+    return double
 
 
 def _own_hook(hook: Any, memo: dict[int, Any]) -> Any:
-    """A hook that refers to the copy: to its modules, and to copies of the variables that a function closes over."""
+    """A hook that refers to the copied modules, and to copies of the variables that a function closes over."""
     try:
         if not isinstance(hook, types.FunctionType) or not hook.__closure__:
             return copy.deepcopy(hook, memo)
@@ -139,7 +139,7 @@ def _own_hook(hook: Any, memo: dict[int, Any]) -> Any:
 
 
 def _of_torch(hook: Any) -> bool:
-    """Whether a hook belongs to torch itself, such as weight_norm's, without which the forward lacks its weight."""
+    """Whether a hook belongs to torch, such as that of weight_norm, without which the forward lacks its weight."""
     return str(getattr(hook, "__module__", None) or type(hook).__module__).startswith("torch.")
 
 
@@ -155,9 +155,9 @@ def _copy_tensor(tensor: Tensor, device: str) -> Tensor:
 
 
 def _unalias(model: nn.Module) -> nn.Module:
-    """Give a childless module that is registered at several paths an object at each, sharing the tensors.
+    """Replace a childless module that is registered at several paths by an object at each, which share the tensors.
 
-    `nn.Sequential(conv1, act, conv2, act)` then has the paths "1" and "3", each replaceable by itself.
+    `nn.Sequential(conv1, act, conv2, act)` then has the paths "1" and "3", each of which can be replaced separately.
     """
     seen: set[int] = set()
     for module in list(model.modules()):
@@ -165,10 +165,10 @@ def _unalias(model: nn.Module) -> nn.Module:
             if child is None:
                 continue
             if id(child) in seen and not child._modules:
-                twin = copy.copy(child)
+                double = copy.copy(child)
                 for hooks in _HOOKS:
-                    twin.__dict__[hooks] = OrderedDict(child.__dict__[hooks])
-                module._modules[name] = twin
+                    double.__dict__[hooks] = OrderedDict(child.__dict__[hooks])
+                module._modules[name] = double
             seen.add(id(child))
     return model
 
@@ -197,7 +197,7 @@ def replace_tensors(tree: Any, change: Callable[[Tensor], Any]) -> Any:
 
 
 def rebuilt(tree: Any, change: Callable[[Any], Any]) -> Any:
-    """A copy of a container or a record with each item changed; anything else as it is."""
+    """A copy of a container or a record with each item changed; anything else is returned unchanged."""
     if isinstance(tree, torch.Size):
         return tuple(tree)
     if type(tree) is dict:
@@ -224,14 +224,14 @@ def rebuilt(tree: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _is_record(item: Any) -> bool:
-    """Whether `item` is an instance that holds what it holds in attributes: a dataclass, torchvision's `ImageList`."""
+    """Whether `item` is an object with its data in attributes, such as a dataclass or torchvision's `ImageList`."""
     if isinstance(item, _ATOMIC) or not (hasattr(item, "__dict__") or hasattr(item, "__slots__")):
         return False
     return not (isinstance(item, nn.Module) or callable(item) or isinstance(item, ModuleType))
 
 
 def _attributes(record: Any) -> dict[str, Any]:
-    """The attributes of a record, those in slots included."""
+    """The attributes of a record, including those in slots."""
     found = dict(getattr(record, "__dict__", ()))
     for kind in type(record).__mro__:
         slots = vars(kind).get("__slots__", ())

@@ -1,1 +1,1 @@
-"""Widen: doubled sites and traces → the steps by which tensors and layers behind them grow → a wider network."""
+"""Widen: doubled sites and traces → the steps by which the following tensors and layers grow → a wider network."""

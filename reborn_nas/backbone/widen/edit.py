@@ -1,8 +1,8 @@
-"""Carry out a widening: tensors grow, modules learn their new widths, layers of the registry take their other form.
+"""Applies a widening: tensors grow, widths of modules are updated, registered layers change their class.
 
-RepVGG, MobileOne, GhostNetV3, LeViT and the like fuse their branches, when timm's `reparameterize_model` asks for it,
-by formulas for the plain convolutions and norms that they were built of. Where one of these has another form behind
-doubled channels, the fused block would compute something else: `Unfused` keeps its branches.
+RepVGG, MobileOne, GhostNetV3, LeViT and others fuse their branches, in timm's `reparameterize_model`, by formulas for
+the plain convolutions and norms of which they were built. If one of these has another class after doubled channels, the
+fused block would compute something else: `Unfused` keeps its branches.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from reborn_nas.errors import ConversionError
 
 WidenInit = Literal["zero", "xavier"]
 
-_FRESH = {"weight": 1.0, "running_var": 1.0}  # all else starts at zero
+_FRESH = {"weight": 1.0, "running_var": 1.0}  # all others start at zero
 
 
 def apply_widening(
@@ -32,18 +32,19 @@ def apply_widening(
     init: WidenInit = "zero",
     generator: torch.Generator | None = None,
 ) -> nn.Module:
-    """Widen `model` itself, and return it. The doubled activations are not put in here.
+    """Widen `model` in place, and return it. The doubled activations are inserted elsewhere.
 
-    Call it before activations are replaced, so that every module of the plan is still the backbone's own.
+    Call it before activations are replaced, while all modules of the plan are still the backbone's.
 
     Args:
         model: a copy that may be changed.
-        widening: what `widening` found on the same network.
-        init: the weights that read the extra channels: zero, which keeps the function, or Xavier uniform.
-        generator: for the Xavier weights.
+        widening: result of `widening` for the same network.
+        init: initialisation of the weights for the extra channels: zero, which preserves the function, or Xavier
+            uniform.
+        generator: random generator of the Xavier weights.
 
     Raises:
-        ConversionError: where the model is not the network that the widening was made for.
+        ConversionError: the widening was made for another network.
     """
     modules = dict(model.named_modules())
     classes = {step.module: type(modules.get(step.module)) for step in widening.steps}
@@ -69,7 +70,7 @@ def apply_widening(
 
 
 def _holders(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
-    """Every place where a tensor is held, by its identity: tied weights stay tied."""
+    """Every holder of each tensor, by identity, so that tied weights stay tied."""
     found: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
@@ -98,7 +99,7 @@ def _grown(
         if channels != step.channels.size:
             raise ConversionError(
                 f"'{step.module}.{name}' has {channels} channels, but the plan was made for "
-                f"{step.channels.size}; make the plan anew for this network"
+                f"{step.channels.size}; make a new plan for this network"
             )
         if grows == "columns":
             return _consuming(tensor, step.dim, groups, step.channels, init, generator)
@@ -112,7 +113,7 @@ def _grown(
 
 
 def _hold(module: nn.Module, name: str, new: Tensor, holders: dict[int, list[tuple[nn.Module, str]]]) -> None:
-    """Put a tensor in every place where the one that it replaces is held."""
+    """Replace a tensor in all of its holders."""
     places = holders.pop(id(getattr(module, name)), [(module, name)])
     holders[id(new)] = places
     for holder, held in places:
@@ -127,7 +128,7 @@ def _consuming(
     init: WidenInit,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """The weight with columns for the extra channels; those of the true channels keep their numbers."""
+    """The weight with columns for the extra channels; those of the true channels keep their values."""
     places, entries, per_group = channels.grouped(groups), channels.entries(), channels.size // groups
     if old.is_meta:
         return old.new_empty((*old.shape[:dim], len(places[0]), *old.shape[dim + 1 :]))
@@ -148,7 +149,7 @@ def _consuming(
 
 
 def _new_columns(rows: Tensor, init: WidenInit, width: int, generator: torch.Generator | None) -> Tensor:
-    """Free columns (groups, out, width, …), as many as the widened weight has at most."""
+    """Free columns (groups, out, width, …), at most as many as the widened weight has."""
     shape = (*rows.shape[:2], width, *rows.shape[3:])
     if init == "zero":
         return rows.new_zeros(shape)
@@ -161,7 +162,7 @@ def _new_columns(rows: Tensor, init: WidenInit, width: int, generator: torch.Gen
 
 
 def _pick(padded: Tensor, columns: Tensor, per_group: int) -> Tensor:
-    """The columns in their new order; each new one is taken from a free column of its own."""
+    """The columns in their new order; each new one is a separate free column."""
     free = per_group + torch.arange(columns.shape[1], device=columns.device)
     index = torch.where(columns == per_group, free, columns)
     view = index[:, None, :].reshape(index.shape[0], 1, index.shape[1], *[1] * (padded.dim() - 3))
@@ -169,26 +170,26 @@ def _pick(padded: Tensor, columns: Tensor, per_group: int) -> Tensor:
 
 
 def _with_fresh(old: Tensor, channels: ChannelMap, value: float) -> Tensor:
-    """Per-channel numbers with `value` for the extra channels."""
+    """Per-channel values, with `value` for the extra channels."""
     kept = torch.tensor(channels.kept(), device=old.device)
     return old.new_full((channels.width,), value).index_copy(0, kept, old.detach())
 
 
-# what `reparameterize_model` calls; `fuse` gives the module that takes the place
+# what `reparameterize_model` calls; `fuse` returns the replacement
 _FUSING = ("fuse", "reparameterize", "switch_to_deploy")
 
 
 @dataclass(frozen=True)
 class Unfused:
-    """The change of such a class. Pickled with its instances."""
+    """The change of a class that fuses. Pickled with its instances."""
 
     def methods(self, base: type) -> dict[str, Any]:
-        """The methods that fuse, each of which now leaves the module as it is."""
+        """The methods that fuse, each replaced by one that keeps the module."""
         return {name: _itself if name == "fuse" else _nothing for name in _FUSING if hasattr(base, name)}
 
 
 def leave_unfused(model: nn.Module, changed: Collection[str]) -> None:
-    """Let every block of `model` around the modules at the paths `changed` keep its branches."""
+    """Make every block of `model` that contains a module of the paths `changed` keep its branches."""
     paths = {path[:end] for path in changed for end, letter in enumerate(path) if letter == "."}
     for path in sorted(paths | set(changed)):
         block = model.get_submodule(path)

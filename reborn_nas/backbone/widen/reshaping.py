@@ -1,7 +1,7 @@
 """How widened channels pass the operations that move, regroup or run over dimensions: view, permute, index, sum.
 
-Where the sizes in a view come from is read off its source. Widened channels pass `x.view(B, C, H * W)` with C from
-`x.shape`, and do not pass `x.view(B, 64, H * W)`.
+The sizes of a view are traced in its source. Widened channels pass `x.view(B, C, H * W)` with C from `x.shape`, but not
+`x.view(B, 64, H * W)`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from reborn_nas.backbone.trace.graph import CallSpan, Op, ValueRef
 
 
 def viewed(scene: Scene) -> Outcome:
-    """view, reshape, flatten: the channels keep a dimension of their own or merge with what lies behind them."""
+    """view, reshape, flatten: the channels stay a separate dimension or merge with the following ones."""
     value, wide = scene.subject()
     old, new = scene.shape(value), scene.shape(scene.op.outputs[0])
     outcome = regrouped(old, new, wide)
@@ -51,7 +51,7 @@ def regrouped(old: tuple[int, ...], new: tuple[int, ...], wide: Wide) -> Wide:
 
 
 def _sizes(scene: Scene) -> tuple[Any, ...] | None:
-    """The target shape as the call gives it."""
+    """The target shape in the arguments of the call."""
     given = scene.op.args[1:] or tuple(v for k, v in scene.op.kwargs.items() if k in ("size", "shape"))
     sizes = tuple(given[0]) if len(given) == 1 and isinstance(given[0], list | tuple) else tuple(given)
     if len(sizes) != len(scene.shape(scene.op.outputs[0])):
@@ -60,7 +60,7 @@ def _sizes(scene: Scene) -> tuple[Any, ...] | None:
 
 
 def moved(scene: Scene) -> Outcome:
-    """permute, transpose, squeeze, unsqueeze: the channels keep a dimension of their own."""
+    """permute, transpose, squeeze, unsqueeze: the channels stay a separate dimension."""
     value, wide = scene.subject()
     return scene.same(_moved(scene, value, wide, f"a {scene.op.name} of the channels"))
 
@@ -72,12 +72,12 @@ def _moved(scene: Scene, value: int, wide: Wide, what: str) -> Wide:
     return Wide(dim, wide.channels)
 
 
-def beside(scene: Scene, what: str, default: int | None = None) -> Outcome:
-    """An operation over given dimensions passes channels that are not among them, wherever it puts them.
+def over_other_dims(scene: Scene, what: str, default: int | None = None) -> Outcome:
+    """An operation over given dimensions passes channels that are not among them, whichever dimension they become.
 
     Args:
-        what: in words, what the channels meet otherwise.
-        default: the dimension where none is given; if None, all are meant.
+        what: text for the channels that are among them.
+        default: the dimension if none is given; None means all.
     """
     value, wide = scene.subject()
     over = dims.ran_over(scene.op, len(scene.shape(value)), default)
@@ -88,22 +88,22 @@ def beside(scene: Scene, what: str, default: int | None = None) -> Outcome:
 
 def along(scene: Scene) -> Outcome:
     """Operations over given dimensions that keep the shape: softmax, cumsum."""
-    return beside(scene, "a softmax or sum over the channels")
+    return over_other_dims(scene, "a softmax or sum over the channels")
 
 
 def reduced(scene: Scene) -> Outcome:
-    """Operations over given dimensions, which go or keep one element: mean, sum, amax."""
-    return beside(scene, "a reduction over the channels")
+    """Operations over given dimensions, which disappear or keep one element: mean, sum, amax."""
+    return over_other_dims(scene, "a reduction over the channels")
 
 
 def divided(scene: Scene) -> Outcome:
     """split, chunk, unbind, narrow, select along another dimension."""
-    return beside(scene, f"a {scene.op.name} of the channels", 0)
+    return over_other_dims(scene, f"a {scene.op.name} of the channels", 0)
 
 
 def rolled(scene: Scene) -> Outcome:
     """roll and flip along other dimensions."""
-    return beside(scene, f"a {scene.op.name} of the channels")
+    return over_other_dims(scene, f"a {scene.op.name} of the channels")
 
 
 def unflattened(scene: Scene) -> Outcome:
@@ -164,7 +164,7 @@ def stacking(scene: Scene) -> Outcome:
 
 
 def fixes_size(span: CallSpan | None, dim: int) -> bool:
-    """Whether the source of a view gives the size of `dim` as a number or an attribute of self, not from a shape."""
+    """Whether the source of a view has the size of `dim` as a number or an attribute of self, not from a shape."""
     given = None if span is None else _given(span)
     if given is None:
         return True
@@ -175,7 +175,7 @@ def fixes_size(span: CallSpan | None, dim: int) -> bool:
 
 @lru_cache(maxsize=4096)
 def _given(span: CallSpan) -> tuple[ast.expr, ...] | None:
-    """The sizes in the source of a view; None where the call is another, whose source is not looked for."""
+    """The sizes in the source of a view; None if the call is not a view."""
     lines = [linecache.getline(span.filename, n) for n in range(span.line, span.end_line + 1)]
     text = "".join(lines).encode()
     tail = len(lines[-1].encode()) - span.end_column if lines else 0
@@ -197,7 +197,7 @@ def _given(span: CallSpan) -> tuple[ast.expr, ...] | None:
 
 
 def takes_size(op: Op, size: int, dim: int) -> bool:
-    """Whether a view makes a dimension of `size`, by a name that its forward bound to dimension `dim` of a shape."""
+    """Whether a view has a dimension of `size` by a name that its forward bound to dimension `dim` of a shape."""
     given = op.args[1:]
     sizes = given[0] if len(given) == 1 and isinstance(given[0], list | tuple) else given
     if op.span is None or size not in sizes:

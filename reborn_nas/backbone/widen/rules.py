@@ -1,7 +1,7 @@
-"""How widened channels pass one operation of a trace: one rule for each kind of operation.
+"""How widened channels pass one operation of a trace: one rule per kind of operation.
 
-A rule sees which inputs are widened and how, and returns how the outputs are widened. It may add steps (tensors to
-widen) and may want other values widened too (the gate of a squeeze-excite). What no rule proves possible is blocked.
+A rule is given the widened inputs, and returns how the outputs are widened. It may add steps (tensors to widen) and may
+require other values to be widened too (the gate of a squeeze-excite). Whatever no rule proves possible is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def pass_through(scene: Scene) -> Outcome:
 
 
 def pooled(scene: Scene) -> Outcome:
-    """Pooling, padding, resampling of the dimensions behind the channels."""
+    """Pooling, padding, resampling of the dimensions after the channels."""
     value, wide = scene.subject()
     rank = len(scene.shape(value))
     name = scene.op.name
@@ -41,7 +41,7 @@ def pooled(scene: Scene) -> Outcome:
 
 
 def elementwise(scene: Scene) -> Outcome:
-    """Broadcasting arithmetic: operands must be widened alike; a factor or parameter beside them is widened too."""
+    """Broadcasting arithmetic: operands must be widened alike; another factor or parameter is widened too."""
     rank = len(scene.shape(scene.op.outputs[0]))
     places = {v: scene.wide[v].dim + rank - len(scene.shape(v)) for v in scene.op.inputs if v in scene.wide}
     place = next(iter(places.values()))
@@ -54,7 +54,7 @@ def elementwise(scene: Scene) -> Outcome:
         dim = place - (rank - len(shape))
         if value in places or dim < 0 or shape[dim] == 1:
             continue
-        # any factor will do that a layer makes: the layer can give each channel twice
+        # any factor made by a layer is possible: the layer can return each channel twice
         factor = scene.op.name in ("mul", "multiply") or is_gate(scene, value, dim)
         if not (factor or is_stored(scene.trace, value)):
             raise Blocked(f"{_operation(scene.op.name)} with a value that keeps its {shape[dim]} channels")
@@ -65,14 +65,14 @@ def elementwise(scene: Scene) -> Outcome:
 
 
 def is_gate(scene: Scene, value: int, dim: int) -> bool:
-    """Whether the value has one number a channel for the whole map."""
+    """Whether the value has one number per channel for the entire map."""
     shape, full = scene.shape(value), scene.shape(scene.op.outputs[0])
     offset = len(full) - len(shape)
     return any(shape[d] != full[d + offset] for d in range(len(shape)) if d != dim and d + offset > 0)
 
 
 def is_stored(trace: Trace, value: int) -> bool:
-    """Whether the value is a parameter or buffer, reshaped perhaps."""
+    """Whether the value is a parameter or buffer, possibly reshaped."""
     while trace.values[value].param is None:
         op = trace.producer(value)
         if op is None or not operation(op.name).reshapes:
@@ -88,12 +88,12 @@ def _operation(name: str) -> str:
 
 
 def spatial_rank(op: Op) -> int:
-    """The 2 of `conv2d`; 0 where the name has no such digit."""
+    """The 2 of `conv2d`; 0 if the name has no such digit."""
     return next((int(letter) for letter in op.name if letter.isdigit()), 0)
 
 
 def convolution(scene: Scene) -> Outcome:
-    """A convolution reads the widened channels, grouped and depthwise ones too; a fixed blur passes them on."""
+    """A convolution reads the widened channels, also if it is grouped or depthwise; a fixed blur passes them on."""
     value, wide = scene.subject()
     weight = scene.tensor(1, "weight")
     groups = int(scene.arg(6, "groups", 1))
@@ -122,7 +122,7 @@ def transposed_convolution(scene: Scene) -> Outcome:
 
 
 def linear(scene: Scene) -> Outcome:
-    """A linear layer reads the widened columns; one over another dimension lets them pass."""
+    """A linear layer reads the widened columns; over another dimension it passes them on."""
     value, wide = scene.subject()
     if wide.dim != len(scene.shape(value)) - 1:
         return scene.same(wide)
@@ -130,7 +130,7 @@ def linear(scene: Scene) -> Outcome:
 
 
 def batch_norm(scene: Scene) -> Outcome:
-    """A norm with statistics per channel gets as many more."""
+    """A norm with per-channel statistics gets as many more channels."""
     _, wide = scene.subject()
     if wide.dim != 1:
         raise Blocked("a norm over the channels")
@@ -143,7 +143,7 @@ def batch_norm(scene: Scene) -> Outcome:
 
 
 def layer_norm(scene: Scene) -> Outcome:
-    """A norm over the last dimensions passes only where the channels are not among them."""
+    """A norm over the last dimensions passes only channels that are not among them."""
     value, wide = scene.subject()
     normalised = scene.arg(1, "normalized_shape")
     if wide.dim >= len(scene.shape(value)) - len(normalised):
@@ -152,7 +152,7 @@ def layer_norm(scene: Scene) -> Outcome:
 
 
 def prelu(scene: Scene) -> Outcome:
-    """PReLU with one slope a channel gets copies of the slopes."""
+    """PReLU with one slope per channel gets copies of the slopes."""
     _, wide = scene.subject()
     weight = scene.tensor(1, "weight")
     if weight is None or prod(scene.shape(weight)) == 1:
@@ -163,7 +163,7 @@ def prelu(scene: Scene) -> Outcome:
 
 
 def concatenation(scene: Scene) -> Outcome:
-    """Concatenated channels lie one after the other."""
+    """Concatenated channels are in consecutive ranges."""
     tensors = scene.arg(0, "tensors")
     parts = [part.id for part in tensors]
     rank = len(scene.shape(parts[0]))
@@ -182,7 +182,7 @@ def concatenation(scene: Scene) -> Outcome:
 
 
 def matrix_product(scene: Scene) -> Outcome:
-    """Channels that no sum runs over pass: the rows of the left factor, the columns of the right one."""
+    """Channels that are not summed over pass: the rows of the left factor, the columns of the right one."""
     value = next(v for v in scene.op.inputs if v in scene.wide)
     wide, rank = scene.wide[value], len(scene.shape(value))
     out = len(scene.shape(scene.op.outputs[0]))
@@ -196,7 +196,7 @@ def matrix_product(scene: Scene) -> Outcome:
 
 
 def made_new(scene: Scene) -> Outcome:
-    """A fresh tensor of a given shape, such as drop path's mask, must not have the channels' size."""
+    """A new tensor of a given shape, such as drop path's mask, must not have the channels' size."""
     wide = next(iter(scene.wide[v] for v in scene.op.inputs if v in scene.wide))
     shape = scene.shape(scene.op.outputs[0])
     if len(shape) > wide.dim and shape[wide.dim] == wide.channels.size > 1:
@@ -205,7 +205,7 @@ def made_new(scene: Scene) -> Outcome:
 
 
 def identity_branch(trace: Trace, total: Op, value: int) -> Op | None:
-    """The norm that makes `value`, an operand of the sum `total` and of nothing else."""
+    """The norm whose result is `value`, which only the sum `total` reads."""
     norm = trace.producer(value)
     if norm is None or norm.name != "batch_norm" or total.name != "add":
         return None
@@ -223,7 +223,7 @@ def cut(scene: Scene) -> Outcome:
 
 
 def is_depthwise(scene: Scene) -> bool:
-    """Whether the convolution makes each channel from the one at its place."""
+    """Whether the convolution computes each channel from the one at the same index."""
     op = scene.op
     groups = 1 if op.name == "linear" else int(scene.arg(6, "groups", 1))
     place = len(scene.shape(op.inputs[0])) - spatial_rank(op) - 1
@@ -232,7 +232,7 @@ def is_depthwise(scene: Scene) -> bool:
 
 
 def copied(scene: Scene) -> Outcome:
-    """A depthwise convolution on the way to a factor (GhostNetV2's attention) gets copies of its filters."""
+    """A depthwise convolution in the computation of a factor (GhostNetV2's attention) gets copies of its filters."""
     _, wide = scene.subject()
     tensors = (scene.tensor(1, "weight"), scene.tensor(2, "bias"))
     return Outcome((wide,), (scene.step("depthwise", tensors, 0, wide.channels),))

@@ -1,4 +1,4 @@
-"""The walk from doubled activations to the layers that read them: which tensors must grow, or what blocks.
+"""The walk from doubled activations to the layers that read them: which tensors must grow, or why they cannot.
 
 Only what a rule or a layer proves is allowed. All doubled sites of a network are walked together, because their
 channels may meet in one concatenation and one consumer.
@@ -26,17 +26,16 @@ RULES = {**rules.RULES, **reshaping.RULES}
 def widening(
     traces: Trace | Sequence[Trace], sites: Site | Sequence[Site], *, among: Sequence[Site] = ()
 ) -> Widening | Refusal:
-    """Find the tensors that must grow where `sites` double their channels, or the reason why they cannot.
+    """Find the tensors that must grow if `sites` double their channels, or the reason why they cannot.
 
     Args:
         traces: one run of the network, or one in train and one in eval mode.
-        sites: the doubled sites, all that one architecture doubles. Their output is cat([a(x), b(x)]) along the
-            channels.
-        among: other sites, whose activations may lie between a doubled site and its consumers; `Widening.channels`
-            holds how many channels these then get.
+        sites: all sites that one architecture doubles. Their output is cat([a(x), b(x)]) along the channels.
+        among: other sites, whose activations may be between a doubled site and its consumers; `Widening.channels`
+            holds their number of channels then.
 
     Raises:
-        SiteError: for a site that no trace runs.
+        SiteError: no trace runs a site.
     """
     runs = (traces,) if isinstance(traces, Trace) else tuple(traces)
     doubled = tuple(sites) if isinstance(sites, Sequence) else (sites,)
@@ -82,11 +81,11 @@ def _reads(run: Trace, key: tuple[str, str, int]) -> bool:
 
 
 class Walk:
-    """Carries widened channels through one trace, in execution order, until every one is consumed.
+    """Carries widened channels through one trace, in execution order, until all are consumed.
 
     Args:
         trace: the run.
-        doubled: value id → its channels' dimension, of the values that double.
+        doubled: id → channel dimension, of the doubled values.
     """
 
     def __init__(self, trace: Trace, doubled: Mapping[int, int]) -> None:
@@ -94,13 +93,13 @@ class Walk:
         self.doubled = dict(doubled)
         self.wide: dict[int, Wide] = {}
         self.steps: dict[int, tuple[WidenStep, ...]] = {}
-        self._cuts: dict[int, Refusal] = {}  # norm of an identity branch -> what its sum would refuse
-        self._copied: set[int] = set()  # depthwise convolutions on the way to a factor
+        self._cuts: dict[int, Refusal] = {}  # norm of an identity branch -> the refusal of its sum
+        self._copied: set[int] = set()  # depthwise convolutions in the computation of a factor
         self._queue: list[int] = []
         self._queued: set[int] = set()
 
     def run(self) -> Refusal | None:
-        """Walk to the end; the refusal where something blocks."""
+        """Walk to the end; returns a refusal if something blocks."""
         for value in self.doubled:
             self._set(value, None)
         while self._queue:
@@ -119,12 +118,12 @@ class Walk:
         return self._unread() or self._counted()
 
     def _cut(self, total: Op, refusal: Refusal) -> bool:
-        """Let the norms of identity branches that meet in the sum `total` keep their channels; whether there is one."""
+        """Let the norms of identity branches that meet in the sum `total` keep their channels, if there are any."""
         found = False
         for value in dict.fromkeys(total.inputs):
             norm = rules.identity_branch(self.trace, total, value) if value in self.wide else None
             if norm is not None and value not in self.doubled:
-                del self.wide[value]  # only the sum reads it: nothing else has to be undone
+                del self.wide[value]  # only the sum reads it, so nothing else must be undone
                 self._cuts[norm.index] = refusal
                 self._push(norm.index)
                 self._push(total.index)
@@ -132,7 +131,7 @@ class Walk:
         return found
 
     def _unread(self) -> Refusal | None:
-        """Refuse where extra channels end in cut branches only, so that nothing would read them."""
+        """Refuse if extra channels end only in cut branches, so that nothing would read them."""
         if self._cuts and not all(map(self._is_read, self.doubled)):
             return next(iter(self._cuts.values()))
         return None
@@ -149,7 +148,7 @@ class Walk:
         return False
 
     def _counted(self) -> Refusal | None:
-        """Refuse a reshape to a number of channels that the forward read off a value which is widened now."""
+        """Refuse a reshape to a number of channels that the forward reads from the shape of a widened value."""
         for value, call in sorted(self.trace.shape_reads):
             wide = self.wide.get(value)
             if wide is None:
@@ -161,7 +160,7 @@ class Walk:
         return None
 
     def collect(self, steps: dict[tuple[str, str, int], WidenStep]) -> Refusal | None:
-        """Add this run's steps to `steps`, unless a tensor is used in two ways."""
+        """Add this run's steps to `steps`, unless a tensor is needed in two ways."""
         users: dict[tuple[str, str, int], set[int]] = {}
         for index, made in self.steps.items():
             for step in made:
@@ -176,15 +175,15 @@ class Walk:
         for step in steps.values():
             actions.setdefault(step.module, set()).add(step.action)
         for index, made in self.steps.items():
-            for step in made:  # one mode may cut or copy what the other widens
+            for step in made:  # one mode may cut or copy what another widens
                 if ACTIONS[step.action].excludes in actions[step.module]:
                     return _shared(self.trace.ops[max(index, 0)], step)
         return None
 
     def _others(self, step: WidenStep, indices: set[int]) -> Iterable[Op]:
-        """The operations that use the step's tensors, or its layer, besides those for which they are widened."""
+        """The operations that use the step's tensors or layer, except those for which they are widened."""
         if min(indices) < 0:
-            return  # a parameter: the walk has followed its value to every operation
+            return  # a parameter: the walk has followed its value to all operations
         uses = ACTIONS[step.action].uses
         if uses == "layer":
             name = self.trace.ops[min(indices)].name
@@ -216,7 +215,7 @@ class Walk:
             self._set(value, made)
 
     def _outcome(self, scene: Scene) -> Outcome:
-        """Apply the rule of the layer that runs the operation, else the operation's own."""
+        """Apply the rule of the layer that runs the operation, else the rule of the operation."""
         op, known = scene.op, operation(scene.op.name)
         try:
             if op.index in self._cuts:
@@ -238,7 +237,7 @@ class Walk:
         return tuple(step for step in self.steps.get(op.index, ()) if step.action == "repeat")
 
     def _set(self, value: int, made: Wide | None) -> None:
-        """Record that `value` is widened as in `made`, and doubled then where it is the output of a doubled site."""
+        """Record that `value` is widened as in `made`, and also doubled if it is the output of a doubled site."""
         if value in self.doubled:
             dim = self.doubled[value]
             before = made.channels if made else ChannelMap.identity(self.trace.values[value].shape[dim])
@@ -255,7 +254,7 @@ class Walk:
             heapq.heappush(self._queue, index)
 
     def _want(self, op: Op, value: int, wide: Wide) -> None:
-        """Widen `value` where it is made, by repeating the channels of the layer behind it."""
+        """Widen `value` at its origin, by repeating the channels of the layer that makes it."""
         for source, there in self._sources(value, wide):
             producer = self.trace.producer(source)
             if producer is None:
@@ -274,7 +273,7 @@ class Walk:
             self._set(source, there)
 
     def _sources(self, value: int, wide: Wide) -> Iterable[tuple[int, Wide]]:
-        """The parameters and layer outputs from which `value` has its channels, and how each must be widened."""
+        """The parameters and layer outputs that determine the channels of `value`, and how each must be widened."""
         pending = [(value, wide)]
         while pending:
             value, wide = pending.pop()
@@ -329,7 +328,7 @@ class Walk:
         return found
 
     def _tried(self, op: Op, value: int, wide: Wide, given: int) -> list[tuple[int, Wide]]:
-        """The input `given` with the dimension along which it must be widened, where there is one."""
+        """The input `given` with the dimension along which it must be widened, if there is one."""
         for dim, size in enumerate(self.trace.values[given].shape):
             if size == wide.channels.size:
                 trial = Wide(dim, wide.channels)

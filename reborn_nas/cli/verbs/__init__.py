@@ -1,1 +1,1 @@
-"""The verbs, a module each: `EXAMPLES`, `add(parser)`, and `run(args)`, which calls `api` and prints."""
+"""The verbs, one module each: `EXAMPLES`, `add(parser)`, and `run(args)`, which calls `api` and prints."""

@@ -33,7 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List, or remove and list what was removed."""
+    """List caches, or remove them and list the removed ones."""
     import_networks()
     root = cache_root(args.cache_dir)
     found = list_caches(root) if args.clean is None else clean_cache(args.clean, root)

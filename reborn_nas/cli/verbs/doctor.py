@@ -1,4 +1,4 @@
-"""`reborn-nas doctor`: whether trainings on this machine's device compute what they should."""
+"""`reborn-nas doctor`: checks whether trainings on this machine's device compute correct results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Try and print; 1 where something is wrong."""
+    """Run the checks and print them; returns 1 if one fails."""
     import_networks()
     device, note = rn.training.pick_device(args.device)
     found = []

@@ -39,7 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 @reads_run
 def run(args: argparse.Namespace) -> int:
-    """Write it and print how to load it."""
+    """Export and print how to load it."""
     import_networks()
     out = api.export(
         args.run_path,

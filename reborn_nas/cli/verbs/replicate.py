@@ -1,4 +1,4 @@
-"""`reborn-nas replicate`: a table of the paper, measured again beside what was published."""
+"""`reborn-nas replicate`: a table of the paper, measured again and compared with the published one."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan, train what is left, write the tables. 1 where data sets were absent or trainings are missing."""
+    """Plan, train the rest, write the tables. Returns 1 if data sets or trainings are missing."""
     quiet = args.json or args.quiet
     if not quiet:
         announce("reading the table; importing torch and timm takes a few seconds")
@@ -146,7 +146,7 @@ def _figure(outcome: Outcome, args: argparse.Namespace) -> list[Path]:
 
 
 def print_counts(study: Replication, *, as_json: bool) -> None:
-    """Parameters and MACs of every network, row and form."""
+    """Print parameters and MACs of every network, row and form."""
     found = replicate.count_rows(study)
     if as_json:
         print(json.dumps([asdict(one) for one in found], indent=2))
@@ -160,7 +160,7 @@ def print_counts(study: Replication, *, as_json: bool) -> None:
 
 
 def print_plan(plan: Plan) -> None:
-    """The cells with their parameters, what is done, and the time of what is left."""
+    """Print the cells with their parameters and progress, and the remaining time."""
     study, settings = plan.study, plan.settings
     print(f"{study.name}: {study.description.strip()}")
     rows = []
@@ -228,7 +228,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 
 
 def print_outcome(outcome: Outcome, paths: Sequence[Path], *, as_json: bool) -> None:
-    """Measured beside published, the ordering, what is missing, and where it all lies."""
+    """Print measured and published values, the ordering, what is missing, and the paths."""
     found = replicate.tables(outcome)
     if as_json:
         data = {
@@ -242,7 +242,7 @@ def print_outcome(outcome: Outcome, paths: Sequence[Path], *, as_json: bool) -> 
             )
         )
         return
-    print(f"{found.title}: measured beside published, % right answers on the test images")
+    print(f"{found.title}: measured and published, % correct answers on the test images")
     print_table(replicate.CELL_HEADS, replicate.cell_rows(found.cells, outcome.plan.study), right=(3, 4, 5))
     if len(found.comparisons):
         print("\nDoes the published ordering hold? Differences in percentage points")
@@ -252,7 +252,9 @@ def print_outcome(outcome: Outcome, paths: Sequence[Path], *, as_json: bool) -> 
     for dataset in outcome.plan.absent:
         print(f"left out: {dataset} is not there", file=sys.stderr)
     if outcome.interrupted or outcome.timed_out:
-        print("stopped early; everything finished is kept. The same command goes on.", file=sys.stderr)
+        print(
+            "stopped early; everything finished is kept. Run the same command to continue.", file=sys.stderr
+        )
     bad = found.trainings[found.trainings["state"] != "complete"]
     for one in bad.itertuples(index=False):
         print(

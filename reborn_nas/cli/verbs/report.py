@@ -28,7 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write it and print where."""
+    """Write the report and print its path."""
     import_networks()
     print(near(api.report(args.run_path, args.out, trust_source=args.trust_source, keep=args.keep)))
     return 0

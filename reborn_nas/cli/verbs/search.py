@@ -35,7 +35,7 @@ EXAMPLES = """  reborn-nas search
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """The verb's arguments; one that is not given keeps the value of --config, or the default."""
+    """The verb's arguments; omitted ones keep the value of --config, or the default."""
     add_settings(parser)
     asked = parser.add_argument_group("this call")
     asked.add_argument("--config", metavar="FILE", help="a study YAML; flags override it")
@@ -48,7 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan, ask where it is long, run, report, print."""
+    """Plan, ask for confirmation of a long run, run, report, print."""
     if not (args.json or args.quiet):
         announce("reading the settings; importing torch and timm takes a few seconds")
     import_networks()
@@ -80,8 +80,8 @@ def _search(args: argparse.Namespace, config: study.StudyConfig) -> int:
     if result.interrupted or result.timed_out or result.spent:
         what = "out of time" if result.timed_out else "interrupted"
         if result.spent:
-            what = f"the {config.gpu_hours:g} device hours are spent; a larger --gpu-hours goes on"
-        print(f"\n{what}; everything finished is kept. To go on: {result.resume_command}", file=sys.stderr)
+            what = f"the {config.gpu_hours:g} device hours are spent; raise --gpu-hours to continue"
+        print(f"\n{what}; everything finished is kept. To continue: {result.resume_command}", file=sys.stderr)
         return 130 if result.interrupted else 0
     page = api.report(result)
     view, networks = api.run_view(result), api.networks(result)
@@ -97,7 +97,7 @@ def _search(args: argparse.Namespace, config: study.StudyConfig) -> int:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """A flag for each setting, in groups; one that is not given keeps the value of --config, or the default."""
+    """Add a flag for each setting, in groups; omitted ones keep the value of --config, or the default."""
     groups: dict[str, Any] = {}
     old_names = {name: old for old, name in OLD_NAMES.items()}
     for flag in setting_flags():

@@ -1,4 +1,4 @@
-"""`reborn-nas sites`: the activation sites of a backbone and what each can take."""
+"""`reborn-nas sites`: the activation sites of a backbone and their possible activations."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Find the sites and print them."""
     import_networks()
-    with redirect_stdout(sys.stderr):  # what the network itself prints is no part of the answer
+    with redirect_stdout(sys.stderr):  # output of the network is not part of the answer
         spec, found = _discover(args)
         rows = [site_row(site) for site in found.sites]
     sites, others = found.sites, found.others if args.verbose or not found.sites else ()
@@ -94,7 +94,7 @@ def _discover(args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def site_row(site: Any) -> dict[str, Any]:
-    """One site as JSON values; added parameters and MACs are those of a reborn block, kernel 3, compressed by 1×1."""
+    """One site as JSON values, with the parameters and MACs of a reborn block with kernel 3 and compression 1×1."""
     choice = Choice("reborn", kernel_size=3, compression="1x1")
     added = (
         rn.backbone.cost.added(choice, site.channels, site.shape, site.layout)

@@ -22,7 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List all, or show one."""
+    """List all spaces, or show one."""
     import_networks()
     if args.name is None:
         spaces = [rn.load_space(name) for name in rn.space.list_spaces()]

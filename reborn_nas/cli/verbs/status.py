@@ -1,4 +1,4 @@
-"""`reborn-nas status RUN`: how far a run is, and what is known so far."""
+"""`reborn-nas status RUN`: the progress of a run, and its estimates so far."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 @reads_run
 def run(args: argparse.Namespace) -> int:
-    """Read the storage and print."""
+    """Read the storage and print the status."""
     info = study.load_run(args.run_path)
     state = study.status(info)
     view = api.run_view(info, brief=True)
@@ -48,7 +48,7 @@ def _show(
     summary: dict[str, float],
     networks: NamedNetworks,
 ) -> None:
-    """Print it in the words of the study's metric."""
+    """Print the status, with values of the study's metric."""
     if args.json:
         print(
             json.dumps(

@@ -27,7 +27,7 @@ EXAMPLES = """  reborn-nas train --architecture runs/resnet34-cifar100 --epochs 
 
 DATA = ("dataset", "data_dir", "image_size", "skip_broken", "resize", "rgb", "stream", "cache_dir")
 TRAINING = ("recipe", *(name for name in RECIPE_FIELDS if name != "init"), "metric")
-"""Settings of a study that one training has too; `init` has values of its own here."""
+"""Settings of a study that also apply to one training; `init` has different values here."""
 
 EVERY_SECONDS = 30.0
 
@@ -120,15 +120,15 @@ def _class_weights(text: str) -> Any:
 
 
 class _Lines:
-    """A line on the first epoch of each seed, then one every half minute."""
+    """Prints a line on the first epoch of each seed, then one every half minute."""
 
     def __init__(self) -> None:
-        self._said = 0.0
+        self._printed = 0.0
         self._seed: int | None = None
 
     def __call__(self, seed: int, epoch: int, metrics: Mapping[str, float]) -> None:
         now = time.monotonic()
-        if seed == self._seed and now - self._said < EVERY_SECONDS:
+        if seed == self._seed and now - self._printed < EVERY_SECONDS:
             return
-        self._seed, self._said = seed, now
+        self._seed, self._printed = seed, now
         announce(f"seed {seed}, epoch {epoch}: training loss {metrics['train_loss']:.4f}")

@@ -1,4 +1,4 @@
-"""`reborn-nas worker`: train for a study that another machine has begun."""
+"""`reborn-nas worker`: train for a study that was started on another machine."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Join, train, and print why it left."""
+    """Join a study, train, and print why the worker left."""
     if not args.quiet:
         announce("joining the study; importing torch and timm takes a few seconds")
     import_networks()
@@ -84,5 +84,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"study {args.study!r} is complete")
         return 0
     why = "interrupted" if stopper.interrupted else "out of time" if stopper.timed_out else "stopped"
-    print(f"{why}; finished trainings are stored, the study goes on with its other workers", file=sys.stderr)
+    print(
+        f"{why}; finished trainings are stored, the study continues with its other workers", file=sys.stderr
+    )
     return 130 if stopper.interrupted else 0

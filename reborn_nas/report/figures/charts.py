@@ -1,4 +1,4 @@
-"""The few kinds of chart that the report's figures are made of: axes, interval rows, scatter, lines."""
+"""The building blocks of the report's charts: axes, interval rows, scatter plots, lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reborn_nas.report.figures.drawing import Drawing, shorten, text_width
 from reborn_nas.report.results.words import interval, number, signed
 
 NARROW = 480
-"""Below this width a figure uses its phone layout."""
+"""Figures below this width use the layout for phones."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def tick_text(value: float, all_ticks: Sequence[float]) -> str:
-    """A tick's label with just the digits that the step needs."""
+    """A tick's label, with the digits needed for the step."""
     step = min((b - a for a, b in pairwise(all_ticks)), default=abs(value) or 1.0)
     digits = next((d for d in range(7) if abs(round(step, d) - step) < 1e-9 * max(1.0, step)), 6)
     return number(value, digits)
 
 
 def count_text(value: float, all_ticks: Sequence[float]) -> str:
-    """A large tick's label, such as `21.35 M`, with the digits that tell it from its neighbours."""
+    """A large tick's label, such as `21.35 M`, with the digits that distinguish it from its neighbours."""
     size, unit = next(
         ((s, u) for s, u in ((1e9, " G"), (1e6, " M"), (1e3, " k")) if max(all_ticks) >= s), (1.0, "")
     )
@@ -59,7 +59,7 @@ def count_text(value: float, all_ticks: Sequence[float]) -> str:
 
 
 def limits(values: Sequence[float], *, zero: bool = False, margin: float = 0.04) -> tuple[float, float]:
-    """Smallest and largest finite value, a margin outside, with 0 inside where `zero`."""
+    """The smallest and largest finite value with a margin, including 0 if `zero`."""
     finite = [value for value in values if value is not None and math.isfinite(value)]
     finite += [0.0] if zero or not finite else []
     low, high = min(finite), max(finite)
@@ -69,7 +69,7 @@ def limits(values: Sequence[float], *, zero: bool = False, margin: float = 0.04)
 
 @dataclass(frozen=True)
 class Estimate:
-    """One point with its interval in a row; the shape `tick` is a small stroke, `bar` the interval alone.
+    """A point with its interval in a row; the shape `tick` is a small stroke, `bar` the interval without a point.
 
     `outer_low` and `outer_high` are a wider interval, drawn as a thin line.
     """
@@ -85,7 +85,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of an interval chart. `group` starts a headed group where it changes; `note` is at its very end."""
+    """A line of an interval chart. A new `group` starts a headed group; `note` is at the end of the line."""
 
     label: str
     estimates: tuple[Estimate, ...]
@@ -108,7 +108,7 @@ def interval_chart(
     show: Callable[[float], str] | None = None,
     bounds: tuple[float, float] | None = None,
 ) -> Drawing:
-    """Rows of points with intervals over one axis, numbers at the right; on a phone labels are above the lines."""
+    """Rows of points with intervals over one axis, values at the right; on a phone labels are above the lines."""
     narrow = width < NARROW
     values = [
         v for row in rows for e in row.estimates for v in (e.value, e.low, e.high, e.outer_low, e.outer_high)
@@ -154,7 +154,7 @@ def interval_chart(
 
 
 def _lines(text: str, width: float) -> list[str]:
-    """`text` in one line, or in two that break after its last comma or before its bracket where it is wider."""
+    """`text` in one line, or, if it is too wide, in two that break after its last comma or before its bracket."""
     if text_width(text, 11.5) <= width:
         return [text]
     at = text.rfind(", ") + 1 or text.rfind(" (")
@@ -227,7 +227,7 @@ def axes(
     y_title: str,
     *,
     counts: bool = False,
-    whole: bool = False,
+    integers: bool = False,
     top: float = 30,
 ) -> Frame:
     """Draw light grid lines, tick labels and axis titles; return the scales."""
@@ -239,8 +239,8 @@ def axes(
         drawing.line(46, y, drawing.width - 16, y, "rule")
         drawing.text(40, y + 4, tick_text(value, y_marks), "muted", size=11.5, anchor="end")
     x_marks = ticks(*x_limits, 3 if narrow and counts else 4 if narrow else 7)
-    for value in (mark for mark in x_marks if not whole or mark == round(mark)):
-        text = f"{value:.0f}" if whole else (count_text if counts else tick_text)(value, x_marks)
+    for value in (mark for mark in x_marks if not integers or mark == round(mark)):
+        text = f"{value:.0f}" if integers else (count_text if counts else tick_text)(value, x_marks)
         drawing.text(frame.x(value), drawing.height - 28, text, "muted", size=11.5, anchor="middle")
     drawing.line(46, frame.y.start, drawing.width - 16, frame.y.start, "faint")
     drawing.text(drawing.width - 16, drawing.height - 8, x_title, "muted", size=11.5, anchor="end")
@@ -249,7 +249,7 @@ def axes(
 
 
 def legend(drawing: Drawing, entries: Sequence[tuple[str, str, str]], x: float, y: float) -> float:
-    """Shapes with their words in a row, wrapped; `entries` are (shape, tone, text). Returns the last line's y."""
+    """Draw shapes with their texts in a row, wrapped; `entries` are (shape, tone, text). Returns y of the last line."""
     at = x
     for shape, tone, text in entries:
         room = text_width(text, 11.5) + 30

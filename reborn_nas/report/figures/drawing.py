@@ -1,9 +1,9 @@
-"""A drawing as a list of plain marks, shown as SVG (page, file) or as PNG.
+"""A drawing as a list of marks, rendered as SVG (in the page or a file) or PNG.
 
-One description of a figure serves all its forms: in the page its colours are CSS variables, so that it follows light
-and dark; in the SVG file they are literal; the PNG is painted by matplotlib (`painting`).
-Drawn as text, a figure takes milliseconds where matplotlib takes tenths of a second, which counts for the two pictures
-of every training; and it keeps its hover texts and its width for phones. Units are CSS pixels, y points down.
+One description serves all formats: in the page the colours are CSS variables, which follow the light and dark mode; in
+SVG files they are literal; the PNG is painted by matplotlib (`painting`). Rendered as text, a figure takes milliseconds
+instead of matplotlib's tenths of a second, which matters for the two pictures of each training, and it keeps its hover
+texts and its width for phones. Units are CSS pixels, and y points down.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Drawing:
 
     Args:
         name: file stem.
-        title: short name, read first by screen readers.
-        alt: what the figure shows, in one or two sentences.
+        title: short name for screen readers.
+        alt: description in one or two sentences.
         width, height: size in CSS pixels.
     """
 
@@ -60,34 +60,34 @@ class Drawing:
     marks: list[Mark] = field(default_factory=list)
 
     def line(self, x1: float, y1: float, x2: float, y2: float, tone: str = "rule", **style: Any) -> None:
-        """A straight line."""
+        """Add a straight line."""
         self.marks.append(Mark("line", (x1, y1, x2, y2), stroke=tone, **style))
 
     def rect(
         self, x: float, y: float, w: float, h: float, fill: str = "", *, radius: float = 0.0, **style: Any
     ) -> None:
-        """A rectangle with corner `radius`."""
+        """Add a rectangle with corner `radius`."""
         self.marks.append(Mark("rect", (x, y, max(w, 0.0), max(h, 0.0), radius), fill=fill, **style))
 
     def circle(self, x: float, y: float, r: float, fill: str = "", **style: Any) -> None:
-        """A circle."""
+        """Add a circle."""
         self.marks.append(Mark("circle", (x, y, r), fill=fill, **style))
 
     def path(self, points: Sequence[Point], tone: str = "", *, fill: str = "", **style: Any) -> None:
-        """A polyline, or a polygon with `closed=True`."""
+        """Add a polyline, or a polygon with `closed=True`."""
         flat = tuple(value for point in points for value in point)
         self.marks.append(Mark("path", flat, stroke=tone, fill=fill, **style))
 
     def text(self, x: float, y: float, text: object, tone: str = "ink", **style: Any) -> None:
-        """Text with its baseline at `y`."""
+        """Add text with its baseline at `y`."""
         self.marks.append(Mark("text", (x, y), fill=tone, text=clean(text), **style))
 
     def image(self, x: float, y: float, w: float, h: float, png: bytes) -> None:
-        """A PNG, drawn without smoothing."""
+        """Add a PNG, drawn without smoothing."""
         self.marks.append(Mark("image", (x, y, w, h), data=png))
 
     def shape(self, kind: str, x: float, y: float, r: float, tone: str, **style: Any) -> None:
-        """A data point: circle, ring, square, diamond, triangle, cross or none."""
+        """Add a data point: circle, ring, square, diamond, triangle, cross or none."""
         if kind == "circle":
             self.circle(x, y, r, tone, **style)
         elif kind == "ring":
@@ -110,15 +110,15 @@ class Drawing:
 
     @contextmanager
     def hover(self, details: str) -> Iterator[None]:
-        """Marks inside show `details` on hover and to a screen reader."""
+        """Show `details` for the marks of the context on hover and to screen readers."""
         self.marks.append(Mark("open", text=clean(details)))
         yield
         self.marks.append(Mark("close"))
 
     def svg(self, *, literal: bool = False, hover: bool = True) -> str:
-        """The drawing as an `<svg>` element; `literal` puts colours in place of CSS variables.
+        """The drawing as an `<svg>` element; `literal` writes colours instead of CSS variables.
 
-        Without `hover`, what is seen on hover alone is left out.
+        Without `hover`, texts that are shown only on hover are omitted.
         """
         w, h = _n(self.width), _n(self.height)
         head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img"'
@@ -133,14 +133,14 @@ class Drawing:
 
 
 def text_width(text: str, size: float = 12.0) -> float:
-    """A safe estimate of a text's width in pixels."""
+    """An upper estimate of a text's width in pixels."""
     return sum(0.34 if char in " .,:;|!'il1()[]" else 0.62 for char in text) * size
 
 
 def shorten(text: object, room: float, size: float = 12.0) -> str:
-    """`text` so that it fits into `room` pixels: cut at its start, at a dot, or else in the middle of its last part.
+    """Shorten `text` to `room` pixels: at its start, at a dot, or else in the middle of its last part.
 
-    The start is where the names of one network differ least; a part without dots may differ at both of its ends.
+    The names of a network differ least at the start; a part without dots may differ at both ends.
     """
     cleaned = clean(text)
     if text_width(cleaned, size) <= room:

@@ -1,4 +1,4 @@
-"""Figures of estimates with their intervals: per site, per stage, pooled, confirmed, controlled."""
+"""Figures of estimates and their intervals: per site, per stage, pooled, retest, control."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def stage_heading(stage: int, shape: str = "") -> str:
 
 
 def forest_figure(effects: pd.DataFrame, width: float, arms: tuple[str, str]) -> Drawing:
-    """Every site's effect in depth order."""
+    """The effects of all sites in order of depth."""
     shapes = effects.drop_duplicates("stage").set_index("stage")["shape"].to_dict()
     several = len(shapes) > 1
     rows = []
     for row in effects.to_dict("records"):
         value = row.get("said_effect", row["effect"])
-        alone = row.get("basis") == "retest"
+        retested = row.get("basis") == "retest"
         tone = tone_of(row["verdict"])
         shape = {"suggestive": "ring", "harmful": "cross"}.get(row["verdict"], "circle")
-        inner = (row["confirmed_low"], row["confirmed_high"]) if alone else (row["ci_low"], row["ci_high"])
-        outer = (row["said_low"], row["said_high"]) if alone else (row["joint_low"], row["joint_high"])
+        inner = (row["confirmed_low"], row["confirmed_high"]) if retested else (row["ci_low"], row["ci_high"])
+        outer = (row["said_low"], row["said_high"]) if retested else (row["joint_low"], row["joint_high"])
         points = [Estimate(value, *inner, tone, shape, *outer)]
         aside = effect_aside(value, row["said_low"], row["said_high"])
         heading = stage_heading(int(row["stage"]), str(shapes[row["stage"]])) if several else ""
         hover = f"{row['site']}: {aside}{in_short()}" + (f", {row['verdict']}" if row["verdict"] else "")
         note = row["verdict"] if row["verdict"] in ("confirmed", "suggestive", "harmful") else ""
-        note += ", on the candidate" if alone else ""
+        note += ", on the candidate" if retested else ""
         rows.append(Row(str(row["site"]), tuple(points), heading, aside, hover, strong=bool(note), note=note))
     clear = [str(r["site"]) for r in effects.to_dict("records") if tone_of(r["verdict"]) == "gain"]
     alt = (
@@ -53,7 +53,7 @@ def forest_figure(effects: pd.DataFrame, width: float, arms: tuple[str, str]) ->
 
 
 def rank_figure(effects: pd.DataFrame, width: float, most: int = 15) -> Drawing:
-    """The sites most likely among the five best, with their 90 % rank intervals."""
+    """The sites that are most likely among the five best, with their 90 % rank intervals."""
     top = effects[effects["p_top5"].notna()].sort_values(["p_top5", "effect"], ascending=False)
     top = top[(top["p_top5"] >= 0.005) | (np.arange(len(top)) < 8)].head(most)
     rows = []
@@ -78,14 +78,14 @@ def rank_figure(effects: pd.DataFrame, width: float, most: int = 15) -> Drawing:
 def table_figure(
     frame: pd.DataFrame, width: float, *, name: str, title: str, label: str, axis: str = ""
 ) -> Drawing:
-    """Any table of `effect, ci_low, ci_high` as an interval chart, labelled by its column `label`.
+    """A table of `effect, ci_low, ci_high` as an interval chart, labelled by its column `label`.
 
-    Intervals of one estimate alone: grey but for a column `verdict`, because no verdict rests on them.
+    The intervals are of single estimates, and grey unless there is a column `verdict`.
     """
     rows = []
-    reach = max((abs(value) for column in ("ci_low", "ci_high") for value in frame[column]), default=1.0)
+    largest = max((abs(value) for column in ("ci_low", "ci_high") for value in frame[column]), default=1.0)
     for row in frame.to_dict("records"):
-        aside = effect_aside(row["effect"], row["ci_low"], row["ci_high"], 2 if reach >= 0.1 else 3)
+        aside = effect_aside(row["effect"], row["ci_low"], row["ci_high"], 2 if largest >= 0.1 else 3)
         points = (Estimate(row["effect"], row["ci_low"], row["ci_high"], tone_of(row.get("verdict", ""))),)
         rows.append(Row(str(row[label]), points, str(row.get("group", "")), aside))
     alt = "; ".join(f"{row.label}: {row.aside}{in_short()}" for row in rows[:20])
@@ -101,7 +101,7 @@ def paired_figure(
     series: Sequence[tuple[str, str, str, str]],
     axis: str = "",
 ) -> Drawing:
-    """Several estimates a site under one another; `series` are (column prefix, words, tone, shape)."""
+    """Several estimates per site, one below another; `series` are (column prefix, text, tone, shape)."""
     rows = []
     for row in frame.to_dict("records"):
         points = tuple(_estimate(row, prefix, tone, shape) for prefix, _, tone, shape in series)

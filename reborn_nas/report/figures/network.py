@@ -1,4 +1,4 @@
-"""The network from input to output, each site a tile: coloured by its effect, or by its choice."""
+"""The network from input to output, with a tile per site, coloured by its effect or by its choice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINE = TILE_H + 2 * PAD + HEAD + 18
 BETWEEN, INPUT = 16.0, 60.0
 
 Rows = Sequence[Mapping[Any, Any]]
-"""One mapping a site in execution order: `name` or `site`, `stage`, `block`, `shape`, `activation`, …"""
+"""One mapping per site in execution order: `name` or `site`, `stage`, `block`, `shape`, `activation`, …"""
 
 FAMILY_TONES = {
     "original": "plus0", "reborn": "plus3", "crelu": "plus2", "positive_twin": "minus2", "extended_conv": "minus3",
@@ -31,7 +31,7 @@ FAMILY_TONES = {
 
 @dataclass(frozen=True)
 class Tile:
-    """Where a site's tile is; `row` indexes the sites table."""
+    """The position of a site's tile; `row` indexes the table of sites."""
 
     row: int
     x: float
@@ -51,7 +51,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Lane:
-    """A stage: its heading, at the left or `above` its boxes."""
+    """A stage: its heading, left of or `above` its boxes."""
 
     stage: int
     shape: str
@@ -62,7 +62,7 @@ class Lane:
 
 
 def layout(rows: Rows, width: float, top: float) -> tuple[list[Lane], float]:
-    """Place all sites, a stage a lane, wrapped at `width`; all in one line where they fit. Returns the lowest y too."""
+    """Place all sites, one lane per stage, wrapped at `width`, or in one line if they fit; with the lowest y."""
     narrow = width < NARROW
     inline = not narrow and _breadth(rows, list(range(len(rows)))) <= width - INPUT
     left = 16.0 if narrow else INPUT if inline else 132.0
@@ -108,12 +108,12 @@ def _width(tiles: int) -> float:
 
 
 def _breadth(rows: Rows, members: list[int]) -> float:
-    """Pixels that all boxes take in one line."""
+    """The width of all boxes in one line, in pixels."""
     return sum(_width(len(chunk)) + BETWEEN for _, chunk in _chunks(members, rows, len(rows) or 1))
 
 
 def _chunks(members: list[int], rows: Rows, size: int) -> list[tuple[str, list[int]]]:
-    """Consecutive sites of one block, at most `size` together."""
+    """Consecutive sites of one block, at most `size` per group."""
     chunks: list[tuple[str, list[int]]] = []
     for row in members:
         label = str(rows[row]["block"])
@@ -129,13 +129,15 @@ def _chunks(members: list[int], rows: Rows, size: int) -> list[tuple[str, list[i
 def network_figure(
     effects: pd.DataFrame, width: float, arms: tuple[str, str], detectable: float = 0.0
 ) -> Drawing:
-    """Each site with its effect, its verdict as a colour and a sign, and the interval of the verdict drawn inside.
+    """Each site with its effect, its verdict as colour and sign, and the interval of the verdict.
 
-    Full colour needs a shrunk effect of at least `detectable`.
+    The colour is full for a shrunk effect of at least `detectable`.
     """
     settled = effects["shrunk"]
     scale = max([*(abs(v) for v in settled if math.isfinite(v)), detectable, 0.05])
-    reach = max([*[abs(v) for c in ("said_low", "said_high") for v in effects[c] if math.isfinite(v)], 0.05])
+    largest = max(
+        [*[abs(v) for c in ("said_low", "said_high") for v in effects[c] if math.isfinite(v)], 0.05]
+    )
     rows = effects.to_dict("records")
 
     def paint(drawing: Drawing, tile: Tile) -> None:
@@ -155,9 +157,9 @@ def network_figure(
                 y = tile.y + TILE_H - 10
                 drawing.line(middle, y - 4, middle, y + 4, ink, opacity=0.45)
                 drawing.line(
-                    middle + row["said_low"] / reach * half,
+                    middle + row["said_low"] / largest * half,
                     y,
-                    middle + row["said_high"] / reach * half,
+                    middle + row["said_high"] / largest * half,
                     y,
                     ink,
                     width=2,
@@ -179,7 +181,7 @@ def network_figure(
 def architecture_figure(
     rows: Rows, choices: Mapping[str, str], width: float, title: str = "The network that comes out"
 ) -> Drawing:
-    """What is at each site of one architecture; `choices` maps a site to its label, `rows` are the sites."""
+    """The choice at each site of an architecture; `choices` maps a site to its label, `rows` are the sites."""
     used: dict[str, str] = {"original": "plus0"}
 
     def paint(drawing: Drawing, tile: Tile) -> None:
@@ -206,7 +208,7 @@ def architecture_figure(
         "; ".join(f"{site}: {label}" for site, label in list(choices.items())[:60]) or "none"
     )
     probe = Drawing("", "", "", width, 0)
-    for position in range(len(rows)):  # the legend needs the families that occur
+    for position in range(len(rows)):  # the legend contains the families that occur
         paint(probe, Tile(position, 0, 0))
     entries = [("swatch", tone, family) for family, tone in used.items()]
     return _network("architecture", title, alt, rows, width, paint, entries)
@@ -247,7 +249,7 @@ def _middle(box: Box) -> float:
 
 
 def _connect(drawing: Drawing, before: Box | None, box: Box, start: float) -> None:
-    """The flow into a box: straight on a line, an elbow from the line above, or from the input."""
+    """Draw the connection to a box: straight on a line, an elbow from the line above, or from the input."""
     y = _middle(box)
     if before is not None and before.y == box.y:
         drawing.line(before.x + before.width, y, box.x, y, "faint", width=1.4)
@@ -268,7 +270,7 @@ def _connect(drawing: Drawing, before: Box | None, box: Box, start: float) -> No
 
 
 def _output(drawing: Drawing, box: Box) -> None:
-    """The flow out of the last box, beside it where there is room, else below."""
+    """Draw the output of the last box, right of it if there is room, else below."""
     y, right = _middle(box), box.x + box.width
     if right + 70 <= drawing.width:
         drawing.line(right, y, right + 16, y, "faint", width=1.4)
@@ -295,7 +297,7 @@ def _lane_heading(drawing: Drawing, lane: Lane) -> None:
 
 
 def _short(row: Mapping[Any, Any]) -> str:
-    """A site's name within its block; two parts of it where the last is only a number."""
+    """A site's name within its block; two parts of it if the last is only a number."""
     name = str(row.get("site", row.get("name", "")))
     block = str(row.get("block", ""))
     inner = name[len(block) + 1 :] if block and name.startswith(block + ".") else name.rsplit(".", 1)[-1]
@@ -305,7 +307,7 @@ def _short(row: Mapping[Any, Any]) -> str:
 
 
 def _choice_words(label: str, original: str) -> tuple[str, str]:
-    """A choice as two short lines: its name, and its form such as `k3 · 1x1`."""
+    """A choice as two short lines: its name and its form, such as `k3 · 1x1`."""
     if label == "original":
         return original.removeprefix("other:") or "original", ""
     try:

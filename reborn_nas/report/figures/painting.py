@@ -15,7 +15,7 @@ from reborn_nas.report.figures.drawing import Drawing, Mark
 from reborn_nas.report.figures.palette import TONES
 
 PIXEL = 72 / 96
-"""One CSS pixel in points."""
+"""Points per CSS pixel."""
 
 
 def png(drawing: Drawing, dpi: int = 160) -> bytes:
@@ -30,13 +30,13 @@ def png(drawing: Drawing, dpi: int = 160) -> bytes:
         _paint(axes, mark, order + 1)
     stream = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # glyphs that the font lacks become boxes
+        warnings.simplefilter("ignore")  # missing glyphs become boxes
         figure.savefig(stream, format="png", dpi=dpi, facecolor=TONES["panel"][0])
     return stream.getvalue()
 
 
 def _paint(axes: Any, mark: Mark, order: int) -> None:
-    """Put one mark on matplotlib `axes` whose units are the drawing's pixels."""
+    """Draw one mark on matplotlib `axes`, whose units are the drawing's pixels."""
     if mark.kind in ("open", "close"):
         return
     if mark.kind == "text":

@@ -1,7 +1,7 @@
-"""The report's colours: one name a tone, with its light and its dark value.
+"""The report's colours: one name per tone, with a light and a dark value.
 
-Effects run from orange (harm) over grey to blue (gain), a pair that all common colour-vision deficiencies keep
-apart; verdicts and phases also differ in shape, so that no statement rests on colour alone.
+Effects range from orange (harm) over grey to blue (gain), which all common colour-vision deficiencies can distinguish;
+verdicts and phases also differ in shape, so that nothing depends on colour only.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ VERDICT_SHAPES = {"confirmed": "circle", "suggestive": "ring", "harmful": "cross
 
 
 def tone_of(verdict: object) -> str:
-    """The tone of a verdict: blue where it helps, orange where it does harm, grey else."""
+    """The tone of a verdict: blue if it helps, orange if it does harm, else grey."""
     return {"confirmed": "gain", "suggestive": "gain", "harmful": "harm"}.get(str(verdict), "flat")
 
 
 def effect_tone(verdict: object, effect: float, scale: float) -> str:
-    """The tone of a site's tile: grey without a verdict, else the deeper the larger its effect.
+    """The tone of a site's tile: grey without a verdict, else deeper for larger effects.
 
-    `scale` (> 0) is the largest effect that the drawing shows.
+    `scale` (> 0) is the largest effect in the drawing.
     """
     side = {"gain": "plus", "harm": "minus"}.get(tone_of(verdict))
     if side is None or effect != effect or scale <= 0:

@@ -1,4 +1,4 @@
-"""Figures of what the sites see: energy that ReLU discards, and feature maps side by side."""
+"""Figures of the sites' inputs: the energy that ReLU discards, and feature maps side by side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def sight_table(sights: Sequence[Sight]) -> pd.DataFrame:
-    """site, lost_energy, dead_channels, negative_share, images: one row a site."""
+    """site, lost_energy, dead_channels, negative_share, images: one row per site."""
     names = ("site", "lost_energy", "dead_channels", "negative_share", "images")
     return pd.DataFrame(
         [{name: getattr(sight, name) for name in names} for sight in sights], columns=list(names)
@@ -25,7 +25,7 @@ def sight_table(sights: Sequence[Sight]) -> pd.DataFrame:
 
 
 def energy_figure(sights: Sequence[Sight], width: float) -> Drawing:
-    """Three shares a site as bars on one scale: energy lost, dead channels, the negative path's part."""
+    """Three shares per site as bars on one scale: lost energy, dead channels, and that of the negative path."""
     narrow = width < NARROW
     series = [
         ("lost_energy", "energy that ReLU discards", "harm"),
@@ -67,7 +67,7 @@ def energy_figure(sights: Sequence[Sight], width: float) -> Drawing:
 
 
 def maps_figure(sight: Sight, number: int, width: float) -> Drawing:
-    """Feature maps of one site: a row an image, groups of maps beside one another (below, on a phone)."""
+    """Feature maps of one site: one row per image, with groups of maps side by side (on a phone, one below another)."""
     narrow = width < NARROW
     drawing = Drawing(f"maps_{number}", f"Feature maps at {sight.site}", "", width, 10)
     y = 4.0

@@ -21,7 +21,7 @@ MOST_CURVES = 60
 
 
 def strip_figure(arms: Mapping[str, Sequence[float]], width: float, part: str, n: int) -> Drawing:
-    """Each arm's accuracies (in [0, 1]) as a row of points with its mean."""
+    """The accuracies (in [0, 1]) of each arm as a row of points with their mean."""
     narrow = width < NARROW
     left = 8.0 if narrow else 130.0
     height = 46
@@ -37,13 +37,13 @@ def strip_figure(arms: Mapping[str, Sequence[float]], width: float, part: str, n
         drawing.text(scale(value), bottom + 17, tick_text(value, marks), "muted", size=11.5, anchor="middle")
     axis = f"{part} {spoken().axis} ({cases(n)}), one point a training"
     drawing.text((scale.start + scale.end) / 2, bottom + 36, axis, "muted", size=11.5, anchor="middle")
-    told = []
+    texts = []
     for position, (arm, seeds) in enumerate(arms.items()):
         y = 12 + height * position + height / 2 + (8 if narrow else 0)
         tone = "gain" if arm == "candidate" else "flat"
         mean = sum(seeds) / len(seeds)
-        told.append(f"{arm}: mean {as_value(mean)} of {len(seeds)} trainings")
-        with drawing.hover(told[-1]):
+        texts.append(f"{arm}: mean {as_value(mean)} of {len(seeds)} trainings")
+        with drawing.hover(texts[-1]):
             if narrow:
                 drawing.text(2, y - 17, f"{arm}, mean {as_value(mean)}", "ink", size=12, weight=600)
             else:
@@ -55,12 +55,12 @@ def strip_figure(arms: Mapping[str, Sequence[float]], width: float, part: str, n
             drawing.line(
                 scale(spoken().plotted(mean)), y - 13, scale(spoken().plotted(mean)), y + 13, "ink", width=2.2
             )
-    drawing.alt = "; ".join(told) + "."
+    drawing.alt = "; ".join(texts) + "."
     return drawing
 
 
 def pareto(cost: Sequence[float], gain: Sequence[float]) -> list[int]:
-    """Indices of the points that no other beats at the same or a lower cost, by rising cost."""
+    """Indices of the points that are not dominated, by ascending cost."""
     front, best = [], -math.inf
     for index in sorted(range(len(cost)), key=lambda k: (cost[k], -gain[k])):
         if gain[index] > best:
@@ -70,10 +70,10 @@ def pareto(cost: Sequence[float], gain: Sequence[float]) -> list[int]:
 
 
 def cost_figure(trials: pd.DataFrame, width: float, column: str, words: str, unit: str = "") -> Drawing:
-    """Accuracy against one cost, a point a training, with the front of the best at each cost.
+    """Accuracy against one cost, one point per training, with the Pareto front.
 
-    The front is of the trainings that were judged on validation images, where there are such: only accuracies on the
-    same kind of images can be compared one by one.
+    The front is of the trainings judged on validation images, if there are any: only accuracies on the same images can
+    be compared.
     """
     shown = trials[(trials[column] > 0) & trials["accuracy"].notna() & (trials["state"] == "complete")]
     total = len(shown)
@@ -123,12 +123,12 @@ def cost_figure(trials: pd.DataFrame, width: float, column: str, words: str, uni
 
 
 def hypervolume_figure(numbers: Sequence[int], values: Sequence[float], width: float) -> Drawing:
-    """The hypervolume of the exploration's front over its trainings in order, a rising staircase."""
+    """The hypervolume of the exploration's front over its trainings, as a rising staircase."""
     height = 260 if width < NARROW else 300
     drawing = Drawing("hypervolume", "Hypervolume over the exploration's trainings", "", width, height)
     frame = axes(
         drawing, (float(numbers[0]), float(max(numbers[-1], numbers[0] + 1))), limits(values, zero=True),
-        "training of the exploration", "hypervolume", whole=True,
+        "training of the exploration", "hypervolume", integers=True,
     )  # fmt: skip
     steps: list[tuple[float, float]] = []
     for training, value in zip(numbers, values):
@@ -159,7 +159,7 @@ def curve_figure(
     low, high = min(epochs), max(epochs)
     frame = axes(
         drawing, (low, high if high > low else low + 1), limits(values), "epoch",
-        spoken().axis if score else words, top=top, whole=True,
+        spoken().axis if score else words, top=top, integers=True,
     )  # fmt: skip
     for phase, curve in curves:
         points = [
@@ -177,21 +177,21 @@ def curve_figure(
 
 
 PICTURE, BROAD = 480.0, 824.0
-"""Widths of a training's own pictures."""
+"""Widths of the pictures of one training."""
 FEW = 8
-"""Sites that fit a narrow picture."""
+"""Most sites of a narrow picture."""
 CURVE_POINTS = 200
 
 
 def trial_pictures(
     record: TrialRecord, sites: Sequence[Mapping[str, Any]], curve: Sequence[Mapping[str, str]]
 ) -> dict[str, str]:
-    """File name → SVG: the architecture, drawn as in the report, and the learning curve where there is one.
+    """File name → SVG: the architecture, drawn as in the report, and the learning curve if there is one.
 
     Args:
         record: the training.
-        sites: the backbone's sites, one mapping each, with `name, stage, block, shape, activation`.
-        curve: the rows of its curve's file: `epoch`, `train_loss`, `<part>_accuracy`.
+        sites: the backbone's sites, one mapping per site, with `name, stage, block, shape, activation`.
+        curve: rows of the curve's file: `epoch`, `train_loss`, `<part>_accuracy`.
     """
     choices = record.architecture.get("choices")
     rows = [{**site, "shape": " × ".join(map(str, site["shape"]))} for site in sites]
@@ -208,7 +208,7 @@ def trial_pictures(
 
 
 def learning_curve(key: str, curve: Sequence[Mapping[str, str]]) -> Drawing | None:
-    """The score by epoch as a value, and the training loss scaled into the same frame; None without an accuracy."""
+    """The score by epoch as a value, and the training loss scaled to the same frame; None without an accuracy."""
     column = next((name for name in (curve[0] if curve else ()) if name.endswith("_accuracy")), None)
     if column is None:
         return None
@@ -229,7 +229,7 @@ def learning_curve(key: str, curve: Sequence[Mapping[str, str]]) -> Drawing | No
     first, end = float(curve[0]["epoch"]), float(curve[-1]["epoch"])
     frame = axes(
         drawing, (first, max(end, first + 1)), limits([value for _, value in accuracy]), "epoch", spoken().axis,
-        top=top, whole=True,
+        top=top, integers=True,
     )  # fmt: skip
     if span is not None:
         low, high = span

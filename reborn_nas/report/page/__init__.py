@@ -1,1 +1,1 @@
-"""Page: figures, tables and words put together, and the files written."""
+"""Page: figures, tables and text become a page, and the page becomes files."""

@@ -1,4 +1,4 @@
-"""From a view to files: `index.html`, CSVs and figures. The page comes last, so that it never names missing files."""
+"""From a view to files: `index.html`, CSVs and figures. The page comes last, so that it never links missing files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MANIFEST = "files.json"
 def build_report(view: RunView, out: str | os.PathLike[str]) -> Path:
     """Write the report of `view` into the folder `out` and return the path of its `index.html`.
 
-    Other files in `out` are left alone; files of an earlier report that this one lacks are removed.
+    Files of an earlier report that this one does not have are removed; other files in `out` are kept.
 
     Raises:
         StudyError: the study has no trainings, or `out` cannot be written.
@@ -60,7 +60,7 @@ def build_report(view: RunView, out: str | os.PathLike[str]) -> Path:
 
 
 def csv_files(view: RunView, findings: Findings, trials: pd.DataFrame) -> dict[str, str]:
-    """The tables that go beside the page, by file name; those of effects name both activations."""
+    """The tables that belong to the page, by file name; those of effects name both activations."""
     compared = {
         "sites": findings.effects, "stages": findings.stages, "pooled": findings.pooled,
         "confirmation": findings.confirmation, "alone": findings.checks.alone, "rate": findings.checks.rate,
@@ -76,7 +76,7 @@ def csv_files(view: RunView, findings: Findings, trials: pd.DataFrame) -> dict[s
 
 
 def _of(frame: pd.DataFrame | None, tested: str, reference: str) -> pd.DataFrame | None:
-    """`frame` with what its effects compare, and of another metric than the accuracy with their unit."""
+    """`frame` with the compared activations, and the unit if the metric is not the accuracy."""
     if frame is None:
         return None
     named = frame.assign(tested=tested, reference=reference)
@@ -85,7 +85,7 @@ def _of(frame: pd.DataFrame | None, tested: str, reference: str) -> pd.DataFrame
 
 def figure_files(page: Page) -> dict[str, str | bytes]:
     """Every figure as SVG and PNG, by file name."""
-    from reborn_nas.report.figures.painting import png  # matplotlib: nothing else of the report needs it
+    from reborn_nas.report.figures.painting import png  # needs matplotlib
 
     files: dict[str, str | bytes] = {}
     for section in page.sections:
@@ -98,12 +98,12 @@ def figure_files(page: Page) -> dict[str, str | bytes]:
 
 
 def _remove_stale(folder: Path, current: set[str]) -> None:
-    """Remove what an earlier report listed and this one did not write."""
+    """Remove files that an earlier report listed and this one did not write."""
     try:
         earlier = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
     for name in earlier if isinstance(earlier, list) else []:
         if isinstance(name, str) and name not in current and name.endswith((".csv", ".svg", ".png")):
-            with contextlib.suppress(PathError):  # a name that is none of ours
+            with contextlib.suppress(PathError):  # a name that is not one of ours
                 safe_join(folder, name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The contents of the page: the answer, then its evidence, then the trainings behind it."""
+"""The contents of the page: the answer, then the estimates, then the trainings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from reborn_nas.metric import spoken
 from reborn_nas.report.figures import network, sights
 from reborn_nas.report.page.page import MAY_NOT, Page, Part, Section, show
-from reborn_nas.report.page.sections import evidence, ledger
+from reborn_nas.report.page.sections import estimate_sections, training_sections
 from reborn_nas.report.results.findings import Findings
 from reborn_nas.report.results.networks import best_choices, standing
 from reborn_nas.report.results.view import RunView
@@ -28,11 +28,11 @@ MOST_MAPS = 4
 
 
 Sections = Callable[[RunView, Findings, pd.DataFrame], Sequence[Section]]
-"""What makes sections of the page, from the view, its findings and `tables.trial_table`."""
+"""Makes sections of the page from the view, its findings and `tables.trial_table`."""
 
 
 def page_of(view: RunView, findings: Findings, table: pd.DataFrame, written: str = "") -> Page:
-    """The whole page as data; `table` is `tables.trial_table` of the view."""
+    """The complete page as data; `table` is `tables.trial_table` of the view."""
     sections = [section for make in SECTIONS for section in make(view, findings, table)]
     return Page(
         title=view.title, question=_question(view), facts=_facts(view), sentences=findings.sentences,
@@ -105,7 +105,7 @@ def _architecture(view: RunView) -> Section:
     section.intro += [words, *standing(view)]
     rows = view.sites.to_dict("records")
     backbones = [own for record in view.records if (own := record.architecture.get("backbone"))]
-    if any(own != backbones[0] for own in backbones):  # a search over widths: the shapes are the parent's
+    if any(own != backbones[0] for own in backbones):  # a search over widths: use the shapes of the parent
         rows = [{**row, "shape": ""} for row in rows]
     section.figure(lambda width: network.architecture_figure(rows, choices, width))
     return section
@@ -180,9 +180,9 @@ def _limits() -> Section:
 
 
 SECTIONS: list[Sections] = [
-    lambda view, findings, table: evidence(view, findings),
+    lambda view, findings, table: estimate_sections(view, findings),
     lambda view, findings, table: [_architecture(view), _sights(view)],
-    lambda view, findings, table: ledger(view, table),
+    lambda view, findings, table: training_sections(view, table),
     lambda view, findings, table: [_method(view, findings), _limits()],
 ]
-"""The page below its answer, in order; a section without parts and introduction is left out."""
+"""The sections below the answer, in order; a section without parts and introduction is omitted."""

@@ -1,4 +1,4 @@
-"""What optuna-dashboard shows of a run besides its trials: the answer so far as a note, the forest plot as a graph."""
+"""Content for optuna-dashboard in addition to the trials: the answer so far as a note, the forest plot as a graph."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MOST_ROWS = 12
 MOST_LABELS = 45
 """With more sites, only some of the graph's rows are labelled."""
 HEIGHT = 470
-"""Pixels; the dashboard's card cuts off what is taller."""
+"""Pixels; the dashboard's card clips taller graphs."""
 
 INK, GRID = TONES["flat"][0], "rgba(128,128,128,0.25)"
-"""Legible on the dashboard's light and on its dark ground."""
+"""Legible on the dashboard's light and dark background."""
 
 
 def answer_note(view: RunView, findings: Findings) -> str:
-    """The answer so far in Markdown, with what it rests on."""
+    """The answer so far in Markdown, with noise, power and the largest estimates."""
     state = "The study is complete." if view.finished else (
         "**So far**, descriptive: the study is running, intervals shrink, and there is no verdict yet."
     )  # fmt: skip
@@ -51,8 +51,8 @@ def answer_note(view: RunView, findings: Findings) -> str:
 def _table(effects: pd.DataFrame) -> list[str]:
     """The largest estimates as a Markdown table."""
     top = effects.sort_values("effect", ascending=False).head(MOST_ROWS)
-    told = "Largest estimates" if len(top) < len(effects) else "Estimates"
-    lines = [f"{told} ({unit_name()}, with intervals that allow for the number of sites):", ""]
+    title = "Largest estimates" if len(top) < len(effects) else "Estimates"
+    lines = [f"{title} ({unit_name()}, with intervals that allow for the number of sites):", ""]
     lines += ["| site | effect | interval | verdict |", "|---|---|---|---|"]
     for row in top.to_dict("records"):
         size = f"{signed(row['said_effect'])} | {interval(row['said_low'], row['said_high'])}"
@@ -61,12 +61,12 @@ def _table(effects: pd.DataFrame) -> list[str]:
 
 
 def _plain(text: object) -> str:
-    """`text` without what Markdown or HTML would read as markup."""
+    """`text` without characters that are markup in Markdown or HTML."""
     return re.sub(r"([\\`*_{}\[\]<>|#&])", r"\\\1", " ".join(clean(text).split()))
 
 
 def graphs(view: RunView, findings: Findings) -> dict[str, dict[str, Any]]:
-    """Graph's id → Plotly figure as JSON values: the forest plot, and where they ran, confirmation and control."""
+    """Graph id → Plotly figure as JSON values: the forest plot, and confirmation and control if they ran."""
     tested, reference = view.arms
     found = {}
     if findings.effects is not None:
@@ -83,9 +83,9 @@ def graphs(view: RunView, findings: Findings) -> dict[str, dict[str, Any]]:
 
 
 def forest_graph(table: pd.DataFrame, title: str) -> dict[str, Any]:
-    """A Plotly figure of `site, effect, ci_low, ci_high`, one row a site, the first at the top.
+    """A Plotly figure of `site, effect, ci_low, ci_high`, one row per site, the first at the top.
 
-    Where the table has verdicts, the estimates and intervals are those that belong to them; else all are grey.
+    If the table has verdicts, estimates and intervals are those of the verdicts; otherwise all are grey.
     """
     decided = "said_effect" in table
     if decided:
@@ -141,7 +141,7 @@ def _trace(
     rows: list[dict[Any, Any]], sites: list[str], hover: list[str], kept: list[int], colour: str, words: str
 ) -> dict[str, Any]:
     def away(column: str, sign: int) -> list[float | None]:
-        """Distance from the estimate to one end of the interval; None where there is none."""
+        """Distance from the estimate to one end of the interval; None if there is none."""
         gaps = [sign * (float(rows[k][column]) - float(rows[k]["effect"])) for k in kept]
         return [gap if math.isfinite(gap) else None for gap in gaps]
 
@@ -157,5 +157,5 @@ def _trace(
 
 
 def _text(text: object) -> str:
-    """`text` without the few tags that Plotly knows."""
+    """`text` without the tags that Plotly supports."""
     return clean(text).replace("<", "‹").replace(">", "›")

@@ -29,12 +29,12 @@ from reborn_nas.report.results.words import (
 )
 
 WIDE, PHONE = 824.0, 350.0
-"""Widths, in CSS pixels, that each figure is drawn for."""
+"""Widths in CSS pixels for which each figure is drawn."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One figure for wide screens and for phones."""
+    """A figure for wide screens and for phones."""
 
     wide: Drawing
     phone: Drawing
@@ -59,11 +59,11 @@ class Section:
     parts: list[Part] = field(default_factory=list)
 
     def figure(self, draw: Callable[[float], Drawing], caption: str = "") -> None:
-        """Add a figure; `draw` makes it for a width."""
+        """Add a figure; `draw` draws it for a width."""
         self.parts.append(Part("figure", Pair(draw(WIDE), draw(PHONE)), caption))
 
     def table(self, shown: Shown, *, folded: str = "") -> None:
-        """Add a table, behind a summary where `folded` names it."""
+        """Add a table; with `folded`, behind a summary of this text."""
         self.parts.append(Part("folded" if folded else "table", shown, folded))
 
     def add(self, kind: str, value: Any) -> None:
@@ -81,7 +81,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Shown:
-    """A table as the page shows it: all cells are text."""
+    """A table of the page; all cells are text."""
 
     name: str
     caption: str
@@ -105,11 +105,11 @@ class Page:
 
 
 Column = tuple[str, str, Callable[[Any], str] | None]
-"""Column of the frame, heading, and the words for a value (then it is a number; None is plain text)."""
+"""Column of the frame, heading, and the format of a number (None for plain text)."""
 
 
 def show(frame: pd.DataFrame, name: str, caption: str, columns: Sequence[Column], *, file: str = "") -> Shown:
-    """`frame` as a table of the page, those of `columns` that it has."""
+    """`frame` as a table of the page, with those of `columns` that it has."""
     kept = [column for column in columns if column[0] in frame.columns]
     unit = f",{in_short()}" if in_short() else ""
     heads = tuple(
@@ -143,7 +143,7 @@ def render(page: Page) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """What `{{ … }}` prints: a drawing as SVG, everything else as cleaned text (escaped by the template)."""
+    """The output of `{{ … }}`: a drawing as SVG, anything else as cleaned text, which the template escapes."""
     if isinstance(value, Drawing):
         return Markup(value.svg())
     return value if isinstance(value, Markup | int) else clean(value)

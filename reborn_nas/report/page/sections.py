@@ -1,4 +1,4 @@
-"""The page's sections: first those of estimates, then those of trainings."""
+"""The sections of the page: estimates, then trainings."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from reborn_nas.report.results.words import (
     unit_name,
 )
 
-__all__ = ["evidence", "ledger"]
+__all__ = ["estimate_sections", "training_sections"]
 
 
 MOST_CLASSES = 40
 """Rows of the table of classes on the page."""
 
 
-def evidence(view: RunView, findings: Findings) -> list[Section]:
-    """Every section whose numbers are estimates with intervals; those that have nothing to show are empty."""
+def estimate_sections(view: RunView, findings: Findings) -> list[Section]:
+    """The sections of estimates with intervals; a section with nothing to show is empty."""
     sections = [Section("candidate", f"Is the candidate better than {_whose(view)}?")]
     if findings.candidate is not None:
         _candidate(sections[0], view, findings)
@@ -138,7 +138,7 @@ def _network(view: RunView, findings: Findings, effects: pd.DataFrame) -> Sectio
 
 
 def _all_sites(view: RunView, effects: pd.DataFrame) -> pd.DataFrame:
-    """The effects, with a row without numbers for each site that was not varied."""
+    """The effects, with an empty row for each site that was not varied."""
     if not set(effects["site"]) <= set(view.site_names) or len(effects) == len(view.sites):
         return effects
     about = view.sites.rename(columns={"name": "site"})
@@ -214,7 +214,7 @@ def _depth(findings: Findings) -> Section:
         _intervals(
             section, findings.pooled, "pooled", "Kernel and compression, pooled",
             f"against the mean of the levels, {unit_name()} at one site (95 % interval)", "label",
-            "Estimated over all sites together; which is best at a single site cannot be told.",
+            "Estimated over all sites together; which is best at a single site cannot be determined.",
         )  # fmt: skip
         section.add("text", findings.pooled_words)
     return section
@@ -286,8 +286,8 @@ CAPTIONS = {
 }
 
 
-def ledger(view: RunView, table: pd.DataFrame) -> list[Section]:
-    """Every section that shows trainings as they came out; `table` is `tables.trial_table`."""
+def training_sections(view: RunView, table: pd.DataFrame) -> list[Section]:
+    """The sections of individual trainings; `table` is `tables.trial_table`."""
     return [_costs(table), _search(view), _curves(view), _trials(view, table)]
 
 
@@ -310,7 +310,7 @@ def _costs(table: pd.DataFrame) -> Section:
 
 
 def _search(view: RunView) -> Section:
-    """Hypervolume over the search's trainings, and which choices its pruner stopped."""
+    """Hypervolume over the trainings of the search, and the choices that its pruner stopped."""
     section = Section("search", "How the exploration went")
     series = view.front
     if len(series.get("hypervolume", ())) > 1:
@@ -346,7 +346,7 @@ def _corner(reference: Mapping[str, float]) -> str:
 
 
 def _objective(name: str) -> str:
-    """An objective as readers know it."""
+    """The name of an objective for readers."""
     return metric_label() if name == "accuracy" else name
 
 
@@ -387,7 +387,7 @@ def _trials(view: RunView, table: pd.DataFrame) -> Section:
 
 
 def _most_relevant(table: pd.DataFrame) -> pd.DataFrame:
-    """At most `MOST_TRIALS` rows: half for what went wrong, the rest for the best of each phase."""
+    """At most `MOST_TRIALS` rows: half of them for failures, the rest for the best of each phase."""
     if len(table) <= MOST_TRIALS:
         return table
     wrong = table[table["state"] != "complete"].head(MOST_TRIALS // 2)

@@ -1,1 +1,1 @@
-"""The plan: a total becomes phases, and these, with the records of earlier ones, the runs to be trained."""
+"""The plan: a total becomes phases, and each phase, with the records of earlier ones, becomes runs to train."""

@@ -1,4 +1,4 @@
-"""What the later phases train, decided from the records of the earlier ones: candidate, top sites, recommendation."""
+"""What later phases train, decided from the records of earlier ones: candidate, top sites, recommendation."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ TOP = 5
 
 
 class Limits(Protocol):
-    """What is asked of a study's costs, here where nothing is counted."""
+    """The methods of a study's costs that are needed here."""
 
     @property
     def limits(self) -> Sequence[Any]:
-        """The limits; none where every network is allowed."""
+        """The limits; empty if every network is allowed."""
 
     def excess(self, architecture: Architecture) -> Mapping[str, float]:
-        """Quantity → by what share of its limit the architecture is above it."""
+        """Quantity → excess over its limit, as a share of the limit."""
 
     def fits(self, architecture: Architecture) -> bool:
         """Whether the architecture keeps every limit."""
@@ -63,12 +63,12 @@ class Limits(Protocol):
 
 @dataclass(frozen=True)
 class Candidate:
-    """The architecture that is compared with the parent.
+    """The architecture that is compared with the parent in the retest.
 
     Args:
         architecture: the network.
         source: "screen", "recommended", "best" or "rule": what it was decided from.
-        reason: one sentence for people.
+        reason: a phrase for users.
     """
 
     architecture: Architecture
@@ -94,11 +94,11 @@ def decide_candidate(
     recommended: Callable[[], Architecture | None] = lambda: None,
     costs: Limits | None = None,
 ) -> Candidate:
-    """Level 1 where the screen's estimate is positive, in the pooled best form; without a screen what is recommended.
+    """Level 1 where the screen's estimate is positive, in the pooled best form; without a screen, the recommendation.
 
     Args:
-        recommended: the recommender's architecture; None where there are too few trainings for it.
-        costs: holds the limits that the candidate keeps.
+        recommended: the recommender's architecture; None if there are too few trainings for it.
+        costs: the costs whose limits the candidate must keep.
     """
     usable = [record for record in screen if record.accuracy is not None and record.levels]
     if usable and contrast.factors:
@@ -132,7 +132,7 @@ def _from_screen(
         return None
     effects = _effects(ended, contrast)
     failing = _failing(usable, contrast)
-    form, told = _best_form(ended, contrast)
+    form, phrase = _best_form(ended, contrast)
     wanted = {
         name: form if effects[name] > 0 and name not in failing else contrast.low.default
         for name in contrast.factors
@@ -141,7 +141,7 @@ def _from_screen(
     if chosen is None:
         return None
     many = sum(effects[name] > 0 and name not in failing for name in effects)
-    reason = f"{contrast.high.choice} at the {many} of {len(effects)} sites whose estimate is above 0{told}"
+    reason = f"{contrast.high.choice} at the {many} of {len(effects)} sites whose estimate is above 0{phrase}"
     if failing:
         reason += f", without {', '.join(failing)}, where it makes trainings fail"
     if chosen != wanted:
@@ -152,12 +152,12 @@ def _from_screen(
 
 def converged_runs(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The runs that did not collapse."""
-    fallen = _fallen(records)
+    fallen = _collapsed(records)
     return [record for record, gone in zip(records, fallen) if not gone]
 
 
-def _fallen(records: Sequence[TrialRecord]) -> Any:
-    """(N,) bool, which trainings came to nothing, by the one rule for it."""
+def _collapsed(records: Sequence[TrialRecord]) -> Any:
+    """(N,) bool, which trainings collapsed."""
     accuracy = [record.accuracy for record in records]
     return collapsed(accuracy, chance_level(records), [record.state == "diverged" for record in records])
 
@@ -165,7 +165,7 @@ def _fallen(records: Sequence[TrialRecord]) -> Any:
 def _failing(records: Sequence[TrialRecord], contrast: Contrast) -> list[str]:
     """The factors whose level 1 makes trainings fail, as in the report."""
     names = list(contrast.factors)
-    named = failures_by_site(_arrays(records, names)[0], _fallen(records)).named
+    named = failures_by_site(_arrays(records, names)[0], _collapsed(records)).named
     return [name for name, fails in zip(names, named) if fails]
 
 
@@ -176,7 +176,7 @@ def _within(
     spec: BackboneSpec,
     costs: Limits | None,
 ) -> dict[str, Choice] | None:
-    """`wanted`, with level 0 in place of the factors that the limits leave no room for; None where nothing fits."""
+    """`wanted`, with level 0 at the factors that do not fit the limits; None if nothing fits."""
     if costs is None or not costs.limits or costs.fits(contrast.architecture(spec, wanted)):
         return dict(wanted)
     low = contrast.low.default
@@ -205,15 +205,15 @@ def _within(
 
 
 def top_factors(screen: Sequence[TrialRecord], contrast: Contrast, count: int = TOP) -> list[str]:
-    """The factors with the largest effects, `count` of them, in the contrast's order."""
+    """The `count` factors with the largest effects, in the contrast's order."""
     top = set(leading_factors(screen, contrast, count))
     return [name for name in contrast.factors if name in top]
 
 
 def leading_factors(screen: Sequence[TrialRecord], contrast: Contrast, count: int) -> list[str]:
-    """The same, the first one first; by the report's estimates among the runs that converged.
+    """The `count` factors with the largest effects, largest first, by the report's estimates from converged runs.
 
-    Factors that make trainings fail come last. In the contrast's order where the screen cannot tell.
+    Factors that make trainings fail come last. Without an estimate they are in the contrast's order.
     """
     names = list(contrast.factors)
     usable = [record for record in screen if record.accuracy is not None and record.levels]
@@ -231,7 +231,7 @@ def _arrays(records: Sequence[TrialRecord], names: Sequence[str]) -> tuple[Any, 
 
 
 def _effects(records: Sequence[TrialRecord], contrast: Contrast) -> dict[str, float]:
-    """Least-squares effect of each factor with blocks and options taken out, as in the report; lost runs do no harm."""
+    """Least-squares effect of each factor with blocks and options as covariates, as in the report."""
     names = list(contrast.factors)
     design, accuracy, block = _arrays(records, names)
     blocks = (block[:, None] == np.unique(block)[None, :]).astype(float)
@@ -241,7 +241,7 @@ def _effects(records: Sequence[TrialRecord], contrast: Contrast) -> dict[str, fl
 
 
 def _option_columns(records: Sequence[TrialRecord], contrast: Contrast) -> Any:
-    """(N, k) contrast-coded counts of the kernels and compressions on trial; k is 0 where there is nothing to vary."""
+    """(N, k) contrast-coded counts of the tested kernels and compressions; k is 0 if nothing varies."""
     side = contrast.high
     keys = {choice.label: key for key, choice in side.variants.items()}
     forms = [
@@ -259,7 +259,7 @@ def _option_columns(records: Sequence[TrialRecord], contrast: Contrast) -> Any:
 
 
 def _best_form(records: Sequence[TrialRecord], contrast: Contrast) -> tuple[Choice, str]:
-    """The pooled best kernel and compression: of the forms, that with the largest mean effect over all factors."""
+    """The kernel and compression with the largest mean effect over all factors, and a phrase about it."""
     side: Side = contrast.high
     if len(side.variants) < 2:
         return side.default, ""
@@ -297,12 +297,12 @@ def own_words(
     factors: Mapping[str, Sequence[str]],
     activations: Mapping[str, str],
 ) -> dict[tuple[str, str], str]:
-    """(Parameter, "original") → the parent's own activation where the space names that instead.
+    """(Parameter, "original") → the parent's own activation if the space names it instead.
 
     Args:
         parameters: parameter → its labels.
         factors: parameter → its sites.
-        activations: site → what the parent has there.
+        activations: site → the parent's activation.
     """
     words = {}
     for name, labels in parameters.items():
@@ -313,15 +313,15 @@ def own_words(
 
 
 def is_warm(record: TrialRecord) -> bool:
-    """Whether the training started from a trained parent: it tells how well a parent is repaired, and never a claim."""
+    """Whether the training started from a trained parent: that measures repair and supports no claim."""
     return bool(record.extra.get("warm"))
 
 
 def usable_records(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """The trainings that a recommendation rests on: those of screen and search that ran to their end.
+    """The trainings that a recommendation is based on: the complete ones of screen and search.
 
-    Trainings from a trained parent and trainings from scratch are not mixed: where there are eight of the former, they
-    alone count, else the latter.
+    Trainings from a trained parent and trainings from scratch are not mixed: only the former count if there are eight
+    or more of them, else only the latter.
     """
     trained = [
         record
@@ -348,7 +348,7 @@ def recommend_run(
     Args:
         words: as from `own_words`.
         stages: parameter → stage.
-        budgets: the limits; a limit on the latency is learned from the trainings where eight of them were measured.
+        budgets: the limits; a latency limit is learned from the trainings if eight were measured.
         excess: as in `analysis.recommend.recommend`.
 
     Raises:
@@ -377,7 +377,7 @@ def _measured(
     choices: Mapping[str, Sequence[str]],
     stages: Mapping[str, Any],
 ) -> Budget:
-    """The budget as the trainings' own measurements tell it, in multiples of the limit; else as it is."""
+    """The budget learned from measured trainings, in multiples of the limit, or unchanged without them."""
     if not trials:
         return budget
     over = [[record.extra.get("excess:latency", float("nan"))] for record in trained]

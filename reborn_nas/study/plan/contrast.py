@@ -1,4 +1,4 @@
-"""The study's two-level question: an activation on trial (level 1) against its reference (level 0) at each factor."""
+"""The study's two-level question: a tested activation (level 1) against its reference (level 0) at each factor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Side:
 
     Args:
         choice: as the user named it.
-        variants: (kernel size, compression) → completed choice. One entry ("", "") where there is nothing to vary.
+        variants: (kernel size, compression) → completed choice. One entry ("", "") if there is nothing to vary.
     """
 
     choice: Choice
@@ -30,7 +30,7 @@ class Side:
 
     @property
     def default(self) -> Choice:
-        """The variant that stands for the side: the paper's kernel 3 and 1×1 where they are among them."""
+        """The default variant: the paper's kernel 3 and compression 1×1 if available."""
         for key, variant in self.variants.items():
             if key == (3, "1x1"):
                 return variant
@@ -38,18 +38,18 @@ class Side:
 
     @property
     def kernels(self) -> tuple[int, ...]:
-        """Kernel sizes to balance; empty where there is one or none."""
+        """Kernel sizes to balance; empty if there is at most one."""
         found = sorted({kernel for kernel, _ in self.variants})
         return tuple(found) if len(found) > 1 else ()
 
     @property
     def compressions(self) -> tuple[str, ...]:
-        """Compressions to balance; empty where there is one or none."""
+        """Compressions to balance; empty if there is at most one."""
         found = sorted({compression for _, compression in self.variants})
         return tuple(found) if len(found) > 1 else ()
 
     def variant(self, kernel: int | None, compression: str | None) -> Choice:
-        """The variant with those options; what is None is the default's."""
+        """The variant with these options; None selects the default."""
         own = next(key for key, choice in self.variants.items() if choice == self.default)
         return self.variants[
             (own[0] if kernel is None else kernel, own[1] if compression is None else compression)
@@ -58,12 +58,12 @@ class Side:
 
 @dataclass(frozen=True)
 class Contrast:
-    """The question, and where it is put.
+    """The two-level question, and the factors at which it is asked.
 
     Args:
-        low, high: what level 0, the reference, and level 1, the activation on trial, mean.
+        low, high: level 0, the reference, and level 1, the tested activation.
         factors: factor (a parameter of the search space) → its sites.
-        left_out: factor → why the contrast is not put there.
+        left_out: factor → why the question is not asked there.
     """
 
     low: Side
@@ -73,12 +73,12 @@ class Contrast:
 
     @property
     def arms(self) -> tuple[str, str]:
-        """What is on trial and its reference, in words: ("reborn", "original")."""
+        """Names of the tested activation and of its reference: ("reborn", "original")."""
         return str(self.high.choice), str(self.low.choice)
 
     @property
     def reference_arm(self) -> str:
-        """The arm of the runs that have the reference at every factor: "parent" where that is the backbone itself."""
+        """The arm of the runs that have the reference at every factor: "parent" if that is the unchanged backbone."""
         return "parent" if self.low.choice == ORIGINAL else str(self.low.choice)
 
     def reference(self, spec: BackboneSpec) -> Architecture:
@@ -86,7 +86,7 @@ class Contrast:
         return self.architecture(spec, dict.fromkeys(self.factors, self.low.default))
 
     def tested_at(self, incumbent: Architecture, factor: str) -> Choice:
-        """What level 1 is at a factor: the incumbent's form of it where it has one, else the default form."""
+        """The choice of level 1 at a factor: the incumbent's form if it has one, else the default form."""
         held = incumbent.choice(self.factors[factor][0])
         own = held.name == self.high.choice.name and held not in self.low.variants.values()
         return held if own else self.high.default
@@ -98,7 +98,7 @@ class Contrast:
         )
 
     def architecture(self, spec: BackboneSpec, chosen: Mapping[str, Choice]) -> Architecture:
-        """The backbone with `chosen` (factor → choice) at the factors' sites, its originals elsewhere."""
+        """The backbone with `chosen` (factor → choice) at the factors' sites, the originals elsewhere."""
         return Architecture(
             spec, {site: choice for name, choice in chosen.items() for site in self.factors[name]}
         )
@@ -107,10 +107,10 @@ class Contrast:
 def make_contrast(
     tested: Choice, reference: Choice, space: SearchSpace, sites: Sequence[Site], spec: BackboneSpec
 ) -> Contrast:
-    """Ask for `tested` against `reference` at every parameter of `space` all of whose sites admit both.
+    """The contrast of `tested` against `reference` at every parameter of `space` whose sites all admit both.
 
-    Where a side names an activation without options and the space offers several forms of it, those that every
-    factor admits are its variants (kernel size and compression are then balanced inside the screen).
+    If an activation is named without options and the space offers several forms of it, those that every factor admits
+    are its variants, and kernel size and compression are balanced inside the screen.
     """
     low, high = reference, tested
     by_name = {site.name: site for site in sites}
@@ -144,7 +144,7 @@ def twin(choice: Choice) -> Choice:
 
 
 def members_of(space: SearchSpace, sites: Sequence[Site], spec: BackboneSpec) -> dict[str, tuple[str, ...]]:
-    """Parameter of the sites → its sites: those whose choice changes with it."""
+    """Parameter of the sites → its sites: those whose choice it sets."""
     members = {}
     for name, labels in space.site_parameters(sites).items():
         versions = [space.architecture({name: label}, sites, spec) for label in labels[:2]]
@@ -175,7 +175,7 @@ def _side(side: Choice, labels: Sequence[Sequence[str]], sites: Sequence[Site]) 
     if not grid:
         only = _complete(side)
         return Side(side, {_options(only): only})
-    if not all(key in variants for key in grid):  # no full grid to balance: one form stands for all
+    if not all(key in variants for key in grid):  # without a full grid, one form is used
         first = next(iter(variants))
         return Side(side, {first: variants[first]})
     return Side(side, {key: variants[key] for key in grid})

@@ -1,8 +1,8 @@
 """From a plan's counts to runs: which architecture, seed, split and images each training has. Pure functions.
 
-The checks after the control are whole parts, in this order: the top three sites each alone on the parent; extended
-conv and norm + ReLU beside reborn and its positive twin at all top sites of the incumbent at once; the top site again
-at a second learning rate.
+The checks after the control are complete parts, in this order: the top three sites, each alone on the parent; extended
+conv and norm + ReLU against reborn and its positive twin at all top sites of the incumbent; the top site at a second
+learning rate.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Run",
     "SECOND_RATE",
-    "TOP_ALONE",
+    "TOP_SINGLE",
     "baseline_runs",
     "candidate_runs",
     "check_labels",
@@ -39,15 +39,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Run:
-    """One training to be done, as plain data.
+    """A training of the plan, as plain data.
 
     Args:
         key: unique in the study and stable over resumes, such as `screen/17`.
         phase: one of `records.PHASES`.
-        arm: what it stands for in its phase.
+        arm: its group in the phase.
         seed: of initialisation, order and augmentation.
         block: index of the train/validation split.
-        part: the images that judge it: "validation", "reserve" or "test".
+        part: the part of the data that judges it: "validation", "reserve" or "test".
         architecture: `Architecture.to_dict()`; None where the sampler proposes.
         parameters: Optuna parameters, name → label.
         levels: two-level coding of a designed run, factor → 0 or 1.
@@ -68,7 +68,7 @@ class Run:
     def failure(
         self, number: int, reason: str, architecture: Mapping[str, Any], parameters: Mapping[str, str]
     ) -> TrialRecord:
-        """The record of a run that nobody could finish."""
+        """The record of a run that no worker could finish."""
         return TrialRecord(
             key=self.key,
             phase=self.phase,
@@ -104,7 +104,7 @@ class Run:
 
     @classmethod
     def from_trial(cls, trial: FrozenTrial) -> Run:
-        """The run that `trial` is an attempt at."""
+        """The run of which `trial` is an attempt."""
         attributes = trial.user_attrs
         return cls(
             key=attributes["key"],
@@ -121,7 +121,7 @@ class Run:
 
 
 def baseline_runs(count: int, contrast: Contrast, spec: BackboneSpec, seed: int, blocks: int) -> list[Run]:
-    """The two end points of the screen, half each: level 0 everywhere and level 1 everywhere, over its splits."""
+    """The two end points of the screen, half each: level 0 everywhere and level 1 everywhere, on its splits."""
     runs = []
     for index in range(count // 2):
         for level, arm in enumerate((contrast.reference_arm, contrast.arms[0])):
@@ -137,7 +137,7 @@ def baseline_runs(count: int, contrast: Contrast, spec: BackboneSpec, seed: int,
 
 
 def screen_runs(phase: Phase, contrast: Contrast, spec: BackboneSpec, seed: int) -> list[Run]:
-    """The balanced screen, one complete design after the other, each with splits of its own."""
+    """The balanced screen, one complete design after another, each with its own splits."""
     runs: list[Run] = []
     first_block = 0
     names = list(contrast.factors)
@@ -181,7 +181,7 @@ def _variant(side: Side, plan: Any, row: int, column: int) -> Choice:
 
 
 def search_runs(count: int, seed: int, blocks: int) -> list[Run]:
-    """Slots that the sampler fills when they are claimed."""
+    """Slots for which the sampler proposes architectures when they are claimed."""
     return [
         Run(f"search/{index}", "search", "sampled", _seed(seed, f"search/{index}"), block=index % blocks)
         for index in range(count)
@@ -207,7 +207,7 @@ def candidate_runs(count: int, candidate: Architecture, contrast: Contrast, seed
 def confirm_runs(
     phase: Phase, incumbent: Architecture, factors: Sequence[str], contrast: Contrast, seed: int
 ) -> list[Run]:
-    """A factorial over the top `factors` on the incumbent, the others held; judged by the reserved images."""
+    """A factorial over the top `factors` on the incumbent, with the others fixed; judged by the reserved images."""
     drawn = derive_seed(seed, "confirm") >> 32
     design = plan_confirmation(len(factors), phase.count, drawn, edition=phase.edition())
     low = dict.fromkeys(factors, contrast.low.default)
@@ -274,7 +274,7 @@ def _designed(
 
 
 def _parameters(architecture: Architecture, contrast: Contrast) -> dict[str, str]:
-    """Factor → label of what stands at its first site."""
+    """Factor → label of the choice at its first site."""
     return {name: architecture.choice(sites[0]).label for name, sites in contrast.factors.items()}
 
 
@@ -282,9 +282,9 @@ def _seed(seed: int, key: str) -> int:
     return derive_seed(seed, "trial", key)
 
 
-TOP_ALONE = 3
+TOP_SINGLE = 3
 SECOND_RATE = 1 / 3
-"""The second learning rate as a share of the recipe's: lower, so that what trains at the first trains at it too."""
+"""The second learning rate as a share of the recipe's; what trains at the recipe's also trains at a lower one."""
 
 CONTROLS = ("extended_conv", "norm_relu")
 
@@ -310,12 +310,12 @@ def check_runs(
     Args:
         incumbent: the candidate.
         top: the factors of confirmation and control.
-        leading: the factors by rank, the first three of them at least where there are so many.
-        admits: whether a site takes a choice; a control that a top site refuses is left out.
+        leading: the factors by rank, at least the first three if there are as many.
+        admits: whether a site admits a choice; a control that a top site refuses is left out.
     """
     made: list[Run] = []
     parts: tuple[Callable[[int], _Made], ...] = (
-        lambda size: _alone(size, incumbent, leading[:TOP_ALONE], contrast),
+        lambda size: _one_by_one(size, incumbent, leading[:TOP_SINGLE], contrast),
         lambda size: _controls(size, incumbent, top, contrast, admits),
         lambda size: _rate(size, incumbent, leading[0], contrast),
     )
@@ -338,8 +338,8 @@ def check_runs(
 _Made = Iterator[tuple[str, int, Architecture, Mapping[str, int], float]]
 
 
-def _alone(size: int, incumbent: Architecture, leading: Sequence[str], contrast: Contrast) -> _Made:
-    """The parent, and each leading factor by itself at level 1 on it; equal numbers, one of each in a split."""
+def _one_by_one(size: int, incumbent: Architecture, leading: Sequence[str], contrast: Contrast) -> _Made:
+    """The parent, and the parent with one leading factor at level 1 each, equally often and one of each per split."""
     parent = contrast.reference(incumbent.backbone)
     arms: list[str | None] = [None, *leading]
     for index in range(size // len(arms) * len(arms)):
@@ -354,7 +354,7 @@ def _alone(size: int, incumbent: Architecture, leading: Sequence[str], contrast:
 def _controls(
     size: int, incumbent: Architecture, top: Sequence[str], contrast: Contrast, admits: Admits
 ) -> _Made:
-    """Reborn, its positive twin and the other controls at all top factors at once."""
+    """Reborn, its positive twin and the other controls, each at all top factors at once."""
     sites = [site for name in top for site in contrast.factors[name]]
     others = [complete(Choice(name)) for name in CONTROLS]
     kept = [choice for choice in others if all(admits(site, choice) for site in sites)]

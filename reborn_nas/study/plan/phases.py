@@ -1,4 +1,4 @@
-"""How a total of trainings is spent: each phase completely, or left out with its reason. Pure functions."""
+"""Divides a total of trainings into phases: each is complete, or left out with a reason. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from reborn_nas.records import public_name
 __all__ = ["CHECK_PARTS", "DESIGN", "KINDS", "ORDER", "RETEST", "Kind", "Phase", "plan_phases"]
 
 DESIGN, RETEST = "/design", "/confirm"
-"""Suffixes of the names of the studies that hold the designed runs, and those that follow the exploration."""
+"""Suffixes of the studies' names that hold the designed runs, and the runs after the exploration."""
 
 
 CONTROL_RUNS = 48
-"""The smallest control, `analysis.designs.design.LEAST_CONTROL`, which is not imported for this number."""
+"""Runs of the smallest control; equals `analysis.designs.design.LEAST_CONTROL`, which would be a heavy import."""
 
 
 class Kind(NamedTuple):
-    """What a phase is, whatever its count.
+    """A kind of phase.
 
     Args:
         study: suffix of the name of the study that holds its runs.
-        part: the part of the data that judges its runs.
-        unit: its count is a multiple of it; 0 where whole designs have sizes of their own.
+        part: part of the data that judges its runs.
+        unit: its count is a multiple of it; 0 if the sizes of whole designs are irregular.
         needs_candidate: its runs are made from the candidate.
         least: runs of its smallest whole design.
     """
@@ -50,7 +50,7 @@ KINDS: Mapping[str, Kind] = {
 """Phase → what it is, in the order of execution, which is that of `records.PHASES`."""
 
 ORDER = tuple(KINDS)
-"""The order of execution. What a total is spent on first is `PRIORITY`."""
+"""The order of execution. The order in which the total is spent is `PRIORITY`."""
 
 PRIORITY = ("baseline", "screen", "candidate", "confirm", "control", "checks", "search")
 SMALL_STUDY = 100
@@ -58,18 +58,18 @@ SMALL_STUDY = 100
 
 CONFIRM_RUNS = 32
 NOISY = 0.25
-"""Spread of one training in percentage points above which a confirmation has twice as many runs, where they are to be
-had: so many that it leaves the exploration no less than it takes."""
+"""Spread of one training in percentage points above which a confirmation has twice as many runs, provided that the
+exploration keeps at least as many as it gives up."""
 CANDIDATE_SEEDS = 8
 TOP = 5
-"""Sites that the phases after the screen look at; where there are no more, no screen needs to tell them."""
+"""Sites that the phases after the screen test; without more than these, no screen is needed to choose them."""
 
 AFTER_SCREEN = ("confirm", "control", "checks")
 CHECK_PARTS = (("alone", 16), ("controls", 32), ("rate", 16))
-"""Parts of the checks and their trainings: top sites by themselves; with other controls; at a second learning rate."""
+"""Parts of the checks and their trainings: top sites one at a time; other controls; a second learning rate."""
 
 CHECKS = tuple(accumulate(size for _, size in CHECK_PARTS))
-"""Trainings of complete checks."""
+"""Trainings of the first one, two and three parts."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class Phase:
 
     Args:
         name: one of `ORDER`.
-        count: trainings; 0 where the phase is left out.
-        reason: why it is left out or differs from what was asked, else "".
-        batches: screen only: sizes of the whole designs it consists of, the first run's first.
-        editions: how the designs were drawn, one for each batch of the screen, one for each other phase; see
-            `analysis.design.EDITION`. Plans from before there were several have none.
-        seconds: estimated time of the phase's trainings, or None while not measured.
+        count: trainings; 0 if the phase is left out.
+        reason: why it is left out or differs from the request, else "".
+        batches: screen only: sizes of its whole designs, in the order of execution.
+        editions: how the designs were drawn, one for each batch of the screen, or one for another phase; see
+            `analysis.design.EDITION`. Plans of older versions have none.
+        seconds: estimated time of the phase's trainings, or None if not measured yet.
     """
 
     name: str
@@ -134,22 +134,22 @@ def plan_phases(
 ) -> tuple[Phase, ...]:
     """The phases of a study of `total` trainings, in execution order.
 
-    By the rule: baseline 8 + 8 seeds (4 + 4 below a total of 100), the largest whole screen of at most half of
-    the total, candidate against parent 8 + 8, confirm 32, control 48, each where it fits whole, in that order;
-    the remainder goes to the exploration. After a control, 64 of a remainder of 128 and more go to the checks.
+    The rule: baseline 8 + 8 seeds (4 + 4 below a total of 100), the largest whole screen of at most half of the total,
+    candidate against parent 8 + 8, confirm 32, control 48, in this order and each only if it fits completely; the
+    remainder goes to the exploration. After a control, 64 of a remainder of at least 128 go to the checks.
 
     Args:
         total: trainings over all phases.
         n_factors: sites (or groups) that the screen varies; 0 means that there is no two-level question.
         sizes: sizes of whole foldover screens for `n_factors`, ascending.
-        counts: phases whose count was asked for; they come first and are rounded to whole designs.
-        earlier: the plan that this one extends; no phase shrinks.
-        no_control: why the question has no control (and no checks), else "".
+        counts: requested counts; these phases come first and are rounded to whole designs.
+        earlier: the plan that this one extends; no phase gets fewer trainings.
+        no_control: why the question has no control and no checks, else "".
         spread: standard deviation of one training in percentage points, as far as it is known.
-        edition: how designs that `earlier` lacks are drawn.
+        edition: edition of designs that `earlier` does not have.
 
     Raises:
-        ConfigError: what was asked for exceeds `total`, or is not whole.
+        ConfigError: the request exceeds `total`, or needs a screen that is left out.
     """
     asked = dict(counts or {})
     before = {phase.name: phase for phase in earlier}
@@ -166,7 +166,7 @@ def plan_phases(
         left -= phase.count - old.count
         planned[name] = phase
     if spread > NOISY and not asked.keys() & {"confirm", "search"}:
-        planned |= _twice_confirmed(planned, before)
+        planned |= _confirm_twice(planned, before)
     if left < 0:
         wanted = sum(phase.count for phase in planned.values())
         raise ConfigError(
@@ -176,7 +176,7 @@ def plan_phases(
     if blind and n_factors > TOP and not planned["screen"].count:
         names = [public_name(name) for name in blind]
         raise ConfigError(
-            f"{names[0]}: which {TOP} of {n_factors} sites it looks at is told by a screen, and there is none "
+            f"{names[0]}: the {TOP} of {n_factors} sites that it tests are chosen by a screen, and there is none "
             f"({planned['screen'].reason or 'not asked for'}); ask for a screen or leave {', '.join(names)} out"
         )
     for name in ("screen", "confirm", "control"):
@@ -185,7 +185,7 @@ def plan_phases(
 
 
 def _with_editions(phase: Phase, old: Phase, edition: int) -> Phase:
-    """`phase` with the editions of its designs: those that there were stay as they are."""
+    """`phase` with the editions of its designs; earlier designs keep theirs."""
     parts = max(len(phase.batches), 1 if phase.count else 0)
     kept = max(len(old.batches), 1 if old.count else 0)
     drawn = [old.edition(k) for k in range(kept)] + [edition] * (parts - kept)
@@ -233,8 +233,8 @@ def _phase(
     return Phase(name, want)
 
 
-def _twice_confirmed(planned: Mapping[str, Phase], before: Mapping[str, Phase]) -> dict[str, Phase]:
-    """The retest twice as long, where the exploration then still gains as much as it gives."""
+def _confirm_twice(planned: Mapping[str, Phase], before: Mapping[str, Phase]) -> dict[str, Phase]:
+    """The confirmation doubled, if the exploration then still gets at least as many runs as it gives up."""
     confirm, search = planned["confirm"], planned["search"]
     gained = search.count - (before["search"].count if "search" in before else 0)
     if confirm.count != CONFIRM_RUNS or gained < 2 * CONFIRM_RUNS:
@@ -246,7 +246,7 @@ def _twice_confirmed(planned: Mapping[str, Phase], before: Mapping[str, Phase]) 
 
 
 def _wanted(name: str, total: int, asked: int | None, old: Phase) -> tuple[int, int]:
-    """Count by the rule (or as asked), and the unit that it is a multiple of."""
+    """The count by the rule or as requested, and the unit of which it is a multiple."""
     unit = KINDS[name].unit
     if asked is not None:
         return asked, unit

@@ -1,6 +1,6 @@
 """The attempts at a study's runs, sorted by key, and the lease of each: whether its holder is still alive.
 
-No clock of one machine is compared with another's.
+Clocks of different machines are never compared.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ __all__ = [
 ]
 
 REJECTED = "rejected"
-"""How the reason begins for which an attempt ended that was over budget."""
+"""Prefix of the reason why an attempt ended whose proposal was over budget."""
 
 
 class AttemptCounts(NamedTuple):
-    """How many attempts wait for a worker, are held by one, and have ended."""
+    """Numbers of attempts that wait for a worker, are held by one, and have ended."""
 
     waiting: int
     running: int
@@ -49,7 +49,7 @@ class AttemptCounts(NamedTuple):
 
 
 class Attempts:
-    """One study's attempts by key. Keys and results never change, so that each is read once."""
+    """One study's attempts by key. Keys and results never change, so each is read only once."""
 
     def __init__(self, void: Container[int]) -> None:
         self._void = void
@@ -59,7 +59,7 @@ class Attempts:
         self._records: dict[int, TrialRecord] = {}
 
     def renew(self, trials: Sequence[FrozenTrial]) -> None:
-        """Take in all the study's trials, in the order of their numbers."""
+        """Update from all trials of the study, in the order of their numbers."""
         for trial in trials[self._known :]:
             if "key" in trial.user_attrs and trial_id(trial) not in self._void:
                 self._numbers.setdefault(trial.user_attrs["key"], []).append(trial.number)
@@ -67,11 +67,11 @@ class Attempts:
         self._trials = trials
 
     def attempts(self, key: str) -> list[FrozenTrial]:
-        """The attempts at one run, the first one's first."""
+        """The attempts at one run, oldest first."""
         return [self._trials[number] for number in self._numbers.get(key, ())]
 
     def waiting(self) -> list[FrozenTrial]:
-        """Attempts that nobody holds, in the order of their numbers."""
+        """Attempts that no worker holds, in the order of their numbers."""
         return [
             trial
             for trial in self._trials
@@ -79,7 +79,7 @@ class Attempts:
         ]
 
     def finished(self, phase: str) -> Iterator[tuple[str, FrozenTrial]]:
-        """Key and trial of the runs of `phase` that have a result; of two the first."""
+        """Key and trial of the runs of `phase` that have a result; the first of two."""
         for key, numbers in self._numbers.items():
             for number in numbers:
                 trial = self._trials[number]
@@ -106,7 +106,7 @@ def is_live(trial: FrozenTrial) -> bool:
 
 
 def is_rejected(trial: FrozenTrial) -> bool:
-    """Whether the attempt ended before any training, its proposal over budget."""
+    """Whether the attempt ended before training because its proposal was over budget."""
     return str(trial.user_attrs.get("ended", "")).startswith(REJECTED)
 
 
@@ -115,17 +115,17 @@ def is_final(trial: FrozenTrial) -> bool:
 
 
 BEAT = 10.0
-"""Seconds between two signs of life of a run's holder."""
+"""Seconds between two heartbeats of a run's holder."""
 
 LEASE = 45.0
-"""Seconds without a sign of life after which a run is taken from its holder."""
+"""Seconds without a heartbeat after which a run is taken from its holder."""
 
 
 @functools.cache
 def _host() -> str:
     boot = Path("/proc/sys/kernel/random/boot_id")
     mark = boot.read_text().strip() if boot.is_file() else f"{uuid.getnode():x}"
-    # containers share the boot id and may share pids: the pid namespace tells them apart
+    # containers share the boot id and may share pids: the pid namespace distinguishes them
     try:
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -134,7 +134,7 @@ def _host() -> str:
 
 
 def _looked_up(pid: int) -> tuple[str, str]:
-    """A process's state, as in `ps`, and when it started, as the kernel counts it; "" each where it is not told."""
+    """State of a process, as in `ps`, and its start time in the kernel's units; each "" if unknown."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -143,35 +143,35 @@ def _looked_up(pid: int) -> tuple[str, str]:
 
 
 def _started(pid: int) -> str:
-    """When process `pid` started; "" where it is not told or the process is a zombie."""
+    """When process `pid` started; "" if unknown or if the process is a zombie."""
     state, started = _looked_up(pid)
     return "" if state in ("Z", "X") else started
 
 
 def _is_stopped(pid: int) -> bool:
-    """Whether somebody stopped the process: Ctrl-Z, SIGSTOP, a debugger."""
+    """Whether the process is stopped, by Ctrl-Z, SIGSTOP or a debugger."""
     return _looked_up(pid)[0] in ("T", "t")
 
 
 def identity() -> dict[str, Any]:
-    """This process, so that others on the same host can see whether it lives."""
+    """Identity of this process, by which others on the same host can check whether it is alive."""
     pid = os.getpid()
     return {"host": _host(), "pid": pid, "started": _started(pid)}
 
 
 def is_here(lease: Mapping[str, Any] | None) -> bool:
-    """Whether the holder is, or was, a process that this one could see."""
+    """Whether the holder is, or was, a process visible to this one."""
     return bool(lease) and lease is not None and lease.get("host") == _host()
 
 
 def lives(lease: Mapping[str, Any] | None) -> bool:
-    """Whether the holder, a process on this host, is seen to be there, be it running or stopped."""
+    """Whether the holder, a process on this host, is alive, running or stopped."""
     pid, started = (None, None) if lease is None else (lease.get("pid"), lease.get("started"))
     return isinstance(pid, int) and bool(started) and _started(pid) == str(started)
 
 
 def is_own(lease: Mapping[str, Any] | None) -> bool:
-    """Whether this very process is the holder."""
+    """Whether this process is the holder."""
     return (
         bool(lease)
         and lease is not None
@@ -180,11 +180,11 @@ def is_own(lease: Mapping[str, Any] | None) -> bool:
 
 
 class LeaseWatch:
-    """Tells which leases have ended, from what it sees itself.
+    """Decides which leases have expired, from what this process observes.
 
-    On the holder's own host the process is looked up. Elsewhere, and where that process is stopped, a lease has ended
-    when its beat has not changed for `lease` seconds of this process's monotonic clock, throughout which this process
-    has looked: while nobody could reach the storage, nobody's lease ends.
+    A holder on the same host is looked up by its process id. Elsewhere, and if that process is stopped, a lease has
+    expired when its heartbeat has not changed for `lease` seconds of this process's monotonic clock, provided that this
+    process kept looking: while the storage is unreachable, no lease expires.
     """
 
     def __init__(self, lease: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -194,7 +194,7 @@ class LeaseWatch:
         self._looked: dict[int, float] = {}
 
     def ended(self, trial_id: int, lease: Mapping[str, Any] | None) -> bool:
-        """Whether the holder of the running trial is gone. `lease` is what it last wrote, None for nothing."""
+        """Whether the holder of the running trial is gone. `lease` is what it last wrote, None if nothing."""
         if lease and is_here(lease):
             pid = lease.get("pid")
             if isinstance(pid, int) and lease.get("started"):

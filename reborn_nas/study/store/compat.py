@@ -1,8 +1,8 @@
-"""What a study needs of Optuna that has no public form there, in one place; a test holds it against the public API.
+"""Interfaces of Optuna that are not public, in one place; a test checks them against the public API.
 
-Stores of trials are addressed by ids, which a `FrozenTrial` and a `Study` keep to themselves; artifacts are attributes
-whose public writer takes a file, draws a name of its own and writes at once; a database's cache is made only inside
-`create_study`; a call to a gRPC proxy takes no deadline.
+Storages address trials by ids, which `FrozenTrial` and `Study` keep private; `upload_artifact` takes a file, draws a
+name and writes at once; a database's cache is created only inside `create_study`; a call to a gRPC proxy takes no
+deadline.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ __all__ = [
 ]
 
 ARTIFACT = "artifacts:"
-"""How the names of the system attributes begin that describe artifacts."""
+"""Prefix of the system attributes that describe artifacts."""
 
 
 def trial_id(trial: FrozenTrial) -> int:
-    """The id by which a storage knows the trial, unlike its number one of its own among all studies."""
+    """The id by which a storage addresses the trial: unlike its number, unique among all studies."""
     return trial._trial_id
 
 
 def study_id(study: Study) -> int:
-    """The id by which a storage knows the study."""
+    """The id by which a storage addresses the study."""
     return study._study_id
 
 
 def cached(storage: RDBStorage) -> BaseStorage:
-    """The database with finished trials kept in memory, as `create_study` makes it."""
+    """The database with finished trials cached in memory, as `create_study` makes it."""
     return optuna.storages.get_storage(storage)
 
 
@@ -57,7 +57,7 @@ def artifacts_of(trial: FrozenTrial) -> dict[str, str]:
 
 
 def keep_artifact(study: Study, meta: ArtifactMeta) -> None:
-    """Describe an artifact of a study, once."""
+    """Describe an artifact of a study, if it is not described yet."""
     name, value = artifact_attribute(meta)
     storage = study._storage
     if name not in storage.get_study_system_attrs(study._study_id):
@@ -65,7 +65,7 @@ def keep_artifact(study: Study, meta: ArtifactMeta) -> None:
 
 
 def set_deadline(proxy: BaseStorage, seconds: float) -> None:
-    """Let every call to a gRPC proxy (`GrpcStorageProxy`) fail that has no answer after so long."""
+    """Let every call to a gRPC proxy (`GrpcStorageProxy`) fail after `seconds` without an answer."""
     stub = proxy._stub  # type: ignore[attr-defined]
     for name, call in vars(stub).items():
         setattr(stub, name, functools.partial(call, timeout=seconds))

@@ -1,5 +1,5 @@
-"""Optuna's journal file, with three things added: many changes in one write, no torn line after a crash, and a
-replay in a third of the time.
+"""Optuna's journal file with three additions: many changes in one write, no torn line after a crash, and a replay in
+a third of the time.
 """
 
 from __future__ import annotations
@@ -29,38 +29,37 @@ from reborn_nas.study.store.replay import Replay
 __all__ = ["open_journal", "together"]
 
 LONGEST_LINE = 1 << 26
-"""Bytes; a file with a longer line is not a journal."""
+"""Bytes; a file with a longer line is not a journal file."""
 
 CHUNK = 1 << 20
-"""Bytes that are read at once."""
+"""Bytes per read."""
 
 READ = b"copy_of|phase|record"
-"""User attributes of a trial from which results are read."""
+"""User attributes of a trial from which records are read."""
 
 UNREAD = re.compile(
     rb'\{"op_code":(?:[579],|8,"worker_id":"[^"]*","trial_id":\d+,"user_attr":\{"(?!(?:' + READ + rb')"))'
 )
-"""How a trial's parameters, intermediate values, system attributes and other user attributes begin."""
+"""Beginnings of lines of parameters, intermediate values, system attributes and other user attributes."""
 
 LOCK_GRACE = 1
-"""Seconds after which Optuna's lock is taken from a writer that died holding it; a write takes milliseconds.
+"""Seconds after which Optuna's lock is taken from a writer that died while holding it; a write takes milliseconds.
 
-Our own writers also hold the kernel's lock on the file, which dies with its holder, so that the other one can only be
-left over, or be held by a foreign Optuna process such as a dashboard that writes a note.
+Our writers also hold the kernel's lock on the file, which is released when its holder dies. Optuna's lock is then
+either left over, or held by a process without ours, such as a dashboard that writes a note.
 """
 
 
 def open_journal(path: Path, *, read_only: bool = False, results_only: bool = False) -> JournalStorage:
-    """The journal at the absolute `path` (Optuna's lock spins on a relative one), created where there is none.
+    """The journal at the absolute `path` (Optuna's lock spins on a relative one), created if it is missing.
 
     Args:
-        read_only: it must be there, and nothing is ever written to it.
-        results_only: with `read_only`, trials are read without parameters, intermediate values, system attributes and
-            user attributes other than `READ`, which are most of a long journal, and of which the records repeat what
-            readers need.
+        read_only: it must exist, and is never written to.
+        results_only: with `read_only`, skip parameters, intermediate values, system attributes and user attributes
+            other than `READ`, which are most of a long journal; the records repeat what readers need of them.
 
     Raises:
-        StudyError: the file is not a journal.
+        StudyError: the file is not a journal file.
     """
     if not path.parent.is_dir():
         raise StudyError(f"storage journal://{path}: the folder {path.parent} does not exist")
@@ -89,10 +88,10 @@ def open_journal(path: Path, *, read_only: bool = False, results_only: bool = Fa
 
 @contextmanager
 def together(storage: BaseStorage) -> Iterator[None]:
-    """Changes made inside reach a journal in one write at the end, all or none; other storages get them one by one.
+    """Write the changes made inside the context to a journal at its end, all or none; one by one to other storages.
 
-    Inside, the storage does not show them yet. Raises UpdateFinishedTrialError at the end where one of them
-    changes a trial that somebody has finished.
+    Inside the context the storage does not show them yet. Raises UpdateFinishedTrialError at its end if one of them
+    changes a trial that has been finished meanwhile.
     """
     if isinstance(storage, GatheringJournal):
         with storage.gathering():
@@ -102,10 +101,10 @@ def together(storage: BaseStorage) -> Iterator[None]:
 
 
 class WholeLines(JournalFileBackend):
-    """A journal file to which lines are added completely or not at all.
+    """A journal file to which lines are appended completely or not at all.
 
     Args:
-        unread: how the lines begin that are passed over; each is read as None.
+        unread: pattern of the lines to skip; each is read as None.
     """
 
     def __init__(self, path: str, unread: re.Pattern[bytes] | None = None) -> None:
@@ -118,10 +117,10 @@ class WholeLines(JournalFileBackend):
         super().__init__(path, lock_obj=self._own_lock)
 
     def read_logs(self, log_number_from: int) -> Generator[Any, None, None]:
-        """The complete lines from a number on. One that is not JSON is an error where another follows it.
+        """The complete lines from a number on. One that is not JSON is an error if another follows.
 
         Raises:
-            RewrittenError: the last line that was read is another one now.
+            RewrittenError: the last line that was read has changed.
         """
         number, offset = self._position
         if number != log_number_from:
@@ -134,35 +133,35 @@ class WholeLines(JournalFileBackend):
             locked = False
             while True:
                 try:
-                    for line, log in self._whole_lines(stream, offset):
+                    for line, log in self._complete_lines(stream, offset):
                         number, offset = number + 1, offset + len(line)
                         self._position, self._last = (number, offset), line
                         if number > log_number_from:
                             yield log
                     return
-                except ValueError:  # a read beside a write can see a part of it
+                except ValueError:  # a read during a write can see a part of it
                     if locked:
                         raise
                     _lock(stream, shared=True)
                     locked = True
 
-    def _whole_lines(self, stream: IO[bytes], offset: int) -> Iterator[tuple[bytes, Any]]:
-        """Each complete line with what it holds. The beginning of a line is never joined to a later reading's end."""
+    def _complete_lines(self, stream: IO[bytes], offset: int) -> Iterator[tuple[bytes, Any]]:
+        """Each complete line and its value. The beginning of a line is never joined to a later read's end."""
         passed = self._unread.match if self._unread else None
         size = CHUNK
         broken: ValueError | None = None
         while True:
             stream.seek(offset)
             chunk = stream.read(size)
-            whole = chunk.rfind(b"\n") + 1
-            if not whole:
+            complete = chunk.rfind(b"\n") + 1
+            if not complete:
                 if len(chunk) < size:
-                    return  # it is being written
+                    return  # still being written
                 if size >= LONGEST_LINE:
                     raise ValueError(f"a line is longer than {LONGEST_LINE:,} bytes")
                 size *= 2
                 continue
-            for line in chunk[:whole].split(b"\n")[:-1]:
+            for line in chunk[:complete].split(b"\n")[:-1]:
                 if broken is not None:
                     raise broken
                 log = None
@@ -173,27 +172,27 @@ class WholeLines(JournalFileBackend):
                         broken = error
                         continue
                 yield line + b"\n", log
-            offset += whole
+            offset += complete
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Add `logs`, durable when it returns. A torn last line that a crash left is cut off first.
+        """Append `logs`, durable on return. A torn last line that a crash left is removed first.
 
-        Their room is taken first, with zeros that no reader takes for a line: a full disk refuses these, before
-        anybody has read a line that would have to be taken back.
+        Zeros that no reader takes for a line reserve the space first, so that a full disk fails before anybody has read
+        a line that would have to be taken back.
         """
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         with open(self._own_path, "r+b", buffering=0) as stream:
             _lock(stream)
             self._own_lock.acquire()
             try:
-                end = _whole_end(stream)
+                end = _end_of_lines(stream)
                 stream.truncate(end)
                 try:
                     for data in (bytes(len(text)), text):
                         stream.seek(end)
                         _write_all(stream, data)
                     os.fsync(stream.fileno())
-                except BaseException:  # a full disk, say: nothing of it stays
+                except BaseException:  # such as a full disk: remove all of it
                     stream.truncate(end)
                     raise
             finally:
@@ -201,11 +200,11 @@ class WholeLines(JournalFileBackend):
 
 
 class RewrittenError(Exception):
-    """Lines that were read are no longer in the file: a disk failed after they had been written."""
+    """Lines that were read have disappeared from the file: a disk failed after they had been written."""
 
 
 class ReadLines(WholeLines):
-    """A journal file that is only read."""
+    """A read-only journal file."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Refused."""
@@ -213,7 +212,7 @@ class ReadLines(WholeLines):
 
 
 class GatheringJournal(JournalStorage):
-    """A journal storage that can hold changes back and write them at once: one fsync instead of many."""
+    """A journal storage that can collect changes and write them at once, with one fsync instead of many."""
 
     def __init__(self, backend: WholeLines) -> None:
         self._own_backend = backend
@@ -238,7 +237,7 @@ class GatheringJournal(JournalStorage):
             self.replay()
 
     def _sync_with_backend(self) -> None:
-        if not isinstance(self._replay_result, Replay):  # Optuna's, made a moment ago
+        if not isinstance(self._replay_result, Replay):  # Optuna's, just made
             self._replay_result = Replay(self._worker_id_prefix)
         try:
             super()._sync_with_backend()
@@ -247,7 +246,7 @@ class GatheringJournal(JournalStorage):
             super()._sync_with_backend()
 
     def append_together(self, logs: list[dict[str, Any]]) -> None:
-        """Write `logs`, all or none; safe to be repeated when it fails."""
+        """Write `logs`, all or none; safe to repeat after a failure."""
         with self._thread_lock:
             self._own_backend.append_logs(logs)
 
@@ -259,7 +258,7 @@ class GatheringJournal(JournalStorage):
             logs.append({"op_code": op_code, "worker_id": self._replay_result.worker_id, **extra_fields})
 
     def replay(self) -> None:
-        """Read what was written. A change that came too late raises once, after the others are read too."""
+        """Read what was written. A change that came too late raises once, after the others have been read."""
         late: UpdateFinishedTrialError | None = None
         while True:
             try:
@@ -274,7 +273,7 @@ class GatheringJournal(JournalStorage):
 
 
 def _parse(line: bytes) -> Any:
-    """The JSON value in `line`; pydantic reads it in a third of the time, but not all that Python writes."""
+    """The JSON value in `line`; pydantic parses it in a third of the time, but not everything that Python writes."""
     try:
         return from_json(line)
     except ValueError:
@@ -282,12 +281,12 @@ def _parse(line: bytes) -> Any:
 
 
 def _lock(stream: IO[bytes], *, shared: bool = False) -> None:
-    """The kernel's lock on the open file, until it is closed or its holder dies; none on Windows."""
+    """Lock the open file in the kernel until it is closed or its holder dies; does nothing on Windows."""
     if fcntl is not None:
         fcntl.flock(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
 
 
-def _whole_end(stream: IO[bytes]) -> int:
+def _end_of_lines(stream: IO[bytes]) -> int:
     """Where the last complete line ends."""
     size = stream.seek(0, os.SEEK_END)
     end = size

@@ -1,4 +1,4 @@
-"""A finished run as two files of text, to be kept and read without its storage: `run.json` and `records.csv`."""
+"""A finished run exported to two text files, which are read without its storage: `run.json` and `records.csv`."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ PLACES = ("run", "storage", "artifacts", "data_dir", "devices")
 """Settings that name places of one machine."""
 
 FILES = ("curve", "checkpoint")
-"""Of a record, files that are not kept."""
+"""Fields of a record that name files, which are not exported."""
 
 
 def is_kept(folder: Path) -> bool:
-    """Whether `write_kept` wrote this folder, and no run lies in it."""
+    """Whether `write_kept` wrote this folderand it holds no run."""
     return all((folder / name).is_file() for name in (RUN, RECORDS)) and not (folder / JOURNAL).exists()
 
 
 def write_kept(info: Any, folder: Path) -> None:
-    """Write what `read_kept` reads of `info`, a `RunInfo`, into an existing folder."""
+    """Export `info`, a `RunInfo`, into an existing folder."""
     kept = {
         "name": info.name,
         "config": {key: value for key, value in info.config.items() if key not in PLACES},
@@ -55,7 +55,7 @@ def write_kept(info: Any, folder: Path) -> None:
 
 
 def read_kept(folder: Path) -> dict[str, Any]:
-    """The arguments of a `RunInfo`, but for its candidate's network.
+    """The arguments of a `RunInfo`, without its candidate's network.
 
     Raises:
         StudyError: the files are damaged.

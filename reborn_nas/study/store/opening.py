@@ -1,4 +1,4 @@
-"""Opening a run to read it: its folder, where its storage lies, whether it may be connected to, and what is damaged."""
+"""Opening a run to read it: its folder, its storage, whether that may be connected to, and what is damaged."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ __all__ = [
 
 
 def is_run_folder(folder: Path) -> bool:
-    """Whether a run lies there."""
+    """Whether the folder holds a run."""
     return (folder / JOURNAL).is_file() or (folder / "config.json").is_file()
 
 
 def check_run_folder(folder: Path) -> None:
-    """Raise StudyError where a run could not be created or resumed in `folder`."""
+    """Raise StudyError if a run cannot be created or resumed in `folder`."""
     if folder.exists() and not folder.is_dir():
         raise StudyError(f"run folder {folder} is a file; choose another with --run")
     if folder.is_dir() and not is_run_folder(folder) and any(folder.iterdir()):
@@ -66,12 +66,12 @@ def check_run_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write `value` so that a reader sees all of it or nothing."""
+    """Write `value` atomically."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises StudyError where it is none."""
+    """The JSON object in `path`. Raises StudyError if it holds none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -93,10 +93,10 @@ T = TypeVar("T")
 
 
 def reads_run(read: Callable[P, T]) -> Callable[P, T]:
-    """Decorator of what reads a run, its first argument: a folder, a URL, a store, or what was read of it.
+    """Decorator of functions that read a run, their first argument: a folder, a URL, a store, or what was read of it.
 
-    Data of anybody's may make the reader raise anything. Where the run holds what no search writes, that is one
-    StudyError, which names it; where it does not, the fault is ours, and is raised as it is.
+    Foreign data may raise any exception. If the run holds something that no search writes, that becomes one StudyError,
+    which names it; otherwise the fault is ours, and the exception is raised unchanged.
     """
 
     @functools.wraps(read)
@@ -105,7 +105,7 @@ def reads_run(read: Callable[P, T]) -> Callable[P, T]:
             return read(*args, **kwargs)
         except (RebornError, BrokenPipeError):
             raise
-        except Exception as error:  # whatever odd data make a reader raise
+        except Exception as error:  # odd data may raise anything
             if OURS in getattr(error, "__notes__", ()):
                 raise
             blame_machine(error, "the run")
@@ -119,7 +119,7 @@ def reads_run(read: Callable[P, T]) -> Callable[P, T]:
 
 
 def _damage_of(run: Any) -> str | None:
-    """What in the run no search writes; what keeps it from being opened where that fails."""
+    """The first thing in the run that no search writes, or the reason why the run cannot be opened."""
     try:
         if hasattr(run, "plan") and hasattr(run, "settings"):  # what was read of a run
             candidate = run.decisions.get("candidate")
@@ -130,10 +130,10 @@ def _damage_of(run: Any) -> str | None:
                 "candidate": candidate,
             }
             return damage(kept, [record.to_dict() for record in run.records])
-        for name in ("run_path", "folder"):  # of a command's arguments, of a search's result
+        for name in ("run_path", "folder"):  # attributes of a command's arguments and of a search's result
             run = getattr(run, name, run)
         return damage(*kept_in(run if not isinstance(run, str | Path) else _store(run, results_only=True)))
-    except Exception as error:  # it cannot even be opened
+    except Exception as error:  # it cannot be opened
         return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
@@ -147,7 +147,7 @@ def open_store(
         read_only, results_only: as in `connect`.
 
     Raises:
-        StudyError: it is none.
+        StudyError: there is no such run.
     """
     return _store(run, name, read_only=read_only, results_only=results_only)
 
@@ -155,7 +155,7 @@ def open_store(
 def _store(
     run: str | Path, name: str | None = None, *, read_only: bool = True, results_only: bool = False
 ) -> RunStore:
-    from reborn_nas.study.store.storage import (  # imports Optuna, which `--help` does without
+    from reborn_nas.study.store.storage import (  # imports Optuna, which `--help` does not need
         connect,
         open_run,
     )
@@ -168,13 +168,13 @@ def _store(
     if not _lies_in(folder, url) and not is_known_storage(shown):
         _log.warning("%s: the run's storage lies outside of its folder: %s", folder, shown)
         _refuse_server(folder, url, shown)
-    storage = connect(_whole(folder, url), read_only=read_only, results_only=results_only)
+    storage = connect(_with_password(folder, url), read_only=read_only, results_only=results_only)
     return open_run(storage, name or study or _only_study(storage))
 
 
 @reads_run
 def is_writable(run: str | Path) -> bool:
-    """Whether who looks at a run may change it: its storage is in its folder or known, and may be written."""
+    """Whether a reader of the run may also change it: its storage is in its folder or known, and writable."""
     folder, url, _ = _described(run)
     return (_lies_in(folder, url) or is_known_storage(mask_url(url))) and all(
         os.access(path, os.W_OK) for path in (folder, storage_file(url)) if path is not None
@@ -182,9 +182,9 @@ def is_writable(run: str | Path) -> bool:
 
 
 def _described(run: str | Path) -> tuple[Path, str, str | None]:
-    """The folder of a run, the URL of its storage and its study's name as config.json has them."""
+    """The folder of a run, the URL of its storage and its study's name from config.json."""
     collapsed = re.match(STORAGE_SCHEME + "/*(.*)", str(run)) or re.match(OTHER_SCHEME, str(run))
-    if collapsed and not Path(run).is_dir():  # a URL, which loses a slash where it goes through a path
+    if collapsed and not Path(run).is_dir():  # a URL, which loses a slash in a `Path`
         shown = mask_url("://".join(collapsed.groups()))
         raise StudyError(f"{shown} is a storage; give the run's folder, whose config.json names its storage")
     folder = Path(run)
@@ -203,7 +203,7 @@ def _described(run: str | Path) -> tuple[Path, str, str | None]:
 
 
 def moved_url(config: Mapping[str, Any], folder: Path) -> str | None:
-    """The storage that a run's config names; where that was a file in a folder that lies in `folder` now, that file."""
+    """The storage URL of a run's config, adapted if the storage was a file in the run folder, which is `folder` now."""
     url: str | None = config.get("storage")
     file = None if url is None else storage_file(url)
     before = config.get("run")
@@ -221,13 +221,13 @@ def _only_study(storage: BaseStorage) -> str:
 
 
 def _lies_in(folder: Path, url: str) -> bool:
-    """Whether the storage is a file in the folder, and no link to one elsewhere."""
+    """Whether the storage is a file in the folder and not a link to one elsewhere."""
     file = storage_file(url)
     return file is not None and file.resolve().is_relative_to(folder.resolve())
 
 
 def _refuse_server(folder: Path, url: str, shown: str) -> None:
-    """A run folder from elsewhere must not make anybody connect to a server unasked."""
+    """Refuse to connect to a server that a run folder from elsewhere names, unless the user agreed to it."""
     given = os.environ.get(STORAGE_VARIABLE, "")
     named = bool(given) and (HIDDEN in url or mask_url(given) == shown)
     if storage_file(url) is None and not named and opened_url(shown) is None:
@@ -237,16 +237,16 @@ def _refuse_server(folder: Path, url: str, shown: str) -> None:
         )
 
 
-def _whole(folder: Path, url: str) -> str:
-    """`url` with its password, which a run folder does not keep."""
+def _with_password(folder: Path, url: str) -> str:
+    """`url` with its password, which is not stored in a run folder."""
     if HIDDEN not in url:
         return url
-    whole = opened_url(url) or os.environ.get(STORAGE_VARIABLE, "")
-    if not whole:
+    full = opened_url(url) or os.environ.get(STORAGE_VARIABLE, "")
+    if not full:
         raise StudyError(
             f"{folder}: the study lies in {url}, whose password is not kept; set {STORAGE_VARIABLE} to the full URL"
         )
-    return whole
+    return full
 
 
 def _is_part(name: str) -> bool:
@@ -254,7 +254,7 @@ def _is_part(name: str) -> bool:
 
 
 def kept_in(store: RunStore) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
-    """The arguments of `damage` for a store, as they lie there."""
+    """The arguments of `damage`, from a store."""
     prefix = "reborn_nas:"
     attributes = {
         key.removeprefix(prefix): value
@@ -266,7 +266,9 @@ def kept_in(store: RunStore) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
         for trial in study.get_trials(deepcopy=False):
             for name in ("phase", "copy_of"):
                 if not isinstance(trial.user_attrs.get(name, ""), str):
-                    raise TypeError(f"trial {trial.number} of {study.study_name!r}: its {name} is no text")
+                    raise TypeError(
+                        f"trial {trial.number} of {study.study_name!r}: its {name} is not a string"
+                    )
             if trial.state.is_finished() and "record" in trial.user_attrs:
                 records.append({**trial.user_attrs["record"], "number": trial.number})
     return attributes, records

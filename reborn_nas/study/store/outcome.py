@@ -1,4 +1,4 @@
-"""How a result reaches Optuna: state, values and constraints, and the training's pictures as artifacts."""
+"""How a result is told to Optuna: state, values and constraints, and the training's pictures as artifacts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 WORST_COST = 1e30
-"""The cost of a failure for samplers that read COMPLETE trials only, where it is not known."""
+"""The cost of a failure for samplers that read only COMPLETE trials, if it is unknown."""
 
 
 def outcome_of(
@@ -39,11 +39,11 @@ def outcome_of(
     objectives: tuple[str, ...] = ("accuracy",),
     metric: Metric = ACCURACY,
 ) -> TrialOutcome:
-    """How `record` is told to Optuna, so that the sampler at hand learns from a failure too.
+    """How to tell `record` to Optuna, so that any sampler learns from failures too.
 
     A designed run that diverged keeps its last accuracy. In the search, a failure or an architecture over budget is
-    PRUNED with a violated constraint, or for samplers that read COMPLETE trials only, COMPLETE with the worst value.
-    A training that the pruner stopped is PRUNED with no constraint violated; to those samplers, COMPLETE at its rung.
+    PRUNED with a violated constraint, or COMPLETE with the worst value for samplers that read COMPLETE trials only.
+    A training that the pruner stopped is PRUNED without a violation; for those samplers, COMPLETE at its rung.
     """
     value = None if record.accuracy is None else metric.told(record.accuracy)
     attributes: dict[str, Any] = {
@@ -79,7 +79,7 @@ def outcome_of(
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """How a result is told to Optuna: so that the sampler at hand learns from it.
+    """How a result is told to Optuna.
 
     Args:
         state: COMPLETE, PRUNED or FAIL.
@@ -97,11 +97,11 @@ class TrialOutcome:
 
     @property
     def values(self) -> list[float] | None:
-        """What Optuna is told: one value an objective, or none."""
+        """Values to tell Optuna, one per objective, or None."""
         return None if self.value is None else [self.value, *self.costs]
 
     def to_dict(self) -> dict[str, Any]:
-        """What a reaper needs to tell it in the worker's place."""
+        """What a reaper needs to tell it in place of the worker."""
         return {
             "state": self.state,
             "value": self.value,
@@ -117,10 +117,10 @@ class TrialOutcome:
 
 
 ARTIFACTS = "artifacts"
-"""Folder of the artifacts in the run folder."""
+"""Subfolder of the run folder with the artifacts."""
 
 MOST_BYTES = 256 * 1024
-"""A larger picture is left out: a study of ten thousand trainings must stay a folder that can be copied."""
+"""Larger pictures are dropped: the folder of a study of ten thousand trainings must stay small enough to copy."""
 
 Illustrate = Callable[
     [TrialRecord, Sequence[Mapping[str, Any]], Sequence[Mapping[str, str]]], Mapping[str, str]
@@ -131,9 +131,9 @@ Illustrate = Callable[
 def picture_attributes(
     illustrate: Illustrate, record: TrialRecord, sites: Sequence[Mapping[str, Any]], folder: Path
 ) -> dict[str, str]:
-    """Draw a finished training and keep the pictures; what its trial's system attributes must say.
+    """Draw a finished training and store the pictures; returns the system attributes of its trial that name them.
 
-    A picture that cannot be drawn or kept is left out: no training fails of it.
+    A picture that cannot be drawn or stored is dropped: it must not fail the training.
     """
     try:
         return save_pictures(folder, illustrate(record, sites, _curve(folder, record.curve)))
@@ -142,10 +142,10 @@ def picture_attributes(
 
 
 def save_pictures(folder: Path, pictures: Mapping[str, str]) -> dict[str, str]:
-    """Write `pictures` into the run folder's artifact store; returns system attribute → value, one a picture.
+    """Write `pictures` into the run folder's artifact store; returns system attribute → value, one per picture.
 
-    Equal pictures share one file. Optuna takes system attributes only while a trial runs, so that they belong to the
-    write that tells the result.
+    Equal pictures share one file. Optuna accepts system attributes only while a trial is running, so they must be
+    written together with the result.
     """
     if not pictures:
         return {}

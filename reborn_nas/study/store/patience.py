@@ -1,4 +1,4 @@
-"""A storage that does not answer: calls wait and try again, and the log reports what is waited for."""
+"""A storage that does not answer: calls wait and try again, and the log reports it."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ __all__ = [
 ]
 
 PATIENCE = 600.0
-"""Seconds that a call waits for its storage to come back."""
+"""Seconds that a call waits for its storage to answer."""
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0
 
 OURS = ("append_together", "replay")
-"""Calls of our own storages, beside Optuna's."""
+"""Calls of our own storages, in addition to Optuna's."""
 
 _PASSING = {*PASSING, errno.EAGAIN, errno.ETIMEDOUT}
 _BY_NAME = {"OperationalError", "InterfaceError", "StorageInternalError", "_InactiveRpcError"}
@@ -58,12 +58,12 @@ def be_patient(
 ) -> BaseStorage:
     """Make every call of `storage` try again, with growing pauses, while it is unreachable or its disk is full.
 
-    A call that took effect although it seemed to fail does no harm when it is repeated: an attempt that nobody
-    knows to hold is reaped, a second one of the same run ends itself, and a result is told once only.
+    Repeating a call that took effect although it seemed to fail does no harm: an attempt that no process knows to hold
+    is reaped, a second attempt at the same run ends itself, and a result is told only once.
 
     Args:
-        name: of the storage in what is logged, without secrets.
-        clean: what of a driver's words may be logged.
+        name: the storage's name in the log, without secrets.
+        clean: removes secrets from a driver's message.
     """
     names = [method for method, _ in inspect.getmembers(Base, inspect.isfunction)]
     for method in (*names, *OURS):
@@ -74,7 +74,7 @@ def be_patient(
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the storage may come back by itself."""
+    """Whether the error may be temporary."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, ConnectionError | TimeoutError) or type(seen).__name__ in _BY_NAME:
@@ -118,19 +118,19 @@ def _patient(
 
 
 def cause_of(error: BaseException, clean: Callable[[str], str]) -> str:
-    """What the driver had to say: "OperationalError: password authentication failed for user me"."""
+    """The driver's message: "OperationalError: password authentication failed for user me"."""
     while error.__cause__ is not None:
         error = error.__cause__
     details = getattr(error, "details", None)  # of gRPC
-    said = str(details() if callable(details) else error)
-    return f"{type(error).__name__}: {clean(' '.join(said.split()))[:300]}".removesuffix(": ")
+    message = str(details() if callable(details) else error)
+    return f"{type(error).__name__}: {clean(' '.join(message.split()))[:300]}".removesuffix(": ")
 
 
 _resting = threading.Event()
 
 
 def is_waiting() -> bool:
-    """Whether this process waits for its storage, when a signal may end it at once: nothing is being written."""
+    """Whether this process waits for its storage, so that a signal may end it at once: nothing is being written."""
     return _resting.is_set()
 
 
@@ -153,7 +153,7 @@ def _forget_connection(storage: BaseStorage) -> None:
 
 
 SAY_AFTER, SAY_EVERY = 4.0, 30.0
-"""Seconds without an answer after which that is said, and said again."""
+"""Seconds without an answer after which that is logged, and after which it is logged again."""
 
 LOOK = 0.5
 
@@ -162,16 +162,16 @@ _log = logging.getLogger("reborn_nas.study")
 
 @dataclass
 class Question:
-    """A call that has no answer yet; `trouble` is what its last try ended in."""
+    """A call without an answer so far; `trouble` is the error of its last try."""
 
     what: str
     began: float
     trouble: str = ""
-    said: float | None = None
+    logged: float | None = None
 
 
 class Listener:
-    """Watches the questions of all threads from one of its own, which starts with the first of them."""
+    """Watches the calls of all threads from a separate thread, which starts with the first call."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -182,7 +182,7 @@ class Listener:
 
     @contextmanager
     def asking(self, what: str) -> Iterator[Question]:
-        """Inside, `what` is asked; a question within a question is the outer one."""
+        """Watch a call to `what` inside the context; a nested call counts as the outer one."""
         thread = threading.get_ident()
         outer = self._open.get(thread)
         if outer is not None:
@@ -194,7 +194,7 @@ class Listener:
             self._thread.start()
         try:
             yield question
-            if question.said is not None:
+            if question.logged is not None:
                 _log.warning("%s answers again, after %.0f s", what, self._clock() - question.began)
         finally:
             self._open.pop(thread, None)
@@ -204,12 +204,12 @@ class Listener:
         return thread in self._open
 
     def look(self) -> None:
-        """Say which questions have had no answer for too long."""
+        """Log the calls that have had no answer for too long."""
         now = self._clock()
         for question in list(self._open.values()):
-            due = question.began + SAY_AFTER if question.said is None else question.said + SAY_EVERY
+            due = question.began + SAY_AFTER if question.logged is None else question.logged + SAY_EVERY
             if now >= due:
-                question.said = now
+                question.logged = now
                 trouble = f" ({question.trouble})" if question.trouble else ""
                 _log.warning(
                     "%s does not answer since %.0f s%s; waiting", question.what, now - question.began, trouble

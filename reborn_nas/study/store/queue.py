@@ -1,8 +1,8 @@
 """Runs handed out exactly once: enqueue, claim, finish, give back, reap.
 
-A run is named by its key. Each attempt at it is an Optuna trial of its own, WAITING until somebody claims it, and
-that trial's id is the fencing token: storages let a trial be finished once only, so whoever was cut off and
-comes back finds its trial finished, and its result is dropped. The run then has a later attempt.
+A run is named by its key. Each attempt at it is a separate Optuna trial, WAITING until a worker claims it. That trial's
+id is the fencing token: a storage lets a trial be finished only once, so a worker that was cut off and comes back finds
+its trial finished, and its result is dropped. The run then has a later attempt.
 """
 
 from __future__ import annotations
@@ -49,24 +49,24 @@ __all__ = ["Claim", "RunQueue"]
 MOST_LOSSES = 5
 """A run whose worker died so often is told as failed: it takes its process down with it."""
 
-DIED, SILENT = "lost: its worker died", "silent: nothing was heard of its worker"
-"""Why an attempt was taken from its holder. A machine falls silent for reasons of its own: four times count once."""
+DIED, SILENT = "lost: its worker died", "silent: its worker sent no heartbeat"
+"""Why an attempt was taken from its holder. A machine may be silent for other reasons: four times count once."""
 
 
 _queues: WeakSet[RunQueue] = WeakSet()
-"""The queues of this process: an attempt in its name that none of them holds is an earlier search's, which failed."""
+"""The queues of this process. An attempt in its name that none of them holds is left over from a search that failed."""
 
 
 @dataclass
 class Claim:
-    """A run that this process holds, and the trial that is its token."""
+    """A run that this process holds, and the trial that is its fencing token."""
 
     run: Run
     trial_id: int
     number: int
     attempt: int
     lost: bool = False
-    """Set when the storage says that the trial is no longer ours."""
+    """Set when the storage reports that the trial is no longer ours."""
     rejections: int = 0
     """Earlier proposals for this run that were over budget."""
 
@@ -76,8 +76,8 @@ class RunQueue:
 
     Args:
         store: the run's studies.
-        labels: phase → parameter name → all labels it may ever have there (Optuna's choice lists never change).
-        watch: tells which leases have ended.
+        labels: phase → parameter name → all labels it may have there (Optuna's choices never change).
+        watch: decides which leases have expired.
         outcome: how the failure of a run that takes its workers down is stored.
     """
 
@@ -97,9 +97,9 @@ class RunQueue:
         self._indices: dict[str, Attempts] = {}
 
     def enqueue(self, runs: Iterable[Run], most: int | None = None) -> int:
-        """Put the first runs in, at most `most`, that have neither a result nor a live attempt; returns their number.
+        """Enqueue the first runs, at most `most`, that have neither a result nor a live attempt; returns their number.
 
-        A long plan is put in by and by: a database sends every waiting trial to every worker at every look.
+        A long plan is enqueued in small batches: a database sends every waiting trial to every worker at every poll.
         """
         new: list[Callable[[], None]] = []
         views: dict[str, Attempts] = {}
@@ -121,7 +121,7 @@ class RunQueue:
                 continue
             known = next((t.params for t in reversed(attempts) if t.params and not is_rejected(t)), None)
             parameters = dict(known or run.parameters)
-            if run.architecture is None:  # the sampler's study: `suggest` must find them fixed, not there
+            if run.architecture is None:  # the sampler's study: fix the parameters for `suggest`
                 add: Callable[[], None] = partial(study.enqueue_trial, parameters, attributes)
             else:
                 template = create_trial(state=TrialState.WAITING, user_attrs=attributes)
@@ -135,13 +135,13 @@ class RunQueue:
         return len(new)
 
     def claim(self, phases: Sequence[str]) -> Claim | None:
-        """The next waiting run of `phases`, now held by this process; None where none waits.
+        """The next waiting run of `phases`, now held by this process; None if none is waiting.
 
-        The caller then writes the first sign of life, together with what it knows of the run.
+        The caller then writes the first heartbeat, together with what it knows of the run.
         """
         storage = self._store.storage
         for phase in {self._store.study(phase): phase for phase in phases}.values():
-            index = self._index(phase)  # one look: a second attempt can be seen before the claim as well
+            index = self._index(phase)  # read once: a second attempt is visible before the claim too
             waiting = [trial for trial in index.waiting() if trial.user_attrs.get("phase") in phases]
             for trial in sorted(waiting, key=lambda trial: _place(trial, phases)):
                 try:
@@ -174,14 +174,14 @@ class RunQueue:
         outcome: TrialOutcome,
         artifacts: Mapping[str, str] = MappingProxyType({}),
     ) -> bool:
-        """Tell the result, once. False where somebody else has ended the trial: then the result is dropped.
+        """Tell the result, once. False if another process has ended the trial, and the result is dropped.
 
         Args:
             artifacts: system attributes that name the trial's artifacts.
         """
         storage = self._store.storage
         try:
-            # first the record, then the state: a trial that dies in between is finished by the reaper from its record
+            # the record before the state: if the worker dies in between, the reaper finishes the trial from its record
             with together(storage):
                 for key, value in artifacts.items():
                     storage.set_trial_system_attr(claim.trial_id, key, value)
@@ -199,7 +199,7 @@ class RunQueue:
             self._held.discard(claim.trial_id)
 
     def reject(self, claim: Claim, outcome: TrialOutcome, reason: str) -> None:
-        """End an attempt whose proposal was refused before any training; the run gets another proposal at once."""
+        """End an attempt whose proposal was refused before training; the run gets another proposal at once."""
         storage = self._store.storage
         self._held.discard(claim.trial_id)
         try:
@@ -214,16 +214,16 @@ class RunQueue:
         self.enqueue([replace(claim.run, parameters={})])
 
     def give_back(self, claim: Claim, reason: str = "interrupted") -> None:
-        """End an attempt without a result; the run will have another one."""
+        """End an attempt without a result; the run gets another one."""
         self._held.discard(claim.trial_id)
         self._end(claim.trial_id, reason)
 
     def abandon(self, claim: Claim) -> None:
-        """Hold an attempt no longer, where the storage cannot be told: whoever reaches it again ends the attempt."""
+        """Stop holding an attempt without writing that to the storage, which does not answer; it is reaped later."""
         self._held.discard(claim.trial_id)
 
     def counts(self) -> AttemptCounts:
-        """How many attempts wait, run and have ended."""
+        """Numbers of attempts that wait, run and have ended."""
         counts = dict.fromkeys(TrialState, 0)
         for study in self._store.studies():
             for trial in study.get_trials(deepcopy=False):
@@ -257,7 +257,7 @@ class RunQueue:
         return reaped
 
     def finished(self, phase: str) -> dict[str, TrialRecord]:
-        """Key → record of the runs of `phase` that have a result; of two the first."""
+        """Key → record of the runs of `phase` that have a result; the first of two."""
         index = self._index(phase)
         return {key: index.record(trial) for key, trial in index.finished(phase)}
 
@@ -266,7 +266,7 @@ class RunQueue:
         return {key for key, _ in self._index(phase).finished(phase)}
 
     def _index(self, phase: str) -> Attempts:
-        """The attempts in the study of `phase` as they are now."""
+        """The attempts in the study of `phase` as of now."""
         study = self._store.study(phase)
         index = self._indices.setdefault(study.study_name, Attempts(self._store.void()))
         index.renew(study.get_trials(deepcopy=False))
@@ -280,7 +280,7 @@ class RunQueue:
         if outcome.constraints:
             known = storage.get_trial(
                 identifier
-            ).constraints  # of a worker that died before it told the state
+            ).constraints  # from a worker that died before it told the state
             trial = Trial(study, identifier)
             for name, value in outcome.constraints.items():
                 if name not in known:
@@ -314,7 +314,7 @@ class RunQueue:
 
 
 def _is_double(claim: Claim, index: Attempts) -> bool:
-    """Whether another attempt at the same run has a result, or is live and came first."""
+    """Whether another attempt at the same run has a result, or is live and older."""
     return any(
         trial_id(trial) != claim.trial_id
         and (is_final(trial) or (is_live(trial) and trial.number < claim.number))
@@ -323,6 +323,6 @@ def _is_double(claim: Claim, index: Attempts) -> bool:
 
 
 def _place(trial: FrozenTrial, phases: Sequence[str]) -> tuple[int, int, int]:
-    """Where a waiting trial stands: by phase, then in the plan's order, a second attempt in the first one's place."""
+    """Position of a waiting trial: by phase, then in the plan's order, a second attempt in place of the first."""
     last = trial.user_attrs["key"].rpartition("/")[2]
     return phases.index(trial.user_attrs["phase"]), int(last) if last.isdigit() else 0, trial.number

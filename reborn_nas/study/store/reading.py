@@ -1,4 +1,4 @@
-"""Reading a run back: its records, its plan, how far it is. Nothing is trained, nothing is written."""
+"""Reading a run back: its records, plan and progress. Nothing is trained or written."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def read_records(store: RunStore) -> list[TrialRecord]:
-    """The records of all runs with a result, in the order of phases, then of trials; one a run."""
+    """The records of all runs with a result, in the order of phases, then of trials; one per run."""
     records: dict[str, TrialRecord] = {}
     void = store.void()
     for study in store.studies():
@@ -65,21 +65,21 @@ def load_records(run: str | Path, name: str | None = None) -> list[TrialRecord]:
 
 @dataclass(frozen=True, repr=False)
 class RunInfo:
-    """A run as it was left.
+    """A run as it is in its storage.
 
     Args:
-        folder: the run folder; None where it was read from a storage alone.
+        folder: the run folder; None if only a storage was read.
         name: the study's name.
-        config: what was asked for, JSON values.
+        config: the user's configuration, JSON values.
         settings: everything that changes results.
         plan: phases, factors, parameters, sites, notes.
         records: the trainings that have a result.
         candidate: the architecture compared with the parent, or None.
         reason: how the candidate was decided.
         complete: whether every planned training has a result.
-        numbers: number of a trial in the study of the run's name, as the dashboard shows it → key of its training;
-            the screen's, of which that study holds copies, too.
-        live: phase and state (WAITING, RUNNING) → attempts that have not ended.
+        numbers: trial number in the study of the run's name, as the dashboard shows it → key of its training,
+            also of the screen's trainings, of which that study holds copies.
+        live: phase and state (WAITING, RUNNING) → attempts that have not finished.
     """
 
     folder: Path | None
@@ -100,12 +100,12 @@ class RunInfo:
 
     @property
     def metric(self) -> Metric:
-        """What trainings are judged by."""
+        """The metric by which trainings are judged."""
         return metric_of(self.config)
 
     @property
     def sites(self) -> list[Mapping[str, Any]]:
-        """The backbone's sites, one mapping each."""
+        """The backbone's sites, one mapping per site."""
         return list(self.plan.get("sites", ()))
 
     @property
@@ -116,12 +116,12 @@ class RunInfo:
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """The planned phases, those left out too."""
+        """The phases of the plan, including those left out."""
         return tuple(Phase.from_dict(row) for row in self.plan.get("phases", ()))
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Versions, host, device and form of the trainings; where they differ, each value with its trainings."""
+        """Versions, host, device and form of the trainings; if they differ, each value with its trainings."""
         counts: dict[str, Counter[str]] = {}
         for record in self.records:
             for name, value in record.environment.items():
@@ -134,7 +134,7 @@ class RunInfo:
         }
 
     def curve(self, record: TrialRecord | str) -> pd.DataFrame | None:
-        """The learning curve of a record (or of its key), None where it is lost or damaged."""
+        """The learning curve of a record (or of its key), None if it is missing or damaged."""
         if isinstance(record, str):
             record = next((one for one in self.records if one.key == record), _NOBODY)
         found = self._table(record.curve)
@@ -144,11 +144,11 @@ class RunInfo:
         return found if "epoch" in numbers and len(numbers.columns) == len(found.columns) else None
 
     def classes(self, key: str) -> pd.DataFrame | None:
-        """The results by class of the training `key`, None where there are none or they are lost or damaged."""
+        """The results by class of the training `key`, None if they are missing or damaged."""
         return self._table(class_path(key), keep_default_na=False)
 
     def _table(self, relative: str, **options: Any) -> pd.DataFrame | None:
-        """A CSV of the run folder; None where there is none, or it cannot be read."""
+        """A CSV of the run folder; None if it is missing or cannot be read."""
         path = self._file(relative)
         if path is None:
             return None
@@ -160,7 +160,7 @@ class RunInfo:
             return None
 
     def checkpoint(self, record: TrialRecord) -> Path | None:
-        """The trained weights of a record, None where they were not kept."""
+        """The trained weights of a record, None if they were not kept."""
         return self._file(record.checkpoint)
 
     def _file(self, relative: str) -> Path | None:
@@ -177,15 +177,15 @@ _NOBODY = TrialRecord("", "search", "", -1, "failed", {})
 
 
 MOST_BYTES = 1 << 24
-"""A larger file is no learning curve."""
+"""A larger file is not a learning curve."""
 
 MANY = 2000
-"""Records above which the storage's own trials are worth half a second to be rid of."""
+"""Records above which freeing the storage's trials is worth half a second."""
 
 
 @reads_run
 def load_run(run: str | Path, name: str | None = None) -> RunInfo:
-    """Everything about a run folder, one that was kept, or the study `name` at a storage URL. Raises StudyError."""
+    """Load a run folder, an exported run, or the study `name` at a storage URL. Raises StudyError."""
     if "://" not in str(run) and is_kept(Path(run)):
         found = read_kept(Path(run))
         return RunInfo(folder=None, **found, **_candidate(found["decisions"].get("candidate")))
@@ -193,7 +193,7 @@ def load_run(run: str | Path, name: str | None = None) -> RunInfo:
     info = _read(store, None if "://" in str(run) else Path(run))
     if len(info.records) > MANY:
         del store
-        gc.collect()  # the storage's own trials lie in cycles, and are as large as the records
+        gc.collect()  # the storage's trials are in reference cycles, and as large as the records
     return info
 
 
@@ -227,7 +227,7 @@ def _candidate(kept: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _numbers(store: RunStore) -> dict[int, str]:
-    """Number in the study of the run's name → key; a copy has that of the training that it is a copy of."""
+    """Trial number in the study of the run's name → key; a copy has the key of its original."""
     found = {}
     for trial in store.study("search").get_trials(deepcopy=False):
         key = trial.user_attrs.get("copy_of") or (trial.user_attrs.get("record") or {}).get("key")
@@ -238,7 +238,7 @@ def _numbers(store: RunStore) -> dict[int, str]:
 
 @dataclass(frozen=True)
 class PhaseStatus:
-    """How far one phase is: trainings planned, with a result, under way, waiting, and results that are failures."""
+    """Progress of one phase: trainings planned, with a result, running, waiting, and failed results."""
 
     name: str
     planned: int
@@ -251,7 +251,7 @@ class PhaseStatus:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How far a run is."""
+    """Progress of a run."""
 
     name: str
     phases: tuple[PhaseStatus, ...]
@@ -272,13 +272,13 @@ class RunStatus:
 
     @property
     def running(self) -> int:
-        """Trainings under way."""
+        """Trainings in progress."""
         return sum(phase.running for phase in self.phases)
 
 
 @reads_run
 def status(run: str | Path | RunInfo, name: str | None = None) -> RunStatus:
-    """How far a run is. `best` is the best training by validation accuracy: an observation, not a claim."""
+    """Progress of a run. `best` is the best training by validation accuracy: an observation, not a claim."""
     info = run if isinstance(run, RunInfo) else load_run(run, name)
     phases = []
     for phase in info.phases:
@@ -301,5 +301,5 @@ def status(run: str | Path | RunInfo, name: str | None = None) -> RunStatus:
 
 @reads_run
 def read_status(store: RunStore) -> RunStatus:
-    """As `status`, of a store that is open."""
+    """As `status`, from an open store."""
     return status(_read(store, None))

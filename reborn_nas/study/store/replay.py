@@ -1,4 +1,4 @@
-"""Optuna's state of a journal, read in a third of the time and kept in less memory."""
+"""Optuna's replay of a journal file, in a third of the time and in less memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["Replay"]
 
 
 class Replay(JournalStorageReplayResult):
-    """Optuna's state of a journal, with three repetitions left out.
+    """Optuna's replay result of a journal file, without three repetitions.
 
-    A study's trials share a few distributions: equal texts become one object, which is also a tenth of the memory.
-    A distribution that Optuna found compatible with the parameter's earlier ones is compatible again. And a trial is
-    copied once a reading instead of once a line, since until the reading ends nobody else has seen the copy.
+    A study's trials share a few distributions: equal texts become one object, which also takes a tenth of the memory.
+    A distribution that Optuna found compatible with the parameter's earlier ones is not checked again. And a trial is
+    copied once per read instead of once per line, since nobody else sees the copy until the read ends.
     """
 
     def __init__(self, worker_id_prefix: str) -> None:
@@ -32,7 +32,7 @@ class Replay(JournalStorageReplayResult):
         self._own: set[int] = set()
 
     def apply_logs(self, logs: Iterable[dict[str, Any] | None]) -> None:
-        """Take in `logs`, of which None is a line that was passed over; see Optuna's for what it raises."""
+        """Apply `logs`, in which None is a skipped line; raises what Optuna's method raises."""
         self._own = set()
         super().apply_logs(self._without_gaps(logs))
 
@@ -100,7 +100,7 @@ class Replay(JournalStorageReplayResult):
 
 
 def _shared(value: Any) -> Any:
-    """`value` with equal texts in it as one object: a study's records name the same sites and choices."""
+    """`value` with equal strings shared: a study's records name the same sites and choices."""
     if isinstance(value, str):
         return sys.intern(value)
     if isinstance(value, dict):

@@ -1,5 +1,5 @@
-"""Whether what a run's storage holds is what a search writes: asked where reading failed, since either the data are
-damaged or made up, or reborn-nas has a fault, which must not be called damage.
+"""Whether a run's storage holds what a search writes. This is checked after reading has failed, to distinguish damaged
+or fabricated data from a fault of reborn-nas.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from reborn_nas.study.config.own import metric_of
 __all__ = ["damage"]
 
 SHOWN = 60
-"""Letters of a value that are shown."""
+"""Characters of a value that are shown."""
 
 
 class _Kept(BaseModel):
@@ -104,15 +104,15 @@ _RECORD = TypeAdapter(TrialRecord)
 
 
 def damage(attributes: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> str | None:
-    """The first thing that no search writes; None where there is none.
+    """The first thing that no search writes; None if there is none.
 
     Args:
-        attributes: what the run keeps beside its trials, by name.
-        records: of the trainings that have a result.
+        attributes: what the run stores outside of its trials, by name.
+        records: records of the trainings that have a result.
     """
     try:
         return next(_faults(attributes, records), None)
-    except Exception as error:  # whatever odd data do to this check, they are odd
+    except Exception as error:  # data that make this check fail are not sound
         return f"{type(error).__name__}: {error}"
 
 
@@ -143,7 +143,7 @@ def _in_plan(plan: _Plan) -> Iterator[str]:
     sites = {site.name for site in plan.sites}
     for phase in plan.phases:
         if phase.name not in PHASES:
-            yield f"plan.phases: {_shown(phase.name)} is no phase"
+            yield f"plan.phases: {_shown(phase.name)} is not a phase"
     for name, found in {**plan.factors, **plan.members}.items():
         if not sites.issuperset(found):
             yield f"plan: {_shown(name)} names sites that the plan lacks"

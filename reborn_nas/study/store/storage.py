@@ -1,4 +1,4 @@
-"""One run's storage: where it lies, what is in it, and whether it is the study that was asked for."""
+"""The storage of a run: how it is opened, what is in it, and whether it holds the expected study."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ UNREACHABLE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-"""How PostgreSQL's driver notices a network that swallows everything, instead of waiting for two hours."""
+"""Options by which PostgreSQL's driver detects a dead network, instead of waiting for two hours."""
 
 PROXY_READY = 60.0
-"""Seconds that somebody who comes waits at least for a gRPC proxy, which may have been started at the same time."""
+"""Least seconds to wait for a gRPC proxy at first, since it may have been started at the same time."""
 
 DEADLINE = 120.0
-"""Seconds after which a call to a gRPC proxy is made again: without a deadline it waits for ever when the proxy's
-machine is gone. Ten thousand trials are sent in a tenth of that.
+"""Seconds after which a call to a gRPC proxy is repeated: without a deadline it waits forever if the proxy's machine is
+gone. Ten thousand trials are sent in a tenth of that.
 """
 
 EXTRAS = ("postgresql", "grpc")
@@ -66,30 +66,30 @@ EXTRAS = ("postgresql", "grpc")
 OTHER_DRIVERS = {"mysql": "pip install sqlalchemy pymysql", "sqlite": "pip install sqlalchemy"}
 
 FORMAT = "reborn_nas:format"
-"""Attribute of every run's first study, written when all three are made."""
+"""Attribute of every run's first study, written when all three exist."""
 
 LEADER = -1
-"""Where a watch expects a trial's id: the leader's place."""
+"""The leader's lease, in place of a trial id."""
 
 READING = 20.0
-"""Seconds that somebody who only looks waits for a storage to come back."""
+"""Seconds that a reader waits for a storage to answer."""
 
 SCHEMA_RACES = 20
-"""Times that workers who open an empty database at once may get into each other's way."""
+"""Retries when several workers create the tables of an empty database at once."""
 
 
 def connect(
     url: str, *, patience: float = 0.0, read_only: bool = False, results_only: bool = False
 ) -> BaseStorage:
-    """Open (and where it does not exist yet, create) the storage at `url`.
+    """Open the storage at `url`, or create it if it does not exist.
 
     `journal:///path`, `sqlite:///path`, `postgresql://…`, `mysql://…` or `grpc://host:port`.
 
     Args:
         patience: seconds to wait for a database that does not answer.
-        read_only: for reading alone: it is not created, nothing is written to it, and a database without Optuna's
-            tables reads as one without studies.
-        results_only: as in `open_journal`; a database reads all of its trials.
+        read_only: the storage is not created and nothing is written to it; a database without Optuna's tables reads as
+            one without studies.
+        results_only: as in `open_journal`; a database always reads complete trials.
 
     Raises:
         StudyError: it cannot be opened; the message holds no credentials.
@@ -114,7 +114,7 @@ def connect(
         raise StudyError(
             f"storage {mask_url(url)}: the driver is missing ({error}); {install or 'install it with pip'}"
         ) from None
-    except Exception as error:  # drivers raise what they like, with the URL inside
+    except Exception as error:  # drivers raise any exception, with the URL inside
         text = " ".join(without_secrets(str(error), url).split())[:300]
         raise StudyError(
             f"storage {mask_url(url)} cannot be opened: {text or type(error).__name__}"
@@ -158,8 +158,8 @@ def _refuse_changes(storage: BaseStorage, shown: str) -> None:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Inside, Python's collector rests: while ten thousand trials are read it would look through all that there is
-    again and again, find nothing, and take three fifths of the time.
+    """Disable Python's garbage collector inside the context: while ten thousand trials are read it would scan all
+    objects again and again, find nothing, and take three fifths of the time.
     """
     works = gc.isenabled()
     gc.disable()
@@ -171,8 +171,8 @@ def _no_collection() -> Iterator[None]:
 
 
 def _database(url: str, patience: float, read_only: bool, question: Question) -> BaseStorage:
-    """An SQL database. A connection that died while idle is noticed when it is used, and the call made again."""
-    if url.startswith("postgresql://"):  # the driver that is there: SQLAlchemy's own choice changed in 2.1
+    """An SQL database. A connection that died while idle is detected when it is used, and the call is repeated."""
+    if url.startswith("postgresql://"):  # the installed driver: SQLAlchemy's default changed in 2.1
         found = next((name for name in ("psycopg2", "psycopg") if find_spec(name)), "psycopg2")
         url = url.replace("postgresql://", f"postgresql+{found}://", 1)
     if url.startswith("mysql://") and find_spec("MySQLdb") is None:
@@ -192,7 +192,7 @@ def _database(url: str, patience: float, read_only: bool, question: Question) ->
             return cached(storage)
         except Exception as error:
             if "already exists" in str(error) and races < SCHEMA_RACES:
-                races += 1  # another worker makes the same tables at this moment
+                races += 1  # another worker is creating the same tables
             elif not is_passing(error) or time.monotonic() - began > patience:
                 raise
             question.trouble = cause_of(error, lambda text: without_secrets(text, url))
@@ -200,7 +200,7 @@ def _database(url: str, patience: float, read_only: bool, question: Question) ->
 
 
 def _reading(url: str, options: dict[str, Any]) -> str:
-    """The URL under which a database opens for reading, and its engine's options changed likewise."""
+    """The URL that opens a database for reading; the engine's options are changed in place."""
     file = storage_file(url)
     if file is not None:
         return f"sqlite:///file:{quote(str(file))}?mode=ro&uri=true"
@@ -210,7 +210,7 @@ def _reading(url: str, options: dict[str, Any]) -> str:
 
 
 def _has_studies(url: str, options: Mapping[str, Any]) -> bool:
-    """Whether the database holds Optuna's tables: opening it by Optuna would make them."""
+    """Whether the database holds Optuna's tables, which Optuna would create on opening it."""
     import sqlalchemy
 
     engine = sqlalchemy.create_engine(url, **options)
@@ -223,10 +223,10 @@ def _has_studies(url: str, options: Mapping[str, Any]) -> bool:
 
 
 class RunStore:
-    """The studies `NAME`, `NAME/design` and `NAME/confirm` in one storage, and what the run keeps beside its trials.
+    """The studies `NAME`, `NAME/design` and `NAME/confirm` in one storage, and the run's further attributes.
 
-    The attributes of the study `NAME` hold the run's settings, plan and decisions: whoever has the storage has
-    the run; the run folder's files are copies for people.
+    The attributes of the study `NAME` hold the run's settings, plan and decisions, so that the storage is the complete
+    run; the files of the run folder are copies for people.
     """
 
     def __init__(self, storage: BaseStorage, name: str, studies: Mapping[str, Study]) -> None:
@@ -243,14 +243,14 @@ class RunStore:
         return tuple(self._studies.values())
 
     def void(self) -> frozenset[int]:
-        """Ids of finished trials whose results do not count: a baseline that failed altogether and was begun anew."""
+        """Ids of finished trials whose results do not count: those of a failed study that was restarted."""
         return frozenset(self.attribute("void", ()))
 
     @contextmanager
-    def alone(self, watch: LeaseWatch) -> Iterator[bool]:
-        """True for the one process that is inside, False for the others; who dies in there is replaced.
+    def leading(self, watch: LeaseWatch) -> Iterator[bool]:
+        """True for one process at a time, False for the others; a process that dies inside the context is replaced.
 
-        Two that come within the same millisecond may both be let in, which the queue can bear.
+        Two that enter within the same millisecond may both get True, which does no harm to the queue.
         """
         mark = {**identity(), "beat": uuid.uuid4().hex}
         held = self.attribute("leading")
@@ -265,11 +265,11 @@ class RunStore:
             self.keep("leading", None)
 
     def attribute(self, key: str, default: Any = None) -> Any:
-        """What the run keeps under `key`."""
+        """The value that the run stores under `key`."""
         return self._studies[""].user_attrs.get(f"reborn_nas:{key}", default)
 
     def keep(self, key: str, value: Any) -> None:
-        """Keep the JSON value `value` under `key`."""
+        """Store the JSON value `value` under `key`."""
         json.dumps(value)
         self._studies[""].set_user_attr(f"reborn_nas:{key}", value)
 
@@ -285,12 +285,12 @@ def open_run(
     """The run `name` in `storage`.
 
     Args:
-        create: make it where it is not there.
+        create: create it if it does not exist.
         objectives: of the exploration, see `objectives.OBJECTIVES`; an existing run keeps its own.
-        metric: what trainings are judged by; an existing run keeps its own.
+        metric: by which trainings are judged; an existing run keeps its own.
 
     Raises:
-        StudyError: it is not there (and `create` is False), or it is a study of somebody else.
+        StudyError: it does not exist (and `create` is False), or it is not a study of reborn-nas.
     """
     known = {summary.study_name: summary for summary in storage.get_all_studies()}
     parts = ("", DESIGN, RETEST)
@@ -308,7 +308,7 @@ def open_run(
     absent = [name + suffix for suffix in parts if name + suffix not in known]
     if absent and not create:
         raise StudyError(
-            f"study {name!r} lacks its part {', '.join(absent)}; the same `reborn-nas search` command makes it again"
+            f"study {name!r} lacks its part {', '.join(absent)}; the same `reborn-nas search` command creates it again"
         )
     sampler = optuna.samplers.RandomSampler(seed=0)
     studies = {}
@@ -324,9 +324,7 @@ def open_run(
             load_if_exists=True,
         )
     store = RunStore(storage, name, studies)
-    with (
-        _no_collection()
-    ):  # everybody reads the trials next; a database keeps those that are finished in memory
+    with _no_collection():  # the trials are read next; a database caches the finished ones
         for study in studies.values():
             study.get_trials(deepcopy=False)
     if create and not own:
@@ -337,12 +335,12 @@ def open_run(
 
 
 def _is_used(storage: BaseStorage, study: FrozenStudy) -> bool:
-    """Whether somebody keeps something in `study`; a search that was killed as it began left it empty."""
+    """Whether `study` holds anything; a search that was killed as it began leaves it empty."""
     return bool(study.user_attrs) or bool(storage.get_all_trials(study._study_id, deepcopy=False))
 
 
 class Named(Protocol):
-    """What of a configuration names a run and what its studies are made for; `StudyConfig` is one."""
+    """The fields of a configuration by which its run is opened; `StudyConfig` is one."""
 
     @property
     def storage_url(self) -> str:
@@ -362,7 +360,7 @@ class Named(Protocol):
 
 
 def find_store(config: Named, *, patience: float = 0.0) -> RunStore | None:
-    """The run's store where it exists, else None; `patience` as in `connect`. What does not exist is not created."""
+    """The run's store, or None if it does not exist; `patience` as in `connect`. Nothing is created."""
     url = config.storage_url
     file = storage_file(url)
     if file is not None and not file.is_file():

@@ -1,1 +1,1 @@
-"""The worker: the schedule opens phases, a loop claims, proposes, trains and tells, and a pool supervises processes."""
+"""Workers: the schedule opens phases, a loop claims, proposes, trains and tells, and a pool supervises processes."""

@@ -1,4 +1,4 @@
-"""The run's log: one file for all processes of a machine, each line with its worker and its training."""
+"""The run's log: one file for all processes of a machine, each line naming its worker and its training."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 __all__ = ["LOG_FILE", "VERBOSE", "log", "log_result", "log_to", "log_training"]
 
 LOG_FILE = "search.log"
-"""In the run folder; all processes of this machine append to it, a line at a time."""
+"""In the run folder; all processes of this machine append lines to it."""
 
 FORMAT = "%(asctime)s %(levelname)-7s worker %(worker)s  %(trial)s  %(message)s"
 
 VERBOSE = "REBORN_NAS_VERBOSE"
-"""In the environment of the workers of a run whose log is shown."""
+"""Environment variable of the workers of a run whose log is also shown on stderr."""
 
 log = logging.getLogger("reborn_nas.study")
 
 
 class _Place(logging.Filter):
-    """Adds which worker, and which training, a record comes from."""
+    """Adds the worker and the training that a record comes from."""
 
     worker = "-"
     trial = "-"
@@ -44,11 +44,11 @@ _PLACE = _Place()
 
 @contextmanager
 def log_to(folder: Path | None, worker: str = "-", *, shown: bool = False) -> Iterator[None]:
-    """Within, what the package logs is appended to the run folder's log, as coming from `worker`.
+    """Append what the package logs inside the context to the run folder's log, as coming from `worker`.
 
     Args:
-        folder: the run folder; None, or a folder that cannot be written, keeps no log.
-        shown: on stderr too, and so in the processes that are started within.
+        folder: the run folder; no log is kept if it is None or cannot be written.
+        shown: also log to stderr, here and in the processes that are started inside the context.
     """
     package = logging.getLogger("reborn_nas")
     handlers: list[logging.Handler] = [logging.StreamHandler()] if shown else []
@@ -77,7 +77,7 @@ def log_to(folder: Path | None, worker: str = "-", *, shown: bool = False) -> It
 
 @contextmanager
 def log_training(key: str) -> Iterator[None]:
-    """Within, lines come from the training `key`; this process has one at a time."""
+    """Mark the lines logged inside the context with the training `key`; this process runs one training at a time."""
     _PLACE.trial = public_name(key)
     try:
         yield
@@ -86,7 +86,7 @@ def log_training(key: str) -> Iterator[None]:
 
 
 def log_result(record: TrialRecord, metric: Metric) -> None:
-    """A line on a finished training."""
+    """Log one line on a finished training."""
     value = (
         "no value"
         if record.accuracy is None

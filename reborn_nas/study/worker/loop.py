@@ -49,7 +49,7 @@ from reborn_nas.training import threads_each
 __all__ = ["Executes", "Worker", "run_worker"]
 
 IDLE = 0.25
-"""Seconds between two looks at a queue in which nothing waits."""
+"""Seconds between two polls of a queue in which nothing is waiting."""
 
 
 class Executes(Protocol):
@@ -61,21 +61,21 @@ class Executes(Protocol):
         architecture: Architecture,
         on_epoch: Callable[[int, Mapping[str, float]], None] | None = None,
     ) -> TrialRecord:
-        """The record of the training."""
+        """Train, and return the record."""
 
 
 class Worker:
-    """Trains the runs of a study, one after the other.
+    """Trains the runs of a study, one after another.
 
     Args:
-        bench: what all trainings share.
+        bench: what all trainings have in common.
         store: the run's studies.
         phases: the plan.
         execute: trains one architecture.
         progress: called as trainings begin and end.
-        stopper: says when to stop.
-        settled: called when the last training's result is stored.
-        expendable: whether this process may end itself over a training that hangs: another takes its place.
+        stopper: decides when to stop.
+        settled: called when a training's result is stored.
+        expendable: whether this process may end itself over a training that hangs, since another one takes its place.
         illustrate: draws a finished training; its pictures become artifacts of the trial.
     """
 
@@ -103,13 +103,13 @@ class Worker:
         self._any_epoch = True
         self._any_good = False
         self._failing: tuple[float, float] | None = None
-        """Since when this machine has failed at every run, and for how long the next pause is."""
+        """When this machine began to fail at every run, and the seconds of the next pause."""
 
     def work(self, *, lead: bool) -> bool:
-        """Train until the plan is done (True) or the stopper says stop (False).
+        """Train until the plan is complete (True) or the stopper asks to stop (False).
 
         Args:
-            lead: also take the steps from phase to phase. More than one leader does no harm.
+            lead: also advance the study from phase to phase. Several leaders do no harm.
         """
         if lead:
             self.schedule.lead()
@@ -124,7 +124,7 @@ class Worker:
         return False
 
     def step(self, *, lead: bool) -> bool:
-        """Claim a run, propose its architecture, train it, tell the result; False where there is no run to claim."""
+        """Claim a run, propose its architecture, train it, tell the result; False if no run is waiting."""
         claim = self._claim(lead)
         if claim is None:
             return False
@@ -160,10 +160,10 @@ class Worker:
         self._any_epoch = False
         with self._beating(claim), self._stopper.training(), watchdog:
             record = self._execute(claim.run, architecture, self._on_epoch(claim, watchdog))
-        if self._stopper.struck:  # whoever caught the interruption returned early
+        if self._stopper.training_interrupted:  # user code caught the interruption and returned early
             raise KeyboardInterrupt
-        if watchdog.struck and record.state == "complete":
-            return self._hung(claim, architecture, watchdog.struck)
+        if watchdog.training_interrupted and record.state == "complete":
+            return self._hung(claim, architecture, watchdog.training_interrupted)
         return record
 
     def _hung(self, claim: Claim, architecture: Architecture, reason: str) -> TrialRecord:
@@ -172,7 +172,7 @@ class Worker:
         )
 
     def _tell(self, claim: Claim, record: TrialRecord, overhead: float) -> None:
-        """Store the result, or ask for another proposal where this one was over budget.
+        """Store the result; a proposal that was over budget is asked for again.
 
         Args:
             overhead: seconds that the proposal took.
@@ -196,7 +196,7 @@ class Worker:
             self.schedule.raise_if_all_fail()
 
     def _give_back(self, claim: Claim, error: BaseException) -> bool:
-        """End an attempt that `error` has ended, so that the run gets another; whether this worker goes on."""
+        """End an attempt that raised `error`, so that the run gets another one; whether this worker continues."""
         if isinstance(error, Stopped | KeyboardInterrupt | HungError):
             log.warning("ends early and is given back: %s", type(error).__name__)
             if not claim.lost:
@@ -218,25 +218,29 @@ class Worker:
         return True
 
     def _recover(self, fault: str) -> None:
-        """Wait before this machine takes another run. Raises MachineError where waiting has not helped for long."""
+        """Wait before this machine takes another run.
+
+        Raises:
+            MachineError: waiting has not helped for `PATIENCE` seconds.
+        """
         now = time.monotonic()
         began, wait = self._failing or (now, FIRST_WAIT)
         if now - began > PATIENCE:
             raise MachineError(
-                f"{fault}, for {now - began:.0f} s; what is finished is kept. Repeat the command when that is mended"
+                f"{fault}, for {now - began:.0f} s; what is finished is kept. Fix that and run the same command"
             )
         log.warning("a training was given back (%s); the next begins in %.1f s", fault, wait)
         self._failing = began, min(2 * wait, LONGEST_WAIT)
         pause(wait, lambda: self._stopper.wanted)
 
     def _limit(self) -> float | None:
-        """Seconds that an epoch may take. A training of the user's own may report none: then only `hang_after`."""
+        """Seconds that an epoch may take. A user's own training that reports none is limited by `hang_after`."""
         if self._bench.own is not None and not self._any_epoch:
             return self._bench.config.hang_after
         return self._pace.limit()
 
     def _on_hang(self, claim: Claim, architecture: Architecture) -> Callable[[str], None] | None:
-        """Stores that a training hangs, where another process takes this one's place."""
+        """A callback that stores that a training hangs; None if this process must not be ended."""
         if not self._expendable:
             return None
 
@@ -247,7 +251,7 @@ class Worker:
         return store
 
     def _pictures(self, record: TrialRecord) -> dict[str, str]:
-        """The attributes that name the training's pictures, which are in the run folder by now."""
+        """The attributes that name the training's pictures, which have been written to the run folder."""
         if self._illustrate is None:
             return {}
         sites = self._bench.sites
@@ -275,7 +279,7 @@ class Worker:
 
     @contextmanager
     def _beating(self, claim: Claim) -> Iterator[None]:
-        """Renew the lease, and look after others', from a thread; a training shorter than `BEAT` costs none."""
+        """Renew the lease and reap expired ones from a thread, every `BEAT` seconds."""
         over = threading.Event()
 
         def beat() -> None:
@@ -285,9 +289,7 @@ class Worker:
                 try:
                     self.queue.beat(claim, count)
                     self.queue.reap()
-                except (
-                    Exception
-                ):  # the main thread deals with a storage that cannot be reached; this one tries again
+                except Exception:  # the main thread deals with a storage that does not answer
                     continue
 
         thread = threading.Thread(target=beat, name=f"lease of {claim.run.key}", daemon=True)
@@ -308,7 +310,7 @@ def run_worker(
     lead: bool,
     expendable: bool = False,
 ) -> bool:
-    """Train in this process what the study's queue holds; whether the study is complete.
+    """Train the runs of the study's queue in this process; whether the study is complete.
 
     Raises:
         StudyError: no such study, or it differs from what this process would train.
@@ -317,7 +319,7 @@ def run_worker(
     settle_numerics(deterministic=config.deterministic)
     store = find_store(config, patience=300)
     if store is None:
-        raise StudyError(f"there is no study {config.study_name!r} to join; `reborn-nas search` begins it")
+        raise StudyError(f"there is no study {config.study_name!r} to join; `reborn-nas search` starts it")
     bench = make_workbench(config, device, proofs=store.attribute("proofs"))
     check_same(store, bench)
     for spec in bench.code:

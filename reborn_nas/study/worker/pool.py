@@ -1,8 +1,8 @@
-"""Several long-lived workers on one host, each a process of its own, under a supervisor that starts them again; and
-workers that join a study from another host.
+"""Several long-lived workers on one host, each in its own process, under a supervisor that restarts them; and workers
+that join a study from another host.
 
-The supervisor takes the steps from phase to phase; workers claim runs from the storage and tell results there.
-What a worker sends over its pipe is for the progress display only: nothing is lost with it.
+The supervisor advances the study from phase to phase; workers claim runs from the storage and store results there.
+A worker's pipe only feeds the progress display, so that nothing is lost with it.
 """
 
 from __future__ import annotations
@@ -51,22 +51,22 @@ __all__ = [
 ]
 
 GRACE = 4.0
-"""Seconds that workers have to give back what they hold, when there is nothing to wait for, before they are killed."""
+"""Seconds that workers have to give back their runs, unless there is something to wait for, before they are killed."""
 
 REAP = 5.0
-"""Seconds between two looks of the supervisor at the leases."""
+"""Seconds between two checks of the leases."""
 
 LEAD = 1.0
-"""Seconds between two looks of the supervisor at the whole queue."""
+"""Seconds between two checks of the entire queue."""
 
 MOST_DEATHS = 15
-"""Deaths in a row without a result between them after which the supervisor gives up, where nothing was ever trained.
-Four times as many where something was: then architectures take their workers down, and five deaths end one.
+"""Consecutive deaths without a result after which the supervisor gives up, if nothing was ever trained. Four times
+as many otherwise: then single architectures take their workers down, and after five deaths each is given up.
 """
 
 
 class PipeProgress(SilentProgress):
-    """Sends what a worker sees to its supervisor; silent once that is gone."""
+    """Forwards a worker's events to its supervisor, if that still exists."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
@@ -145,7 +145,7 @@ class _Supervisor:
             return False
         finally:
             self._stop_all()
-            self._queue.reap()  # what killed workers held is free for the next call at once
+            self._queue.reap()  # the next call can claim at once what killed workers held
 
     def _watch(self) -> bool:
         looked = reaped = time.monotonic()
@@ -164,7 +164,7 @@ class _Supervisor:
                     continue
                 if self._schedule.complete():
                     return True
-                # a long queue is looked at less often: never more than a tenth of the time
+                # a long queue is checked less often: for at most a tenth of the time
                 looked = time.monotonic() + 9 * (time.monotonic() - began)
         return False
 
@@ -179,11 +179,11 @@ class _Supervisor:
         try:
             message = pipe.recv()
         except (EOFError, OSError):
-            self._bury(slot)
+            self._replace(slot)
             return
         except Exception:  # half a message of a worker that was killed while sending
             process.kill()
-            self._bury(slot)
+            self._replace(slot)
             return
         kind, *content = message
         if kind == "finished":
@@ -202,8 +202,8 @@ class _Supervisor:
         self._trained = self._trained or record.state == "complete"
         self._counts.finished(record)
 
-    def _bury(self, slot: int) -> None:
-        """A worker is gone: start another unless it ended because all is done, or they all die."""
+    def _replace(self, slot: int) -> None:
+        """Replace a worker that has ended, unless everything is done; stop with an error if workers keep dying."""
         process, pipe = self._slots.pop(slot)
         pipe.close()
         process.join(timeout=GRACE)
@@ -224,7 +224,7 @@ class _Supervisor:
         self._start(slot)
 
     def _stop_all(self) -> None:
-        """Ask the workers to stop, wait for what they are allowed to finish, and kill who is left."""
+        """Ask the workers to stop, wait for what they are allowed to finish, and kill the rest."""
         for process, _ in self._slots.values():
             if process.is_alive():
                 process.terminate()
@@ -249,7 +249,7 @@ class _Supervisor:
         return [process for process, _ in self._slots.values() if process.is_alive()]
 
     def _drain(self) -> None:
-        """Read on for a moment, since a worker that is sending must not block on a full pipe."""
+        """Keep reading for a moment, so that no worker blocks on a full pipe."""
         pipes = [pipe for process, pipe in self._slots.values() if process.is_alive()]
         for pipe in wait(pipes, timeout=0.05):
             with suppress(EOFError, OSError):
@@ -260,7 +260,7 @@ class _Supervisor:
 
 
 def _devices(config: StudyConfig) -> tuple[str, ...]:
-    """One device a slot, in turn: those that were named, else all GPUs of this machine, else the CPU."""
+    """One device per slot, round robin: the given ones, else all GPUs of this machine, else the CPU."""
     if config.devices:
         return config.devices
     if config.device in ("auto", "cuda") and torch.cuda.device_count() > 1:
@@ -275,7 +275,7 @@ def _work(
     illustrate: Illustrate | None,
     pipe: Connection,
 ) -> None:
-    """A worker process: prepare once, then claim and train until nothing is left or the supervisor is gone."""
+    """Prepare once, then claim and train in this worker process until nothing is left or the supervisor is gone."""
     progress = PipeProgress(pipe)
     try:
         config = StudyConfig(**settings)
@@ -299,10 +299,10 @@ def _work(
 
 
 OWN = ("timeout", "workers")
-"""Settings that each machine has for itself."""
+"""Settings that each machine chooses for itself."""
 
 PATIENCE = 300.0
-"""Seconds that a worker waits for a database that does not answer when it comes."""
+"""Seconds that a worker waits for a database that does not answer at first."""
 
 
 def join(
@@ -319,19 +319,19 @@ def join(
     expendable: bool = False,
     **overrides: Any,
 ) -> bool:
-    """Join a study from any machine that reaches its storage and has its data; whether the study is complete.
+    """Join a study from any machine with access to its storage and its data; whether the study is complete.
 
     Args:
         storage: the storage's URL.
         study: the study's name.
         device: where to train.
-        devices: one process each under a supervisor, which starts them again when they die.
-        workers: processes of that kind; one trains in this process; "auto" is one a device, or one a core of a CPU.
+        devices: one process each, under a supervisor that restarts those that die.
+        workers: number of such processes, or "auto": one per device or CPU core; 1 trains in this process.
         timeout: leave after so many seconds.
         illustrate: as in `run_search`.
-        stopper: says when to leave, in place of `timeout`.
+        stopper: decides when to leave, in place of `timeout`.
         expendable: whether this process may end itself over a training that hangs.
-        overrides: settings of this machine alone: `data_dir`, `cache_dir`, `dataset`, `run` (folder for curves and
+        overrides: settings of this machine only: `data_dir`, `cache_dir`, `dataset`, `run` (folder for curves and
             weights), `artifacts`, `threads`; and `adopt`.
 
     Raises:
@@ -355,7 +355,7 @@ def join(
 
 
 def _settled(store: RunStore, storage: str) -> dict[str, Any]:
-    """The study's settings, as far as they hold on this machine too."""
+    """The study's settings, except those that belong to another machine."""
     kept: Mapping[str, Any] = store.attribute("config", {})
     known = {key: value for key, value in known_settings(kept).items() if key not in OWN}
     for key in ("data_dir", "cache_dir", "artifacts"):

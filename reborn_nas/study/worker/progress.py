@@ -30,11 +30,11 @@ __all__ = [
 
 
 class Planned(Protocol):
-    """A plan, as far as a display needs it; `planning.PlanView` is one."""
+    """A plan, as a display needs it; `planning.PlanView` is one."""
 
     @property
     def done(self) -> int:
-        """Trainings that have a result already."""
+        """Trainings that already have a result."""
 
     @property
     def total(self) -> int:
@@ -42,10 +42,10 @@ class Planned(Protocol):
 
 
 class Progress(Protocol):
-    """Called from the process that was asked to search, in the order of events."""
+    """Callbacks, called in the process that runs the search, in the order of events."""
 
     def plan(self, view: Planned) -> None:
-        """The plan stands; training begins."""
+        """The plan is made; training begins."""
 
     def phase_started(self, name: str, count: int) -> None:
         """The first training of a phase of `count` begins."""
@@ -57,7 +57,7 @@ class Progress(Protocol):
         """Epoch `epoch` (from 1) of `epochs` is over."""
 
     def trial_finished(self, record: TrialRecord, done: int, total: int) -> None:
-        """A training has its result, whatever its state."""
+        """A training has a result, of any state."""
 
     def phase_finished(self, name: str) -> None:
         """All trainings of a phase have a result."""
@@ -67,7 +67,7 @@ class Progress(Protocol):
 
 
 class SilentProgress:
-    """Says nothing; a base class for those who want some of it."""
+    """Ignores every event; a base class for callbacks that handle some of them."""
 
     def plan(self, view: Planned) -> None:
         """See `Progress`."""
@@ -92,10 +92,10 @@ class SilentProgress:
 
 
 class PhaseCounts:
-    """Counts the trainings of each phase, and calls a `Progress` with the counts.
+    """Counts the trainings of each phase, and passes the counts to a `Progress`.
 
     Args:
-        progress: is called.
+        progress: the callbacks.
         phases: the plan.
     """
 
@@ -112,11 +112,11 @@ class PhaseCounts:
 
     @property
     def total(self) -> int:
-        """Trainings of the whole plan."""
+        """Trainings of all phases."""
         return sum(self._planned.values())
 
     def recount(self, finished: Callable[[str], Sized]) -> None:
-        """Count anew; `finished` has a phase's trainings with a result."""
+        """Count again; `finished` returns a phase's trainings that have a result."""
         self._done = {name: len(finished(name)) for name in self._planned}
 
     def started(self, key: str, phase: str) -> None:
@@ -136,7 +136,7 @@ class PhaseCounts:
 
 
 class AfterPhase(SilentProgress):
-    """Passes all on to another watcher and calls `then` after each phase; a failure of that stops nothing."""
+    """Forwards every event to `watcher`, and calls `then` after each phase; its exceptions are logged only."""
 
     def __init__(self, watcher: Progress, then: Callable[[], None]) -> None:
         self._watcher = watcher
@@ -174,13 +174,13 @@ class AfterPhase(SilentProgress):
 
 
 def announce(text: str) -> None:
-    """One line on stderr before something that takes seconds, such as importing torch."""
+    """Print one line on stderr before something that takes seconds, such as importing torch."""
     print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def make_progress(quiet: bool, notebook: bool = False) -> Iterator[Progress | None]:
-    """Bars on a terminal, lines in a log, nothing where JSON is printed. The terminal is given back at the end."""
+    """Bars on a terminal, lines in a log, nothing where JSON is printed. The terminal is restored at the end."""
     if quiet:
         yield None
     elif not (sys.stderr.isatty() or notebook):
@@ -195,7 +195,7 @@ def make_progress(quiet: bool, notebook: bool = False) -> Iterator[Progress | No
 
 @contextmanager
 def bars_where_seen() -> Iterator[Progress | None]:
-    """Bars on a terminal and in a notebook, nothing elsewhere: what a call from Python shows by default."""
+    """Bars on a terminal and in a notebook, nothing elsewhere: the default of a call from Python."""
     with make_progress(
         quiet=not (sys.stderr.isatty() or _in_notebook()), notebook=_in_notebook()
     ) as progress:
@@ -209,55 +209,55 @@ def _in_notebook() -> bool:
 
 
 class LineProgress:
-    """One line a phase, and one every half minute: readable in a log."""
+    """Prints one line per phase and one every half minute, for logs."""
 
     EVERY_SECONDS = 30.0
 
     def __init__(self) -> None:
-        self._said = time.monotonic()
+        self._printed = time.monotonic()
         self._started = time.monotonic()
         self._first_done = 0
 
     def plan(self, view: Planned) -> None:
-        """The plan is printed by the caller."""
-        self._started = self._said = time.monotonic()
+        """Nothing: the caller prints the plan."""
+        self._started = self._printed = time.monotonic()
         self._first_done = view.done
 
     def phase_started(self, name: str, count: int) -> None:
-        """Name the phase."""
-        self._say(f"{public_name(name)}: {count} trainings")
+        """Print the phase."""
+        self._print(f"{public_name(name)}: {count} trainings")
 
     def trial_started(self, key: str, phase: str, done: int, total: int) -> None:
-        """Said when it is finished."""
+        """Nothing: printed when it is finished."""
 
     def epoch(self, key: str, epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
-        """Too often for a log."""
+        """Nothing: too frequent for a log."""
 
     def trial_finished(self, record: TrialRecord, done: int, total: int) -> None:
-        """A line every half minute, and for each training that did not end well."""
+        """Print a line every half minute, and one for each training that did not complete."""
         if record.state not in ("complete", "pruned"):
-            self._say(f"{record.label}: {record.state}: {record.reason}")
-        elif time.monotonic() - self._said > self.EVERY_SECONDS:
-            self._say(f"{done} of {total} trainings, {self._left(done, total)} left")
+            self._print(f"{record.label}: {record.state}: {record.reason}")
+        elif time.monotonic() - self._printed > self.EVERY_SECONDS:
+            self._print(f"{done} of {total} trainings, {self._left(done, total)} left")
 
     def phase_finished(self, name: str) -> None:
-        """The next phase's line says so."""
+        """Nothing: the next phase's line implies it."""
 
     def note(self, text: str) -> None:
         """Something the user should know."""
-        self._say(text)
+        self._print(text)
 
     def _left(self, done: int, total: int) -> str:
         seconds = (time.monotonic() - self._started) * (total - done) / max(1, done - self._first_done)
         return duration_text(seconds)
 
-    def _say(self, text: str) -> None:
-        self._said = time.monotonic()
+    def _print(self, text: str) -> None:
+        self._printed = time.monotonic()
         print(text, file=sys.stderr, flush=True)
 
 
 class BarProgress:
-    """A bar for the study and one for the training in flight."""
+    """Shows a bar for the study and one for the running training."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -286,12 +286,12 @@ class BarProgress:
         self._bars.start()
 
     def phase_started(self, name: str, count: int) -> None:
-        """Name the phase beside the study's bar."""
+        """Show the phase next to the study's bar."""
         self._phase = public_name(name)
         self._bars.update(self._study, description=f"study: {public_name(name)}")
 
     def trial_started(self, key: str, phase: str, done: int, total: int) -> None:
-        """An empty bar for this training."""
+        """Show an empty bar for this training."""
         self._bars.update(self._study, completed=done, total=total)
         self._bars.reset(self._trial, description=public_name(key), visible=True, total=1, detail="")
 
@@ -302,20 +302,20 @@ class BarProgress:
         self._bars.update(self._trial, completed=epoch, total=epochs, detail=detail)
 
     def trial_finished(self, record: TrialRecord, done: int, total: int) -> None:
-        """Advance the study's bar; end the display behind the last one."""
+        """Advance the study's bar; close the display after the last one."""
         self._bars.update(self._study, completed=done, total=total)
         if record.state not in ("complete", "pruned"):
             self.note(f"{record.label}: {record.state}: {record.reason}")
 
     def phase_finished(self, name: str) -> None:
-        """Nothing to show."""
+        """Nothing."""
 
     def note(self, text: str) -> None:
-        """A line above the bars."""
+        """Print a line above the bars."""
         self._bars.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """Restore the terminal."""
         self._bars.stop()
 
 

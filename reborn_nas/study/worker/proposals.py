@@ -1,4 +1,4 @@
-"""The sampler's side of a training: what it proposes, when it is pruned, how its result is told to Optuna."""
+"""What Optuna decides on a training: the sampler's proposal, the pruner's stop, the state of its result."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 __all__ = ["MOST_REJECTIONS", "Proposals"]
 
 MOST_REJECTIONS = 50
-"""Proposals over budget after which a search training is given up: by then a sampler has learned what fits."""
+"""Proposals over budget after which a search training is given up; a sampler has learned what fits by then."""
 
 
 class Proposals:
-    """Asks a fresh sampler for each search training, and the pruner at each rung.
+    """Asks a new sampler for each search training, and the pruner at each rung.
 
     Args:
-        bench: what all trainings share.
+        bench: what all trainings have in common.
         store: the run's studies.
     """
 
@@ -57,14 +57,14 @@ class Proposals:
         return outcome_of(record, self.learns_pruned, self._bench.config.objectives, self._bench.metric)
 
     def propose(self, claim: Claim) -> Architecture:
-        """The designed architecture, or what the sampler proposes for this slot."""
+        """The architecture of the design, or the sampler's proposal for this slot."""
         self._sampler = None
         if claim.run.architecture is not None:
             return Architecture.from_dict(claim.run.architecture)
         config = self._bench.config
         words = (claim.run.key, str(claim.rejections)) if claim.rejections else (claim.run.key,)
         seed = derive_seed(config.seed, "sampler", *words)
-        sampler = make_sampler(config.sampler, seed, **self._what_is_known())
+        sampler = make_sampler(config.sampler, seed, **self._context())
         try:
             trial = optuna.trial.Trial(self._study(sampler), claim.trial_id)
             architecture = self._bench.space.suggest(trial, self._bench.sites, self._bench.spec)
@@ -79,9 +79,9 @@ class Proposals:
         self._sampler = sampler
         return architecture
 
-    def _what_is_known(self) -> Mapping[str, Any]:
-        """Stages, the plan's limits on what adds up (a latency is learned from the measured ones instead), and what
-        earlier samplers have read of the trials.
+    def _context(self) -> Mapping[str, Any]:
+        """Arguments of the sampler: stages, the plan's limits on additive costs (a latency is learned from the measured
+        ones instead), and the trials that earlier samplers have read.
         """
         if self._known is None:
             plan = self._store.attribute("plan") or {}
@@ -94,7 +94,7 @@ class Proposals:
         return self._known
 
     def after_trial(self, claim: Claim, outcome: TrialOutcome) -> None:
-        """Let the sampler that proposed have its look at the result."""
+        """Call `after_trial` of the sampler that proposed."""
         if self._sampler is None:
             return
         frozen = self._store.storage.get_trial(claim.trial_id)
@@ -102,7 +102,7 @@ class Proposals:
         self._sampler.after_trial(self._store.study("search"), frozen, state, outcome.values)
 
     def should_prune(self, claim: Claim, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """Whether the pruner stops this search training after `epoch`. At a rung, its accuracy is stored."""
+        """Whether the pruner stops this search training after `epoch`. At a rung, its accuracy is reported."""
         if self._pruner is None or claim.run.phase != "search" or epoch not in self._rungs:
             return False
         storage = self._store.storage

@@ -1,4 +1,4 @@
-"""The steps from phase to phase: runs that may be trained now are enqueued, lost ones again."""
+"""The schedule: enqueues the runs of each phase once they can be trained, and lost runs again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from reborn_nas.study.plan.candidate import (
     recommend_run,
     top_factors,
 )
-from reborn_nas.study.plan.designs import TOP_ALONE, Run, check_runs
+from reborn_nas.study.plan.designs import TOP_SINGLE, Run, check_runs
 from reborn_nas.study.plan.phases import KINDS, Phase
 from reborn_nas.study.setup.costs import CostBook
 from reborn_nas.study.setup.warm import is_warm_study
@@ -42,26 +42,26 @@ if TYPE_CHECKING:
 __all__ = ["Schedule", "common_failure", "void_failed_results"]
 
 WINDOW = 64
-"""Runs that wait for a worker at most in a journal, or sixteen a worker where that is more. A database sends all that
-wait at every look: a quarter there."""
+"""Most runs that wait for a worker in a journal, or sixteen per worker if that is more; a quarter in a database,
+which sends all waiting trials at every poll."""
 
 
 SMALLEST_BASELINE = 8
-"""Trainings that end in the same way before no other is tried, in a study without a baseline."""
+"""Trainings that fail in the same way before the study is stopped, if it has no baseline."""
 
 MOST_REASONS = 3
-"""Reasons that an error names."""
+"""Most reasons that an error lists."""
 
 
 class Schedule:
-    """Fills one run's queue, phase after phase. Any worker may lead; one at a time does.
+    """Fills one run's queue, phase after phase. Any worker may lead, one at a time.
 
     Args:
-        bench: what all trainings share.
+        bench: what all trainings have in common.
         store: the run's studies.
         phases: the plan.
-        queue: where runs are put.
-        progress: gets the decisions as notes.
+        queue: of runs that wait.
+        progress: receives the decisions as notes.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Schedule:
         self._baseline = designs.baseline_runs(
             planned["baseline"].count, bench.contrast, bench.spec, seed, blocks
         )
-        warm = is_warm_study(bench)  # then the parent has seen the other splits' validation images
+        warm = is_warm_study(bench)  # the parent has then been trained on the other splits' validation images
         self._slots = designs.search_runs(planned["search"].count, seed, 1 if warm else blocks)
         self._costs = CostBook(bench)
         self._seen: AttemptCounts | None = None
@@ -90,15 +90,15 @@ class Schedule:
 
     @property
     def total(self) -> int:
-        """Trainings of the whole plan."""
+        """Trainings of all phases."""
         return sum(phase.count for phase in self._phases.values())
 
     def complete(self) -> bool:
-        """Whether a leader has seen every planned training finished."""
+        """Whether every planned training was finished when a leader last looked."""
         return bool(self._store.attribute("finished", -1) == self.total)
 
     def spent(self) -> bool:
-        """Whether the study's trainings have taken the device hours that it may take."""
+        """Whether the study's trainings have used up its device hours."""
         hours = self._bench.config.gpu_hours
         if hours is None:
             return False
@@ -113,10 +113,10 @@ class Schedule:
         return [record for name in self._phases for record in self._queue.finished(name).values()]
 
     def lead(self) -> bool:
-        """Take up lost runs and enqueue what can be run now; whether anything was enqueued.
+        """Reap lost runs and enqueue what can be trained now; whether anything was enqueued.
 
         Raises:
-            StudyError: every training of the baseline failed in the same way.
+            StudyError: all trainings failed in the same way.
         """
         queue = self._queue
         ended = queue.reap()
@@ -124,29 +124,29 @@ class Schedule:
         if not ended and (counts == self._seen or counts.waiting > self._window // 2):
             return False
         self.raise_if_all_fail()
-        with self._store.alone(queue.watch) as mine:
+        with self._store.leading(queue.watch) as mine:
             if not mine:
                 return False
-            counts = queue.counts()  # another leader may have been in here meanwhile
+            counts = queue.counts()  # another leader may have enqueued runs meanwhile
             added = counts.waiting <= self._window // 2 and self._advance(self._window - counts.waiting)
         self._seen = queue.counts()
         return added
 
     def raise_if_all_fail(self) -> None:
-        """Raise StudyError where not one training ended well: all others would end in the same way.
+        """Raise StudyError if no training completed: all others would fail in the same way.
 
-        That is known when the baseline is over, or as many trainings as the smallest baseline has, or all.
+        That is known after the baseline, after as many trainings as the smallest baseline has, or after all.
         """
         records = self._finished()
         if len(records) < _sure_after(self._phases.values()) or (reason := common_failure(records)) is None:
             return
         raise StudyError(
             f"all {len(records)} trainings ended without a result: {reason}\n"
-            "Mend the cause and run the same command: it begins anew"
+            "Fix the cause and run the same command, which starts from scratch"
         )
 
     def candidate(self) -> Candidate:
-        """The candidate: as decided before if its runs are under way, else from what there is now."""
+        """The candidate: as decided before if its runs have begun, else from the present records."""
         kept = self._store.attribute("candidate")
         if kept is not None and kept.get("fixed"):
             return Candidate.from_dict(kept)
@@ -166,12 +166,12 @@ class Schedule:
         return decided
 
     def _recommended(self) -> Architecture | None:
-        """The recommendation from screen and exploration; None where there are too few trainings, or nothing fits."""
+        """The recommendation from screen and exploration; None if there are too few trainings, or nothing fits."""
         bench = self._bench
         screened = [
             replace(record, parameters=parameters)
             for record in self._queue.finished("screen").values()
-            if (parameters := self._as_sampled(record)) is not None
+            if (parameters := self._sampled_parameters(record)) is not None
         ]
 
         def build(chosen: Mapping[str, str]) -> Architecture:
@@ -195,7 +195,7 @@ class Schedule:
             return True
         if not self._all_done(opened):
             return False
-        self._teach_sampler()
+        self._copy_screen()
         if self._queue.enqueue(self._slots, most):
             return True
         if not self._all_done(self._slots):
@@ -229,11 +229,11 @@ class Schedule:
         return runs
 
     def _leading(self) -> list[str]:
-        """The first factors of the screen, the one with the largest estimate first."""
+        """The factors of the screen with the largest estimates, largest first."""
         kept = self._store.attribute("top_ranked")
         if kept is None:
             screen = list(self._queue.finished("screen").values())
-            kept = leading_factors(screen, self._bench.contrast, TOP_ALONE)
+            kept = leading_factors(screen, self._bench.contrast, TOP_SINGLE)
             self._store.keep("top_ranked", kept)
         return [str(name) for name in kept]
 
@@ -249,7 +249,7 @@ class Schedule:
                 return False
         return True
 
-    def _teach_sampler(self) -> None:
+    def _copy_screen(self) -> None:
         """Add the screen's runs to the search's study, so that the sampler starts from them."""
         if self._taught:
             return
@@ -261,7 +261,7 @@ class Schedule:
         screened = self._store.study("screen").get_trials(deepcopy=False)
         pictures = {t.user_attrs["key"]: artifacts_of(t) for t in screened if "record" in t.user_attrs}
         for key, record in self._queue.finished("screen").items():
-            parameters = self._as_sampled(record)
+            parameters = self._sampled_parameters(record)
             if key in known or parameters is None or record.accuracy is None:
                 continue
             architecture = Architecture.from_dict(record.architecture)
@@ -290,8 +290,8 @@ class Schedule:
             study.add_trials(copies)
         self._taught = True
 
-    def _as_sampled(self, record: TrialRecord) -> dict[str, str] | None:
-        """The screen's parameters in the words of the search space; None where it cannot say them."""
+    def _sampled_parameters(self, record: TrialRecord) -> dict[str, str] | None:
+        """The screen's parameters as labels of the search space; None if it has no such labels."""
         activation = {site.name: site.activation for site in self._bench.sites}
         found = self._bench.space.variants.labels_of(self._bench.spec)
         for name, labels in self._bench.space.site_parameters(self._bench.sites).items():
@@ -308,7 +308,7 @@ class Schedule:
 
 
 def void_failed_results(store: RunStore, phases: Iterable[Phase]) -> None:
-    """Where no training of the study ended well, let their results count no longer."""
+    """Void the results of a study in which all trainings failed."""
     void = store.void()
     failed = {
         trial_id(trial): TrialRecord.from_dict(trial.user_attrs["record"])
@@ -321,15 +321,15 @@ def void_failed_results(store: RunStore, phases: Iterable[Phase]) -> None:
 
 
 def _sure_after(phases: Iterable[Phase]) -> int:
-    """Failed trainings after which no other is tried: the baseline, or as many, where there are so many."""
+    """Failed trainings after which the study is stopped: as many as the baseline has, or all if they are fewer."""
     counts = {phase.name: phase.count for phase in phases}
     return counts.get("baseline", 0) or min(SMALLEST_BASELINE, sum(counts.values()))
 
 
 def common_failure(records: Sequence[TrialRecord]) -> str | None:
-    """Why not one of `records` is complete, each reason once; None where one is, or there are none.
+    """Return why none of `records` is complete, each reason once; None if one is, or if there are none.
 
-    Reasons that differ only in numbers are one.
+    Reasons that differ only in their numbers count as one.
     """
     if not records or any(record.state not in ("failed", "diverged") for record in records):
         return None

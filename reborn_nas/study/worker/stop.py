@@ -28,21 +28,21 @@ __all__ = [
 ]
 
 NOTICE = 20.0
-"""Seconds between a termination signal and the end: less than the 30 s that Slurm and Kubernetes leave."""
+"""Seconds from a termination signal to the end: less than the 30 s that Slurm and Kubernetes grant."""
 
 SAME = 1.0
 """Seconds within which two termination signals are one: a batch system signals every process of a job."""
 
 
 class Stopper:
-    """Turns signals into a wish to stop: the first lets the epoch end, the second interrupts the training at once.
+    """Turns signals into a request to stop: the first lets the epoch end, the second interrupts the training at once.
 
-    After a termination signal the second one comes by itself, `NOTICE` seconds later; after Ctrl-C it is the user's,
-    who knows how long an epoch takes. A write to the storage goes on.
+    After a termination signal the second follows automatically, `NOTICE` seconds later; after Ctrl-C the user decides,
+    knowing how long an epoch takes. A write to the storage is always completed.
 
     Args:
-        timeout: seconds from now after which nothing goes on, or None.
-        parent: process without which nothing goes on, or None. That process alone reads the keyboard and the clock.
+        timeout: seconds from now after which to stop, or None.
+        parent: process whose end stops this one, or None. Only the parent handles the keyboard and the time limit.
         notice: as `NOTICE`.
     """
 
@@ -51,13 +51,13 @@ class Stopper:
     ) -> None:
         self.interrupted = False
         self.terminated = False
-        """Whether it was a termination signal, so that the time is short."""
+        """Whether it was a termination signal, which leaves little time."""
         self.at_once = False
         """Whether a second signal came."""
         self.spent = False
-        """Whether the device hours are used up; the engine says so."""
-        self.struck = False
-        """Whether a training was interrupted, which its code may have caught."""
+        """Whether the device hours are used up; set by the worker."""
+        self.training_interrupted = False
+        """Whether a training was interrupted; its code may have caught that."""
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._parent = parent
         self._notice = notice
@@ -83,10 +83,10 @@ class Stopper:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Inside, the second signal raises KeyboardInterrupt."""
+        """Let the second signal raise KeyboardInterrupt inside the context."""
         if self.interrupted:
             raise KeyboardInterrupt
-        self._in_training, self.struck = True, False
+        self._in_training, self.training_interrupted = True, False
         try:
             yield
         finally:
@@ -116,7 +116,7 @@ class Stopper:
                 self._alarm.daemon = True
                 self._alarm.start()
             elif self._parent is None:
-                _say(
+                _print(
                     "\nending with the epoch under way, whose state is kept; Ctrl-C once more ends at once\n"
                 )
             if not is_waiting():
@@ -125,13 +125,13 @@ class Stopper:
             return
         else:
             self.at_once = True
-        self.struck = self._in_training
+        self.training_interrupted = self._in_training
         self._in_training = False
         raise KeyboardInterrupt
 
 
-def _say(text: str) -> None:
-    """On stderr, from within a signal handler: past Python's buffers, which may be in use."""
+def _print(text: str) -> None:
+    """Print to stderr from a signal handler, bypassing Python's buffers, which may be in use."""
     try:
         os.write(2, text.encode())
     except OSError:
@@ -141,13 +141,13 @@ def _say(text: str) -> None:
 _log = logging.getLogger(__name__)
 
 SHORTEST, TIMES = 900.0, 30.0
-"""A training hangs that finishes no epoch for so many seconds, or for so many times the longest epoch."""
+"""A training hangs if no epoch ends for so many seconds, or for so many times the longest epoch."""
 
 GRACE = 20.0
 """Seconds that a training has to end after it was interrupted, before its process ends."""
 
 EXIT_CODE = 75
-"""Of a process that could not be interrupted: sysexits.h's "temporary failure"; whoever supervises starts another."""
+"""Exit code of a process that could not be interrupted (sysexits.h: temporary failure); a supervisor restarts it."""
 
 
 class HungError(TrainingError):
@@ -158,7 +158,7 @@ class Pace:
     """How long an epoch may take in this process before the training counts as hanging.
 
     Args:
-        config: `hang_after` where it was given.
+        config: `hang_after` if given.
         phases: the plan, with its estimated seconds.
         epochs: of a training.
     """
@@ -169,7 +169,7 @@ class Pace:
         self._longest = max(estimates, default=0.0) * config.processes / max(1, epochs)
 
     def epoch(self, seconds: float) -> None:
-        """An epoch took so long."""
+        """Record the duration of an epoch."""
         self._longest = max(self._longest, seconds)
 
     def limit(self) -> float | None:
@@ -180,15 +180,15 @@ class Pace:
 
 
 class Watchdog:
-    """Watches one training from a thread of its own.
+    """Watches one training from a separate thread.
 
-    A training that finished no epoch for `limit` seconds is interrupted by a signal, which ends whatever runs
-    Python. One that is still there `grace` seconds later hangs in native code: then `on_hang` is called and
-    the process ends, where it may.
+    A training that finished no epoch for `limit` seconds is interrupted by a signal, which ends any Python code. One
+    that still runs `grace` seconds later hangs in native code: `on_hang` is then called, and the process is ended if it
+    may be.
 
     Args:
-        limit: seconds without an epoch, asked anew at every look, or None for none.
-        on_hang: tells the result before the process ends; None where the process is not to be ended.
+        limit: seconds without an epoch, asked for at every check; None for no limit.
+        on_hang: stores the result before the process ends; None if the process must not be ended.
         grace: as `GRACE`.
         leave: ends the process.
     """
@@ -200,18 +200,18 @@ class Watchdog:
         grace: float | None = None,
         leave: Callable[[int], Any] = os._exit,
     ) -> None:
-        self._limit, self._last_words, self._leave = limit, on_hang, leave
+        self._limit, self._on_hang, self._leave = limit, on_hang, leave
         self._grace = GRACE if grace is None else grace
         self._moved = time.monotonic()
         self._over = threading.Event()
         self._watching = False
         self._reason = ""
         self._before: Any = None
-        self.struck = ""
-        """Why the training was interrupted, which its code may have caught."""
+        self.training_interrupted = ""
+        """Why the training was interrupted; its code may have caught that."""
 
     def moved(self) -> float:
-        """An epoch has ended; the seconds that it took."""
+        """Record the end of an epoch, and return its seconds."""
         before, self._moved = self._moved, time.monotonic()
         return self._moved - before
 
@@ -235,14 +235,16 @@ class Watchdog:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self._watching and self._reason:
             self._watching = False
-            self.struck = self._reason
+            self.training_interrupted = self._reason
             raise HungError(self._reason)
 
     def _watch(self) -> None:
         while not self._over.wait(self._pause()):
             main = threading.main_thread().ident
             if is_pausing(main) or is_asking(main):
-                self._moved = time.monotonic()  # the disk or the storage is to blame, and both are waited for
+                self._moved = (
+                    time.monotonic()
+                )  # the disk or the storage is the cause, and both are waited for
             limit = self._limit()
             if limit is None or time.monotonic() - self._moved <= limit:
                 continue
@@ -251,16 +253,16 @@ class Watchdog:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
             if self._over.wait(self._grace):
                 return
-            if self._last_words is None:
+            if self._on_hang is None:
                 _log.error(
                     "%s; it hangs in native code, such as a driver without an answer, and cannot be interrupted; end "
-                    "this process (`kill -9 %d`), and the same command goes on",
+                    "this process (`kill -9 %d`), and run the same command to continue",
                     self._reason,
                     os.getpid(),
                 )
             else:
                 try:
-                    self._last_words(self._reason + " (the process could not be interrupted and was ended)")
+                    self._on_hang(self._reason + " (the process could not be interrupted and was ended)")
                 finally:
                     self._leave(EXIT_CODE)
             return

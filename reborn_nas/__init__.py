@@ -65,7 +65,7 @@ _LAZY = {
 
 _ROOMS = ("activations", "analysis", "api", "architecture", "backbone", "data", "errors", "models", "space", "study",
           "training")  # fmt: skip
-"""Rooms that are attributes of the package without an import of their own."""
+"""Rooms that are attributes of the package without being imported."""
 
 __all__ = [
     "AdditiveSampler",

@@ -9,17 +9,37 @@ from __future__ import annotations
 
 import argparse
 import ast
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import tokenize
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parents[1] / "reborn_nas"
+
+FOREIGN = {
+    r"told": "reported, logged, printed",
+    r"(?:said|says)(?!:)": "states, reports, logs, prints",
+    r"heard": "received",
+    r"anew|afresh": "again, from scratch",
+    r"(?:go|goes|went) on": "continue, resume",
+    r"(?<!there )(?:is|are) no (?!longer|more)": "is not a",
+    r"of (?:its|their|his|one's) own": "its own …, separate",
+    r"by (?:itself|themselves)": "alone, automatically",
+    r"besides?": "next to, in addition to",
+    r"to be had": "available",
+    r"strangers?": "third-party",
+    r"census|ledger": "table, list",
+}
+"""Words in which neither Optuna nor timm would write, as regular expressions → what they would write."""
 
 
 @cache
@@ -128,6 +148,32 @@ def measured() -> dict[str, tuple[int, str]]:
     }
 
 
+def prose(module: str) -> Iterator[tuple[int, str]]:
+    """First line and text of each docstring and each comment of a module."""
+    for node in ast.walk(tree(module)):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
+            yield node.lineno, " ".join(node.value.value.split())
+    with io.StringIO(sources()[module].read_text(encoding="utf-8")) as stream:
+        for token in tokenize.generate_tokens(stream.readline):
+            if token.type == tokenize.COMMENT:
+                yield token.start[0], token.string
+
+
+def foreign_words(module: str, allowed: Iterable[str] = ()) -> list[str]:
+    """The words of `FOREIGN` in the docstrings and comments of a module, each with its line and replacement."""
+    words = {word: better for word, better in FOREIGN.items() if word not in allowed}
+    return [
+        f"{module}:{line}: {found[0]!r}: write {better}"
+        for line, text in prose(module)
+        for word, better in words.items()
+        for found in re.finditer(rf"\b(?:{word})(?!\w)", text, re.IGNORECASE)
+    ]
+
+
 def entered() -> dict[str, Any]:
     """The functions that run until the first training of a small search is finished (`tests/entered.py`)."""
     with tempfile.TemporaryDirectory() as folder:
@@ -186,6 +232,8 @@ def main() -> None:
     for room in sorted({name.split(".")[1] for name in graph()}):
         if (length := len(chain(room))) > 1:
             print(f"longest chain of imports in {room}: {length}")
+    foreign = Counter(".".join(name.split(".")[1:3]) for name in sources() for _ in foreign_words(name))
+    print("words foreign to the field:", ", ".join(f"{room} {n}" for room, n in foreign.most_common()))
     found = entered()
     files, path = ({name for name, _ in found[key]} for key in ("entered", "path"))
     print(

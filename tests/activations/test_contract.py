@@ -53,7 +53,7 @@ def test_shape_and_channel_promise(case: Case) -> None:
 
 
 @over(ALL)
-def test_a_train_step_reaches_every_parameter_and_leaves_the_input_alone(case: Case) -> None:
+def test_a_train_step_changes_every_parameter_and_not_the_input(case: Case) -> None:
     module, x = case.build(), case.input().requires_grad_()
     before = x.detach().clone()
     y = module(x)

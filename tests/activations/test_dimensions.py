@@ -49,9 +49,9 @@ def test_a_volume_by_hand() -> None:
     kernel = torch.arange(27.0).reshape(3, 3, 3)
     block = one_channel("ncdhw", kernel, (1.0, 3.0))
     x = torch.zeros(1, 1, 3, 3, 3)
-    x[0, 0, 1, 1, 1] = -2.0  # stamps −2 times the kernel onto the whole cube, three of which are taken
+    x[0, 0, 1, 1, 1] = -2.0  # stamps −2 times the kernel onto the entire cube, three of which are taken
     torch.testing.assert_close(block(x)[0, 0], -6.0 * kernel)
-    x[0, 0, 1, 1, 1], x[0, 0, 0, 2, 1] = 0.0, 5.0  # a positive value passes by itself
+    x[0, 0, 1, 1, 1], x[0, 0, 0, 2, 1] = 0.0, 5.0  # a positive value passes unchanged
     torch.testing.assert_close(block(x), x)
 
 
@@ -145,7 +145,7 @@ def test_a_network_of_the_dimension_folds_its_norms(layout: str) -> None:
 
 @BOTH
 def test_the_kernels_take_maps_of_every_dimension(layout: str) -> None:
-    """On a GPU the fused kernels work on memory alone; here the point-wise operations serve."""
+    """On a GPU the fused kernels only use memory order; here pointwise operations are used."""
     x = torch.randn(2, 6, *SIZES[layout])
     assert is_dense(x)
     assert is_dense(x.movedim(1, -1))

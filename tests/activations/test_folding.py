@@ -1,4 +1,4 @@
-"""Folding whole networks: same function, blocks gone, the original untouched, train mode refused."""
+"""Folding entire networks: same function, no blocks left, the original unchanged, train mode refused."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_folding_draws_no_random_numbers_and_keeps_the_dtype(net: nn.Module) -> 
     assert {p.dtype for p in folded.parameters()} == {torch.float16}
 
 
-def test_another_ones_fuse_is_left_alone() -> None:
+def test_the_fuse_of_other_modules_is_not_called() -> None:
     class Foreign(nn.Module):
         def fuse(self) -> nn.Module:
             raise AssertionError("not ours to call")

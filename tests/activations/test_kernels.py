@@ -105,7 +105,7 @@ def test_phases_by_hand() -> None:
 
 
 def test_who_may_be_fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU nobody; a kernel that does not work on a device is said once and never used there."""
+    """Not on the CPU; a kernel that does not work on a device is reported once and never used there."""
     assert not phases._fusible(torch.zeros(2))
     assert not phases._fusible(torch.zeros(2, device="meta"))
     phases.kernels_work.cache_clear()

@@ -68,7 +68,7 @@ class Shared(Base):
 
 
 class Branching(Base):
-    """Cannot be traced as a whole; `later` can on its own."""
+    """Cannot be traced, but its `later` can."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.conv(x))
@@ -167,7 +167,7 @@ def test_grouped_strided_and_dilated_convolutions() -> None:
     ("name", "left"),
     [("resnet18", 0), ("mobilenetv3_small_050", 0), ("regnetx_002", 0), ("convnext_atto", 0)],
 )
-def test_timm_networks_fold_whole(name: str, left: int) -> None:
+def test_timm_networks_fold_completely(name: str, left: int) -> None:
     torch.manual_seed(0)
     model = settled(timm.create_model(name, num_classes=5).double())
     x = images(2, 3, 64, 64)

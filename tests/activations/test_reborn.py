@@ -1,4 +1,4 @@
-"""The reborn block against a second computation written from the paper's Eq. 2 alone, in float64."""
+"""The reborn block against a second implementation of the paper's Eq. 2, in float64."""
 
 from __future__ import annotations
 

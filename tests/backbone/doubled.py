@@ -225,7 +225,7 @@ class Attention(nn.Module):
 
 
 class OwnConv(nn.Conv2d):
-    """A grouped convolution with a forward of its own."""
+    """A grouped convolution with its own forward."""
 
     def forward(self, input: Tensor) -> Tensor:
         return F.conv2d(input, self.weight, self.bias, groups=self.groups)

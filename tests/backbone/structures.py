@@ -79,7 +79,7 @@ class ResUNet3d(nn.Module):
 
 
 class Causal(nn.Module):
-    """A dilated convolution that sees the past alone, with normalised weights."""
+    """A dilated convolution that reads only the past, with normalised weights."""
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class Crnn(nn.Module):
 
 
 class Keypoints(nn.Module):
-    """Heat maps and offsets in a dict, each from a head of its own; stages feed each other."""
+    """Heat maps and offsets in a dict, each from a separate head; stages feed each other."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ class Pose(NamedTuple):
 
 
 class Records(nn.Module):
-    """Named tuples inside, a dataclass outside, an option by keyword alone."""
+    """Named tuples inside, a dataclass outside, a keyword-only option."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -242,7 +242,7 @@ class Records(nn.Module):
 
 
 class Separable3d(nn.Module):
-    """Videos (B, T, C, H, W): each frame by itself, then time; channels last in between, as in ConvNeXt."""
+    """Videos (B, T, C, H, W): each frame separately, then time; channels last in between, as in ConvNeXt."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -258,7 +258,7 @@ class Separable3d(nn.Module):
 
 
 class Refinement(nn.Module):
-    """A flow between two images that starts at zero and is refined twice: at first its encoder sees constants alone."""
+    """A flow between two images that starts at zero and is refined twice: at first its encoder sees only constants."""
 
     def __init__(self) -> None:
         super().__init__()

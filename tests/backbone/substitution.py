@@ -53,12 +53,12 @@ class Substitution(TorchFunctionMode):
 
 
 def slopes_of(found: Discovery) -> dict[str, float]:
-    """A slope of its own for each site."""
+    """A unique slope for each site."""
     return {site.name: round(0.02 + 0.001 * site.index, 4) for site in found.sites}
 
 
 def substituted(model: nn.Module, found: Discovery, inputs: tuple[Tensor, ...]) -> Any:
-    """The output of `model`, in its mode, with each site's activation a leaky ReLU of its own slope."""
+    """The output of `model`, in its mode, with each site's activation a leaky ReLU with a unique slope."""
     run = found.train_trace if model.training else found.eval_trace
     assert run is not None
     ordinals, number = {}, 0

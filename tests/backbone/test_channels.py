@@ -56,7 +56,7 @@ def test_groups_that_grow_unequally(groups: int) -> None:
 
 
 class Joint(nn.Module):
-    """Two activations whose sum, or concatenation, goes on."""
+    """Two activations whose sum, or concatenation, is read."""
 
     def __init__(self, join: Callable[[Tensor, Tensor], Tensor], width: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ def test_an_activation_behind_a_doubled_one_gets_more_channels() -> None:
 
 
 class Auxiliary(nn.Module):
-    """A head that runs in train mode alone reads the same map."""
+    """A head that runs only in train mode reads the same map."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Auxiliary(nn.Module):
 
 
 class Torn(Auxiliary):
-    """A norm that is an identity branch in train mode alone."""
+    """A norm that is an identity branch only in train mode."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -60,7 +60,7 @@ class TestWaysOfWriting:
         assert torch.equal(new.eval()(x), network.eval()(x))
         assert list(new.state_dict()) == list(network.state_dict())
 
-    def test_each_site_alone(self, network: nn.Module) -> None:
+    def test_each_single_site(self, network: nn.Module) -> None:
         found = discover(network, SIZE)
         x = torch.randn(2, *SIZE)
         for site in found.sites:
@@ -254,7 +254,7 @@ class TestNothingElseBreaks:
         assert isinstance(model.layer1[0], type(model.layer2[0]).__mro__[1])
         assert repr(type(model.layer1[0])) == "<class 'torchvision.models.resnet.BasicBlock'>"
 
-    def test_saves_whole(self, model: nn.Module) -> None:
+    def test_the_entire_model_can_be_saved(self, model: nn.Module) -> None:
         buffer = io.BytesIO()
         torch.save(model, buffer)
         buffer.seek(0)
@@ -301,7 +301,7 @@ class TestNothingElseBreaks:
 
 
 class TestPlan:
-    def test_round_trips_and_leaves_the_model_alone(self) -> None:
+    def test_round_trips_and_does_not_change_the_model(self) -> None:
         model = OneRelu()
         before = copy.deepcopy(model.state_dict())
         steps = plan(model, Architecture("x", {"relu@1": "crelu", "relu@2": "reborn"}), SIZE)

@@ -1,4 +1,4 @@
-"""Activations that a forward writes out are listed, by what they compute; gates and decoders are told apart."""
+"""Activations written out in a forward are found by what they compute, and distinguished from gates and decoders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIZE = (3, 16, 16)
 
 
 class Rectified(torch.autograd.Function):
-    """ReLU with a backward of its own."""
+    """ReLU with its own backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ def test_what_is_no_tensor_stays_and_labels_stay_labels() -> None:
     assert set(grown[1]["mask"].unique().tolist()) == {0, 1, 2}
 
 
-def test_one_image_without_a_batch_has_another_size_alone() -> None:
+def test_one_image_without_a_batch_can_only_change_its_size() -> None:
     assert images_in(FLAT, image(3, 8, 8)) == 1
     assert shapes(resized(FLAT, image(3, 8, 8), images=0)) == [(3, 16, 16)]
     with pytest.raises(ConversionError, match="without a batch dimension"):

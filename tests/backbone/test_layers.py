@@ -31,7 +31,7 @@ class CentredConv2d(nn.Conv2d):
 
 
 class WideCentredConv2d(CentredConv2d):
-    """The same behind doubled channels: the old inputs' weights alone are centred."""
+    """The same after doubled channels: only the weights of the old inputs are centred."""
 
     order: Tensor
     true: int
@@ -63,7 +63,7 @@ class CentredLayer(Layer):
 
 
 class ShiftedGroupNorm(nn.GroupNorm):
-    """A group norm with a channel parameter of its own; the statistics of a group mix its channels."""
+    """A group norm with a channel parameter; the statistics of a group mix its channels."""
 
     def __init__(self, groups: int, channels: int) -> None:
         super().__init__(groups, channels)
@@ -74,7 +74,7 @@ class ShiftedGroupNorm(nn.GroupNorm):
 
 
 class ShiftedLayer(Layer):
-    """`shifted`: the extra channels are normalised in as many groups of their own."""
+    """`shifted`: the extra channels are normalised in as many separate groups."""
 
     classes = (ShiftedGroupNorm,)
     actions: Mapping[str, Action] = {"shifted": Action("copies", ("num_channels",))}
@@ -164,7 +164,7 @@ def test_what_is_registered_twice_is_refused(registered: None) -> None:
         register(other())
 
 
-def test_a_plan_with_an_action_that_nobody_registered_says_so() -> None:
+def test_a_plan_with_an_unregistered_action_is_refused() -> None:
     data = WidenStep("consume", "mix", ("weight",), 1, 1, registry.ChannelMap.identity(4)).to_dict()
     with pytest.raises(
         ConversionError, match=r"one of consume, .*'centred'; a layer of your own must be registered"

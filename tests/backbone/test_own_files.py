@@ -133,7 +133,7 @@ class TestNames:
             build(spec)
         assert resolve("pack.net:make", input_size=SIZE).source_digest != spec.source_digest
 
-    def test_a_digest_of_the_file_alone_still_fits(self, here: Path) -> None:
+    def test_a_digest_of_only_the_file_is_still_accepted(self, here: Path) -> None:
         (here / "neighbour.py").write_text("WIDTH = 4\n")
         (here / "net.py").write_text("import neighbour\ndef make():\n    return neighbour.WIDTH\n")
         alone = subprocess.run(["sha256sum", "net.py"], capture_output=True, text=True, check=True).stdout[

@@ -257,7 +257,7 @@ class Behind(Net):
 
 
 class Halves(Net):
-    """A half is activated in place, and nobody reads the whole again."""
+    """Half of a map is activated in place, and the entire map is not read again."""
 
     def forward(self, x: Tensor) -> Tensor:
         a = self.c1(x)
@@ -271,7 +271,7 @@ def slopes(x: Tensor, slope: float) -> Tensor:
 
 
 def half_sloped(a: Tensor) -> Tensor:
-    """The activation of the tests on the first four channels alone."""
+    """The activation of the tests on the first four channels only."""
     return torch.cat([slopes(a[:, :4], 0.3), a[:, 4:]], 1)
 
 
@@ -571,7 +571,7 @@ def own(path: Path, source: str) -> nn.Module:
 
 
 def test_a_proof_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It holds for the same source, wherever that lies; anything else is proved anew."""
+    """It is valid for the same source in any folder; anything else is proved again."""
     source = FILE.replace("HALF", "0.5")
     model = own(tmp_path / "net.py", source)
     record = json.loads(json.dumps(proof_record(model, found := discover(model, SIZE))))

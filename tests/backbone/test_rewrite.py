@@ -48,7 +48,7 @@ class TestText:
         assert found.count("\n") == inspect.getsource(zoo.Helper._features).count("\n")
         assert type(new).forward is zoo.Helper.forward
 
-    def test_one_site_alone(self) -> None:
+    def test_a_single_site(self) -> None:
         text = forward_of(convert(zoo.OneRelu(), {"relu@1": "gelu"}, SIZE))
         assert text.count("self.relu(") == 2
         assert "y = self.relu_at1(self.bn2(self.conv2(x)))" in text
@@ -151,7 +151,7 @@ class Straight(Base):
 
 
 class Stepwise(zoo.Base):
-    """One line that runs twice behind layers of their own, without a loop around it."""
+    """One line that runs twice after different layers, without a loop around it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -252,7 +252,7 @@ class TestFeatures:
 
 
 class Dropped(zoo.Base):
-    """An in-place module whose result nobody takes."""
+    """An in-place module whose result is not used."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -231,7 +231,7 @@ def test_blocks() -> None:
     assert found["features.3.conv.0.2"] == "features.3"
 
 
-def test_evonorm_and_thresholded_norms_are_said_to_be_no_sites() -> None:
+def test_evonorm_and_thresholded_norms_are_listed_as_non_sites() -> None:
     for layer, word in ((timm.layers.EvoNorm2dS0, "EvoNorm"), (timm.layers.FilterResponseNormTlu2d, "FRN")):
         model = nn.Sequential(nn.Conv2d(3, 32, 1), layer(32), nn.Conv2d(32, 3, 1))
         assert find_sites(model, (3, 8, 8)) == ()
@@ -353,7 +353,7 @@ def test_what_is_no_network_is_refused_in_words() -> None:
 
 
 class Elsewhere(nn.Module):
-    """Its forward is no method, as in a compiled extension: the innermost Python frame of its own is the tracer's."""
+    """Its forward is not a Python method, as in a compiled extension: its innermost Python frame is the tracer's."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -151,7 +151,7 @@ class TestStem:
 
 
 class TestBuild:
-    def test_a_seed_decides_and_leaves_the_global_generator_alone(self) -> None:
+    def test_a_seed_decides_and_does_not_change_the_global_generator(self) -> None:
         spec = resolve("resnet18", input_size=(3, 32, 32), num_classes=5)
         torch.manual_seed(11)
         state = torch.get_rng_state()

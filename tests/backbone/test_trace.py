@@ -24,7 +24,7 @@ def image(*shape: int) -> Tensor:
 
 
 def text_at(span: CallSpan | None) -> str:
-    """The source text of a span, read by itself."""
+    """The source text of a span."""
     assert span is not None
     lines = [linecache.getline(span.filename, line) for line in range(span.line, span.end_line + 1)]
     lines[-1] = lines[-1][: span.end_column]

@@ -18,7 +18,7 @@ def test_parameters_are_those_with_a_choice() -> None:
     assert not is_argument("layer1.0.act1")
 
 
-def test_the_parent_has_the_first_value_of_what_nobody_sets() -> None:
+def test_the_parent_has_the_first_value_of_unset_arguments() -> None:
     assert VARIANTS.settle({"width": 0.5, "other": 3}) == {
         "width": 0.5, "norm": False, "kind": "plain", "other": 3,
     }  # fmt: skip

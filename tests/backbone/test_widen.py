@@ -47,7 +47,7 @@ def test_depthwise_becomes_one_group_a_channel() -> None:
     assert conv.groups == 8
 
 
-def test_norms_start_afresh_on_the_extra_channels() -> None:
+def test_norms_are_initialised_on_the_extra_channels() -> None:
     model = randomise(seq(nn.BatchNorm2d(8), nn.Conv2d(8, 6, 1))).eval()
     old = model[2]
     found = found_in(model)
@@ -59,7 +59,7 @@ def test_norms_start_afresh_on_the_extra_channels() -> None:
 
 
 @pytest.mark.parametrize("name", ["identity branch", "identity branch of timm"])
-def test_an_identity_branch_normalises_the_original_channels_alone(name: str) -> None:
+def test_an_identity_branch_normalises_only_the_original_channels(name: str) -> None:
     model = randomise(WIDENABLE[name]()).train()
     found, a, b = found_in(model), torch.randn(2, 8, 6, 6), torch.randn(2, 8, 6, 6)
     want = copy.deepcopy(model.norm)
@@ -82,7 +82,7 @@ def test_flattened_columns_lie_together() -> None:
 
 @pytest.mark.parametrize("kind", [ScaledStdConv2d, StdConv2dSame])
 @pytest.mark.parametrize("groups", [1, 4])
-def test_weight_standardisation_sees_the_old_weights_alone(kind: type[nn.Module], groups: int) -> None:
+def test_weight_standardisation_sees_only_the_old_weights(kind: type[nn.Module], groups: int) -> None:
     torch.manual_seed(1)
     model = seq(kind(8, 12, 3, groups=groups)).eval()
     found, x = found_in(model), torch.randn(2, 3, 12, 10)

@@ -112,7 +112,7 @@ def test_the_runs_candidate_is_trained_again(capsys: pytest.CaptureFixture[str])
         assert torch.equal(model(example["input"]), example["logits"])
 
 
-def test_a_larger_total_adds_a_whole_design_and_repeats_nothing() -> None:
+def test_a_larger_total_adds_a_complete_design_and_repeats_nothing() -> None:
     before = {record.key: record for record in load_records(RUN)}
     assert main(["search", "--epochs", "1", "--trials", "96", "--yes"]) == 0
     after = {record.key: record for record in load_records(RUN)}

@@ -34,7 +34,7 @@ def test_names_that_are_no_text_are_written_too() -> None:
     assert raw.getvalue() == b"runs/?"
 
 
-def test_a_stream_without_an_encoding_is_left_alone() -> None:
+def test_a_stream_without_an_encoding_is_not_changed() -> None:
     stream = io.StringIO()
     write_anything(stream)
     print("−", end="", file=stream)

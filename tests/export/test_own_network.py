@@ -1,4 +1,4 @@
-"""The export of a network of one's own training: rebuilt in a fresh process, equal to the bit."""
+"""The export of a network of the user's own training: rebuilt in a new process, bit-identical."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who exports a network is told whether it beats its parent, and how to have that instead."""
+"""An export reports whether the network beats its parent, and how to export the parent instead."""
 
 from __future__ import annotations
 

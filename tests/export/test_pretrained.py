@@ -119,7 +119,7 @@ def test_other_classes_and_channels_from_the_command_to_the_export(
         assert not torch.allclose(other.forward_features(x), parent.forward_features(x), atol=1e-2)
 
 
-def test_what_is_not_published_is_said(caches: Path) -> None:
+def test_missing_published_weights_are_reported(caches: Path) -> None:
     spec = resolve("resnet10t", input_size=(3, 64, 64), num_classes=1000, stem="original")
     with pytest.raises(
         ConfigError, match=r"resnet10t.*pretrained weights \(they need a network or a filled cache\)"

@@ -1,4 +1,4 @@
-"""The folder of an export is there whole at every moment."""
+"""The folder of an export is complete at every moment."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_each_site_takes_the_first_activation_that_it_admits() -> None:
     assert chosen["layer1.0.act2"].options["compression"] == "1x1"
 
 
-def test_rows_on_maps_leave_fully_connected_layers_alone() -> None:
+def test_rows_on_maps_do_not_change_fully_connected_layers() -> None:
     model = timm.create_model("convnet8")
     sites = rn.find_sites(model, (3, 32, 32))
     spec = rn.BackboneSpec("convnet8")

@@ -1,4 +1,4 @@
-"""The paper's numbers in the files: whole, consistent from table to table, and what its text says of them."""
+"""The paper's numbers in the files: complete, consistent between tables, and the text's claims about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb from end to end on scikit-learn's digits: plan, run, go on, figures, absent data, bad words."""
+"""The verb from end to end on scikit-learn's digits: plan, run, resume, figures, missing data, bad arguments."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_run_again_and_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(rows) == 4
     assert rows["torch"].notna().all()
     assert "host" not in rows
-    assert rows["driver"].isna().all()  # of an accelerator alone
+    assert rows["driver"].isna().all()  # only of an accelerator
     text = Path("runs/replicate/mine.md").read_text(encoding="utf-8")
     assert "| tiny | digits | ReLU | 90.00 |" in text
     assert main(["status", str(folder_of("runs/replicate"))]) == 0

@@ -1,4 +1,4 @@
-"""The files of a report: whole, self-contained, safe."""
+"""The files of a report: complete, self-contained, safe."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole report of a made-up run of five sites."""
+    """A complete report of an invented run of five sites."""
     return build_report(fabricate.view(5), tmp_path_factory.mktemp("report")).parent
 
 
@@ -101,7 +101,7 @@ def test_tables_lie_beside_it_as_csv_in_full(folder: Path) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without PNGs, which take most of the time and have tests of their own."""
+    """Without PNGs, which take most of the time and have their own tests."""
     monkeypatch.setattr(painting, "png", lambda drawing: b"png")
 
 

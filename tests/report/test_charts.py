@@ -35,7 +35,7 @@ def test_ticks_are_round_and_inside() -> None:
     assert [tick_text(v, [0, 0.25, 0.5]) for v in (0.25, -0.5)] == ["0.25", "−0.50"]
 
 
-def test_large_ticks_can_be_told_apart() -> None:
+def test_large_ticks_are_distinct() -> None:
     marks = ticks(21.30e6, 21.37e6, 4)
     labels = [count_text(mark, marks) for mark in marks]
     assert labels == ["21.30 M", "21.32 M", "21.34 M", "21.36 M"]

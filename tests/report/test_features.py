@@ -140,7 +140,7 @@ def test_the_report_shows_them(tmp_path: Path) -> None:
 
 
 def test_a_run_s_kept_weights_are_enough(tmp_path: Path) -> None:
-    """Parent and candidate of a real backbone, from their files alone."""
+    """Parent and candidate of a real backbone, only from their files."""
     from safetensors.torch import save_file
 
     from reborn_nas.architecture import Architecture, BackboneSpec

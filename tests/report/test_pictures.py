@@ -47,7 +47,7 @@ def test_the_curve_s_points_lie_where_the_numbers_say() -> None:
     assert "100.0 %" in drawing.alt
 
 
-def test_no_curve_or_an_odd_one_draws_the_architecture_alone() -> None:
+def test_without_a_valid_curve_only_the_architecture_is_drawn() -> None:
     for curve in ([], [{"epoch": "1"}], [{"epoch": "x", "validation_accuracy": ""}]):
         assert set(trial_pictures(record(), fabricate.sites(5), curve)) == {"architecture.svg"}
 

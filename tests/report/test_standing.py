@@ -1,4 +1,4 @@
-"""Three networks, three words: each said with what it is, none where there is none."""
+"""Three networks, three words: each is described, missing ones are not."""
 
 from __future__ import annotations
 

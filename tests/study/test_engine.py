@@ -94,7 +94,7 @@ def test_the_candidate_has_level_one_where_the_screen_saw_a_gain(folder: Path) -
     assert arms["candidate"].accuracy_part == "test"
 
 
-def test_a_larger_total_adds_whole_blocks_and_repeats_nothing(folder: Path) -> None:
+def test_a_larger_total_adds_complete_blocks_and_repeats_nothing(folder: Path) -> None:
     bench = make_bench(folder)
     first = plan(bench, 64)
     run(bench, first, FakeObjective())
@@ -289,7 +289,7 @@ def test_optuna_is_quiet_about_it(folder: Path, recwarn: pytest.WarningsRecorder
     ]
 
 
-def test_a_baseline_that_fails_altogether_stops_the_study_and_is_begun_anew(folder: Path) -> None:
+def test_a_baseline_that_fails_entirely_stops_the_study_and_is_restarted(folder: Path) -> None:
     bench = make_bench(folder)
     phases = plan(bench, 64)
     objective = FakeObjective(state=lambda run: "failed")
@@ -358,7 +358,7 @@ class Breaking(FakeObjective):
 
 
 def test_a_lost_device_ends_the_process_and_costs_no_training(folder: Path) -> None:
-    """The next process trains what was given back; nothing is told as failed for the device's sake."""
+    """The next process trains what was given back; nothing is told as failed because of the device."""
     bench = make_bench(folder)
     phases = plan(bench, 64)
     objective = Breaking("screen/3", times=1)

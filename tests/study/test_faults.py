@@ -47,7 +47,7 @@ def wait_until_told(folder: Path, storage: str | None, count: int) -> None:
 
 
 def stopped_in_a_training(pid: int, folder: Path, tally: Path) -> set[str]:
-    """Stop the process; what it trains at this moment. It goes on where it trains nothing, or writes to the journal."""
+    """Stop the process; what it trains at this moment. It continues if it is not training, or writes to the journal."""
     import fcntl
 
     os.kill(pid, signal.SIGSTOP)
@@ -73,7 +73,7 @@ DAY = 86400.0
 
 
 def work_with_clock(folder: Path, shift: Callable[[], float], zone: str = "UTC") -> None:
-    """A worker whose wall clock is off by `shift` seconds wherever Optuna and we read it, in a time zone of its own."""
+    """A worker whose wall clock is off by `shift` seconds wherever Optuna and we read it, in another time zone."""
 
     class Wrong(true_datetime):
         @classmethod
@@ -318,7 +318,7 @@ def test_all_processes_killed_at_once(folder: Path, undisturbed: dict[str, float
     assert results(folder, None) == undisturbed
 
 
-# -- looks at a study that goes on ----------------------------------------------------------------------------
+# -- reading a running study ----------------------------------------------------------------------------
 
 
 def test_looking_while_it_goes_on_disturbs_nothing(folder: Path, undisturbed: dict[str, float]) -> None:

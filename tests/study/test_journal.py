@@ -185,7 +185,7 @@ def test_a_file_that_is_no_journal(tmp_path: Path, content: bytes) -> None:
     assert (tmp_path / "study.journal").read_bytes() == content
 
 
-def test_a_study_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_study_of_another_program_is_not_changed(tmp_path: Path) -> None:
     storage = connect(f"journal://{tmp_path}/study.journal")
     study = optuna.create_study(study_name="theirs", storage=storage)
     study.tell(study.ask(), 1.0)
@@ -217,7 +217,7 @@ def test_an_unreachable_database_is_an_error_without_its_password() -> None:
 
 
 def told_to(storage: optuna.storages.BaseStorage) -> None:
-    """Everything that can be said of trials, the order of it mixed, two studies, refused changes included."""
+    """All changes of trials in mixed order, with two studies and refused changes."""
     space = optuna.distributions.CategoricalDistribution(("relu", "reborn", None, 3))
     scale = optuna.distributions.FloatDistribution(0.0, 1.0)
     made = optuna.trial.create_trial(
@@ -262,7 +262,7 @@ def test_a_journal_reads_as_optuna_reads_it(tmp_path: Path) -> None:
         assert optuna.load_study(study_name="two", storage=storage).trials == theirs
 
 
-def test_results_read_alone_are_those_of_the_whole_journal(tmp_path: Path) -> None:
+def test_only_results_are_those_of_the_complete_journal(tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
     live = open_journal(path)
     told_to(live)
@@ -280,7 +280,7 @@ def test_results_read_alone_are_those_of_the_whole_journal(tmp_path: Path) -> No
 
     assert told(results) == told(whole)
     assert any(trial.params for trial in whole.trials[1:])
-    trial = whole.ask()  # later lines are read from where the last look ended
+    trial = whole.ask()  # later lines are read from the end of the last read
     trial.suggest_float("c", 0.0, 1.0)
     trial.report(1.0, 1)
     trial.set_user_attr("record", 1)
@@ -293,7 +293,7 @@ def test_results_read_alone_are_those_of_the_whole_journal(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("unread", [False, True])
-def test_a_line_that_is_no_json_is_told(path: Path, unread: bool) -> None:
+def test_a_line_that_is_not_json_is_reported(path: Path, unread: bool) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:2], b"{broken\n", *lines[2:]]))
     with pytest.raises(StudyError, match="not an Optuna journal, or it is damaged"):

@@ -1,4 +1,4 @@
-"""Limits with units, what is told about them, objectives, rungs: by hand."""
+"""Limits with units, their messages, objectives, rungs: computed by hand."""
 
 from __future__ import annotations
 

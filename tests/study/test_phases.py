@@ -42,7 +42,7 @@ def test_confirmation_and_control_come_where_they_fit() -> None:
     }  # fmt: skip
 
 
-def test_a_count_that_is_asked_for_is_rounded_to_a_whole_design_and_said() -> None:
+def test_a_requested_count_is_rounded_to_a_whole_design_with_a_reason() -> None:
     phases = {
         phase.name: phase
         for phase in plan_phases(200, 33, sizes=SIZES[33], counts={"screen": 90, "confirm": 20})

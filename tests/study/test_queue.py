@@ -1,4 +1,4 @@
-"""Leases, fencing, double attempts: nobody's result counts twice, nobody's run is lost."""
+"""Leases, fencing, double attempts: no result counts twice, no run is lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PHASES = ("screen", "search")
 
 
 class Clock:
-    """A clock that stands still until told."""
+    """A clock that is advanced by hand."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -140,7 +140,7 @@ def test_the_result_of_a_worker_that_was_cut_off_is_dropped(store: RunStore) -> 
 
 
 def test_a_process_that_is_stopped_here_loses_its_lease_and_not_its_standing(store: RunStore) -> None:
-    """It lives, so it has not died over the run; it does nothing, so nobody waits for it for ever."""
+    """It is alive, so it has not died over the run; it is idle, so its lease expires."""
     clock = Clock()
     slow, other = RunQueue(store, LABELS), RunQueue(store, LABELS, LeaseWatch(45, clock))
     claim = held(slow)
@@ -178,13 +178,13 @@ def test_a_beat_keeps_the_lease_and_a_clock_ahead_does_not_end_it(store: RunStor
     assert finish(holder, claim)
 
 
-def test_while_nobody_can_look_no_lease_ends(store: RunStore) -> None:
+def test_no_lease_expires_while_the_storage_is_unreachable(store: RunStore) -> None:
     clock = Clock()
     holder, other = RunQueue(store, LABELS), RunQueue(store, LABELS, LeaseWatch(45, clock))
     claim = held(holder)
     elsewhere(store, claim)
     assert other.reap() == 0
-    clock.now += 300  # the database was away: the holder could not beat, and nobody could see it
+    clock.now += 300  # the database was away: no heartbeat could be written or read
     assert other.reap() == 0
     elsewhere(store, claim, beat=1)
     assert later(other, clock, 40) == 0

@@ -78,7 +78,7 @@ def test_conditional_numeric_and_odd_parameters() -> None:
 
 
 def test_a_label_is_taken_for_what_it_makes_possible() -> None:
-    """Reborn alone is worse than silu; with kernel 5, which only it has, it is better."""
+    """Reborn is worse than silu; with kernel 5, which only it has, it is better."""
     rng = np.random.default_rng(0)
 
     def objective(trial: optuna.Trial) -> float:
@@ -147,7 +147,7 @@ def test_parallel_proposals_differ() -> None:
 
 
 class Forgetful(AdditiveSampler):
-    """Reads every trial anew at each suggestion."""
+    """Reads every trial again at each suggestion."""
 
     def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
         self._rows = TrialRows()
@@ -243,7 +243,7 @@ def test_unknown_names() -> None:
 
 
 def test_a_limit_that_nothing_seems_to_keep_is_searched_for_and_then_kept() -> None:
-    """Costs of each choice at each site of their own, a limit that two of a hundred random architectures keep."""
+    """Different costs of each choice at each site, a limit that two of a hundred random architectures keep."""
     found = constraints.one_study(3, 0.02, False, 90)
     assert len({codes for codes, _ in found}) > 80
     assert np.mean([kept for _, kept in found[60:]]) > 0.85

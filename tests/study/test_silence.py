@@ -1,4 +1,4 @@
-"""Who waits for a storage is told so within five seconds, and every thirty after."""
+"""Waiting for a storage is logged within five seconds, and every thirty seconds after that."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Clock:
         return self.now
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
     found = [record.getMessage() for record in caplog.records]
     caplog.clear()
     return found
 
 
-def test_when_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_when_it_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     listener = Listener(clock)
     times = []
@@ -43,34 +43,34 @@ def test_when_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
         for tenth in range(1000):
             clock.now = 100 + tenth / 10
             listener.look()
-            if said(caplog):
+            if logged(caplog):
                 times.append(tenth / 10)
         assert times == [4.0, 34.0, 64.0, 94.0]
         question.trouble = "OperationalError"
         clock.now = 230
         listener.look()
-        assert said(caplog) == ["storage x does not answer since 130 s (OperationalError); waiting"]
-    assert said(caplog) == ["storage x answers again, after 130 s"]
+        assert logged(caplog) == ["storage x does not answer since 130 s (OperationalError); waiting"]
+    assert logged(caplog) == ["storage x answers again, after 130 s"]
     with listener.asking("storage x"):
         clock.now += 3.9
         listener.look()
     listener.look()
-    assert said(caplog) == []
+    assert logged(caplog) == []
 
 
 def wait_for(caplog: pytest.LogCaptureFixture, text: str, count: int = 1) -> list[str]:
-    """What was said until `text` came so often."""
+    """What was logged until `text` came so often."""
     until, found = time.monotonic() + 60, []
     while sum(text in one for one in found) < count:
         assert time.monotonic() < until, found
         time.sleep(0.05)
-        found += said(caplog)
+        found += logged(caplog)
     return found
 
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits is told at once, and again every second."""
+    """Waiting is logged at once, and again every second."""
     monkeypatch.setattr(patience, "SAY_AFTER", 0.0)
     monkeypatch.setattr(patience, "SAY_EVERY", 1.0)
 
@@ -93,7 +93,7 @@ def test_a_worker_whose_database_takes_the_connection_and_never_answers(
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = url.format(server.getsockname()[1])
         assert main(["worker", "--storage", url, "--study", "mine"]) == 2
-    lines = said(caplog)
+    lines = logged(caplog)
     assert len(lines) >= 2, "said once only"
     assert all(one.startswith(f"storage {url.replace('hunter2', '***')} does not answer") for one in lines)
     assert "cannot be opened" in capfd.readouterr().err
@@ -118,7 +118,7 @@ def test_a_database_that_falls_silent_later(
             network = Network(server.port)
             url = server.url.replace(f":{server.port}/", f":{network.port}/")
         storage = connect(url)
-        said(caplog)
+        logged(caplog)
         network.freeze()
         call = threading.Thread(target=storage.get_all_studies)
         call.start()
@@ -142,11 +142,11 @@ def test_what_was_given_up_has_not_answered(caplog: pytest.LogCaptureFixture) ->
 
     with pytest.raises(TimeoutError):
         give_up()
-    assert said(caplog) == ["storage x does not answer since 60 s; waiting"]
+    assert logged(caplog) == ["storage x does not answer since 60 s; waiting"]
     assert not listener.is_asking(threading.get_ident())
 
 
-def test_a_lock_that_somebody_holds_is_said(
+def test_a_held_lock_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fcntl = pytest.importorskip("fcntl")
@@ -159,7 +159,7 @@ def test_a_lock_that_somebody_holds_is_said(
         wait_for(caplog, "does not answer")
         fcntl.flock(stream, fcntl.LOCK_UN)
     change.join()
-    assert "answers again" in said(caplog)[-1]
+    assert "answers again" in logged(caplog)[-1]
     assert len(storage.get_all_studies()) == 1
 
 

@@ -71,7 +71,7 @@ def test_what_no_search_writes_is_named(
 
 @pytest.mark.parametrize("verb", ["status", "report"])
 def test_a_fault_of_ours_shows_as_one(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same exception, of a whole run and of a damaged one."""
+    """The same exception, from a sound run and from a damaged one."""
 
     def broken(*_: object, **__: object) -> None:
         raise TypeError("ours")

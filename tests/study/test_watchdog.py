@@ -91,7 +91,7 @@ def work(folder: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_run_that_hangs_is_told_as_failed_and_the_next_process_goes_on(folder: Path) -> None:
+def test_a_run_that_hangs_is_told_as_failed_and_the_next_process_continues(folder: Path) -> None:
     codes = []
     for _ in range(2):
         process = multiprocessing.get_context("fork").Process(target=work, args=(folder,))

@@ -35,7 +35,7 @@ def slow(run: Run, number: int) -> None:
 
 
 def work(folder: Path, storage: str | None) -> None:
-    """One worker that also leads, in a process of its own."""
+    """One worker that also leads, in a separate process."""
     objective = FakeObjective(before=slow)
     with Stopper() as stopper:
         bench = make_bench(folder, sites=SITES)

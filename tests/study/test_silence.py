@@ -49,7 +49,7 @@ def test_when_it_is_logged(caplog: pytest.LogCaptureFixture) -> None:
         question.trouble = "OperationalError"
         clock.now = 230
         listener.look()
-        assert logged(caplog) == ["storage x does not answer since 130 s (OperationalError); waiting"]
+        assert logged(caplog) == ["storage x has not answered for 130 s (OperationalError); waiting"]
     assert logged(caplog) == ["storage x answers again, after 130 s"]
     with listener.asking("storage x"):
         clock.now += 3.9
@@ -95,7 +95,7 @@ def test_a_worker_whose_database_takes_the_connection_and_never_answers(
         assert main(["worker", "--storage", url, "--study", "mine"]) == 2
     lines = logged(caplog)
     assert len(lines) >= 2, "said once only"
-    assert all(one.startswith(f"storage {url.replace('hunter2', '***')} does not answer") for one in lines)
+    assert all(one.startswith(f"storage {url.replace('hunter2', '***')} has not answered") for one in lines)
     assert "cannot be opened" in capfd.readouterr().err
 
 
@@ -122,7 +122,7 @@ def test_a_database_that_falls_silent_later(
         network.freeze()
         call = threading.Thread(target=storage.get_all_studies)
         call.start()
-        found = wait_for(caplog, "does not answer", 2)
+        found = wait_for(caplog, "has not answered", 2)
         network.mend()
         found += wait_for(caplog, "answers again")
         call.join()
@@ -142,7 +142,7 @@ def test_what_was_given_up_has_not_answered(caplog: pytest.LogCaptureFixture) ->
 
     with pytest.raises(TimeoutError):
         give_up()
-    assert logged(caplog) == ["storage x does not answer since 60 s; waiting"]
+    assert logged(caplog) == ["storage x has not answered for 60 s; waiting"]
     assert not listener.is_asking(threading.get_ident())
 
 
@@ -156,7 +156,7 @@ def test_a_held_lock_is_logged(
         fcntl.flock(stream, fcntl.LOCK_EX)
         change = threading.Thread(target=storage.create_new_study, args=((2,),))
         change.start()
-        wait_for(caplog, "does not answer")
+        wait_for(caplog, "has not answered")
         fcntl.flock(stream, fcntl.LOCK_UN)
     change.join()
     assert "answers again" in logged(caplog)[-1]

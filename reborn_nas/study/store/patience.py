@@ -212,7 +212,7 @@ class Listener:
                 question.logged = now
                 trouble = f" ({question.trouble})" if question.trouble else ""
                 _log.warning(
-                    "%s does not answer since %.0f s%s; waiting", question.what, now - question.began, trouble
+                    "%s has not answered for %.0f s%s; waiting", question.what, now - question.began, trouble
                 )
 
     def _listen(self) -> None:

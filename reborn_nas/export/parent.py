@@ -70,7 +70,7 @@ def make_start(
     """Make the network of `architecture`, from one seed.
 
     Args:
-        architecture: architecture with a complete backbone spec.
+        architecture: must have a complete backbone spec.
         init: "preserve" starts at the parent's function if the choices allow it, "xavier" draws the new weights.
         found: the backbone's sites, if known.
 

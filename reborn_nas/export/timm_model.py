@@ -39,7 +39,7 @@ class Trained:
 
     Args:
         weights: state dict of the trained network, not of a timm wrapper.
-        architecture: architecture with a complete backbone spec.
+        architecture: must have a complete backbone spec.
         example: `input` (B, C, H, W), normalised, and `logits` (B, classes), computed by the trained network in eval
             mode on the CPU.
         card: contents of the model card.

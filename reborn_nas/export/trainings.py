@@ -125,7 +125,7 @@ class Retraining:
     """The parts of a retraining.
 
     Args:
-        architecture: architecture with a complete backbone spec.
+        architecture: must have a complete backbone spec.
         images: data: the pool is trained on, the test images judge.
         recipe: complete recipe, including the precision.
         seeds: one training each; the network of the first is exported, regardless of the test results.

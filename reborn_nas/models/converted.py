@@ -36,7 +36,7 @@ def build_network(
     """Build a new network of `architecture`.
 
     Args:
-        architecture: architecture with a backbone spec that has input size and classes.
+        architecture: its backbone spec must have input size and classes.
         plan: plan of the conversion, if known; nothing is traced then.
         timm_api: wrap networks not from timm to give them its interface.
         arguments: further arguments of the backbone's constructor.

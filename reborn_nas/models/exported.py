@@ -140,7 +140,7 @@ def located(
 def stored_plan(data: Any) -> Plan | None:
     """The conversion in a config.json; refused if applying it could call anything but activations.
 
-    A plan names the attributes that a rewritten forward calls; which become part of source code.
+    A plan names the attributes that a rewritten forward calls, which become part of source code.
     """
     if data is None:
         return None

@@ -381,6 +381,6 @@ def _blank(root: type, chain: Chain) -> Any:
 
 
 def _keep_untraced(base: type, made: type) -> None:
-    """Keep the class in timm's list of classes that fx must not trace."""
+    """Add the class to timm's list of classes that fx must not trace, if its base is in it."""
     if base in get_notrace_modules():  # type: ignore[no-untyped-call]
         register_notrace_module(made)

@@ -1,7 +1,7 @@
 """reborn-nas: where reborn blocks help in a CNN, by how much, and how surely.
 
-Importing the package is quick: every name is loaded when it is first used, and the timm models are registered
-when timm is imported, be that before or after this package.
+Importing the package is quick: names are loaded on first use, and the timm models are registered when timm is imported,
+before or after this package.
 """
 
 from __future__ import annotations
@@ -101,9 +101,9 @@ __all__ = [
 
 
 class _Package(ModuleType):
-    """Keeps the public functions that are called like a room.
+    """Keeps the public functions that have the name of a room.
 
-    Importing `reborn_nas.report` binds the room to the package's attribute `report`, over the function of that name.
+    Importing `reborn_nas.report` would replace the package's function `report` by the room.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -131,6 +131,6 @@ sys.modules[__name__].__class__ = _Package
 @when_imported("timm")
 @when_imported("reborn_nas.backbone")
 def _register_models(loaded: ModuleType) -> None:
-    """Register the models of reborn-nas with timm; they need the backbones, which may be what imports timm."""
+    """Register the models of reborn-nas with timm; they need the backbones, which may import timm."""
     if loaded.__name__ != "timm" or f"{__name__}.backbone" not in sys.modules:
         import_module(f"{__name__}.models")

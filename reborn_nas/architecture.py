@@ -1,4 +1,4 @@
-"""What is chosen: a backbone and, for each activation site, an activation. Standard library only."""
+"""The architecture: a backbone and, for each activation site, an activation. Standard library only."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 class Choice:
     """The choice for a site: an activation's registered name and its options.
 
-    `Choice("reborn", kernel_size=3, compression="1x1")`. Options are plain scalars, kept sorted, so that
-    equal choices compare and hash equal. The name "original" leaves the site as the backbone has it.
+    `Choice("reborn", kernel_size=3, compression="1x1")`. Options are sorted scalars, so that
+    equal choices compare and hash equal. The name "original" keeps the backbone's activation.
     """
 
     name: str
@@ -48,14 +48,14 @@ class Choice:
 
     @cached_property
     def label(self) -> str:
-        """One readable line from which `parse` restores the choice, such as `reborn(compression=1x1,kernel_size=3)`."""
+        """A readable label, from which `parse` restores the choice, such as `reborn(compression=1x1,kernel_size=3)`."""
         if not self.items:
             return self.name
         return f"{self.name}({','.join(f'{key}={scalar_text(value)}' for key, value in self.items)})"
 
     @classmethod
     def parse(cls, label: str) -> Choice:
-        """The choice that `label` names. Raises SiteError when it is not one."""
+        """The choice of a label. Raises SiteError if it is invalid."""
         return _parsed(label)
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class Choice:
 
 @lru_cache(maxsize=4096)
 def _parsed(label: str) -> Choice:
-    """`Choice.parse`: a study repeats a few labels hundred thousands of times."""
+    """`Choice.parse`, cached: a study parses a few labels hundreds of thousands of times."""
     match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*", label, flags=re.DOTALL)
     if match is None:
         raise SiteError(f"{label!r} is not an activation choice; write a name, or name(option=value, …)")
@@ -82,22 +82,22 @@ ORIGINAL = Choice("original")
 
 @lru_cache(maxsize=4096)
 def _is_site_name(name: str) -> bool:
-    """Whether `name` has the form of a module's path; a study asks of a few names again and again."""
+    """Whether `name` has the form of a module's path; cached, since a study repeats a few names."""
     parts = name.split(".")
     return all(part.strip() for part in parts) and not parts[0].startswith(("/", "\\"))
 
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Where a network comes from and how it is built.
+    """The source of a network and its arguments.
 
     Args:
         source: `timm:resnet18`, `torchvision:resnet34`, `path/to/file.py:factory` or
             `package.module:factory`; a bare name means timm.
         arguments: keyword arguments of the constructor, JSON values.
-        input_size: (C, H, W) of one image, or None while it is open.
-        num_classes: outputs of the head, or None while it is open.
-        stem: "original", or "small" for the 3×3, stride-1, pool-free stem of small images; None while it is open.
+        input_size: (C, H, W) of one image, or None if undecided.
+        num_classes: outputs of the head, or None if undecided.
+        stem: "original", or "small" for the 3×3, stride-1, pool-free stem of small images; None if undecided.
         source_digest: SHA-256 of the source of a user's own network, else None.
     """
 
@@ -132,7 +132,7 @@ class BackboneSpec:
 
     @property
     def name(self) -> str:
-        """The model's name within its library, or the factory's name."""
+        """The model's name in its library, or the factory's name."""
         return self.source.rsplit(":", 1)[1]
 
     def to_dict(self) -> dict[str, Any]:
@@ -183,7 +183,7 @@ class BackboneSpec:
 
 @dataclass(frozen=True)
 class Architecture:
-    """The map site → choice, with the backbone it belongs to. A site that is not named keeps its original.
+    """A backbone and its choices, site → choice. Sites that are not named keep their original.
 
     Args:
         backbone: a `BackboneSpec`, or a source string such as "resnet18".
@@ -212,11 +212,11 @@ class Architecture:
         return self.choices.get(site, ORIGINAL)
 
     def with_choices(self, choices: Mapping[str, Choice | str]) -> Architecture:
-        """A copy in which `choices` replace those of the same sites."""
+        """A copy with `choices` in place of those of the same sites."""
         return Architecture(self.backbone, {**self.choices, **choices})
 
     def with_backbone(self, backbone: BackboneSpec | str) -> Architecture:
-        """A copy on another backbone."""
+        """A copy with another backbone."""
         return Architecture(backbone, self.choices)
 
     def to_dict(self) -> dict[str, Any]:
@@ -228,7 +228,7 @@ class Architecture:
         }
 
     def to_json(self, indent: int | None = None) -> str:
-        """The architecture as JSON text; `from_json` restores it."""
+        """The architecture as a JSON string; `from_json` restores it."""
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
 
     @classmethod
@@ -257,7 +257,7 @@ class Architecture:
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
-        """The architecture that `text` describes. Raises ConfigError where it does not describe one."""
+        """The inverse of `to_json`. Raises ConfigError if `text` is not an architecture."""
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -266,7 +266,7 @@ class Architecture:
 
     @property
     def digest(self) -> str:
-        """Twelve hex digits that change whenever the backbone or a choice does, and not with the order of sites."""
+        """A digest of backbone and choices, of twelve hex digits, independent of the order of sites."""
         text = json.dumps(self.to_dict(), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -281,7 +281,7 @@ class Architecture:
 
 
 def scalar_text(value: Scalar) -> str:
-    """A value as it is written in a label; `read_scalar` restores it."""
+    """A value as text in a label; `read_scalar` restores it."""
     if isinstance(value, str):
         plain = re.fullmatch(r"[A-Za-z0-9_.+\-]+", value) is not None
         return (
@@ -291,7 +291,7 @@ def scalar_text(value: Scalar) -> str:
 
 
 def read_scalar(text: str) -> Scalar:
-    """The number, truth value or text that `text` denotes."""
+    """The number, boolean or string that `text` denotes."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Commands as the product prints them: quoted, so that they can be pasted into a shell."""
+"""Printed commands, quoted so that they can be pasted into a shell."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 __all__ = ["NETWORK", "command_line", "install_line", "load_line"]
 
 NETWORK = "network.json"
-"""In the export of a network that is not a classifier: how it is rebuilt."""
+"""File in the export of a network that is not a classifier, from which it is rebuilt."""
 
 
 def command_line(*words: str | os.PathLike[str]) -> str:
-    """The words as one line for a POSIX shell; a path that starts with a dash is no option."""
+    """The words as one line for a POSIX shell; a path that starts with a dash is not read as an option."""
     texts = []
     for word in words:
         text = os.fspath(word)
@@ -23,7 +23,7 @@ def command_line(*words: str | os.PathLike[str]) -> str:
 
 
 def load_line(folder: str | os.PathLike[str]) -> str:
-    """The line of Python that loads an exported folder; source code that it carries is run only on request."""
+    """The line of Python that loads an exported folder; its source code is run only on request."""
     found = Path(folder)
     also = ", trust_source=True" if any(found.glob("*.py")) else ""
     place = str(os.fspath(folder)).replace("\\", "\\\\").replace('"', '\\"')
@@ -33,7 +33,7 @@ def load_line(folder: str | os.PathLike[str]) -> str:
 
 
 def install_line(extra: str) -> str:
-    """The command that installs the packages of an optional extra, wherever reborn-nas itself came from."""
+    """The command that installs the packages of an optional extra, for any source of reborn-nas."""
     try:
         required = metadata.requires("reborn-nas") or []
     except metadata.PackageNotFoundError:

@@ -1,6 +1,6 @@
-"""YAML documents that users write: text, numbers, truth values, lists and mappings, and nothing read as another value.
+"""YAML documents written by users: strings, numbers, booleans, lists and mappings, none of which is misread.
 
-A key that is there twice, `032` and `1:30` are refused, text that looks like a number is explained.
+Duplicate keys, `032` and `1:30` are refused, and strings that look like numbers are explained.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _NUMBER = re.compile(r"([+-]?)(\d+)(\.\d*)?[eE]([+-]?)(\d+)")
 
 
 MOST_VALUES = 1_000_000
-"""In one document, with every alias written out."""
+"""Most values of one document, with all aliases expanded."""
 
 _TAG = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
-    """Where the second of two equal keys would silently win, both lines are named; dates are text."""
+    """Refuses duplicate keys, of which the second would silently win, and reads dates as strings."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[Any, int] = {}
@@ -82,14 +82,14 @@ _Loader.add_constructor(None, _unknown)
 
 
 def read_yaml(text: str) -> Any:
-    """The one document in `text`. Raises YAMLError, ValueError or RecursionError."""
+    """Read the only document in `text`. Raises YAMLError, ValueError or RecursionError."""
     data = yaml.load(text, Loader=_Loader)
     _written_out(data, {})
     return data
 
 
 def _written_out(value: Any, known: dict[int, int]) -> int:
-    """How many values there are with every alias written out. Raises ValueError where there is no end to them."""
+    """The number of values with all aliases expanded. Raises ValueError if it is infinite."""
     if not isinstance(value, dict | list):
         return 1
     if id(value) not in known:
@@ -112,7 +112,7 @@ def yaml_fault(error: Exception) -> str:
 
 
 def number_hint(value: Any) -> str:
-    """`; write 1.0e-2: YAML takes 1e-2 for text` where `value` is such text, else ""."""
+    """`; write 1.0e-2: YAML takes 1e-2 for text` if `value` is such a string, else ""."""
     match = _NUMBER.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         return ""
@@ -124,7 +124,7 @@ def number_hint(value: Any) -> str:
 
 
 def text_numbers(data: Any, place: str = "") -> Iterator[str]:
-    """A fault, with its place, for each text inside lists and mappings that was probably meant for a number."""
+    """A fault, with its place, for each string in lists and mappings that was probably meant as a number."""
     if isinstance(data, Mapping):
         inside = [(f"{place}.{key}" if place else str(key), value) for key, value in data.items()]
     elif isinstance(data, list):

@@ -50,7 +50,7 @@ class DataError(RebornError, ValueError):
 
 
 class TrainingError(RebornError, RuntimeError):
-    """A training that cannot start or go on."""
+    """A training that cannot start or continue."""
 
 
 class DivergedError(TrainingError, ArithmeticError):

@@ -15,9 +15,9 @@ class PathError(RebornError, ValueError):
 
 
 def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> Path:
-    """Write `content` to `path` so that a reader sees the old file or the new one, never a part.
+    """Write `content` to `path` atomically: a reader sees the old file or the new one.
 
-    The bytes go to a temporary sibling, are fsynced, then renamed over `path`; the folder is fsynced too.
+    The bytes are written to a temporary file in the same folder, fsynced and renamed; the folder is also fsynced.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> Path:
 
 
 def safe_join(root: str | os.PathLike[str], *parts: str) -> Path:
-    """`root/parts`, refused where it would lie outside `root` (absolute parts, `..`, links)."""
+    """`root/parts`, refused if it is outside of `root` (absolute parts, `..`, links)."""
     try:
         base = Path(root).resolve()
         joined = base.joinpath(*parts).resolve()

@@ -1,4 +1,4 @@
-"""Importing what every network needs, in less time."""
+"""Imports the libraries that every network needs, in less time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ __all__ = ["import_networks"]
 def import_networks() -> None:
     """Import torch, torchvision and timm, and register the models of reborn-nas with it.
 
-    That makes more than half a million objects, nearly all of which stay. Python looks for garbage among them again
-    and again, which takes a quarter of the time: not meanwhile, and not among them later.
+    That creates more than half a million objects, almost all of which are kept. Python's garbage collector would scan
+    them again and again, which takes a quarter of the time: it is disabled meanwhile, and does not scan them later.
     """
     if "timm" in sys.modules:
         return

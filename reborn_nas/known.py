@@ -1,8 +1,8 @@
-"""What this user's own searches on this machine have run and written to: a run folder may come from a third party.
+"""The code and storages that this user's searches on this machine have used: a run folder may be third-party.
 
-`search` and `worker` leave a mark in `$XDG_STATE_HOME/reborn-nas` (`~/.local/state/reborn-nas`) for the source code
-that they build networks with, by its path, its SHA-256 and its factory's name, and for a storage outside the run's
-folder. A run whose code or storage has a mark needs no question. What the run itself states is not evidence.
+`search` and `worker` leave a mark in `$XDG_STATE_HOME/reborn-nas` (`~/.local/state/reborn-nas`) for the source code of
+their networks, by path, SHA-256 and factory name, and for a storage outside of the run's folder. A run whose code or
+storage has a mark is trusted. What the run itself claims is not evidence.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ LOADING = (
     "architecture", "cache_dir", "checkpoint_path", "folded", "plan", "pretrained", "pretrained_cfg",
     "pretrained_cfg_overlay", "trust_source", "weights",
 )  # fmt: skip
-"""Arguments of a library's model by which it loads files or runs code that the library does not bring."""
+"""Arguments of a library's model by which it loads files or runs code from outside of the library."""
 
 _marked: set[str] = set()
-"""The marks that this process has made or found, which needs no folder."""
+"""The marks that this process has made or found, also without a folder."""
 
 _log = logging.getLogger("reborn_nas.study")
 
 
 def foreign_code(specs: Iterable[BackboneSpec]) -> str | None:
-    """The first source among `specs` whose code no search of this user's has run on this machine; None for none."""
+    """The first source among `specs` whose code no search of this user has run on this machine, or None."""
     for spec in specs:
         identity = _code(spec)
         if identity is not None and not _is_marked(CODE, identity):
@@ -46,14 +46,14 @@ def foreign_code(specs: Iterable[BackboneSpec]) -> str | None:
 
 
 def remember_code(spec: BackboneSpec) -> None:
-    """Mark the code that builds `spec`, where there is any beside the libraries'."""
+    """Mark the code that builds `spec`, if there is any in addition to the libraries."""
     identity = _code(spec)
     if identity is not None:
         _mark(CODE, identity)
 
 
 def is_known_storage(shown: str) -> bool:
-    """Whether a search of this user's has used the storage on this machine; `shown` is its URL without secrets."""
+    """Whether a search of this user has used the storage on this machine; `shown` is its URL without secrets."""
     return _is_marked(STORAGE, shown)
 
 
@@ -63,7 +63,7 @@ def remember_storage(shown: str) -> None:
 
 
 def _code(spec: BackboneSpec) -> list[Any] | None:
-    """What identifies the code that building `spec` runs; None where a library brings all of it."""
+    """The identity of the code that builds `spec`; None if it is only a library's."""
     if spec.library in ("timm", "torchvision"):
         loading = {key: value for key, value in spec.arguments.items() if key in LOADING}
         return [spec.source, json.dumps(loading, sort_keys=True, default=str)] if loading else None
@@ -74,7 +74,7 @@ def _code(spec: BackboneSpec) -> list[Any] | None:
 
 
 def _module_file(name: str) -> Path | None:
-    """The file of the importable module `name`, without importing anything; None where there is none."""
+    """The file of the importable module `name`, without importing anything; None if there is none."""
     places, spec = None, None
     for depth in range(1, name.count(".") + 2):
         spec = PathFinder.find_spec(".".join(name.split(".")[:depth]), places)

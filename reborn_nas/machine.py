@@ -1,4 +1,4 @@
-"""What this process may use of its machine: cores and memory, within the limits of its container."""
+"""The cores and memory that this process may use, within the limits of its container."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ except ImportError:  # Windows
 __all__ = ["available_cores", "available_memory"]
 
 LIMIT = Path("/sys/fs/cgroup/cpu.max")
-"""A container's quota: microseconds of CPU time, or "max", and in how many microseconds."""
+"""A container's quota: microseconds of CPU time, or "max", and the period in microseconds."""
 
 MEMORY = Path("/proc/meminfo")
 MEMORY_LIMIT = Path("/sys/fs/cgroup")
@@ -23,7 +23,7 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def available_cores() -> int:
-    """Cores that this process may use: those it is bound to, and no more than its container's quota."""
+    """Cores that this process may use: those in its affinity mask, at most the quota of its container."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system
@@ -37,10 +37,10 @@ def available_cores() -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes that this process may still take; None if unknown.
+    """Bytes that this process may still allocate; None if unknown.
 
-    The least of what the machine has free, what each control group around the process leaves (versions 1 and 2; files
-    that a group keeps in memory count as free, since they give way), and what `ulimit -v` leaves.
+    The minimum of the machine's free memory, the rest of each control group around the process (versions 1 and 2; files
+    that a group caches count as free, since they are dropped), and the rest of `ulimit -v`.
     """
     found = []
     try:
@@ -84,7 +84,7 @@ def _groups() -> Iterator[tuple[Path, str, str, str]]:
 
 
 def _kept_files(folder: Path, prefix: str) -> int:
-    """Bytes of files that a control group keeps in memory."""
+    """Bytes of files that a control group caches."""
     try:
         rows = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
         names = (f"{prefix}inactive_file", f"{prefix}active_file")

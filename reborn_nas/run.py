@@ -1,8 +1,8 @@
 """Run a third-party script with our models registered: `python -m reborn_nas.run SCRIPT [ARGUMENTS …]`.
 
 timm has no plug-ins, and its `validate.py`, `benchmark.py`, `onnx_export.py` and `inference.py` have no option that
-imports a module first. The script then runs as if Python had been called with it. timm itself is the installed one,
-also where the script comes from a checkout of timm.
+imports a module first. The script then runs as if Python had been called with it, and with the installed timm, even if
+the script is from a checkout of timm.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ as with timm.create_model(..., trust_source=True): read that file first.
 
 
 def main() -> None:
-    """Run the script that the command line names; that this module is imported has registered the models."""
+    """Run the script of the command line; importing this module has registered the models."""
     words = sys.argv[1:]
     trust = words[:1] == ["--trust-source"]
     words = words[1:] if trust else words

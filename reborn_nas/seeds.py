@@ -1,4 +1,4 @@
-"""Randomness enters once: a study's seed is split into independent streams by name."""
+"""Seeds: a study's seed is split into independent streams by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 def derive_seed(*words: int | str) -> int:
-    """A seed in [0, 2**63) that depends on every word and on nothing else.
+    """A seed in [0, 2**63) that depends only on the words.
 
     `derive_seed(study_seed, "screen", 17, "order")` is the same on every machine and Python version.
     """
@@ -21,12 +21,12 @@ def derive_seed(*words: int | str) -> int:
 
 
 def generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """A fresh generator on `device`, seeded with `seed`."""
+    """A new generator on `device`, seeded with `seed`."""
     return torch.Generator(device=device).manual_seed(seed)
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators, which third-party code draws from: torch's on all devices, Python's, NumPy's."""
+    """Seed the global generators, which third-party code uses: torch's on all devices, Python's, NumPy's."""
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
@@ -34,10 +34,10 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def kept_generators(devices: Iterable[int] | None = ()) -> Iterator[None]:
-    """Leave the global generators of torch, Python and NumPy as they were.
+    """Restore the global generators of torch, Python and NumPy after the context.
 
     Args:
-        devices: the GPUs whose generators are meant, too; None means all.
+        devices: the GPUs whose generators are also restored; None means all.
     """
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=devices):

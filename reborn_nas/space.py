@@ -1,4 +1,4 @@
-"""Search spaces: which activations each site, or group of sites, may take; read from YAML."""
+"""Search spaces: the choices of each site, or group of sites; read from YAML."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ __all__ = ["Rule", "SearchSpace", "SuggestsCategorical", "list_spaces", "load_sp
 
 GRANULARITIES = ("site", "block", "stage", "model")
 MOST_CHOICES = 500
-"""Choices a site may have at most; a longer list is a slip in the YAML, and slow in every sampler."""
+"""Most choices of a site; a longer list is a mistake in the YAML, and slow in every sampler."""
 
 
 class SuggestsCategorical(Protocol):
-    """What `suggest` needs of a trial; `optuna.Trial` is one."""
+    """The methods of a trial that `suggest` needs; `optuna.Trial` has them."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of `choices`."""
+        """Suggest one of `choices`."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What holds for some sites. A later rule replaces an earlier one for the same site.
+    """A rule for some sites. A later rule replaces an earlier one for the same site.
 
     Args:
         sites: globs over site names (`layer4.*`); empty for all.
         stages: stage numbers as in `reborn-nas sites`; empty for all.
-        choices: what the sites may take; empty leaves the choices of the space.
-        fixed: the one choice the sites take, no parameter; "original" excludes them from the search.
+        choices: choices of the sites; empty keeps those of the space.
+        fixed: the only choice of the sites, without a parameter; "original" excludes them from the search.
     """
 
     sites: tuple[str, ...] = ()
@@ -58,16 +58,16 @@ class Rule:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Which choices each site, or group of sites, may take.
+    """The choices of each site, or group of sites.
 
     Args:
         name: file name without `.yaml`, for messages.
         description: one or two sentences.
-        granularity: "site", or what shares one choice: "block", "stage" (spatial resolution) or "model".
-        choices: for the sites that no rule speaks of.
-        rules: in order; the last that matches a site wins.
-        inadmissible: "refuse" a choice that a site cannot take, or "skip" it there.
-        variants: arguments of the backbone that are searched too, such as its width.
+        granularity: "site", or the units that share a choice: "block", "stage" (spatial resolution) or "model".
+        choices: choices of the sites without a rule.
+        rules: rules in order; the last that matches a site applies.
+        inadmissible: "refuse" choices that a site does not admit, or "skip" them there.
+        variants: arguments of the backbone that are also searched, such as its width.
     """
 
     name: str
@@ -79,7 +79,7 @@ class SearchSpace:
     variants: Variants = field(default_factory=Variants)
 
     def check(self, sites: Sequence[Site]) -> None:
-        """Raise ConfigError, listing every fault, unless the space fits `sites` and leaves something to choose."""
+        """Raise ConfigError with all faults, unless the space fits `sites` and has something to choose."""
         faults = []
         for number, rule in enumerate(self.rules, start=1):
             if not any(rule.matches(site) for site in sites):
@@ -104,16 +104,16 @@ class SearchSpace:
         return {**self.variants.parameters, **self.site_parameters(sites)}
 
     def site_parameters(self, sites: Sequence[Site]) -> dict[str, tuple[str, ...]]:
-        """Those of the sites, without the backbone's. Fixed and single-choice groups have none."""
+        """The parameters of the sites, without those of the backbone. Fixed and single-choice groups have none."""
         return {name: labels for name, labels in self._groups(sites, ()).items() if len(labels) > 1}
 
     def suggest(
         self, trial: SuggestsCategorical, sites: Sequence[Site], backbone: BackboneSpec | str = "own:module"
     ) -> Architecture:
-        """Ask `trial` (an `optuna.Trial`, say) for one choice a parameter.
+        """Suggest one choice per parameter with `trial`, such as an `optuna.Trial`.
 
-        `backbone` goes into the architecture's record; inside one's own objective, where the network is at hand,
-        it may be left out, unless the space varies the backbone's arguments: the architecture's `backbone` holds those.
+        `backbone` is stored in the architecture. It may be omitted in an objective that has the network, unless the
+        space varies the backbone's arguments, which are then in the architecture's `backbone`.
         """
         chosen = {
             name: trial.suggest_categorical(name, list(labels))
@@ -127,9 +127,9 @@ class SearchSpace:
         sites: Sequence[Site],
         backbone: BackboneSpec | str = "own:module",
     ) -> Architecture:
-        """The architecture that `parameters` (name → label) describe; groups not named take their first choice.
+        """The architecture of `parameters` (name → label); groups that are not named get their first choice.
 
-        Arguments of the backbone that are not named stay as `backbone` has them.
+        Arguments of the backbone that are not named keep the value of `backbone`.
         """
         members: dict[str, list[str]] = {}
         groups = self._groups(sites, members)
@@ -148,7 +148,7 @@ class SearchSpace:
         return Architecture(with_arguments(spec, parameters), choices)
 
     def admitted(self, site: Site) -> tuple[Choice, ...]:
-        """The choices that the space gives `site` and that the site can take."""
+        """The choices of the space that `site` admits."""
         return tuple(choice for choice in self._wanted(site) if site.refusal(choice) is None)
 
     def _fixed(self, site: Site) -> Choice | None:
@@ -196,7 +196,7 @@ def list_spaces() -> dict[str, Path]:
 def load_space(name: str | Path) -> SearchSpace:
     """The search space `name`: one of `list_spaces()`, or the path of a YAML file.
 
-    Raises UnknownNameError for an unknown name and ConfigError, listing every fault, for a file that is none.
+    Raises UnknownNameError for an unknown name, and ConfigError with all faults for an invalid file.
     """
     path = Path(name)
     shipped = list_spaces()
@@ -225,7 +225,7 @@ def _folder() -> Path:
 
 
 class _Reader:
-    """Reads parsed YAML into a `SearchSpace` and gathers every fault on the way."""
+    """Converts parsed YAML to a `SearchSpace` and collects all faults."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -318,7 +318,7 @@ class _Reader:
         return tuple(found.values())
 
     def _expand(self, entry: Any, place: str) -> list[Choice]:
-        """`name`, `name(option=value)` or `{name: {option: value or list of values}}` → completed choices."""
+        """`name`, `name(option=value)` or `{name: {option: value or list of values}}` → complete choices."""
         if isinstance(entry, str):
             return self._completed(place, lambda: [Choice.parse(entry)])
         if not isinstance(entry, dict) or len(entry) != 1:
@@ -336,7 +336,7 @@ class _Reader:
         if count > MOST_CHOICES:
             self.faults.append(f"{place}: {count} combinations; at most {MOST_CHOICES} a site")
             return []
-        # `compression: none` is the word, whatever YAML version reads it
+        # `compression: none` is a string in every version of YAML
         words = [["none" if item is None else item for item in value] for value in values]
         for key, value in zip(options, words, strict=True):
             self.faults += [
@@ -381,7 +381,7 @@ class _Reader:
 
 
 def no_maps(sites: Sequence[Site]) -> str | None:
-    """Why a network has nothing for reborn blocks, where all its activations act on tokens, as a transformer's do."""
+    """Why a network admits no reborn blocks: all its activations act on tokens, as in a transformer."""
     if not sites or any(site.layout not in ("nlc", "other") for site in sites):
         return None
     return f"no feature maps: all {len(sites)} activations act on tokens or vectors; choose a CNN"

@@ -25,26 +25,8 @@ CHAINS = {"backbone": 8, "data": 7, "report": 8, "study": 11, "training": 7}
 SHORT = 6
 
 UNEDITED = (
-    *(
-        "analysis",
-        "data",
-        "errors",
-        "known",
-        "metric",
-        "records",
-        "report.probe",
-        "report.results",
-        "study.config",
-    ),
-    *(
-        "study.result",
-        "study.search",
-        "study.setup",
-        "study.store.attempts",
-        "study.store.queue",
-        "study.trainer",
-    ),
-    "training",
+    *("analysis", "data", "metric", "records", "report.results", "study.config", "study.setup"),
+    *("study.store.attempts", "study.store.queue", "study.trainer", "training"),
 )
 """Rooms and modules whose docstrings and comments are still to be edited."""
 OPTUNA = ("samplers", "study.store")

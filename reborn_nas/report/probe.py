@@ -1,4 +1,4 @@
-"""What each site sees: the energy that ReLU discards, dead channels, feature maps before and after the block."""
+"""Statistics of sites' inputs: energy discarded by ReLU, dead channels, feature maps before and after the block."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from reborn_nas.errors import SiteError, StudyError, blame_machine
 from reborn_nas.records import TrialRecord
 
 _PLAIN = frozenset({"relu", "silu", "hardswish", "mish", "selu"})
-"""Activations without parameters: one can be put in another's place without changing the network."""
+"""Activations without parameters: they can be exchanged without other changes of the network."""
 
 
 class Probe(Protocol):
-    """Where a site's module is; a `Placement` of a plan is one."""
+    """The place of a site's module; a `Placement` of a plan is one."""
 
     @property
     def site(self) -> str: ...
@@ -50,14 +50,14 @@ class At:
 
 @dataclass(frozen=True)
 class Panel:
-    """One image at one site: PNGs of the image and of the strongest channels' maps.
+    """PNGs of an image and of the strongest channels' maps at a site.
 
     Args:
         image: the image, or b"".
         original: maps after the parent's activation.
         discarded: the same channels' negative phase, which ReLU sets to zero.
-        reborn: maps after the block, its own strongest channels; empty where there is none.
-        negative: what the negative path adds to those.
+        reborn: maps after the block, its own strongest channels; empty if there is none.
+        negative: the contribution of the negative path to those.
     """
 
     image: bytes
@@ -69,15 +69,15 @@ class Panel:
 
 @dataclass(frozen=True)
 class Sight:
-    """What one site sees over a batch of images.
+    """Statistics of one site's input over a batch of images.
 
     Args:
-        site: its name.
+        site: name of the site.
         lost_energy: Σ min(x, 0)² / Σ x² of the parent's pre-activation x: the share that ReLU discards.
         dead_channels: share of channels that are ≤ 0 at every place of every image.
-        negative_share: Σ n² / (Σ p² + Σ n²), p and n the parts of the trained block's output that come from its
-            positive and its negative path; NaN where there is no reborn block.
-        images: over how many images.
+        negative_share: Σ n² / (Σ p² + Σ n²), p and n the parts of the trained block's output from its
+            positive and its negative path; NaN if there is no reborn block.
+        images: number of images.
         panels: maps of chosen images.
     """
 
@@ -114,17 +114,17 @@ def see(
     thumbnails: Tensor | None = None,
     batch_size: int = 64,
 ) -> tuple[Sight, ...]:
-    """Statistics and maps of every probed site. The models are run in eval mode and left as they were.
+    """Statistics and maps of every probed site. The models are run in eval mode, and their mode is restored.
 
     Args:
-        parent, reborn: trained networks; `reborn` None leaves out what needs one.
+        parent, reborn: trained networks; without `reborn` the results that need it are omitted.
         images: (B, C, H, W), normalised as for training.
-        parent_probes: where the parent's sites are, see `probed`.
+        parent_probes: places of the parent's sites, see `probed`.
         reborn_probes: a plan's placements.
-        shown: images, from the first, whose maps are kept.
-        channels: maps an image, the strongest ones.
+        shown: number of images whose maps are kept, from the first.
+        channels: number of maps per image, of the strongest channels.
         panels_at: sites that get maps; all if None.
-        thumbnails: (≥ shown, 1 or 3, H, W) uint8, the images as people see them.
+        thumbnails: (≥ shown, 1 or 3, H, W) uint8, the images for display.
     """
     before = {probe.site: _Seen() for probe in parent_probes}
     after = {probe.site: _Seen() for probe in reborn_probes}
@@ -149,10 +149,10 @@ def see(
 
 
 def probed(model: nn.Module, input_size: Any) -> tuple[nn.Module, tuple[Probe, ...]]:
-    """A copy of `model` in which every site that can be watched is a module of its own, and where these are.
+    """A copy of `model` in which every site that can be probed is a separate module, and the places of these.
 
-    Shared and functional activations become modules; sites whose activation has parameters of its own and no
-    module of its own are left out.
+    Shared and functional activations become modules; sites whose activation has parameters but is not a separate module
+    are omitted.
     """
     sites = [site for site in find_sites(model, input_size) if not site.train_only]
     moved = {
@@ -178,7 +178,7 @@ def probed(model: nn.Module, input_size: Any) -> tuple[nn.Module, tuple[Probe, .
 def _watching(
     model: nn.Module, probes: Sequence[Probe], look: Callable[[Probe, nn.Module, Tensor], None]
 ) -> Iterator[None]:
-    """Call `look(probe, module, input)` for every probed module's run."""
+    """Call `look(probe, module, input)` for every run of a probed module."""
     modules = dict(model.named_modules(remove_duplicate=False))
     missing = [probe.path for probe in probes if probe.path not in modules]
     if missing:
@@ -223,7 +223,7 @@ def _look(seen: _Seen, x: Tensor, layout: str, room: int) -> None:
 
 
 def _divide(seen: _Seen, module: nn.Module, x: Tensor, room: int) -> None:
-    """Add one batch of a block's output, divided into its two paths."""
+    """Add one batch of a block's output, split into its two paths."""
     if not isinstance(module, Reborn):
         return
     first, second = paths(module, x)
@@ -233,7 +233,7 @@ def _divide(seen: _Seen, module: nn.Module, x: Tensor, room: int) -> None:
 
 
 def paths(block: Reborn, x: Tensor) -> tuple[Tensor, Tensor]:
-    """What a block's positive and its negative path add to its output, (B, C', …) each; their sum is f(x)."""
+    """The contributions of a block's positive and negative path to its output, (B, C', …) each; their sum is f(x)."""
     positive = to_channels_first(block.positive(x), block.layout)
     phase = negative_part(x) if block.negative else F.relu(x)
     negative = block.norm(
@@ -279,7 +279,7 @@ def _pictures(maps: Tensor) -> tuple[bytes, ...]:
 
 
 def _stretched(one: Tensor) -> Tensor:
-    """A map's values over the whole of 0 … 255, uint8, (1, H, W)."""
+    """A map's values scaled to 0 … 255, uint8, (1, H, W)."""
     low, high = float(one.min()), float(one.max())
     scaled = (one - low) / (high - low) if high > low else torch.zeros_like(one)
     return (255 * scaled).round().to(torch.uint8).unsqueeze(0)
@@ -296,7 +296,7 @@ def picture(pixels: Tensor) -> bytes:
 MOST_SITES_WITH_MAPS = 3
 
 Kept = tuple[TrialRecord, Path]
-"""A training and its weights (safetensors); beside them, as `.example`, a batch of its images."""
+"""A training and its weights (safetensors), next to which, as `.example`, is a batch of its images."""
 
 
 def watch(
@@ -310,16 +310,16 @@ def watch(
     shown: int = 2,
     channels: int = 3,
 ) -> tuple[Sight, ...]:
-    """What the sites of a trained parent and a trained candidate see, over the images kept beside the parent's weights.
+    """Probe the sites of a trained parent and a trained candidate with the images stored with the parent's weights.
 
     Args:
-        mean, std: turn the images back into pictures.
+        mean, std: to convert the images back to pictures.
         images: in place of the kept ones, (B, C, H, W), normalised as for training.
-        sites: those whose maps are kept; without them the first reborn ones.
-        shown, channels: of how many images, and how many maps of each.
+        sites: sites whose maps are kept; by default the first reborn ones.
+        shown, channels: numbers of images, and of maps per image.
 
     Raises:
-        StudyError: weights or images that cannot be read, or do not fit the network; sites that it lacks.
+        StudyError: weights or images cannot be read or do not fit the network, or it has no such site.
     """
     try:
         if images is None:
@@ -339,7 +339,7 @@ def watch(
             watched, second, images, probes, reborn, shown=shown, channels=channels, panels_at=chosen,
             thumbnails=pictures(images, mean, std),
         )  # fmt: skip
-    except Exception as error:  # a broken file, or a third-party network, which may raise anything
+    except Exception as error:  # a broken file or a third-party network may raise anything
         blame_machine(error, parent[1].parent)
         raise StudyError(
             f"the trained networks beside {parent[1]} and {candidate[1]} cannot be looked into: {error}"
@@ -347,7 +347,7 @@ def watch(
 
 
 def pictures(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor | None:
-    """Normalised images (B, C, H, W) as uint8; None where they have neither one nor three channels."""
+    """Normalised images (B, C, H, W) as uint8; None unless they have one or three channels."""
     channels = images.shape[1]
     if channels not in (1, 3):
         return None
@@ -361,7 +361,7 @@ def pictures(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
 
 
 def _network(kept: Kept) -> tuple[nn.Module, tuple[Probe, ...]]:
-    """The trained network of a record, and where its replaced activations are."""
+    """The trained network of a record, and the places of its replaced activations."""
     architecture = Architecture.from_dict(kept[0].architecture)
     model = build(architecture.backbone, device="cpu")
     placements: tuple[Probe, ...] = ()

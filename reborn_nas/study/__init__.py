@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from reborn_nas.study.worker.progress import Progress, SilentProgress
     from reborn_nas.study.worker.stop import Stopper
 
-_LAZY = {  # reading a run needs neither samplers nor scipy, which take a second to import
+_LAZY = {  # reading a run must not import samplers and scipy, which takes a second
     "AdditiveSampler": "samplers.additive",
     "Phase": "study.plan.phases",
     "PlanView": "study.setup.planning",
@@ -71,7 +71,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The names are loaded when first used."""
+    """Import names on first use."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"reborn_nas.{_LAZY[name]}"), name)

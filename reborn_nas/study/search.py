@@ -84,7 +84,7 @@ class RunResult:
             f"<td>{escape(phase.reason)}</td></tr>"
             for phase in self.plan.phases
         )
-        after = "reborn_nas.report(run)" if self.complete else f"to go on: {self.resume_command}"
+        after = "reborn_nas.report(run)" if self.complete else f"to continue: {self.resume_command}"
         reason = f"<p>candidate: {escape(self.reason)}</p>" if self.reason else ""
         return (
             f"<p><b>{escape(self.name)}</b> in <code>{escape(str(self.folder))}</code></p><table>"
@@ -155,12 +155,12 @@ def _run_planned(
 
 @contextmanager
 def _resumable(config: StudyConfig) -> Iterator[None]:
-    """Report how to go on after an interrupt outside of a training; the worker handles one inside."""
+    """Report how to continue after an interrupt outside of a training; the worker handles one inside."""
     try:
         yield
     except KeyboardInterrupt:
         raise StudyError(
-            f"interrupted while the storage was away; what is finished is kept. To go on: {resume_command(config)}"
+            f"interrupted while the storage was away; what is finished is kept. To continue: {resume_command(config)}"
         ) from None
 
 

@@ -1,1 +1,1 @@
-"""The result: records become the networks that a run has to show, and notes and graphs for optuna-dashboard."""
+"""The result: records become the named networks of a run, and notes and graphs for optuna-dashboard."""

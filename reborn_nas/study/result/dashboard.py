@@ -1,4 +1,4 @@
-"""optuna-dashboard over a run: notes with the answer so far, its graphs, the report and every training's pictures."""
+"""optuna-dashboard for a run: notes with the answer so far, its graphs, the report and every training's pictures."""
 
 from __future__ import annotations
 
@@ -48,24 +48,24 @@ __all__ = [
 ]
 
 GRAPHS = {"": ("effects", "control"), DESIGN: ("effects",), RETEST: ("confirmation", "control")}
-"""Suffix of a study's name → the graphs that it shows."""
+"""Suffix of a study's name → its graphs."""
 
 CAVEAT = "the answer; hyperparameter importance has neither sign nor interval, and may contradict it"
 
 FRESH = 60.0
-"""Seconds between two looks of a serving dashboard at whether the answer has changed."""
+"""Seconds between two checks of a running dashboard whether the answer has changed."""
 
 _log = logging.getLogger("reborn_nas.study")
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What the dashboard shows of a run besides its trials.
+    """Content of the dashboard in addition to a run's trials.
 
     Args:
         note: the answer so far, Markdown.
         graphs: name → Plotly figure as JSON values.
-        page: the report's `index.html` where there is one.
+        page: the report's `index.html`, if there is one.
     """
 
     note: str = ""
@@ -80,14 +80,14 @@ def serve_dashboard(
     port: int = 8080,
     show: Callable[[], Shown] | None = None,
 ) -> None:
-    """Serve optuna-dashboard for a run folder until interrupted. It has no login: keep it on loopback.
+    """Serve optuna-dashboard for a run folder until interrupted. It has no login: use it on loopback only.
 
     Args:
-        show: says what to show besides the trials; asked again while the run goes on.
+        show: returns the content in addition to the trials; called again while the run continues.
 
     Raises:
-        ConfigError: no such port can be.
-        StudyError: no such run, or the port is taken.
+        ConfigError: the port is invalid.
+        StudyError: there is no such run, or the port is in use.
     """
     if not 0 <= port <= 65535:
         raise ConfigError(f"port: a number from 1 to 65535 (0: any that is free), not {port}")
@@ -103,7 +103,7 @@ def serve_dashboard(
 
 @contextmanager
 def _artifact_folder(run: Path, writable: bool) -> Iterator[Path]:
-    """The folder of the run's artifacts; an empty one where there is none and none can be made."""
+    """The folder of the run's artifacts; an empty one if there is none and none can be created."""
     folder = safe_join(run, ARTIFACTS)
     if writable:
         folder.mkdir(exist_ok=True)
@@ -115,7 +115,7 @@ def _artifact_folder(run: Path, writable: bool) -> Iterator[Path]:
 
 
 def _serve(store: RunStore, folder: Path, host: str, port: int, show: Callable[[], Shown] | None) -> None:
-    """Serve until interrupted; with `show`, what it says is looked at again as long as the run goes on."""
+    """Serve until interrupted; with `show`, its content is updated while the run continues."""
     app = wsgi(store.storage, artifact_store=FileSystemArtifactStore(folder))
     try:
         server: Any = make_server(host, port, app, server_class=_threaded(WSGIServer), handler_class=_quiet())
@@ -139,8 +139,8 @@ def _serve(store: RunStore, folder: Path, host: str, port: int, show: Callable[[
 
 
 def _keep_fresh(store: RunStore, folder: Path, show: Callable[[], Shown], over: threading.Event) -> None:
-    """Describe the run at once, since the pages need not wait for it, and again whenever it is complete or has a tenth
-    more results than when it was described last.
+    """Describe the run at once, without making the pages wait, and again when it is complete or has a tenth more
+    results than at the last description.
     """
     seen = -1
     while True:
@@ -153,7 +153,7 @@ def _keep_fresh(store: RunStore, folder: Path, show: Callable[[], Shown], over: 
             ):
                 describe_studies(store, state, show(), folder)
                 seen = state.done
-        except Exception as error:  # the dashboard serves on; the next look may succeed
+        except Exception as error:  # the dashboard continues; the next check may succeed
             _log.warning("notes and graphs cannot be brought up to date: %s", error)
         if over.wait(FRESH):
             return
@@ -162,11 +162,11 @@ def _keep_fresh(store: RunStore, folder: Path, show: Callable[[], Shown], over: 
 def describe_studies(
     store: RunStore, state: RunStatus, shown: Shown | None = None, artifacts: Path | None = None
 ) -> None:
-    """Write to each study a note with the answer so far and what may not be read off it, and the graphs.
+    """Write a note with the answer so far and its limitations, and the graphs, to each study.
 
     Args:
-        shown: what to show; without it the notes say how far the run is.
-        artifacts: the folder of the artifacts; with it the report goes there and the notes link to it.
+        shown: content; without it the notes report only the progress of the run.
+        artifacts: folder of the artifacts; with it the report is stored there and linked in the notes.
     """
     shown = shown or Shown()
     for study in store.studies():
@@ -175,7 +175,7 @@ def describe_studies(
         for name in GRAPHS.get(study.study_name.removeprefix(store.name), ()):
             if name in shown.graphs:
                 figure = Figure(shown.graphs[name])
-                if study.study_name == store.name and name == "effects":  # stands under the importances
+                if study.study_name == store.name and name == "effects":  # shown under the importances
                     title = f"{figure.layout.title.text or ''}<br><sub>{CAVEAT}</sub>"
                     figure.update_layout(title_text=title, margin_t=115)
                 save_plotly_graph_object(study, figure, graph_object_id=name)
@@ -183,13 +183,13 @@ def describe_studies(
 
 
 def _unless_same(study: Study, note: str, save: Callable[[Study, str], None]) -> None:
-    """Save `note` unless it stands there already: a journal keeps every version."""
+    """Save `note` unless it is unchanged, since a journal keeps every version."""
     if get_note(study) != note:
         save(study, note)
 
 
 def _keep_page(study: Study, page: Path | None, artifacts: Path | None) -> str:
-    """Make the report an artifact of `study`, in place of an earlier one; the dashboard's path to it, or ""."""
+    """Store the report as an artifact of `study`, in place of an earlier one; returns its dashboard path, or ""."""
     if page is None or artifacts is None or not page.is_file():
         return ""
     key = str(uuid.uuid5(uuid.NAMESPACE_OID, study.study_name))
@@ -209,7 +209,7 @@ def _quiet() -> type:
         """Logs no requests."""
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     return Quiet
 
@@ -223,7 +223,7 @@ MEANING = {
     RETEST: "Candidate beside its parent on the test part; the top sites again, and their control, on a part that "
     "was unused before.",
 }
-"""Suffix of a study's name → what it is for, in the order in which to read them."""
+"""Suffix of a study's name → its purpose, in the order for reading."""
 
 TITLES = {
     DESIGN: "1. baseline and screen: the effects",
@@ -232,15 +232,15 @@ TITLES = {
 }
 
 MOST_NOTED = 1000
-"""Trials of a study that get a note: each is a change of its own in the storage."""
+"""Trials of a study that get a note: each is a separate change in the storage."""
 
 
 def study_note(store: RunStore, study: Study, state: RunStatus, answer: str, page: str) -> str:
-    """The note of one of the run's studies, Markdown.
+    """The note of one of the run's studies, in Markdown.
 
     Args:
         answer: the answer so far.
-        page: the dashboard's path to the report, or "".
+        page: path of the report in the dashboard, or "".
     """
     suffix = study.study_name.removeprefix(store.name)
     rows = "\n".join(
@@ -269,7 +269,7 @@ def _links(store: RunStore, study: Study, page: str) -> str:
 
 
 def note_trials(store: RunStore, run: Path | None) -> None:
-    """Give each finished trial that has none a note: what it is, its accuracy, its network, how to export it.
+    """Add a note to each finished trial without one: its role, accuracy and network, and how to export it.
 
     Args:
         run: the run folder, for the command.
@@ -320,5 +320,5 @@ def _accuracy(record: TrialRecord) -> str:
 
 
 def _plain(text: str) -> str:
-    """`text` without what Markdown or HTML would read as markup."""
+    """`text` without characters that are markup in Markdown or HTML."""
     return re.sub(r"([\\`*_{}\[\]<>|#&])", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""The networks of a run that have names: best observed, recommended, retested, and the Pareto front."""
+"""The named networks of a run: best observed, recommended, retested, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Recommended:
 
     Args:
         architecture: site → choice.
-        predicted: expected validation accuracy in [0, 1]: the posterior mean, less what a maximiser promises too much.
-        ci_low, ci_high: its 95 % interval, of the expectation and not of one training.
-        n_trials: trainings behind it.
-        observed: mean accuracy of the trainings that were exactly this, None where there is none.
+        predicted: expected validation accuracy in [0, 1]: the posterior mean, corrected for the bias of the maximum.
+        ci_low, ci_high: 95 % interval of the expectation, not of one training.
+        n_trials: number of trainings that it is based on.
+        observed: mean accuracy of the trainings of exactly this architecture, or None.
     """
 
     architecture: Architecture
@@ -53,13 +53,13 @@ class Recommended:
 
 @dataclass(frozen=True)
 class NamedNetworks:
-    """The networks of a run that have names.
+    """The named networks of a run.
 
     Args:
         best: the best observed training, see `records.best_observed`: partly luck.
-        recommended: the largest expected accuracy; None while there are too few trainings, see `reason`.
+        recommended: the largest expected accuracy; None if there are too few trainings, see `reason`.
         retested: the trainings of the candidate that was compared with its parent on the test set.
-        reason: why nothing is recommended.
+        reason: reason if nothing is recommended.
     """
 
     best: TrialRecord | None
@@ -69,10 +69,10 @@ class NamedNetworks:
 
 
 def named_networks(info: RunInfo, most: int | None = None) -> NamedNetworks:
-    """The three networks, as far as there are any.
+    """The named networks, as far as they exist.
 
     Args:
-        most: trainings up to which a network is recommended, which takes the cube of them.
+        most: most trainings for which a network is recommended, which takes time cubic in their number.
     """
     best, tested = best_observed(info.records), tuple(retested(info.records))
     if most is not None and len(info.records) > most:
@@ -117,14 +117,14 @@ def recommend_info(info: RunInfo) -> Recommended:
     )
     predicted, low, high = (
         info.metric.nearest(score) for score in (found.predicted, found.ci_low, found.ci_high)
-    )  # the model is linear, accuracies are not
+    )  # the model is linear and may leave the range of the metric
     return Recommended(build(found.choices), predicted, low, high, found.n_trials, found.observed)
 
 
 def pareto_records(records: Iterable[TrialRecord], names: Sequence[str]) -> list[TrialRecord]:
-    """The search's finished trainings that no other one beats in all objectives, by falling accuracy.
+    """The Pareto front of the search's finished trainings, by descending accuracy.
 
-    Validation accuracies: a front of observations, each partly luck, and no claim. Of equal ones all stay.
+    It is of observed validation accuracies, each partly luck, and not a claim. Equal ones are all kept.
     """
     judged = [
         (record, values)
@@ -141,11 +141,11 @@ def pareto_records(records: Iterable[TrialRecord], names: Sequence[str]) -> list
 
 
 def pareto_series(records: Iterable[TrialRecord], names: Sequence[str]) -> dict[str, Any]:
-    """The hypervolume over the search's trainings in order, with the reference point it is counted from.
+    """The hypervolume over the search's trainings in order, with its reference point.
 
     Returns:
-        `trials` (numbers), `hypervolume` and `reference` (objective → value): in units of accuracy times the costs
-        divided by their range, so that it lies in [0, 1.2 ^ costs].
+        `trials` (numbers), `hypervolume` and `reference` (objective → value), in units of accuracy times the costs
+        divided by their range, so that it is in [0, 1.2 ^ costs].
     """
     judged = sorted(
         (

@@ -209,7 +209,7 @@ class TestNoSource:
         (entry,) = steps["rewrites"]
         del entry["rewrite"]
         entry["unroll"] = {"swaps": [["relu", "relu_at0"]], "digest": "0" * 16}
-        with pytest.raises(ConversionError, match=r"Functional.*torch\.fx.*plan again"):
+        with pytest.raises(ConversionError, match=r"Functional.*torch\.fx.*make a new plan"):
             Plan.from_dict(steps)
 
 

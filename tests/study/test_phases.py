@@ -92,7 +92,7 @@ def test_without_a_positive_twin_there_is_neither_control_nor_checks() -> None:
 
 
 def test_what_needs_the_top_sites_needs_a_screen() -> None:
-    with pytest.raises(ConfigError, match="retest: which 5 of 33 sites"):
+    with pytest.raises(ConfigError, match="retest: the 5 of 33 sites that it tests are chosen by a screen"):
         plan_phases(100, 33, sizes=(72,), counts={"screen": 0, "confirm": 32})
     assert counts(plan_phases(100, 5, sizes=(16,), counts={"screen": 0, "confirm": 32}))["confirm"] == 32
 

@@ -104,10 +104,10 @@ def test_a_data_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         return np.load(root / "dots.npy")[: len(labels)] * labels[:, None, None].astype(np.uint8), labels
 
     np.save(tmp_path / "dots.npy", np.full((60, 4, 4), 9, np.uint8))
-    source = standard.Source(
+    source = standard.Published(
         "Dots", "https://example.org", ("dots.npy",), read, Augmentation(), ("dark", "bright")
     )
-    monkeypatch.setitem(standard.SOURCES, "dots", source)
+    monkeypatch.setitem(standard.PUBLISHED, "dots", source)
     images = load_dataset("dots", data_dir=tmp_path)
     assert images.input_size == (1, 4, 4)
     assert len(images.test) == 30

@@ -1,27 +1,34 @@
-"""`load_dataset`: a data set by name."""
+"""`load_dataset`: a data set by its name, or made of Datasets."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from reborn_nas.data.digits import load_digits
+from reborn_nas.data.digits import read_digits
 from reborn_nas.data.files.headers import RESIZES
 from reborn_nas.data.folder import load_folder
 from reborn_nas.data.images import ImageSet, as_rgb
-from reborn_nas.data.standard import SOURCES, load_standard
+from reborn_nas.data.items.readers import is_reader, open_reader
+from reborn_nas.data.items.stored import CACHED, is_live, read_cached, read_items, take
+from reborn_nas.data.source import Reading, Source, make_images
+from reborn_nas.data.standard import PUBLISHED, read_standard
 from reborn_nas.errors import DataError, unknown_name
 
 _ALIASES = {"fashionmnist": "fashion_mnist", "fmnist": "fashion_mnist", "fashion-mnist": "fashion_mnist"}
+_OWN = "or images of your own: folder:PATH, file.py:factory, or timm's hfds/NAME, wds/NAME, tfds/NAME, torch/NAME"
 
 
 def dataset_names() -> tuple[str, ...]:
     """What `load_dataset` knows by name; beside these there is `folder:PATH`."""
-    return ("digits", *SOURCES)
+    return ("digits", *PUBLISHED)
 
 
 def load_dataset(
-    name: str,
+    dataset: Any,
     *,
+    name: str = "",
+    known_by: str = "",
     data_dir: str | Path | None = None,
     image_size: int | tuple[int, int] | None = None,
     seed: int = 0,
@@ -36,18 +43,23 @@ def load_dataset(
     """Read a data set and give each image its use.
 
     Args:
-        name: `digits` (scikit-learn's, always there), one of torchvision's `cifar10`, `cifar100`, `svhn`, `mnist`,
-            `kmnist`, `fashion_mnist` (downloaded where they are absent), or `folder:PATH`.
-        data_dir: where torchvision's sets lie or are put; `$REBORN_NAS_DATA`, else `~/.cache/reborn-nas`.
+        dataset: `digits` (scikit-learn's, always there), one of torchvision's `cifar10`, `cifar100`, `svhn`, `mnist`,
+            `kmnist`, `fashion_mnist` (downloaded where they are absent), `folder:PATH`, one of timm's readers
+            (`hfds/NAME`, `wds/…`), or torch Datasets: one for training, or a mapping of "train", "validation" and
+            "test", whose items are (image, label).
+        name: of Datasets; that of their class where it is "".
+        known_by: what tells Datasets from others beside what they hold, such as a digest of their source.
+        data_dir: where torchvision's sets lie or are put; `$REBORN_NAS_DATA`, else `~/.cache/reborn-nas`. Of timm's
+            readers their root.
         image_size: side, or (height, width), that images are resized to.
         seed: draws the reserved part and, with `fraction`, the images kept. The test part never depends on it.
         fraction: share of every part that is kept, stratified, in (0, 1].
         flip: overrides whether training images are mirrored at random.
-        skip_broken: leave out images of a folder that cannot be read, instead of raising; the notes count them.
-        resize: what becomes of images of a folder that have another size: "cover" (scaled, and cut in the middle),
+        skip_broken: leave out images that cannot be read, instead of raising; the notes count them.
+        resize: what becomes of images that have another size than most: "cover" (scaled, and cut in the middle),
             "contain" (scaled, black around) or "stretch".
-        stream: whether the decoded images of a folder are read from a cache on disk in every epoch, instead of being
-            held in memory; where None, only if they take more than 0.6 of the memory that is free.
+        stream: whether decoded images are read from a cache on disk in every epoch, instead of being held in memory;
+            where None, only if they take more than 0.6 of the memory that is free.
         cache_dir: where that cache lies; `$REBORN_NAS_CACHE`, else `~/.cache/reborn-nas/decoded`.
         rgb: give grey images three equal channels.
 
@@ -59,34 +71,43 @@ def load_dataset(
     >>> images.input_size, len(images.pool), len(images.reserve), len(images.test)
     ((1, 8, 8), 1077, 360, 360)
     """
-    if rgb:
-        grey = load_dataset(
-            name, data_dir=data_dir, image_size=image_size, seed=seed, fraction=fraction, flip=flip,
-            skip_broken=skip_broken, resize=resize, stream=stream, cache_dir=cache_dir,
-        )  # fmt: skip
-        return as_rgb(grey)
     size = _size(image_size)
     if resize not in RESIZES:
         raise unknown_name("way to resize", resize, RESIZES)
     if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
-        raise DataError(f"data set {name!r}: fraction is a number in (0, 1], not {fraction!r}")
-    if name.startswith("folder:"):
-        path = name.removeprefix("folder:")
-        return load_folder(
-            name, path, image_size=size, seed=seed, fraction=fraction, flip=flip, skip_broken=skip_broken,
-            resize=resize, stream=stream, cache_dir=cache_dir,
-        )  # fmt: skip
-    if resize != "cover":
-        raise DataError(f"data set {name!r}: its images have one size; --resize is for folder:PATH")
-    if stream:
-        raise DataError(f"data set {name!r}: only folder:PATH is streamed; leave --stream out")
+        raise DataError(f"data set {name or dataset!r}: fraction is a number in (0, 1], not {fraction!r}")
+
+    def make(source: Source) -> ImageSet:
+        return make_images(source, seed=seed, fraction=fraction, flip=flip)
+
+    how = Reading(size, resize, stream, cache_dir, skip_broken)
+    if is_live(dataset):
+        images = make(read_items(take(dataset, name, more=known_by), how))
+    elif dataset.startswith(CACHED):
+        images = make(read_cached(dataset, how))
+    elif dataset.startswith("folder:"):
+        images = load_folder(dataset, make, how)
+    elif is_reader(dataset):
+        found, known = open_reader(dataset, data_dir)
+        images = make(read_items(take(found, dataset, more=str(data_dir), known=known, ends=True), how))
+    else:
+        images = make(_named(dataset, data_dir, how))
+    return as_rgb(images) if rgb else images
+
+
+def _named(name: str, data_dir: str | Path | None, how: Reading) -> Source:
+    """A set that is known by its name."""
+    if how.resize != "cover":
+        raise DataError(f"data set {name!r}: its images have one size; --resize is for images of your own")
+    if how.stream:
+        raise DataError(f"data set {name!r}: only images of your own are streamed; leave --stream out")
     plain = name.strip().lower()
     plain = _ALIASES.get(plain, plain)
     if plain == "digits":
-        return load_digits(image_size=size, seed=seed, fraction=fraction, flip=flip)
-    if plain not in SOURCES:
-        raise unknown_name("data set", name, dataset_names(), hint="or folder:PATH for images of your own")
-    return load_standard(plain, data_dir, image_size=size, seed=seed, fraction=fraction, flip=flip)
+        return read_digits(how.image_size)
+    if plain not in PUBLISHED:
+        raise unknown_name("data set", name, dataset_names(), hint=_OWN)
+    return read_standard(plain, data_dir, how.image_size)
 
 
 def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:

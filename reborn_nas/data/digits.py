@@ -10,46 +10,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from reborn_nas.data.augment.settings import NO_AUGMENTATION, Augmentation
-from reborn_nas.data.images import ImageSet, assemble, resize
-from reborn_nas.data.parts import plan_parts
+from reborn_nas.data.augment.settings import NO_AUGMENTATION
+from reborn_nas.data.images import resize
+from reborn_nas.data.source import Source
 
 PART = 360
 """Images for validation, in the reserve and in the test; the other 717 train."""
 
 
-def load_digits(
-    *,
-    image_size: tuple[int, int] | None = None,
-    seed: int = 0,
-    fraction: float = 1.0,
-    flip: bool | None = None,
-) -> ImageSet:
+def read_digits(image_size: tuple[int, int] | None = None) -> Source:
     """The digits, one channel, their grey levels 0 … 16 spread over 0 … 255."""
     table = torch.from_numpy(_table())
     levels = table[:, :64].double().view(-1, 1, 8, 8)
     pictures = (levels * (255 / 16)).round().to(torch.uint8)
     labels = table[:, 64].long().contiguous()
-    classes = tuple(str(digit) for digit in range(10))
-    parts = plan_parts(
-        labels,
-        classes,
-        name="digits",
-        train=torch.arange(len(labels)),
-        test_size=PART,
-        reserve_size=PART,
-        validation_size=PART,
-        seed=seed,
-        fraction=fraction,
-    )
-    return assemble(
+    return Source(
         "digits",
-        lambda kept: resize(pictures[kept], image_size or (8, 8)),
+        tuple(str(digit) for digit in range(10)),
         labels,
-        classes,
-        parts,
-        Augmentation(flip=True) if flip else NO_AUGMENTATION,
-        notes=("digits came undivided; training, validation, reserve and test are fixed stratified parts",),
+        {"train": torch.arange(len(labels))},
+        lambda kept, notes: resize(pictures[kept], image_size or (8, 8)),
+        NO_AUGMENTATION,
+        ("digits came undivided; training, validation, reserve and test are fixed stratified parts",),
+        sizes={"test_size": PART, "reserve_size": PART, "validation_size": PART},
     )
 
 

@@ -20,8 +20,8 @@ import torch
 import torchvision.datasets
 
 from reborn_nas.data.augment.settings import NO_AUGMENTATION, PAPER_AUGMENTATION, Augmentation
-from reborn_nas.data.images import ImageSet, assemble, resize
-from reborn_nas.data.parts import plan_parts
+from reborn_nas.data.images import resize
+from reborn_nas.data.source import Source
 from reborn_nas.errors import DataError, blame_machine
 
 DIGITS = tuple("0123456789")
@@ -45,7 +45,7 @@ Arrays = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
 
 
 @dataclass(frozen=True)
-class Source:
+class Published:
     """How one of torchvision's sets is found, read and downloaded.
 
     Args:
@@ -65,17 +65,11 @@ class Source:
     classes: tuple[str, ...]
 
 
-def load_standard(
-    name: str,
-    data_dir: str | Path | None,
-    *,
-    image_size: tuple[int, int] | None = None,
-    seed: int = 0,
-    fraction: float = 1.0,
-    flip: bool | None = None,
-) -> ImageSet:
+def read_standard(
+    name: str, data_dir: str | Path | None, image_size: tuple[int, int] | None = None
+) -> Source:
     """The set `name`; its test images are the published ones, its reserve comes out of the training images."""
-    source = SOURCES[name]
+    source = PUBLISHED[name]
     root = _find(name, source, data_root(data_dir))
     try:
         (train, train_labels), (test, test_labels) = source.read(root, True), source.read(root, False)
@@ -91,17 +85,8 @@ def load_standard(
     if len(labels) == 0 or int(labels.min()) < 0 or int(labels.max()) >= len(source.classes):
         raise DataError(f"data set {name!r} under {root}: labels are 0 … {len(source.classes) - 1}")
     positions = torch.arange(len(labels))
-    parts = plan_parts(
-        labels,
-        source.classes,
-        name=name,
-        train=positions[: len(train_labels)],
-        test=positions[len(train_labels) :],
-        seed=seed,
-        fraction=fraction,
-    )
 
-    def pixels(kept: torch.Tensor) -> torch.Tensor:
+    def pixels(kept: torch.Tensor, notes: list[str]) -> torch.Tensor:
         halves = [
             torch.from_numpy(train[kept[kept < len(train)].numpy()]),
             torch.from_numpy(test[kept[kept >= len(train)].numpy() - len(train)]),
@@ -109,9 +94,8 @@ def load_standard(
         images = torch.cat([_channels_first(half) for half in halves])
         return resize(images, image_size or (images.shape[2], images.shape[3]))
 
-    padding = source.augmentation.crop_padding
-    augmentation = Augmentation(padding, source.augmentation.flip if flip is None else flip)
-    return assemble(name, pixels, labels, source.classes, parts, augmentation)
+    parts = {"train": positions[: len(train_labels)], "test": positions[len(train_labels) :]}
+    return Source(name, source.classes, labels, parts, pixels, source.augmentation)
 
 
 def data_root(data_dir: str | Path | None = None) -> Path:
@@ -120,7 +104,7 @@ def data_root(data_dir: str | Path | None = None) -> Path:
     return Path(given).expanduser()
 
 
-def _find(name: str, source: Source, root: Path) -> Path:
+def _find(name: str, source: Published, root: Path) -> Path:
     """The folder that holds the set, which is downloaded to `root` if none does."""
     places = [root, root / name, root / source.torchvision]
     for place in places:
@@ -152,11 +136,11 @@ def _find(name: str, source: Source, root: Path) -> Path:
     return root
 
 
-def _present(place: Path, source: Source) -> bool:
+def _present(place: Path, source: Published) -> bool:
     return all((place / file).exists() or (place / f"{file}.gz").exists() for file in source.files)
 
 
-def _download(source: Source, root: Path) -> None:
+def _download(source: Published, root: Path) -> None:
     kind = getattr(torchvision.datasets, source.torchvision)
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)  # torchvision sets none, and a dead mirror would hang for ever
@@ -213,8 +197,8 @@ def _read_svhn(root: Path, train: bool) -> Arrays:
 
 _TORONTO = "https://www.cs.toronto.edu/~kriz"
 
-SOURCES = {
-    "cifar10": Source(
+PUBLISHED = {
+    "cifar10": Published(
         "CIFAR10",
         f"{_TORONTO}/cifar-10-python.tar.gz",
         ("cifar-10-batches-py",),
@@ -222,7 +206,7 @@ SOURCES = {
         PAPER_AUGMENTATION,
         CIFAR10,
     ),
-    "cifar100": Source(
+    "cifar100": Published(
         "CIFAR100",
         f"{_TORONTO}/cifar-100-python.tar.gz",
         ("cifar-100-python",),
@@ -230,7 +214,7 @@ SOURCES = {
         PAPER_AUGMENTATION,
         CIFAR100,
     ),
-    "svhn": Source(
+    "svhn": Published(
         "SVHN",
         "http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
         ("train_32x32.mat", "test_32x32.mat"),
@@ -238,7 +222,7 @@ SOURCES = {
         NO_AUGMENTATION,
         DIGITS,
     ),
-    "mnist": Source(
+    "mnist": Published(
         "MNIST",
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         _idx_files("MNIST"),
@@ -246,7 +230,7 @@ SOURCES = {
         NO_AUGMENTATION,
         DIGITS,
     ),
-    "kmnist": Source(
+    "kmnist": Published(
         "KMNIST",
         "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
         _idx_files("KMNIST"),
@@ -254,7 +238,7 @@ SOURCES = {
         NO_AUGMENTATION,
         KMNIST,
     ),
-    "fashion_mnist": Source(
+    "fashion_mnist": Published(
         "FashionMNIST",
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         _idx_files("FashionMNIST"),

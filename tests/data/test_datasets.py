@@ -262,7 +262,7 @@ def test_svhn_in_torchvisions_layout(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not images.augmentation.active
 
 
-@pytest.mark.parametrize("name", standard.SOURCES)
+@pytest.mark.parametrize("name", standard.PUBLISHED)
 def test_an_absent_set_without_a_network_is_told_without_trying(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
+import reborn_nas.data.cache.folder as caching
 import reborn_nas.data.cache.write as writing
 import reborn_nas.data.files.decode as decoding
 from reborn_nas.data import Augmentation, ImageSet, Resident, load_dataset, split
@@ -216,8 +217,8 @@ def test_memory_decides(photos: Path, place: Path, monkeypatch: pytest.MonkeyPat
     assert images.fingerprint == streamed(photos, place).fingerprint
 
 
-def test_only_folders_are_streamed() -> None:
-    with pytest.raises(DataError, match=r"digits.*only folder:PATH is streamed"):
+def test_named_sets_are_not_streamed() -> None:
+    with pytest.raises(DataError, match=r"digits.*only images of your own are streamed"):
         load_dataset("digits", stream=True)
 
 
@@ -236,8 +237,8 @@ def test_the_cache_lies_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch, tmp_
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are decoded into caches."""
     found: list[Path] = []
-    real = writing.pixels_of
-    monkeypatch.setattr(writing, "pixels_of", lambda file, *a: (found.append(file), real(file, *a))[1])
+    real = caching.pixels_of
+    monkeypatch.setattr(caching, "pixels_of", lambda file, *a: (found.append(file), real(file, *a))[1])
     return found
 
 
@@ -383,14 +384,15 @@ def test_a_place_that_cannot_be_written_is_named(photos: Path, tmp_path: Path) -
 
 CHILD = """
 import sys, time
+import reborn_nas.data.cache.folder as caching
 import reborn_nas.data.cache.write as writing
 from reborn_nas.data import load_dataset
-real, count = writing.pixels_of, []
+real, count = caching.pixels_of, []
 def slow(*a):
     count.append(1)
     time.sleep(float(sys.argv[3]))
     return real(*a)
-writing.pixels_of = slow
+caching.pixels_of = slow
 writing.SAFE_SECONDS = 0.0
 import reborn_nas.data.files.opening as opening
 opening.BATCH = 4

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from reborn_nas.data.standard import SOURCES
+from reborn_nas.data.standard import PUBLISHED
 from reborn_nas.errors import ConfigError, RebornError
 from reborn_nas.replicate import load_replication, shipped_replications
 from reborn_nas.replicate.compare import text_in_table
@@ -116,7 +116,7 @@ def test_section_4_3_for_each_data_set() -> None:
     found = {}
     for name in study.datasets:
         recipe = get_recipe(study.recipe, dataset=name)
-        augmentation = recipe.augmentation(SOURCES[name].augmentation)
+        augmentation = recipe.augmentation(PUBLISHED[name].augmentation)
         found[name] = (recipe.epochs, augmentation.crop_padding, augmentation.flip)
         assert (recipe.batch_size, recipe.momentum, recipe.weight_decay) == (64, 0.9, 0.0005)
         assert (recipe.learning_rate, recipe.schedule, recipe.init) == (0.001, "step_half", "xavier")

@@ -1,9 +1,10 @@
-"""`CachedFolder`: what is decoded of a folder of images, in files that several processes share.
+"""`CachedImages`: what is decoded of a set of images, in files that several processes share.
 
-A cache is a folder of its own. Its name and key are made of the names, sizes and times of all image files, so that
-another state of the same folder is another cache. In it lie the files' headers; of each layout the records, one a file,
-and their marks; and what was computed from them. A record counts once it is marked, and a file of records is only ever
-filled in: a writer that is killed leaves what it marked, and the next one goes on.
+A cache is a folder of its own. Its name has a key, made of what the images are known by (of a folder the names, sizes
+and times of all image files), so that another state of the same images is another cache. In it lie the images' headers;
+of each layout the records, one an image, and their marks; and what was computed from them. A record counts once it is
+marked, and a file of records is only ever filled in: a writer that is killed leaves what it marked, and the next one
+goes on.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ import torch
 from reborn_nas.commands import command_line
 from reborn_nas.data.cache.lock import is_held, locked, shared, unused
 from reborn_nas.data.cache.records import Records
-from reborn_nas.data.cache.write import check_disk, in_words, read_marks, write_records
+from reborn_nas.data.cache.write import Images, check_disk, in_words, read_marks, write_records
+from reborn_nas.data.files.decode import pixels_of
 from reborn_nas.data.files.headers import HEADER, Layout, settle
+from reborn_nas.data.files.opening import in_threads
 from reborn_nas.errors import DataError, blame_machine
 from reborn_nas.files import write_atomic
 
-__all__ = ["CacheEntry", "CachedFolder", "cache_root", "clean_cache", "list_caches"]
+__all__ = ["CacheEntry", "CachedImages", "ImageFiles", "cache_root", "clean_cache", "list_caches"]
 
 FORMAT = 1
 """Changes with the files of a cache, and with what pixels the same image files become."""
@@ -42,6 +45,8 @@ _ABOUT, _HEADERS, _IN_USE, _WRITING = "cache.json", "headers.npy", "in-use", "wr
 WAIT_SECONDS = 30.0
 """How often a process that waits for another's decoding reports it."""
 
+Table = np.ndarray[Any, Any]
+
 _log = logging.getLogger(__name__)
 
 
@@ -50,51 +55,70 @@ def cache_root(given: str | os.PathLike[str] | None = None) -> Path:
     return Path(given or os.environ.get("REBORN_NAS_CACHE") or "~/.cache/reborn-nas/decoded").expanduser()
 
 
-class CachedFolder:
-    """The cache of a folder of images. Nothing is written before `records`.
+class ImageFiles:
+    """The images of a folder.
+
+    Args:
+        folder: the folder.
+        files: all its image files, in a fixed order.
+    """
+
+    each = staticmethod(in_threads)
+
+    def __init__(self, folder: Path, files: Sequence[str | Path]) -> None:
+        self.files, self.source, self.key = files, str(folder), _key(folder, files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def settle(
+        self, rows: Table, headers: Table, size: tuple[int, int] | None, notes: list[str], resize: str
+    ) -> Layout:
+        return settle([self.files[k] for k in rows], headers, size, notes, resize)
+
+    def pixels(self, row: int, layout: Layout) -> Table:
+        return pixels_of(Path(self.files[row]), layout)
+
+
+class CachedImages:
+    """The cache of a set of images. Nothing is written before `records`.
 
     Args:
         root: where caches lie.
-        source: the folder.
-        files: all its image files, in a fixed order; the numbers of rows below are theirs.
+        images: how they are decoded.
     """
 
-    def __init__(self, root: Path, source: Path, files: Sequence[str | Path]) -> None:
-        self.root, self.source, self.files = root, source, files
-        self.key = _key(source, files)
-        self.path = root / f"{_plain(source)}-{self.key[:16]}"
-        self._headers: np.ndarray[Any, Any] | None = None
-        self._read = 0
+    def __init__(self, root: Path, images: Images) -> None:
+        self.root, self.images, self.key = root, images, images.key
+        self.path = root / f"{_plain(images.source)}-{self.key[:16]}"
+        self._headers: Table | None = None
 
-    def settle(
-        self, rows: np.ndarray[Any, Any], size: tuple[int, int] | None, notes: list[str], resize: str
-    ) -> Layout:
-        """The layout of the files `rows`, as `headers.settle` decides it; cached headers are not read again."""
+    def settle(self, rows: Table, size: tuple[int, int] | None, notes: list[str], resize: str) -> Layout:
+        """The layout of the images `rows`, as `headers.settle` decides it; cached headers are not read again."""
         if self._headers is None:
             self._headers = self._cached_headers()
         own = self._headers[rows]
         try:
-            return settle([self.files[k] for k in rows], own, size, notes, resize)
+            return self.images.settle(rows, own, size, notes, resize)
         finally:
             self._headers[rows] = own
 
-    def missing(self, rows: np.ndarray[Any, Any], layout: Layout) -> np.ndarray[Any, Any]:
-        """Those of the files `rows` that have no record yet."""
+    def missing(self, rows: Table, layout: Layout) -> Table:
+        """Those of the images `rows` that have no record yet."""
         return rows[self._marks(layout)[rows] == 0]
 
-    def records(self, rows: np.ndarray[Any, Any], layout: Layout) -> Records:
-        """The images of the files `rows`, decoded first where they are not yet.
+    def records(self, rows: Table, layout: Layout) -> Records:
+        """The images `rows`, decoded first where they are not yet.
 
         Raises:
-            BrokenImagesError: files that are no whole image; all others are kept.
+            BrokenImagesError: images that cannot be read; all others are kept.
             DataError: the disk is too small, or the cache cannot be written.
         """
         with self._writable():
             in_use = shared(self.path / _IN_USE)
         try:
             if len(self.missing(rows, layout)):
-                with self._writable():
-                    self._write(rows, layout)
+                self._write(rows, layout)
             raw = self._raw(layout)
             marks, size = self._marks(layout), raw.stat().st_size if raw.exists() else 0
             if size < (int(rows.max()) + 1) * layout.bytes:
@@ -104,58 +128,87 @@ class CachedFolder:
             os.close(in_use)
             raise
 
+    def describe(self, records: Records) -> str:
+        """A note on images that are read from here in every epoch."""
+        count, C, H, W = records.shape
+        return (
+            f"{count:,} images of {C}×{H}×{W}, decoded {in_words(records.nbytes)}, are read from the cache "
+            f"{self.path} (key {self.key[:16]}) as they are needed"
+        )
+
     @property
     def mend(self) -> str:
         """The way out where a cache is damaged."""
         line = command_line("reborn-nas", "cache", "--cache-dir", self.root, "--clean", self.path.name)
         return f"`{line}` removes it, and the next run decodes again"
 
-    def _write(self, rows: np.ndarray[Any, Any], layout: Layout) -> None:
-        with locked(self.path / _WRITING, self._report_waiting(rows, layout)):
+    def _write(self, rows: Table, layout: Layout) -> None:
+        with self.writing(lambda: f"{len(self.missing(rows, layout)):,} images are left"):
             missing = self.missing(rows, layout)
-            if not len(missing):
-                return  # another process has decoded them meanwhile
-            needed = len(missing) * layout.bytes
-            C, H, W = layout.shape
-            check_disk(self.path, needed, f"{len(missing):,} images of {C}×{H}×{W}, decoded,")
-            about = {"format": FORMAT, "key": self.key, "source": str(self.source), "files": len(self.files)}
-            write_atomic(self.path / _ABOUT, json.dumps(about, indent=1))
-            self._keep_headers()
-            for other in list_caches(self.root):
-                if other.source == str(self.source) and other.path != self.path:
-                    _log.warning("%s is of another state of %s and is not used", other.path, self.source)
-            _log.warning(
-                "decoding %s images of %d×%d×%d once, into %s (%s, key %s)",
-                f"{len(missing):,}", C, H, W, self.path, in_words(needed), self.key[:16],
-            )  # fmt: skip
-            write_records(self._raw(layout), self.files, missing, layout, self._marks(layout))
+            if len(missing):  # else another process has decoded them meanwhile
+                self.decode(missing, layout)
 
-    def _report_waiting(self, rows: np.ndarray[Any, Any], layout: Layout) -> Callable[[float], None]:
+    @contextlib.contextmanager
+    def writing(self, left: Callable[[], str]) -> Iterator[None]:
+        """Alone among the processes that write here.
+
+        Args:
+            left: what another one still has to do, for the messages while this one waits.
+        """
         reported = -WAIT_SECONDS
 
         def waiting(seconds: float) -> None:
             nonlocal reported
             if seconds - reported >= WAIT_SECONDS:
                 reported = seconds
-                left = len(self.missing(rows, layout))
-                _log.warning("another process decodes into %s; %s images are left", self.path, f"{left:,}")
+                _log.warning("another process decodes into %s; %s", self.path, left())
 
-        return waiting
+        with self._writable():
+            in_use = shared(self.path / _IN_USE)
+            try:
+                with locked(self.path / _WRITING, waiting):
+                    yield
+            finally:
+                os.close(in_use)
+
+    def decode(self, rows: Table, layout: Layout) -> None:
+        """Write the records of the images `rows`, whether or not there are any; for one that is `writing`."""
+        needed = len(rows) * layout.bytes
+        C, H, W = layout.shape
+        check_disk(self.path, needed, f"{len(rows):,} images of {C}×{H}×{W}, decoded,")
+        source = self.images.source
+        about = {"format": FORMAT, "key": self.key, "source": source, "files": len(self.images)}
+        write_atomic(self.path / _ABOUT, json.dumps(about, indent=1))
+        self.keep_headers()
+        for other in list_caches(self.root):
+            if other.source == source and other.path != self.path:
+                _log.warning("%s is of another state of %s and is not used", other.path, source)
+        _log.warning(
+            "decoding %s images of %d×%d×%d once, into %s (%s, key %s)",
+            f"{len(rows):,}", C, H, W, self.path, in_words(needed), self.key[:16],
+        )  # fmt: skip
+        write_records(self._raw(layout), self.images, rows, layout, self._marks(layout))
+
+    def discard(self, layout: Layout) -> None:
+        """Remove the records of a layout that no images have; for one that is `writing`."""
+        for file in (self._raw(layout), self._raw(layout).with_suffix(".marks")):
+            file.unlink(missing_ok=True)
 
     def _raw(self, layout: Layout) -> Path:
         return self.path / f"{layout.name}.raw"
 
-    def _marks(self, layout: Layout) -> np.ndarray[Any, Any]:
-        return read_marks(self._raw(layout).with_suffix(".marks"), len(self.files))
+    def _marks(self, layout: Layout) -> Table:
+        return read_marks(self._raw(layout).with_suffix(".marks"), len(self.images))
 
-    def _cached_headers(self) -> np.ndarray[Any, Any]:
+    def _cached_headers(self) -> Table:
         with contextlib.suppress(OSError, ValueError):
             found = np.load(self.path / _HEADERS, allow_pickle=False)
-            if found.shape == (len(self.files),) and found.dtype == HEADER:
+            if found.shape == (len(self.images),) and found.dtype == HEADER:
                 return np.array(found)
-        return np.zeros(len(self.files), HEADER)
+        return np.zeros(len(self.images), HEADER)
 
-    def _keep_headers(self) -> None:
+    def keep_headers(self) -> None:
+        """Keep what `settle` has read of headers."""
         if self._headers is not None:
             content = io.BytesIO()
             np.save(content, self._headers)
@@ -190,9 +243,9 @@ def _key(source: Path, files: Sequence[str | Path]) -> str:
     return digest.hexdigest()
 
 
-def _plain(source: Path) -> str:
-    """The folder's name, in letters that any file system and shell takes."""
-    name = source.resolve().name
+def _plain(source: str) -> str:
+    """The name of a folder, or of what else images come from, in letters that any file system and shell takes."""
+    name = Path(source).resolve().name
     return (
         "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)[:40] or "images"
     )

@@ -1,4 +1,4 @@
-"""Writing records: image files are decoded in threads, and a record is marked once it is safe on the disk."""
+"""Writing records: a record is marked once it is safe on the disk."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ import shutil
 import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from reborn_nas.data.cache.records import DONE
-from reborn_nas.data.files.decode import pixels_of
 from reborn_nas.data.files.headers import Layout
-from reborn_nas.data.files.opening import in_threads
 from reborn_nas.errors import DataError, blame_machine
 
-__all__ = ["check_disk", "in_words", "read_marks", "write_records"]
+__all__ = ["Images", "check_disk", "in_words", "read_marks", "write_records"]
 
 SAFE_SECONDS = 5.0
 """What is written is made safe and marked this often: a killed writer loses no more."""
@@ -36,6 +34,32 @@ _LEFT_FREE = 64 << 20
 _log = logging.getLogger(__name__)
 
 Table = np.ndarray[Any, Any]
+T = TypeVar("T")
+
+
+class Images(Protocol):
+    """Images that can be decoded one by one, in a fixed order; a row is the number of one.
+
+    Args:
+        source: where they come from, for messages.
+        key: hex digest of what they are known by.
+    """
+
+    source: str
+    key: str
+
+    def __len__(self) -> int: ...
+
+    def settle(
+        self, rows: Table, headers: Table, size: tuple[int, int] | None, notes: list[str], resize: str
+    ) -> Layout:
+        """The layout of the images `rows`, as `headers.settle` decides it; rows of `headers` are filled in."""
+
+    def each(self, count: int, work: Callable[[int], T]) -> Iterator[list[tuple[int, T]]]:
+        """`work` on 0 … count − 1: a batch of numbers with their results at a time, as `opening.in_threads` does it."""
+
+    def pixels(self, row: int, layout: Layout) -> Table:
+        """One image as uint8 (C, H, W)."""
 
 
 def read_marks(path: Path, count: int) -> Table:
@@ -70,16 +94,16 @@ def check_disk(folder: Path, needed: int, what: str) -> None:
         )
 
 
-def write_records(raw: Path, files: Sequence[str | Path], rows: Table, layout: Layout, marks: Table) -> None:
-    """Decode the files `rows` into their records, and mark them in `marks` and in the file beside `raw`.
+def write_records(raw: Path, images: Images, rows: Table, layout: Layout, marks: Table) -> None:
+    """Decode the images `rows` into their records, and mark them in `marks` and in the file beside `raw`.
 
     Args:
-        raw: the file of records; record k is `files[k]`.
+        raw: the file of records; record k is image k.
         rows: which are missing.
         marks: uint64, of all records; changed in place.
 
     Raises:
-        BrokenImagesError: files that are no whole image; all others are written.
+        BrokenImagesError: images that cannot be read; all others are written.
         MachineError: the disk is full or fails; what was marked stays.
     """
     began = reported = safe = time.monotonic()
@@ -91,7 +115,7 @@ def write_records(raw: Path, files: Sequence[str | Path], rows: Table, layout: L
     def one(k: int) -> int:
         if not hasattr(own, "buffer"):  # fresh memory for every image would cost as much as the copy
             own.buffer = np.empty(layout.shape, np.uint8)
-        np.copyto(own.buffer, pixels_of(Path(files[rows[k]]), layout))
+        np.copyto(own.buffer, images.pixels(int(rows[k]), layout))
         data = memoryview(own.buffer.reshape(-1).data)
         _write_at(handle, data, int(rows[k]) * layout.bytes)
         return zlib.crc32(data)
@@ -108,7 +132,7 @@ def write_records(raw: Path, files: Sequence[str | Path], rows: Table, layout: L
     done = 0
     try:
         try:
-            for results in in_threads(len(rows), one):
+            for results in images.each(len(rows), one):
                 fresh += [(int(rows[k]), crc) for k, crc in results]
                 done += len(results)
                 now = time.monotonic()

@@ -23,7 +23,15 @@ try:
 except (ImportError, AttributeError):
     torchvision_io = None  # type: ignore[assignment]
 
-__all__ = ["MEMORY_SHARE", "decode", "decode_in_memory", "fits_memory", "pixels_of"]
+__all__ = [
+    "MEMORY_SHARE",
+    "array_pixels",
+    "decode",
+    "decode_in_memory",
+    "fits_memory",
+    "pixels_of",
+    "require_memory",
+]
 
 MEMORY_SHARE = 0.6
 """Images may take this share of the host memory that is free."""
@@ -66,14 +74,7 @@ def decode_in_memory(files: Sequence[str | Path], name: str, layout: Layout) -> 
         BrokenImagesError: files that are no whole image, all of them.
         DataError: more pixels than the memory holds.
     """
-    needed, free = len(files) * layout.bytes, available_memory()
-    if free is not None and not fits_memory(len(files), layout):
-        C, H, W = layout.shape
-        raise DataError(
-            f"data set {name!r}: {len(files)} images of {C}×{H}×{W} take {needed / 2**30:.1f} GiB, and "
-            f"{free / 2**30:.1f} GiB of memory are free; --stream reads them from a cache on disk, a smaller "
-            "--image-size or a --fraction takes less"
-        )
+    require_memory(len(files), name, layout)
     out = torch.empty(len(files), *layout.shape, dtype=torch.uint8)
     rows = out.numpy()
 
@@ -83,6 +84,19 @@ def decode_in_memory(files: Sequence[str | Path], name: str, layout: Layout) -> 
     for _ in in_threads(len(files), fill):
         pass
     return out
+
+
+def require_memory(count: int, name: str, layout: Layout) -> None:
+    """Raise DataError where `count` images take more memory than there is for them."""
+    free = available_memory()
+    if free is None or fits_memory(count, layout):
+        return
+    C, H, W = layout.shape
+    raise DataError(
+        f"data set {name!r}: {count} images of {C}×{H}×{W} take {count * layout.bytes / 2**30:.1f} GiB, and "
+        f"{free / 2**30:.1f} GiB of memory are free; --stream reads them from a cache on disk, a smaller "
+        "--image-size or a --fraction takes less"
+    )
 
 
 def fits_memory(count: int, layout: Layout) -> bool:
@@ -95,7 +109,7 @@ def pixels_of(file: Path, layout: Layout) -> np.ndarray[Any, Any]:
     """One image as uint8 (C, H, W)."""
     channels, H, W = layout.shape
     if file.suffix.lower() == ARRAY:
-        return _array_pixels(file, layout)
+        return array_pixels(read_array(file), layout)
 
     def read(image: Image.Image) -> np.ndarray[Any, Any]:
         mode = "L" if channels == 1 else "RGB"
@@ -135,9 +149,8 @@ def _scaled(values: np.ndarray[Any, Any], layout: Layout) -> np.ndarray[Any, Any
     return ((values.astype(np.float64) - low) * (255 / (high - low))).clip(0, 255).round().astype(np.uint8)
 
 
-def _array_pixels(file: Path, layout: Layout) -> np.ndarray[Any, Any]:
-    """An array as uint8 (C, H, W), each channel resized by itself."""
-    array = read_array(file)
+def array_pixels(array: np.ndarray[Any, Any], layout: Layout) -> np.ndarray[Any, Any]:
+    """An array (H, W, C) as uint8 (C, H, W), each channel resized by itself."""
     values = np.asarray(array) if array.dtype == np.uint8 else _scaled(array, layout)
     planes = (Image.fromarray(np.ascontiguousarray(plane)) for plane in values.transpose(2, 0, 1))
     return np.stack([np.asarray(_resized(plane, layout)) for plane in planes])

@@ -16,7 +16,17 @@ from reborn_nas.data.files.listing import ARRAY
 from reborn_nas.data.files.opening import BrokenImagesError, in_threads, read_array, reading
 from reborn_nas.errors import DataError, blame_machine
 
-__all__ = ["DEEP", "HEADER", "RESIZES", "Layout", "orientation", "read_headers", "settle"]
+__all__ = [
+    "DEEP",
+    "GREY",
+    "HEADER",
+    "RESIZES",
+    "Layout",
+    "array_header",
+    "orientation",
+    "read_headers",
+    "settle",
+]
 
 GREY = frozenset(("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"))
 DEEP = frozenset(("I", "I;16", "I;16B", "I;16L", "I;16N", "F"))  # more than 8 bits a pixel
@@ -167,6 +177,21 @@ def _header(file: Path) -> tuple[int, int, int, int, float, float]:
     return height, width, channels, flags | _ODD * stripped, 0.0, 0.0
 
 
+def array_header(values: Table, *, picture: bool) -> tuple[int, int, int, int, float, float]:
+    """The row of an image that is there as an array (H, W, C), the range of its values included.
+
+    Args:
+        picture: whether it may be grey among coloured ones.
+
+    Raises:
+        ValueError: it holds values that are not finite.
+    """
+    deep = values.dtype != np.uint8
+    low, high, fractions = _span_of(values) if deep else (0.0, 0.0, False)
+    flags = _READ | _ARRAY * (not picture) | (_IS_DEEP | _RANGED) * deep | _FRACTIONS * fractions
+    return *values.shape, flags, low, high  # type: ignore[return-value]
+
+
 def orientation(image: Image.Image) -> int | None:
     """EXIF's number of the orientation, 1 where there is none; None where the metadata cannot be read."""
     if image.format == "JPEG" and not any("exif" in key or "xmp" in key for key in map(str, image.info)):
@@ -210,18 +235,18 @@ def _deep_range(files: Sequence[str | Path], headers: Table, notes: list[str]) -
 
 def _span(file: Path) -> tuple[float, float, bool]:
     """The smallest and the largest value of an image, and whether they are fractions."""
-
-    def span(values: Table) -> tuple[float, float, bool]:
-        low, high = float(values.min()), float(values.max())
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError("it holds values that are not finite")
-        return low, high, values.dtype.kind == "f"
-
     if file.suffix.lower() != ARRAY:
-        return reading(file, lambda image: span(np.asarray(image)))[0]
+        return reading(file, lambda image: _span_of(np.asarray(image)))[0]
     try:
-        return span(read_array(file))
+        return _span_of(read_array(file))
     except BrokenImagesError:
         raise
     except ValueError as error:
         raise BrokenImagesError([(file, str(error))]) from error
+
+
+def _span_of(values: Table) -> tuple[float, float, bool]:
+    low, high = float(values.min()), float(values.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("it holds values that are not finite")
+    return low, high, values.dtype.kind == "f"

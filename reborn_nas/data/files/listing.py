@@ -22,6 +22,7 @@ __all__ = [
     "not_used",
     "once",
     "part_folders",
+    "part_of",
     "some",
 ]
 
@@ -84,14 +85,14 @@ def part_folders(name: str, root: Path) -> tuple[dict[str, Path], list[str]]:
     folders = [entry.name for entry in entries if _is_folder(entry)]
     found: dict[str, list[str]] = {part: [] for part in (*PARTS, "unclear")}
     for folder in folders:
-        part = _part_of(folder)
+        part = part_of(folder)
         if part is not None:
             found[part].append(folder)
     if _are_classes(root, folders, found["train"]):
         _check_classes(name, root, folders)
         return {"train": root}, [f"{root} has no train/; its folders are taken as the classes"]
     for entry in entries:
-        if _is_dangling(entry) and _part_of(entry.name):
+        if _is_dangling(entry) and part_of(entry.name):
             raise DataError(f"data set {name!r}: the link {entry.path} leads nowhere; mend it or remove it")
     for part, several in found.items():
         names = " and ".join(f"{folder}/" for folder in several)
@@ -123,7 +124,7 @@ def _shares(entry: os.DirEntry[str], classes: set[str]) -> bool:
     return _is_folder(entry) and len(classes.intersection(_folders(Path(entry.path)))) > 1
 
 
-def _part_of(folder: str) -> str | None:
+def part_of(folder: str) -> str | None:
     """The part that a folder is named after: `Train`, `test_set`, `val2017`; None for other names."""
     words = [word for word in re.split(r"[^a-z]+", folder.casefold()) if word not in _FILLERS]
     return _WORDS.get(words[0].removesuffix("set")) if len(words) == 1 else None
@@ -134,7 +135,7 @@ def _are_classes(root: Path, folders: Sequence[str], train: Sequence[str]) -> bo
 
     `train/` beside `car/` and `plane/` is a class, if it holds no folders.
     """
-    named = [folder for folder in folders if _part_of(folder) is not None]
+    named = [folder for folder in folders if part_of(folder) is not None]
     if not named:
         return True
     plain = len(folders) - len(named) >= 1

@@ -35,22 +35,22 @@ class BrokenImagesError(DataError):
     """Images that cannot be read.
 
     Args:
-        broken: each file and why it cannot be read, in order.
+        broken: each file, or what else an image is named by, and why it cannot be read, in order.
     """
 
-    def __init__(self, broken: Sequence[tuple[Path, str]]) -> None:
+    def __init__(self, broken: Sequence[tuple[Path | str, str]]) -> None:
         self.broken = tuple(broken)
         self.files = tuple(file for file, _ in broken)
         file, reason = broken[0]
         if len(broken) == 1:
             super().__init__(
-                f"image {file} cannot be read ({reason}); repair it, take it out of the folder, or give --skip-broken"
+                f"image {file} cannot be read ({reason}); repair it, take it out, or give --skip-broken"
             )
             return
         lines = [f"\n  - {file} ({reason})" for file, reason in broken[:_NAMED]]
         lines += [f"\n  - and {len(broken) - _NAMED} more"] * (len(broken) > _NAMED)
         super().__init__(
-            f"{len(broken)} images cannot be read; repair them, take them out of the folder, or give --skip-broken:"
+            f"{len(broken)} images cannot be read; repair them, take them out, or give --skip-broken:"
             + "".join(lines)
         )
 
@@ -129,7 +129,7 @@ def in_threads(count: int, work: Callable[[int], T]) -> Iterator[list[tuple[int,
         BrokenImagesError: all files that cannot be read, after all have been tried. Another error is raised at once,
             and what has not begun is not begun.
     """
-    broken: list[tuple[Path, str]] = []
+    broken: list[tuple[Path | str, str]] = []
 
     def each(first: int) -> list[tuple[int, T | BrokenImagesError]]:
         results: list[tuple[int, T | BrokenImagesError]] = []

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from reborn_nas.api.run import Run, network_of_code, parent_arm
-from reborn_nas.architecture import Architecture
-from reborn_nas.data import ImageSet, load_dataset
+from reborn_nas.architecture import Architecture, BackboneSpec
+from reborn_nas.data import ImageSet
 from reborn_nas.errors import ConfigError
 from reborn_nas.export import (
     Parent,
@@ -26,7 +26,9 @@ from reborn_nas.known import foreign_code
 from reborn_nas.metric import Metric
 from reborn_nas.metric.classification import METRICS, read_metric, undefined
 from reborn_nas.study import load_run
+from reborn_nas.study.config.functions import is_factory
 from reborn_nas.study.result.networks import recommend_info
+from reborn_nas.study.setup.images import load_images
 from reborn_nas.training import Recipe, from_settings, get_recipe, is_file, read_recipe
 from reborn_nas.training.device.selection import pick_device
 
@@ -36,7 +38,7 @@ def train(
     out: Run,
     *,
     trial: str = "auto",
-    dataset: str | None = None,
+    dataset: Any = None,
     data_dir: Run | None = None,
     image_size: int | None = None,
     skip_broken: bool | None = None,
@@ -87,8 +89,9 @@ def train(
     check_forms(forms)
     chosen, known = _one_architecture(architecture, trial, network.get("backbone") is not None)
     recorded = known if dataset is None and known.get("dataset") else {}
-    images = load_dataset(
-        dataset or recorded.get("dataset", "digits"),
+    _check_code(architecture, recorded)
+    images = load_images(
+        recorded.get("dataset", "digits") if dataset is None else dataset,
         data_dir=Path(place) if (place := data_dir or known.get("data_dir")) else None,
         image_size=image_size or recorded.get("image_size"),
         seed=known.get("seed", 0),
@@ -123,6 +126,16 @@ def train(
     outcome = retrain(job, name, on_epoch)
     export_trained(outcome.trained, out, force=force, fold=fold, forms=forms)
     return outcome
+
+
+def _check_code(given: Architecture | Run, recorded: Mapping[str, Any]) -> None:
+    """Refuse to run a function for the data that a run names and no search of this user's has run."""
+    name = str(recorded.get("dataset", ""))
+    if is_factory(name) and foreign_code([BackboneSpec(name)]) is not None:
+        raise ConfigError(
+            f"{given}: its data come from source code, {name}, that no search of yours has run on this machine; read "
+            f"it, then name it with --dataset {name}"
+        )
 
 
 def _check(seeds: int, epochs: object, parent: Parent) -> None:

@@ -28,7 +28,6 @@ def load_dataset(
     dataset: Any,
     *,
     name: str = "",
-    known_by: str = "",
     data_dir: str | Path | None = None,
     image_size: int | tuple[int, int] | None = None,
     seed: int = 0,
@@ -48,7 +47,6 @@ def load_dataset(
             (`hfds/NAME`, `wds/…`), or torch Datasets: one for training, or a mapping of "train", "validation" and
             "test", whose items are (image, label).
         name: of Datasets; that of their class where it is "".
-        known_by: what tells Datasets from others beside what they hold, such as a digest of their source.
         data_dir: where torchvision's sets lie or are put; `$REBORN_NAS_DATA`, else `~/.cache/reborn-nas`. Of timm's
             readers their root.
         image_size: side, or (height, width), that images are resized to.
@@ -82,14 +80,14 @@ def load_dataset(
 
     how = Reading(size, resize, stream, cache_dir, skip_broken)
     if is_live(dataset):
-        images = make(read_items(take(dataset, name, more=known_by), how))
+        images = make(read_items(take(dataset, name), how))
     elif dataset.startswith(CACHED):
         images = make(read_cached(dataset, how))
     elif dataset.startswith("folder:"):
         images = load_folder(dataset, make, how)
     elif is_reader(dataset):
         found, known = open_reader(dataset, data_dir)
-        images = make(read_items(take(found, dataset, more=str(data_dir), known=known, ends=True), how))
+        images = make(read_items(take(found, dataset, known=known, ends=True), how))
     else:
         images = make(_named(dataset, data_dir, how))
     return as_rgb(images) if rgb else images

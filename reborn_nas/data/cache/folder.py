@@ -95,8 +95,7 @@ class CachedImages:
 
     def settle(self, rows: Table, size: tuple[int, int] | None, notes: list[str], resize: str) -> Layout:
         """The layout of the images `rows`, as `headers.settle` decides it; cached headers are not read again."""
-        if self._headers is None:
-            self._headers = self._cached_headers()
+        self._headers = self.headers
         own = self._headers[rows]
         try:
             return self.images.settle(rows, own, size, notes, resize)
@@ -200,7 +199,11 @@ class CachedImages:
     def _marks(self, layout: Layout) -> Table:
         return read_marks(self._raw(layout).with_suffix(".marks"), len(self.images))
 
-    def _cached_headers(self) -> Table:
+    @property
+    def headers(self) -> Table:
+        """The headers of all images, empty where they were not read."""
+        if self._headers is not None:
+            return self._headers
         with contextlib.suppress(OSError, ValueError):
             found = np.load(self.path / _HEADERS, allow_pickle=False)
             if found.shape == (len(self.images),) and found.dtype == HEADER:

@@ -53,7 +53,6 @@ class Items:
         what: names the data set in messages.
         source: names its cache.
         parts: the Datasets.
-        more: what they are known by beside what they hold, such as the source of a factory.
         known: what they are known by in place of what they hold; "" looks.
 
     Raises:
@@ -79,7 +78,7 @@ class Items:
         self._probed = self._probe()
         if held is None:  # what it holds cannot be read, so all that it returns is
             held = self._contents()
-        text = repr((self.source, self.counts, more, held, sorted(self._probed.items())))
+        text = repr((self.source, self.counts, held, sorted(self._probed.items())))
         self.key = hashlib.sha256(text.encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -88,14 +87,20 @@ class Items:
     def settle(
         self, rows: Table, headers: Table, size: tuple[int, int] | None, notes: list[str], resize: str
     ) -> Layout:
-        """The layout of the items `rows`, which have been read."""
-        headers[:] = self.headers[rows]
+        """The layout of the items `rows`, each of which has been read, or has a header that is stored."""
+        read = self.labels[rows] != BROKEN
+        headers[read] = self.headers[rows][read]
         return settle(Rows(self.counts, rows), headers, size, notes, resize)  # type: ignore[arg-type]
 
     def provisional(self, size: tuple[int, int] | None, resize: str) -> Layout:
         """The layout of all items, if they are like those that were read first."""
         rows = np.array(sorted(self._probed))
         return self.settle(rows, np.zeros(len(rows), HEADER), size, [], resize)
+
+    def recall(self, labels: Table, headers: Table) -> None:
+        """Compare what is read from now on with what was stored."""
+        unread = self.labels == BROKEN
+        self.labels[unread], self.headers[unread] = labels[unread], headers[unread]
 
     def pixels(self, row: int, layout: Layout) -> Table:
         """One item's image in a layout; its header and label are kept."""
@@ -187,11 +192,12 @@ class Items:
 
     def _next(self, number: int, row: int) -> Any:
         """The item of an iterable that is `row`: the next one, or one after beginning anew."""
+        first = self._first[number]
         at, running = self._running
-        if at != row:
-            running = iter(self.parts[number].dataset)
-            for _ in range(row - self._first[number]):
-                next(running)
+        if not first <= at <= row:
+            at, running = first, iter(self.parts[number].dataset)
+        for _ in range(row - at):
+            next(running)
         self._running = (-1, iter(()))
         item = next(running)
         if row + 1 < self._first[number + 1]:

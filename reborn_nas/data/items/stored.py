@@ -53,12 +53,11 @@ _held: dict[str, Given] = {}
 """What this process was given, by the name of its cache."""
 
 
-def take(given: Any, name: str = "", *, more: str = "", known: str = "", ends: bool = False) -> Given:
+def take(given: Any, name: str = "", *, known: str = "", ends: bool = False) -> Given:
     """Look at Datasets: their form, their classes, and a few of their items.
 
     Args:
         name: of the data set; the class of the Dataset where it is "".
-        more: what they are known by beside what they hold.
         known: what they are known by in place of what they hold.
         ends: whether iterables are known to end.
 
@@ -69,7 +68,7 @@ def take(given: Any, name: str = "", *, more: str = "", known: str = "", ends: b
     name = name or word_for(parts[0].dataset)
     what = f"data set {name!r}"
     names = class_names(parts, what)
-    return Given(name, Items(what, name, parts, f"{names}|{more}", known), names)
+    return Given(name, Items(what, name, parts, known), names)
 
 
 def is_live(value: Any) -> bool:
@@ -187,6 +186,8 @@ def _open(cached: CachedImages, how: Reading) -> Source:
     broken = [(str(name), str(reason)) for name, reason in about["broken"]]
     if broken and not how.skip_broken:
         raise BrokenImagesError(broken)
+    if isinstance(cached.images, Items):
+        cached.images.recall(labels, cached.headers)
     there = np.flatnonzero(labels != BROKEN)
     parts, first = {}, 0
     for word, count in about["parts"]:

@@ -105,7 +105,8 @@ class StudyConfig(Fields):
             data["objectives"] = _by_metric(data.get("objectives"), data.get("metric"))
         if data.get("workers") is None:
             data["workers"] = _one_a_device(data.get("devices"))
-        digits = data.get("dataset", "digits") == "digits" and not own
+        named = data.get("dataset", "digits")
+        digits = isinstance(named, str) and named == "digits" and not own
         if "backbone" not in data and "backbone_arguments" not in data:
             data["backbone_arguments"] = dict(NEWCOMER_NETWORK)
             if digits and data.get("recipe", "fast") == "fast":
@@ -194,6 +195,8 @@ class StudyConfig(Fields):
         if self.name is not None:
             return self.name
         data = Path(self.dataset.rsplit(":", 1)[-1]).name or "folder"
+        if self.dataset.startswith("cached:"):  # and a key
+            data = re.sub("-[0-9a-f]{16}$", "", data)
         task = data if self.train is None else self.judged_by.name
         words = f"{self.backbone.rsplit(':', 1)[-1]}-{task}"
         return re.sub(r"[^A-Za-z0-9_.+\-]+", "-", words).strip("-.") or "study"
@@ -345,6 +348,8 @@ def _faults(error: ValidationError) -> list[str]:
         shown = mask_text(repr(item.get("input")))
         if place == "storage":  # may hold a password
             shown = "what was given"
+        if place == "dataset" and not isinstance(item.get("input"), str | int):
+            shown = text  # Datasets, which the text is about
         got = "" if text.endswith(shown) else f", got {shown[:200]}"
         faults.append(f"{place}: {text[0].lower()}{text[1:]}{got}{number_hint(item.get('input'))}")
     return faults

@@ -18,6 +18,7 @@ from reborn_nas.study.config.values import (
     ClassWeights,
     Contrast,
     Count,
+    Dataset,
     Device,
     Devices,
     Duration,
@@ -85,14 +86,18 @@ class Fields(BaseModel):
         group=WHAT,
         metavar="FILE",
     )
-    dataset: str = setting(
+    dataset: Dataset = setting(
         "digits",
-        "cifar10, cifar100, svhn, mnist, kmnist, fashion_mnist, digits (default) or folder:PATH",
+        "cifar10, cifar100, svhn, mnist, kmnist, fashion_mnist, digits (default), folder:PATH, file.py:function that "
+        "returns torch Datasets, or timm's hfds/NAME, wds/NAME, tfds/NAME, torch/NAME",
         group=WHAT,
         metavar="NAME",
     )
     data_dir: Path | None = setting(
-        None, "where data sets lie or are downloaded to", group=WHAT, metavar="DIR"
+        None,
+        "where data sets lie or are downloaded to; the root of timm's readers",
+        group=WHAT,
+        metavar="DIR",
     )
     image_size: Annotated[int, Field(ge=4, le=4096)] | None = setting(
         None, "resize images to N×N", group=WHAT, metavar="N"
@@ -100,12 +105,10 @@ class Fields(BaseModel):
     fraction: Annotated[float, Field(gt=0, le=1)] = setting(
         1.0, "use this share of every part of the data", group=WHAT, metavar="F"
     )
-    skip_broken: bool = setting(
-        False, "leave out images of folder:PATH that cannot be read, instead of ending", group=WHAT
-    )
+    skip_broken: bool = setting(False, "leave out images that cannot be read, instead of ending", group=WHAT)
     resize: Resize = setting(
         "cover",
-        "images of folder:PATH of another size: cover (default) cuts, contain has black around, stretch distorts",
+        "images of another size than most: cover (default) cuts, contain has black around, stretch distorts",
         group=WHAT,
         choices=("cover", "contain", "stretch"),
     )
@@ -114,12 +117,12 @@ class Fields(BaseModel):
     )
     stream: bool | None = setting(
         None,
-        "read decoded images of folder:PATH from a cache on disk in every epoch; by default only where memory is short",
+        "read decoded images from a cache on disk in every epoch; by default only where memory is short",
         group=WHAT,
     )
     cache_dir: Path | None = setting(
         None,
-        "where that cache lies: $REBORN_NAS_CACHE, else ~/.cache/reborn-nas/decoded",
+        "where decoded images are cached: $REBORN_NAS_CACHE, else ~/.cache/reborn-nas/decoded",
         group=WHAT,
         metavar="DIR",
     )

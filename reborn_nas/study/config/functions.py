@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-__all__ = ["HERE", "Function", "function_name", "is_here", "live_function", "source_digest"]
+__all__ = ["HERE", "Function", "function_name", "is_factory", "is_here", "live_function", "source_digest"]
 
 HERE = "here:"
 _FORM = "path/to/file.py:function, package.module:function, or a function"
@@ -44,6 +44,16 @@ def function_name(value: Any) -> str:
         name += f"_{source_digest(value)[:8]}"
     _live[name] = value
     return name
+
+
+def is_factory(dataset: str) -> bool:
+    """Whether the name of a data set is that of a function that returns it: `file.py:function`, `module:function`."""
+    if dataset.startswith("folder:"):
+        return False
+    try:
+        return function_name(dataset) == dataset and not is_here(dataset)
+    except ValueError:
+        return False
 
 
 def is_here(name: str | None) -> bool:

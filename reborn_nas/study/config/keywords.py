@@ -19,7 +19,7 @@ class Settings(TypedDict, total=False):
     stem: str | None
     pretrained: bool
     checkpoint: str | os.PathLike[str] | None
-    dataset: str
+    dataset: Any
     data_dir: str | os.PathLike[str] | None
     image_size: int | None
     fraction: float

@@ -21,6 +21,7 @@ __all__ = [
     "parse_bucket",
     "Contrast",
     "Count",
+    "Dataset",
     "Device",
     "Devices",
     "Duration",
@@ -144,6 +145,15 @@ def _contrast(value: str) -> str:
             f"the activation on trial stands first and what it is compared with second: {reference}:original"
         )
     return value
+
+
+def _dataset(value: Any) -> Any:
+    """The name of a data set; Datasets get one that every process of the study understands."""
+    if value is None or isinstance(value, str):
+        return value
+    from reborn_nas.data.items.stored import hold
+
+    return hold(value)
 
 
 def _device(value: str) -> str:
@@ -273,6 +283,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 RunName = Annotated[str, AfterValidator(_run_name)]
 Stem = Annotated[str, AfterValidator(_stem)]
 Resize = Literal["cover", "contain", "stretch"]
+Dataset = Annotated[str, BeforeValidator(_dataset)]
 Contrast = Annotated[str, AfterValidator(_contrast)]
 Device = Annotated[str, AfterValidator(_device)]
 Devices = Annotated[tuple[str, ...], BeforeValidator(_devices)]

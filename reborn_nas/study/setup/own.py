@@ -60,7 +60,8 @@ def load_function(name: str, setting: str) -> Any:
         raise ConfigError(f"{setting}: {unknown_name(f'function in {place}', attribute, known)}")
     found = getattr(module, attribute)
     if setting != "example_inputs" and not callable(found):
-        raise ConfigError(f"{setting}: {name} is {type(found).__name__}, not a function of (model, job)")
+        takes = "" if setting == "dataset" else " of (model, job)"
+        raise ConfigError(f"{setting}: {name} is {type(found).__name__}, not a function{takes}")
     return found
 
 

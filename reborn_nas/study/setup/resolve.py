@@ -14,7 +14,6 @@ import torch
 from reborn_nas.architecture import ORIGINAL, BackboneSpec
 from reborn_nas.backbone import build, discover, resolve
 from reborn_nas.backbone import notes as spec_notes
-from reborn_nas.data import load_dataset
 from reborn_nas.errors import ConfigError, StudyError, TrainingError
 from reborn_nas.files import sha256_of
 from reborn_nas.metric.classification import imbalance, undefined
@@ -23,6 +22,7 @@ from reborn_nas.space import Rule, load_space
 from reborn_nas.study.config.config import StudyConfig, split_contrast
 from reborn_nas.study.plan.contrast import make_contrast
 from reborn_nas.study.setup.children import call_in_child
+from reborn_nas.study.setup.images import load_images
 from reborn_nas.study.setup.own import make_own, own_spec
 from reborn_nas.training import check_recipe, get_recipe, resolve_precision
 from reborn_nas.training.device.selection import survey
@@ -61,7 +61,7 @@ def make_workbench(
         return _own_workbench(config, space, device, proofs)
     recipe = get_recipe(config.recipe, dataset=config.dataset, **config.recipe_overrides)
     found = _survey(config, device, recipe.precision)
-    images = load_dataset(
+    images = load_images(
         config.dataset,
         data_dir=config.data_dir,
         image_size=config.image_size,

@@ -25,7 +25,7 @@ from reborn_nas.metric import Metric
 from reborn_nas.metric.classification import guess
 from reborn_nas.models.weights import classifiers_of, load_weights
 from reborn_nas.study.config.config import StudyConfig, split_contrast
-from reborn_nas.study.config.functions import is_here
+from reborn_nas.study.config.functions import is_factory, is_here
 from reborn_nas.study.config.settings import adopted_settings, settings_digest
 from reborn_nas.study.plan.contrast import Contrast, members_of, twin
 from reborn_nas.study.plan.designs import check_labels
@@ -156,9 +156,10 @@ class Workbench:
 
     @property
     def code(self) -> tuple[BackboneSpec, ...]:
-        """What of the user's own code this study runs: its network's, and its training's."""
+        """What of the user's own code this study runs: its network's, its training's, and its data's."""
         config = self.config
-        names = (config.train, config.evaluate, config.example_inputs)
+        names: list[str | None] = [config.train, config.evaluate, config.example_inputs]
+        names += [config.dataset] if is_factory(config.dataset) else []
         return (self.spec, *(BackboneSpec(name) for name in names if name is not None and not is_here(name)))
 
     @property

@@ -35,7 +35,7 @@ def load_images(dataset: Any, **how: Any) -> ImageSet:
         ) from error
     if made is None or isinstance(made, str):
         raise DataError(
-            f"data set {dataset!r}: its function returned {made!r}, but should return torch Datasets: one for training, "
-            'or {"train": …, "validation": …, "test": …}'
+            f"data set {dataset!r}: its function returned {made!r}, not torch Datasets: one for training, or "
+            '{"train": …, "validation": …, "test": …}'
         )
     return load_dataset(made, name=dataset, **how)

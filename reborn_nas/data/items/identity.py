@@ -122,8 +122,16 @@ def _names(code: CodeType) -> list[str]:
 
 def _text(code: CodeType) -> bytes:
     """Code without the places that it stands at."""
-    parts = [_text(part) if isinstance(part, CodeType) else repr(part).encode() for part in code.co_consts]
+    parts = [_constant(part) for part in code.co_consts]
     return b"|".join((code.co_code, *parts, *(name.encode() for name in code.co_names)))
+
+
+def _constant(value: Any) -> bytes:
+    if isinstance(value, CodeType):
+        return _text(value)
+    if isinstance(value, frozenset):  # whose order differs from process to process
+        return b",".join(sorted(repr(one).encode() for one in value))
+    return repr(value).encode()
 
 
 def _file(name: str) -> Any:

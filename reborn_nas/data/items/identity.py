@@ -11,7 +11,6 @@ import hashlib
 import os
 import pickle
 import sys
-import sysconfig
 from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -22,7 +21,7 @@ import torch
 
 __all__ = ["digest_of"]
 
-_INSTALLED = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")})
+_PACKAGES = frozenset(("site-packages", "dist-packages"))
 
 
 def digest_of(value: Any) -> str | None:
@@ -93,7 +92,7 @@ def _described(value: Any) -> Any:
         own = {
             name.encode(): member
             for name, member in vars(value).items()
-            if not name.startswith("__") or callable(member)
+            if (not name.startswith("__") or callable(member)) and name != "_abc_impl"
         }
         members = [
             (name, getattr(member, "__func__", getattr(member, "fget", member)))
@@ -155,9 +154,8 @@ def _bytes(values: Any) -> bytes:
 @cache
 def _is_installed(module: str) -> bool:
     """Whether a module comes with Python or with a package, and not from a file of the user's own."""
-    if module.partition(".")[0] in {*sys.stdlib_module_names, *sys.builtin_module_names} - {"__main__"}:
+    top = module.partition(".")[0]
+    if top != "__main__" and top in sys.stdlib_module_names:
         return True
-    file = getattr(sys.modules.get(module.partition(".")[0]), "__file__", None)
-    return file is not None and (
-        str(Path(file).resolve()).startswith(_INSTALLED) or Path(file).suffix != ".py"
-    )
+    file = getattr(sys.modules.get(top), "__file__", None)
+    return file is not None and (Path(file).suffix != ".py" or not _PACKAGES.isdisjoint(Path(file).parts))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +143,19 @@ def _shards(name: str, root: Path) -> dict[str, str]:
 
 
 def _known_by(found: Mapping[str, Any]) -> str:
-    """The files of a webdataset with their sizes and times: its reader holds what cannot be read."""
-    files: list[Any] = []
+    """The files that a reader reads, with their sizes and times; "" where it does not name any.
+
+    Of the Hugging Face library its Arrow files, which are made anew when a source changes; of a webdataset its shards.
+    """
+    known: list[Any] = []
     for part, dataset in found.items():
         reader = getattr(dataset, "reader", None)
-        shards: Iterable[str] = getattr(getattr(reader, "split_info", None), "filenames", None) or ()
-        for shard in shards:
-            path = Path(getattr(reader, "root", None) or ".", shard)
-            if path.is_file():
-                files.append((part, str(path), path.stat().st_size, path.stat().st_mtime_ns))
-    return repr(files)
+        files = [
+            file["filename"] for file in getattr(getattr(reader, "dataset", None), "cache_files", None) or ()
+        ]
+        shards = getattr(getattr(reader, "split_info", None), "filenames", None) or ()
+        files += [Path(getattr(reader, "root", None) or ".", shard) for shard in shards]
+        for file in filter(os.path.isfile, files):
+            status = os.stat(file)
+            known.append((part, os.fspath(file), status.st_size, status.st_mtime_ns))
+    return repr(known) if known else ""

@@ -241,10 +241,13 @@ class Items:
         return found
 
     def _contents(self) -> str:
-        """A digest of everything that comes out of the Datasets."""
+        """A digest of everything that comes out of the Datasets, and of what cannot be read of them."""
         digest = hashlib.sha256()
-        for _ in self.each(len(self), lambda row: digest.update(self._read(row, known=True)[1])):
-            pass
+        try:
+            for _ in self.each(len(self), lambda row: digest.update(self._read(row, known=True)[1])):
+                pass
+        except BrokenImagesError as error:
+            digest.update(repr(error.broken).encode())
         return digest.hexdigest()
 
 

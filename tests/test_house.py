@@ -13,12 +13,12 @@ from tests import house
 from tests.test_rooms import ROWS
 
 LIMITS = {
-    "lines": 54620,
-    "modules": 330,
+    "lines": 55700,
+    "modules": 332,
     "modules in one folder": 14,
     "lines of the longest module": 469,
     "lines of the longest function": 96,
-    "imports inside of functions": 37,
+    "imports inside of functions": 38,
 }
 CHAINS = {"backbone": 8, "data": 7, "report": 8, "study": 11, "training": 7}
 """Room → modules on its longest chain of imports; of rooms that are not named here, `SHORT`."""

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if found:
         print_table(
-            ("cache", "of the folder", "decoded images", "GiB", "last used"), [_row(e) for e in found]
+            ("cache", "of", "decoded images", "GiB", "last used"), [_row(e) for e in found]
         )
         print()
     if args.clean is not None:
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{total / GIB:.2f} GiB in {root}. To remove the first: {line}")
     else:
         print(
-            f"there is no cache in {root}; a search of more images than memory holds, or --stream, makes one"
+            f"there is no cache in {root}; a search of more images than memory holds, --stream, or a Dataset makes one"
         )
     return 0
 

@@ -30,6 +30,7 @@ from reborn_nas.study.worker.progress import announce, make_progress
 EXAMPLES = """  reborn-nas search
   reborn-nas search --backbone resnet34 --dataset cifar100 --data-dir ~/data --dry-run
   reborn-nas search --dataset folder:photos --backbone torchvision:resnet18 --trials 160 --yes
+  reborn-nas search --dataset data.py:make
   reborn-nas search --config mnist-convnet8
 """
 

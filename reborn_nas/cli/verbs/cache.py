@@ -47,9 +47,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"root": str(root), "removed": args.clean is not None, "caches": rows}, indent=2))
         return 0
     if found:
-        print_table(
-            ("cache", "of", "decoded images", "GiB", "last used"), [_row(e) for e in found]
-        )
+        print_table(("cache", "of", "decoded images", "GiB", "last used"), [_row(e) for e in found])
         print()
     if args.clean is not None:
         count = f"{len(found)} cache{'' if len(found) == 1 else 's'}"

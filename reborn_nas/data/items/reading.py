@@ -59,9 +59,7 @@ class Items:
         DataError: a Dataset that does not return labelled images, or returns other ones when it is asked again.
     """
 
-    def __init__(
-        self, what: str, source: str, parts: Sequence[Part], more: str = "", known: str = ""
-    ) -> None:
+    def __init__(self, what: str, source: str, parts: Sequence[Part], *, known: str = "") -> None:
         self.what, self.source, self.parts = what, source, parts
         held = known or digest_of(
             [part.dataset for part in parts]

@@ -68,7 +68,7 @@ def take(given: Any, name: str = "", *, known: str = "", ends: bool = False) -> 
     name = name or word_for(parts[0].dataset)
     what = f"data set {name!r}"
     names = class_names(parts, what)
-    return Given(name, Items(what, name, parts, known), names)
+    return Given(name, Items(what, name, parts, known=known), names)
 
 
 def is_live(value: Any) -> bool:

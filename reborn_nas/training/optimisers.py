@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
+import inspect
 import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from reborn_nas.errors import TrainingError
+from reborn_nas.errors import TrainingError, unknown_name
+from reborn_nas.seeds import kept_generators
 
 SGD = "sgd"
 """Torch's own, fused, with the recipe's `momentum` and `nesterov`."""
@@ -18,7 +21,10 @@ SGD = "sgd"
 CAPTURED = frozenset((SGD, "adam", "adamw"))
 """Optimizers that keep nothing outside of tensors in fixed memory, so that a CUDA graph can hold their step."""
 
-_OF_THE_RECIPE = frozenset(("lr", "weight_decay", "momentum", "nesterov", "fused", "capturable", "foreach"))
+LOOKAHEAD = "lookahead_"
+"""Before the name of an optimizer of timm's: it wraps that one (Zhang et al. 2019)."""
+
+_OF_THE_RECIPE = frozenset(("lr", "weight_decay", "momentum", "fused", "capturable", "foreach"))
 _STATE, _NUMBER, _GROUP, _SHARED = (
     "optimiser/",
     "optimiser-number/",
@@ -41,23 +47,46 @@ def optimiser_faults(name: object, arguments: object) -> list[str]:
     from timm.optim import get_optimizer_info, list_optimizers  # type: ignore[attr-defined]
 
     known = [name for name in list_optimizers() if isinstance(name, str)]
-    if name not in known:
-        close = difflib.get_close_matches(str(name), known, n=3)
+    inner = str(name).removeprefix(LOOKAHEAD)
+    if not isinstance(name, str) or inner not in known:
+        close = difflib.get_close_matches(inner, known, n=3)
         hint = (
             f"did you mean {', '.join(close)}?" if close else "timm.optim.list_optimizers() has their names"
         )
         return [f"recipe.optimizer is an optimizer of timm, not {name!r}; {hint}"]
-    if get_optimizer_info(str(name)).second_order:
+    if get_optimizer_info(inner).second_order:
         return [
             f"recipe.optimizer: {name} needs second derivatives, which the training loop does not compute"
         ]
     try:
-        _timm(str(name), [{"params": [nn.Parameter(torch.zeros(2, 2))]}], 0.1, 0.0, 0.9, dict(arguments))
+        taken = arguments_of(name)
+        if unknown := [key for key in arguments if key not in taken]:
+            kind = f"argument of {name}"
+            return [f"recipe.optimizer_args: {unknown_name(kind, key, taken)}" for key in unknown]
+        _two_steps(name, arguments)
     except ImportError as error:
         return [f"recipe.optimizer: {name} needs a package that is not installed ({error})"]
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except Exception as error:  # of 90 optimizers, whatever they raise at values that they cannot take
         return [f"recipe.optimizer: {name} cannot be made with {dict(arguments)} ({error})"]
     return []
+
+
+def arguments_of(name: str) -> list[str]:
+    """What `optimizer_args` may have. timm itself passes over `betas` and `eps` where an optimizer has none."""
+    from timm.optim import get_optimizer_class  # type: ignore[attr-defined]
+
+    made: Any = get_optimizer_class(name.removeprefix(LOOKAHEAD), bind_defaults=False)
+    return [key for key in list(inspect.signature(made).parameters)[1:] if key not in _OF_THE_RECIPE]
+
+
+def _two_steps(name: str, arguments: Mapping[str, Any]) -> None:
+    """Some values are refused by a step only, and by some the second one; nothing is compiled for it."""
+    weight = nn.Parameter(torch.zeros(2, 2))
+    optimiser = _timm(name, [{"params": [weight]}], 0.1, 0.0, 0.9, dict(arguments))
+    weight.grad = torch.ones_like(weight)
+    with kept_generators(), torch.compiler.set_stance("force_eager"):
+        optimiser.step()
+        optimiser.step()
 
 
 def make_optimiser(
@@ -127,10 +156,18 @@ def _timm(
 
 
 def norms_and_biases(model: nn.Module) -> set[str]:
-    """Parameters of one dimension, and those that the network itself excludes by `no_weight_decay()`, as in timm."""
+    """Parameters of one dimension, biases of any, and those whose name or pattern is in the network's own
+    `no_weight_decay()`, as in timm.
+    """
     ask = getattr(model, "no_weight_decay", None)
-    named = set(ask()) if callable(ask) else set()
-    return named | {name for name, parameter in model.named_parameters() if parameter.ndim <= 1}
+    patterns = list(ask()) if callable(ask) else []
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim <= 1
+        or name.endswith(".bias")
+        or any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+    }
 
 
 def _groups(model: nn.Module, undecayed: Collection[str]) -> list[dict[str, Any]]:
@@ -194,13 +231,18 @@ def _zeros(parameter: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(parameter, memory_format=torch.preserve_format)
 
 
+def _state_of(optimiser: torch.optim.Optimizer) -> Any:
+    """Parameter → its state; a lookahead keeps its own there too, beside that of the optimizer that it wraps."""
+    return getattr(optimiser, "_base_optimizer", optimiser).state
+
+
 def live_state(optimiser: torch.optim.Optimizer, model: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors that a step changes; the first word of a name is their kind."""
     words = {"momentum_buffer": "momentum"}
     return {
         f"{words.get(key, key)} of {name}": tensor
         for name, parameter in model.named_parameters()
-        for key, tensor in optimiser.state.get(parameter, {}).items()
+        for key, tensor in _state_of(optimiser).get(parameter, {}).items()
         if isinstance(tensor, torch.Tensor)
     }
 
@@ -216,7 +258,7 @@ def saved_state(optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter]
         return {f"momentum/{k}": buffer for k, buffer in enumerate(buffers)}
     found: dict[str, torch.Tensor] = {}
     for k, parameter in enumerate(parameters):
-        for key, value in optimiser.state.get(parameter, {}).items():
+        for key, value in _state_of(optimiser).get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
                 found[f"{_STATE}{k}/{key}"] = value
             elif isinstance(value, list) and all(isinstance(item, torch.Tensor) for item in value):
@@ -259,11 +301,11 @@ def restore_state(
             optimiser.param_groups[int(number)][key] = tensor.clone()
         elif name.startswith(_NUMBER):
             number, key = name.removeprefix(_NUMBER).split("/")
-            optimiser.state[parameters[int(number)]][key] = tensor.item()
+            _state_of(optimiser)[parameters[int(number)]][key] = tensor.item()
         elif name.startswith(_STATE):
             number, key, *place = name.removeprefix(_STATE).split("/")
             parameter = parameters[int(number)]
-            _put(optimiser.state[parameter], key, place, tensor, parameter)
+            _put(_state_of(optimiser)[parameter], key, place, tensor, parameter)
 
 
 def _put(

@@ -2,11 +2,12 @@
 
     python -m tests.benchmarks.recipes --data FOLDER [--images 3000] [--epochs 3] [--seeds 3] [--out FILE]
 
-FOLDER holds `train/<class>/` and `test/<class>/` with images of 32 pixels. The plain loop is what people write with
-timm and torch: its transforms image by image in a DataLoader with workers, its optimizer, `Mixup`, losses and parameter
-groups, bf16 autocast where ours has it; the learning rates are the recipe's. Both train the same network from the same
-weights, in turns; the time is that of the epochs, without judging. `cpu_ratio` compares images a CPU second, workers
-included, which other work on the machine hardly changes.
+FOLDER holds `train/<class>/` and `test/<class>/` with images of 32 pixels; the trainings have `--images` of the first
+and are judged by all of the second. The plain loop is what people write with timm and torch: its transforms image by
+image in a DataLoader with workers, its optimizer, `Mixup`, losses and parameter groups, bf16 autocast where ours has
+it; the learning rates are the recipe's. Both train the same network from the same weights, in turns; the time is that
+of the epochs, without judging. `cpu_ratio` compares images a CPU second, workers included, which other work on the
+machine hardly changes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import copy
 import json
 import resource
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,10 +169,15 @@ def ours(model: nn.Module, images: ImageSet, indices: torch.Tensor, recipe: Reci
 
 
 def measure(
-    images: ImageSet, recipe: Recipe, seeds: int, workers: int, network: str, width: float
+    images: ImageSet,
+    indices: torch.Tensor,
+    recipe: Recipe,
+    seeds: int,
+    workers: int,
+    network: str,
+    arguments: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Images a second and accuracies of both, a pair a seed."""
-    indices = split(images, block=0, seed=0).train
+    """Images a second and accuracies of both, trained on `indices`, a pair a seed."""
     seen = {"ours": sum(batch_sizes(len(indices), recipe.batch_size)), "plain": len(indices)}
     if recipe.mixes:
         seen["plain"] -= len(indices) % recipe.batch_size
@@ -178,7 +185,7 @@ def measure(
     right: dict[str, list[float]] = {"ours": [], "plain": []}
     spent: dict[str, list[float]] = {"ours": [], "plain": []}
     for seed in range(seeds):
-        start = timm.create_model(network, num_classes=images.num_classes, in_chans=3, width=width)
+        start = timm.create_model(network, num_classes=images.num_classes, in_chans=3, **arguments)
         draw_weights(start, "kaiming" if recipe.init == "default" else recipe.init, seed)
         settled = replace(recipe, init="default", precision=resolve_precision(recipe.precision, CPU, start))
         order = ("ours", "plain") if seed % 2 == 0 else ("plain", "ours")
@@ -256,7 +263,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--network", default="convnet8")
-    parser.add_argument("--width", type=float, default=0.5, help="of the network's maps")
+    parser.add_argument(
+        "--network-args", type=json.loads, default={"width": 0.5}, help="JSON, its further arguments"
+    )
     parser.add_argument("--recipes", nargs="+", default=list(recipe_names()))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -265,17 +274,23 @@ def main() -> None:
             [*augmentations(32, 1200), *augmentations(224, 100)], "what an augmentation adds, CPU time"
         )
         return
-    whole = sum(1 for _ in (options.data / "train").glob("*/*"))
-    images = load_dataset(f"folder:{options.data}", fraction=min(1.0, options.images / whole))
+    images = load_dataset(f"folder:{options.data}")
+    training = split(images, block=0, seed=0).train
+    drawn = torch.randperm(len(training), generator=torch.Generator().manual_seed(0))
+    indices = training[drawn[: options.images]]
     rows = []
     for name in options.recipes:
         recipe = get_recipe(name, epochs=options.epochs)
-        rows.append(measure(images, recipe, options.seeds, options.workers, options.network, options.width))
+        rows.append(
+            measure(
+                images, indices, recipe, options.seeds, options.workers, options.network, options.network_args
+            )
+        )
         print(json.dumps(rows[-1]), flush=True)
     if options.out is not None:
         kept = {
             "hardware": hardware(),
-            "network": f"{options.network}, width {options.width:g}",
+            "network": {"name": options.network, **options.network_args},
             "workers": options.workers,
             "test_images": len(images.test),
             "rows": rows,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from reborn_nas.data import load_dataset
+from reborn_nas.data import load_dataset, split
 from reborn_nas.training import get_recipe
 from tests.benchmarks import epoch, networks, recipes, time_to_accuracy, trials_per_hour
 from tests.benchmarks.__main__ import CPU, GPU, LONG
@@ -240,9 +240,10 @@ def test_each_recipe_and_the_plain_loop_train(tmp_path: Path) -> None:
             for k in range(count):
                 Image.fromarray(draws.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{k}.png")
     images = load_dataset(f"folder:{tmp_path}")
+    indices = split(images, block=0, seed=0).train
     for name in ("fast", "a3"):
         recipe = get_recipe(name, epochs=1, batch_size=16)
-        row = recipes.measure(images, recipe, 2, 0, "convnet5", 0.0625)
+        row = recipes.measure(images, indices, recipe, 2, 0, "convnet5", {"width": 0.0625})
         assert len(row["ours_per_second"]) == len(row["plain_accuracy"]) == 2
         assert min(*row["ours_per_second"], *row["plain_per_second"], row["cpu_ratio"][0]) > 0
     rows = recipes.augmentations(8, 40)

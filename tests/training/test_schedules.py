@@ -60,8 +60,25 @@ def test_equals_timms_loop(name: str, args: dict[str, Any], epochs: int, counted
         ({"schedule": "plateau"}, "take cosine, step or one_cycle"),
         ({"schedule": "cosine", "schedule_args": {"warmup_epoch": 1}}, "did you mean warmup_epochs"),
         ({"schedule_args": {"min_lr": 0.1}}, "one_cycle takes none, not min_lr"),
-        ({"schedule": "cosine", "schedule_args": {"min_lr": "low"}}, "cosine cannot be made with"),
-        ({"schedule": "cosine", "schedule_args": {"min_lr": -1}}, "cannot be made with|not finite"),
+        ({"schedule": "cosine", "schedule_args": {"min_lr": "low"}}, "min_lr is a number ≥ 0, not 'low'"),
+        ({"schedule": "cosine", "schedule_args": {"min_lr": -1}}, "min_lr is a number ≥ 0, not -1"),
+        # with these timm's schedule would never come back
+        ({"schedule": "cosine", "schedule_args": {"k_decay": 10**9}}, r"k_decay is a number in \(0, 100\]"),
+        (
+            {"schedule": "step", "schedule_args": {"noise": 0.1, "noise_pct": 0.0}},
+            "noise_pct is a number above 0",
+        ),
+        (
+            {"schedule": "step", "schedule_args": {"noise": 0.1, "noise_std": 1e9}},
+            "at least 0.01 of noise_std 1e",
+        ),
+        ({"schedule": "cosine", "schedule_args": {"cycle_limit": 10**9}}, "adds up to 30 epochs"),
+        (
+            {"schedule": "multistep", "schedule_args": {"decay_milestones": [5, 2]}},
+            "a list of increasing numbers",
+        ),
+        ({"schedule": "cosine", "schedule_args": {"warmup_epochs": float("nan")}}, "a number ≥ 0, not nan"),
+        ({"epochs": 10**9, "schedule": "cosine"}, r"a whole number in \[0, 100,000\]"),
         ({"schedule": "cosine", "schedule_args": {"warmup_epochs": 5}, "epochs": 5}, "leave none of 5"),
         ({"schedule": "step", "schedule_args": {"cooldown_epochs": 2}}, "step has no cooldown"),
         ({"schedule": "cosine", "schedule_args": {"cycle_limit": 3}, "epochs": 10}, "adds up to 10 epochs"),

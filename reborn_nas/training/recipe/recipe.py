@@ -21,6 +21,8 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 INITS = ("default", "xavier", "kaiming")
 _ARGUMENTS = {"optimizer": "optimizer_args", "schedule": "schedule_args", "loss": "loss_args"}
 _MAPS = (*_ARGUMENTS.values(), "augment")
+MOST_EPOCHS = 100_000
+"""More would be a slip, such as of a schedule with too many cycles, and the rates of each are planned ahead."""
 _FIRST_FIELDS = 15
 """Fields that every recipe has had."""
 
@@ -107,7 +109,7 @@ class Recipe:
         if self.nesterov is True and self.momentum == 0:
             faults.append("recipe.nesterov needs momentum above 0; set nesterov to false")
         faults += optimiser_faults(self.optimizer, self.optimizer_args)
-        epochs = self.epochs if _whole(1)(self.epochs) else 0
+        epochs = self.epochs if _whole(1)(self.epochs) and self.epochs <= MOST_EPOCHS else 0
         faults += schedule_faults(self.schedule, self.schedule_args, epochs)
         faults += augmentation_faults(self.augment)
         if isinstance(self.augment, Mapping) and isinstance(self.augment.get("aa"), str):
@@ -213,7 +215,11 @@ def _one_of(*words: object) -> Any:
 
 
 _RULES = (
-    ("epochs", "a whole number ≥ 0", _whole(0)),
+    (
+        "epochs",
+        f"a whole number in [0, {MOST_EPOCHS:,}]",
+        lambda value: _whole(0)(value) and value <= MOST_EPOCHS,
+    ),
     ("batch_size", "a whole number ≥ 1", _whole(1)),
     ("learning_rate", "a number above 0", _real(0, math.inf, above=True)),
     ("momentum", "in [0, 1)", _real(0, 1, below=True)),

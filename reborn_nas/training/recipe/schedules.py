@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import inspect
+import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +19,80 @@ TIMM = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt")
 SCHEDULES = (*OWN, *TIMM)
 
 _BY_US = ("optimizer", "sched", "num_epochs", "updates_per_epoch", "plateau_mode", "patience_epochs")
+
+
+def _number(low: float, high: float = math.inf, *, above: bool = False) -> Callable[[Any], bool]:
+    def holds(value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        return (value > low if above else value >= low) and value <= high
+
+    return holds
+
+
+def _whole(low: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and value >= low
+
+
+def _truth(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _increasing(value: Any) -> bool:
+    if not isinstance(value, list | tuple) or not value or not all(map(_number(0), value)):
+        return False
+    return all(one < other for one, other in itertools.pairwise(value))
+
+
+def _noise(value: Any) -> bool:
+    share = _number(0, 1)
+    return share(value) or (
+        isinstance(value, list | tuple) and len(value) in (1, 2) and all(map(share, value))
+    )
+
+
+_RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "warmup_epochs": ("a number ≥ 0", _number(0)),
+    "warmup_lr": ("a number ≥ 0", _number(0)),
+    "warmup_prefix": ("true or false", _truth),
+    "min_lr": ("a number ≥ 0", _number(0)),
+    "cooldown_epochs": ("a whole number ≥ 0", _whole(0)),
+    "decay_epochs": ("a number above 0", _number(0, above=True)),
+    "decay_milestones": ("a list of increasing numbers", _increasing),
+    "decay_rate": ("a number ≥ 0", _number(0)),
+    "cycle_mul": ("a number above 0", _number(0, above=True)),
+    "cycle_decay": ("a number ≥ 0", _number(0)),
+    "cycle_limit": ("a whole number ≥ 1", _whole(1)),
+    "k_decay": ("a number in (0, 100]", _number(0, 100, above=True)),
+    "noise": ("a share of the epochs, or two of them", _noise),
+    "noise_pct": ("a number above 0", _number(0, above=True)),
+    "noise_std": ("a number above 0", _number(0, above=True)),
+    "noise_seed": ("a whole number ≥ 0", _whole(0)),
+    "step_on_epochs": ("true or false", _truth),
+}
+"""Argument → its rule. timm checks few of them; with some values it would never come back."""
+
+_NOISE = {"noise_pct": 0.67, "noise_std": 1.0}
+"""timm's."""
+_LEAST_NOISE = 0.01
+"""Of `noise_pct` as a share of `noise_std`: timm draws until the noise is smaller than the first."""
+
+
+def argument_faults(args: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the values of a schedule's arguments; None is timm's default."""
+    faults = [
+        f"recipe.schedule_args.{key} is {_RULES[key][0]}, not {value!r}"
+        for key, value in args.items()
+        if key in _RULES and value is not None and not _RULES[key][1](value)
+    ]
+    drawn = {**_NOISE, **{key: value for key, value in args.items() if value is not None}}
+    pct, std = drawn["noise_pct"], drawn["noise_std"]
+    if not faults and args.get("noise") is not None and pct < _LEAST_NOISE * std:
+        faults.append(
+            f"recipe.schedule_args.noise_pct is at least {_LEAST_NOISE:g} of noise_std {std:g}, not {pct:g}: noise is "
+            "drawn until it is smaller"
+        )
+    return faults
 
 
 def schedule_faults(name: str, args: object, epochs: int) -> Iterator[str]:
@@ -41,7 +117,9 @@ def schedule_faults(name: str, args: object, epochs: int) -> Iterator[str]:
     unknown = [key for key in args if key not in known]
     for key in unknown:
         yield f"recipe.schedule_args: {unknown_name('argument of a schedule', key, known)}"
-    if unknown or epochs == 0:
+    faults = argument_faults(args)
+    yield from faults
+    if unknown or faults or epochs == 0:
         return
     try:
         timm_rates(name, args, 1.0, epochs, 2)
@@ -108,13 +186,15 @@ def _fitted(name: str, args: Mapping[str, Any], peak: float, epochs: int, steps:
         raise ConfigError(
             f"recipe.schedule_args.cooldown_epochs: {name} has no cooldown in timm; cosine, tanh and poly have"
         )
-    for length in range(epochs, 0, -1):
+
+    def made(length: int) -> tuple[Any, Any, int]:
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
-        scheduler, total = creator()(optimizer, sched=name, num_epochs=length, **more)
-        if total == epochs:
-            return optimizer, scheduler
-        if total < epochs:
-            break
+        return optimizer, *creator()(optimizer, sched=name, num_epochs=length, **more)
+
+    length = 1 + bisect.bisect_left(range(1, epochs), epochs, key=lambda length: made(length)[2])
+    optimizer, scheduler, total = made(length)
+    if total == epochs:
+        return optimizer, scheduler
     raise ConfigError(
         f"recipe.schedule: no length of {name} with {dict(args)} adds up to {epochs} epochs; change cycles or epochs"
     )

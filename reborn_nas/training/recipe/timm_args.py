@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from reborn_nas.data.augment import MIXING
 from reborn_nas.errors import ConfigError
+from reborn_nas.training.optimisers import LOOKAHEAD, SGD, arguments_of
 from reborn_nas.training.recipe.recipe import Recipe
-from reborn_nas.training.recipe.schedules import creator
+from reborn_nas.training.recipe.schedules import argument_faults, creator
 
 _OF_TIMM = frozenset((
     "opt", "sched", "lr", "aa", "reprob", "bce_loss", "smoothing", "opt_eps", "lr_base", "warmup_lr", "model_ema",
@@ -20,10 +22,11 @@ _OF_TIMM = frozenset((
 
 _DEFAULTS: Mapping[str, Any] = {
     "opt": "sgd", "momentum": 0.9, "weight_decay": 2e-5, "batch_size": 128, "grad_accum_steps": 1, "lr_base": 0.1,
-    "lr_base_size": 256, "epochs": 300, "sched": "cosine", "warmup_epochs": 5, "hflip": 0.5, "scale": [0.08, 1.0],
-    "ratio": [0.75, 4 / 3], "color_jitter": 0.4, "smoothing": 0.1, "clip_mode": "norm",
+    "lr_base_size": 256, "epochs": 300, "sched": "cosine", "warmup_epochs": 5, "lr_cycle_decay": 0.5,
+    "decay_epochs": 90, "hflip": 0.5, "scale": [0.08, 1.0], "ratio": [0.75, 4 / 3], "color_jitter": 0.4,
+    "remode": "pixel", "smoothing": 0.1, "clip_mode": "norm", "model_ema_decay": 0.9998,
 }  # fmt: skip
-"""What `train.py` takes where a file leaves a key out."""
+"""What `train.py` takes where a file leaves a key out and the default of a recipe or a schedule is another one."""
 
 _SCHEDULE = {
     "warmup_epochs": "warmup_epochs", "warmup_lr": "warmup_lr", "warmup_prefix": "warmup_prefix", "min_lr": "min_lr",
@@ -48,17 +51,18 @@ _BY_SCHEDULE = {
 
 _IMAGES = (
     "scale", "ratio", "hflip", "vflip", "train_crop_mode", "aa", "color_jitter", "color_jitter_prob",
-    "force_color_jitter", "reprob", "remode", "recount",
+    "force_color_jitter", "reprob", "remode", "recount", "train_interpolation",
 )  # fmt: skip
 """Keys of what is done to single images, which `no_aug` switches off; mixing it leaves."""
 
 _ELSEWHERE = {
-    "model": "--backbone {}", "model_kwargs": "--model-arg", "pretrained": "--pretrained",
+    "model": "--backbone {}", "model_kwargs": "--model-arg {}", "pretrained": "--pretrained",
     "initial_checkpoint": "--checkpoint {}", "pretrained_path": "--checkpoint {}", "img_size": "--image-size {}",
-    "drop": "--model-arg drop_rate={}", "drop_path": "--model-arg drop_path_rate={}",
-    "drop_block": "--model-arg drop_block_rate={}", "seed": "--seed {}", "data_dir": "--dataset folder:{}",
-    "data": "--dataset folder:{}", "dataset": "--dataset", "device": "--device {}", "torchcompile": "--compile",
-    "grad_checkpointing": "--recompute",
+    "input_size": "--image-size {}", "drop": "--model-arg drop_rate={}", "drop_path": "--model-arg drop_path_rate={}",
+    "drop_block": "--model-arg drop_block_rate={}", "gp": "--model-arg global_pool={}",
+    "bn_momentum": "--model-arg bn_momentum={}", "bn_eps": "--model-arg bn_eps={}", "seed": "--seed {}",
+    "data_dir": "--dataset folder:{}", "data": "--dataset folder:{}", "dataset": "--dataset", "device": "--device {}",
+    "torchcompile": "--compile", "grad_checkpointing": "--recompute",
 }  # fmt: skip
 """Keys that belong to the study, not to the recipe → the flag that sets them."""
 
@@ -68,9 +72,9 @@ _HOUSEKEEPING = frozenset((
     "wandb_tags", "wandb_resume_id", "use_prefetcher", "world_size", "rank", "distributed",
     "validation_batch_size", "val_interval",
     "worker_seeding", "dataset_download", "dataset_trust_remote_code", "class_map", "train_split", "val_split",
-    "data_group", "train_num_samples", "val_num_samples", "input_key", "target_key", "input_img_mode", "head_init_bias",
+    "data_group", "train_num_samples", "val_num_samples", "input_key", "target_key", "input_img_mode",
     "prefetcher", "fuser", "torchscript", "device_modules", "synchronize_step", "no_ddp_bb", "sync_bn", "dist_bn",
-    "split_bn", "log_file", "tta", "num_classes", "in_chans", "crop_pct", "mean", "std", "interpolation", "config",
+    "log_file", "tta", "num_classes", "in_chans", "crop_pct", "mean", "std", "interpolation", "config",
 ))  # fmt: skip
 """Keys of the bookkeeping, the loading and the evaluation, which the study does in its own way."""
 
@@ -79,9 +83,46 @@ _CONDITIONAL = frozenset((
     *MIXING, *_IMAGES, *_SCHEDULE, *_CYCLES, "lr_k_decay", "decay_rate", "decay_epochs", "decay_milestones",
     "lr_decay_fn", "lr_stable_timescale", "patience_epochs", "patience", "bce_sum", "bce_target_thresh",
     "bce_pos_weight", "model_ema_decay", "model_ema_warmup", "lr_base", "lr_base_size", "lr_base_scale", "amp_dtype",
-    "amp_impl", "clip_mode", "opt_eps", "opt_betas",
+    "amp_impl", "clip_mode", "opt_eps", "opt_betas", "momentum",
 ))  # fmt: skip
 """Keys that mean something beside others only: where they have not been taken, they had no effect in timm either."""
+
+_SWITCHES = {
+    "kd_": "kd_model_name", "distill_loss_": "kd_model_name", "task_loss_": "kd_model_name",
+    "naflex_": "naflex_loader", "train_size_": "train_img_sizes", "train_batch_sizes": "train_img_sizes",
+    "variable_batch_": "train_img_sizes", "layer_decay_": "layer_decay", "model_ema_": "model_ema",
+    "torchcompile_": "torchcompile",
+}  # fmt: skip
+"""How keys begin → the key without which they had no effect."""
+
+
+def _above(low: float) -> Callable[[Any], bool]:
+    return lambda value: _number(value) and value > low
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "opt": ("the name of an optimizer", lambda value: isinstance(value, str)),
+    "sched": ("the name of a schedule, or null", lambda value: value is None or isinstance(value, str)),
+    "aa": ("the name of a policy, or null", lambda value: value is None or isinstance(value, str)),
+    "batch_size": ("a whole number ≥ 1", lambda value: type(value) is int and value >= 1),
+    "grad_accum_steps": (
+        "a whole number, or null",
+        lambda value: value is None or (type(value) is int and value >= 0),
+    ),
+    "epochs": ("a whole number ≥ 1", lambda value: type(value) is int and value >= 1),
+    "momentum": ("a number ≥ 0", lambda value: _number(value) and value >= 0),
+    "lr": ("a number ≥ 0, or null", lambda value: value is None or (_number(value) and value >= 0)),
+    "lr_base": ("a number above 0", _above(0)),
+    "lr_base_size": ("a number above 0", _above(0)),
+    "lr_base_scale": ("linear, sqrt or empty", lambda value: value in (None, "", "linear", "sqrt")),
+    "opt_kwargs": ("a map, or null", lambda value: value is None or isinstance(value, Mapping)),
+    "model_kwargs": ("a map, or null", lambda value: value is None or isinstance(value, Mapping)),
+}
+"""Key → its rule; the values of the others are checked as the recipe's."""
 
 
 def is_timms(data: Mapping[str, Any]) -> bool:
@@ -113,6 +154,13 @@ def read_args(data: Mapping[str, Any], name: str) -> tuple[Recipe, tuple[str, ..
     Raises:
         ConfigError: with all faults: the optimizer or the schedule cannot be had here.
     """
+    faults = [
+        f"{key} is {rule}, not {data[key]!r}"
+        for key, (rule, holds) in _RULES.items()
+        if key in data and not holds(data[key])
+    ]
+    if faults:
+        raise ConfigError("timm's arguments have faults:", faults)
     args = _Args(data)
     batch = args.get("batch_size") * (args.get("grad_accum_steps") or 1)
     settings: dict[str, Any] = {
@@ -129,37 +177,38 @@ def read_args(data: Mapping[str, Any], name: str) -> tuple[Recipe, tuple[str, ..
             args.left.pop(key, None)
     settings["crop_padding"] = 0
     if args.get("model_ema"):
-        settings["ema"] = args.get("model_ema_decay") or 0.9998
+        settings["ema"] = args.get("model_ema_decay")
         if args.data.get("model_ema_warmup"):
             args.leave("model_ema_warmup", "the average forgets its start at a pace of its own")
-    kept = {key: value for key, value in settings.items() if value is not None}
-    return Recipe.from_dict(kept), _notes(args, name)
+    recipe = Recipe.from_dict({key: value for key, value in settings.items() if value is not None})
+    return recipe, _notes(args, name, recipe.ema)
 
 
 def _rate(args: _Args, batch: int) -> float:
     """As in `train.py`: `lr`, or `lr_base` scaled by the batch, linearly or by its root for adaptive optimizers."""
     rate = args.get("lr")
-    if rate is not None:
+    if rate:
         return float(rate)
     base, size, how = args.get("lr_base"), args.get("lr_base_size"), args.get("lr_base_scale")
     if not how:
-        how = (
-            "sqrt"
-            if any(word in str(args.get("opt")).lower() for word in ("ada", "lamb", "lars"))
-            else "linear"
-        )
+        how = "sqrt" if any(word in args.get("opt").lower() for word in ("ada", "lamb")) else "linear"
     share = batch / size
     return float(base * (share**0.5 if how == "sqrt" else share))
 
 
 def _optimizer(args: _Args) -> dict[str, Any]:
-    name = str(args.get("opt")).lower()
-    more = {"eps": args.get("opt_eps"), "betas": args.get("opt_betas"), **(args.get("opt_kwargs") or {})}
-    more = {key: value for key, value in more.items() if value is not None}
-    if name == "sgd":  # of torch, where timm would hand these on in vain
-        for key in more:
-            args.leave({"eps": "opt_eps", "betas": "opt_betas"}.get(key, "opt_kwargs"), "sgd has none")
-        more = {}
+    name, kwargs = args.get("opt").lower(), dict(args.get("opt_kwargs") or {})
+    momentum = args.get("momentum")
+    nesterov = name == SGD and momentum > 0 and bool(kwargs.pop("nesterov", True))
+    more = {"eps": args.get("opt_eps"), "betas": args.get("opt_betas")}
+    more = {key: value for key, value in more.items() if value is not None} | kwargs
+    taken = _arguments(name)
+    for key in [key for key in more if taken is not None and key not in taken]:
+        where = {"eps": "opt_eps", "betas": "opt_betas"}.get(key, "opt_kwargs")
+        args.leave(where, f"{key}: {name} has none here" if where == "opt_kwargs" else f"{name} has none")
+        del more[key]
+    if not _has_momentum(name):
+        args.taken.discard("momentum")
     clip, mode = args.get("clip_grad"), args.get("clip_mode")
     if clip is not None and mode != "norm":
         args.leave("clip_grad", f"clip_mode {mode}; here gradients are clipped by their norm")
@@ -168,15 +217,38 @@ def _optimizer(args: _Args) -> dict[str, Any]:
     elif clip is None:
         args.taken.discard("clip_mode")
     return {
-        "optimizer": name, "optimizer_args": more, "momentum": args.get("momentum"),
-        "nesterov": name == "sgd" and args.get("momentum") > 0,
+        "optimizer": name, "optimizer_args": more, "momentum": momentum,
+        "nesterov": nesterov,
         "layer_decay": args.get("layer_decay"), "clip_grad": clip,
     }  # fmt: skip
 
 
+def _arguments(name: str) -> list[str] | None:
+    """What an optimizer takes beside what the recipe sets; None of one that there is not, of which the recipe tells."""
+    if name == SGD:
+        return []
+    try:
+        return arguments_of(name)
+    except Exception:  # an unknown name, or a package that is missing
+        return None
+
+
+def _has_momentum(name: str) -> bool:
+    from timm.optim import get_optimizer_info  # type: ignore[attr-defined]
+
+    try:
+        return bool(get_optimizer_info(name.removeprefix(LOOKAHEAD)).has_momentum)
+    except ValueError:
+        return True
+
+
 def _schedule(args: _Args) -> dict[str, Any]:
     name, epochs = args.get("sched"), args.get("epochs")
-    if name in (None, "none"):
+    if name == "plateau":
+        args.leave(
+            "sched", "it follows the validation images, which compare networks here; the rate is constant"
+        )
+    if name in (None, "none", "plateau"):
         return {"schedule": "constant", "epochs": epochs}
     known = {**_SCHEDULE, **_BY_SCHEDULE.get(name, {})}
     more = {ours: args.get(key) for key, ours in known.items()}
@@ -185,9 +257,12 @@ def _schedule(args: _Args) -> dict[str, Any]:
         for key in ("warmup_epochs", "warmup_lr", "warmup_prefix"):
             more.pop(key, None)
             args.taken.discard(key)
-    if args.get("lr_noise") is not None and args.get("seed") is not None:
+    if args.get("lr_noise") is None:
+        for key in ("lr_noise_pct", "lr_noise_std"):
+            more.pop(_SCHEDULE[key], None)
+            args.taken.discard(key)
+    elif args.data.get("seed") is not None:
         more["noise_seed"] = args.data["seed"]
-        args.taken.discard("seed")
     if args.get("sched_on_updates"):
         more["step_on_epochs"] = False
     if name == "constant":
@@ -199,6 +274,8 @@ def _all_epochs(name: str, more: Mapping[str, Any], epochs: int) -> int:
     """With cooldown, cycles and a warm-up that comes first, as `train.py` counts them."""
     if name not in _BY_SCHEDULE:
         return epochs  # the recipe says what is wrong with it
+    if faults := argument_faults(more):
+        raise ConfigError("timm's arguments have faults:", faults)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     try:
         total = creator()(optimizer, sched=name, num_epochs=epochs, **{**more, "updates_per_epoch": 1})[1]
@@ -227,6 +304,8 @@ def _augment(args: _Args) -> dict[str, Any]:
     mode = args.get("train_crop_mode")
     if mode not in (None, "", "rrc"):
         args.leave("train_crop_mode", "a random resized crop is taken")
+    if args.get("train_interpolation") not in (None, "", "bilinear"):
+        args.leave("train_interpolation", "bilinear here")
     found |= {"scale": args.get("scale"), "ratio": args.get("ratio")}
     if found["scale"] is None:
         found["scale"] = _DEFAULTS["scale"]
@@ -260,7 +339,7 @@ def _arithmetic(args: _Args) -> dict[str, Any]:
     return {"precision": "auto" if amp else "fp32", "channels_last": bool(args.get("channels_last"))}
 
 
-def _notes(args: _Args, name: str) -> tuple[str, ...]:
+def _notes(args: _Args, name: str, ema: float) -> tuple[str, ...]:
     """Every key once, with its value."""
     data = args.data
     taken = [key for key in data if key in args.taken]
@@ -269,13 +348,11 @@ def _notes(args: _Args, name: str) -> tuple[str, ...]:
     rest = [key for key in rest if key not in empty]
     flags = [key for key in rest if key in _ELSEWHERE]
     kept = [key for key in rest if key in _HOUSEKEEPING]
-    idle = [key for key in rest if key in _CONDITIONAL and key not in args.left]
+    idle = [key for key in rest if _idle(data, key) and key not in args.left]
     other = [key for key in rest if key not in {*flags, *kept, *idle}]
     lines = {
         "not honoured": [_pair(data, key, args.left.get(key, "")) for key in other],
-        "of the study, not of its recipe": [
-            _pair(data, key, _ELSEWHERE[key].format(_short(data[key]))) for key in flags
-        ],
+        "of the study, not of its recipe": [_pair(data, key, _flag(key, data[key])) for key in flags],
         "taken": [_pair(data, key) for key in taken],
         "without effect beside the others": [_pair(data, key) for key in idle],
         "loading, evaluation and bookkeeping, which a study does in its own way": [
@@ -286,11 +363,30 @@ def _notes(args: _Args, name: str) -> tuple[str, ...]:
     notes = [
         f"recipe {name} is made of timm's arguments; its batch_size is one GPU's there, and the whole batch here"
     ]
-    if args.get("model_ema"):
-        notes.append("model_ema: the average's decay rises to its value within the first steps")
+    if ema:
+        steps = max(0, math.ceil((10 * ema - 1) / (1 - ema)))
+        notes.append(
+            f"model_ema: the average's decay is (1 + t)/(10 + t) in step t until it reaches {ema:g}, after {steps:,} "
+            "steps; timm has its value from the first step on"
+        )
     if args.get("amp"):
         notes.append("amp: half precision as this device has it; --precision sets it")
     return (*notes, *(f"{what}: {', '.join(pairs)}" for what, pairs in lines.items() if pairs))
+
+
+def _idle(data: Mapping[str, Any], key: str) -> bool:
+    """Whether a key that has not been taken had no effect in timm either."""
+    switches = [switch for start, switch in _SWITCHES.items() if key.startswith(start) and key != switch]
+    return key in _CONDITIONAL or any(not data.get(switch) for switch in switches)
+
+
+def _flag(key: str, value: Any) -> str:
+    """What sets the same of a study."""
+    if key == "model_kwargs":
+        return " ".join(f"--model-arg {name}={_short(inner)}" for name, inner in value.items())
+    if key == "input_size":
+        return f"--image-size {value[-1] if isinstance(value, list) else value}"
+    return _ELSEWHERE[key].format(_short(value))
 
 
 def _pair(data: Mapping[str, Any], key: str, remark: str = "") -> str:

@@ -240,7 +240,7 @@ def print_estimates(
         return
     runs, sigma = summary.get("runs", 0.0), summary.get("sigma", float("nan"))
     digits = spoken().digits
-    print(f"\nestimates of {runs:.0f} screen runs, {arms[0]} − {arms[1]}:")
+    print(f"\nestimates of {runs:.0f} screen runs, {spoken().difference(*arms)}:")
     print_table(
         (
             "site",

@@ -208,6 +208,10 @@ class Metric:
         """Optuna's word: "maximize" or "minimize"."""
         return "maximize" if self.higher_is_better else "minimize"
 
+    def difference(self, one: str, other: str) -> str:
+        """What an effect of `one` against `other` is: `reborn − original`, of an error or a loss turned round."""
+        return f"{one} − {other}" if self.higher_is_better else f"{other} − {one}"
+
     @property
     def sentence(self) -> str:
         """What a reader must know to read an effect; "" for a metric that reads by itself."""

@@ -55,6 +55,7 @@ def _show(
                 {
                     **status_json(state),
                     **networks_json(networks),
+                    "metric": view.metric.to_dict(),
                     "contrast": dict(zip(("tested", "reference"), view.arms)),
                     "estimates": rows,
                     "summary": summary,
@@ -65,4 +66,6 @@ def _show(
         return
     print_status(state, args.run_path, "" if state.complete else api.resume_line(info))
     print_networks(networks)
+    if rows and view.metric.sentence:
+        print(f"\n{view.metric.sentence}")
     print_estimates(rows, summary, view.arms, state.complete)

@@ -12,7 +12,7 @@ import pandas as pd
 from reborn_nas.report.figures.charts import NARROW, Estimate, Row, effect_aside, interval_chart, legend
 from reborn_nas.report.figures.drawing import Drawing
 from reborn_nas.report.figures.palette import tone_of
-from reborn_nas.report.results.words import in_short, percent, unit_name
+from reborn_nas.report.results.words import difference, in_short, percent, unit_name
 
 
 def stage_heading(stage: int, shape: str = "") -> str:
@@ -44,7 +44,7 @@ def forest_figure(effects: pd.DataFrame, width: float, arms: tuple[str, str]) ->
         f"Effect of {arms[0]} against {arms[1]} at each of {len(rows)} sites, in depth order, with intervals. "
         + (f"Sites where it helps: {', '.join(clear[:12])}." if clear else "It is seen to help at none.")
     )
-    axis = f"{arms[0]} − {arms[1]}, {unit_name()}"
+    axis = f"{difference(*arms)}, {unit_name()}"
     chart = interval_chart("effects", "Effect by site, in depth order", alt, rows, width=width, axis=axis)
     chart.height += 28
     entries = [("line", "flat", "95 % interval, one site alone"), ("thin", "flat", "all sites together")]

@@ -14,7 +14,7 @@ from reborn_nas.errors import RebornError
 from reborn_nas.report.figures.charts import NARROW, effect_aside, legend
 from reborn_nas.report.figures.drawing import Drawing, shorten, text_width
 from reborn_nas.report.figures.palette import VERDICT_SHAPES, effect_tone, on_tone
-from reborn_nas.report.results.words import added, in_short, signed
+from reborn_nas.report.results.words import added, difference, in_short, signed
 
 TILE_W, TILE_H, GAP, PAD, HEAD = 62.0, 54.0, 6.0, 7.0, 16.0
 LINE = TILE_H + 2 * PAD + HEAD + 18
@@ -331,7 +331,7 @@ def _verdict_sign(drawing: Drawing, verdict: str, x: float, y: float, ink: str) 
 def _details(row: Mapping[Any, Any], arms: tuple[str, str]) -> str:
     lines = [
         str(row["site"]),
-        f"{arms[0]} − {arms[1]}: {effect_aside(row['said_effect'], row['said_low'], row['said_high'])}{in_short()}",
+        f"{difference(*arms)}: {effect_aside(row['said_effect'], row['said_low'], row['said_high'])}{in_short()}",
         f"verdict: {row.get('verdict') or 'none given'}",
     ]
     if row.get("shape"):

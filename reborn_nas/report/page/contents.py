@@ -15,7 +15,9 @@ from reborn_nas.report.results.findings import Findings
 from reborn_nas.report.results.networks import best_choices, standing
 from reborn_nas.report.results.view import RunView
 from reborn_nas.report.results.words import (
+    capital,
     cases,
+    difference,
     duration,
     effect_size,
     in_short,
@@ -65,8 +67,9 @@ def _tiles(view: RunView, findings: Findings) -> list[Mapping[str, str]]:
     tiles: list[Mapping[str, str]] = []
     c = findings.candidate
     if c is not None:
+        words = difference("candidate", view.parent.removeprefix("the ").removesuffix(" network"))
         tiles.append({
-            "words": "Candidate − " + view.parent.removeprefix("the ").removesuffix(" network"),
+            "words": capital(words),
             "value": f"{signed(c.effect)}{in_short()}",
             "note": interval(c.ci_low, c.ci_high) + f", {findings.candidate_part}",
         })  # fmt: skip

@@ -11,7 +11,15 @@ import pandas as pd
 from reborn_nas.report.figures.palette import TONES, tone_of
 from reborn_nas.report.results.findings import Findings
 from reborn_nas.report.results.view import RunView
-from reborn_nas.report.results.words import clean, effect_size, in_short, interval, signed, unit_name
+from reborn_nas.report.results.words import (
+    clean,
+    difference,
+    effect_size,
+    in_short,
+    interval,
+    signed,
+    unit_name,
+)
 
 __all__ = ["answer_note", "forest_graph", "graphs"]
 
@@ -71,11 +79,11 @@ def graphs(view: RunView, findings: Findings) -> dict[str, dict[str, Any]]:
     found = {}
     if findings.effects is not None:
         found["effects"] = forest_graph(
-            findings.effects, f"{_text(tested)} − {_text(reference)} at each site, in depth order"
+            findings.effects, f"{difference(_text(tested), _text(reference))} at each site, in depth order"
         )
     for name, table, title in (
         ("confirmation", findings.confirmation, "Retest of the top sites on the candidate"),
-        ("control", findings.control, f"{_text(tested)} − positive twin"),
+        ("control", findings.control, difference(_text(tested), "positive twin")),
     ):
         if table is not None:
             found[name] = forest_graph(table, title)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from reborn_nas.metric import spoken
 from reborn_nas.report.figures import estimates, network, trials
 from reborn_nas.report.page.page import (
     CLASS_TABLE,
@@ -27,6 +28,7 @@ from reborn_nas.report.results.words import (
     capital,
     cases,
     count,
+    difference,
     effect_axis,
     in_unit,
     interval,
@@ -78,8 +80,11 @@ def _intervals(
 
 def _candidate(section: Section, view: RunView, findings: Findings) -> None:
     found: Any = findings.candidate
+    gap = f"The candidate differs from {view.parent} by"
+    if not spoken().higher_is_better:
+        gap = f"{capital(difference('the candidate', view.parent))} is"
     section.intro.append(
-        f"The candidate differs from {view.parent} by {signed(found.effect)}{in_unit()} "
+        f"{gap} {signed(found.effect)}{in_unit()} "
         f"{interval(found.ci_low, found.ci_high)} ({findings.candidate_part} {metric_label()}, {found.n_first} against "
         f"{found.n_second} trainings with fresh seeds)."
     )
@@ -174,7 +179,7 @@ def _effects(view: RunView, effects: pd.DataFrame) -> Section:
         else:
             shown = shown.drop(columns=name)
     caption = (
-        f"All {len(effects)} sites, {view.arms[0]} − {view.arms[1]}. q is Benjamini and Hochberg's over all sites of "
+        f"All {len(effects)} sites, {difference(*view.arms)}. q is Benjamini and Hochberg's over all sites of "
         "this contrast; the shrunk effect is the estimate pulled towards 0 by how small effects are here on the whole."
     )
     table = show(shown, "sites", caption, SITE_TABLE, file="sites.csv")
@@ -234,14 +239,14 @@ def _confirmation(view: RunView, findings: Findings) -> Section:
         section.figure(
             lambda width: estimates.paired_figure(
                 frame, width, name="confirmation", title="Screen and retest", series=series,
-                axis=f"{tested} − {reference}, {unit_name()} (95 % interval)",
+                axis=f"{difference(tested, reference)}, {unit_name()} (95 % interval)",
             ),
             "The numbers at the end of each line are the retest's.",
         )  # fmt: skip
     if findings.checks.alone is not None:
         title = f"Each alone on {view.parent}"
         section.add("heading", title)
-        axis = f"site alone − {view.parent}, {unit_name()} (95 % interval)"
+        axis = f"{difference('site alone', view.parent)}, {unit_name()} (95 % interval)"
         caption = "A third background, with no other site changed."
         _intervals(section, findings.checks.alone, "alone", title, axis, caption=caption)
     if findings.checks.rate is not None:
@@ -260,7 +265,7 @@ def _control(view: RunView, findings: Findings) -> Section:
         )
         title, axis = (
             "Reborn against its positive twin",
-            f"reborn − positive twin, {unit_name()} (95 % interval)",
+            f"{difference('reborn', 'positive twin')}, {unit_name()} (95 % interval)",
         )
         _intervals(section, findings.control, "control", title, axis)
     if findings.checks.controls is not None:
@@ -273,7 +278,7 @@ def _control(view: RunView, findings: Findings) -> Section:
         )
         title, axis = (
             "Reborn against other things in its place",
-            f"reborn − the other, {unit_name()} (95 % interval)",
+            f"{difference('reborn', 'the other')}, {unit_name()} (95 % interval)",
         )
         _intervals(section, findings.checks.controls, "controls", title, axis, "label")
     return section

@@ -68,6 +68,11 @@ def effect_axis() -> str:
     return f"effect on {spoken().label}{better}, {unit_name()} (95 % interval)"
 
 
+def difference(one: str, other: str) -> str:
+    """What an effect of `one` against `other` is, in words: above 0 where `one` is better."""
+    return spoken().difference(one, other)
+
+
 def unit_name() -> str:
     """The unit of effects by itself."""
     return spoken().unit or f"units of {spoken().label}"

@@ -194,7 +194,11 @@ def _f1_error(logits: Tensor, labels: Tensor) -> float:
 
 
 def _auroc_error(logits: Tensor, labels: Tensor) -> float:
-    """By each image's share in the mean area: how far its place among the other side is from the mean place."""
+    """By each image's share in the mean area: how far its place among the other side is from the mean place.
+
+    Unbiased, as DeLong's is: n/(n − 1) of a side of n images. Of a single image nothing is known but the range of
+    places, so its variance is the largest that the area allows, A·(1 − A).
+    """
     n, C = logits.shape
     scores = logits.double().log_softmax(1).numpy()
     right = labels.numpy()
@@ -207,9 +211,17 @@ def _auroc_error(logits: Tensor, labels: Tensor) -> float:
         ours, theirs = scores[mine, k], scores[~mine, k]
         places, others = _places(ours, theirs), 1 - _places(theirs, ours)
         area = places.mean()
-        shares[mine] += (places - area) / len(ours)
-        shares[~mine] += (others - area) / len(theirs)
+        shares[mine] += _deviations(places, area) / len(ours)
+        shares[~mine] += _deviations(others, area) / len(theirs)
     return float(np.sqrt((shares**2).sum())) / max(1, classes)
+
+
+def _deviations(places: FloatArray, area: float) -> FloatArray:
+    n = len(places)
+    if n == 1:
+        return np.full(1, math.sqrt(max(0.0, area * (1 - area))))
+    scaled: FloatArray = (places - area) * math.sqrt(n / (n - 1))
+    return scaled
 
 
 def _places(values: FloatArray, among: FloatArray) -> FloatArray:

@@ -3,11 +3,11 @@
     python -m tests.benchmarks.recipes --data FOLDER [--images 3000] [--epochs 3] [--seeds 3] [--out FILE]
 
 FOLDER holds `train/<class>/` and `test/<class>/` with images of 32 pixels; the trainings have `--images` of the first
-and are judged by all of the second. The plain loop is what people write with timm and torch: its transforms image by
-image in a DataLoader with workers, its optimizer, `Mixup`, losses and parameter groups, bf16 autocast where ours has
-it; the learning rates are the recipe's. Both train the same network from the same weights, in turns; the time is that
-of the epochs, without judging. `cpu_ratio` compares images a CPU second, workers included, which other work on the
-machine hardly changes.
+and are judged by `--test-images` of the second. The plain loop is what people write with timm and torch: its
+transforms image by image in a DataLoader with workers, its optimizer, `Mixup`, losses and parameter groups, bf16
+autocast where ours has it; the learning rates are the recipe's. Both train the same network from the same weights, in
+turns; the time is that of the epochs, without judging. `cpu_ratio` compares images a CPU second, workers included,
+which other work on the machine hardly changes.
 """
 
 from __future__ import annotations
@@ -171,13 +171,14 @@ def ours(model: nn.Module, images: ImageSet, indices: torch.Tensor, recipe: Reci
 def measure(
     images: ImageSet,
     indices: torch.Tensor,
+    judged_by: torch.Tensor,
     recipe: Recipe,
     seeds: int,
     workers: int,
     network: str,
     arguments: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Images a second and accuracies of both, trained on `indices`, a pair a seed."""
+    """Images a second and accuracies of both, trained on `indices` and judged by others, a pair a seed."""
     seen = {"ours": sum(batch_sizes(len(indices), recipe.batch_size)), "plain": len(indices)}
     if recipe.mixes:
         seen["plain"] -= len(indices) % recipe.batch_size
@@ -197,7 +198,7 @@ def measure(
                 seconds = plain(model, images, indices, settled, seed, workers)
             spent[name].append((cpu_seconds() - before) / seen[name])
             rates[name].append(recipe.epochs * seen[name] / seconds)
-            judged = evaluate(model, images, images.test, "cpu", settled.precision)
+            judged = evaluate(model, images, judged_by, "cpu", settled.precision)
             right[name].append(judged.correct / judged.n)
     ratio = paired(np.log(rates["ours"]) - np.log(rates["plain"]))
     cpu = paired(np.log(spent["plain"]) - np.log(spent["ours"]))
@@ -254,11 +255,18 @@ def augmentations(side: int, count: int) -> list[dict[str, Any]]:
     return rows
 
 
+def _some(indices: torch.Tensor, count: int) -> torch.Tensor:
+    """`count` of them at random, always the same."""
+    drawn = torch.randperm(len(indices), generator=torch.Generator().manual_seed(0))
+    return indices[drawn[:count]]
+
+
 def main() -> None:
     """All recipes, one after another."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip().splitlines()[0])
     parser.add_argument("--data", type=Path, help="without it, only the augmentations are timed")
     parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
@@ -275,15 +283,21 @@ def main() -> None:
         )
         return
     images = load_dataset(f"folder:{options.data}")
-    training = split(images, block=0, seed=0).train
-    drawn = torch.randperm(len(training), generator=torch.Generator().manual_seed(0))
-    indices = training[drawn[: options.images]]
+    indices = _some(split(images, block=0, seed=0).train, options.images)
+    judged_by = _some(images.test, options.test_images)
     rows = []
     for name in options.recipes:
         recipe = get_recipe(name, epochs=options.epochs)
         rows.append(
             measure(
-                images, indices, recipe, options.seeds, options.workers, options.network, options.network_args
+                images,
+                indices,
+                judged_by,
+                recipe,
+                options.seeds,
+                options.workers,
+                options.network,
+                options.network_args,
             )
         )
         print(json.dumps(rows[-1]), flush=True)
@@ -292,7 +306,7 @@ def main() -> None:
             "hardware": hardware(),
             "network": {"name": options.network, **options.network_args},
             "workers": options.workers,
-            "test_images": len(images.test),
+            "test_images": len(judged_by),
             "rows": rows,
         }
         options.out.write_text(json.dumps(kept, indent=1) + "\n")

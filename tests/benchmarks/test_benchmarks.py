@@ -243,7 +243,7 @@ def test_each_recipe_and_the_plain_loop_train(tmp_path: Path) -> None:
     indices = split(images, block=0, seed=0).train
     for name in ("fast", "a3"):
         recipe = get_recipe(name, epochs=1, batch_size=16)
-        row = recipes.measure(images, indices, recipe, 2, 0, "convnet5", {"width": 0.0625})
+        row = recipes.measure(images, indices, images.test, recipe, 2, 0, "convnet5", {"width": 0.0625})
         assert len(row["ours_per_second"]) == len(row["plain_accuracy"]) == 2
         assert min(*row["ours_per_second"], *row["plain_per_second"], row["cpu_ratio"][0]) > 0
     rows = recipes.augmentations(8, 40)

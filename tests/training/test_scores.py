@@ -19,6 +19,7 @@ from reborn_nas.metric import ACCURACY, Metric
 from reborn_nas.metric.classification import METRICS, guess, imbalance, read_metric, undefined
 from reborn_nas.training import Recipe, train
 from reborn_nas.training.evaluation import evaluate
+from reborn_nas.training.losses import one_hot
 from reborn_nas.training.scores import class_counts, confusion, score_error, score_value
 from tests.training.test_recorded import Recording
 from tests.training.toys import small_net, squares
@@ -132,6 +133,26 @@ def test_standard_errors_are_those_of_drawing_images_again(name: str, classes: i
         if k < 8:
             errors.append(score_error(name, everything[rows], labels[rows]))
     assert np.mean(errors) == pytest.approx(np.std(values, ddof=1), rel=0.15)
+
+
+def test_the_error_of_an_auroc_with_two_images_of_most_classes() -> None:
+    """300 sets of 10, 2, 2, 2, 2 and 2 images; a variance with n in its denominator is half of it there."""
+    labels = torch.repeat_interleave(torch.arange(6), torch.tensor([10, 2, 2, 2, 2, 2]))
+    draws = torch.Generator().manual_seed(0)
+    values, variances = [], []
+    for _ in range(300):
+        logits = torch.randn(len(labels), 6, generator=draws) + one_hot(labels, 6)
+        values.append(float(score_value("auroc", logits, labels)))
+        variances.append(score_error("auroc", logits, labels) ** 2)
+    assert np.sqrt(np.mean(variances)) == pytest.approx(np.std(values, ddof=1), rel=0.1)
+
+
+def test_the_error_of_an_auroc_with_one_image_of_a_class_is_not_nothing() -> None:
+    labels = torch.tensor([0, 0, 0, 1])
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.5]])  # the one is second of four
+    area = 2 / 3
+    expected = np.sqrt(area * (1 - area) + np.var([1, 0, 1], ddof=1) / 3)
+    assert score_error("auroc", logits, labels) == pytest.approx(expected)
 
 
 def test_the_bootstrap_is_the_same_every_time() -> None:

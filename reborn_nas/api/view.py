@@ -88,6 +88,7 @@ def run_view(
         arms=info.arms,
         finished=info.complete,
         metric=info.metric,
+        start=info.start,
         recommendation=None if brief else _recommendation(info),
         **_searched(info),
     )

@@ -274,8 +274,14 @@ def print_estimates(
         print("Descriptive until the study ends: intervals shrink, and there is no verdict yet.")
 
 
-def print_networks(networks: NamedNetworks) -> None:
-    """Print a line for each network that exists."""
+def print_networks(networks: NamedNetworks, start: str) -> None:
+    """Print a line for each network that exists.
+
+    Args:
+        start: the weights from which every training started, in words; "" where these were fresh.
+    """
+    if start:
+        print(f"every training started from {start}")
     best, recommended, tested = networks.best, networks.recommended, networks.retested
     if best is not None and best.accuracy is not None:
         print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping
@@ -100,21 +101,23 @@ def _read(path: Path, model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors and pickle may raise anything
         blame_machine(error, file)
-        message = " ".join(str(error).split())[:300]
         raise TrainingError(
-            f"{file} cannot be read as weights ({message}); only safetensors and files of torch.save that hold only "
+            f"{file} cannot be read as weights ({_why(error)}); safetensors and files of torch.save that hold only "
             "tensors are read, anything else may run code; convert yours: safetensors.torch.save_file(state_dict, FILE)"
         ) from error
-    notes: list[str] = []
+    taken = ""
     for key in _STATE_DICTS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            notes += [f"the averaged weights of the checkpoint are taken ({key})"] if "ema" in key else []
+            content, taken = content[key], key
             break
     if not isinstance(content, Mapping):
         raise TrainingError(f"{file} holds {type(content).__name__}, not a state dict")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise TrainingError(f"{file} holds no tensors{f' in {taken}' if taken else ''}, so no weights")
     prefix = _prefix(tensors, model.state_dict())
+    averaged = [where for where in (taken, f"{prefix}*") if _averaged(where)]
+    notes = [f"the averaged weights of the checkpoint are taken ({averaged[0]})"] if averaged else []
     inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     outside = [name for name in tensors if not name.startswith(prefix)]
     if outside:
@@ -124,14 +127,26 @@ def _read(path: Path, model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
     return inside, notes
 
 
+def _why(error: Exception) -> str:
+    """On one line, and of a pickle with other objects than tensors the first one: torch's own advice is to run it."""
+    found = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error))
+    if found:
+        return f"it holds {found[1]}, not only tensors"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 _STATE_DICTS = (
-    "state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model", "net", "weights",
+    "state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "model_ema_state_dict",
+    "ema_model_state_dict", "state_dict", "model_state_dict", "model", "net", "weights",
 )  # fmt: skip
 """Keys under which timm, torchvision, Lightning and custom loops save a network's weights; averaged ones first."""
 
 
 def _prefix(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """The prefix that wrappers have added to the network's names: `module.`, `model.`, `_orig_mod.`, or ""."""
+    """The prefix that wrappers have added to the network's names: `module.`, `model.`, `_orig_mod.`, or "".
+
+    Where a checkpoint has the network twice, that of the averaged one.
+    """
     counts: Counter[str] = Counter()
     ends: dict[str, list[str]] = {}
     for name in own:
@@ -143,7 +158,13 @@ def _prefix(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     if not counts:
         return ""
     most = max(counts.values())
-    return min((prefix for prefix, count in counts.items() if count == most), key=len)
+    found = [prefix for prefix, count in counts.items() if count == most]
+    return min(found, key=lambda prefix: (not _averaged(prefix), len(prefix)))
+
+
+def _averaged(name: str) -> bool:
+    """Whether this is what a moving average is called."""
+    return "ema" in re.split(r"[._]", name)
 
 
 def classifiers_of(model: nn.Module, spec: BackboneSpec) -> tuple[str, ...]:

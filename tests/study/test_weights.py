@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import html
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from reborn_nas import api
 from reborn_nas.api import train
 from reborn_nas.architecture import Choice
 from reborn_nas.backbone import build, resolve
+from reborn_nas.cli.main import main
 from reborn_nas.errors import ConfigError
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.search import run_search
@@ -65,6 +70,27 @@ def test_what_does_not_fit_or_is_undone_is_refused(tmp_path: Path, checkpoint: P
     refused("draws all weights anew", init="kaiming")
     refused("one set of weights; leave out pretrained", pretrained=True)
     refused("one set of weights; leave out init: parent", init="parent")
+
+
+def test_every_sentence_says_where_the_trainings_started(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_search(tiny(tmp_path / "run", **NETWORK, checkpoint=checkpoint, candidate=4))
+    view = api.run_view(run)
+    said = api.answer(view)
+    assert len(said) >= 2
+    for sentence in said:
+        assert sentence.startswith(f"Fine-tuned from the weights in {checkpoint}: ")
+    page = api.report(run).read_text(encoding="utf-8")
+    text = " ".join(html.unescape(re.sub(r"<style.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL)).split())
+    assert f"Every training started from the weights in {checkpoint}, also those behind" in text
+    capsys.readouterr()
+    assert main(["status", str(run.folder)]) == 0
+    assert (
+        f"every training started from the weights in {checkpoint}\nbest observed:" in capsys.readouterr().out
+    )
+    fresh = replace(view, start="")
+    assert not any("started from" in line or "Fine-tuned" in line for line in api.answer(fresh))
 
 
 @pytest.mark.slow

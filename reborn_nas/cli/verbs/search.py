@@ -92,7 +92,7 @@ def _search(args: argparse.Namespace, config: study.StudyConfig) -> int:
     else:
         print_result(result, view, answer)
         print()
-        print_networks(networks)
+        print_networks(networks, view.start)
         print_next(result, page, api.surer(result), exportable=api.exportable(result))
     return 0
 

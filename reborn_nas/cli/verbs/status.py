@@ -65,7 +65,7 @@ def _show(
         )
         return
     print_status(state, args.run_path, "" if state.complete else api.resume_line(info))
-    print_networks(networks)
+    print_networks(networks, view.start)
     if rows and view.metric.sentence:
         print(f"\n{view.metric.sentence}")
     print_estimates(rows, summary, view.arms, state.complete)

@@ -42,7 +42,8 @@ def answer(
     control: pd.DataFrame | None,
     refused: str = "",
 ) -> list[str]:
-    """Two plain sentences within the allowed claims; a third where the control allows one.
+    """Two plain sentences within the allowed claims; a third where the control allows one. Where trainings started
+    from weights, each says so.
 
     Args:
         refused: why the screen's runs give no estimates, where that is not their number.
@@ -63,7 +64,8 @@ def answer(
         parent = "its parent" if view.arms[1] == "original" else view.parent
         said.append(candidate_sentence(comparison, parent=parent))
     cause = cause_sentence(control, effects) if view.finished else ""
-    return [spelled(line) for line in [*said, cause] if line]
+    lines = [spelled(line) for line in [*said, cause] if line]
+    return [f"Fine-tuned from {view.start}: {line}" for line in lines] if view.start else lines
 
 
 def cautions(
@@ -71,6 +73,11 @@ def cautions(
 ) -> list[str]:
     """What a reader must bear in mind, the gravest first."""
     said = []
+    if view.start:
+        said.append(
+            f"Every training started from {view.start}, also those behind the estimates and figures below: all of it "
+            "holds for fine-tuning from them."
+        )
     if not view.finished:
         said.append(
             "The study is still running: estimates and intervals are descriptive, and no verdict is given."

@@ -53,6 +53,7 @@ class RunView:
         pruned: of a search with a pruner, `choice, runs, pruned, share, all`: how often each choice was stopped.
         finished: False while trainings are still to come; then no verdict is given.
         metric: what trainings are judged by, whose scores the records hold.
+        start: the weights from which every training started, in words; "" where these were fresh.
     """
 
     title: str
@@ -72,6 +73,7 @@ class RunView:
     pruned: pd.DataFrame | None = None
     finished: bool = True
     metric: Metric = ACCURACY
+    start: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "records", _as_records(self.records))

@@ -104,6 +104,13 @@ class RunInfo:
         return metric_of(self.config)
 
     @property
+    def start(self) -> str:
+        """The weights from which every training started, in words; "" where these were fresh."""
+        if self.config.get("checkpoint"):
+            return f"the weights in {self.config['checkpoint']}"
+        return "the library's published weights" if self.config.get("pretrained") else ""
+
+    @property
     def sites(self) -> list[Mapping[str, Any]]:
         """The backbone's sites, one mapping per site."""
         return list(self.plan.get("sites", ()))

@@ -103,6 +103,8 @@ def test_the_report_has_each_class_and_no_foreign_words(losses: RunResult, tmp_p
     assert "imbalanced: 'common'" in text
     assert "either log loss would move by about" in text
     assert "smaller is better" in text
+    answer = text.partition(" The answer ")[2].partition("Candidate")[0].partition(" Is the candidate")[0]
+    assert len(re.findall(r"(?:its parent in|improves|original on) log loss", answer)) >= 2, answer
     # above 0 where reborn is better, so what is subtracted is reborn's loss
     for words in ("Original − reborn, nats", "Parent − candidate", "The parent − the candidate is "):
         assert words.lower() in text.lower(), words

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -11,10 +14,18 @@ from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from torch import nn
 
 import reborn_nas as rn
-from reborn_nas.data import ImageSet, plan_parts, split
+from reborn_nas.data import NO_AUGMENTATION, ImageSet, plan_parts, split
 from reborn_nas.data.images import assemble
 from reborn_nas.errors import TrainingError
-from reborn_nas.training import Recipe, TrainingResult, loop, train
+from reborn_nas.training import (
+    FileCheckpoint,
+    Recipe,
+    TrainingResult,
+    batch_sizes,
+    draw_weights,
+    loop,
+    train,
+)
 from reborn_nas.training.step.step import TrainingStep
 from tests.training.test_optimisers import resumed
 from tests.training.test_recorded import Recording
@@ -40,6 +51,82 @@ RECIPES = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_stopped_training_goes_on_to_the_same_bits(name: str) -> None:
     resumed(Recipe(epochs=4, batch_size=40, learning_rate=0.01, **RECIPES[name]))
+
+
+AT_ONCE = Recipe(
+    epochs=4, batch_size=32, learning_rate=0.01, optimizer="lookahead_adan", optimizer_args={"caution": True},
+    weight_decay=0.05, decay_norms_and_biases=False, layer_decay=0.8, clip_grad=0.5, ema=0.9, label_smoothing=0.1,
+    loss="bce", loss_args={"target_threshold": 0.2, "sum": True}, augment=EVERYTHING, schedule="cosine",
+    schedule_args={"warmup_epochs": 1, "noise": [0.4, 0.9], "noise_std": 0.2, "step_on_epochs": False},
+)  # fmt: skip
+
+
+class Killed(BaseException):
+    """As a signal: nothing of ours catches it."""
+
+
+def everything(checkpoint: FileCheckpoint | None = None, **more: Any) -> tuple[nn.Module, TrainingResult]:
+    """A training by `AT_ONCE`, with dropout, drop path and another metric than the accuracy."""
+    network = timm.create_model(
+        "resnet10t", num_classes=3, drop_rate=0.2, drop_path_rate=0.2, channels=(8, 8, 8, 8), stem_width=8,
+        stem_type="", zero_init_last=False,
+    )  # fmt: skip
+    draw_weights(network, "kaiming", 3)
+    return network, trained(AT_ONCE, colours(), network, checkpoint=checkpoint, metric="macro_f1", **more)
+
+
+@pytest.fixture(scope="module")
+def unbroken() -> tuple[nn.Module, TrainingResult]:
+    return everything()
+
+
+@pytest.mark.parametrize("batches", [None, 2])
+def test_all_of_it_at_once_goes_on_to_the_same_bits(
+    batches: int | None,
+    unbroken: tuple[nn.Module, TrainingResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed after the second epoch, or after two batches of the third one."""
+    whole, told = unbroken
+    step, steps = TrainingStep.__call__, 0
+
+    def counted(self: TrainingStep, *batch: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if batches is not None and steps > 2 * per_epoch + batches:
+            raise Killed
+        step(self, *batch)
+
+    def ended(epoch: int, metrics: object) -> None:
+        if batches is None and epoch == 2:
+            raise Killed
+
+    per_epoch = len(batch_sizes(len(split(colours(), block=0, seed=0).train), AT_ONCE.batch_size))
+    monkeypatch.setattr(TrainingStep, "__call__", counted)
+    with pytest.raises(Killed):
+        everything(FileCheckpoint(tmp_path / "state"), on_epoch=ended)
+    monkeypatch.undo()
+    torch.manual_seed(99)  # another process has other generators
+    random.seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    again, same = everything(FileCheckpoint(tmp_path / "state"))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    without = [{k: v for k, v in row.items() if k != "seconds"} for row in told.curve]
+    assert [{k: v for k, v in row.items() if k != "seconds"} for row in same.curve] == without
+    assert (same.value, same.error, same.correct) == (told.value, told.error, told.correct)
+    assert len({row["train_loss"] for row in told.curve}) == 4
+
+
+def colours(count: int = 120, side: int = 32) -> ImageSet:
+    """RGB noise; the brightest channel is the class."""
+    draws = torch.Generator().manual_seed(7)
+    pixels = torch.randint(0, 150, (count, 3, side, side), generator=draws, dtype=torch.uint8)
+    labels = torch.arange(count) % 3
+    pixels[torch.arange(count), labels] += 60
+    parts = plan_parts(labels, "abc", name="colours", train=torch.arange(count))
+    return assemble("colours", lambda kept: pixels[kept], labels, "abc", parts, NO_AUGMENTATION)
 
 
 def trained(

@@ -67,7 +67,9 @@ def where_it_helps(effects: pd.DataFrame, *, tested: str = "reborn", reference: 
         sentences.append(f"{what} helps at no site that this study could resolve.")
     elif not sentences:
         most = f"{largest_plausible(effects):.{spoken().digits}f} pp"
-        sentences.append(f"No site resolved; effects of {contrast} above {most} are unlikely.")
+        sentences.append(
+            f"No site resolved; effects of {contrast}{_measure('on')} above {most} are unlikely."
+        )
     if harms.any():
         sentences += [
             _harm(effects[harms & (basis != RETEST)]),
@@ -179,8 +181,13 @@ def _largest(effects: pd.DataFrame, tested: str) -> str:
 
 
 def _adds() -> str:
-    """The verb of a gain: an error grows less, which nothing adds to it."""
-    return "adds" if spoken().higher_is_better else f"improves {spoken().label} by"
+    """The verb of a gain, with what it is a gain in: an error grows less, which nothing adds to it."""
+    return "adds" if spoken().is_accuracy else f"improves {spoken().label} by"
+
+
+def _measure(word: str) -> str:
+    """`word` and the metric's name behind a verb; nothing for the accuracy, of which a percentage point is read."""
+    return "" if spoken().is_accuracy else f" {word} {spoken().label}"
 
 
 def _size(effect: float, low: float, high: float) -> str:
@@ -223,15 +230,15 @@ def candidate_sentence(
     arms = f"{seeds}, on {spoken().counted} that no earlier phase used"
     if not comparison.noisy:
         return (
-            f"Whether {candidate} beats {parent} cannot be told ({_plus(comparison.effect)} pp): the trainings of each "
-            "arm came out the same, so that their noise is unknown."
+            f"Whether {candidate} beats {parent}{_measure('in')} cannot be told ({_plus(comparison.effect)} pp): the "
+            "trainings of each arm came out the same, so that their noise is unknown."
         )
     if comparison.ci_low > 0:
-        verb = f"beats {parent} by"
+        verb = f"beats {parent}{_measure('in')} by"
     elif comparison.ci_high < 0:
-        verb = f"is worse than {parent}:"
+        verb = f"is worse than {parent}{_measure('in')}:"
     else:
-        return f"Whether {candidate} beats {parent} is unresolved: {size} {arms}."
+        return f"Whether {candidate} beats {parent}{_measure('in')} is unresolved: {size} {arms}."
     return f"{candidate[0].upper()}{candidate[1:]} {verb} {size} {arms}."
 
 

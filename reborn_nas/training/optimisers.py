@@ -73,10 +73,19 @@ def optimiser_faults(name: object, arguments: object) -> list[str]:
 
 def arguments_of(name: str) -> list[str]:
     """What `optimizer_args` may have. timm itself passes over `betas` and `eps` where an optimizer has none."""
+    return [key for key in _parameters(name) if key not in _OF_THE_RECIPE]
+
+
+def has_momentum(name: str) -> bool:
+    """Whether an optimizer of timm's takes the recipe's `momentum`."""
+    return "momentum" in _parameters(name)
+
+
+def _parameters(name: str) -> list[str]:
     from timm.optim import get_optimizer_class  # type: ignore[attr-defined]
 
     made: Any = get_optimizer_class(name.removeprefix(LOOKAHEAD), bind_defaults=False)
-    return [key for key in list(inspect.signature(made).parameters)[1:] if key not in _OF_THE_RECIPE]
+    return list(inspect.signature(made).parameters)[1:]
 
 
 def _two_steps(name: str, arguments: Mapping[str, Any]) -> None:

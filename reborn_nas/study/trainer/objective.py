@@ -20,6 +20,7 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import apply, build, plan
 from reborn_nas.errors import DeviceLostError, DivergedError, MachineError, machine_fault, wait_out
 from reborn_nas.files import safe_join, write_atomic
+from reborn_nas.metric import Metric
 from reborn_nas.records import EXCESS, EXPLORED, TrialRecord, class_path
 from reborn_nas.study.config.values import SCHEME, parse_bucket
 from reborn_nas.study.plan.designs import Run
@@ -334,8 +335,9 @@ class Objective:
         )
 
     def _save_curve(self, key: str, curve: Sequence[Mapping[str, Any]]) -> str:
-        path = f"curves/{_file_name(key)}.csv"
-        return self._save_rows(path, curve, "the learning curve") if curve else ""
+        path, metric = f"curves/{_file_name(key)}.csv", self._bench.metric
+        rows = curve if metric.is_accuracy else [_with_values(row, metric) for row in curve]
+        return self._save_rows(path, rows, "the learning curve") if curve else ""
 
     def _save_rows(self, path: str, rows: Sequence[Mapping[str, Any]], what: str) -> str:
         """Write rows as CSV into the run folder; returns `path`."""
@@ -355,6 +357,14 @@ class Objective:
 
 def _trainer(bench: Workbench, folder: Path, stopping: Callable[[], bool]) -> Trainer:
     return Classification(bench) if bench.own is None else Own(bench, folder, stopping, _log.info)
+
+
+def _with_values(row: Mapping[str, Any], metric: Metric) -> Mapping[str, Any]:
+    """A row of a curve for its file: the metric's value in place of its score, which has the accuracy's name here."""
+    left = {name: value for name, value in row.items() if name != "validation_accuracy"}
+    if len(left) == len(row) or metric.name in left:  # no score, or what a training of the user's reported
+        return left
+    return {**left, f"validation_{metric.name}": metric.value(row["validation_accuracy"])}
 
 
 def _file_name(key: str) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from reborn_nas.data.augment import MIXING
 from reborn_nas.errors import ConfigError
-from reborn_nas.training.optimisers import LOOKAHEAD, SGD, arguments_of
+from reborn_nas.training.optimisers import SGD, arguments_of, has_momentum
 from reborn_nas.training.recipe.recipe import Recipe
 from reborn_nas.training.recipe.schedules import argument_faults, creator
 
@@ -202,12 +202,12 @@ def _optimizer(args: _Args) -> dict[str, Any]:
     nesterov = name == SGD and momentum > 0 and bool(kwargs.pop("nesterov", True))
     more = {"eps": args.get("opt_eps"), "betas": args.get("opt_betas")}
     more = {key: value for key, value in more.items() if value is not None} | kwargs
-    taken = _arguments(name)
+    taken, with_momentum = _arguments(name)
     for key in [key for key in more if taken is not None and key not in taken]:
         where = {"eps": "opt_eps", "betas": "opt_betas"}.get(key, "opt_kwargs")
         args.leave(where, f"{key}: {name} has none here" if where == "opt_kwargs" else f"{name} has none")
         del more[key]
-    if not _has_momentum(name):
+    if not with_momentum:
         args.taken.discard("momentum")
     clip, mode = args.get("clip_grad"), args.get("clip_mode")
     if clip is not None and mode != "norm":
@@ -223,23 +223,16 @@ def _optimizer(args: _Args) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _arguments(name: str) -> list[str] | None:
-    """What an optimizer takes beside what the recipe sets; None of one that there is not, of which the recipe tells."""
+def _arguments(name: str) -> tuple[list[str] | None, bool]:
+    """What an optimizer takes beside what the recipe sets, and whether it has a momentum; (None, True) of one that
+    there is not, of which the recipe tells.
+    """
     if name == SGD:
-        return []
+        return [], True
     try:
-        return arguments_of(name)
+        return arguments_of(name), has_momentum(name)
     except Exception:  # an unknown name, or a package that is missing
-        return None
-
-
-def _has_momentum(name: str) -> bool:
-    from timm.optim import get_optimizer_info  # type: ignore[attr-defined]
-
-    try:
-        return bool(get_optimizer_info(name.removeprefix(LOOKAHEAD)).has_momentum)
-    except ValueError:
-        return True
+        return None, True
 
 
 def _schedule(args: _Args) -> dict[str, Any]:

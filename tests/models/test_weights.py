@@ -72,7 +72,7 @@ def test_the_weights_are_found(wrap: Callable[[State, State], Any], taken: str, 
 def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     own = network(0).state_dict()
     _, notes = loaded(under("net.", own) | {"criterion.weight": torch.ones(4)}, tmp_path / "it.ckpt")
-    assert notes == ["not taken from the checkpoint, as they stand outside of net.*: criterion.weight"]
+    assert notes == ["not loaded from the checkpoint, since they are outside of net.*: criterion.weight"]
     got, notes = loaded(AveragedModel(network(0)).state_dict(), tmp_path / "swa.pth")
     assert same(got, own)
     assert any("n_averaged" in note for note in notes)
@@ -86,7 +86,10 @@ def test_other_channels_and_other_classes(tmp_path: Path) -> None:
     assert torch.equal(got["fc.weight"], network(9, channels=1).state_dict()["fc.weight"])
     text = "; ".join(notes)
     assert "summed over its 3, as timm does" in text
-    assert "the classifier starts afresh, as the parent's has other classes: fc.bias, fc.weight" in text
+    assert (
+        "the classifier keeps its initial weights, since the parent's has other classes: fc.bias, fc.weight"
+        in text
+    )
 
 
 @pytest.mark.parametrize(

@@ -135,15 +135,6 @@ def test_clipped_gradients_with_loss_scaling() -> None:
     assert 0.5 * 0.019 < moved <= 0.0191  # 0.01 by the gradient and 0.9 of it by Nesterov's momentum
 
 
-def test_the_average_of_a_recipe_is_the_average_of_a_training() -> None:
-    recipe = Recipe(epochs=2, batch_size=40, learning_rate=0.05)
-    by_recipe = run(
-        small_net(classes=4), get_recipe("fast", epochs=2, batch_size=40, learning_rate=0.05, ema=0.9)
-    )
-    assert torch.equal(by_recipe, run(small_net(classes=4), recipe, average=0.9))
-    assert not torch.equal(by_recipe, run(small_net(classes=4), recipe))
-
-
 def test_a_recipe_without_new_fields_is_what_it_was() -> None:
     assert list(Recipe().to_dict()) == [
         "name", "epochs", "batch_size", "learning_rate", "momentum", "nesterov", "weight_decay", "schedule", "warmup",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,13 @@ def test_a_dry_run_tries_the_training(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "FAIL  the network that is passed in is trained" in told
     assert "of which smaller is better" in told
     settings(tmp_path, source(TRAINED, SPLIT))
+    assert main(["search", *words, "--sites", "act*", "--trials", "40", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "question: reborn against original, at each of 2 of the 3 sites\n" in told
+    assert re.search(
+        r"\nat that rate 40 trainings take \S+ \w+ one after the other, where one of 2 epochs takes 2 times as long\n",
+        told,
+    )
     assert main(["search", *words, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["training"]["ok"]
     assert not (tmp_path / "run").exists()

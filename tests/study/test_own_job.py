@@ -140,7 +140,7 @@ def test_a_job_loads_what_it_saved_last(tmp_path: Path) -> None:
     assert state is not None
     assert state["epoch"] == 1
     assert state["weights"].tolist() == [0, 1, 2]
-    assert second.curve == [{"epoch": 1, "rmse": 3.0, "validation_accuracy": pytest.approx(-0.03)}]
+    assert second.curve == [{"epoch": 1, "rmse": 3.0, "validation_score": pytest.approx(-0.03)}]
 
 
 def test_saving_takes_a_twentieth_of_the_time_unless_the_training_is_to_end(tmp_path: Path) -> None:
@@ -164,9 +164,7 @@ def test_reports_become_rows_of_numbers(tmp_path: Path) -> None:
     heard: list[tuple[int, dict[str, float]]] = []
     job = a_job(tmp_path, on_epoch=lambda epoch, row: heard.append((epoch, dict(row))))
     job.report(epoch=1, rmse=torch.tensor(12.0), loss=np.float32(0.5))
-    assert heard == [
-        (1, {"epoch": 1, "rmse": 12.0, "loss": 0.5, "validation_accuracy": pytest.approx(-0.12)})
-    ]
+    assert heard == [(1, {"epoch": 1, "rmse": 12.0, "loss": 0.5, "validation_score": pytest.approx(-0.12)})]
     for wrong in (0, 1.5, True, "1"):
         with pytest.raises(ConfigError, match="epoch is a whole number"):
             job.report(epoch=wrong)  # type: ignore[arg-type]

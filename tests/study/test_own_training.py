@@ -67,7 +67,7 @@ def test_parts_are_judged_as_planned(whole: RunResult) -> None:
     assert parent.test_accuracy == parent.accuracy
     assert parent.accuracy is not None
     assert parent.accuracy == pytest.approx(-0.2, abs=0.005)  # 20 degrees of error
-    assert parent.extra["validation_accuracy"] - parent.accuracy == pytest.approx(0.0002, rel=1e-3)
+    assert parent.extra["validation_score"] - parent.accuracy == pytest.approx(0.0002, rel=1e-3)
     assert {record.accuracy_part for record in of(whole, "confirm")} == {"reserve"}
     assert parent.accuracy_n == parent.test_n == 40
     assert parent.chance == -0.9
@@ -253,7 +253,7 @@ def test_a_number_alone_and_one_function_are_enough(tmp_path: Path) -> None:
     record = one(tmp_path, source, "test", evaluate=None)
     assert record.state == "complete"
     assert record.test_accuracy == record.accuracy
-    assert "validation_accuracy" not in record.extra
+    assert "validation_score" not in record.extra
     assert not record.checkpoint
     bench = make_workbench(configured(tmp_path, source, evaluate=None))
     assert any("nothing shows that the test part is read once" in note for note in bench.notes)
@@ -459,7 +459,7 @@ def test_reports_with_different_numbers_make_one_curve(tmp_path: Path) -> None:
     body = "job.report(epoch=1, loss=2.0)\n    job.report(epoch=2, rmse=11.0, extra=torch.tensor(3))"
     record = one(tmp_path, with_train(body, "return {'rmse': 10.0, f'k{job.seed}': 1.0}"))
     curve = pd.read_csv(tmp_path / "run" / record.curve)
-    assert list(curve.columns) == ["epoch", "loss", "rmse", "extra", "validation_accuracy"]
+    assert list(curve.columns) == ["epoch", "loss", "rmse", "extra"]
     assert curve["rmse"].tolist()[1] == 11.0
     assert record.extra["k3"] == 1.0
 

@@ -45,9 +45,9 @@ SMALL: list[tuple[str, Callable[[dict[str, Any], list[Any]], object], str]] = [
     ("no settings", lambda kept, records: kept.pop("settings"), "no settings"),
     ("no plan", lambda kept, records: kept.pop("plan"), "no plan or no settings"),
     ("a choice", lambda kept, records: kept["candidate"]["architecture"].update(choices={"a": "b("}), "candidate"),
-    ("an accuracy", lambda kept, records: records[2].update(accuracy=1.5), "accuracy is 1.5"),
-    ("no accuracy", lambda kept, records: records[2].update(accuracy=None), "complete and has no accuracy"),
-    ("nan", lambda kept, records: records[2].update(accuracy=float("nan")), "accuracy is nan"),
+    ("an accuracy", lambda kept, records: records[2].update(score=1.5), "score is 1.5"),
+    ("no accuracy", lambda kept, records: records[2].update(score=None), "complete and has no score"),
+    ("nan", lambda kept, records: records[2].update(score=float("nan")), "score is nan"),
     ("a mapping", lambda kept, records: records[2].update(environment=5), "environment"),
     ("a state", lambda kept, records: records[2].update(state="done"), "state 'done'"),
     ("a level", lambda kept, records: records[2].update(levels={"features.conv1.act": 2}), "levels"),
@@ -86,7 +86,7 @@ def test_a_fault_of_ours_shows_as_one(verb: str, tmp_path: Path, monkeypatch: py
     assert len(caught.value.__notes__) == 1
     assert "please report it" in caught.value.__notes__[0]
     journal = run / "study.journal"
-    journal.write_text(journal.read_text().replace('"accuracy":', '"accuracy":1'))
+    journal.write_text(journal.read_text().replace('"score":', '"score":1'))
     assert main(words) == 2
 
 

@@ -354,11 +354,14 @@ def _curves(view: RunView) -> Section:
     section = Section("curves", "Learning curves")
     curves, total = sampled_curves(view, trials.MOST_CURVES)
     note = f" of {total:,}, spread evenly over the study" if len(curves) < total else ""
-    accuracy = next((c for _, f in curves for c in f.columns if c.endswith("_accuracy")), None)
-    for column, words in ((accuracy, metric_label()), ("train_loss", "training loss")):
-        kept = [(p, f) for p, f in curves if column in f.columns and "epoch" in f.columns and len(f)]
-        if kept and column is not None:
-            section.figure(lambda width, k=kept, c=column, w=words: trials.curve_figure(k, width, c, w, note))  # type: ignore[misc]
+    rows = [
+        (phase, [dict(zip(map(str, frame), row)) for row in frame.to_numpy().tolist()])
+        for phase, frame in curves
+    ]
+    for column in (None, "train_loss"):
+        kept = [(phase, points) for phase, one in rows if (points := trials.curve_points(one, column))]
+        if kept:
+            section.figure(lambda width, k=kept, c=column: trials.curve_figure(k, width, c, note))  # type: ignore[misc]
     if note and section.parts:
         section.add("text", f"{len(curves)} curves{note}.")
     return section

@@ -19,6 +19,7 @@ from reborn_nas.backbone.trace.inputs import arguments, moved
 from reborn_nas.errors import ConfigError, DivergedError, TrainingError
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.metric import Metric, as_number
+from reborn_nas.records import SCORE
 from reborn_nas.seeds import kept_generators, seed_everything
 from reborn_nas.study.setup.warm import search_epochs
 from reborn_nas.study.trainer.door import OnEpoch, Outcome, Pruned, Stopped
@@ -38,9 +39,7 @@ __all__ = ["Own", "kept_process", "read_value"]
 JOBS = "jobs"
 """Folder in the run folder for what trainings write through `job.folder`."""
 
-TAKEN = frozenset(
-    {"latency", "memory", "warm", "validation_accuracy", "resumed_epochs", "rung", "learning_rate"}
-)
+TAKEN = frozenset({"latency", "memory", "warm", SCORE, "resumed_epochs", "rung", "learning_rate"})
 """Names of scalars that a record has a meaning for already."""
 
 
@@ -89,9 +88,7 @@ class Own:
                 f"train left a network with other parameters, such as {other[0]}: train the network that it is called "
                 "with as it is, or build what you add in the backbone's factory"
             )
-        self._last = next(
-            (row["validation_accuracy"] for row in reversed(job.curve) if "validation_accuracy" in row), None
-        )
+        self._last = next((row[SCORE] for row in reversed(job.curve) if SCORE in row), None)
         if self._own.evaluate is None:
             score, n, extra = self._read(returned, "train", run.part)
             validation = score if run.part == "validation" else None

@@ -91,7 +91,6 @@ def test_records_hold_scores_with_their_errors_and_what_a_guess_has(losses: RunR
         assert 0.5 < info.metric.value(record.chance) < np.log(4)  # the frequencies' entropy
         curve = info.curve(record.key)
         assert curve is not None
-        assert "validation_accuracy" not in curve
         assert record.extra["validation_score"] == pytest.approx(-curve["validation_log_loss"].iloc[-1] / 100)
         assert curve["validation_log_loss"].iloc[-1] == pytest.approx(curve["validation_loss"].iloc[-1])
 

@@ -86,7 +86,7 @@ def test_a_fault_of_ours_shows_as_one(verb: str, tmp_path: Path, monkeypatch: py
     assert len(caught.value.__notes__) == 1
     assert "please report it" in caught.value.__notes__[0]
     journal = run / "study.journal"
-    journal.write_text(journal.read_text().replace('"score":', '"score":1'))
+    journal.write_text(journal.read_text().replace('"accuracy":', '"accuracy":1'))
     assert main(words) == 2
 
 

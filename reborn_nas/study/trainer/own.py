@@ -56,6 +56,8 @@ class Own:
         self._bench, self._own = bench, bench.own
         self._folder, self._stopping, self._say = folder, stopping, say
         self._last: float | None = None
+        self.left_on = bench.device
+        """Where the last training left its network, which is put back to be judged."""
 
     def train(
         self,
@@ -75,6 +77,9 @@ class Own:
         names = set(model.state_dict())
         with undisturbed(run.seed):
             returned = self._call(partial(self._own.train, model, job), job)
+        self.left_on = next((str(one.device) for one in model.parameters()), self._bench.device)
+        if self.left_on == "meta":
+            raise ConfigError("train left the network on the device meta, where it has no weights")
         if other := sorted(names ^ set(model.state_dict())):
             raise ConfigError(
                 f"train left a network with other parameters, such as {other[0]}: train the network that it is called "
@@ -94,7 +99,7 @@ class Own:
             score,
             n,
             validation,
-            int(job.curve[-1]["epoch"]) if job.curve else job.epochs,
+            max((int(row["epoch"]) for row in job.curve), default=job.epochs),
             curve=job.curve,
             extra=extra,
             save_example=partial(_save_example, model, self._own, self._bench),

@@ -56,6 +56,7 @@ class Own:
         self._bench, self._own = bench, bench.own
         self._folder, self._stopping, self._say = folder, stopping, say
         self._last: float | None = None
+        self._interrupted: set[int] = set()
         self.left_on = bench.device
         """Where the last training left its network, which is put back to be judged."""
 
@@ -160,9 +161,16 @@ class Own:
         """
         try:
             returned = function()
-        except (Stopped, Pruned, KeyboardInterrupt):
+        except (Stopped, Pruned):
             raise
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and (
+                self._stopping() or job.seed not in self._interrupted
+            ):
+                self._interrupted.add(
+                    job.seed
+                )  # Ctrl-C past a handler of its own, or its own doing: once more tells
+                raise
             if job.raised is not None:
                 raise job.raised from error
             if self._stopping():

@@ -76,6 +76,14 @@ def test_no_group_is_in_two_parts() -> None:
     assert len(parts.test) == pytest.approx(180, abs=50)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_group_larger_than_a_part_is_trained_on(seed: int) -> None:
+    groups = [0] * 500 + [1 + row // 10 for row in range(1000)]
+    parts = divide(1500, seed=seed, split=seed, groups=groups)
+    assert set(range(500)) <= set(parts.train.tolist())
+    assert [len(parts[name]) for name in NAMES[1:]] == [300] * 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -83,6 +91,11 @@ def test_no_group_is_in_two_parts() -> None:
         ({"n": 7}, "7 rows cannot be divided"),
         ({"n": 2.5}, "whole number"),
         ({"n": 50, "groups": [0] * 50}, "1 groups cannot"),
+        (
+            {"n": 50, "groups": [0] * 41 + list(range(1, 10))},
+            "no row is left for reserve and validation; the groups",
+        ),
+        ({"n": 50, "strata": [None, 1] * 25}, "strata has entries that cannot be compared"),
         ({"n": 50, "strata": [0] * 49}, r"each of the 50 rows, not shape \(49,\)"),
     ],
 )

@@ -61,9 +61,12 @@ def undisturbed(seed: int) -> Iterator[None]:
     streams, collects, disabled = (sys.stdout, sys.stderr), gc.isenabled(), logging.root.manager.disable
     with kept_generators(devices=None), warnings.catch_warnings(), restored():
         seed_everything(seed)
+        process = os.getpid()
         try:
             yield
         finally:
+            if os.getpid() != process:  # a child that the code forked and that comes back: it is not us
+                os._exit(1)
             for number, handler in handlers.items():
                 if signal.getsignal(number) is not handler:
                     with suppress(ValueError, TypeError):  # not the main thread; a handler of C code

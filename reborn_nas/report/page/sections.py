@@ -32,6 +32,7 @@ from reborn_nas.report.results.words import (
     interval,
     metric_label,
     number,
+    one_input,
     signed,
     unit_name,
 )
@@ -280,10 +281,10 @@ def _control(view: RunView, findings: Findings) -> Section:
 
 
 MOST_TRIALS = 200
-CAPTIONS = {
-    "latency_ms": "One image in deployment form, the median of 15 passes on the study's device, measured once for each "
-    "network that is compared (and for the exploration's where it weighs latency). What else the machine did moves it."
-}
+LATENCY = (
+    "in deployment form, the median of 15 passes on the study's device, measured once for each network that is "
+    "compared (and for the exploration's where it weighs latency). What else the machine did moves it."
+)
 
 
 def training_sections(view: RunView, table: pd.DataFrame) -> list[Section]:
@@ -303,7 +304,7 @@ def _costs(table: pd.DataFrame) -> Section:
     )
     for column, words, unit in columns:
         draw = partial(trials.cost_figure, table, column=column, words=words, unit=unit)
-        section.figure(draw, CAPTIONS.get(column, ""))
+        section.figure(draw, f"One {one_input()} {LATENCY}" if column == "latency_ms" else "")
     if "latency_ms" not in table:
         section.add("text", "Latency was not measured in this study.")
     return section

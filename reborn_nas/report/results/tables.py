@@ -11,7 +11,7 @@ from pandas.api.types import is_numeric_dtype
 from reborn_nas.metric import spoken
 from reborn_nas.records import PHASES, SCORE, STATES, public_name
 from reborn_nas.report.results.view import RunView
-from reborn_nas.report.results.words import csv_cell
+from reborn_nas.report.results.words import csv_cell, one_input
 
 
 def phase_table(view: RunView) -> pd.DataFrame:
@@ -82,7 +82,7 @@ def in_values(trials: pd.DataFrame) -> pd.DataFrame:
 def cost_columns(trials: pd.DataFrame) -> list[tuple[str, str, str]]:
     """The costs that the trainings differ in: (column, words, unit)."""
     known = [
-        ("params", "parameters", ""), ("macs", "MACs", " per image"),
+        ("params", "parameters", ""), ("macs", "MACs", f" per {one_input()}"),
         ("latency_ms", "ms of latency", ""), ("extra_memory", "bytes of a training step", ""),
     ]  # fmt: skip
     return [

@@ -162,7 +162,7 @@ def _parent_warning(trainings: Trainings, record: TrialRecord, compared: str, ou
 
 
 def _objectives(info: RunInfo) -> tuple[str, ...]:
-    """Of the exploration's front: its own objectives, or accuracy against multiply-accumulates where it had one."""
+    """The objectives of the front: those of the exploration, or accuracy and MACs if it had one objective."""
     objectives = tuple(stored_objectives(info.config))
     return objectives if len(objectives) > 1 else ("accuracy", "macs")
 

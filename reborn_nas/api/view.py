@@ -136,7 +136,7 @@ def estimates(view: RunView) -> tuple[list[dict[str, Any]], dict[str, float]]:
 
 
 def _searched(info: RunInfo) -> dict[str, Any]:
-    """How the search went: its front's hypervolume where it had several objectives, what its pruner stopped."""
+    """Statistics of the search: the hypervolume of its front if it had several objectives, and its pruned trainings."""
     objectives = tuple(stored_objectives(info.config))
     pruner = info.config.get("pruner") or "none"
     return {

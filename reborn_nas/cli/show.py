@@ -100,7 +100,7 @@ def purposes(tested: str, parent: str) -> dict[str, str]:
 
 
 def _sites_text(plan: PlanView) -> str:
-    """Where the question is asked: at each site, or in groups of sites that change together."""
+    """Text on where the question is asked: at each site, or for groups of sites that change together."""
     factors, sites = plan.bench.contrast.factors, plan.n_sites
     groups, asked = len(factors), sum(map(len, factors.values()))
     all_of = f"{sites} sites" if asked == sites else f"{asked} of the {sites} sites"
@@ -144,7 +144,7 @@ def print_plan(plan: PlanView) -> None:
 
 
 def print_training_check(tried: TrainingCheck, plan: PlanView) -> None:
-    """What was seen of a training of the user's own, and how long the plan takes at that rate."""
+    """Print what the check of a training of the user's own found, and how long the plan takes at that rate."""
     print(f"\ntrying the training with the budget of one epoch:\n{tried}")
     left, epochs = plan.total - plan.done, plan.bench.epochs
     if tried.seconds is not None and left:

@@ -33,7 +33,7 @@ def quiet(device: str, seed: int = 0) -> Iterator[None]:
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Put back what code may change of the process: the working directory, and torch's and NumPy's settings.
+    """Restore the process state that code may change: the working directory, and torch's and NumPy's settings.
 
     Use inside a `torch.device` context, not around one: torch restores its default device in that order only.
     """

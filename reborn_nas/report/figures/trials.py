@@ -167,7 +167,7 @@ def curve_figure(
     low, high = min(epochs), max(epochs)
     frame = axes(
         drawing, (low, high if high > low else low + 1), limits(values), "epoch",
-        spoken().axis if column is None else words, top=top, whole=True,
+        spoken().axis if column is None else words, top=top, integers=True,
     )  # fmt: skip
     for phase, curve in curves:
         points = [(frame.x(e), frame.y(v)) for e, v in curve]
@@ -193,8 +193,8 @@ def trial_pictures(
 
     Args:
         record: the training.
-        sites: the backbone's sites, one mapping each, with `name, stage, block, shape, activation`.
-        curve: the rows of its curve's file: `epoch`, `train_loss`, the metric.
+        sites: the backbone's sites, one mapping per site, with `name, stage, block, shape, activation`.
+        curve: rows of the curve's file: `epoch`, `train_loss`, the metric.
     """
     choices = record.architecture.get("choices")
     rows = [{**site, "shape": " × ".join(map(str, site["shape"]))} for site in sites]
@@ -211,7 +211,7 @@ def trial_pictures(
 
 
 def learning_curve(key: str, curve: Sequence[Mapping[str, str]]) -> Drawing | None:
-    """The metric by epoch, and the training loss scaled into the same frame; None where no row has the metric."""
+    """The metric by epoch, and the training loss scaled to the same frame; None where no row has the metric."""
     step = math.ceil(len(curve) / CURVE_POINTS)
     kept = [*curve[:-1:step], *curve[-1:]] if curve else []
     scores = curve_scores(kept)

@@ -53,8 +53,8 @@ def restored() -> Iterator[None]:
 def undisturbed(seed: int) -> Iterator[None]:
     """Run a training of the user's own from one seed, and leave the process as it was.
 
-    Beside what `restored` puts back: the generators of all devices, environment variables, the handlers of signals by
-    which a study ends or watches a training, warnings, logging, the streams of output, the garbage collector.
+    In addition to what `restored` covers, these are the generators of all devices, environment variables, the handlers
+    of signals by which a study ends or watches a training, warnings, logging, output streams, the garbage collector.
     """
     variables, logs = dict(os.environ), {name: _log_state(name) for name in _own_loggers()}
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
@@ -88,7 +88,7 @@ def undisturbed(seed: int) -> Iterator[None]:
 
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name)]
-"""Signals by which a study ends or watches a training; frameworks put handlers of their own in place."""
+"""Signals by which a study ends or watches a training; frameworks install separate handlers."""
 
 _cudnn = torch.backends.cudnn
 

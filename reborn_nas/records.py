@@ -58,6 +58,30 @@ def class_path(key: str) -> str:
     return f"classes/{key.replace('/', '-')}.csv"
 
 
+SCORE = "validation_score"
+"""The score on the validation part: in a row of a learning curve, and in `TrialRecord.extra`."""
+
+STORED = {
+    "accuracy": "score",
+    "accuracy_part": "score_part",
+    "accuracy_n": "score_n",
+    "test_accuracy": "test_score",
+}
+"""Field of `TrialRecord` → its name in a store, where any metric may stand behind it."""
+
+
+def field_names(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored record by the fields of `TrialRecord`; earlier versions stored the names of an accuracy."""
+    fields_of = {stored: name for name, stored in STORED.items()}
+    found = {fields_of.get(name, name): value for name, value in data.items()}
+    extra = found.get("extra")
+    if isinstance(extra, Mapping) and "validation_accuracy" in extra:
+        found["extra"] = {
+            SCORE if key == "validation_accuracy" else key: value for key, value in extra.items()
+        }
+    return found
+
+
 EXCESS = "excess:"
 """`TrialRecord.extra` holds by what share an architecture is above each limit, under this and the quantity."""
 
@@ -134,8 +158,8 @@ class TrialRecord:
     chance: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values only."""
-        return asdict(self)
+        """JSON values only, under the names of a store (`STORED`)."""
+        return {STORED.get(name, name): value for name, value in asdict(self).items()}
 
     @property
     def label(self) -> str:
@@ -146,7 +170,7 @@ class TrialRecord:
     def from_dict(cls, data: Mapping[str, Any]) -> TrialRecord:
         """The inverse of `to_dict`; keys of a newer version are ignored."""
         known = {item.name for item in fields(cls)}
-        return cls(**{key: value for key, value in data.items() if key in known})
+        return cls(**{key: value for key, value in field_names(data).items() if key in known})
 
 
 def chance_level(records: Iterable[TrialRecord]) -> float:
@@ -174,7 +198,7 @@ DIGITS = 4
 
 def validation_accuracy(record: TrialRecord) -> float:
     """In [0, 1], also of a training whose record holds its test accuracy; trainings are ranked by nothing else."""
-    return float(record.extra.get("validation_accuracy", record.accuracy or 0.0))
+    return float(record.extra.get(SCORE, record.accuracy or 0.0))
 
 
 def best_of(records: Iterable[TrialRecord]) -> TrialRecord | None:

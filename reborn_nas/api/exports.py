@@ -31,6 +31,7 @@ from reborn_nas.models.exported import read_tensors
 from reborn_nas.records import best_of
 from reborn_nas.report import comparison_words, study_findings
 from reborn_nas.study import RunInfo
+from reborn_nas.study.config.objectives import stored_objectives
 from reborn_nas.study.result.networks import pareto_records, recommend_info
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def _parent_warning(trainings: Trainings, record: TrialRecord, compared: str, ou
 
 def _objectives(info: RunInfo) -> tuple[str, ...]:
     """The objectives of the front: those of the exploration, or accuracy and MACs if it had one objective."""
-    objectives = tuple(info.config.get("objectives") or ())
+    objectives = tuple(stored_objectives(info.config))
     return objectives if len(objectives) > 1 else ("accuracy", "macs")
 
 

@@ -14,6 +14,7 @@ from reborn_nas.files import safe_join
 from reborn_nas.report import RunView, build_report, study_findings
 from reborn_nas.samplers.registry import pruned_shares
 from reborn_nas.study import RunInfo
+from reborn_nas.study.config.objectives import stored_objectives
 from reborn_nas.study.result.networks import (
     NamedNetworks,
     Recommended,
@@ -137,7 +138,7 @@ def estimates(view: RunView) -> tuple[list[dict[str, Any]], dict[str, float]]:
 
 def _searched(info: RunInfo) -> dict[str, Any]:
     """Statistics of the search: the hypervolume of its front if it had several objectives, and its pruned trainings."""
-    objectives = tuple(info.config.get("objectives") or ())
+    objectives = tuple(stored_objectives(info.config))
     pruner = info.config.get("pruner") or "none"
     return {
         "front": pareto_series(info.records, objectives) if len(objectives) > 1 else {},

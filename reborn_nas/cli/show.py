@@ -19,8 +19,8 @@ from reborn_nas.study.worker.progress import duration_text
 if TYPE_CHECKING:
     from reborn_nas.report import RunView
     from reborn_nas.study import PlanView, RunResult, RunStatus
-if TYPE_CHECKING:
     from reborn_nas.study.result.networks import NamedNetworks, Recommended
+    from reborn_nas.study.trainer.rehearsal import TrainingCheck
 
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "print_networks",
     "print_status",
     "print_table",
+    "print_training_check",
     "result_json",
     "say",
     "networks_json",
@@ -100,8 +101,10 @@ def purposes(tested: str, parent: str) -> dict[str, str]:
 
 def _sites_text(plan: PlanView) -> str:
     """Text on where the question is asked: at each site, or for groups of sites that change together."""
-    groups, sites = len(plan.bench.contrast.factors), plan.n_sites
-    return f"each of {groups} sites" if groups == sites else f"{groups} groups of the {sites} sites"
+    factors, sites = plan.bench.contrast.factors, plan.n_sites
+    groups, asked = len(factors), sum(map(len, factors.values()))
+    all_of = f"{sites} sites" if asked == sites else f"{asked} of the {sites} sites"
+    return f"each of {all_of}" if groups == asked else f"{groups} groups of {all_of}"
 
 
 def print_plan(plan: PlanView) -> None:
@@ -138,6 +141,16 @@ def print_plan(plan: PlanView) -> None:
     if plan.done:
         print(f"{plan.done} of {plan.total} trainings are done already.")
     sys.stdout.flush()
+
+
+def print_training_check(tried: TrainingCheck, plan: PlanView) -> None:
+    """Print what the check of a training of the user's own found, and how long the plan takes at that rate."""
+    print(f"\ntrying the training with the budget of one epoch:\n{tried}")
+    left, epochs = plan.total - plan.done, plan.bench.epochs
+    if tried.seconds is not None and left:
+        took = duration_text(tried.seconds * epochs * left)
+        grows = "" if epochs == 1 else f", where one of {epochs} epochs takes {epochs} times as long"
+        print(f"at that rate {left} trainings take {took} one after the other{grows}")
 
 
 def print_result(result: RunResult, view: RunView, answer: Sequence[str]) -> None:

@@ -29,9 +29,9 @@ RECORDS = [
     record("search/0", "sampled", 0.80, 40, 50),
     record("search/1", "sampled", 0.90, 41, 100),
     record("search/2", "sampled", 0.85, 42, 200),
-    record("candidate/parent/0", "parent", 0.99, 0, extra={"validation_accuracy": 0.7}),
-    record("candidate/candidate/0", "candidate", 0.95, 1, extra={"validation_accuracy": 0.6}),
-    record("candidate/candidate/1", "candidate", 0.91, 2, extra={"validation_accuracy": 0.8}),
+    record("candidate/parent/0", "parent", 0.99, 0, extra={"validation_score": 0.7}),
+    record("candidate/candidate/0", "candidate", 0.95, 1, extra={"validation_score": 0.6}),
+    record("candidate/candidate/1", "candidate", 0.91, 2, extra={"validation_score": 0.8}),
 ]
 KEPT = {one.key: Path(one.key) for one in RECORDS if one.key not in ("search/2", "screen/0")}
 NUMBERS = {0: "screen/0", 40: "search/0", 41: "search/1", 42: "search/2"}

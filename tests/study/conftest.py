@@ -78,7 +78,7 @@ class FakeObjective:
         self.calls[run.key] = self.calls.get(run.key, 0) + 1
         self.before(run, sum(self.calls.values()))
         if on_epoch is not None:
-            on_epoch(1, {"validation_accuracy": 0.5})
+            on_epoch(1, {"validation_score": 0.5})
         return fake_record(run, architecture, self.state(run))
 
 

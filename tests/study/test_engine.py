@@ -53,7 +53,7 @@ def told_once(bench: Workbench) -> dict[str, float | None]:
             record = trial.user_attrs.get("record")
             if record is not None:
                 assert record["key"] not in found
-                found[record["key"]] = record["accuracy"]
+                found[record["key"]] = record["score"]
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -30,11 +31,12 @@ def test_a_training_that_holds_its_promises(tmp_path: Path) -> None:
         "a training runs and is judged",
         "the network that is passed in is trained",
         "the network is left where it was",
-        "evaluate leaves the network as it is",
+        "it trains for job.epochs",
         "the same seed gives the same value",
         "another split gives another value",
         "the test part gives another value than the validation part",
         "the network with reborn at every site trains too",
+        "evaluate leaves the network as it is",
     ]
     assert found.seconds is not None
     assert "1 of 8 parameters changed" in str(found)
@@ -57,12 +59,30 @@ def test_a_training_that_holds_its_promises(tmp_path: Path) -> None:
             "ValueError: too wide",
         ),
         (TRAINED, "return float('nan')", "returned rmse nan"),
+        (
+            TRAINED + "\n    job.report(epoch=3)",
+            SPLIT,
+            "it reported epoch 3 with a budget of 1: loop over range(job.epochs)",
+        ),
+        (
+            TRAINED + "; model.to('meta')",
+            SPLIT,
+            "train left the network on the device meta, where it has no weights",
+        ),
+        (TRAINED, "model.train(); model(example() + 1); " + SPLIT, "begin with model.eval()"),
     ],
 )
 def test_what_a_study_could_not_rely_on(train: str, evaluate: str, said: str, tmp_path: Path) -> None:
     found = rn.check_training(configured(tmp_path, source(train, evaluate)))
     assert not found.ok
     assert any(said in check.said for check in found.checks if not check.good), str(found)
+
+
+def test_what_was_trained_and_frozen_afterwards_was_trained(tmp_path: Path) -> None:
+    found = rn.check_training(configured(tmp_path, source(TRAINED + "; model.requires_grad_(False)", SPLIT)))
+    assert found.ok, str(found)
+    assert "1 of 8 parameters changed" in str(found)
+    assert "it reports no epoch, so it is not watched for hanging" in str(found)
 
 
 def test_the_budget_is_one_epoch(tmp_path: Path) -> None:
@@ -88,6 +108,13 @@ def test_a_dry_run_tries_the_training(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "FAIL  the network that is passed in is trained" in told
     assert "of which smaller is better" in told
     settings(tmp_path, source(TRAINED, SPLIT))
+    assert main(["search", *words, "--sites", "act*", "--trials", "40", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "question: reborn against original, at each of 2 of the 3 sites\n" in told
+    assert re.search(
+        r"\nat that rate 40 trainings take \S+ \w+ one after the other, where one of 2 epochs takes 2 times as long\n",
+        told,
+    )
     assert main(["search", *words, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["training"]["ok"]
     assert not (tmp_path / "run").exists()

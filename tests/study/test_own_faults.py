@@ -79,6 +79,12 @@ def test_a_training_that_catches_the_second_ctrl_c_has_no_result(tmp_path: Path)
     assert [record.state for record in again.records] == ["complete"] * 2
 
 
+def test_a_training_that_interrupts_itself_each_time_has_failed(tmp_path: Path) -> None:
+    """It was given back and taken up again for ever."""
+    with pytest.raises(RebornError, match=r"it raised KeyboardInterrupt\(\)"):
+        run_search(configured(tmp_path, with_train("raise KeyboardInterrupt"), baseline=2, **NOTHING))
+
+
 # what a function does to its process, its network and its output
 
 

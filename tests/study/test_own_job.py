@@ -76,6 +76,14 @@ def test_no_group_is_in_two_parts() -> None:
     assert len(parts.test) == pytest.approx(180, abs=50)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_group_larger_than_a_part_is_trained_on(seed: int) -> None:
+    groups = [0] * 500 + [1 + row // 10 for row in range(1000)]
+    parts = divide(1500, seed=seed, split=seed, groups=groups)
+    assert set(range(500)) <= set(parts.train.tolist())
+    assert [len(parts[name]) for name in NAMES[1:]] == [300] * 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -83,6 +91,11 @@ def test_no_group_is_in_two_parts() -> None:
         ({"n": 7}, "7 rows cannot be divided"),
         ({"n": 2.5}, "whole number"),
         ({"n": 50, "groups": [0] * 50}, "1 groups cannot"),
+        (
+            {"n": 50, "groups": [0] * 41 + list(range(1, 10))},
+            "no row is left for reserve and validation; the groups",
+        ),
+        ({"n": 50, "strata": [None, 1] * 25}, "strata has entries that cannot be compared"),
         ({"n": 50, "strata": [0] * 49}, r"each of the 50 rows, not shape \(49,\)"),
     ],
 )
@@ -140,7 +153,7 @@ def test_a_job_loads_what_it_saved_last(tmp_path: Path) -> None:
     assert state is not None
     assert state["epoch"] == 1
     assert state["weights"].tolist() == [0, 1, 2]
-    assert second.curve == [{"epoch": 1, "rmse": 3.0, "validation_accuracy": pytest.approx(-0.03)}]
+    assert second.curve == [{"epoch": 1, "rmse": 3.0, "validation_score": pytest.approx(-0.03)}]
 
 
 def test_saving_takes_a_twentieth_of_the_time_unless_the_training_is_to_end(tmp_path: Path) -> None:
@@ -164,9 +177,7 @@ def test_reports_become_rows_of_numbers(tmp_path: Path) -> None:
     heard: list[tuple[int, dict[str, float]]] = []
     job = a_job(tmp_path, on_epoch=lambda epoch, row: heard.append((epoch, dict(row))))
     job.report(epoch=1, rmse=torch.tensor(12.0), loss=np.float32(0.5))
-    assert heard == [
-        (1, {"epoch": 1, "rmse": 12.0, "loss": 0.5, "validation_accuracy": pytest.approx(-0.12)})
-    ]
+    assert heard == [(1, {"epoch": 1, "rmse": 12.0, "loss": 0.5, "validation_score": pytest.approx(-0.12)})]
     for wrong in (0, 1.5, True, "1"):
         with pytest.raises(ConfigError, match="epoch is a whole number"):
             job.report(epoch=wrong)  # type: ignore[arg-type]

@@ -14,10 +14,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState
 
 from reborn_nas.study import StudyConfig, load_records
 from reborn_nas.study.search import prepare_run, run_search
 from reborn_nas.study.setup.planning import plan_search
+from reborn_nas.study.store.attempts import Attempts, count_losses
+from reborn_nas.study.store.queue import MOST_LOSSES
+from reborn_nas.study.store.storage import find_store
 from reborn_nas.study.worker.loop import run_worker
 from reborn_nas.study.worker.progress import SilentProgress
 from reborn_nas.study.worker.stop import Stopper
@@ -73,6 +77,23 @@ def told(config: StudyConfig) -> dict[str, tuple[float | None, float]]:
     return {record.key: (record.accuracy, round(record.extra["bias"], 5)) for record in records}
 
 
+def spared(config: StudyConfig) -> set[int]:
+    """Pids of workers that hold a run which lost nearly as many as make it count as what kills them.
+
+    How often a run is killed depends on how slow the machine is; five times in a row without an epoch are the end.
+    """
+    store = find_store(config, patience=60)
+    assert store is not None
+    found = set()
+    for study in store.studies():
+        attempts = Attempts(store.void())
+        attempts.renew(study.get_trials(deepcopy=False))
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if count_losses(attempts.attempts(trial.user_attrs["key"])) >= MOST_LOSSES - 2:
+                found.add(trial.user_attrs.get("lease", {}).get("pid"))
+    return found
+
+
 def work(config: StudyConfig) -> None:
     with Stopper() as stopper:
         os._exit(0 if run_worker(config, "cpu", SilentProgress(), stopper, lead=True) else 1)
@@ -95,7 +116,7 @@ def disturb(config: StudyConfig, truth: dict[str, tuple[float | None, float]], l
             assert time.monotonic() < until, "the study does not end"
             time.sleep(chance.uniform(0.1, 0.6))
             place = chance.randrange(WORKERS)
-            if kills < left and workers[place].is_alive():
+            if kills < left and workers[place].is_alive() and workers[place].pid not in spared(config):
                 os.kill(workers[place].pid or 0, signal.SIGKILL)
                 workers[place].join()
                 kills += 1

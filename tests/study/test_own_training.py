@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import logging.config
+import os
 import random
 import re
 import signal
+import sys
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -67,7 +71,7 @@ def test_parts_are_judged_as_planned(whole: RunResult) -> None:
     assert parent.test_accuracy == parent.accuracy
     assert parent.accuracy is not None
     assert parent.accuracy == pytest.approx(-0.2, abs=0.005)  # 20 degrees of error
-    assert parent.extra["validation_accuracy"] - parent.accuracy == pytest.approx(0.0002, rel=1e-3)
+    assert parent.extra["validation_score"] - parent.accuracy == pytest.approx(0.0002, rel=1e-3)
     assert {record.accuracy_part for record in of(whole, "confirm")} == {"reserve"}
     assert parent.accuracy_n == parent.test_n == 40
     assert parent.chance == -0.9
@@ -253,7 +257,7 @@ def test_a_number_alone_and_one_function_are_enough(tmp_path: Path) -> None:
     record = one(tmp_path, source, "test", evaluate=None)
     assert record.state == "complete"
     assert record.test_accuracy == record.accuracy
-    assert "validation_accuracy" not in record.extra
+    assert "validation_score" not in record.extra
     assert not record.checkpoint
     bench = make_workbench(configured(tmp_path, source, evaluate=None))
     assert any("nothing shows that the test part is read once" in note for note in bench.notes)
@@ -290,6 +294,42 @@ def test_the_process_is_left_as_it_was(tmp_path: Path) -> None:
     assert torch.is_grad_enabled()
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)] == handled
     assert warnings.filters == filters
+
+
+def variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("REBORN_NAS_")}
+
+
+SETTINGS = {
+    "torch.set_num_threads(3)": torch.get_num_threads,
+    "torch.set_default_dtype(torch.float64)": torch.get_default_dtype,
+    "torch.set_default_device('meta')": torch.get_default_device,
+    "torch.set_float32_matmul_precision('medium')": torch.get_float32_matmul_precision,
+    "torch.use_deterministic_algorithms(True)": torch.are_deterministic_algorithms_enabled,
+    "torch.autograd.set_detect_anomaly(True)": torch.is_anomaly_enabled,
+    "torch.set_autocast_enabled('cpu', True)": lambda: torch.is_autocast_enabled("cpu"),
+    "torch.backends.cudnn.benchmark = True": lambda: torch.backends.cudnn.benchmark,
+    "numpy.seterr(all='raise')": np.geterr,
+    "os.environ.update(OMP_NUM_THREADS='7', OWN_THING='1')": variables,
+    "del os.environ['PATH']": variables,
+    "logging.disable(logging.CRITICAL)": lambda: logging.root.manager.disable,
+    "logging.config.dictConfig({'version': 1})": lambda: logging.getLogger("reborn_nas.study").disabled,
+    "logging.getLogger('reborn_nas').setLevel(99)": lambda: logging.getLogger("reborn_nas").level,
+    "logging.basicConfig(level=1, force=True)": lambda: (logging.root.level, list(logging.root.handlers)),
+    "sys.stdout = sys.stderr = None": lambda: (sys.stdout, sys.stderr),
+    "gc.disable()": gc.isenabled,
+}
+
+
+@pytest.mark.parametrize("change", SETTINGS)
+def test_settings_of_the_process_are_put_back(change: str, tmp_path: Path) -> None:
+    """Each would change the numbers of the trainings after it, or what is known of them."""
+    read = SETTINGS[change]
+    before = read()
+    body = f"import gc, logging.config, numpy, os, sys; {change}; import json; job.log('changed')"
+    record = one(tmp_path, with_train(body, "return 12.0"))
+    assert record.state == "complete", record.reason
+    assert read() == before
 
 
 def test_seeds_decide_what_a_training_draws(tmp_path: Path) -> None:
@@ -459,7 +499,7 @@ def test_reports_with_different_numbers_make_one_curve(tmp_path: Path) -> None:
     body = "job.report(epoch=1, loss=2.0)\n    job.report(epoch=2, rmse=11.0, extra=torch.tensor(3))"
     record = one(tmp_path, with_train(body, "return {'rmse': 10.0, f'k{job.seed}': 1.0}"))
     curve = pd.read_csv(tmp_path / "run" / record.curve)
-    assert list(curve.columns) == ["epoch", "loss", "rmse", "extra", "validation_accuracy"]
+    assert list(curve.columns) == ["epoch", "loss", "rmse", "extra"]
     assert curve["rmse"].tolist()[1] == 11.0
     assert record.extra["k3"] == 1.0
 

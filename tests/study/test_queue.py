@@ -230,6 +230,21 @@ def test_a_run_that_kills_its_workers_is_told_as_failed(store: RunStore) -> None
     assert "died 5 times" in record.reason
 
 
+def test_a_run_that_gets_further_each_time_is_not_what_kills_its_workers(store: RunStore) -> None:
+    """Preempted ever again: only deaths in a row at one place count."""
+    queue = RunQueue(store, LABELS)
+    for attempt in range(12):
+        assert queue.enqueue(runs(1)) == 1, attempt
+        claim = queue.claim(PHASES)
+        assert claim is not None
+        if 0 < attempt < 8:
+            assert queue.resumed(claim, 10 * attempt)
+        queue.give_back(claim, DIED)  # the eighth attempt's is the first of five at one place
+    assert queue.enqueue(runs(1)) == 0
+    (record,) = read_records(store)
+    assert record.state == "failed"
+
+
 def test_the_sampler_learns_of_a_run_that_kills_its_workers(store: RunStore) -> None:
     queue = RunQueue(store, LABELS, outcome=lambda record: outcome_of(record, learns_pruned=True))
     slot = Run("search/0", "search", "sampled", seed=1)

@@ -66,7 +66,7 @@ def told(folder: Path, storage: str | None) -> dict[str, float]:
             if trial.state.is_finished() and "record" in trial.user_attrs:
                 record = trial.user_attrs["record"]
                 assert record["key"] not in found, "a result was counted twice"
-                found[record["key"]] = record["accuracy"]
+                found[record["key"]] = record["score"]
     if storage is not None:  # a server takes a hundred connections
         store.storage._backend.engine.dispose()  # type: ignore[attr-defined]
     return found

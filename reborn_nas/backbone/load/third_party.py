@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import random
 import re
+import signal
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from reborn_nas.seeds import kept_generators, seed_everything
@@ -27,23 +33,121 @@ def quiet(device: str, seed: int = 0) -> Iterator[None]:
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Restore the process state that code may change: the working directory and torch's defaults.
+    """Restore the process state that code may change: the working directory, and torch's and NumPy's settings.
 
     Use inside a `torch.device` context, not around one: torch restores its default device in that order only.
     """
-    folder, threads = os.getcwd(), torch.get_num_threads()
-    dtype, device, grad = torch.get_default_dtype(), _default_device(), torch.is_grad_enabled()
+    folder, before = os.getcwd(), [_asked(get) for get, _ in SETTINGS]
     try:
         yield
     finally:
-        if os.getcwd() != folder:
-            os.chdir(folder)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-        if _default_device() != device:
-            torch.set_default_device(device)
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(grad)
+        for (get, put), value in zip(SETTINGS, before, strict=True):
+            if value is not None and _asked(get) != value:
+                put(value[0])
+        with suppress(OSError):  # the folder is gone
+            if _folder() != folder:
+                os.chdir(folder)
+
+
+@contextmanager
+def undisturbed(seed: int) -> Iterator[None]:
+    """Run a training of the user's own from one seed, and leave the process as it was.
+
+    In addition to what `restored` covers, these are the generators of all devices, environment variables, the handlers
+    of signals by which a study ends or watches a training, warnings, logging, output streams, the garbage collector.
+    """
+    variables, logs = dict(os.environ), {name: _log_state(name) for name in _own_loggers()}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    streams, collects, disabled = (sys.stdout, sys.stderr), gc.isenabled(), logging.root.manager.disable
+    with kept_generators(devices=None), warnings.catch_warnings(), restored():
+        seed_everything(seed)
+        process = os.getpid()
+        try:
+            yield
+        finally:
+            if os.getpid() != process:  # a child that the code forked and that comes back: it is not us
+                os._exit(1)
+            for number, handler in handlers.items():
+                if signal.getsignal(number) is not handler:
+                    with suppress(ValueError, TypeError):  # not the main thread; a handler of C code
+                        signal.signal(number, handler)
+            for name in {*os.environ, *variables}:
+                if name.startswith("REBORN_NAS_") or os.environ.get(name) == variables.get(name):
+                    continue
+                if name in variables:
+                    os.environ[name] = variables[name]
+                else:
+                    del os.environ[name]
+            logging.disable(disabled)
+            for name, state in logs.items():
+                vars(logging.getLogger(name)).update(state)
+                vars(logging.getLogger(name))["_cache"].clear()
+            sys.stdout, sys.stderr = streams
+            if collects:
+                gc.enable()
+
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name)]
+"""Signals by which a study ends or watches a training; frameworks install separate handlers."""
+
+_cudnn = torch.backends.cudnn
+
+SETTINGS: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (lambda: (_default_device(),), lambda one: torch.set_default_device(one[0])),
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.is_anomaly_enabled, torch.set_anomaly_enabled),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (lambda: torch.is_autocast_enabled("cpu"), lambda on: torch.set_autocast_enabled("cpu", on)),
+    (lambda: torch.is_autocast_enabled("cuda"), lambda on: torch.set_autocast_enabled("cuda", on)),
+    (
+        lambda: (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        ),
+        lambda both: torch.use_deterministic_algorithms(both[0], warn_only=both[1]),
+    ),
+    (lambda: _cudnn.enabled, lambda on: setattr(_cudnn, "enabled", on)),
+    (lambda: _cudnn.benchmark, lambda on: setattr(_cudnn, "benchmark", on)),
+    (lambda: _cudnn.deterministic, lambda on: setattr(_cudnn, "deterministic", on)),
+    (np.geterr, lambda how: np.seterr(**how)),
+]
+"""What decides how torch and NumPy compute: how it is read, and how it is set."""
+
+
+def _asked(get: Callable[[], Any]) -> tuple[Any] | None:
+    """What `get` returns; None where torch cannot tell, as after settings of two kinds for one thing."""
+    try:
+        return (get(),)
+    except RuntimeError:
+        return None
+
+
+def _folder() -> str | None:
+    """The working directory; None where it is gone."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
+
+
+def _own_loggers() -> list[str]:
+    known = [name for name in logging.root.manager.loggerDict if name.startswith("reborn_nas")]
+    return [
+        "",
+        *(name for name in known if isinstance(logging.root.manager.loggerDict[name], logging.Logger)),
+    ]
+
+
+def _log_state(name: str) -> dict[str, Any]:
+    logger = logging.getLogger(name)
+    return {
+        "level": logger.level,
+        "handlers": list(logger.handlers),
+        "propagate": logger.propagate,
+        "disabled": logger.disabled,
+    }
 
 
 def _default_device() -> torch.device | None:

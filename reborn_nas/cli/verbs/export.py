@@ -27,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         default="auto",
         metavar="WHICH",
         help="retested (the candidate; default where there is one), recommended, best, parent, pareto (a folder "
-        "for each network of the front of accuracy and MACs), a key such as screen/3, or a number of the dashboard",
+        "for each network of the front of metric and MACs), a key such as screen/3, or a number of the dashboard",
     )
     add_forms(parser)
     parser.add_argument("--force", action="store_true", help="replace DIR if it is not empty")

@@ -18,6 +18,7 @@ from reborn_nas.cli.show import (
     print_next,
     print_plan,
     print_result,
+    print_training_check,
     result_json,
 )
 from reborn_nas.heavy import import_networks
@@ -72,7 +73,7 @@ def _search(args: argparse.Namespace, config: study.StudyConfig) -> int:
             more = {} if tried is None else {"training": tried.to_dict()}
             print(json.dumps({**plan_json(plan), **more}, indent=2))
         elif tried is not None:
-            print(f"\ntrying the training with the budget of one epoch:\n{tried}")
+            print_training_check(tried, plan)
         return 0 if tried is None or tried.ok else 1
     if not args.yes and not agreed(plan.seconds, plan.bench.device == "cpu", advice):
         return 2

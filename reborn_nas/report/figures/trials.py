@@ -14,6 +14,7 @@ from reborn_nas.report.figures.charts import NARROW, Scale, axes, legend, limits
 from reborn_nas.report.figures.drawing import Drawing, shorten
 from reborn_nas.report.figures.network import architecture_figure
 from reborn_nas.report.figures.palette import PHASE_SHAPES, PHASE_TONES
+from reborn_nas.report.results.networks import curve_scores
 from reborn_nas.report.results.words import as_value, capital, cases, count, metric_label
 
 MOST_POINTS = 1200
@@ -141,36 +142,38 @@ def hypervolume_figure(numbers: Sequence[int], values: Sequence[float], width: f
     return drawing
 
 
+def curve_points(rows: Sequence[Mapping[str, Any]], column: str | None) -> list[tuple[float, float]]:
+    """(epoch, value as it is drawn) of a learning curve's rows, of the metric where `column` is None."""
+    if column is not None:
+        return _points(rows, column, 1.0)
+    return [(epoch, spoken().plotted(score)) for epoch, score in curve_scores(rows)]
+
+
 def curve_figure(
-    curves: Sequence[tuple[str, pd.DataFrame]], width: float, column: str, words: str, note: str = ""
+    curves: Sequence[tuple[str, Sequence[tuple[float, float]]]],
+    width: float,
+    column: str | None,
+    note: str = "",
 ) -> Drawing:
-    """Learning curves; `curves` are (phase, frame with `epoch` and `column`)."""
-    score = column.endswith("_accuracy")
-    name = f"curves_{spoken().name}" if score else "curves_loss"
-
-    def plotted(value: float) -> float:
-        return spoken().plotted(value) if score else value
-
+    """Learning curves, each a phase and its `curve_points`, of the metric where `column` is None, else of the loss."""
+    name, words = (
+        (f"curves_{spoken().name}", metric_label()) if column is None else ("curves_loss", "training loss")
+    )
     drawing = Drawing(name, f"Learning curves: {words}", "", width, 300 if width < NARROW else 340)
     phases = [phase for phase in PHASE_TONES if any(phase == p for p, _ in curves)]
     top = legend(drawing, [(PHASE_SHAPES[p], PHASE_TONES[p], p) for p in phases], 2, 38) + 18
-    epochs = [float(e) for _, f in curves for e in (f["epoch"].min(), f["epoch"].max())]
-    values = [plotted(float(v)) for _, f in curves for v in f[column] if math.isfinite(v)]
+    epochs = [epoch for _, curve in curves for epoch, _ in curve]
+    values = [value for _, curve in curves for _, value in curve]
     low, high = min(epochs), max(epochs)
     frame = axes(
         drawing, (low, high if high > low else low + 1), limits(values), "epoch",
-        spoken().axis if score else words, top=top, integers=True,
+        spoken().axis if column is None else words, top=top, integers=True,
     )  # fmt: skip
     for phase, curve in curves:
-        points = [
-            (frame.x(e), frame.y(plotted(v)))
-            for e, v in zip(curve["epoch"], curve[column])
-            if math.isfinite(v)
-        ]
+        points = [(frame.x(e), frame.y(v)) for e, v in curve]
         if len(points) > 120:
             points = [*points[:: math.ceil(len(points) / 120)], points[-1]]
-        if points:
-            drawing.shape(PHASE_SHAPES[phase], *points[-1], 3.0, PHASE_TONES[phase], opacity=0.75)
+        drawing.shape(PHASE_SHAPES[phase], *points[-1], 3.0, PHASE_TONES[phase], opacity=0.75)
         drawing.path(points, PHASE_TONES[phase], width=1.3, opacity=0.55)
     drawing.alt = f"{words.capitalize()} by epoch of {len(curves)} trainings{note}."
     return drawing
@@ -191,7 +194,7 @@ def trial_pictures(
     Args:
         record: the training.
         sites: the backbone's sites, one mapping per site, with `name, stage, block, shape, activation`.
-        curve: rows of the curve's file: `epoch`, `train_loss`, `<part>_accuracy`.
+        curve: rows of the curve's file: `epoch`, `train_loss`, the metric.
     """
     choices = record.architecture.get("choices")
     rows = [{**site, "shape": " × ".join(map(str, site["shape"]))} for site in sites]
@@ -208,19 +211,17 @@ def trial_pictures(
 
 
 def learning_curve(key: str, curve: Sequence[Mapping[str, str]]) -> Drawing | None:
-    """The score by epoch as a value, and the training loss scaled to the same frame; None without an accuracy."""
-    column = next((name for name in (curve[0] if curve else ()) if name.endswith("_accuracy")), None)
-    if column is None:
-        return None
+    """The metric by epoch, and the training loss scaled to the same frame; None where no row has the metric."""
     step = math.ceil(len(curve) / CURVE_POINTS)
-    kept = [*curve[:-1:step], curve[-1]]
-    accuracy = [(epoch, spoken().plotted(value)) for epoch, value in _points(kept, column, 1.0)]
-    loss = _points(kept, "train_loss", 1.0)
-    if not accuracy:
+    kept = [*curve[:-1:step], *curve[-1:]] if curve else []
+    scores = curve_scores(kept)
+    if not scores:
         return None
-    words = f"{column.removesuffix('_accuracy')} {metric_label()}"
+    accuracy = [(epoch, spoken().plotted(score)) for epoch, score in scores]
+    loss = _points(kept, "train_loss", 1.0)
+    words = f"validation {metric_label()}"
     drawing = Drawing("curve", f"{key}: learning curve", "", PICTURE, 300)
-    last_value = as_value(_points(kept, column, 1.0)[-1][1])
+    last_value = as_value(scores[-1][1])
     entries = [("line", "gain", f"{words}, {last_value} at the end")]
     span = limits([value for _, value in loss], zero=True) if len(loss) > 1 else None
     if span is not None:

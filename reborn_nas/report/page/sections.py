@@ -34,6 +34,7 @@ from reborn_nas.report.results.words import (
     interval,
     metric_label,
     number,
+    one_input,
     signed,
     unit_name,
 )
@@ -285,10 +286,10 @@ def _control(view: RunView, findings: Findings) -> Section:
 
 
 MOST_TRIALS = 200
-CAPTIONS = {
-    "latency_ms": "One image in deployment form, the median of 15 passes on the study's device, measured once for each "
-    "network that is compared (and for the exploration's where it weighs latency). What else the machine did moves it."
-}
+LATENCY = (
+    "in deployment form, the median of 15 passes on the study's device, measured once for each network that is "
+    "compared (and for the exploration's where it weighs latency). What else the machine did moves it."
+)
 
 
 def training_sections(view: RunView, table: pd.DataFrame) -> list[Section]:
@@ -308,7 +309,7 @@ def _costs(table: pd.DataFrame) -> Section:
     )
     for column, words, unit in columns:
         draw = partial(trials.cost_figure, table, column=column, words=words, unit=unit)
-        section.figure(draw, CAPTIONS.get(column, ""))
+        section.figure(draw, f"One {one_input()} {LATENCY}" if column == "latency_ms" else "")
     if "latency_ms" not in table:
         section.add("text", "Latency was not measured in this study.")
     return section
@@ -359,11 +360,14 @@ def _curves(view: RunView) -> Section:
     section = Section("curves", "Learning curves")
     curves, total = sampled_curves(view, trials.MOST_CURVES)
     note = f" of {total:,}, spread evenly over the study" if len(curves) < total else ""
-    accuracy = next((c for _, f in curves for c in f.columns if c.endswith("_accuracy")), None)
-    for column, words in ((accuracy, metric_label()), ("train_loss", "training loss")):
-        kept = [(p, f) for p, f in curves if column in f.columns and "epoch" in f.columns and len(f)]
-        if kept and column is not None:
-            section.figure(lambda width, k=kept, c=column, w=words: trials.curve_figure(k, width, c, w, note))  # type: ignore[misc]
+    rows = [
+        (phase, [dict(zip(map(str, frame), row)) for row in frame.to_numpy().tolist()])
+        for phase, frame in curves
+    ]
+    for column in (None, "train_loss"):
+        kept = [(phase, points) for phase, one in rows if (points := trials.curve_points(one, column))]
+        if kept:
+            section.figure(lambda width, k=kept, c=column: trials.curve_figure(k, width, c, note))  # type: ignore[misc]
     if note and section.parts:
         section.add("text", f"{len(curves)} curves{note}.")
     return section

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -57,6 +58,25 @@ def sampled_curves(view: RunView, most: int) -> tuple[list[tuple[str, pd.DataFra
         if curve is not None and len(curve):
             found.append((public_name(record.phase), curve))
     return found, len(having)
+
+
+def curve_scores(rows: Iterable[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    """(epoch, score) of the rows of a learning curve that have both.
+
+    A curve's file has the metric's value under its name (`accuracy`, `validation_accuracy`); earlier versions wrote the
+    score of every metric as `validation_accuracy`.
+    """
+    metric, found = spoken(), []
+    for row in rows:
+        named = next((name for name in (metric.name, f"validation_{metric.name}") if name in row), None)
+        try:
+            epoch, number = float(row["epoch"]), float(row[named or "validation_accuracy"])
+            score = number if named is None or metric.is_accuracy else metric.score(number)
+        except (KeyError, TypeError, ValueError):  # ConfigError, of a value without a score, is one too
+            continue
+        if math.isfinite(epoch) and math.isfinite(score):
+            found.append((epoch, score))
+    return found
 
 
 def standing(view: RunView) -> list[str]:

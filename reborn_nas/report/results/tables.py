@@ -9,9 +9,9 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from reborn_nas.metric import spoken
-from reborn_nas.records import PHASES, STATES, public_name
+from reborn_nas.records import PHASES, SCORE, STATES, public_name
 from reborn_nas.report.results.view import RunView
-from reborn_nas.report.results.words import csv_cell
+from reborn_nas.report.results.words import csv_cell, one_input
 
 
 def phase_table(view: RunView) -> pd.DataFrame:
@@ -69,10 +69,10 @@ def in_values(trials: pd.DataFrame) -> pd.DataFrame:
     """`trial_table` with the metric's values in place of scores, under its name; of the accuracy they are the same."""
     metric = spoken()
     if metric.is_accuracy:
-        return trials
+        return trials.rename(columns={f"extra_{SCORE}": "extra_validation_accuracy"})
     frame = trials.copy()
     names = {"accuracy": metric.name, "test_accuracy": f"test_{metric.name}", "images": "n",
-             "extra_validation_accuracy": f"validation_{metric.name}"}  # fmt: skip
+             f"extra_{SCORE}": f"validation_{metric.name}"}  # fmt: skip
     for column in names.keys() & set(frame.columns):
         if column != "images":
             frame[column] = [metric.value(v) if v is not None and v == v else math.nan for v in frame[column]]
@@ -82,7 +82,7 @@ def in_values(trials: pd.DataFrame) -> pd.DataFrame:
 def cost_columns(trials: pd.DataFrame) -> list[tuple[str, str, str]]:
     """The costs that the trainings differ in: (column, words, unit)."""
     known = [
-        ("params", "parameters", ""), ("macs", "MACs", " per image"),
+        ("params", "parameters", ""), ("macs", "MACs", f" per {one_input()}"),
         ("latency_ms", "ms of latency", ""), ("extra_memory", "bytes of a training step", ""),
     ]  # fmt: skip
     return [

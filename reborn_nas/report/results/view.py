@@ -41,7 +41,7 @@ class RunView:
         phases: mappings with `phase`, `planned` (trainings), and optionally `note` (such as why it was left out).
         config: the study's settings, shown as they are.
         environment: versions, host, device.
-        curves: trial key → DataFrame with `epoch`, `train_loss` and `<part>_accuracy`, or None.
+        curves: trial key → DataFrame with `epoch`, `train_loss` and the metric, or None.
         classes: trial key → DataFrame with `class`, `images`, `right` and `predicted`, or None.
         notes: messages of the run (stem replaced, split made, …).
         command: the command that repeats the run.

@@ -113,6 +113,11 @@ def signed(value: float | None, digits: int | None = None) -> str:
     return f"{sign}{abs(rounded):.{digits}f}"
 
 
+def one_input() -> str:
+    """What a network's costs are of: one image, or one input of another kind."""
+    return "image" if spoken().counted == "images" else "input"
+
+
 def effect_size(value: float | None) -> str:
     """The size of an effect, or of what effects are held against, without a sign."""
     return number(value, spoken().digits)

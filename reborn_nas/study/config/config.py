@@ -21,7 +21,7 @@ from reborn_nas.metric import ACCURACY, Metric
 from reborn_nas.metric.classification import read_metric
 from reborn_nas.records import stored_name
 from reborn_nas.study.config.fields import Fields
-from reborn_nas.study.config.objectives import LIMITS, read_limit
+from reborn_nas.study.config.objectives import LIMITS, named_objectives, read_limit, stored_objectives
 from reborn_nas.study.config.own import own_faults
 from reborn_nas.study.config.urls import mask_text, mask_url, run_url
 from reborn_nas.study.config.values import (
@@ -102,7 +102,7 @@ class StudyConfig(Fields):
         data = dict(data)
         own = data.get("train") is not None
         if own or data.get("metric") is not None:
-            data["objectives"] = _by_metric(data.get("objectives"), data.get("metric"))
+            data["objectives"] = stored_objectives(data)
         if data.get("workers") is None:
             data["workers"] = _one_a_device(data.get("devices"))
         named = data.get("dataset", "digits")
@@ -290,7 +290,8 @@ class StudyConfig(Fields):
         """JSON values only; credentials in the storage URL are masked."""
         data = self.model_dump(mode="json")
         data["storage"] = None if self.storage is None else mask_url(self.storage)
-        return {**data, "name": self.study_name, "trials": self.total}
+        objectives = named_objectives(self.objectives, self.judged_by)
+        return {**data, "name": self.study_name, "trials": self.total, "objectives": list(objectives)}
 
 
 def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -353,20 +354,6 @@ def _faults(error: ValidationError) -> list[str]:
         got = "" if text.endswith(shown) else f", got {shown[:200]}"
         faults.append(f"{place}: {text[0].lower()}{text[1:]}{got}{number_hint(item.get('input'))}")
     return faults
-
-
-def _by_metric(objectives: Any, metric: Any) -> Any:
-    """The objectives with the metric under the one name that it has inside; what is faulty is refused elsewhere."""
-    if objectives is None:
-        return ("accuracy",)
-    try:
-        name = read_metric(metric).name
-    except ConfigError:
-        return objectives
-    parts = [part.strip() for part in objectives.split(",")] if isinstance(objectives, str) else objectives
-    return (
-        ["accuracy" if part == name else part for part in parts] if isinstance(parts, list | tuple) else parts
-    )
 
 
 def _one_a_device(devices: Any) -> int | str:

@@ -271,7 +271,7 @@ class Fields(BaseModel):
     )
     objectives: Objectives = setting(
         ("accuracy",),
-        "accuracy (default), or with costs: accuracy,params; macs, latency, memory",
+        "the metric (default), or with costs, such as accuracy,params; macs, latency, memory",
         group=EXPLORATION,
         metavar="LIST",
     )
@@ -283,7 +283,7 @@ class Fields(BaseModel):
     )
     max_macs: str | None = setting(
         None,
-        "reject architectures above, untrained: multiply-accumulates of one image",
+        "reject architectures above, untrained: multiply-accumulates of one input",
         group=EXPLORATION,
         metavar="1.5G",
     )
@@ -300,7 +300,7 @@ class Fields(BaseModel):
         metavar="2GB",
     )
     latency_batch: Annotated[int, Field(ge=1, le=65536)] | None = setting(
-        None, "images of the pass whose latency is measured (1)", group=EXPLORATION, metavar="N"
+        None, "inputs of the pass whose latency is measured (1)", group=EXPLORATION, metavar="N"
     )
     pruner: Pruner = setting(
         "none",
@@ -338,7 +338,7 @@ class Fields(BaseModel):
         None, "trainings of the candidate and its parent", group=STUDY, metavar="N"
     )
     retest: Count | None = setting(
-        None, "trainings of the top sites on unused images", group=STUDY, metavar="N"
+        None, "trainings of the top sites on unused data", group=STUDY, metavar="N"
     )
     control: Count | None = setting(
         None, "trainings of the top sites with the positive twin", group=STUDY, metavar="N"

@@ -18,6 +18,7 @@ from reborn_nas.errors import ConfigError
 from reborn_nas.files import write_atomic
 from reborn_nas.metric.classification import read_metric
 from reborn_nas.study.config.config import StudyConfig
+from reborn_nas.study.config.objectives import named_objectives
 from reborn_nas.study.config.urls import STORAGE_VARIABLE, mask_url
 from reborn_nas.study.config.values import plain_types
 
@@ -174,8 +175,7 @@ def _in_order(settings: Mapping[str, Any]) -> dict[str, Any]:
     """In the order of the fields; among the objectives the metric by its own name, as a user writes it."""
     found = {name: settings[name] for name in StudyConfig.model_fields if name in settings}
     if "objectives" in found and found.get("metric") is not None:
-        own = read_metric(found["metric"]).name
-        found["objectives"] = tuple(own if name == "accuracy" else name for name in found["objectives"])
+        found["objectives"] = named_objectives(found["objectives"], read_metric(found["metric"]))
     return found
 
 

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator
 
 from reborn_nas.errors import ConfigError, unknown_name
 from reborn_nas.metric import ACCURACY, Metric
+from reborn_nas.metric.classification import read_metric
 from reborn_nas.records import TrialRecord
 
 __all__ = [
@@ -23,9 +24,11 @@ __all__ = [
     "check_objectives",
     "directions",
     "is_beaten",
+    "named_objectives",
     "objective_values",
     "read_limit",
     "refuse_impossible",
+    "stored_objectives",
     "values_of",
 ]
 
@@ -52,6 +55,29 @@ def _read_objectives(value: Any) -> Any:
 
 Objectives = Annotated[tuple[str, ...], BeforeValidator(_read_objectives)]
 """The field of a study's configuration."""
+
+
+def named_objectives(objectives: Sequence[str], metric: Metric) -> tuple[str, ...]:
+    """The objectives with the metric under its own name, as users read and write them."""
+    return tuple(metric.name if name == "accuracy" else name for name in objectives)
+
+
+def stored_objectives(config: Mapping[str, Any]) -> Any:
+    """The objectives of a stored or given configuration, with the metric under the one name that it has inside.
+
+    What is faulty is left as it is, to be refused where it is checked.
+    """
+    objectives = config.get("objectives")
+    if objectives is None:
+        return ("accuracy",)
+    try:
+        name = read_metric(config.get("metric")).name
+    except ConfigError:
+        return objectives
+    parts = [part.strip() for part in objectives.split(",")] if isinstance(objectives, str) else objectives
+    if not isinstance(parts, list | tuple):
+        return parts
+    return ["accuracy" if part == name else part for part in parts]
 
 
 def directions(

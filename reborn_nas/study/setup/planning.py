@@ -17,6 +17,7 @@ from reborn_nas.architecture import Architecture, BackboneSpec
 from reborn_nas.errors import StudyError
 from reborn_nas.records import public_name
 from reborn_nas.study.config.config import StudyConfig
+from reborn_nas.study.config.objectives import named_objectives
 from reborn_nas.study.plan.contrast import Contrast, members_of
 from reborn_nas.study.plan.designs import screen_runs
 from reborn_nas.study.plan.phases import Phase, plan_phases
@@ -188,7 +189,7 @@ class PlanView:
             "notes": list(self.notes),
             "seconds": self.seconds,
             "detectable_effect": self.prospects and self.prospects.effects[1],
-            "objectives": list(self.config.objectives),
+            "objectives": list(named_objectives(self.config.objectives, self.config.judged_by)),
             "members": {name: list(sites) for name, sites in members.items()},
             "fixed": {
                 site: choice.label

@@ -29,6 +29,7 @@ __all__ = [
     "LEASE",
     "LeaseWatch",
     "REJECTED",
+    "RESUMED",
     "count_losses",
     "identity",
     "is_final",
@@ -38,6 +39,10 @@ __all__ = [
 
 REJECTED = "rejected"
 """Prefix of the reason why an attempt ended whose proposal was over budget."""
+
+
+RESUMED = "resumed_epochs"
+"""Attribute of an attempt that has got further than the saved state that it went on from: the epochs of that state."""
 
 
 class AttemptCounts(NamedTuple):
@@ -96,9 +101,18 @@ class Attempts:
 
 
 def count_losses(attempts: Sequence[FrozenTrial]) -> float:
-    """How often the run took its worker down, as far as that can be told."""
-    reasons = [str(trial.user_attrs.get("ended", "")) for trial in attempts]
-    return sum(reason.startswith("lost") + reason.startswith("silent") / 4 for reason in reasons)
+    """How often the run took its worker down, as far as can be told, since an attempt last got further than all before.
+
+    A run that goes on from a saved state and gets further each time is interrupted by something else than itself.
+    """
+    losses, furthest = 0.0, 0
+    for trial in attempts:
+        epochs = trial.user_attrs.get(RESUMED, 0)
+        if isinstance(epochs, int) and epochs > furthest:
+            losses, furthest = 0.0, epochs
+        reason = str(trial.user_attrs.get("ended", ""))
+        losses += reason.startswith("lost") + reason.startswith("silent") / 4
+    return losses
 
 
 def is_live(trial: FrozenTrial) -> bool:

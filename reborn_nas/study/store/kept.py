@@ -12,7 +12,7 @@ from typing import Any
 
 from reborn_nas.errors import StudyError
 from reborn_nas.files import safe_join, write_atomic
-from reborn_nas.records import TrialRecord
+from reborn_nas.records import STORED, TrialRecord, field_names
 from reborn_nas.study.config.urls import JOURNAL
 from reborn_nas.study.store.opening import read_json, write_json
 
@@ -44,7 +44,8 @@ def write_kept(info: Any, folder: Path) -> None:
     }
     write_json(safe_join(folder, RUN), kept)
     text = io.StringIO()
-    writer = csv.DictWriter(text, [item.name for item in fields(TrialRecord)], lineterminator="\n")
+    names = [STORED.get(item.name, item.name) for item in fields(TrialRecord)]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     for record in info.records:
         row = {**record.to_dict(), **dict.fromkeys(FILES, "")}
@@ -63,7 +64,7 @@ def read_kept(folder: Path) -> dict[str, Any]:
     kept = read_json(folder / RUN)
     try:
         with open(folder / RECORDS, encoding="utf-8", newline="") as file:
-            records = tuple(TrialRecord(**_values(row)) for row in csv.DictReader(file))
+            records = tuple(TrialRecord(**field_names(_values(row))) for row in csv.DictReader(file))
         found = {name: kept[name] for name in ("name", "config", "settings", "plan", "decisions", "complete")}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StudyError(f"{folder} holds a damaged {RUN} or {RECORDS}: {error!r}") from error
@@ -74,4 +75,5 @@ def read_kept(folder: Path) -> dict[str, Any]:
 
 def _values(row: Mapping[str, str]) -> dict[str, Any]:
     types = {item.name: item.type for item in fields(TrialRecord)}
+    types |= {stored: types[name] for name, stored in STORED.items()}
     return {name: text if types[name] == "str" else json.loads(text) for name, text in row.items()}

@@ -22,6 +22,7 @@ from reborn_nas.records import TrialRecord
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.store.attempts import (
     REJECTED,
+    RESUMED,
     AttemptCounts,
     Attempts,
     LeaseWatch,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["Claim", "RunQueue"]
 
 MOST_LOSSES = 5
-"""A run whose worker died so often is told as failed: it takes its process down with it."""
+"""A run whose worker died so often without getting further is told as failed: it takes its process down with it."""
 
 DIED, SILENT = "lost: its worker died", "silent: its worker sent no heartbeat"
 """Why an attempt was taken from its holder. A machine may be silent for other reasons: four times count once."""
@@ -161,11 +162,11 @@ class RunQueue:
 
     def beat(self, claim: Claim, count: int) -> bool:
         """Write a sign of life. False when the run is no longer held, which `claim.lost` then says too."""
-        try:
-            self._store.storage.set_trial_user_attr(claim.trial_id, "lease", {**identity(), "beat": count})
-        except UpdateFinishedTrialError:
-            claim.lost = True
-        return not claim.lost
+        return self._note(claim, "lease", {**identity(), "beat": count})
+
+    def resumed(self, claim: Claim, epochs: int) -> bool:
+        """Write that the attempt went on from a state of so many epochs and has got further; False as for `beat`."""
+        return self._note(claim, RESUMED, epochs)
 
     def finish(
         self,
@@ -272,6 +273,13 @@ class RunQueue:
         index.renew(study.get_trials(deepcopy=False))
         return index
 
+    def _note(self, claim: Claim, name: str, value: Any) -> bool:
+        try:
+            self._store.storage.set_trial_user_attr(claim.trial_id, name, value)
+        except UpdateFinishedTrialError:
+            claim.lost = True
+        return not claim.lost
+
     def _distributions(self, phase: str, parameters: Mapping[str, str]) -> dict[str, Any]:
         return {name: CategoricalDistribution(tuple(self._labels[phase][name])) for name in parameters}
 
@@ -298,7 +306,7 @@ class RunQueue:
     def _give_up(self, run: Run, last: FrozenTrial, attributes: Mapping[str, Any]) -> None:
         """A run that took its workers down gets its record, failed, told so that the sampler learns from it."""
         parameters = dict(last.params or run.parameters)
-        reason = f"its worker died {MOST_LOSSES} times while training it"
+        reason = f"its worker died {MOST_LOSSES} times while training it, and got no further than before"
         record = run.failure(last.number, reason, run.architecture or {}, parameters)
         outcome = self._outcome(record)
         self._store.study(run.phase).add_trial(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reborn_nas.architecture import Architecture
-from reborn_nas.errors import ConfigError, RebornError, StudyError
+from reborn_nas.errors import RebornError, StudyError
 from reborn_nas.files import safe_join
 from reborn_nas.metric import Metric
 from reborn_nas.records import TrialRecord, best_observed, class_path
@@ -141,10 +141,7 @@ class RunInfo:
         }
 
     def curve(self, record: TrialRecord | str) -> pd.DataFrame | None:
-        """The learning curve of a record (or of its key), None if it is missing or damaged.
-
-        The metric's scores are in the column `validation_accuracy`.
-        """
+        """The learning curve of a record (or of its key), None if it is missing or damaged."""
         if isinstance(record, str):
             record = next((one for one in self.records if one.key == record), _NOBODY)
         found = self._table(record.curve)
@@ -153,7 +150,7 @@ class RunInfo:
         numbers = found.select_dtypes("number")
         if "epoch" not in numbers or len(numbers.columns) != len(found.columns):
             return None
-        return _with_scores(found, self.metric)
+        return found
 
     def classes(self, key: str) -> pd.DataFrame | None:
         """The results by class of the training `key`, None if they are missing or damaged."""
@@ -315,15 +312,3 @@ def status(run: str | Path | RunInfo, name: str | None = None) -> RunStatus:
 def read_status(store: RunStore) -> RunStatus:
     """As `status`, from an open store."""
     return status(_read(store, None))
-
-
-def _with_scores(curve: pd.DataFrame, metric: Metric) -> pd.DataFrame | None:
-    """A file's curve with the scores of its values; files of older versions hold the scores themselves."""
-    names = [name for name in (f"validation_{metric.name}", metric.name) if name in curve]
-    if metric.is_accuracy or "validation_accuracy" in curve or not names:
-        return curve
-    try:
-        scores = [metric.score(value) for value in curve[names[0]]]
-    except ConfigError:
-        return None
-    return curve.assign(validation_accuracy=scores).drop(columns=f"validation_{metric.name}", errors="ignore")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, TypeAdapter, Validat
 from reborn_nas.architecture import Architecture, BackboneSpec
 from reborn_nas.errors import RebornError
 from reborn_nas.metric import Metric
-from reborn_nas.records import PHASES, STATES, TrialRecord
+from reborn_nas.records import PHASES, STATES, TrialRecord, field_names
 from reborn_nas.study.config.config import StudyConfig, known_settings
 from reborn_nas.study.config.own import metric_of
 
@@ -151,18 +151,18 @@ def _in_plan(plan: _Plan) -> Iterator[str]:
 
 def _in_record(data: Mapping[str, Any], plan: _Plan | None, metric: Metric) -> Iterator[str]:
     try:
-        record = _RECORD.validate_json(json.dumps(data), strict=True)
+        record = _RECORD.validate_json(json.dumps(field_names(data)), strict=True)
     except ValidationError as error:
         yield f"the record of {_shown(data.get('key'))}: {_first(error)}"
         return
     where = f"the record of {_shown(record.key)}"
     if record.phase not in PHASES or record.state not in STATES:
         yield f"{where}: phase {_shown(record.phase)}, state {_shown(record.state)}"
-    for name, share in (("accuracy", record.accuracy), ("test_accuracy", record.test_accuracy)):
+    for name, share in (("score", record.accuracy), ("test_score", record.test_accuracy)):
         if share is not None and (not isfinite(share) or (metric.is_accuracy and not 0 <= share <= 1)):
             yield f"{where}: {name} is {_shown(share)}"
     if record.state == "complete" and record.accuracy is None:
-        yield f"{where}: it is complete and has no accuracy"
+        yield f"{where}: it is complete and has no score"
     yield from _refused(where, lambda: Architecture.from_dict(record.architecture))
     if not set(record.levels.values()) <= {0, 1}:
         yield f"{where}: levels are 0 or 1"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.data import split
 from reborn_nas.models.weights import identities
+from reborn_nas.records import SCORE
 from reborn_nas.study.setup.warm import search_recipe
 from reborn_nas.study.trainer.door import OnEpoch, Outcome
 from reborn_nas.training import evaluate, second_rung, train
@@ -82,11 +83,13 @@ class Classification:
         return self._metric.score(result.value["validation"])
 
     def _scored(self, row: Mapping[str, float]) -> Mapping[str, float]:
-        """A row of the curve with the score as `validation_accuracy`, as a study knows it."""
-        if self._metric.is_accuracy:
-            return row
-        left = {name: value for name, value in row.items() if name != f"validation_{self._metric.name}"}
-        return {**left, "validation_accuracy": self._metric.score(row[f"validation_{self._metric.name}"])}
+        """A row of the curve with the score in place of the metric's value."""
+        judged = f"validation_{self._metric.name}"
+        score = row[judged] if self._metric.is_accuracy else self._metric.score(row[judged])
+        return {
+            SCORE if name == judged else name: score if name == judged else value
+            for name, value in row.items()
+        }
 
     def _judge(
         self, model: nn.Module, part: str, precision: str

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["OnEpoch", "Outcome", "Pruned", "Stopped", "Trainer"]
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
-"""Called with the epoch, from 1, and a row of the learning curve, the score as `validation_accuracy`; may raise."""
+"""Called with the epoch, from 1, and a row of the learning curve, the score as `records.SCORE`; may raise."""
 
 
 class Stopped(Exception):

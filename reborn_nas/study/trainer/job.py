@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from reborn_nas.errors import ConfigError, TrainingError
 from reborn_nas.metric import as_number
+from reborn_nas.records import SCORE
 from reborn_nas.study.trainer.door import OnEpoch, Pruned, Stopped
 from reborn_nas.study.trainer.parts import Parts, divide
 from reborn_nas.training.checkpoint import TrainingState
@@ -121,10 +122,10 @@ class Job:
             raise ConfigError(f"report: epoch is a whole number from 1 on, not {epoch!r}")
         row: dict[str, float] = {"epoch": epoch}
         for name, value in metrics.items():
-            row[name] = as_number(value, f"report: {name}")
+            row[f"{name}_" if name == SCORE else name] = as_number(value, f"report: {name}")
         name = self._metric.name
         if name in row and math.isfinite(row[name]):
-            row["validation_accuracy"] = self._metric.score(row[name])
+            row[SCORE] = self._metric.score(row[name])
         elif self._needs_value:
             raise ConfigError(
                 f"report: the pruner compares {name}, which epoch {epoch} did not report; add {name}=… or search "

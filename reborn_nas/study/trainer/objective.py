@@ -20,8 +20,7 @@ from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import apply, build, plan
 from reborn_nas.errors import DeviceLostError, DivergedError, MachineError, machine_fault, wait_out
 from reborn_nas.files import safe_join, write_atomic
-from reborn_nas.metric import Metric
-from reborn_nas.records import EXCESS, EXPLORED, TrialRecord, class_path
+from reborn_nas.records import EXCESS, EXPLORED, SCORE, TrialRecord, class_path
 from reborn_nas.study.config.values import SCHEME, parse_bucket
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.setup.costs import CostBook
@@ -44,6 +43,8 @@ from reborn_nas.training.step.recompute import recompute_activations
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from reborn_nas.metric import Metric
 
 __all__ = ["Objective", "Pruned", "Stopped"]
 
@@ -245,7 +246,7 @@ class Objective:
 
     def _complete(self, record: TrialRecord, model: nn.Module, outcome: Outcome) -> TrialRecord:
         on_test = record.accuracy_part == "test"
-        validation = {} if outcome.validation is None else {"validation_accuracy": outcome.validation}
+        validation = {} if outcome.validation is None else {SCORE: outcome.validation}
         record = replace(
             record,
             state="complete",
@@ -298,7 +299,7 @@ class Objective:
     def _pruned(self, record: TrialRecord) -> TrialRecord:
         """What there is at the rung that stopped the training."""
         last = self._curve[-1]
-        epoch, score = int(last["epoch"]), float(last["validation_accuracy"])
+        epoch, score = int(last["epoch"]), float(last[SCORE])
         losses = [row["train_loss"] for row in self._curve if "train_loss" in row]
         return replace(
             record,
@@ -335,9 +336,9 @@ class Objective:
         )
 
     def _save_curve(self, key: str, curve: Sequence[Mapping[str, Any]]) -> str:
-        path, metric = f"curves/{_file_name(key)}.csv", self._bench.metric
-        rows = curve if metric.is_accuracy else [_with_values(row, metric) for row in curve]
-        return self._save_rows(path, rows, "the learning curve") if curve else ""
+        path = f"curves/{_file_name(key)}.csv"
+        rows = [curve_row(row, self._bench.metric) for row in curve]
+        return self._save_rows(path, rows, "the learning curve") if rows else ""
 
     def _save_rows(self, path: str, rows: Sequence[Mapping[str, Any]], what: str) -> str:
         """Write rows as CSV into the run folder; returns `path`."""
@@ -359,12 +360,15 @@ def _trainer(bench: Workbench, folder: Path, stopping: Callable[[], bool]) -> Tr
     return Classification(bench) if bench.own is None else Own(bench, folder, stopping, _log.info)
 
 
-def _with_values(row: Mapping[str, Any], metric: Metric) -> Mapping[str, Any]:
-    """A row of a curve for its file: the metric's value in place of its score, which has the accuracy's name here."""
-    left = {name: value for name, value in row.items() if name != "validation_accuracy"}
-    if len(left) == len(row) or metric.name in left:  # no score, or what a training of the user's reported
-        return left
-    return {**left, f"validation_{metric.name}": metric.value(row["validation_accuracy"])}
+def curve_row(row: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
+    """A row of a learning curve as its file has it: the value under the metric's name in place of the score."""
+    if SCORE not in row:
+        return dict(row)
+    if metric.name in row:  # as a training of the user's own reported it
+        return {name: value for name, value in row.items() if name != SCORE}
+    value = row[SCORE] if metric.is_accuracy else metric.value(row[SCORE])
+    return {f"validation_{metric.name}" if name == SCORE else name: value if name == SCORE else given
+            for name, given in row.items()}  # fmt: skip
 
 
 def _file_name(key: str) -> str:

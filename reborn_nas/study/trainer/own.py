@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save
 
+from reborn_nas.backbone.load.third_party import undisturbed
 from reborn_nas.backbone.trace.inputs import arguments, moved
 from reborn_nas.errors import ConfigError, DivergedError, TrainingError
 from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.metric import Metric, as_number
-from reborn_nas.seeds import kept_generators, seed_everything
+from reborn_nas.records import SCORE
 from reborn_nas.study.setup.warm import search_epochs
 from reborn_nas.study.trainer.door import OnEpoch, Outcome, Pruned, Stopped
 from reborn_nas.study.trainer.job import Job
@@ -33,19 +30,13 @@ if TYPE_CHECKING:
     from reborn_nas.study.setup.workbench import OwnTraining, Workbench
     from reborn_nas.study.trainer.checkpoints import SavedState
 
-__all__ = ["Own", "kept_process", "read_value"]
+__all__ = ["Own", "read_value"]
 
 JOBS = "jobs"
 """Folder in the run folder for what trainings write through `job.folder`."""
 
-TAKEN = frozenset(
-    {"latency", "memory", "warm", "validation_accuracy", "resumed_epochs", "rung", "learning_rate"}
-)
+TAKEN = frozenset({"latency", "memory", "warm", SCORE, "resumed_epochs", "rung", "learning_rate"})
 """Names of scalars that a record has a meaning for already."""
-
-
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGALRM") if hasattr(signal, name)]
-"""Signals by which a study ends or watches a training; frameworks put handlers of their own in place."""
 
 
 class Own:
@@ -65,6 +56,9 @@ class Own:
         self._bench, self._own = bench, bench.own
         self._folder, self._stopping, self._say = folder, stopping, say
         self._last: float | None = None
+        self._interrupted: set[int] = set()
+        self.left_on = bench.device
+        """Where the last training left its network, which is put back to be judged."""
 
     def train(
         self,
@@ -82,16 +76,17 @@ class Own:
         self._last = None
         model = model.to(self._bench.device)
         names = set(model.state_dict())
-        with kept_process(run.seed):
+        with undisturbed(run.seed):
             returned = self._call(partial(self._own.train, model, job), job)
+        self.left_on = next((str(one.device) for one in model.parameters()), self._bench.device)
+        if self.left_on == "meta":
+            raise ConfigError("train left the network on the device meta, where it has no weights")
         if other := sorted(names ^ set(model.state_dict())):
             raise ConfigError(
                 f"train left a network with other parameters, such as {other[0]}: train the network that it is called "
                 "with as it is, or build what you add in the backbone's factory"
             )
-        self._last = next(
-            (row["validation_accuracy"] for row in reversed(job.curve) if "validation_accuracy" in row), None
-        )
+        self._last = next((row[SCORE] for row in reversed(job.curve) if SCORE in row), None)
         if self._own.evaluate is None:
             score, n, extra = self._read(returned, "train", run.part)
             validation = score if run.part == "validation" else None
@@ -105,7 +100,7 @@ class Own:
             score,
             n,
             validation,
-            int(job.curve[-1]["epoch"]) if job.curve else job.epochs,
+            max((int(row["epoch"]) for row in job.curve), default=job.epochs),
             curve=job.curve,
             extra=extra,
             save_example=partial(_save_example, model, self._own, self._bench),
@@ -154,7 +149,7 @@ class Own:
         assert self._own.evaluate is not None
         judging = job.judging(part)
         model.to(self._bench.device)  # Lightning leaves it on the CPU
-        with kept_process(run.seed):
+        with undisturbed(run.seed):
             returned = self._call(partial(self._own.evaluate, model, judging), judging)
         return self._read(returned, "evaluate", part)
 
@@ -166,9 +161,16 @@ class Own:
         """
         try:
             returned = function()
-        except (Stopped, Pruned, KeyboardInterrupt):
+        except (Stopped, Pruned):
             raise
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and (
+                self._stopping() or job.seed not in self._interrupted
+            ):
+                self._interrupted.add(
+                    job.seed
+                )  # Ctrl-C past a handler of its own, or its own doing: once more tells
+                raise
             if job.raised is not None:
                 raise job.raised from error
             if self._stopping():
@@ -220,39 +222,6 @@ def _told(value: Any, name: str, what: str) -> float:
         return as_number(value, name)
     except ConfigError as error:
         raise ConfigError(f"{what} returned {error}") from None
-
-
-@contextmanager
-def kept_process(seed: int) -> Iterator[None]:
-    """Seed every generator, and leave the process as it was: generators, directory, threads, defaults, signals."""
-    place, threads, kind = os.getcwd(), torch.get_num_threads(), torch.get_default_dtype()
-    grad, device = torch.is_grad_enabled(), torch.get_default_device()
-    exact, warns = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    backends = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    with kept_generators(devices=None), warnings.catch_warnings():
-        seed_everything(seed)
-        try:
-            yield
-        finally:
-            torch.set_grad_enabled(grad)
-            if torch.get_default_device() != device:
-                torch.set_default_device(None if device.type == "cpu" else device)
-            torch.use_deterministic_algorithms(exact, warn_only=warns)
-            torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = backends
-            if torch.get_default_dtype() != kind:
-                torch.set_default_dtype(kind)
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
-            for number, handler in handlers.items():
-                if signal.getsignal(number) is not handler:
-                    with suppress(ValueError, TypeError):  # not the main thread; a handler of C code
-                        signal.signal(number, handler)
-            with suppress(OSError):
-                os.chdir(place)
 
 
 def _save_example(model: nn.Module, own: OwnTraining, bench: Workbench, path: Path) -> None:

@@ -96,13 +96,15 @@ def _draw(
 ) -> IntArray:
     """Some of the units `left` that have `wanted` rows together, each stratum in proportion, at least one unit."""
     order = rng.permutation(left)
+    fits = size[order] <= 1.5 * wanted  # a group larger than that stays for training
+    order = np.concatenate([order[fits], order[~fits]])
     place = np.empty(len(order))
     for one in np.unique(stratum[order]):
         mine = np.flatnonzero(stratum[order] == one)
         place[mine] = (np.arange(len(mine)) + rng.random()) / len(mine)
     order = order[np.argsort(place, kind="stable")]
     before = np.cumsum(size[order]) - size[order] / 2  # a group counts where its middle is within the share
-    count = int(np.clip((before <= wanted).sum(), 1, len(order) - 1))
+    count = int(np.clip((before <= wanted).sum(), min(1, fits.sum()), len(order) - 1))
     return np.sort(order[:count])
 
 
@@ -110,4 +112,9 @@ def _codes(values: Any, n: int, name: str) -> IntArray:
     array = np.asarray(values.cpu() if hasattr(values, "cpu") else values)
     if array.shape != (n,):
         raise ConfigError(f"indices: {name} has one entry for each of the {n} rows, not shape {array.shape}")
-    return np.unique(array, return_inverse=True)[1].astype(np.int64)
+    try:
+        return np.unique(array, return_inverse=True)[1].astype(np.int64)
+    except TypeError as error:
+        raise ConfigError(
+            f"indices: {name} has entries that cannot be compared with each other: {error}"
+        ) from None

@@ -132,19 +132,17 @@ class _Rehearsal:
         parent = bench.contrast.reference(bench.spec)
         network = self._network(parent)
         before = {name: value.detach().clone() for name, value in network.state_dict().items()}
-        device = _device(network)
+        trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
         began = time.monotonic()
         first = self._train(network, parent)
         self.seconds = time.monotonic() - began
         yield Check(self.doing, True, f"{metric.label} {metric.shown(first.score)} on the validation part")
-        yield self._changed(network, before)
-        now = _device(network)
-        left = "the network is left where it was"
-        yield Check(
-            left, now == device, f"on {now}" if now == device else f"it was on {device} and is on {now} now"
-        )
-        if bench.own is not None and bench.own.evaluate is not None:
-            yield self._left_by_evaluate(network, parent)
+        yield self._changed(network, before, trainable)
+        now, home = torch.device(self._trainer.left_on), torch.device(bench.device)
+        same = now.type == home.type and (now.index or 0) == (home.index or 0)
+        back = "" if same else f" and not on {home}; it is put back to be judged"
+        yield Check("the network is left where it was", True, f"it is on {now}{back}")
+        yield self._in_budget(first)
         self.doing = "the same seed gives the same value"
         second = self._train(self._network(parent), parent)
         same = first.score == second.score
@@ -179,8 +177,21 @@ class _Rehearsal:
         self.doing = f"the network with {bench.contrast.arms[0]} at every site trains too"
         chosen = dict.fromkeys(bench.contrast.factors, bench.contrast.high.default)
         full = bench.contrast.architecture(bench.spec, chosen)
-        found = self._train(self._network(full), full)
+        network = self._network(full)
+        found = self._train(network, full)
         yield Check(self.doing, True, f"{metric.label} {metric.shown(found.score)}")
+        if bench.own is not None and bench.own.evaluate is not None:  # blocks bring batch norms
+            yield self._left_by_evaluate(network, full)
+
+    @staticmethod
+    def _in_budget(first: Outcome) -> Check:
+        """Whether the training does no more than it is asked to, as far as it reports."""
+        name, most = "it trains for job.epochs", max((int(row["epoch"]) for row in first.curve), default=0)
+        if most == 0:
+            said = "it reports no epoch, so it is not watched for hanging, not pruned, and not resumed where it was"
+            return Check(name, True, said)
+        said = f"it reported epoch {most} with a budget of 1: loop over range(job.epochs)"
+        return Check(name, most <= 1, "it does" if most <= 1 else said)
 
     def _left_by_evaluate(self, network: nn.Module, parent: Architecture) -> Check:
         """Whether judging changes the network, as batch norms do that nobody put into eval mode."""
@@ -225,9 +236,8 @@ class _Rehearsal:
         )
 
     @staticmethod
-    def _changed(network: nn.Module, before: dict[str, torch.Tensor]) -> Check:
+    def _changed(network: nn.Module, before: dict[str, torch.Tensor], names: set[str]) -> Check:
         """Whether training changed what can be trained."""
-        names = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
         now = network.state_dict()
         lost = sorted(before.keys() ^ now.keys())
         name = "the network that is passed in is trained"
@@ -241,7 +251,3 @@ class _Rehearsal:
         return Check(
             name, False, "no parameter changed: train the model that train is called with, not a copy"
         )
-
-
-def _device(network: nn.Module) -> str:
-    return str(next(network.parameters(), torch.empty(0)).device)

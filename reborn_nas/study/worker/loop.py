@@ -267,6 +267,8 @@ class Worker:
         epochs = search_epochs(self._bench) if searching else self._bench.epochs
 
         def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
+            if not self._any_epoch and epoch > 1:
+                self.queue.resumed(claim, epoch - 1)
             self._any_epoch = True
             self._pace.epoch(watchdog.moved())
             self._progress.epoch(claim.run.key, epoch, epochs, metrics)

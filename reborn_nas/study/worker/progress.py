@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from reborn_nas.metric import spoken
-from reborn_nas.records import public_name
+from reborn_nas.records import SCORE, public_name
 
 if TYPE_CHECKING:
     from reborn_nas.records import TrialRecord
@@ -297,7 +297,7 @@ class BarProgress:
 
     def epoch(self, key: str, epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
         """Advance this training's bar."""
-        score = next((value for name, value in metrics.items() if name.endswith("accuracy")), None)
+        score = metrics.get(SCORE)
         detail = "" if score is None else f"{spoken().label} {spoken().shown(score)}"
         self._bars.update(self._trial, completed=epoch, total=epochs, detail=detail)
 

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from reborn_nas.analysis.model.maximise import Budget
 from reborn_nas.architecture import Architecture
 from reborn_nas.errors import StudyError, blame_machine
-from reborn_nas.records import TrialRecord
+from reborn_nas.records import SCORE, TrialRecord
 from reborn_nas.samplers.additive import TrialRows
 from reborn_nas.samplers.registry import learns_from_pruned, make_pruner, make_sampler, rungs
 from reborn_nas.seeds import derive_seed
@@ -106,7 +106,7 @@ class Proposals:
         if self._pruner is None or claim.run.phase != "search" or epoch not in self._rungs:
             return False
         storage = self._store.storage
-        value = self._bench.metric.value(float(metrics["validation_accuracy"]))
+        value = self._bench.metric.value(float(metrics[SCORE]))
         storage.set_trial_intermediate_value(claim.trial_id, epoch, value)
         return bool(self._pruner.prune(self._study(), storage.get_trial(claim.trial_id)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from reborn_nas.analysis.columns import Columns, Table
 from reborn_nas.analysis.effects.aliases import fit_screen
 from reborn_nas.analysis.effects.budget import SITES
 from reborn_nas.analysis.effects.collapse import collapsed
-from reborn_nas.analysis.effects.linear import Fit, as_accuracy, as_design
+from reborn_nas.analysis.effects.linear import Fit, as_accuracy, as_design, block_codes
 from reborn_nas.analysis.effects.screening import COLUMNS, FURTHER_COLUMNS, complete_effects, with_said
 from reborn_nas.analysis.effects.verdicts import NO_VERDICT
 from reborn_nas.analysis.student import t_quantile, two_sided_p
@@ -109,33 +110,44 @@ def score_effects(
     """`site_effects` of scores (see `reborn_nas.metric`), which records hold."""
     levels = as_design(design)
     outcome = as_accuracy(accuracy, len(levels))
-    table = complete_effects(
+    found = score_columns(
         levels, outcome, names=names, block=block, covariates=covariates, seed=seed, chance=chance, failed=failed,
         level=level,
     )  # fmt: skip
-    notes = list(table.attrs["warnings"])
-    missing = int(np.isnan(outcome).sum())
-    if missing:
-        notes.append(
-            f"{missing} of {len(levels)} designed runs are missing: verdicts only where both readings of them agree"
-        )
-        bounds = loss_bounds(
-            levels, outcome, names=names, block=block, covariates=covariates, chance=chance, failed=failed, level=level
-        )  # fmt: skip
-        able = table["verdict"] != NO_VERDICT
-        table["verdict"] = table["verdict"].where(~able, agreed_verdicts(bounds))
-        named = bounds.chance["makes_fail"] & bounds.block_mean["makes_fail"]
-        table["makes_fail"] &= named
-        table = with_said(table, level)
-        table["at_chance"], table["at_block_mean"] = bounds.chance["effect"], bounds.block_mean["effect"]
-    table.attrs |= {"missing": missing, "warnings": tuple(notes)}
-    for line in notes:
+    for line in found.attrs["warnings"]:
         warnings.warn(line, UserWarning, stacklevel=3)
+    table = found.frame()
     n = levels.shape[1]
     if stages is not None:
         if len(stages) != n:
             raise ConfigError(f"stages: one value for each of the {n} sites, got {len(stages)}")
         table["stage"] = list(stages)
+    return table
+
+
+def score_columns(
+    levels: npt.NDArray[np.bool_], outcome: npt.NDArray[np.float64], *, seed: int = 0, **told: Any
+) -> Columns:
+    """`score_effects` before it is a DataFrame, its warnings in `attrs` alone.
+
+    Args:
+        levels, outcome: checked.
+        told: names, block, covariates, chance, failed, level.
+    """
+    table = complete_effects(levels, outcome, seed=seed, **told)
+    missing = int(np.isnan(outcome).sum())
+    notes = list(table.attrs["warnings"])
+    if missing:
+        notes.append(
+            f"{missing} of {len(levels)} designed runs are missing: verdicts only where both readings of them agree"
+        )
+        at_chance, at_mean = _readings(levels, outcome, np.isnan(outcome), told)
+        able = table["verdict"] != NO_VERDICT
+        table["verdict"] = np.where(able, _agreed(at_chance, at_mean), table["verdict"])
+        table["makes_fail"] = table["makes_fail"] & at_chance["makes_fail"] & at_mean["makes_fail"]
+        with_said(table, told["level"])
+        table["at_chance"], table["at_block_mean"] = at_chance["effect"], at_mean["effect"]
+    table.attrs |= {"missing": missing, "warnings": tuple(notes)}
     return table
 
 
@@ -146,12 +158,13 @@ def stage_means(
     fitted = fit_screen(design, accuracy, block=block, covariates=covariates)
     if len(stages) != len(fitted.beta):
         raise ConfigError(f"stages: one value for each of the {len(fitted.beta)} sites, got {len(stages)}")
-    codes, levels = pd.factorize(pd.Series(list(stages)), sort=False)
-    rows = []
-    for code, level in enumerate(levels):
-        weight = (codes == code) / (codes == code).sum()
-        rows.append({"stage": level, "sites": int((codes == code).sum()), **_contrast(fitted, weight)})
-    return pd.DataFrame(rows)
+    levels = list(dict.fromkeys(stages))
+    members = [np.array([stage == level for stage in stages]) for level in levels]
+    found = [_contrast(fitted, here / here.sum()) for here in members]
+    counts = [int(here.sum()) for here in members]
+    return pd.DataFrame(
+        {"stage": levels, "sites": counts} | {name: [one[name] for one in found] for name in found[0]}
+    )
 
 
 def depth_slope(effect: Any, depth: Any = None) -> dict[str, float]:
@@ -233,26 +246,38 @@ def loss_bounds(
     gone = np.isnan(outcome) if lost is None else np.asarray(lost, dtype=np.bool_) | np.isnan(outcome)
     if gone.shape != outcome.shape or gone.all():
         raise ConfigError("lost: one bool a run, and at least one run that was not lost")
-    ordinary = ~(gone | collapsed(outcome, chance, failed))
-    tables = [
-        complete_effects(
-            levels, filled, names=names, block=block, covariates=covariates, failed=failed, chance=chance, level=level,
-        )
-        for filled in (np.where(gone, chance, outcome), _at_block_mean(outcome, gone, ordinary, block))
-    ]  # fmt: skip
+    told = {"names": names, "block": block, "covariates": covariates, "chance": chance, "failed": failed}
+    tables = [found.frame() for found in _readings(levels, outcome, gone, told | {"level": level})]
     return LossBounds(tables[0], tables[1], int(gone.sum()))
+
+
+def _readings(
+    levels: npt.NDArray[np.bool_],
+    outcome: npt.NDArray[np.float64],
+    gone: npt.NDArray[np.bool_],
+    told: Mapping[str, Any],
+) -> tuple[Columns, Columns]:
+    """The table with the lost runs at chance, and with them at their block's mean."""
+    ordinary = ~(gone | collapsed(outcome, told["chance"], told["failed"]))
+    filled = np.where(gone, told["chance"], outcome), _at_block_mean(outcome, gone, ordinary, told["block"])
+    at_chance, at_mean = (complete_effects(levels, one, **told) for one in filled)
+    return at_chance, at_mean
 
 
 def agreed_verdicts(bounds: LossBounds) -> npt.NDArray[np.object_]:
     """The verdict on which both readings agree, `no verdict` elsewhere."""
-    first, second = bounds.chance["verdict"].to_numpy(), bounds.block_mean["verdict"].to_numpy()
+    return _agreed(bounds.chance, bounds.block_mean)
+
+
+def _agreed(at_chance: Table, at_mean: Table) -> npt.NDArray[np.object_]:
+    first, second = (np.asarray(table["verdict"], dtype=object) for table in (at_chance, at_mean))
     return np.where(first == second, first, NO_VERDICT).astype(object)
 
 
 def _at_block_mean(
     outcome: npt.NDArray[np.float64], gone: npt.NDArray[np.bool_], ordinary: npt.NDArray[np.bool_], block: Any
 ) -> npt.NDArray[np.float64]:
-    blocks = np.zeros(len(outcome), dtype=np.int64) if block is None else pd.factorize(np.asarray(block))[0]
+    blocks = np.zeros(len(outcome), dtype=np.int64) if block is None else block_codes(block)
     filled = outcome.copy()
     overall = outcome[ordinary if ordinary.any() else ~gone].mean()
     for index in np.unique(blocks):

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from reborn_nas.analysis.designs.blocks import split_allowance
 from reborn_nas.errors import ConfigError
@@ -104,10 +103,19 @@ def block_columns(block: Any, n_runs: int) -> FloatArray:
     """The mean and the blocks as 0/1 columns: one column a block, or the constant column alone."""
     if block is None:
         return np.ones((n_runs, 1))
-    codes, levels = pd.factorize(np.asarray(block))
+    codes = block_codes(block)
     if len(codes) != n_runs or (codes < 0).any():
         raise ConfigError(f"block has one value for each of the {n_runs} runs, got {len(codes)}")
-    return np.asarray(np.eye(len(levels))[codes])
+    return np.asarray(codes[:, None] == np.arange(codes.max() + 1), dtype=np.float64)
+
+
+def block_codes(block: Any) -> npt.NDArray[np.int64]:
+    """The blocks as 0, 1, 2 … in order of appearance; −1 for a run without one."""
+    found: dict[Any, int] = {}
+    return np.array(
+        [-1 if one is None or one != one else found.setdefault(one, len(found)) for one in np.asarray(block).tolist()],
+        dtype=np.int64,
+    )
 
 
 def covariate_columns(covariates: Any, n_runs: int) -> FloatArray:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from scipy import stats
 
+from reborn_nas.analysis.columns import Columns
 from reborn_nas.analysis.designs.design import MOST_SITES, smallest_screen
 from reborn_nas.analysis.effects.aliases import JOINT_LEVEL, fit_screen
 from reborn_nas.analysis.effects.budget import SITES
@@ -78,7 +78,7 @@ def complete_effects(
     failed: Any,
     level: float,
     seed: int = 0,
-) -> pd.DataFrame:
+) -> Columns:
     """`site_effects` of the runs that there are, without a word on those that are missing."""
     listed = site_names(names, levels.shape[1])
     fallen = collapsed(outcome, chance, failed)
@@ -87,10 +87,11 @@ def complete_effects(
             levels, outcome, fallen, block=block, covariates=covariates, names=names
         )
         joint = [JOINT_WORDS] if fitted.joint_p <= JOINT_LEVEL else []
+        weak = _weaknesses(levels, fitted)
         table = effect_table(fitted, listed, estimable, seed=seed, level=level)
-        notes = [*_weaknesses(levels, fitted), *_collapse_words(fallen, table, estimable), *joint]
-        if _weaknesses(levels, fitted):
-            table["verdict"] = NO_VERDICT
+        notes = [*weak, *_collapse_words(fallen, listed, estimable), *joint]
+        if weak:
+            table["verdict"] = np.full(len(listed), NO_VERDICT, dtype=object)
     except ConfigError:
         if not fallen.any():
             raise
@@ -100,10 +101,10 @@ def complete_effects(
         ]
     ended = np.isfinite(outcome) | fallen
     lost = failures_by_site(levels[ended], fallen[ended])
+    with_said(table, level)
     table["ended_with"], table["ended_without"] = levels[ended].sum(axis=0), (~levels[ended]).sum(axis=0)
     table["failed_with"], table["failed_without"] = lost.with_level, lost.without_level
     table["failure_p"], table["makes_fail"] = lost.p_value, lost.named
-    table = with_said(table, level)
     table.attrs |= _figures(fitted, levels, level) | {
         "missing": 0,
         "collapsed": int(fallen.sum()),
@@ -111,7 +112,7 @@ def complete_effects(
         "level": level,
         "warnings": tuple(notes),
     }
-    return table[[*COLUMNS, *FURTHER_COLUMNS]]
+    return table
 
 
 def _figures(fitted: Fit | None, levels: npt.NDArray[np.bool_], level: float) -> dict[str, float]:
@@ -126,11 +127,10 @@ def _figures(fitted: Fit | None, levels: npt.NDArray[np.bool_], level: float) ->
     }  # fmt: skip
 
 
-def _blank(names: Sequence[Any]) -> pd.DataFrame:
+def _blank(names: Sequence[Any]) -> Columns:
     """The columns `COLUMNS` without any number."""
-    table = pd.DataFrame(np.nan, index=range(len(names)), columns=list(COLUMNS)).astype({"site": object})
-    table["site"], table["verdict"] = list(names), NO_VERDICT
-    return table
+    numbers = {name: np.full(len(names), np.nan) for name in COLUMNS}
+    return Columns(numbers | {"site": list(names), "verdict": np.full(len(names), NO_VERDICT, dtype=object)})
 
 
 def fit_converged(
@@ -174,7 +174,7 @@ def effect_table(
     *,
     seed: int = 0,
     level: float = SITES,
-) -> pd.DataFrame:
+) -> Columns:
     """The columns `COLUMNS` of `site_effects` from a fit; without numbers for the sites that it does not estimate."""
     beta, se = fitted.beta, fitted.se
     half = t_quantile(0.025, fitted.df) * se
@@ -182,44 +182,33 @@ def effect_table(
     q_value = stats.false_discovery_control(p_value, method="bh")
     posterior = shrink(beta, se, fitted.df, fitted.widening)
     order = ranks(posterior, se, seed=seed)
-    columns = (
-        [name for name, there in zip(names, estimable) if there] if estimable is not None else list(names),
-        beta,
-        beta - half,
-        beta + half,
-        p_value,
-        q_value,
-        posterior.mean,
-        posterior.low,
-        posterior.high,
-        order.p_top,
-        order.low,
-        order.high,
-        screen_verdicts(beta, q_value, level),
-    )
-    table = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
-    if estimable is not None and not estimable.all():
-        table = table.set_index("site").reindex(list(names)).rename_axis("site").reset_index()
-        table["verdict"] = table["verdict"].fillna(NO_VERDICT)
+    numbers = (
+        beta, beta - half, beta + half, p_value, q_value, posterior.mean, posterior.low, posterior.high, order.p_top,
+        order.low, order.high,
+    )  # fmt: skip
+    words = screen_verdicts(beta, q_value, level)
+    table = _blank(names)
+    there = slice(None) if estimable is None else estimable
+    for name, values in zip(COLUMNS[1:], (*numbers, words), strict=True):
+        table[name][there] = values
     table.attrs["df"] = fitted.df
     return table
 
 
-def with_said(table: pd.DataFrame, level: float) -> pd.DataFrame:
-    """The table with the intervals that belong to its verdicts."""
-    selected = table["verdict"].isin((SUGGESTIVE, HARMFUL)).to_numpy(bool)
+def with_said(table: Columns, level: float) -> None:
+    """Give the table the intervals that belong to its verdicts."""
+    selected = np.isin(table["verdict"], (SUGGESTIVE, HARMFUL))
     table["said_low"], table["said_high"] = said_interval(table, selected, level)
     table["joint_low"], table["joint_high"] = joint_interval(table, level)
-    return table
 
 
 def _collapse_words(
-    fallen: npt.NDArray[np.bool_], table: pd.DataFrame, estimable: npt.NDArray[np.bool_]
+    fallen: npt.NDArray[np.bool_], names: Sequence[Any], estimable: npt.NDArray[np.bool_]
 ) -> list[str]:
     if not fallen.any():
         return []
     words = f"{int(fallen.sum())} of {len(fallen)} designed runs collapsed: effects are among those that converged"
-    without = [str(name) for name, there in zip(table["site"], estimable) if not there]
+    without = [str(name) for name, there in zip(names, estimable) if not there]
     return [words + (f"; none is left to estimate that of {', '.join(without)}" if without else "")]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from reborn_nas.analysis.columns import Table, floats
 from reborn_nas.analysis.effects.budget import CONFIRMED as CONFIRMED_LEVEL
 from reborn_nas.analysis.effects.budget import SITES, Budget, spend
 from reborn_nas.analysis.student import t_quantile
@@ -19,21 +20,20 @@ from reborn_nas.errors import ConfigError
 FloatArray = npt.NDArray[np.float64]
 
 
-def widened(table: pd.DataFrame, alpha: Any) -> tuple[FloatArray, FloatArray]:
+def widened(table: Table, alpha: Any) -> tuple[FloatArray, FloatArray]:
     """The t intervals of `effect` at level 1 − `alpha` (a number, or one a row), from the 95 % ones of `table`.
 
     Args:
         table: with effect, ci_low, ci_high; `attrs["df"]` degrees of freedom, the normal distribution without.
     """
     df = float(table.attrs.get("df", np.inf))
-    effect = table["effect"].to_numpy(dtype=np.float64)
-    low, high = (table[name].to_numpy(dtype=np.float64) for name in ("ci_low", "ci_high"))
-    factor = [t_quantile(float(one) / 2, df) / t_quantile(0.025, df) for one in np.atleast_1d(alpha)]
+    effect, low, high = (floats(table, name) for name in ("effect", "ci_low", "ci_high"))
+    factor = [t_quantile(one / 2, df) / t_quantile(0.025, df) for one in np.atleast_1d(alpha).tolist()]
     half = (high - low) / 2 * (factor[0] if len(factor) == 1 else np.array(factor))
     return effect - half, effect + half
 
 
-def joint_interval(table: pd.DataFrame, level: float) -> tuple[FloatArray, FloatArray]:
+def joint_interval(table: Table, level: float) -> tuple[FloatArray, FloatArray]:
     """Intervals that hold together with probability 1 − `level` (Bonferroni over the rows).
 
     Whatever they leave out, Benjamini–Hochberg at `level` selects.
@@ -42,7 +42,7 @@ def joint_interval(table: pd.DataFrame, level: float) -> tuple[FloatArray, Float
 
 
 def said_interval(
-    table: pd.DataFrame, selected: npt.NDArray[np.bool_], level: float
+    table: Table, selected: npt.NDArray[np.bool_], level: float
 ) -> tuple[FloatArray, FloatArray]:
     """The interval that a sentence gives of each row: it leaves out 0 where the row is selected, and nowhere else.
 
@@ -104,12 +104,18 @@ def decide(
     missing = {"site", "effect", "ci_low", "ci_high", "q_value", "verdict"} - set(screen.columns)
     if missing:
         raise ConfigError(f"screen: a table of site_effects is needed; it lacks {', '.join(sorted(missing))}")
+    return pd.DataFrame(decided(screen, retest, budget), index=screen.index)
+
+
+def decided(screen: Table, retest: Table | None, budget: Budget | None) -> dict[str, npt.NDArray[Any]]:
+    """The columns of `decide`."""
     tested = retest if retest is not None and len(retest) else None
     budget = spend(retest=tested is not None) if budget is None else budget
-    able = (screen["verdict"] != NO_VERDICT).to_numpy(bool)
-    open_ = (screen["verdict"] == UNRESOLVED).to_numpy(bool)  # by its lost runs, perhaps, in spite of its q
-    effect = screen["effect"].to_numpy(dtype=np.float64)
-    selected = able & ~open_ & (screen["q_value"].to_numpy(dtype=np.float64) <= budget.screen)
+    told = np.asarray(screen["verdict"], dtype=object)
+    able = told != NO_VERDICT
+    open_ = told == UNRESOLVED  # by its lost runs, perhaps, in spite of its q
+    effect = floats(screen, "effect")
+    selected = able & ~open_ & (floats(screen, "q_value") <= budget.screen)
     first = np.where(selected, np.sign(effect), 0.0)
     again = _retested(screen, tested, selected, budget)
     own, joined = again["own"], again["joined"]
@@ -121,19 +127,16 @@ def decide(
     alone = (first == 0) & (own != 0) & able
     basis = np.where(first == 0, np.where(alone, RETEST, ""), np.where(first * joined > 0, BOTH, SCREEN))
     low, high = said_interval(screen, selected, budget.screen)
-    return pd.DataFrame(
-        {
-            "verdict": words,
-            "basis": np.where(words == NO_VERDICT, "", basis).astype(object),
-            "contradicts": against,
-            "said_effect": np.where(alone, again["effect"], effect),
-            "said_low": np.where(alone, again["low"], low),
-            "said_high": np.where(alone, again["high"], high),
-            "retest_low": again["low"],
-            "retest_high": again["high"],
-        },
-        index=screen.index,
-    )
+    return {
+        "verdict": words,
+        "basis": np.where(words == NO_VERDICT, "", basis).astype(object),
+        "contradicts": against,
+        "said_effect": np.where(alone, again["effect"], effect),
+        "said_low": np.where(alone, again["low"], low),
+        "said_high": np.where(alone, again["high"], high),
+        "retest_low": again["low"],
+        "retest_high": again["high"],
+    }
 
 
 def holm(p_value: FloatArray, level: float) -> BoolArray:
@@ -146,7 +149,7 @@ def holm(p_value: FloatArray, level: float) -> BoolArray:
 
 
 def _retested(
-    screen: pd.DataFrame, retest: pd.DataFrame | None, selected: BoolArray, budget: Budget
+    screen: Table, retest: Table | None, selected: BoolArray, budget: Budget
 ) -> dict[str, FloatArray]:
     """By site of the screen: the retest's estimate, its interval, and the sign found on its own and after the screen.
 
@@ -160,8 +163,7 @@ def _retested(
     place = {site: k for k, site in enumerate(retest["site"])}
     where = np.array([place.get(site, -1) for site in screen["site"]])
     there = where >= 0
-    effect = retest["effect"].to_numpy(dtype=np.float64)
-    p_value = retest["p_value"].to_numpy(dtype=np.float64)
+    effect, p_value = floats(retest, "effect"), floats(retest, "p_value")
     own = holm(p_value, budget.retest) if budget.retest else np.zeros(len(retest), dtype=np.bool_)
     gate = np.zeros(len(retest), dtype=np.bool_)
     gate[where[there & selected]] = True

@@ -7,11 +7,14 @@ one, "no effect" from a missing significance, other data sets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from reborn_nas.analysis.columns import Table, floats
 from reborn_nas.analysis.effects.verdicts import (
     BOTH,
     CONFIRMED,
@@ -38,7 +41,7 @@ GROUNDS = {
 }
 
 
-def where_it_helps(effects: pd.DataFrame, *, tested: str = "reborn", reference: str = "original") -> str:
+def where_it_helps(effects: Table, *, tested: str = "reborn", reference: str = "original") -> str:
     """Where it helps and by how much, where it does harm, or that nothing was resolved.
 
     It prints the estimate on which the verdict rests: the screen's average, the retest on the candidate, or both.
@@ -48,55 +51,69 @@ def where_it_helps(effects: pd.DataFrame, *, tested: str = "reborn", reference: 
             stand in `confirmed, confirmed_low, confirmed_high`.
         tested, reference: what level 1 and level 0 of the contrast are called.
     """
-    _needs(effects, "site", "effect", "said_low", "said_high", "shrunk", "verdict", "rank_low", "rank_high")
+    _needs(effects, *_NEEDED)
     contrast = f"{tested} instead of {'the original activation' if reference == 'original' else reference}"
     what = contrast[0].upper() + contrast[1:]
-    if (effects["verdict"] == NO_VERDICT).all():
+    verdict = np.asarray(effects["verdict"], dtype=object)
+    if (verdict == NO_VERDICT).all():
         return f"No verdict on {contrast}: the runs cannot carry one{_largest(effects, tested)}."
-    basis = effects.get("basis", pd.Series(SCREEN, index=effects.index))
-    helps = effects["verdict"].isin((CONFIRMED, SUGGESTIVE))
-    harms = effects["verdict"] == HARMFUL
+    rows = _rows(effects)
+    helps = [row for row in rows if row["verdict"] in (CONFIRMED, SUGGESTIVE)]
+    harms = [row for row in rows if row["verdict"] == HARMFUL]
     sentences: list[str] = []
-    for ground, word in GROUNDS.items() if helps.any() else ():
-        rows = effects[helps & (basis == ground)]
-        if len(rows):
+    for ground, word in GROUNDS.items():
+        there = [row for row in helps if row["basis"] == ground]
+        if there:
             sentences.append(
-                f"{'It also' if sentences else what} helps at {_helping(rows, word, ground, tested)}."
+                f"{'It also' if sentences else what} helps at {_helping(there, word, ground, tested)}."
             )
-    if not sentences and harms.any():
+    if not sentences and harms:
         sentences.append(f"{what} helps at no site that this study could resolve.")
     elif not sentences:
         most = f"{largest_plausible(effects):.{spoken().digits}f} pp"
-        sentences.append(
-            f"No site resolved; effects of {contrast}{_measure('on')} above {most} are unlikely."
-        )
-    if harms.any():
-        sentences += [
-            _harm(effects[harms & (basis != RETEST)]),
-            _harm_there(effects[harms & (basis == RETEST)]),
-        ]
-    if "contradicts" in effects and effects["contradicts"].any():
-        sentences.append(_contradiction(effects[effects["contradicts"].astype(bool)]))
+        sentences.append(f"No site resolved; effects of {contrast} above {most} are unlikely.")
+    sentences += [
+        _harm([row for row in harms if row["basis"] != RETEST]),
+        _harm_there([row for row in harms if row["basis"] == RETEST]),
+        _contradiction([row for row in rows if row["contradicts"]]),
+    ]
     return " ".join(line for line in sentences if line)
 
 
-def _helping(rows: pd.DataFrame, word: str, ground: str, tested: str) -> str:
+Row = Mapping[str, Any]
+_NEEDED = ("site", "effect", "said_low", "said_high", "shrunk", "verdict", "rank_low", "rank_high")
+_DECIDED = {
+    "basis": SCREEN, "contradicts": False, "confirmed": math.nan, "retest_low": math.nan, "retest_high": math.nan,
+}  # fmt: skip
+"""What `verdicts.decide` adds and the retest, and what stands for it in a table of `site_effects` alone."""
+
+
+def _rows(effects: Table) -> list[Row]:
+    """The sites that something is said of."""
+    columns = {name: _listed(effects[name]) for name in (*_NEEDED, *_DECIDED) if name in effects}
+    columns |= {name: [value] * len(effects) for name, value in _DECIDED.items() if name not in columns}
+    rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
+    return [row for row in rows if row["contradicts"] or row["verdict"] in (CONFIRMED, SUGGESTIVE, HARMFUL)]
+
+
+def _listed(values: Any) -> list[Any]:
+    """A column as plain values."""
+    return list(values.tolist() if hasattr(values, "tolist") else values)
+
+
+def _helping(rows: Sequence[Row], word: str, ground: str, tested: str) -> str:
     column = "confirmed" if ground == RETEST else "effect"
-    lead = rows.iloc[int(rows[column].to_numpy().argmax())]
+    lead = max(rows, key=lambda row: row[column])
     basis = _basis(_shown(rows), ground, tested)
     if len(rows) == 1:
         return f"{lead['site']} ({word}): {basis}"
-    rivals = rows[(rows["rank_low"] <= lead["rank_high"]) & (rows["site"] != lead["site"])]
-    order = (
-        f"; its rank interval overlaps that of {_names(rivals)}" if len(rivals) and ground != RETEST else ""
-    )
-    size = (
-        "" if ground == RETEST or lead.name in _shown(rows).index else f", shrunk {_plus(lead['shrunk'])} pp"
-    )
+    rivals = [row for row in rows if row["rank_low"] <= lead["rank_high"] and row is not lead]
+    order = f"; its rank interval overlaps that of {_names(rivals)}" if rivals and ground != RETEST else ""
+    size = "" if ground == RETEST or lead in _shown(rows) else f", shrunk {_plus(lead['shrunk'])} pp"
     return f"{_names(rows)} ({word}), the largest estimate at {lead['site']}{size}{order}: {basis}"
 
 
-def _basis(rows: pd.DataFrame, ground: str, tested: str) -> str:
+def _basis(rows: Sequence[Row], ground: str, tested: str) -> str:
     """The estimates that the rows' verdicts rest on, each with its interval.
 
     Of every site that is named, not of the largest estimate alone: Benjamini and Yekutieli's intervals miss seldom
@@ -111,36 +128,36 @@ def _basis(rows: pd.DataFrame, ground: str, tested: str) -> str:
             else _size(row["confirmed"], row["retest_low"], row["retest_high"]) if ground == BOTH
             else ""
         )
-        for _, row in rows.iterrows()
+        for row in rows
     ]  # fmt: skip
     if ground == RETEST:
         return own + "; ".join(again)
     first = "; ".join(
         f"{row['site']} {_adds()} {_size(row['effect'], row['said_low'], row['said_high'])}, "
         f"shrunk {_plus(row['shrunk'])} pp"
-        for _, row in rows.iterrows()
+        for row in rows
     )
     return f"{average}{first}" if ground == SCREEN else f"{average}{first}; {own}{'; '.join(again)}"
 
 
-def _harm(rows: pd.DataFrame) -> str:
+def _harm(rows: Sequence[Row]) -> str:
     """Where it does harm on average; "" where it does not."""
     if not len(rows):
         return ""
     sizes = [
         f"{_size(row['effect'], row['said_low'], row['said_high'])} on average, shrunk {_plus(row['shrunk'])} pp"
-        for _, row in _shown(rows).iterrows()
+        for row in _shown(rows)
     ]
     return f"It does harm at {_names(rows)} ({_harms(rows, sizes, 'effect')})."
 
 
-def _harm_there(rows: pd.DataFrame) -> str:
+def _harm_there(rows: Sequence[Row]) -> str:
     """Where it does harm by the retest alone; "" where it does not."""
     if not len(rows):
         return ""
     sizes = [
         f"{_size(row['confirmed'], row['said_low'], row['said_high'])} there"
-        for _, row in _shown(rows).iterrows()
+        for row in _shown(rows)
     ]
     return (
         f"It does harm on the candidate network at {_names(rows)} ({_harms(rows, sizes, 'confirmed')}), which the "
@@ -148,20 +165,20 @@ def _harm_there(rows: pd.DataFrame) -> str:
     )
 
 
-def _harms(rows: pd.DataFrame, sizes: Sequence[str], column: str) -> str:
+def _harms(rows: Sequence[Row], sizes: Sequence[str], column: str) -> str:
     """The sizes of the sites that are named, and where the harm is greatest."""
     if len(rows) == 1:
         return sizes[0]
-    worst = rows["site"].iloc[int(rows[column].to_numpy().argmin())]
-    listed = "; ".join(f"{site} {size}" for site, size in zip(_shown(rows)["site"], sizes))
-    return f"most at {worst}: {listed}"
+    worst = min(rows, key=lambda row: row[column])
+    listed = "; ".join(f"{row['site']} {size}" for row, size in zip(_shown(rows), sizes))
+    return f"most at {worst['site']}: {listed}"
 
 
-def _contradiction(rows: pd.DataFrame) -> str:
+def _contradiction(rows: Sequence[Row]) -> str:
     """The sites at which screen and retest are each significant, on different sides."""
     listed = "; ".join(
         f"{row['site']} {_plus(row['effect'])} pp on average, {_plus(row['confirmed'])} pp on the candidate network"
-        for _, row in rows.iterrows()
+        for row in rows
     )
     return (
         f"The screen and the retest contradict each other, so there is no verdict: {listed}."
@@ -170,13 +187,15 @@ def _contradiction(rows: pd.DataFrame) -> str:
     )
 
 
-def _largest(effects: pd.DataFrame, tested: str) -> str:
-    if not effects["effect"].notna().any():
+def _largest(effects: Table, tested: str) -> str:
+    size = floats(effects, "effect")
+    if np.isnan(size).all():
         return ""
-    row = effects.iloc[int(effects["effect"].fillna(-np.inf).to_numpy().argmax())]
+    at = int(np.nanargmax(size))
+    low, high = (floats(effects, name)[at] for name in ("said_low", "said_high"))
     return (
         f"; the largest estimate, averaged over networks whose other sites are {tested} half of the time, is "
-        f"{_size(row['effect'], row['said_low'], row['said_high'])} at {row['site']}"
+        f"{_size(size[at], low, high)} at {_listed(effects['site'])[at]}"
     )
 
 
@@ -198,27 +217,29 @@ def _plus(effect: float) -> str:
     return f"{effect:+.{spoken().digits}f}"
 
 
-def largest_plausible(effects: pd.DataFrame, level: float = 0.95) -> float:
+def largest_plausible(effects: Table, level: float = 0.95) -> float:
     """D in "effects above D pp are unlikely": no site's simultaneous interval reaches above it.
 
     The sites' 95 % intervals widened to hold together (Šidák over the sites).
     """
     df = float(effects.attrs.get("df", 1e6))
-    half = (effects["ci_high"] - effects["ci_low"]) / 2
+    half = (floats(effects, "ci_high") - floats(effects, "ci_low")) / 2
     quantile = t_quantile((1 - level ** (1 / len(effects))) / 2, df) / t_quantile(0.025, df)
-    return float((effects["effect"].abs() + quantile * half).max())
+    return float(np.nanmax(np.abs(floats(effects, "effect")) + quantile * half))
 
 
-def failure_sentence(effects: pd.DataFrame, *, tested: str = "reborn") -> str:
+def failure_sentence(effects: Table, *, tested: str = "reborn") -> str:
     """Which sites make trainings fail; "" where none is named."""
-    if "makes_fail" not in effects or not effects["makes_fail"].any():
+    if "makes_fail" not in effects:
         return ""
+    names = ("site", "failed_with", "ended_with", "failed_without", "ended_without")
+    columns = [_listed(effects[name]) for name in names]
     listed = "; ".join(
-        f"at {row['site']} {row['failed_with']:.0f} of {row['ended_with']:.0f} trainings with it failed, "
-        f"{row['failed_without']:.0f} of {row['ended_without']:.0f} without"
-        for _, row in effects[effects["makes_fail"].astype(bool)].iterrows()
+        f"at {site} {failed:.0f} of {ended:.0f} trainings with it failed, {others:.0f} of {total:.0f} without"
+        for named, site, failed, ended, others, total in zip(_listed(effects["makes_fail"]), *columns)
+        if named
     )
-    return f"{tested[0].upper()}{tested[1:]} makes trainings fail: {listed}."
+    return f"{tested[0].upper()}{tested[1:]} makes trainings fail: {listed}." if listed else ""
 
 
 def candidate_sentence(
@@ -242,7 +263,7 @@ def candidate_sentence(
     return f"{candidate[0].upper()}{candidate[1:]} {verb} {size} {arms}."
 
 
-def cause_sentence(control: pd.DataFrame | None, effects: pd.DataFrame | None = None) -> str:
+def cause_sentence(control: Table | None, effects: Table | None = None) -> str:
     """ "Because of the negative phase", from reborn − positive twin alone; empty where it may not be said.
 
     Args:
@@ -251,26 +272,25 @@ def cause_sentence(control: pd.DataFrame | None, effects: pd.DataFrame | None = 
     """
     if control is None or "claim" not in control:
         return ""
-    named = control["claim"].to_numpy(bool)
+    named = np.asarray(control["claim"], dtype=np.bool_)
     if effects is not None:
-        helped = set(effects.loc[effects["verdict"].isin((CONFIRMED, SUGGESTIVE)), "site"])
-        named = named & control["site"].isin(helped).to_numpy(bool)
+        told = zip(effects["site"], effects["verdict"])
+        helped = {site for site, verdict in told if verdict in (CONFIRMED, SUGGESTIVE)}
+        named = named & np.array([site in helped for site in control["site"]], dtype=np.bool_)
     if not named.any():
         return ""
     low, high = said_interval(control, named, CAUSE_FCR)
-    where = ", ".join(
-        f"{control['site'].iloc[k]} ({_size(control['effect'].iloc[k], low[k], high[k])})"
-        for k in np.flatnonzero(named)
-    )
+    sites, size = _listed(control["site"]), floats(control, "effect")
+    where = ", ".join(f"{sites[k]} ({_size(size[k], low[k], high[k])})" for k in np.flatnonzero(named))
     return (
         f"At {where} the gain is because of the negative phase, beyond the block's parameters: reborn − positive twin, "
         "the same block fed with the positive phase."
     )
 
 
-def resolved(effects: pd.DataFrame | None) -> bool:
+def resolved(effects: Table | None) -> bool:
     """Whether any site has a verdict: what a trend, a best kernel or another rate may be named beside."""
-    return effects is not None and bool(effects["verdict"].isin((CONFIRMED, SUGGESTIVE, HARMFUL)).any())
+    return effects is not None and not {CONFIRMED, SUGGESTIVE, HARMFUL}.isdisjoint(effects["verdict"])
 
 
 def trend_sentence(slope: dict[str, float], *, named: bool) -> str:
@@ -296,19 +316,19 @@ def kernel_sentence(pooled: pd.DataFrame, *, named: bool) -> str:
     return " ".join(parts)
 
 
-def _shown(rows: pd.DataFrame) -> pd.DataFrame:
+def _shown(rows: Sequence[Row]) -> Sequence[Row]:
     """The sites that a sentence names: all of a few, of many the first in the network, which no estimate chooses."""
-    return rows if len(rows) <= MOST_NAMES + 1 else rows.iloc[:MOST_NAMES]
+    return rows if len(rows) <= MOST_NAMES + 1 else rows[:MOST_NAMES]
 
 
-def _names(rows: pd.DataFrame) -> str:
-    shown = [str(name) for name in _shown(rows)["site"]]
+def _names(rows: Sequence[Row]) -> str:
+    shown = [str(row["site"]) for row in _shown(rows)]
     if len(shown) < len(rows):
         shown.append(f"{len(rows) - len(shown)} more")
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
-def _needs(table: pd.DataFrame, *columns: str) -> None:
+def _needs(table: Table, *columns: str) -> None:
     missing: Sequence[str] = [column for column in columns if column not in table]
     if missing:
         raise ConfigError(

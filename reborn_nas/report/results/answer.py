@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from reborn_nas.analysis import Comparison
+from reborn_nas.analysis.columns import Columns
 from reborn_nas.analysis.effects.aliases import find_aliases
 from reborn_nas.analysis.effects.budget import Budget
 from reborn_nas.analysis.effects.linear import NO_NOISE
@@ -37,7 +38,7 @@ SMALL_SE = 0.5
 
 def answer(
     view: RunView,
-    effects: pd.DataFrame | None,
+    effects: Columns | None,
     comparison: Comparison | None,
     control: pd.DataFrame | None,
     refused: str = "",
@@ -69,7 +70,7 @@ def answer(
 
 
 def cautions(
-    view: RunView, screen: Designed | None, effects: pd.DataFrame | None, summary: Mapping[str, float]
+    view: RunView, screen: Designed | None, effects: Columns | None, summary: Mapping[str, float]
 ) -> list[str]:
     """What a reader must bear in mind, the gravest first."""
     said = []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from reborn_nas.analysis import (
@@ -18,11 +19,12 @@ from reborn_nas.analysis import (
     option_counts,
     stage_means,
 )
+from reborn_nas.analysis.columns import Columns, Table, floats
 from reborn_nas.analysis.effects.budget import Budget, budget_lines, spend
 from reborn_nas.analysis.effects.collapse import collapsed, failures_by_site
-from reborn_nas.analysis.effects.effects import score_effects
-from reborn_nas.analysis.effects.linear import unvaried
-from reborn_nas.analysis.effects.verdicts import BOTH, CONFIRMED, HARMFUL, RETEST, SCREEN, SUGGESTIVE, decide
+from reborn_nas.analysis.effects.effects import score_columns
+from reborn_nas.analysis.effects.linear import as_accuracy, unvaried
+from reborn_nas.analysis.effects.verdicts import BOTH, CONFIRMED, HARMFUL, RETEST, SCREEN, SUGGESTIVE, decided
 from reborn_nas.analysis.phases.claims import kernel_sentence, resolved, trend_sentence
 from reborn_nas.analysis.phases.pooled import pooled_effects
 from reborn_nas.errors import ConfigError
@@ -100,9 +102,9 @@ def _findings(view: RunView) -> Findings:
     budget = _budget(view, screen, chance)
     effects, refused = (None, "") if screen is None else _effects(view, screen, covariates, chance, budget)
     if effects is not None:
-        effects = _decided(effects, retest, budget, view.finished)
+        _decide(effects, retest, budget, view.finished)
         for prefix, table in (("confirmed", retest), ("control", controlled)):
-            _join(effects, prefix, table)
+            effects.columns |= _beside(effects, prefix, table)
     arms = fresh.candidate_arms(view, chance)
     compared = fresh.compared(view, arms, budget.candidate)
     summary = _summary(view, screen, effects)
@@ -115,7 +117,7 @@ def _findings(view: RunView) -> Findings:
         method=[*method(view, screen, summary, budget), *added.method],
         budget=_budget_words(budget, effects, retest, compared, added),
         summary=summary,
-        effects=effects,
+        effects=None if effects is None else effects.frame(),
         stages=stages,
         slope_words=slope,
         pooled=pooled,
@@ -147,47 +149,40 @@ def _budget(view: RunView, screen: Designed | None, chance: float) -> Budget:
 
 def _budget_words(
     budget: Budget,
-    effects: pd.DataFrame | None,
+    effects: Columns | None,
     retest: pd.DataFrame | None,
     candidate: Comparison | None,
     added: Sums,
 ) -> list[str]:
     """The error budget and what was named within each part of it."""
-    counts = {} if effects is None else effects["basis"].value_counts().to_dict()
+    counts = Counter(() if effects is None else effects["basis"].tolist())
     told = "not tried"
     if candidate is not None:
         told = "a difference is seen" if candidate.ci_low * candidate.ci_high > 0 else "no difference is seen"
     return budget_lines(
         budget,
         sites=0 if effects is None else len(effects),
-        named=counts.get(SCREEN, 0) + counts.get(BOTH, 0),
+        named=counts[SCREEN] + counts[BOTH],
         retested=0 if retest is None else len(retest),
         confirmed=0 if effects is None else int((effects["verdict"] == CONFIRMED).sum()),
-        alone=counts.get(RETEST, 0),
+        alone=counts[RETEST],
         failing=0 if effects is None else int(effects["makes_fail"].sum()),
         candidate=told,
         sums="not tried" if not added.words else "they do not" if added.cautions else "no gap is seen",
     )
 
 
-def _decided(
-    effects: pd.DataFrame, retest: pd.DataFrame | None, budget: Budget, finished: bool
-) -> pd.DataFrame:
-    """The table with what may be said of each site; nothing while trainings are still to come."""
-    attrs = effects.attrs
+def _decide(effects: Columns, retest: pd.DataFrame | None, budget: Budget, finished: bool) -> None:
+    """Give the table what may be said of each site; nothing while trainings are still to come."""
     if not finished:
-        effects = effects.assign(verdict=NO_VERDICT)
-    told = decide(effects, retest, budget)
-    effects = effects.assign(**{name: told[name] for name in told.columns})
-    effects.attrs = attrs
-    return effects
+        effects["verdict"] = np.full(len(effects), NO_VERDICT, dtype=object)
+    effects.columns |= decided(effects, retest, budget)
 
 
-def _named(effects: pd.DataFrame | None) -> set[str]:
+def _named(effects: Columns | None) -> set[str]:
     """The sites that have a verdict."""
-    if effects is None:
-        return set()
-    return set(effects.loc[effects["verdict"].isin((CONFIRMED, SUGGESTIVE, HARMFUL)), "site"].map(str))
+    told = () if effects is None else zip(effects["site"], effects["verdict"])
+    return {str(site) for site, verdict in told if verdict in (CONFIRMED, SUGGESTIVE, HARMFUL)}
 
 
 def _covariates(screen: Designed | None) -> pd.DataFrame | None:
@@ -198,60 +193,57 @@ def _covariates(screen: Designed | None) -> pd.DataFrame | None:
 
 def _effects(
     view: RunView, screen: Designed, covariates: pd.DataFrame | None, chance: float, budget: Budget
-) -> tuple[pd.DataFrame | None, str]:
-    """The table of `site_effects` with what the report adds to it.
+) -> tuple[Columns | None, str]:
+    """The columns of `site_effects` with what the report adds to them.
 
     None where the runs allow none, and why: "" where they are too few.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # they stand in attrs["warnings"]
-        try:
-            found = score_effects(
-                screen.design, screen.accuracy, names=screen.names, block=screen.block, covariates=covariates,
-                chance=chance, failed=screen.diverged, level=budget.screen,
-            )  # fmt: skip
-        except ConfigError:
-            same = unvaried(screen.design[np.isfinite(screen.accuracy)])
-            names = ", ".join(name for name, alike in zip(screen.names, same) if alike)
-            if np.isfinite(screen.accuracy).sum() <= len(screen.names) + len(set(screen.block.tolist())):
-                return None, ""
-            if names:
-                return None, f"these sites are the same in all of its runs: {names}"
-            return None, "some sites change only together in the runs that there are"
-    attrs = dict(found.attrs)
-    about = view.sites.set_index("name").reindex(screen.names)
-    for name in ("stage", "block", "shape", "activation", "added_params", "added_macs"):
-        found[name] = about[name].to_numpy()
-    found["stage"] = found["stage"].fillna(0).astype(int)
-    for name in ("block", "shape", "activation"):
-        found[name] = found[name].fillna("")
+    try:
+        found = score_columns(
+            screen.design, as_accuracy(screen.accuracy, screen.n_runs), names=screen.names, block=screen.block,
+            covariates=covariates, chance=chance, failed=screen.diverged, level=budget.screen,
+        )  # fmt: skip
+    except ConfigError:
+        same = unvaried(screen.design[np.isfinite(screen.accuracy)])
+        names = ", ".join(name for name, alike in zip(screen.names, same) if alike)
+        if np.isfinite(screen.accuracy).sum() <= len(screen.names) + len(set(screen.block.tolist())):
+            return None, ""
+        if names:
+            return None, f"these sites are the same in all of its runs: {names}"
+        return None, "some sites change only together in the runs that there are"
+    place = {name: row for row, name in enumerate(view.site_names)}
+    rows = [place.get(name, -1) for name in screen.names]
+    for name, absent in _ABOUT.items():
+        known = [*view.sites[name].tolist(), absent]  # −1: the last
+        found[name] = [known[row] for row in rows]
     present = ~np.isnan(screen.accuracy)
     found["runs_with"] = screen.design[present].sum(axis=0)
     found["runs_without"] = (~screen.design[present]).sum(axis=0)
-    found.attrs = attrs
     return found, ""
 
 
-def _join(effects: pd.DataFrame, prefix: str, table: pd.DataFrame | None) -> None:
-    """Add a phase's estimates to the sites as `prefix`, `prefix_low`, `prefix_high`."""
+_ABOUT = {"stage": 0, "block": "", "shape": "", "activation": "", "added_params": math.nan, "added_macs": math.nan}
+"""What the table of effects says of a site besides, and of one that the network does not have."""
+
+
+def _beside(effects: Table, prefix: str, table: Table | None) -> dict[str, npt.NDArray[np.float64]]:
+    """A phase's estimates at the sites of `effects`: `prefix`, `prefix_low`, `prefix_high`."""
     place = {} if table is None else {site: row for row, site in enumerate(table["site"])}
     rows = [place.get(site, -1) for site in effects["site"]]
-    for suffix, column in (("", "effect"), ("_low", "ci_low"), ("_high", "ci_high")):
-        own = np.array([math.nan] if table is None else [*table[column].tolist(), math.nan])  # −1: the last
-        effects[prefix + suffix] = own[rows]
+    columns = {"": "effect", "_low": "ci_low", "_high": "ci_high"}
+    return {
+        prefix + suffix: np.append(() if table is None else floats(table, column), math.nan)[rows]  # −1: the last
+        for suffix, column in columns.items()
+    }
 
 
-def _beside_screen(confirmed: pd.DataFrame | None, effects: pd.DataFrame | None) -> pd.DataFrame | None:
+def _beside_screen(confirmed: pd.DataFrame | None, effects: Columns | None) -> pd.DataFrame | None:
     """The retest with the screen's estimate of the same sites as `screen`, `screen_low`, `screen_high`."""
-    if confirmed is None:
-        return None
-    table = confirmed.copy()
-    _join(table, "screen", effects)
-    return table
+    return None if confirmed is None else confirmed.assign(**_beside(confirmed, "screen", effects))
 
 
 def _depth(
-    view: RunView, screen: Designed | None, covariates: pd.DataFrame | None, effects: pd.DataFrame | None
+    view: RunView, screen: Designed | None, covariates: pd.DataFrame | None, effects: Columns | None
 ) -> tuple[pd.DataFrame | None, str]:
     """Stage means, and the trend with depth in words."""
     if screen is None or effects is None or len(effects) < 3 or not set(screen.names) <= set(view.site_names):
@@ -293,7 +285,7 @@ def _pooled(screen: Designed | None) -> pd.DataFrame | None:
     return table
 
 
-def _summary(view: RunView, screen: Designed | None, effects: pd.DataFrame | None) -> dict[str, float]:
+def _summary(view: RunView, screen: Designed | None, effects: Columns | None) -> dict[str, float]:
     if screen is None or effects is None:
         return {}
     attrs = effects.attrs

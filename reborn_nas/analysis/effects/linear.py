@@ -151,7 +151,7 @@ def fit(
     extra = covariate_columns(None if covariates is None else np.asarray(covariates)[keep], int(keep.sum()))
     blocks = block_columns(None if block is None else np.asarray(block)[keep], int(keep.sum()))
     matrix = np.column_stack([sites, extra, blocks])
-    inverse = _inverse_of(matrix, sites, listed)
+    inverse = _known_inverse(matrix, sites, listed)
     return _solve(matrix, inverse, outcome[keep] * PP, sites.shape[1], extra.shape[1])
 
 
@@ -188,9 +188,13 @@ def unvaried(design: BoolArray) -> BoolArray:
     return np.asarray(design.all(axis=0) | ~design.any(axis=0), dtype=np.bool_)
 
 
+def inverse_of(matrix: FloatArray) -> FloatArray | None:
+    """(X'X)⁻¹, None where it has none; one design is fitted several times for one report."""
+    return _inverse(np.ascontiguousarray(matrix).tobytes(), matrix.shape)
+
+
 @lru_cache(maxsize=256)
 def _inverse(cells: bytes, shape: tuple[int, int]) -> FloatArray | None:
-    """(X'X)⁻¹, None where it has none; one design is fitted several times for one report."""
     matrix = np.frombuffer(cells, dtype=np.float64).reshape(shape)
     if np.linalg.matrix_rank(matrix) < shape[1]:
         return None
@@ -199,7 +203,7 @@ def _inverse(cells: bytes, shape: tuple[int, int]) -> FloatArray | None:
     return inverse
 
 
-def _inverse_of(matrix: FloatArray, sites: FloatArray, names: list[Any]) -> FloatArray:
+def _known_inverse(matrix: FloatArray, sites: FloatArray, names: list[Any]) -> FloatArray:
     """(X'X)⁻¹. Raises ConfigError where the runs cannot tell the parameters, and says which."""
     n_runs, p = matrix.shape
     if n_runs <= p:
@@ -207,12 +211,12 @@ def _inverse_of(matrix: FloatArray, sites: FloatArray, names: list[Any]) -> Floa
             f"{n_runs} runs cannot estimate {p} parameters ({sites.shape[1]} sites, the mean, blocks and "
             f"covariates) and their noise: at least {p + 1} runs are needed"
         )
-    constant = [names[i] for i in np.flatnonzero(np.ptp(sites, axis=0) == 0)]
+    constant = [names[i] for i in np.flatnonzero((sites == sites[0]).all(axis=0))]
     if constant:
         raise ConfigError(
             f"design: the sites {constant} never change over the runs, so they have no estimate"
         )
-    inverse = _inverse(np.ascontiguousarray(matrix).tobytes(), (n_runs, p))
+    inverse = inverse_of(matrix)
     if inverse is None:
         correlation = np.abs(np.corrcoef(sites.T)) - np.eye(sites.shape[1])
         i, j = np.unravel_index(int(correlation.argmax()), correlation.shape)

@@ -98,9 +98,10 @@ class Shrunk:
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 step = (aim[active] - there) * np.exp(-0.5 * there**2) / np.sqrt(2 * np.pi) / density
             moved = x + step
-            inside = (moved > low[active]) & (moved < high[active])
+            near = np.abs(step) <= _TOLERANCE * reach[active]  # of a bound, too, and on either side of it
+            inside = near | ((moved > low[active]) & (moved < high[active]))
             found[active] = np.where(inside, moved, 0.5 * (low[active] + high[active]))
-            active = active[np.abs(found[active] - x) > _TOLERANCE * reach[active]]
+            active = active[~near]
         return found
 
     def draw(self, rng: np.random.Generator, draws: int) -> FloatArray:
@@ -231,7 +232,8 @@ def ranks(posterior: Shrunk, se: FloatArray, *, seed: int = 0, draws: int = DRAW
     rng = np.random.default_rng(np.random.SeedSequence([abs(seed), int(seed < 0), 5]))
     drawn = posterior.draw(rng, draws)
     drawn += 1e-9 * float(np.median(se)) * rng.standard_normal(drawn.shape)  # points at 0 are in no order
-    rank = np.empty(drawn.shape, dtype=np.int64)
-    np.put_along_axis(rank, np.argsort(-drawn, axis=1), np.arange(1, n + 1)[None, :], axis=1)
-    low, high = np.quantile(rank, (0.05, 0.95), axis=0, method="inverted_cdf")
-    return Ranks((rank <= TOP).mean(axis=0), low.astype(np.float64), high.astype(np.float64))
+    order = np.argsort(-drawn, axis=1)
+    cells = np.bincount((order + n * np.arange(n)).ravel(), minlength=n * n)
+    within = cells.reshape(n, n).cumsum(axis=0)  # [k, i]: draws in which site i is among the first k + 1
+    low, high = (1.0 + (within < share * draws).sum(axis=0) for share in (0.05, 0.95))
+    return Ranks(within[TOP - 1] / draws, low, high)

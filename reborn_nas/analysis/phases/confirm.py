@@ -22,6 +22,7 @@ from reborn_nas.analysis.effects.linear import (
     as_design,
     block_columns,
     fit,
+    inverse_of,
     site_names,
 )
 from reborn_nas.analysis.student import t_quantile, two_sided_p
@@ -71,19 +72,14 @@ def confirmation_effects(
     table = _table(fitted, listed)
     interactions: list[dict[str, Any]] = []
     if saturated and len(fitted.extra) == len(pairs):
-        half = t_quantile(0.025, fitted.df) * np.sqrt(np.diag(fitted.extra_cov))
-        p_value = two_sided_p(fitted.extra, np.sqrt(np.diag(fitted.extra_cov)), fitted.df)
-        for k, (i, j) in enumerate(pairs):
-            interactions.append(
-                {
-                    "first": listed[i],
-                    "second": listed[j],
-                    "effect": float(fitted.extra[k]),
-                    "ci_low": float(fitted.extra[k] - half[k]),
-                    "ci_high": float(fitted.extra[k] + half[k]),
-                    "p_value": float(p_value[k]),
-                }
-            )
+        error = np.sqrt(np.diag(fitted.extra_cov))
+        half = t_quantile(0.025, fitted.df) * error
+        p_value = two_sided_p(fitted.extra, error, fitted.df)
+        found = zip(*(one.tolist() for one in (fitted.extra, fitted.extra - half, fitted.extra + half, p_value)))
+        interactions = [
+            {"first": listed[i], "second": listed[j], "effect": effect, "ci_low": low, "ci_high": high, "p_value": p}
+            for (i, j), (effect, low, high, p) in zip(pairs, found)
+        ]
     table.attrs["interactions"] = interactions
     return table
 
@@ -130,8 +126,9 @@ def _fit(
 
 
 def _table(fitted: Fit, names: Sequence[Any]) -> pd.DataFrame:
-    half = t_quantile(0.025, fitted.df) * fitted.se
-    p_value = two_sided_p(fitted.beta, fitted.se, fitted.df)
+    se = fitted.se
+    half = t_quantile(0.025, fitted.df) * se
+    p_value = two_sided_p(fitted.beta, se, fitted.df)
     table = pd.DataFrame(
         {
             "site": list(names),
@@ -175,24 +172,24 @@ def arm_effects(arm: Sequence[Any], accuracy: Any, *, reference: Any, block: Any
     columns = np.array([[label == other for other in others] for label in kept], dtype=np.float64)
     blocks = block_columns(None if block is None else np.asarray(block)[keep], len(kept))
     matrix = np.hstack([columns, blocks])
-    rank = int(np.linalg.matrix_rank(matrix))
-    df = len(kept) - rank
-    if rank < matrix.shape[1] or df < 1:
+    df = len(kept) - matrix.shape[1]
+    inverse = inverse_of(matrix) if df >= 1 else None
+    if inverse is None:
         raise ConfigError(
             f"arms: {len(kept)} runs over {blocks.shape[1]} splits cannot tell {len(others) + 1} arms and the noise "
             "apart"
         )
-    solution = np.linalg.lstsq(matrix, PP * values[keep], rcond=None)[0]
+    solution = inverse @ (matrix.T @ (PP * values[keep]))
     residuals = PP * values[keep] - matrix @ solution
     sigma = float(np.sqrt(residuals @ residuals / df))
-    inverse = np.linalg.inv(matrix.T @ matrix)
-    rows = []
-    for index, other in enumerate(others):
-        error = sigma * float(np.sqrt(inverse[index, index]))
-        effect = float(solution[index])
-        half = t_quantile(0.025, df) * error
-        p_value = float(two_sided_p(effect, error, df))
-        rows.append((other, kept.count(other), effect, effect - half, effect + half, p_value))
-    table = pd.DataFrame(rows, columns=["arm", "runs", "effect", "ci_low", "ci_high", "p_value"])
-    table.attrs.update(sigma=sigma, df=df, reference_runs=kept.count(reference))
+    arms = slice(len(others))
+    effect, error = solution[arms], sigma * np.sqrt(np.diag(inverse)[arms])
+    half = t_quantile(0.025, df) * error
+    table = pd.DataFrame(
+        {
+            "arm": others, "runs": [kept.count(other) for other in others], "effect": effect,
+            "ci_low": effect - half, "ci_high": effect + half, "p_value": two_sided_p(effect, error, df),
+        }
+    )  # fmt: skip
+    table.attrs = {"sigma": sigma, "df": df, "reference_runs": kept.count(reference)}
     return table

@@ -167,7 +167,7 @@ class Checks:
         """What the second learning rate says of the top site, a sentence; "" where it was not tried."""
         if self.rate is None:
             return ""
-        row = self.rate.iloc[0]
+        row = {name: self.rate[name].iloc[0] for name in self.rate}
         size = f"{signed(row['effect'])}{in_unit()} {interval(row['ci_low'], row['ci_high'])}"
         held = (
             "is above 0 at another learning rate" if self.rate_named and row["ci_low"] > 0
@@ -201,16 +201,23 @@ def _alone(runs: Sequence[TrialRecord], chance: float) -> pd.DataFrame | None:
     found = _compared(
         runs, lambda record: next((name for name, on in record.levels.items() if on), ""), "", chance
     )
-    return None if found is None else found.rename(columns={"arm": "site"})
+    if found is not None:
+        found.columns = pd.Index(["site", *found.columns[1:]])
+    return found
 
 
 def _controls(runs: Sequence[TrialRecord], chance: float) -> pd.DataFrame | None:
+    """Reborn − each of the others, which were compared the other way round."""
     found = _compared(runs, lambda record: record.arm.removeprefix(CONTROLS), "reborn", chance)
     if found is None:
         return None
-    turned = found.assign(
-        label=[WORDS.get(str(arm), str(arm)) for arm in found["arm"]],
-        effect=-found["effect"], ci_low=-found["ci_high"], ci_high=-found["ci_low"],
+    columns = {name: found[name].to_numpy() for name in found.columns}
+    turned = pd.DataFrame(
+        columns
+        | {
+            "effect": -columns["effect"], "ci_low": -columns["ci_high"], "ci_high": -columns["ci_low"],
+            "label": [WORDS.get(str(arm), str(arm)) for arm in columns["arm"]],
+        }
     )  # fmt: skip
     turned.attrs = found.attrs
     return turned

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -136,27 +138,35 @@ def _as_records(records: Any) -> tuple[TrialRecord, ...]:
 def _site_frame(sites: Any, records: Sequence[TrialRecord]) -> pd.DataFrame:
     """The sites as a DataFrame with all of `SITE_COLUMNS`; made from the records' levels where none are given."""
     if isinstance(sites, pd.DataFrame):
-        frame = sites.rename(columns={"site": "name"}).reset_index(drop=True)
+        given: dict[str, Sequence[Any]] = {str(name): sites[name].tolist() for name in sites.columns}
+        count = len(sites)
     else:
         rows = [site if isinstance(site, Mapping) else _site_row(site) for site in sites]
         if not rows:
-            names = list(dict.fromkeys(name for record in records for name in record.levels))
-            rows = [{"name": name} for name in names]
-        frame = pd.DataFrame(rows, columns=None if rows else ["name"]).rename(columns={"site": "name"})
-    defaults: dict[str, Any] = {
-        "index": range(len(frame)), "stage": 0, "block": "", "channels": 0, "shape": "", "activation": "",
-        "added_params": float("nan"), "added_macs": float("nan"),
+            rows = [{"name": name} for name in dict.fromkeys(name for one in records for name in one.levels)]
+        known = dict.fromkeys(name for row in rows for name in row)
+        given, count = {str(name): [row.get(name, math.nan) for row in rows] for name in known}, len(rows)
+    if "site" in given:
+        given["name"] = given.pop("site")
+    columns: dict[str, Sequence[Any]] = {
+        "name": (), "index": range(count), "stage": [0] * count, "block": [""] * count, "channels": [0] * count,
+        "shape": [""] * count, "activation": [""] * count, "added_params": [math.nan] * count,
+        "added_macs": [math.nan] * count, **given,
     }  # fmt: skip
-    frame = frame.assign(
-        **{column: value for column, value in defaults.items() if column not in frame.columns}
-    )
-    frame = frame.assign(
-        name=frame["name"].astype(str),
-        stage=frame["stage"].fillna(0).astype(int),
-        block=frame["block"].fillna("").astype(str),
-        shape=[_shape_text(value) for value in frame["shape"]],
-    )
+    columns |= {
+        "name": [str(name) for name in columns["name"]],
+        "stage": [0 if _absent(value) else int(value) for value in columns["stage"]],
+        "block": ["" if _absent(value) else str(value) for value in columns["block"]],
+        "shape": [_shape_text(value) for value in columns["shape"]],
+    }
+    frame = pd.DataFrame(columns)
+    if all(first <= second for first, second in itertools.pairwise(columns["index"])):
+        return frame
     return frame.sort_values("index", kind="stable", ignore_index=True)
+
+
+def _absent(value: Any) -> bool:
+    return value is None or value is pd.NA or value != value
 
 
 def _site_row(site: Any) -> dict[str, Any]:

@@ -127,21 +127,19 @@ def decide_candidate(
 def _from_screen(
     usable: Sequence[TrialRecord], contrast: Contrast, spec: BackboneSpec, costs: Limits | None
 ) -> Candidate | None:
-    ended = converged_runs(usable)
-    if not ended:
+    told = _estimates(usable, contrast)
+    if told is None:
         return None
-    effects = _effects(ended, contrast)
-    failing = _failing(usable, contrast)
-    form, phrase = _best_form(ended, contrast)
-    wanted = {
-        name: form if effects[name] > 0 and name not in failing else contrast.low.default
-        for name in contrast.factors
-    }
+    effects, failing = told
+    form, pooled = _best_form(converged_runs(usable), contrast)
+    helping = [name for name, effect in effects.items() if effect > 0 and name not in failing]
+    wanted = dict.fromkeys(contrast.factors, contrast.low.default) | dict.fromkeys(helping, form)
     chosen = _within(contrast, wanted, effects, spec, costs)
     if chosen is None:
         return None
-    many = sum(effects[name] > 0 and name not in failing for name in effects)
-    reason = f"{contrast.high.choice} at the {many} of {len(effects)} sites whose estimate is above 0{phrase}"
+    reason = (
+        f"{contrast.high.choice} at the {len(helping)} of {len(effects)} sites whose estimate is above 0{pooled}"
+    )
     if failing:
         reason += f", without {', '.join(failing)}, where it makes trainings fail"
     if chosen != wanted:
@@ -152,8 +150,7 @@ def _from_screen(
 
 def converged_runs(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The runs that did not collapse."""
-    fallen = _collapsed(records)
-    return [record for record, gone in zip(records, fallen) if not gone]
+    return [record for record, gone in zip(records, _fallen(records)) if not gone]
 
 
 def _collapsed(records: Sequence[TrialRecord]) -> Any:
@@ -162,11 +159,33 @@ def _collapsed(records: Sequence[TrialRecord]) -> Any:
     return collapsed(accuracy, chance_level(records), [record.state == "diverged" for record in records])
 
 
-def _failing(records: Sequence[TrialRecord], contrast: Contrast) -> list[str]:
-    """The factors whose level 1 makes trainings fail, as in the report."""
+def _estimates(
+    records: Sequence[TrialRecord], contrast: Contrast
+) -> tuple[dict[str, float], list[str]] | None:
+    """The effect of each factor among the runs that converged, and the factors whose level 1 makes trainings fail.
+
+    Least squares with blocks and options taken out, as in the report; lost runs do no harm. None where no run
+    converged.
+    """
     names = list(contrast.factors)
-    named = failures_by_site(_arrays(records, names)[0], _collapsed(records)).named
-    return [name for name, fails in zip(names, named) if fails]
+    fallen = _fallen(records)
+    if fallen.all():
+        return None
+    design = np.array([[bool(record.levels[name]) for name in names] for record in records])
+    named = failures_by_site(design, fallen).named
+    ended = [record for record, gone in zip(records, fallen) if not gone]
+    accuracy, block = _outcome(ended)
+    matrix = np.hstack([design[~fallen] - 0.5, block, _option_columns(ended, contrast)])
+    solution = np.linalg.lstsq(matrix, accuracy, rcond=None)[0]
+    effects = dict(zip(names, solution.tolist()))
+    return effects, [name for name, fails in zip(names, named) if fails]
+
+
+def _outcome(records: Sequence[TrialRecord]) -> tuple[Any, Any]:
+    """The accuracies, and the splits as 0/1 columns."""
+    block = np.array([record.block for record in records])
+    columns = (block[:, None] == np.unique(block)[None, :]).astype(float)
+    return np.array([record.accuracy for record in records], dtype=float), columns
 
 
 def _within(
@@ -217,32 +236,18 @@ def leading_factors(screen: Sequence[TrialRecord], contrast: Contrast, count: in
     """
     names = list(contrast.factors)
     usable = [record for record in screen if record.accuracy is not None and record.levels]
-    ended = converged_runs(usable)
-    if not ended:
+    told = _estimates(usable, contrast) if usable else None
+    if told is None:
         return names[:count]
-    effects, failing = _effects(ended, contrast), set(_failing(usable, contrast))
+    effects, failing = told
     return sorted(names, key=lambda name: (name in failing, -effects[name]))[:count]
-
-
-def _arrays(records: Sequence[TrialRecord], names: Sequence[str]) -> tuple[Any, Any, Any]:
-    design = np.array([[bool(record.levels[name]) for name in names] for record in records])
-    accuracy = np.array([record.accuracy for record in records], dtype=float)
-    return design, accuracy, np.array([record.block for record in records])
-
-
-def _effects(records: Sequence[TrialRecord], contrast: Contrast) -> dict[str, float]:
-    """Least-squares effect of each factor with blocks and options as covariates, as in the report."""
-    names = list(contrast.factors)
-    design, accuracy, block = _arrays(records, names)
-    blocks = (block[:, None] == np.unique(block)[None, :]).astype(float)
-    matrix = np.hstack([design - 0.5, blocks, _option_columns(records, contrast)])
-    solution = np.linalg.lstsq(matrix, accuracy, rcond=None)[0]
-    return {name: float(solution[index]) for index, name in enumerate(names)}
 
 
 def _option_columns(records: Sequence[TrialRecord], contrast: Contrast) -> Any:
     """(N, k) contrast-coded counts of the tested kernels and compressions; k is 0 if nothing varies."""
     side = contrast.high
+    if not side.kernels and not side.compressions:
+        return np.zeros((len(records), 0))
     keys = {choice.label: key for key, choice in side.variants.items()}
     forms = [
         [
@@ -253,8 +258,6 @@ def _option_columns(records: Sequence[TrialRecord], contrast: Contrast) -> Any:
     ]
     kernel = np.array([[form[0] for form in row] for row in forms]) if side.kernels else None
     compression = np.array([[form[1] for form in row] for row in forms]) if side.compressions else None
-    if kernel is None and compression is None:
-        return np.zeros((len(records), 0))
     return np.asarray(option_counts(kernel=kernel, compression=compression), dtype=float)
 
 
@@ -263,7 +266,7 @@ def _best_form(records: Sequence[TrialRecord], contrast: Contrast) -> tuple[Choi
     side: Side = contrast.high
     if len(side.variants) < 2:
         return side.default, ""
-    _, accuracy, block = _arrays(records, list(contrast.factors))
+    accuracy, blocks = _outcome(records)
     forms = list(side.variants.items())
     kernels = sorted({key[0] for key, _ in forms})
     compressions = sorted({key[1] for key, _ in forms})
@@ -277,7 +280,6 @@ def _best_form(records: Sequence[TrialRecord], contrast: Contrast) -> tuple[Choi
         for axis, values in enumerate(values_of)
         for value in values
     ]
-    blocks = (block[:, None] == np.unique(block)[None, :]).astype(float)
     matrix = np.hstack([np.array(columns, dtype=float).T, blocks])
     # minimum-norm solution: kernel and compression counts both add up to the number of level-1 sites
     solution = np.linalg.lstsq(matrix, accuracy, rcond=None)[0]

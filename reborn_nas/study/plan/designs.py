@@ -190,18 +190,16 @@ def search_runs(count: int, seed: int, blocks: int) -> list[Run]:
 
 def candidate_runs(count: int, candidate: Architecture, contrast: Contrast, seed: int) -> list[Run]:
     """Candidate and the network with the reference everywhere, half each, judged by the test images."""
-    runs = []
     parent = contrast.reference(candidate.backbone)
-    for index in range(count // 2):
-        for arm, architecture in (("candidate", candidate), (contrast.reference_arm, parent)):
-            key = f"candidate/{arm}/{index}"
-            runs.append(
-                Run(
-                    key, "candidate", arm, _seed(seed, key), block=index, part=KINDS["candidate"].part,
-                    architecture=architecture.to_dict(), parameters=_parameters(architecture, contrast),
-                )
-            )  # fmt: skip
-    return runs
+    arms = {"candidate": _told(candidate, contrast), contrast.reference_arm: _told(parent, contrast)}
+    return [
+        Run(
+            key := f"candidate/{arm}/{index}", "candidate", arm, _seed(seed, key), block=index,
+            part=KINDS["candidate"].part, **told,
+        )
+        for index in range(count // 2)
+        for arm, told in arms.items()
+    ]  # fmt: skip
 
 
 def confirm_runs(
@@ -236,16 +234,20 @@ def _two_level(
     contrast: Contrast,
     seed: int,
 ) -> Iterator[Run]:
-    for row in range(len(design)):
-        levels = {name: int(design[row, column]) for column, name in enumerate(high)}
-        changes = {
-            site: (high if levels[name] else low)[name] for name in high for site in contrast.factors[name]
-        }
-        architecture = incumbent.with_choices(changes)
+    networks: dict[tuple[int, ...], Mapping[str, Any]] = {}
+    for row, on in enumerate(map(tuple, design.astype(int).tolist())):
+        levels = dict(zip(high, on))
+        if on not in networks:
+            changes = {
+                site: (high if levels[name] else low)[name]
+                for name in high
+                for site in contrast.factors[name]
+            }
+            networks[on] = _told(incumbent.with_choices(changes), contrast)
         key = f"{phase}/{row}"
         yield Run(
-            key, phase, "design", _seed(seed, key), block=int(block[row]), part=KINDS[phase].part,
-            architecture=architecture.to_dict(), parameters=_parameters(architecture, contrast), levels=levels,
+            key, phase, "design", _seed(seed, key), block=int(block[row]), part=KINDS[phase].part, levels=levels,
+            **networks[on],
         )  # fmt: skip
 
 
@@ -273,9 +275,10 @@ def _designed(
     )
 
 
-def _parameters(architecture: Architecture, contrast: Contrast) -> dict[str, str]:
-    """Factor → label of the choice at its first site."""
-    return {name: architecture.choice(sites[0]).label for name, sites in contrast.factors.items()}
+def _told(architecture: Architecture, contrast: Contrast) -> dict[str, Any]:
+    """A network as its runs have it: the architecture, and factor → label of what stands at its first site."""
+    parameters = {name: architecture.choice(sites[0]).label for name, sites in contrast.factors.items()}
+    return {"architecture": architecture.to_dict(), "parameters": parameters}
 
 
 def _seed(seed: int, key: str) -> int:
@@ -314,47 +317,45 @@ def check_runs(
         admits: whether a site admits a choice; a control that a top site refuses is left out.
     """
     made: list[Run] = []
-    parts: tuple[Callable[[int], _Made], ...] = (
-        lambda size: _one_by_one(size, incumbent, leading[:TOP_SINGLE], contrast),
-        lambda size: _controls(size, incumbent, top, contrast, admits),
-        lambda size: _rate(size, incumbent, leading[0], contrast),
+    parts: tuple[Callable[[], _Arms], ...] = (
+        lambda: _alone(incumbent, leading[:TOP_ALONE], contrast),
+        lambda: _controls(incumbent, top, contrast, admits),
+        lambda: _rate(incumbent, leading[0], contrast),
     )
     for (name, size), part in zip(CHECK_PARTS, parts):
         count -= size
         if count < 0:
             break
-        for arm, block, architecture, levels, rate in part(size):
+        arms = [(arm, levels, rate, _told(network, contrast)) for arm, network, levels, rate in part()]
+        for index in range(size // len(arms) * len(arms)):
+            arm, levels, rate, told = arms[index % len(arms)]
             key = f"checks/{name}-{len(made)}"
             made.append(
                 Run(
-                    key, "checks", arm, derive_seed(seed, "trial", key), block=block, part=KINDS["checks"].part,
-                    architecture=architecture.to_dict(), levels=levels, rate=rate,
-                    parameters={f: architecture.choice(sites[0]).label for f, sites in contrast.factors.items()},
+                    key, "checks", arm, _seed(seed, key), block=index // len(arms), part=KINDS["checks"].part,
+                    levels=levels, rate=rate, **told,
                 )
             )  # fmt: skip
     return made
 
 
-_Made = Iterator[tuple[str, int, Architecture, Mapping[str, int], float]]
+_Arms = Iterator[tuple[str, Architecture, Mapping[str, int], float]]
+"""What is compared: arm, network, levels, factor on the learning rate. Equal numbers of each, one of each in a split."""
 
 
-def _one_by_one(size: int, incumbent: Architecture, leading: Sequence[str], contrast: Contrast) -> _Made:
-    """The parent, and the parent with one leading factor at level 1 each, equally often and one of each per split."""
+def _alone(incumbent: Architecture, leading: Sequence[str], contrast: Contrast) -> _Arms:
+    """The parent, and each leading factor by itself at level 1 on it."""
     parent = contrast.reference(incumbent.backbone)
-    arms: list[str | None] = [None, *leading]
-    for index in range(size // len(arms) * len(arms)):
-        factor = arms[index % len(arms)]
+    for factor in (None, *leading):
         levels = {name: int(name == factor) for name in leading}
         chosen = _with(
             parent, [factor] if factor else [], lambda name: contrast.tested_at(incumbent, name), contrast
         )
-        yield "alone", index // len(arms), chosen, levels, 1.0
+        yield "alone", chosen, levels, 1.0
 
 
-def _controls(
-    size: int, incumbent: Architecture, top: Sequence[str], contrast: Contrast, admits: Admits
-) -> _Made:
-    """Reborn, its positive twin and the other controls, each at all top factors at once."""
+def _controls(incumbent: Architecture, top: Sequence[str], contrast: Contrast, admits: Admits) -> _Arms:
+    """Reborn, its positive twin and the other controls at all top factors at once."""
     sites = [site for name in top for site in contrast.factors[name]]
     others = [complete(Choice(name)) for name in CONTROLS]
     kept = [choice for choice in others if all(admits(site, choice) for site in sites)]
@@ -363,19 +364,15 @@ def _controls(
         "positive_twin": lambda name: twin(contrast.tested_at(incumbent, name)),
         **{choice.name: lambda name, choice=choice: choice for choice in kept},  # type: ignore[misc]
     }
-    names = list(arms)
-    for index in range(size // len(names) * len(names)):
-        arm = names[index % len(names)]
-        yield f"controls:{arm}", index // len(names), _with(incumbent, top, arms[arm], contrast), {}, 1.0
+    for arm, choice in arms.items():
+        yield f"controls:{arm}", _with(incumbent, top, choice, contrast), {}, 1.0
 
 
-def _rate(size: int, incumbent: Architecture, lead: str, contrast: Contrast) -> _Made:
+def _rate(incumbent: Architecture, lead: str, contrast: Contrast) -> _Arms:
     """The leading factor at level 0 and at level 1 on the incumbent, at the second learning rate."""
-    for index in range(size):
-        level = index % 2
-        choice = contrast.tested_at(incumbent, lead) if level else contrast.low.default
+    for level, choice in enumerate((contrast.low.default, contrast.tested_at(incumbent, lead))):
         chosen = _with(incumbent, [lead], lambda name, choice=choice: choice, contrast)  # type: ignore[misc]
-        yield "rate", index // 2, chosen, {lead: level}, SECOND_RATE
+        yield "rate", chosen, {lead: level}, SECOND_RATE
 
 
 def _with(

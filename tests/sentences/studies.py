@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -169,14 +169,9 @@ def _baseline(mix: Mix, seed: int, blocks: int) -> tuple[list[Run], Networks]:
     return runs, _networks(runs, site_names(mix.sites))
 
 
-FEW = 6
-"""Sites up to which studies share their later runs: there are few candidates and orders of the sites."""
-
-
-@functools.lru_cache(maxsize=800)
 def _later(
     mix: Mix, drawn: int, labels: tuple[str, ...], top: tuple[str, ...], leading: tuple[str, ...]
-) -> list[tuple[list[Run], Networks]]:
+) -> Iterator[tuple[list[Run], Networks]]:
     """The runs of the phases after the screen, each phase with its networks.
 
     Args:
@@ -184,19 +179,35 @@ def _later(
         top, leading: the sites of retest and control, and those that the checks try alone.
     """
     contrast, names = contrast_of(mix.sites, mix.kernels), site_names(mix.sites)
-    candidate = Architecture(SPEC, dict(zip(names, labels)))
-    phases = [designs.candidate_runs(mix.candidate, candidate, contrast, drawn)]
-    if mix.retest:
-        retest = Phase("confirm", mix.retest, editions=(EDITION,))
-        phases.append(designs.confirm_runs(retest, candidate, top, contrast, drawn))
-    if mix.control:
-        control = Phase("control", mix.control, editions=(EDITION,))
-        phases.append(designs.control_runs(control, candidate, top, contrast, drawn))
+    if mix.candidate:
+        yield _against(mix, drawn, labels)
+    for which, count in (("confirm", mix.retest), ("control", mix.control)):
+        if count:
+            yield _factorial(which, mix, drawn, labels, top)
     if mix.checks:
-        phases.append(
-            check_runs(mix.checks, candidate, top, leading, contrast, drawn, lambda site, choice: True)
-        )
-    return [(runs, _networks(runs, names)) for runs in phases if runs]
+        candidate = Architecture(SPEC, dict(zip(names, labels)))
+        runs = check_runs(mix.checks, candidate, top, leading, contrast, drawn, lambda site, choice: True)
+        yield runs, _networks(runs, names)
+
+
+@functools.lru_cache(maxsize=256)
+def _against(mix: Mix, drawn: int, labels: tuple[str, ...]) -> tuple[list[Run], Networks]:
+    names = site_names(mix.sites)
+    candidate = Architecture(SPEC, dict(zip(names, labels)))
+    runs = designs.candidate_runs(mix.candidate, candidate, contrast_of(mix.sites, mix.kernels), drawn)
+    return runs, _networks(runs, names)
+
+
+@functools.lru_cache(maxsize=256)
+def _factorial(
+    which: str, mix: Mix, drawn: int, labels: tuple[str, ...], top: tuple[str, ...]
+) -> tuple[list[Run], Networks]:
+    names = site_names(mix.sites)
+    candidate, contrast = Architecture(SPEC, dict(zip(names, labels))), contrast_of(mix.sites, mix.kernels)
+    make = designs.confirm_runs if which == "confirm" else designs.control_runs
+    phase = Phase(which, mix.retest if which == "confirm" else mix.control, editions=(EDITION,))
+    runs = make(phase, candidate, top, contrast, drawn)
+    return runs, _networks(runs, names)
 
 
 def simulate(planted: Planted, mix: Mix, seed: int) -> SimulatedStudy:
@@ -220,8 +231,7 @@ def simulate(planted: Planted, mix: Mix, seed: int) -> SimulatedStudy:
         if mix.checks:
             leading = leading_factors(screen, contrast, TOP_SINGLE)
         labels = tuple(candidate.choice(name).label for name in names)
-        plan = _later if mix.sites <= FEW else _later.__wrapped__
-        for own, later in plan(mix, drawn, labels, tuple(top), tuple(leading)):
+        for own, later in _later(mix, drawn, labels, tuple(top), tuple(leading)):
             made += _records(own, later, planted, rng)
     return SimulatedStudy(planted, mix, _view(mix, made), names, candidate, tuple(top))
 

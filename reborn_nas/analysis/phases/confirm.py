@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from reborn_nas.analysis.columns import Columns
 from reborn_nas.analysis.designs.design import LEAST_CONTROL
 from reborn_nas.analysis.effects.linear import (
     PP,
@@ -81,7 +82,7 @@ def confirmation_effects(
             for (i, j), (effect, low, high, p) in zip(pairs, found)
         ]
     table.attrs["interactions"] = interactions
-    return table
+    return table.frame()
 
 
 def control_effects(
@@ -114,7 +115,7 @@ def control_effects(
     mean, se = float(fitted.beta.mean()), float(np.sqrt(fitted.cov.sum())) / n
     half = t_quantile(0.025, fitted.df) * se
     table.attrs["mean"] = {"effect": mean, "ci_low": mean - half, "ci_high": mean + half}
-    return table
+    return table.frame()
 
 
 def _fit(
@@ -125,11 +126,11 @@ def _fit(
     return allow_for_splits(fitted, None if block is None else np.asarray(block)[np.isfinite(outcome)])
 
 
-def _table(fitted: Fit, names: Sequence[Any]) -> pd.DataFrame:
+def _table(fitted: Fit, names: Sequence[Any]) -> Columns:
     se = fitted.se
     half = t_quantile(0.025, fitted.df) * se
     p_value = two_sided_p(fitted.beta, se, fitted.df)
-    table = pd.DataFrame(
+    return Columns(
         {
             "site": list(names),
             "effect": fitted.beta,
@@ -137,10 +138,9 @@ def _table(fitted: Fit, names: Sequence[Any]) -> pd.DataFrame:
             "ci_high": fitted.beta + half,
             "p_value": p_value,
             "q_value": stats.false_discovery_control(p_value, method="bh"),
-        }
+        },
+        {"sigma": fitted.sigma, "df": fitted.df, "n_runs": fitted.n_runs},
     )
-    table.attrs = {"sigma": fitted.sigma, "df": fitted.df, "n_runs": fitted.n_runs}
-    return table
 
 
 def arm_effects(arm: Sequence[Any], accuracy: Any, *, reference: Any, block: Any = None) -> pd.DataFrame:
@@ -185,11 +185,11 @@ def arm_effects(arm: Sequence[Any], accuracy: Any, *, reference: Any, block: Any
     arms = slice(len(others))
     effect, error = solution[arms], sigma * np.sqrt(np.diag(inverse)[arms])
     half = t_quantile(0.025, df) * error
-    table = pd.DataFrame(
+    table = Columns(
         {
             "arm": others, "runs": [kept.count(other) for other in others], "effect": effect,
             "ci_low": effect - half, "ci_high": effect + half, "p_value": two_sided_p(effect, error, df),
-        }
+        },
+        {"sigma": sigma, "df": df, "reference_runs": kept.count(reference)},
     )  # fmt: skip
-    table.attrs = {"sigma": sigma, "df": df, "reference_runs": kept.count(reference)}
-    return table
+    return table.frame()

@@ -239,7 +239,10 @@ def _beside(effects: Table, prefix: str, table: Table | None) -> dict[str, npt.N
 
 def _beside_screen(confirmed: pd.DataFrame | None, effects: Columns | None) -> pd.DataFrame | None:
     """The retest with the screen's estimate of the same sites as `screen`, `screen_low`, `screen_high`."""
-    return None if confirmed is None else confirmed.assign(**_beside(confirmed, "screen", effects))
+    if confirmed is None:
+        return None
+    own = {name: confirmed[name].to_numpy() for name in confirmed.columns}
+    return Columns(own | _beside(confirmed, "screen", effects), confirmed.attrs).frame()
 
 
 def _depth(
@@ -254,12 +257,8 @@ def _depth(
         slope = depth_slope(effects["effect"])
     except ConfigError:
         return None, ""
-    counts = stages["sites"]
-    stages.insert(
-        0,
-        "label",
-        [f"Stage {s + 1} ({n} site{'s' if n > 1 else ''})" for s, n in zip(stages["stage"], counts)],
-    )
+    counts = zip(stages["stage"].tolist(), stages["sites"].tolist())
+    stages.insert(0, "label", [f"Stage {s + 1} ({n} site{'s' if n > 1 else ''})" for s, n in counts])
     known = math.isfinite(slope["ci_low"])  # not where all effects came out the same
     return stages, spelled(trend_sentence(slope, named=resolved(effects))) if known else ""
 

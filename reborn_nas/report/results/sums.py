@@ -196,14 +196,17 @@ def _option_change(screen: Designed, record: TrialRecord) -> Any:
 
 
 def _table(found: Sequence[tuple[str, AddsUp]]) -> pd.DataFrame | None:
-    rows = []
-    for name, one in found:
-        low, high = one.total.interval()
-        group = name[0].upper() + name[1:]
-        rows.append((group, "sum of the effects", one.total.effect, low, high))
-        low, high = one.measured.interval()
-        rows.append((group, "measured", one.measured.effect, low, high))
-    return pd.DataFrame(rows, columns=["group", "label", "effect", "ci_low", "ci_high"]) if rows else None
+    if not found:
+        return None
+    parts = [part for _, one in found for part in (one.total, one.measured)]
+    low, high = zip(*(part.interval() for part in parts))
+    return pd.DataFrame(
+        {
+            "group": [name[0].upper() + name[1:] for name, _ in found for _ in range(2)],
+            "label": ["sum of the effects", "measured"] * len(found),
+            "effect": [part.effect for part in parts], "ci_low": low, "ci_high": high,
+        }
+    )  # fmt: skip
 
 
 def _sizes(one: AddsUp) -> str:

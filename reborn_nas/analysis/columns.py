@@ -25,7 +25,7 @@ class Columns:
 
     __slots__ = ("attrs", "columns")
 
-    def __init__(self, columns: Mapping[str, Any], attrs: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, columns: Mapping[str, Any], attrs: Mapping[Any, Any] | None = None) -> None:
         self.columns = dict(columns)
         self.attrs = dict(attrs or {})
 
@@ -44,7 +44,7 @@ class Columns:
     def frame(self) -> pd.DataFrame:
         """The same as a DataFrame."""
         table = pd.DataFrame(self.columns)
-        table.attrs = self.attrs
+        table.attrs.update(self.attrs)
         return table
 
 

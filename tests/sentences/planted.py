@@ -55,6 +55,7 @@ class Planted:
         split: standard deviation of what a train/validation split adds to one site's effect.
         collapses: trainings of the screen that end at chance, whatever their sites.
         diverges: (n,) probability that a training diverges because this site is reborn.
+        needed: (n,) probability that a training comes to nothing because this site is not reborn.
         slope: what the sites' population gains from the first site to the last; 0 where they were drawn alike.
     """
 
@@ -72,6 +73,7 @@ class Planted:
     split: float = 0.0
     collapses: int = 0
     diverges: FloatArray | None = None
+    needed: FloatArray | None = None
     slope: float = 0.0
 
     @property
@@ -153,4 +155,7 @@ class Planted:
         diverged = np.zeros(count, dtype=np.bool_)
         if self.diverges is not None:
             diverged = (reborn & (rng.random(reborn.shape) < self.diverges)).any(axis=1)
+        if self.needed is not None:
+            stuck = (~reborn & (rng.random(reborn.shape) < self.needed)).any(axis=1)
+            accuracy = np.where(stuck, CHANCE, accuracy)
         return np.where(diverged, CHANCE, accuracy), diverged

@@ -182,9 +182,16 @@ def _nothing(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
     return iter(())
 
 
-@sentence(rf"No site resolved; effects of {WHAT} above (?P<most>{NUMBER}){UNIT} are unlikely\.")
+@sentence(
+    rf"No site resolved; (?P<among>among trainings that converged, )?effects of {WHAT} above (?P<most>{NUMBER}){UNIT} are "
+    rf"unlikely(?:; of (?P<untold>{SITES}) there is no estimate)?\."
+)
 def _bound(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
-    yield Claim("bound", max(study.average.values()) <= number_of(match["most"]) + ROUNDING)
+    """Of trainings that converge; without that word, of all."""
+    told = [name for name in study.names if name not in listed(match["untold"] or "")]
+    fails = study.planted.diverges is not None or study.planted.needed is not None
+    held = max(study.average[name] for name in told) <= number_of(match["most"]) + ROUNDING
+    yield Claim("bound", held and (bool(match["among"]) or not fails))
 
 
 @sentence(
@@ -230,9 +237,11 @@ def _candidate(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
 FAILED = rf"at (?P<site>{SITE}) \d+ of \d+ trainings with it failed, \d+ of \d+ without"
 
 
-@sentence(rf"Reborn makes trainings fail: (?P<told>at {SITE} [^.;]*(?:; at {SITE} [^.;]*)*)\.")
+@sentence(
+    rf"Reborn (?P<which>makes trainings fail|keeps trainings from failing): (?P<told>at {SITE} [^.;]*(?:; at {SITE} [^.;]*)*)\."
+)
 def _failures(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
-    rates = study.planted.diverges
+    rates = study.planted.diverges if match["which"].startswith("makes") else study.planted.needed
     for one in re.finditer(FAILED, match["told"]):
         yield Claim("failure", rates is not None and rates[study.site(one["site"])] > 0, about=one["site"])
 

@@ -17,9 +17,10 @@ power)."""
 CONFIRMED = 0.05
 """Level of the retest over the sites that the screen has found. It costs nothing: a false one was found falsely
 before."""
-FAILURES = 0.045
-"""Bonferroni's level of the exact tests on failed trainings. Their p values come in steps, so what they really err by
-is less, often far less: that is what is spent, and the rest is left to the effects."""
+FAILURES, RESCUES = 0.045, 0.005
+"""Bonferroni's levels of the exact tests on failed trainings: which sites make them fail, and which keep them from it.
+Their p values come in steps, so what they really err by is less, often far less: that is what is spent, and the rest is
+left to the effects."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Budget:
     Args:
         screen: of Benjamini–Hochberg over the screen's sites.
         retest: of Holm's method over the retested sites; 0 without a retest.
-        failures: spent on which sites make trainings fail; 0 where too few failed to tell.
+        failures: spent on which sites make trainings fail or keep them from it; 0 where too few failed to tell.
         candidate: of candidate against parent.
         other: of whether effects add up.
     """
@@ -79,7 +80,7 @@ def budget_lines(
     Args:
         sites: tested by the screen, of which `named` got a verdict from it.
         retested: sites of the retest, of which `confirmed` were and `alone` got a verdict by it alone.
-        failing: sites that are named as making trainings fail.
+        failing: sites that are named as making trainings fail, or keeping them from it.
         candidate, sums: what came of candidate against parent, and of whether effects add up.
     """
     lines = [
@@ -94,8 +95,8 @@ def budget_lines(
         )
     if budget.failures:
         lines.append(
-            f"Sites that make trainings fail: {_percent(budget.failures)} by exact tests over {sites} sites; "
-            f"{failing} named."
+            f"Sites with which or without which trainings fail: {_percent(budget.failures)} by exact tests over "
+            f"{sites} sites; {failing} named."
         )
     lines += [
         f"Candidate against parent: {_percent(budget.candidate)}; {candidate}.",

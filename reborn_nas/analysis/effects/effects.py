@@ -18,7 +18,7 @@ from reborn_nas.analysis.effects.budget import SITES
 from reborn_nas.analysis.effects.collapse import collapsed
 from reborn_nas.analysis.effects.linear import Fit, as_accuracy, as_design, block_codes
 from reborn_nas.analysis.effects.screening import COLUMNS, FURTHER_COLUMNS, complete_effects, with_said
-from reborn_nas.analysis.effects.verdicts import NO_VERDICT
+from reborn_nas.analysis.effects.verdicts import NO_VERDICT, joint_interval
 from reborn_nas.analysis.student import t_quantile, two_sided_p
 from reborn_nas.errors import ConfigError
 from reborn_nas.metric import ACCURACY, Metric, unknown_chance
@@ -67,9 +67,10 @@ def site_effects(
     Returns:
         A table with the columns `COLUMNS` and `FURTHER_COLUMNS`: the interval that belongs to the verdict (`said_…`),
         the one that holds for all sites together (`joint_…`), and the failed runs with and without the site, with the
-        p value of its making them fail. Its `attrs` hold sigma (pp), df, n_runs, missing, collapsed, detectable (pp,
-        80 % power), max_correlation, level and warnings. With missing runs also
-        `at_chance` and `at_block_mean`, the effects under both readings of them.
+        p value of its making them fail, whether it does (`makes_fail`), and whether it keeps them from it
+        (`fails_without`). Its `attrs` hold sigma (pp), df, n_runs, missing, collapsed, detectable (pp, 80 % power),
+        max_correlation, level and warnings. With missing runs also `at_chance` and `at_block_mean`, the effects under
+        both readings of them, and `lost_low` and `lost_high`, what the joint intervals of both hold.
 
     Raises:
         ConfigError: fewer runs than parameters, a site that the runs cannot tell from others, or values outside of
@@ -144,7 +145,13 @@ def score_columns(
         at_chance, at_mean = _readings(levels, outcome, np.isnan(outcome), told)
         able = table["verdict"] != NO_VERDICT
         table["verdict"] = np.where(able, _agreed(at_chance, at_mean), table["verdict"])
-        table["makes_fail"] = table["makes_fail"] & at_chance["makes_fail"] & at_mean["makes_fail"]
+        for name in ("makes_fail", "fails_without"):
+            table[name] = table[name] & at_chance[name] & at_mean[name]
+        joint = [joint_interval(reading, told["level"]) for reading in (at_chance, at_mean)]
+        table["lost_low"], table["lost_high"] = (
+            np.fmin(*(one[0] for one in joint)),
+            np.fmax(*(one[1] for one in joint)),
+        )
         with_said(table, told["level"])
         table["at_chance"], table["at_block_mean"] = at_chance["effect"], at_mean["effect"]
     table.attrs |= {"missing": missing, "warnings": tuple(notes)}

@@ -113,7 +113,10 @@ def block_codes(block: Any) -> npt.NDArray[np.int64]:
     """The blocks as 0, 1, 2 … in order of appearance; −1 for a run without one."""
     found: dict[Any, int] = {}
     return np.array(
-        [-1 if one is None or one != one else found.setdefault(one, len(found)) for one in np.asarray(block).tolist()],
+        [
+            -1 if one is None or one != one else found.setdefault(one, len(found))
+            for one in np.asarray(block).tolist()
+        ],
         dtype=np.int64,
     )
 

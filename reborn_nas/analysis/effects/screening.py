@@ -59,6 +59,7 @@ FURTHER_COLUMNS = (
     "failed_without",
     "failure_p",
     "makes_fail",
+    "fails_without",
 )
 
 JOINT_WORDS = (
@@ -104,7 +105,7 @@ def complete_effects(
     with_said(table, level)
     table["ended_with"], table["ended_without"] = levels[ended].sum(axis=0), (~levels[ended]).sum(axis=0)
     table["failed_with"], table["failed_without"] = lost.with_level, lost.without_level
-    table["failure_p"], table["makes_fail"] = lost.p_value, lost.named
+    table["failure_p"], table["makes_fail"], table["fails_without"] = lost.p_value, lost.named, lost.rescued
     table.attrs |= _figures(fitted, levels, level) | {
         "missing": 0,
         "collapsed": int(fallen.sum()),

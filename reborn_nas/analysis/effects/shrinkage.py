@@ -104,6 +104,15 @@ class Shrunk:
             active = active[~near]
         return found
 
+    def total(self, sites: npt.NDArray[np.bool_]) -> tuple[float, float]:
+        """Mean and standard deviation of the sum over `sites` (n,), which are independent at each grid point."""
+        there = 1 - self.at_zero[:, sites]
+        centre, spread = self.centre[:, sites], np.broadcast_to(self.spread, self.centre.shape)[:, sites]
+        mean = (there * centre).sum(axis=1)
+        own = (there * (spread**2 + (1 - there) * centre**2)).sum(axis=1)
+        expected = float(self.share @ mean)
+        return expected, float(np.sqrt(self.share @ (own + (mean - expected) ** 2)))
+
     def draw(self, rng: np.random.Generator, draws: int) -> FloatArray:
         """(draws, n) joint draws of the effects: the sites of one draw share their grid point."""
         point = rng.choice(len(self.share), size=draws, p=self.share)

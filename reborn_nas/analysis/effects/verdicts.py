@@ -50,7 +50,12 @@ def said_interval(
     intervals given of selected rows, a share of `level` misses on average. Other rows: `joint_interval`.
     """
     many = int(selected.sum())
-    return widened(table, np.where(selected, many, 1) * level / max(len(table), 1))
+    low, high = widened(table, np.where(selected, many, 1) * level / max(len(table), 1))
+    if "lost_low" not in table:
+        return low, high
+    # a verdict that depends on lost runs leaves open what any reading of them does
+    widest = np.fmin(low, floats(table, "lost_low")), np.fmax(high, floats(table, "lost_high"))
+    return np.where(selected, low, widest[0]), np.where(selected, high, widest[1])
 
 
 CONFIRMED, SUGGESTIVE, UNRESOLVED, HARMFUL = "confirmed", "suggestive", "unresolved", "harmful"

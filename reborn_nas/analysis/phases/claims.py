@@ -31,6 +31,8 @@ from reborn_nas.errors import ConfigError
 from reborn_nas.metric import spoken
 
 MOST_NAMES = 6
+MOST_DIGITS = 8
+"""Decimals of an interval's ends at most."""
 CAUSE_FCR = 0.05
 """Share of the intervals given beside a cause that may miss; the claim itself is much stricter
 (`confirm.CAUSE_LEVEL`)."""
@@ -70,14 +72,24 @@ def where_it_helps(effects: Table, *, tested: str = "reborn", reference: str = "
     if not sentences and harms:
         sentences.append(f"{what} helps at no site that this study could resolve.")
     elif not sentences:
-        most = f"{largest_plausible(effects):.{spoken().digits}f} pp"
-        sentences.append(f"No site resolved; effects of {contrast} above {most} are unlikely.")
+        sentences.append(_nothing(effects, contrast))
     sentences += [
         _harm([row for row in harms if row["basis"] != RETEST]),
         _harm_there([row for row in harms if row["basis"] == RETEST]),
         _contradiction([row for row in rows if row["contradicts"]]),
     ]
     return " ".join(line for line in sentences if line)
+
+
+def _nothing(effects: Table, contrast: str) -> str:
+    """That nothing was resolved, and of which runs and sites the bound on the effects speaks."""
+    scale = 10 ** spoken().digits
+    most = f"{math.ceil(largest_plausible(effects) * scale) / scale:.{spoken().digits}f} pp"
+    among = "among trainings that converged, " if effects.attrs.get("collapsed") else ""
+    size = floats(effects, "effect")
+    without = [str(site) for site, there in zip(effects["site"], np.isfinite(size)) if not there]
+    untold = f"; of {_and(without)} there is no estimate" if without else ""
+    return f"No site resolved; {among}effects of {contrast} above {most} are unlikely{untold}."
 
 
 Row = Mapping[str, Any]
@@ -155,10 +167,7 @@ def _harm_there(rows: Sequence[Row]) -> str:
     """Where it does harm by the retest alone; "" where it does not."""
     if not len(rows):
         return ""
-    sizes = [
-        f"{_size(row['confirmed'], row['said_low'], row['said_high'])} there"
-        for row in _shown(rows)
-    ]
+    sizes = [f"{_size(row['confirmed'], row['said_low'], row['said_high'])} there" for row in _shown(rows)]
     return (
         f"It does harm on the candidate network at {_names(rows)} ({_harms(rows, sizes, 'confirmed')}), which the "
         "average does not show."
@@ -210,11 +219,20 @@ def _measure(word: str) -> str:
 
 
 def _size(effect: float, low: float, high: float) -> str:
-    return f"{_plus(effect)} pp [{_plus(low)}, {_plus(high)}]"
+    digits = telling_digits(low, high, spoken().digits)
+    return f"{_plus(effect)} pp [{_plus(low, digits)}, {_plus(high, digits)}]"
 
 
-def _plus(effect: float) -> str:
-    return f"{effect:+.{spoken().digits}f}"
+def telling_digits(low: float, high: float, digits: int) -> int:
+    """Decimals of an interval, at least `digits`: where it leaves out 0, so do the printed ends."""
+    while digits < MOST_DIGITS and low * high > 0 and not round(low, digits) * round(high, digits) > 0:
+        digits += 1
+    return digits
+
+
+def _plus(effect: float, digits: int | None = None) -> str:
+    digits = spoken().digits if digits is None else digits
+    return f"{round(effect, digits) + 0.0:+.{digits}f}"  # no zero below 0
 
 
 def largest_plausible(effects: Table, level: float = 0.95) -> float:
@@ -229,17 +247,26 @@ def largest_plausible(effects: Table, level: float = 0.95) -> float:
 
 
 def failure_sentence(effects: Table, *, tested: str = "reborn") -> str:
-    """Which sites make trainings fail; "" where none is named."""
+    """Which sites make trainings fail, or keep them from it; "" where none is named."""
     if "makes_fail" not in effects:
         return ""
-    names = ("site", "failed_with", "ended_with", "failed_without", "ended_without")
-    columns = [_listed(effects[name]) for name in names]
-    listed = "; ".join(
+    what = f"{tested[0].upper()}{tested[1:]}"
+    found = (
+        ("makes_fail", f"{what} makes trainings fail"),
+        ("fails_without", f"{what} keeps trainings from failing"),
+    )
+    listed = {words: _failures(effects, name) for name, words in found}
+    return " ".join(f"{words}: {sites}." for words, sites in listed.items() if sites)
+
+
+def _failures(effects: Table, which: str) -> str:
+    """The sites that are named for it, each with its failed trainings."""
+    names = (which, "site", "failed_with", "ended_with", "failed_without", "ended_without")
+    return "; ".join(
         f"at {site} {failed:.0f} of {ended:.0f} trainings with it failed, {others:.0f} of {total:.0f} without"
-        for named, site, failed, ended, others, total in zip(_listed(effects["makes_fail"]), *columns)
+        for named, site, failed, ended, others, total in zip(*(_listed(effects[name]) for name in names))
         if named
     )
-    return f"{tested[0].upper()}{tested[1:]} makes trainings fail: {listed}." if listed else ""
 
 
 def candidate_sentence(
@@ -325,7 +352,11 @@ def _names(rows: Sequence[Row]) -> str:
     shown = [str(row["site"]) for row in _shown(rows)]
     if len(shown) < len(rows):
         shown.append(f"{len(rows) - len(shown)} more")
-    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+    return _and(shown)
+
+
+def _and(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _needs(table: Table, *columns: str) -> None:

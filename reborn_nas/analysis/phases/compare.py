@@ -259,12 +259,10 @@ def fitted_sum(fitted: Fit, levels: FloatArray, covariates: FloatArray | None = 
     return Sum(float(weight @ values), float(np.sqrt(max(wide @ cov @ wide, 0.0))), float(fitted.df))
 
 
-def shrunk_sum(posterior: Shrunk, sites: npt.NDArray[np.bool_], df: float, *, draws: int = 4000) -> Sum:
+def shrunk_sum(posterior: Shrunk, sites: npt.NDArray[np.bool_], df: float) -> Sum:
     """The sum over sites that were chosen for their estimates; of shrunk effects, or the choice alone makes it
     large."""
-    drawn = posterior.draw(np.random.default_rng(np.random.SeedSequence([7, len(sites)])), draws)
-    total = drawn[:, sites].sum(axis=1)
-    return Sum(float(posterior.mean[sites].sum()), float(total.std()), df)
+    return Sum(*posterior.total(sites), df)
 
 
 def adds_up(total: Sum, measured: Comparison, level: float) -> AddsUp:

@@ -76,9 +76,18 @@ def confirmation_effects(
         error = np.sqrt(np.diag(fitted.extra_cov))
         half = t_quantile(0.025, fitted.df) * error
         p_value = two_sided_p(fitted.extra, error, fitted.df)
-        found = zip(*(one.tolist() for one in (fitted.extra, fitted.extra - half, fitted.extra + half, p_value)))
+        found = zip(
+            *(one.tolist() for one in (fitted.extra, fitted.extra - half, fitted.extra + half, p_value))
+        )
         interactions = [
-            {"first": listed[i], "second": listed[j], "effect": effect, "ci_low": low, "ci_high": high, "p_value": p}
+            {
+                "first": listed[i],
+                "second": listed[j],
+                "effect": effect,
+                "ci_low": low,
+                "ci_high": high,
+                "p_value": p,
+            }
             for (i, j), (effect, low, high, p) in zip(pairs, found)
         ]
     table.attrs["interactions"] = interactions

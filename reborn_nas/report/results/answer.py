@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
 from reborn_nas.analysis import Comparison
@@ -157,19 +158,26 @@ def _at_several(summary: Mapping[str, float]) -> str:
     )
 
 
+def _in_half(screen: Designed) -> str:
+    """The share of the runs that count in which a site is on: `half`, or between which shares it lies."""
+    share = screen.design[np.isfinite(screen.accuracy)].mean(axis=0)
+    low, high = percent(share.min(), 0).removesuffix(" %"), percent(share.max(), 0)
+    return "half" if np.all(share == 0.5) else high if high == f"{low} %" else f"{low} to {high}"
+
+
 def method(view: RunView, screen: Designed | None, summary: Mapping[str, float], budget: Budget) -> list[str]:
-    """How it was measured, a line each."""
+    """How it was measured, a line each; `screen` is without the accuracies of collapsed runs."""
     said = []
     if screen is not None and summary:
         said += [
             f"Screen: {summary['runs']:.0f} unpruned trainings over {summary['splits']:.0f} train/validation splits, "
-            f"each site {view.arms[0]} in half of them and {view.arms[1]} in the others; least squares with the splits "
-            f"as blocks, t intervals on "
+            f"each site {view.arms[0]} in {_in_half(screen)} of them and {view.arms[1]} in the others; least squares "
+            f"with the splits as blocks, t intervals on "
             f"{summary['df']:.0f} degrees of freedom, Benjamini–Hochberg at q = {budget.screen:.2g} over "
             f"{len(screen.names)} sites.",
             _noise(summary),
             *_widened(summary),
-            find_aliases(screen.design).sentence(screen.names),
+            find_aliases(screen.design[np.isfinite(screen.accuracy)]).sentence(screen.names),
             "Confirmed: found by the screen, and again by the retest, above 0. Suggestive: by one of the two. Harmful: "
             "by either, below 0. Unresolved: else. Intervals in sentences allow for the site having been chosen.",
         ]

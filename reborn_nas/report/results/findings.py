@@ -108,13 +108,13 @@ def _findings(view: RunView) -> Findings:
     arms = fresh.candidate_arms(view, chance)
     compared = fresh.compared(view, arms, budget.candidate)
     summary = _summary(view, screen, effects)
-    added = sums(view, whole, compared, chance, budget.other)
+    added = sums(view, whole, arms, compared, chance, budget.other)
     stages, slope = _depth(view, whole, covariates, effects)
     pooled = _pooled(whole) if effects is not None else None
     return Findings(
         sentences=answer(view, effects, compared, controlled, refused),
         cautions=[*cautions(view, screen, effects, summary), *added.cautions],
-        method=[*method(view, screen, summary, budget), *added.method],
+        method=[*method(view, whole, summary, budget), *added.method],
         budget=_budget_words(budget, effects, retest, compared, added),
         summary=summary,
         effects=None if effects is None else effects.frame(),
@@ -166,7 +166,7 @@ def _budget_words(
         retested=0 if retest is None else len(retest),
         confirmed=0 if effects is None else int((effects["verdict"] == CONFIRMED).sum()),
         alone=counts[RETEST],
-        failing=0 if effects is None else int(effects["makes_fail"].sum()),
+        failing=0 if effects is None else int((effects["makes_fail"] | effects["fails_without"]).sum()),
         candidate=told,
         sums="not tried" if not added.words else "they do not" if added.cautions else "no gap is seen",
     )
@@ -222,7 +222,14 @@ def _effects(
     return found, ""
 
 
-_ABOUT = {"stage": 0, "block": "", "shape": "", "activation": "", "added_params": math.nan, "added_macs": math.nan}
+_ABOUT = {
+    "stage": 0,
+    "block": "",
+    "shape": "",
+    "activation": "",
+    "added_params": math.nan,
+    "added_macs": math.nan,
+}
 """What the table of effects says of a site besides, and of one that the network does not have."""
 
 
@@ -232,7 +239,9 @@ def _beside(effects: Table, prefix: str, table: Table | None) -> dict[str, npt.N
     rows = [place.get(site, -1) for site in effects["site"]]
     columns = {"": "effect", "_low": "ci_low", "_high": "ci_high"}
     return {
-        prefix + suffix: np.append(() if table is None else floats(table, column), math.nan)[rows]  # −1: the last
+        prefix + suffix: np.append(() if table is None else floats(table, column), math.nan)[
+            rows
+        ]  # −1: the last
         for suffix, column in columns.items()
     }
 

@@ -36,20 +36,20 @@ def candidate_arms(view: RunView, chance: float = 0.0) -> CandidateArms:
     tested = bool(whole) and all(r.test_accuracy is not None for r in whole)
     values = np.array([_judged(record, tested) for record in runs], dtype=np.float64)
     failed = [record.state == "diverged" for record in runs]
+    came_to_nothing = collapsed(values, chance, failed)
     fallen = collapsed(values, chance, failed, [record.arm for record in runs])
     kept = [record for record, gone in zip(runs, fallen) if not gone and record.state == "complete"]
     arms: dict[str, list[float]] = {view.parent_arm: [], "candidate": []}
-    lost = dict.fromkeys(arms, 0)
+    lost = {arm: sum(r.arm == arm for r, gone in zip(runs, came_to_nothing) if gone) for arm in arms}
     for record, value, gone in zip(runs, values, fallen):
-        if gone:
-            lost[record.arm] += 1
-        elif math.isfinite(value):
+        if not gone and math.isfinite(value):
             arms[record.arm].append(float(value))
     part = "test" if tested else (whole[0].accuracy_part if whole else "")
     images = max((r.test_n if tested else r.accuracy_n for r in whole), default=0)
     return CandidateArms(
-        {arm: found for arm, found in arms.items() if found}, part, images, lost, typical_error(whole), kept
-    )
+        {arm: found for arm, found in arms.items() if found}, part, images, lost, typical_error(whole), kept,
+        counted=bool((came_to_nothing & ~fallen).any()),
+    )  # fmt: skip
 
 
 def typical_error(records: Collection[TrialRecord]) -> float | None:
@@ -68,7 +68,7 @@ class CandidateArms:
     """Accuracies by arm, the part they were measured on, its images, and the collapsed trainings by arm.
 
     `se` is the standard error of one over images, root mean square, where the trainings have one; `kept` are the
-    trainings that count.
+    trainings that count. `counted`: whether the collapsed ones count too, because half of an arm's collapsed.
     """
 
     accuracy: Mapping[str, list[float]]
@@ -77,6 +77,7 @@ class CandidateArms:
     lost: Mapping[str, int]
     se: float | None = None
     kept: Sequence[TrialRecord] = ()
+    counted: bool = False
 
 
 def compared(view: RunView, arms: CandidateArms, level: float) -> Comparison | None:
@@ -95,10 +96,9 @@ def compared(view: RunView, arms: CandidateArms, level: float) -> Comparison | N
     )
     if not any(arms.lost.values()):
         return found
-    note = (
-        f"{arms.lost['candidate']} of the candidate's and {arms.lost[view.parent_arm]} of the parent's trainings "
-        "collapsed and are left out"
-    )
+    what = "collapsed and count as they are" if arms.counted else "collapsed and are left out"
+    candidate, parent = arms.lost["candidate"], arms.lost[view.parent_arm]
+    note = f"{candidate} of the candidate's and {parent} of the parent's trainings {what}"
     return replace(found, notes=(note, *found.notes))
 
 

@@ -35,6 +35,7 @@ class Designed:
         diverged: (N,) bool.
         images: images that each accuracy rests on, the smallest.
         part: what the accuracy was measured on.
+        collapsed: runs whose accuracy was taken out by `converged`.
     """
 
     names: tuple[str, ...]
@@ -46,6 +47,7 @@ class Designed:
     diverged: npt.NDArray[np.bool_]
     images: int
     part: str
+    collapsed: int = 0
 
     @property
     def n_runs(self) -> int:
@@ -54,7 +56,9 @@ class Designed:
 
     def converged(self, chance: float) -> Designed:
         """The same without the accuracies of collapsed runs."""
-        return replace(self, accuracy=converged(self.accuracy, chance, self.diverged))
+        left = converged(self.accuracy, chance, self.diverged)
+        gone = int((np.isfinite(self.accuracy) & np.isnan(left)).sum())
+        return replace(self, accuracy=left, collapsed=gone)
 
 
 def unique_runs(records: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from reborn_nas.analysis import Comparison, option_counts
 from reborn_nas.analysis.effects.aliases import fit_screen
-from reborn_nas.analysis.effects.collapse import converged
+from reborn_nas.analysis.effects.collapse import collapsed, converged
 from reborn_nas.analysis.effects.linear import NO_NOISE, Fit, tilt
 from reborn_nas.analysis.effects.shrinkage import shrink
 from reborn_nas.analysis.phases.compare import (
@@ -26,6 +26,7 @@ from reborn_nas.architecture import Choice
 from reborn_nas.errors import ConfigError, RebornError
 from reborn_nas.metric import spoken
 from reborn_nas.records import TrialRecord
+from reborn_nas.report.results.fresh import CandidateArms
 from reborn_nas.report.results.screen import Designed, option_of, possible, unique_runs
 from reborn_nas.report.results.view import RunView
 from reborn_nas.report.results.words import in_unit, interval, signed
@@ -56,22 +57,31 @@ class Sums:
 
 @dataclass(frozen=True)
 class _Ends:
-    """The baseline's two arms, without collapsed trainings, and what they differ by."""
+    """The baseline's two arms, and what they differ by; without collapsed trainings, unless they are `counted`."""
 
     reference: list[float]
     tested: list[float]
     found: Comparison
     record: TrialRecord
+    counted: bool
 
 
 def sums(
-    view: RunView, screen: Designed | None, candidate: Comparison | None, chance: float, level: float
+    view: RunView,
+    screen: Designed | None,
+    arms: CandidateArms,
+    candidate: Comparison | None,
+    chance: float,
+    level: float,
 ) -> Sums:
     """Everything that the view's records allow.
 
+    Effects among the trainings of a screen that converged are not held against a difference in which collapsed ones
+    count: that they do not add up to it says nothing of the sites.
+
     Args:
         screen: its runs, without the accuracies of collapsed ones.
-        candidate: candidate against parent.
+        arms, candidate: candidate against parent.
         chance: accuracy of a guess.
         level: the budget's for saying that effects do not add up.
     """
@@ -81,13 +91,14 @@ def sums(
     if screen is None or fitted is None:
         return Sums(method=method)
     found = []
-    if ends is not None:
+    alike = ends is not None and not (ends.counted and screen.collapsed)
+    if ends is not None and alike:
         found.append((f"{view.arms[0]} everywhere", _everywhere(screen, fitted, ends, level / TESTS)))
-    if candidate is not None:
+    if candidate is not None and not (arms.counted and screen.collapsed):
         found.append(("the candidate", _at_candidate(view, screen, fitted, candidate, level / TESTS)))
     known = [(name, one) for name, one in found if one is not None]
     cautions = [_disagreement(view, name, one) for name, one in known if one.clear]
-    if ends is not None:
+    if ends is not None and alike:
         more, error = tilt(fitted)
         bend = curvature(
             ends.reference, ends.tested, screen.accuracy, sigma=fitted.sigma, tilt=more, tilt_se=error
@@ -120,7 +131,9 @@ def _ends(view: RunView, chance: float) -> _Ends | None:
     if not runs:
         return None
     failed = [r.state == "diverged" for r in runs]
-    values = converged([r.accuracy for r in runs], chance, failed, [r.arm for r in runs])
+    accuracy = [r.accuracy for r in runs]
+    values = converged(accuracy, chance, failed, [r.arm for r in runs])
+    counted = bool((collapsed(accuracy, chance, failed) & np.isfinite(values)).any())
     reference, tested = (
         [float(value) for record, value in zip(runs, values) if record.arm == arm and np.isfinite(value)]
         for arm in (view.parent_arm, view.arms[0])
@@ -128,7 +141,7 @@ def _ends(view: RunView, chance: float) -> _Ends | None:
     if min(len(reference), len(tested)) < 2:
         return None
     last = next(record for record in runs if record.arm == view.arms[0])
-    return _Ends(reference, tested, candidate_against_parent(tested, reference), last)
+    return _Ends(reference, tested, candidate_against_parent(tested, reference), last, counted)
 
 
 def _baseline_words(view: RunView, ends: _Ends) -> str:

@@ -6,6 +6,7 @@ import html
 import math
 import re
 
+from reborn_nas.analysis.phases.claims import telling_digits
 from reborn_nas.metric import spoken
 
 MINUS = "−"
@@ -131,9 +132,10 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def interval(low: float | None, high: float | None, digits: int | None = None) -> str:
-    """`[+0.10, +0.40]`; a dash where there is none."""
+    """`[+0.10, +0.40]`, with as many digits as leave out 0 where it does; a dash where there is none."""
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return "–"
+    digits = telling_digits(low, high, spoken().digits if digits is None else digits)
     return f"[{signed(low, digits)}, {signed(high, digits)}]"
 
 

@@ -130,16 +130,18 @@ def _from_screen(
     told = _estimates(usable, contrast)
     if told is None:
         return None
-    effects, failing = told
+    effects, failing, needed = told
     form, pooled = _best_form(converged_runs(usable), contrast)
-    helping = [name for name, effect in effects.items() if effect > 0 and name not in failing]
+    helping = [
+        name for name, effect in effects.items() if name in needed or (effect > 0 and name not in failing)
+    ]
     wanted = dict.fromkeys(contrast.factors, contrast.low.default) | dict.fromkeys(helping, form)
     chosen = _within(contrast, wanted, effects, spec, costs)
     if chosen is None:
         return None
-    reason = (
-        f"{contrast.high.choice} at the {len(helping)} of {len(effects)} sites whose estimate is above 0{pooled}"
-    )
+    reason = f"{contrast.high.choice} at the {len(helping)} of {len(effects)} sites whose estimate is above 0{pooled}"
+    if needed:
+        reason += f", {', '.join(needed)} among them, where it keeps trainings from failing"
     if failing:
         reason += f", without {', '.join(failing)}, where it makes trainings fail"
     if chosen != wanted:
@@ -161,8 +163,9 @@ def _collapsed(records: Sequence[TrialRecord]) -> Any:
 
 def _estimates(
     records: Sequence[TrialRecord], contrast: Contrast
-) -> tuple[dict[str, float], list[str]] | None:
-    """The effect of each factor among the runs that converged, and the factors whose level 1 makes trainings fail.
+) -> tuple[dict[str, float], list[str], list[str]] | None:
+    """The effect of each factor among the runs that converged, and those whose level 1 makes trainings fail, or keeps
+    them from it.
 
     Least squares with blocks and options taken out, as in the report; lost runs do no harm. None where no run
     converged.
@@ -172,13 +175,14 @@ def _estimates(
     if fallen.all():
         return None
     design = np.array([[bool(record.levels[name]) for name in names] for record in records])
-    named = failures_by_site(design, fallen).named
+    lost = failures_by_site(design, fallen)
     ended = [record for record, gone in zip(records, fallen) if not gone]
     accuracy, block = _outcome(ended)
     matrix = np.hstack([design[~fallen] - 0.5, block, _option_columns(ended, contrast)])
     solution = np.linalg.lstsq(matrix, accuracy, rcond=None)[0]
     effects = dict(zip(names, solution.tolist()))
-    return effects, [name for name, fails in zip(names, named) if fails]
+    failing, needed = ([name for name, on in zip(names, which) if on] for which in (lost.named, lost.rescued))
+    return effects, failing, needed
 
 
 def _outcome(records: Sequence[TrialRecord]) -> tuple[Any, Any]:
@@ -232,15 +236,16 @@ def top_factors(screen: Sequence[TrialRecord], contrast: Contrast, count: int = 
 def leading_factors(screen: Sequence[TrialRecord], contrast: Contrast, count: int) -> list[str]:
     """The `count` factors with the largest effects, largest first, by the report's estimates from converged runs.
 
-    Factors that make trainings fail come last. Without an estimate they are in the contrast's order.
+    Factors that make trainings fail come last, and those that keep them from it: half of a phase that turns them on and
+    off would come to nothing. In the contrast's order where the screen cannot tell.
     """
     names = list(contrast.factors)
     usable = [record for record in screen if record.accuracy is not None and record.levels]
     told = _estimates(usable, contrast) if usable else None
     if told is None:
         return names[:count]
-    effects, failing = told
-    return sorted(names, key=lambda name: (name in failing, -effects[name]))[:count]
+    effects, failing, needed = told
+    return sorted(names, key=lambda name: (name in (*failing, *needed), -effects[name]))[:count]
 
 
 def _option_columns(records: Sequence[TrialRecord], contrast: Contrast) -> Any:

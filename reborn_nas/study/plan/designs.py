@@ -340,7 +340,7 @@ def check_runs(
 
 
 _Arms = Iterator[tuple[str, Architecture, Mapping[str, int], float]]
-"""What is compared: arm, network, levels, factor on the learning rate. Equal numbers of each, one of each in a split."""
+"""What is compared, one of each in a split: arm, network, levels, factor on the learning rate."""
 
 
 def _alone(incumbent: Architecture, leading: Sequence[str], contrast: Contrast) -> _Arms:

@@ -40,7 +40,7 @@ ROWS = (
 INSIDE = {
     "api": ("run", "view", "dashboards", "exports", "trainings", "searches"),
     "metric": ("metric", "classification"),
-    "analysis": ("shares", "student", "designs", "effects", "phases", "model", "simulated"),
+    "analysis": ("shares", "student", "columns", "designs", "effects", "phases", "model", "simulated"),
     "backbone": (
         "load",
         "trace",

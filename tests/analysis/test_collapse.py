@@ -23,7 +23,7 @@ def test_the_rule_by_hand() -> None:
         0.5,
         0.6,
         0.875,
-    ]  # a third of the way from .9 to .1 is lost at .633; .875 is seven deviations of the logit off
+    ]  # a third of the way from .9 to .1 is lost at .633; .875 is seven deviations of log(1 − accuracy) off
     assert list(np.flatnonzero(collapsed(values, CHANCE))) == [0, 1, 2, 3]
     values[3] = 0.885  # five
     assert list(np.flatnonzero(collapsed(values, CHANCE))) == [0, 1, 2]

@@ -31,8 +31,8 @@ from tests.sentences.tally import Row, measures, read_many, rows_of
 EDITION = 4
 """Of what is printed and of the studies behind it; one more where a change moves the table's figures. 1: a sentence
 gives the interval of its largest estimate alone. 2: of every site that it names, `blocks.ALLOWED` .97, not .95. 3:
-`blocks.ALLOWED` .955. 4: collapses count in both arms or in none, on the logit scale; a site may keep trainings from
-failing; no sum is held against what collapsed runs are in."""
+`blocks.ALLOWED` .955. 4: collapses count in both arms or in none, and those far below on the scale
+of log(1 − accuracy); a site may keep trainings from failing; no sum is held against what collapsed runs are in."""
 
 SITES = (2, 3, 5, 10, 19, 33, 60)
 RUNS = (8, 16, 32, 96, 144)

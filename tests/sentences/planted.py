@@ -98,6 +98,15 @@ class Planted:
         logit = np.log(share_right / (1 - share_right)) + value / (100 * share_right * (1 - share_right))
         return np.asarray(100 / (1 + np.exp(-logit)))
 
+    def expected(self, networks: Networks) -> FloatArray:
+        """(N,) the same with those that come to nothing because of their sites, at chance."""
+        reborn = networks.kinds == REBORN
+        converges = np.ones(len(reborn))
+        for rate, there in ((self.diverges, reborn), (self.needed, ~reborn)):
+            if rate is not None:
+                converges = converges * (1 - there * rate).prod(axis=1)
+        return np.asarray(converges * self.mean(networks) + (1 - converges) * 100 * CHANCE)
+
     @functools.cached_property
     def average(self) -> FloatArray:
         """(n,) what a screen estimates: each site's effect averaged over networks whose other sites are half reborn."""

@@ -224,14 +224,20 @@ def _harm(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
         yield Claim("site", _site(study, name, -1, grounds), about=name)
 
 
-ARMS = r" over \d+ and \d+ seeds, on images that no earlier phase used\."
+ARMS = (
+    r" over \d+ and \d+ seeds, on images that no earlier phase used"
+    r"(?:, collapsed trainings (?P<collapsed>left out|counted as they are))?\."
+)
 
 
 @sentence(rf"The candidate (?P<verb>beats its parent by|is worse than its parent:) {size_of()}{ARMS}")
 def _candidate(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
     direction = 1 if "beats" in match["verb"] else -1
-    size = read_size(match)
-    yield Claim("candidate", study.gain * direction > 0, size.covers(study.gain), size.excess(study.gain))
+    size, gain = (
+        read_size(match),
+        study.whole_gain if match["collapsed"] == "counted as they are" else study.gain,
+    )
+    yield Claim("candidate", gain * direction > 0, size.covers(gain), size.excess(gain))
 
 
 FAILED = rf"at (?P<site>{SITE}) \d+ of \d+ trainings with it failed, \d+ of \d+ without"
@@ -285,7 +291,8 @@ def _kernel(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
 
 @sentence(rf"Whether the candidate beats its parent is unresolved: {size_of()}{ARMS}")
 def _candidate_open(match: re.Match[str], study: SimulatedStudy) -> Iterator[Claim]:
-    yield Claim("candidate", None, read_size(match).covers(study.gain))
+    gain = study.whole_gain if match["collapsed"] == "counted as they are" else study.gain
+    yield Claim("candidate", None, read_size(match).covers(gain))
 
 
 @sentence(

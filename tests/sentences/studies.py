@@ -114,9 +114,15 @@ class SimulatedStudy:
 
     @functools.cached_property
     def gain(self) -> float:
-        """Candidate − parent."""
+        """Candidate − parent, of trainings that converge."""
         parent = _networks([], self.names, parent=True)
         return float(self.planted.mean(self.incumbent)[0] - self.planted.mean(parent)[0])
+
+    @functools.cached_property
+    def whole_gain(self) -> float:
+        """The same, trainings that come to nothing included."""
+        parent = _networks([], self.names, parent=True)
+        return float(self.planted.expected(self.incumbent)[0] - self.planted.expected(parent)[0])
 
     @functools.cached_property
     def everywhere(self) -> float:

@@ -32,7 +32,7 @@ LEAST_RUNS = 4
 _UPPER_QUARTILE, _UPPER_DECILE = float(special.ndtri(0.75)), float(special.ndtri(0.9))
 """Of a normal variable, in standard deviations."""
 _EDGE = 1e-4
-"""What a share is kept away from 0 and 1 before its logit is taken."""
+"""What a share lacks at least."""
 
 
 def collapsed(accuracy: Any, chance: float = 0.0, failed: Any = None, arms: Any = None) -> BoolArray:
@@ -42,8 +42,8 @@ def collapsed(accuracy: Any, chance: float = 0.0, failed: Any = None, arms: Any 
     A training fell far behind when it lost more than a third of the way from chance to the median of the better half,
     four robust standard deviations below the median at least; or when it lies more than six of them below it, with at
     most 5 % of the runs there; or when it lost nine tenths of that way, where chance is known. The spread is that of
-    the better half, so that many collapses do not hide themselves, and of shares it is taken on the logit scale, so
-    that large effects near the ceiling are none.
+    the better half, so that many collapses do not hide themselves, and of shares it is that of the logarithm of
+    what they lack, so that large effects below the ceiling are none.
 
     Args:
         accuracy: (N,), larger is better; NaN for a missing run, which has not collapsed.
@@ -73,7 +73,7 @@ def _behind(values: FloatArray, judged: FloatArray, chance: float) -> BoolArray:
     middle = _quantile(judged, 0.5)
     upper = _quantile(judged[judged >= middle], 0.5)
     shares = judged[0] >= 0 and judged[-1] <= 1
-    depth = _depth(_logit(below) if shares else below, _logit(judged) if shares else judged)
+    depth = _depth(_stretched(below), _stretched(judged)) if shares else _depth(below, judged)
     fallen = (below < upper - LOST_SHARE * (upper - chance)) & (depth > APART)
     far = np.isfinite(depth) & (depth > FAR_APART)
     if far.sum() <= RARE * np.isfinite(values).sum():
@@ -102,10 +102,9 @@ def _depth(values: FloatArray, ordered: FloatArray) -> FloatArray:
     return np.where(below > 0, np.inf, 0.0)
 
 
-def _logit(values: FloatArray) -> FloatArray:
-    """Of shares; what is beyond them, such as the infinity of a missing run, is taken for the end."""
-    share = np.clip(values, _EDGE, 1 - _EDGE)
-    return np.asarray(np.log(share / (1 - share)))
+def _stretched(values: FloatArray) -> FloatArray:
+    """Shares by the logarithm of what they lack; the infinity of a missing run lacks least."""
+    return np.asarray(-np.log(np.maximum(1 - values, _EDGE)))
 
 
 def converged(accuracy: Any, chance: float = 0.0, failed: Any = None, arms: Any = None) -> FloatArray:

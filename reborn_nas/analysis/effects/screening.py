@@ -27,8 +27,8 @@ from reborn_nas.analysis.effects.verdicts import (
     NO_VERDICT,
     SUGGESTIVE,
     joint_interval,
-    said_interval,
     screen_verdicts,
+    settled,
 )
 from reborn_nas.analysis.student import t_quantile, two_sided_p
 from reborn_nas.errors import ConfigError
@@ -197,9 +197,10 @@ def effect_table(
 
 
 def with_said(table: Columns, level: float) -> None:
-    """Give the table the intervals that belong to its verdicts."""
+    """Give the table the intervals that belong to its verdicts, and no verdict where they hold 0."""
     selected = np.isin(table["verdict"], (SUGGESTIVE, HARMFUL))
-    table["said_low"], table["said_high"] = said_interval(table, selected, level)
+    kept, table["said_low"], table["said_high"] = settled(table, selected, level)
+    table["verdict"] = np.where(selected & ~kept, NO_VERDICT, table["verdict"])
     table["joint_low"], table["joint_high"] = joint_interval(table, level)
 
 

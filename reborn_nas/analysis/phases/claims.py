@@ -276,6 +276,8 @@ def candidate_sentence(
     size = _size(comparison.effect, comparison.ci_low, comparison.ci_high)
     seeds = f"over {comparison.n_first} and {comparison.n_second} seeds"
     arms = f"{seeds}, on {spoken().counted} that no earlier phase used"
+    if comparison.collapses:
+        arms += f", collapsed trainings {comparison.collapses}"
     if not comparison.noisy:
         return (
             f"Whether {candidate} beats {parent}{_measure('in')} cannot be told ({_plus(comparison.effect)} pp): the "

@@ -32,6 +32,7 @@ class Comparison:
         n_first, n_second: seeds.
         notes: what a reader must know, such as the images' share of the uncertainty.
         level: 1 − the interval's confidence.
+        collapses: what became of collapsed trainings, in words; "" without any.
     """
 
     effect: float
@@ -47,6 +48,7 @@ class Comparison:
     n_second: int
     notes: tuple[str, ...] = ()
     level: float = 0.05
+    collapses: str = ""
 
     @property
     def se(self) -> float:

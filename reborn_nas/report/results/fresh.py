@@ -96,10 +96,10 @@ def compared(view: RunView, arms: CandidateArms, level: float) -> Comparison | N
     )
     if not any(arms.lost.values()):
         return found
-    what = "collapsed and count as they are" if arms.counted else "collapsed and are left out"
+    what = "counted as they are" if arms.counted else "left out"
     candidate, parent = arms.lost["candidate"], arms.lost[view.parent_arm]
-    note = f"{candidate} of the candidate's and {parent} of the parent's trainings {what}"
-    return replace(found, notes=(note, *found.notes))
+    note = f"{candidate} of the candidate's and {parent} of the parent's trainings collapsed and are {what}"
+    return replace(found, notes=(note, *found.notes), collapses=what)
 
 
 def confirmation(view: RunView, chance: float) -> pd.DataFrame | None:

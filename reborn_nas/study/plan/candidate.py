@@ -152,7 +152,7 @@ def _from_screen(
 
 def converged_runs(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The runs that did not collapse."""
-    return [record for record, gone in zip(records, _fallen(records)) if not gone]
+    return [record for record, gone in zip(records, _collapsed(records)) if not gone]
 
 
 def _collapsed(records: Sequence[TrialRecord]) -> Any:
@@ -171,7 +171,7 @@ def _estimates(
     converged.
     """
     names = list(contrast.factors)
-    fallen = _fallen(records)
+    fallen = _collapsed(records)
     if fallen.all():
         return None
     design = np.array([[bool(record.levels[name]) for name in names] for record in records])

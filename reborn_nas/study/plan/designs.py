@@ -276,7 +276,7 @@ def _designed(
 
 
 def _told(architecture: Architecture, contrast: Contrast) -> dict[str, Any]:
-    """A network as its runs have it: the architecture, and factor → label of what stands at its first site."""
+    """A network as its runs have it: the architecture, and factor → label of the choice at its first site."""
     parameters = {name: architecture.choice(sites[0]).label for name, sites in contrast.factors.items()}
     return {"architecture": architecture.to_dict(), "parameters": parameters}
 
@@ -318,7 +318,7 @@ def check_runs(
     """
     made: list[Run] = []
     parts: tuple[Callable[[], _Arms], ...] = (
-        lambda: _alone(incumbent, leading[:TOP_ALONE], contrast),
+        lambda: _one_by_one(incumbent, leading[:TOP_SINGLE], contrast),
         lambda: _controls(incumbent, top, contrast, admits),
         lambda: _rate(incumbent, leading[0], contrast),
     )
@@ -343,8 +343,8 @@ _Arms = Iterator[tuple[str, Architecture, Mapping[str, int], float]]
 """What is compared, one of each in a split: arm, network, levels, factor on the learning rate."""
 
 
-def _alone(incumbent: Architecture, leading: Sequence[str], contrast: Contrast) -> _Arms:
-    """The parent, and each leading factor by itself at level 1 on it."""
+def _one_by_one(incumbent: Architecture, leading: Sequence[str], contrast: Contrast) -> _Arms:
+    """The parent, and the parent with one leading factor at level 1 each."""
     parent = contrast.reference(incumbent.backbone)
     for factor in (None, *leading):
         levels = {name: int(name == factor) for name in leading}
@@ -355,7 +355,7 @@ def _alone(incumbent: Architecture, leading: Sequence[str], contrast: Contrast) 
 
 
 def _controls(incumbent: Architecture, top: Sequence[str], contrast: Contrast, admits: Admits) -> _Arms:
-    """Reborn, its positive twin and the other controls at all top factors at once."""
+    """Reborn, its positive twin and the other controls, each at all top factors at once."""
     sites = [site for name in top for site in contrast.factors[name]]
     others = [complete(Choice(name)) for name in CONTROLS]
     kept = [choice for choice in others if all(admits(site, choice) for site in sites)]

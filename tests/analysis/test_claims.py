@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +18,7 @@ from reborn_nas.analysis.phases.claims import (
     failure_sentence,
     kernel_sentence,
     largest_plausible,
+    telling_digits,
     trend_sentence,
     where_it_helps,
 )
@@ -185,6 +189,32 @@ def test_failures_are_told_by_site() -> None:
     assert failure_sentence(table) == (
         "Reborn makes trainings fail: at layer0.act 9 of 32 trainings with it failed, 1 of 32 without."
     )
+    table.loc[1, ["failed_with", "failed_without", "fails_without"]] = [0, 12, True]
+    assert failure_sentence(table).endswith(
+        "Reborn keeps trainings from failing: at layer1.act 0 of 32 trainings with it failed, 12 of 32 without."
+    )
+
+
+def test_the_bound_says_of_which_trainings_and_sites_it_speaks() -> None:
+    table = screen(0, 0, 0, 0, 0)
+    most = float(re.search(r"above (\S+) pp", where_it_helps(table))[1])  # type: ignore[index]
+    assert 0 <= most - largest_plausible(table) < 0.01  # rounded up
+    table.attrs["collapsed"] = 3
+    table.loc[1, "effect"] = np.nan
+    said = where_it_helps(table)
+    assert said.startswith("No site resolved; among trainings that converged, effects of reborn instead of")
+    assert said.endswith("are unlikely; of layer1.act there is no estimate.")
+
+
+def test_a_printed_interval_leaves_out_0_where_it_does() -> None:
+    assert telling_digits(0.004, 0.3, 2) == 3
+    assert telling_digits(-0.3, -0.00004, 2) == 5
+    assert telling_digits(-0.3, 0.00004, 2) == 2
+    better = candidate_against_parent(np.array([0.7, 0.7002] * 4), np.array([0.6998, 0.7] * 4))
+    words = candidate_sentence(replace(better, ci_low=0.001, ci_high=0.039))
+    assert "beats its parent by +0.02 pp [+0.001, +0.039]" in words
+    near = candidate_sentence(replace(better, effect=-0.001, ci_low=-0.002, ci_high=0.001))
+    assert "unresolved: +0.00 pp [+0.00, +0.00]" in near  # no zero below 0
 
 
 def test_trends_and_kernels_are_named_only_beside_a_site_with_a_verdict() -> None:

@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 
 from reborn_nas.analysis import plan_screen, site_effects
-from reborn_nas.analysis.effects.budget import SITES, spend
-from reborn_nas.analysis.effects.collapse import collapsed, failures_by_site
+from reborn_nas.analysis.effects.budget import CANDIDATE, SITES, spend
+from reborn_nas.analysis.effects.collapse import collapsed, converged, failures_by_site
+from reborn_nas.analysis.phases.compare import candidate_against_parent
 
 CHANCE = 0.1
 
@@ -58,6 +59,41 @@ def test_an_arm_that_does_not_learn_is_judged_as_it_is() -> None:
     assert list(np.flatnonzero(collapsed(learns + unlucky, chance, arms=arms))) == [6]
 
 
+def test_collapses_are_left_out_of_both_arms_or_of_none() -> None:
+    """Left out of one arm alone, what happens equally often in both made one study in three name a difference."""
+    arms = ["candidate"] * 8 + ["parent"] * 8
+    one, many = [0.7] * 7 + [0.01], [0.7] * 4 + [0.01] * 4
+    values = np.array(one + many) + np.random.default_rng(0).normal(0, 1e-4, 16)
+    assert collapsed(values, 0.01).sum() == 5
+    assert not collapsed(values, 0.01, arms=arms).any()
+    assert collapsed(np.concatenate([values[:8], values[:8]]), 0.01, arms=arms).sum() == 2
+    diverged = np.array(arms) == "candidate"
+    assert not collapsed(values, 0.01, diverged, arms).any()  # all of an arm diverged: that counts, too
+    rng, seen = np.random.default_rng(1), 0
+    for _ in range(200):
+        values = np.where(rng.random(16) < 0.5, 0.01, 0.7) + rng.normal(0, 0.002, 16)
+        values = converged(values, 0.01, arms=arms)
+        found = candidate_against_parent(values[:8], values[8:], level=CANDIDATE)
+        seen += found.ci_low * found.ci_high > 0
+    assert seen <= 20
+
+
+def test_where_nothing_learns_nothing_has_collapsed() -> None:
+    values = 0.1 + np.random.default_rng(3).normal(0, 0.004, 96)
+    assert not collapsed(values, CHANCE).any()
+    values[:20] = 0.9 + np.random.default_rng(4).normal(0, 0.01, 20)
+    assert list(collapsed(values, CHANCE)) == [False] * 20 + [True] * 76
+
+
+def test_effects_that_saturate_are_no_collapses() -> None:
+    """Sites of −16 to +24 pp at 90 % put a quarter of the runs below 70 %, and the better half close to 100 %."""
+    plan = plan_screen(5, 32, 0, kernels=(), compressions=())
+    logit = np.log(9) + np.where(plan.design, 0.5, -0.5) @ [-1.8, -0.7, 0.4, 1.6, 2.7]
+    accuracy = 1 / (1 + np.exp(-logit)) + np.random.default_rng(0).normal(0, 0.001, 32)
+    assert (accuracy < 0.7).sum() == 8
+    assert not collapsed(accuracy, 0.01).any()
+
+
 def test_large_effects_are_no_collapses() -> None:
     plan = plan_screen(5, 32, 0, kernels=(), compressions=())
     pp = np.where(plan.design, 0.5, -0.5) @ [-40.0, 10, 5, 0, 0] + np.random.default_rng(0).normal(0, 0.3, 32)
@@ -75,6 +111,11 @@ def test_failures_by_hand() -> None:
     assert (found.with_level.tolist(), found.without_level.tolist()) == ([4, 2], [0, 2])
     assert list(found.named) == [True, False]  # 1/70 ≤ .05/2
     assert found.size == pytest.approx(2 / 70)  # of either site, 1/70
+    assert not found.rescued.any()
+    other = failures_by_site(np.tile(~design, (3, 1)), np.tile(failed, 3))
+    assert other.p_value == pytest.approx([1, stats.hypergeom.sf(5, 24, 12, 12)])
+    assert list(other.rescued) == [True, False]  # 1/C(24, 12) ≤ .005/2
+    assert other.found
     few = failures_by_site(design, failed & (np.arange(8) < 3))
     assert few.size == 0  # 1/14 at best
     truth = stats.fisher_exact([[2, 2], [2, 2]], alternative="greater").pvalue

@@ -227,6 +227,25 @@ def test_a_site_that_its_lost_runs_leave_unresolved_stays_so() -> None:
     assert list(verdicts(screened)) == ["unresolved", "suggestive"]
 
 
+def test_a_verdict_whose_interval_holds_0_is_none() -> None:
+    """Four are found, and lost runs leave two: with two of ten, the interval of the weaker one reaches over 0."""
+    screened = table_of("abcdefghij", [0.4] * 10, [1e-4, 0.015, 1e-4, 1e-4, *[0.5] * 6])
+    assert list(verdicts(screened))[:4] == ["suggestive"] * 4
+    screened.loc[2:3, "verdict"] = "no verdict"
+    found = decide(screened)
+    assert list(found["verdict"])[:4] == ["suggestive", "no verdict", "no verdict", "no verdict"]
+    assert found["said_low"][0] > 0 > found["said_low"][1]
+
+
+def test_where_lost_runs_decide_the_interval_is_that_of_all_readings() -> None:
+    screened = table_of("ab", [0.4, 0.4], [1e-4, 1e-4]).assign(lost_low=[-0.1, 0.1], lost_high=[0.3, 0.5])
+    screened.loc[0, "verdict"] = "unresolved"
+    found = decide(screened)
+    assert found["said_low"][0] == -0.1
+    assert found["said_high"][0] > 0.4
+    assert found["said_low"][1] > 0.1
+
+
 def test_word_sign_and_interval_never_disagree() -> None:
     rng = np.random.default_rng(0)
     sides = {"confirmed": 1, "suggestive": 1, "harmful": -1, "unresolved": 0}

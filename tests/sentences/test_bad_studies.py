@@ -144,6 +144,56 @@ def test_sites_that_change_only_together_are_said_to(whole: SimulatedStudy) -> N
     assert "change only together" in checked(tied_runs).findings.sentences[0]
 
 
+def test_a_site_without_which_trainings_fail_is_named_and_stands_in_the_candidate() -> None:
+    for rate, sites, runs in ((1.0, 5, 32), (0.6, 10, 48)):
+        truth = Planted(np.zeros(sites), needed=np.eye(sites)[0] * rate)
+        found = checked(simulate(truth, Mix(sites, runs, **ALL), 1))
+        assert any(
+            "keeps trainings from failing: at layer1.0.act 0 of" in t for t in found.findings.sentences
+        )
+        assert found.study.candidate is not None
+        assert found.study.candidate.choice("layer1.0.act").name == "reborn"
+        assert not found.false()
+
+
+def test_effects_that_saturate_have_their_sizes() -> None:
+    truth = Planted(np.linspace(-16.0, 24.0, 5), base=90.0, ceiling=True, slope=40.0)
+    found = checked(simulate(truth, Mix(5, 32, **ALL), 1))
+    assert not any("collapsed" in line for line in found.findings.cautions)
+    assert not found.false()
+    assert all(claim.covered for claim in found.claims if claim.kind == "site" and claim.covered is not None)
+
+
+def test_half_of_all_trainings_at_chance_is_no_difference(whole: SimulatedStudy) -> None:
+    """Whatever the network: neither the candidate nor the sums may be told from it."""
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+
+        def fall(record: TrialRecord, rng: np.random.Generator = rng) -> TrialRecord:
+            if rng.random() < 0.5:
+                return record
+            value = 0.01 + float(rng.normal(0, 0.001))
+            return replace(record, accuracy=value, test_accuracy=record.test_accuracy and value)
+
+        null = simulate(Planted(np.zeros(5)), Mix(5, 32, **ALL), seed)
+        assert not checked(changed(null, fall)).false("candidate", "sum", "rate")
+
+
+def test_the_method_tells_the_runs_that_there_are(whole: SimulatedStudy) -> None:
+    def told(study: SimulatedStudy) -> str:
+        return " ".join(checked(study).findings.method)
+
+    assert "each site reborn in half of them" in told(whole)
+    assert "No joint effect of two or three sites" in told(whole)
+    cut = told(changed(whole, lambda record: record if number(record) < 27 else None))
+    assert re.search(r"each site reborn in 4\d to 5\d % of them", cut)
+    assert "A joint effect of two sites can look like one site's effect" in cut
+    fallen = changed(
+        whole, lambda record: replace(record, accuracy=0.01) if number(record) in (1, 2, 9) else record
+    )
+    assert "A joint effect of two sites can look like one site's effect" in told(fallen)
+
+
 def test_a_training_counts_once_whatever_its_keys(whole: SimulatedStudy) -> None:
     twice = tuple(replace(record, key=f"{record.key}-again") for record in whole.view.records)
     doubled = replace(whole, view=replace(whole.view, records=(*whole.view.records, *twice)))

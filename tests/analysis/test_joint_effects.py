@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import numpy as np
@@ -10,7 +11,7 @@ import statsmodels.api as sm
 from scipy import stats
 
 from reborn_nas.analysis import plan_screen, site_effects, stage_means
-from reborn_nas.analysis.effects.aliases import JOINT_LEVEL, allow_for_joint_effects
+from reborn_nas.analysis.effects.aliases import JOINT_LEVEL, allow_for_joint_effects, find_aliases
 from reborn_nas.analysis.effects.linear import fit
 
 TRIPLES = [(0, 1, 2), (3, 4, 5), (6, 7, 8)]
@@ -93,3 +94,25 @@ def test_means_of_stages_allow_for_joint_effects_as_single_sites_do() -> None:
         sites = site_effects(design, accuracy, block=block)
     stages = stage_means(design, accuracy, list(range(10)), block=block)
     assert np.allclose(stages[["ci_low", "ci_high"]], sites[["ci_low", "ci_high"]])
+
+
+def test_aliases_of_runs_that_are_left_are_those_of_their_least_squares() -> None:
+    """Against a pseudoinverse: what a joint effect of two or three sites adds to another site's estimate."""
+    plan = plan_screen(5, 32, seed=3, kernels=(), compressions=())
+    kept = np.ones(32, dtype=bool)
+    kept[np.random.default_rng(0).choice(32, 8, replace=False)] = False
+    design, block = plan.design[kept], plan.block[kept]
+    signs = np.where(design, 1.0, -1.0)
+    weights = np.linalg.pinv(np.hstack([signs / 2, block[:, None] == np.unique(block)]))[:5]
+    largest = []
+    for many in (2, 3):
+        shares = {}
+        for chosen in itertools.combinations(range(5), many):
+            entering = np.abs(weights @ signs[:, chosen].prod(axis=1)) / 2
+            shares |= {(chosen, site): share for site, share in enumerate(entering) if site not in chosen}
+        largest.append(max(shares.values()))
+    found = find_aliases(design, block)
+    assert [found.two, found.three] == pytest.approx(largest, abs=1e-5)
+    assert min(largest) > 0.19
+    whole = find_aliases(plan.design, plan.block)
+    assert [whole.two, whole.three] == [0, 0]

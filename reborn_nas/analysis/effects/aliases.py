@@ -15,10 +15,20 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from reborn_nas.analysis.effects.linear import Fit, allow_for_splits, as_design, fit
+from reborn_nas.analysis.effects.linear import (
+    Fit,
+    allow_for_splits,
+    as_design,
+    block_codes,
+    block_columns,
+    fit,
+    inverse_of,
+)
 
 __all__ = ["JOINT_LEVEL", "Aliases", "allow_for_joint_effects", "find_aliases", "fit_screen"]
 
+NEGLIGIBLE = 1e-5
+"""A share of no more is rounding."""
 MOST_TRIPLES = 60_000
 """Triples of sites looked at: all of them up to 71 sites."""
 
@@ -43,12 +53,12 @@ class Aliases:
 
     def sentence(self, names: Sequence[Any]) -> str:
         """What a reader must know of it."""
-        if self.two > 1e-9:
+        if self.two > 0:
             return (
                 f"A joint effect of two sites can look like one site's effect: up to {100 * self.two:.0f} % of it "
                 "enters. Only a whole design keeps them apart."
             )
-        if self.three <= 1e-9:
+        if self.three <= 0:
             return "No joint effect of two or three sites can look like the effect of one."
         joint = ", ".join(str(names[k]) for k in self.others[:-1]) + f" and {names[self.others[-1]]}"
         least = "up to" if self.complete else "at least"
@@ -58,43 +68,60 @@ class Aliases:
         )
 
 
-def find_aliases(design: Any) -> Aliases:
+def find_aliases(design: Any, block: Any = None) -> Aliases:
     """The largest aliases of the sites in `design` (N, n), True where the site is reborn.
 
-    The share is |Σ xᵢxⱼxₖxₗ|/N of the runs: 1 where site i changes exactly as the product of the three others does.
+    In a balanced design the share is |Σ xᵢxⱼxₖxₗ|/N of the runs: 1 where site i changes exactly as the product of the
+    three others does. In another one it is what least squares with the splits as blocks makes of that product.
+
+    Args:
+        block: (N,) the split of each run; None for one split.
     """
     levels = as_design(design)
-    return _aliases(levels.tobytes(), levels.shape)
+    codes = np.zeros(len(levels), dtype=np.int64) if block is None else block_codes(block)
+    return _aliases(levels.tobytes(), levels.shape, codes.tobytes())
 
 
 @lru_cache(maxsize=64)
-def _aliases(cells: bytes, shape: tuple[int, int]) -> Aliases:
+def _aliases(cells: bytes, shape: tuple[int, int], codes: bytes) -> Aliases:
     levels: npt.NDArray[np.bool_] = np.frombuffer(cells, dtype=np.bool_).reshape(shape)
-    signs = np.where(levels, 1.0, -1.0).astype(np.float32)
-    signs = signs - signs.mean(axis=0)  # of a screen cut short; a balanced column has a mean of 0
+    signs = np.where(levels, 1.0, -1.0)
+    weights = _weights(signs, np.frombuffer(codes, dtype=np.int64)).astype(np.float32)
+    signs = signs.astype(np.float32)
     n = shape[1]
-    two = max((share for _, share, _ in _shares(signs, itertools.combinations(range(n), 2))), default=0.0)
+    pairs = itertools.combinations(range(n), 2)
+    two = max((share for _, share, _ in _shares(signs, weights, pairs)), default=0.0)
+    two = two if two > NEGLIGIBLE else 0.0
     triples: Iterator[tuple[int, ...]] = itertools.combinations(range(n), 3)
     complete = n * (n - 1) * (n - 2) // 6 <= MOST_TRIPLES
     if not complete:
         rng = np.random.default_rng(0)
         triples = iter([tuple(rng.choice(n, 3, replace=False)) for _ in range(MOST_TRIPLES // 4)])
-    others, three, site = max(_shares(signs, triples), key=lambda one: one[1], default=((), 0.0, -1))
-    if three <= 1e-6:
+    others, three, site = max(_shares(signs, weights, triples), key=lambda one: one[1], default=((), 0.0, -1))
+    if three <= NEGLIGIBLE:
         return Aliases(two, 0.0, complete=complete)
     return Aliases(two, three, site, tuple(int(k) for k in others), complete)
 
 
+def _weights(signs: npt.NDArray[np.float64], codes: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """(n, N) the weights of the runs in each site's effect, of signs ±1 in place of ±½; where the runs cannot tell the
+    sites apart, those of each site by itself."""
+    matrix = np.column_stack([signs, block_columns(codes, len(signs))])
+    inverse = inverse_of(matrix) if len(matrix) > matrix.shape[1] else None
+    if inverse is None:
+        return np.asarray((signs - signs.mean(axis=0)).T / len(signs))
+    return np.asarray((inverse @ matrix.T)[: signs.shape[1]])
+
+
 def _shares(
-    signs: npt.NDArray[np.float32], sets: Iterable[tuple[int, ...]]
+    signs: npt.NDArray[np.float32], weights: npt.NDArray[np.float32], sets: Iterable[tuple[int, ...]]
 ) -> Iterator[tuple[tuple[int, ...], float, int]]:
     """(sites, largest share, at which site) of sets of sites, the largest of each few thousand."""
-    n_runs = len(signs)
     remaining = iter(sets)
     while chunk := list(itertools.islice(remaining, 4096)):
         index = np.array(chunk)
         product = signs[:, index].prod(axis=2)  # (N, sets)
-        share = np.abs(signs.T @ product) / n_runs  # (n, sets)
+        share = np.abs(weights @ product)  # (n, sets)
         share[index.T, np.arange(len(index))] = 0.0
         site, at = np.unravel_index(int(share.argmax()), share.shape)
         yield tuple(chunk[at]), float(share[site, at]), int(site)

@@ -165,6 +165,12 @@ def _in_half(screen: Designed) -> str:
     return "half" if np.all(share == 0.5) else high if high == f"{low} %" else f"{low} to {high}"
 
 
+def _aliases(screen: Designed) -> str:
+    """Which joint effects the runs that count cannot tell from one site's."""
+    there = np.isfinite(screen.accuracy)
+    return find_aliases(screen.design[there], screen.block[there]).sentence(screen.names)
+
+
 def method(view: RunView, screen: Designed | None, summary: Mapping[str, float], budget: Budget) -> list[str]:
     """How it was measured, a line each; `screen` is without the accuracies of collapsed runs."""
     said = []
@@ -177,7 +183,7 @@ def method(view: RunView, screen: Designed | None, summary: Mapping[str, float],
             f"{len(screen.names)} sites.",
             _noise(summary),
             *_widened(summary),
-            find_aliases(screen.design[np.isfinite(screen.accuracy)]).sentence(screen.names),
+            _aliases(screen),
             "Confirmed: found by the screen, and again by the retest, above 0. Suggestive: by one of the two. Harmful: "
             "by either, below 0. Unresolved: else. Intervals in sentences allow for the site having been chosen.",
         ]

@@ -13,8 +13,8 @@ from tests import house
 from tests.test_rooms import ROWS
 
 LIMITS = {
-    "lines": 55700,
-    "modules": 332,
+    "lines": 57300,
+    "modules": 340,
     "modules in one folder": 14,
     "lines of the longest module": 469,
     "lines of the longest function": 96,

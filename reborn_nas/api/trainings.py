@@ -41,6 +41,7 @@ def train(
     dataset: Any = None,
     data_dir: Run | None = None,
     image_size: int | None = None,
+    stored_size: int | None = None,
     skip_broken: bool | None = None,
     resize: str | None = None,
     rgb: bool | None = None,
@@ -70,7 +71,7 @@ def train(
             activation for every site, such as "reborn".
         out: folder of the export, which is the first seed's network, regardless of the test results.
         dataset, data_dir, image_size, recipe, metric: by default the run's, else "digits", "fast" and "accuracy".
-        skip_broken, rgb, resize, stream, cache_dir: as in `load_dataset`; by default the run's.
+        stored_size, skip_broken, rgb, resize, stream, cache_dir: as in `load_dataset`; by default the run's.
         seeds: number of trainings, with the seeds `seed`, `seed` + 1, …; more of them continue a finished folder.
         pretrained: start from the backbone library's published weights.
         checkpoint: start from these weights of the unconverted backbone: safetensors, a file of `torch.save` with only
@@ -94,6 +95,7 @@ def train(
         recorded.get("dataset", "digits") if dataset is None else dataset,
         data_dir=Path(place) if (place := data_dir or known.get("data_dir")) else None,
         image_size=image_size or recorded.get("image_size"),
+        stored_size=stored_size or recorded.get("stored_size"),
         seed=known.get("seed", 0),
         skip_broken=bool(recorded.get("skip_broken") if skip_broken is None else skip_broken),
         resize=resize or recorded.get("resize", "cover"),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from reborn_nas.data.digits import read_digits
-from reborn_nas.data.files.headers import RESIZES
+from reborn_nas.data.files.layout import RESIZES
 from reborn_nas.data.folder import load_folder
 from reborn_nas.data.images import ImageSet, as_rgb
 from reborn_nas.data.items.readers import is_reader, open_reader
@@ -38,6 +38,8 @@ def load_dataset(
     stream: bool | None = None,
     cache_dir: str | Path | None = None,
     rgb: bool = False,
+    stored_size: int | tuple[int, int] | None = None,
+    decode: bool = True,
 ) -> ImageSet:
     """Read a data set and give each image its use.
 
@@ -60,6 +62,9 @@ def load_dataset(
             where None, only if they take more than 0.6 of the memory that is free.
         cache_dir: where that cache lies; `$REBORN_NAS_CACHE`, else `~/.cache/reborn-nas/decoded`.
         rgb: give grey images three equal channels.
+        stored_size: side, or (height, width), at which images of your own are kept, larger than `image_size`: training
+            shows random parts of them (or rectangles, by the recipe's `scale`, resized), and judging their middle.
+        decode: read all pixels of a folder; without it, for a plan, headers and a sample.
 
     Raises:
         UnknownNameError: no such data set.
@@ -69,16 +74,23 @@ def load_dataset(
     >>> images.input_size, len(images.pool), len(images.reserve), len(images.test)
     ((1, 8, 8), 1077, 360, 360)
     """
-    size = _size(image_size)
+    size, stored = _size(image_size, "image_size"), _size(stored_size, "stored_size")
+    if stored is not None and (size is None or stored[0] < size[0] or stored[1] < size[1]):
+        given = "no image_size" if size is None else f"an image_size of {size[0]}×{size[1]}"
+        raise DataError(
+            f"data set {name or dataset!r}: stored_size is at least the image_size that networks get, and "
+            f"{stored[0]}×{stored[1]} was given with {given}; such as --image-size 224 --stored-size 256"
+        )
     if resize not in RESIZES:
         raise unknown_name("way to resize", resize, RESIZES)
     if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
         raise DataError(f"data set {name or dataset!r}: fraction is a number in (0, 1], not {fraction!r}")
 
     def make(source: Source) -> ImageSet:
-        return make_images(source, seed=seed, fraction=fraction, flip=flip)
+        side = None if stored is None else size
+        return make_images(source, seed=seed, fraction=fraction, flip=flip, side=side)
 
-    how = Reading(size, resize, stream, cache_dir, skip_broken)
+    how = Reading(stored or size, resize, stream, cache_dir, skip_broken, decode)
     if is_live(dataset):
         images = make(read_items(take(dataset, name), how))
     elif dataset.startswith(CACHED):
@@ -89,6 +101,10 @@ def load_dataset(
         found, known = open_reader(dataset, data_dir)
         images = make(read_items(take(found, dataset, known=known, ends=True), how))
     else:
+        if stored is not None:
+            raise DataError(
+                f"data set {dataset!r}: only images of your own are kept larger; leave --stored-size out"
+            )
         images = make(_named(dataset, data_dir, how))
     return as_rgb(images) if rgb else images
 
@@ -108,10 +124,10 @@ def _named(name: str, data_dir: str | Path | None, how: Reading) -> Source:
     return read_standard(plain, data_dir, how.image_size)
 
 
-def _size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    if image_size is None:
+def _size(given: int | tuple[int, int] | None, name: str) -> tuple[int, int] | None:
+    if given is None:
         return None
-    sides = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
+    sides = tuple(given) if isinstance(given, tuple | list) else (given, given)
     if len(sides) != 2 or not all(type(side) is int and 1 <= side <= 4096 for side in sides):
-        raise DataError(f"image_size is a side, or height and width, each 1 … 4096, not {image_size!r}")
+        raise DataError(f"{name} is a side, or height and width, each 1 … 4096, not {given!r}")
     return sides[0], sides[1]

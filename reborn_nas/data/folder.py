@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from reborn_nas.data.cache import CachedImages, ImageFiles, Records, cache_root
-from reborn_nas.data.files.decode import decode_in_memory, fits_memory
-from reborn_nas.data.files.headers import HEADER, settle
+from reborn_nas.data.files.decode import decode_in_memory, fits_memory, require_memory
+from reborn_nas.data.files.entries import some
+from reborn_nas.data.files.headers import HEADER
 from reborn_nas.data.files.listing import (
     Listing,
     class_names,
@@ -20,12 +21,18 @@ from reborn_nas.data.files.listing import (
     not_used,
     once,
     part_folders,
-    some,
 )
 from reborn_nas.data.files.opening import BrokenImagesError
+from reborn_nas.data.files.settle import settle
 from reborn_nas.data.images import ImageSet
 from reborn_nas.data.source import Reading, Source
+from reborn_nas.data.undecoded import Undecoded
 from reborn_nas.errors import DataError
+
+PLANNED = 20_000
+"""Files whose headers are read for a plan; of more, a sample of so many."""
+
+Rows = np.ndarray[Any, Any]
 
 
 def load_folder(name: str, make: Callable[[Source], ImageSet], how: Reading) -> ImageSet:
@@ -34,13 +41,14 @@ def load_folder(name: str, make: Callable[[Source], ImageSet], how: Reading) -> 
     The names of the parts are matched without case, and with usual additions: `Training/`, `seg_train/`, `val2017/`.
     Without a training part, the folders in PATH are the classes. Sub-folders of a class belong to it. Symbolic links
     are followed. Images of another size than the most common one (or `image_size`) are resized to it. If all
-    are grey, there is one channel, else three. Pixels of more than 8 bits are scaled to 8, by one range for the whole
-    set. Where there are no pictures, NumPy arrays (`.npy`) of one to 16 channels are the images. What is not used is
-    listed in the notes.
+    are grey, there is one channel, else three; TIFF files may have up to 16, as samples or as pages. Pixels of more
+    than 8 bits are scaled by one range for the whole set, and kept in 16 where 8 would merge values. Where there are no
+    pictures, NumPy arrays (`.npy`) of one to 16 channels are the images. What is not used is listed in the notes.
 
     Args:
         make: makes the image set, and reads its pixels.
-        how: how they become pixels. Streamed or not, the numbers are the same bits.
+        how: how they become pixels. Streamed or not, the numbers are the same bits. Where they are not to be decoded,
+            for a plan, headers are read (of a sample, where there are more than `PLANNED`), and nothing is written.
 
     Raises:
         DataError: no such folder, fewer than two classes, a class without images in some part, folders whose use is
@@ -57,21 +65,26 @@ def load_folder(name: str, make: Callable[[Source], ImageSet], how: Reading) -> 
     listing = once(name, list_files(name, roots, classes), notes)
     notes += hidden + not_used(listing)
     pixels = _Pixels(name, root, listing.files, how)
-    broken: list[Path | str] = []
-    while True:
+    broken: list[tuple[Path | str, str]] = []
+    left, words = listing, notes
+    while True:  # until nothing more is found broken, so that all is named at once
         try:
-            return make(_source(pixels, roots, classes, listing, notes))
+            images = make(_source(pixels, roots, classes, left, words))
         except BrokenImagesError as error:
-            if not how.skip_broken:
-                raise
-            notes = notes[: len(notes) - bool(broken)]
-            broken += error.files
-            notes.append(f"{len(broken)} images that cannot be read were skipped: {some(broken)}")
-            listing = listing.without({str(file) for file in error.files})
+            broken += error.broken
+            files = [file for file, _ in broken]
+            words = [*notes, f"{len(files)} images that cannot be read were skipped: {some(files)}"]
+            left = listing.without({str(file) for file in files})
+            continue
         except DataError as error:
             if not broken:
                 raise
-            raise DataError(f"{error}; {notes[-1]}") from error
+            if how.skip_broken:
+                raise DataError(f"{error}; {words[-1]}") from error
+        else:
+            if how.skip_broken or not broken:
+                return images
+        raise BrokenImagesError(broken)
 
 
 @dataclass(frozen=True)
@@ -87,25 +100,48 @@ class _Pixels:
     files: Sequence[str]
     how: Reading
 
-    def read(self, rows: np.ndarray[Any, Any], notes: list[str]) -> torch.Tensor | Records:
+    def read(self, rows: Rows, notes: list[str]) -> torch.Tensor | Records | Undecoded:
         """The images of the files `rows`: in memory if they fit and nothing else is asked for, else on disk."""
+        if not self.how.decode:
+            return self._planned(rows, notes)
         files = [self.files[k] for k in rows]
         if self.how.stream is False:
-            return decode_in_memory(
-                files,
-                self.name,
-                settle(files, np.zeros(len(files), HEADER), self.how.image_size, notes, self.how.resize),
-            )
-        cached = CachedImages(cache_root(self.how.cache_dir), ImageFiles(self.root, self.files))
+            headers = np.zeros(len(files), HEADER)
+            layout = settle(files, headers, self.how.image_size, notes, self.how.resize)
+            return decode_in_memory(files, headers, self.name, layout)
+        cached = self._cached()
         layout = cached.settle(rows, self.how.image_size, notes, self.how.resize)
         in_memory = self.how.stream is None and fits_memory(len(rows), layout)
         if in_memory and len(cached.missing(rows, layout)):
-            return decode_in_memory(files, self.name, layout)
+            return decode_in_memory(files, cached.headers[rows], self.name, layout)
         records = cached.records(rows, layout)
         if in_memory:
             return records[:]
-        notes.append(cached.describe(records))
+        notes.append(cached.describe(len(rows), layout))
         return records
+
+    def _cached(self) -> CachedImages:
+        return CachedImages(cache_root(self.how.cache_dir), ImageFiles(self.root, self.files))
+
+    def _planned(self, rows: Rows, notes: list[str]) -> torch.Tensor | Records | Undecoded:
+        """The same before they are decoded; what is in the cache already, is read from there."""
+        how, cached, before = self.how, self._cached(), len(notes)
+        seen = rows
+        if len(rows) > PLANNED and not cached.knows(rows):
+            seen = rows[np.linspace(0, len(rows) - 1, PLANNED).astype(np.int64)]
+            notes.append(f"so far the headers of {len(seen):,} of the {len(rows):,} images are read")
+        layout = cached.settle(seen, how.image_size, notes, how.resize)
+        missing = len(cached.missing(rows, layout))
+        if how.stream is not False and not missing:
+            del notes[before:]
+            return replace(self, how=replace(how, decode=True)).read(rows, notes)
+        streamed = bool(how.stream) or (how.stream is None and not fits_memory(len(rows), layout))
+        if streamed:
+            cached.check_disk(missing, layout)
+            notes.append(cached.describe(len(rows), layout, missing))
+        else:
+            require_memory(len(rows), self.name, layout)
+        return Undecoded(cached.images, rows, layout, streamed, how.skip_broken)
 
 
 def _source(
@@ -126,6 +162,7 @@ def _source(
         },
         lambda kept, said: read.read(present[kept.numpy()], said),
         notes=notes,
+        names=listing.files,
         undivided="" if "test" in roots else f"{read.root} has no test/",
         validation=f"{roots['validation'].name}/" if "validation" in roots else "",
     )

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from reborn_nas.data.augment.settings import Augmentation
 from reborn_nas.data.cache.records import Records
 from reborn_nas.data.parts import Parts, draw_stratified
+from reborn_nas.data.statistics import Pixels, pixels_of_memory
+from reborn_nas.data.undecoded import Undecoded
 from reborn_nas.errors import DataError
 from reborn_nas.seeds import derive_seed
 
 _CHUNK = 1 << 24  # pixels handled at once, so that the float copies of a large set stay small
+
+_KINDS = (torch.uint8, torch.uint16)
+
+_FEW_LEVELS = 64
+"""A standard deviation of fewer levels of uint16 is coarser than that of a photo in 8 bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +32,8 @@ class ImageSet:
 
     Args:
         name: as given to `load_dataset`.
-        images: uint8 (N, C, H, W): a tensor in host memory, or `Records` on disk, which are indexed alike.
+        images: uint8 or uint16 (N, C, H, W): a tensor in host memory, `Records` on disk, or, of a
+            plan, files that are `Undecoded`; all are indexed alike.
         labels: int64 (N,).
         classes: names by label.
         pool: indices for training and validation; `split` divides them, afresh in each block.
@@ -36,12 +43,14 @@ class ImageSet:
         augmentation: the default of this set.
         validation_size: validation images that `split` takes from the pool.
         validation: indices of a validation part that the user fixed (`val/`); then every block has the same.
-        fingerprint: SHA-256 of images, labels, classes and parts.
+        fingerprint: SHA-256 of images, labels, classes and parts; empty while the images are not decoded.
         notes: messages on how this set was read.
+        shown: (C, H, W) of what a network gets, where that is not an image as it is kept: of higher and wider images
+            a part, and grey ones three times.
     """
 
     name: str
-    images: torch.Tensor | Records
+    images: torch.Tensor | Records | Undecoded
     labels: torch.Tensor
     classes: tuple[str, ...]
     pool: torch.Tensor
@@ -54,17 +63,31 @@ class ImageSet:
     fingerprint: str
     notes: tuple[str, ...] = ()
     validation: torch.Tensor | None = None
+    shown: tuple[int, int, int] | None = None
 
     @property
     def input_size(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
+        """(C, H, W) of what a network gets."""
         _, C, H, W = self.images.shape
-        return C, H, W
+        return self.shown or (C, H, W)
+
+    @property
+    def one(self) -> int:
+        """The value of white pixels."""
+        return int(torch.iinfo(self.images.dtype).max)
 
     @property
     def memory(self) -> int:
         """Bytes of host memory that the images take in each process."""
-        return 0 if isinstance(self.images, Records) else self.images.nbytes
+        streamed = isinstance(self.images, Records) or (
+            isinstance(self.images, Undecoded) and self.images.streamed
+        )
+        return 0 if streamed else self.images.nbytes
+
+    @property
+    def planned(self) -> bool:
+        """Whether the images are not decoded; mean and deviation are then those of a sample."""
+        return isinstance(self.images, Undecoded)
 
     @property
     def num_classes(self) -> int:
@@ -111,41 +134,56 @@ def split(images: ImageSet, *, block: int, seed: int, validation: int | None = N
 
 def assemble(
     name: str,
-    pixels: Callable[[torch.Tensor], torch.Tensor | Records],
+    pixels: Callable[[torch.Tensor], torch.Tensor | Records | Undecoded],
     labels: torch.Tensor,
     classes: Sequence[str],
     parts: Parts,
     augmentation: Augmentation,
     notes: Sequence[str] = (),
+    *,
+    side: tuple[int, int] | None = None,
+    names: Sequence[str] | None = None,
 ) -> ImageSet:
     """The image set made of the images that `parts` names; the others are never read.
 
     Args:
-        pixels: gives the uint8 images (n, C, H, W) of ascending indices (n,), as a tensor or as records.
+        pixels: gives the uint8 or uint16 images (n, C, H, W) of ascending indices (n,), as a tensor or as records.
         labels: int64, of all images that there are.
+        side: (H, W) of what a network gets, no larger than the images; as they are where None.
+        names: of all images, for messages; their numbers where None.
     """
     kept, parts = parts.compact()
     images, labels = pixels(kept), labels[kept].contiguous()
     if isinstance(images, torch.Tensor):
         images = images.contiguous()
-    if images.dtype != torch.uint8 or len(images.shape) != 4 or len(images) != len(labels):
+    if images.dtype not in _KINDS or len(images.shape) != 4 or len(images) != len(labels):
         raise DataError(
-            f"data set {name!r}: images are uint8 (N, C, H, W), one per label, not {images.dtype} "
+            f"data set {name!r}: images are uint8 or uint16 (N, C, H, W), one per label, not {images.dtype} "
             f"{tuple(images.shape)} for {len(labels)} labels"
         )
     trained = parts.pool
     if parts.validation is not None:
         trained = trained[~torch.isin(trained, parts.validation)]
-    start, end = _described(images, labels, classes, parts)
-    if isinstance(images, Records):
-        question = hashlib.sha256(start + end + trained.numpy().tobytes()).hexdigest()
-        found = images.remembered(question, lambda: _survey(images, trained, start, end))
-    else:
-        found = _survey(images, trained, start, end)
-    if found["constant"] is not None:
+    C, H, W = images.shape[1:]
+    shown = None if side in (None, (H, W)) else (C, *side)
+    start, end = _described(images, labels, classes, parts, shown)
+    known = known_pixels(images)
+    decoded = not isinstance(images, Undecoded)
+    if decoded and known.constant is not None:
         raise DataError(
-            f"data set {name!r}: every pixel of all {len(images)} images is {found['constant']}; nothing can be "
+            f"data set {name!r}: every pixel of all {len(images)} images is {known.constant}; nothing can be "
             "learned from it"
+        )
+    mean, std = known.statistics(trained.numpy())
+    notes = list(notes)
+    if decoded:
+        notes += _equal_images(
+            known, labels, parts, lambda k: names[int(kept[k])] if names else f"number {int(kept[k])}"
+        )
+    if known.one > 255 and known.contrast(trained.numpy()) * known.one < _FEW_LEVELS:
+        notes.append(
+            f"in half of the images the standard deviation is below {_FEW_LEVELS} of the 65,536 levels that span all "
+            "values; cut outliers off, or take the logarithm, before"
         )
     return ImageSet(
         name=name,
@@ -155,96 +193,79 @@ def assemble(
         pool=parts.pool,
         reserve=parts.reserve,
         test=parts.test,
-        mean=tuple(found["mean"]),
-        std=tuple(found["std"]),
+        mean=mean,
+        std=tuple(spread or 1.0 for spread in std),  # so that dividing by it is harmless where nothing varies
         augmentation=augmentation,
         validation_size=parts.validation_size,
-        fingerprint=found["fingerprint"],
+        fingerprint=known.fingerprint(start, end) if decoded else "",
         notes=tuple(notes),
         validation=parts.validation,
+        shown=shown,
     )
 
 
+def _equal_images(known: Pixels, labels: torch.Tensor, parts: Parts, name: Callable[[int], str]) -> list[str]:
+    """Notes on images whose pixels are those of an image of another class, or of another use."""
+    numbers = known.groups()
+    if numbers is None:
+        return []
+    use = np.zeros(len(numbers), np.int64)
+    use[parts.reserve.numpy()], use[parts.test.numpy()] = 1, 2
+    if parts.validation is not None:
+        use[parts.validation.numpy()] = 3
+    notes = []
+    for values, what in ((labels.numpy(), "of another class"), (use, "of another part")):
+        order = np.lexsort((values, numbers))
+        differ = (np.diff(numbers[order]) == 0) & (np.diff(values[order]) != 0)
+        if count := int(differ.sum()):
+            at = int(differ.argmax())
+            one, other = (name(int(order[k])) for k in (at, at + 1))
+            notes.append(
+                f"{count} pairs of images have equal pixels, one of them {what} than the other, such as {one} "
+                f"and {other}"
+            )
+    return notes
+
+
 def as_rgb(images: ImageSet) -> ImageSet:
-    """The same images with three equal channels where they are grey, for networks and weights of three.
+    """The same images, of which networks get three equal channels where they are grey; they are kept as they were.
 
     Raises:
-        DataError: they have two channels or more than three, or are streamed from disk.
+        DataError: they have two channels or more than three.
     """
-    channels = images.input_size[0]
+    channels, H, W = images.input_size
     if channels == 3:
         return images
-    if channels != 1 or not isinstance(images.images, torch.Tensor):
-        why = f"these have {channels} channels" if channels != 1 else "these are streamed from disk"
+    if channels != 1:
         raise DataError(
-            f"data set {images.name!r}: rgb is for grey images in memory, but {why}; leave it out"
+            f"data set {images.name!r}: rgb is for grey images, but these have {channels} channels; leave it out"
         )
     return replace(
         images,
-        images=images.images.repeat(1, 3, 1, 1),
+        shown=(3, H, W),
         mean=images.mean * 3,
         std=images.std * 3,
-        fingerprint=hashlib.sha256(f"{images.fingerprint}|rgb".encode()).hexdigest(),
+        fingerprint=hashlib.sha256(f"{images.fingerprint}|rgb".encode()).hexdigest()
+        if images.fingerprint
+        else "",
         notes=(*images.notes, "grey images are read as RGB: three equal channels"),
     )
 
 
+def known_pixels(images: torch.Tensor | Records | Undecoded) -> Pixels:
+    """What is known of all images; of records without reading them."""
+    return pixels_of_memory(images) if isinstance(images, torch.Tensor) else images.known()
+
+
 def channel_statistics(
-    images: torch.Tensor | Records, indices: torch.Tensor
+    images: torch.Tensor | Records | Undecoded, indices: torch.Tensor
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, pixels in [0, 1]; exact, from the 256 counts of the values.
+    """Mean and standard deviation of each channel over some images, pixels in [0, 1]; exact.
 
     A channel that never varies gets the deviation 1, so that dividing by it is harmless.
     """
-    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
-    step = _step(images)
-    for first in range(0, len(indices), step):
-        _count(counts, images[indices[first : first + step]])
-    return _statistics(counts)
-
-
-def _count(counts: torch.Tensor, images: torch.Tensor) -> None:
-    """Add the values of `images` to the counts (C, 256)."""
-    for channel, row in enumerate(counts):
-        row += torch.bincount(images[:, channel].flatten(), minlength=256)
-
-
-def _statistics(counts: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    values = torch.arange(256, dtype=torch.float64) / 255
-    weights = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
-    mean = weights @ values
-    spread = ((values[None] - mean[:, None]) ** 2 * weights).sum(1).sqrt()
-    spread[spread == 0] = 1.0
-    return tuple(mean.tolist()), tuple(spread.tolist())
-
-
-def _step(images: torch.Tensor | Records) -> int:
-    """Images that are looked at at once."""
-    return max(1, _CHUNK // math.prod(images.shape[1:]))
-
-
-def _survey(
-    images: torch.Tensor | Records, trained: torch.Tensor, start: bytes, end: bytes
-) -> dict[str, Any]:
-    """What follows from all pixels, in one pass: the fingerprint, mean and std of the images `trained`, and the value
-    that all pixels have, None where they differ.
-    """
-    digest = hashlib.sha256(start)
-    used = torch.zeros(len(images), dtype=torch.bool)
-    used[trained] = True
-    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
-    value: int | None = None
-    same, step = True, _step(images)
-    for first in range(0, len(images), step):
-        chunk = images[first : first + step]
-        digest.update(chunk.numpy().data)
-        _count(counts, chunk[used[first : first + step]])
-        if same:
-            value = int(chunk.flatten()[0]) if value is None else value
-            same = bool((chunk == value).all())
-    digest.update(end)
-    mean, std = _statistics(counts)
-    return {"fingerprint": digest.hexdigest(), "mean": mean, "std": std, "constant": value if same else None}
+    mean, std = known_pixels(images).statistics(indices.numpy())
+    return mean, tuple(spread or 1.0 for spread in std)
 
 
 def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -262,10 +283,16 @@ def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _described(
-    images: torch.Tensor | Records, labels: torch.Tensor, classes: Sequence[str], parts: Parts
+    images: torch.Tensor | Records | Undecoded,
+    labels: torch.Tensor,
+    classes: Sequence[str],
+    parts: Parts,
+    shown: tuple[int, int, int] | None,
 ) -> tuple[bytes, bytes]:
     """What the fingerprint covers before the pixels and after them."""
-    start = repr((tuple(images.shape), tuple(classes), parts.validation_size)).encode()
+    more = [] if images.dtype == torch.uint8 else [str(images.dtype)]
+    more += [] if shown is None else [str(shown)]
+    start = repr((tuple(images.shape), tuple(classes), parts.validation_size, *more)).encode()
     start += f"|{len(images)}|".encode()
     fixed = parts.validation if parts.validation is not None else torch.empty(0, dtype=torch.int64)
     end = b"".join(

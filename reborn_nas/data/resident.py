@@ -1,6 +1,6 @@
 """A part of an image set, ready on the device: batches of normalised images without a data loader.
 
-The whole set lies on the device as uint8, once, however many parts and trainings use it. A set too large for that
+The whole set lies on the device as it is kept, once, however many parts and trainings use it. One too large for that
 stays in host memory, or on the disk, and comes over in chunks, one ahead of the training; the interface is the same.
 """
 
@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 from reborn_nas.data.augment import Augmentation, Draws
+from reborn_nas.data.augment.crops import taken
 from reborn_nas.data.cache.records import Records
 from reborn_nas.data.images import ImageSet
+from reborn_nas.data.undecoded import Undecoded
 from reborn_nas.seeds import derive_seed, generator
 
 SHARE = 0.5
@@ -64,17 +66,18 @@ class Resident:
         if self.augmentation.by_image and self.device.type != "cpu":
             self.streamed = True  # these images are changed on the host
         if self.streamed:
-            self._source: torch.Tensor | Records = images.images
+            self._source: torch.Tensor | Records | Undecoded = images.images
             self._labels = images.labels
             cuda = self.device.type == "cuda"
             self._copies: Any = torch.cuda.Stream(self.device) if cuda else None  # type: ignore[no-untyped-call]
         else:
             self._source, self._labels = _place(images, self.device)
         C, H, W = images.input_size
-        self._size, self._mean = (H, W), images.mean
-        # (pixel / 255 − mean) / std = pixel · scale + shift
+        _, self._channels, h, w = images.images.shape
+        self._shown, self._kept, self._mean = (C, H, W), (h, w), images.mean
+        # (pixel / one − mean) / std = pixel · scale + shift
         mean, std = torch.tensor(images.mean), torch.tensor(images.std)
-        self._scale = (1 / (255 * std)).view(1, C, 1, 1).to(self.device)
+        self._scale = (1 / (images.one * std)).view(1, C, 1, 1).to(self.device)
         self._shift = (-mean / std).view(1, C, 1, 1).to(self.device)
         limit = CHUNK_BYTES.get(self.device.type, CHUNK_BYTES["cpu"])
         self._chunk = max(1, limit // (4 * C * H * W))
@@ -93,11 +96,14 @@ class Resident:
         rows = self._indices[order[: sum(sizes)]]
         draws = None
         if self.augmentation.active:
-            draws = Draws(len(rows), self.augmentation, self._size, self._mean, seed=seed, epoch=epoch)
+            draws = Draws(
+                len(rows), self.augmentation, self._shown[1:], self._mean[: self._channels],
+                seed=seed, epoch=epoch, kept=self._kept,
+            )  # fmt: skip
         return self._batches(rows, draws, sizes)
 
     def ordered(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """All images once, in the order of the indices, without augmentation."""
+        """All images once, in the order of the indices, without augmentation; of larger ones the middle."""
         sizes = [batch_size] * (len(self) // batch_size)
         rest = len(self) - sum(sizes)
         return self._batches(self._indices, None, sizes + [rest] * (rest > 0))
@@ -154,7 +160,7 @@ class Resident:
             draws: what is done on the host, from the place `first` of the epoch on.
         """
         pinned = self._copies is not None
-        if isinstance(self._source, Records):
+        if not isinstance(self._source, torch.Tensor):
             return self._source.begin(rows, pinned=pinned and draws is None)
         if draws is not None:
             chunk = draws.pixels(self._source, rows, slice(first, first + len(rows)))
@@ -189,11 +195,18 @@ class Resident:
     def _prepare(
         self, source: torch.Tensor, rows: torch.Tensor, draws: Draws | None, here: slice
     ) -> torch.Tensor:
-        batch = source.index_select(0, rows) if draws is None else draws.pixels(source, rows, here)
+        batch = self._middle(taken(source, rows)) if draws is None else draws.pixels(source, rows, here)
         return self._normalised(batch, draws, here)
+
+    def _middle(self, batch: torch.Tensor) -> torch.Tensor:
+        (h, w), (_, H, W) = self._kept, self._shown
+        top, left = (h - H) // 2, (w - W) // 2
+        return batch[:, :, top : top + H, left : left + W]
 
     def _normalised(self, batch: torch.Tensor, draws: Draws | None, here: slice) -> torch.Tensor:
         floats = batch.to(torch.float32, memory_format=self.format)
+        if self._channels != self._shown[0]:
+            floats = floats.expand(-1, *self._shown).contiguous(memory_format=self.format)
         floats.mul_(self._scale).add_(self._shift)
         if draws is not None:
             draws.finish(floats, here)
@@ -214,8 +227,8 @@ def _groups(sizes: list[int], limit: int) -> list[list[int]]:
 def _too_large(images: ImageSet, device: torch.device) -> bool:
     if str(device) in _on_device.get(images, {}):
         return False
-    if device.type != "cuda":
-        return isinstance(images.images, Records)
+    if device.type != "cuda" or images.planned:
+        return not isinstance(images.images, torch.Tensor)
     free, _ = torch.cuda.mem_get_info(device)
     return images.images.nbytes > SHARE * free
 
@@ -226,7 +239,7 @@ def _place(images: ImageSet, device: torch.device) -> tuple[torch.Tensor, torch.
     key = str(device)
     if key not in placed:
         pixels = images.images
-        if isinstance(pixels, Records):
+        if not isinstance(pixels, torch.Tensor):
             moved = torch.empty(pixels.shape, dtype=pixels.dtype, device=device)
             step = max(1, CHUNK_BYTES["cuda"] // math.prod(pixels.shape[1:]))
             for first in range(0, len(pixels), step):

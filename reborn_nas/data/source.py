@@ -12,14 +12,15 @@ from reborn_nas.data.augment.settings import PAPER_AUGMENTATION, Augmentation
 from reborn_nas.data.cache.records import Records
 from reborn_nas.data.images import ImageSet, assemble
 from reborn_nas.data.parts import plan_parts
+from reborn_nas.data.undecoded import Undecoded
 
 __all__ = ["PHOTOS", "Reading", "Source", "make_images"]
 
 PHOTOS = Augmentation(PAPER_AUGMENTATION.crop_padding, flip=True)
 """The default of images of the user's own."""
 
-Pixels = Callable[[torch.Tensor, list[str]], torch.Tensor | Records]
-"""Gives the uint8 images (n, C, H, W) of ascending indices (n,); what it decides is appended to the list of notes."""
+Pixels = Callable[[torch.Tensor, list[str]], torch.Tensor | Records | Undecoded]
+"""Gives the images (n, C, H, W) of ascending indices (n,); what it decides is appended to the list of notes."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Source:
         undivided: of a set without a test part, for the note that one is carved out: "DIR has no test/".
         validation: the name of the validation part, for a note.
         sizes: arguments of `plan_parts`, where its rules are not those of this set.
+        names: of the images, for messages; their numbers where None.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Source:
     undivided: str = ""
     validation: str = ""
     sizes: Mapping[str, int] = field(default_factory=dict)
+    names: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,21 @@ class Reading:
     stream: bool | None = None
     cache_dir: str | Path | None = None
     skip_broken: bool = False
+    decode: bool = True
 
 
-def make_images(source: Source, *, seed: int, fraction: float, flip: bool | None) -> ImageSet:
+def make_images(
+    source: Source,
+    *,
+    seed: int,
+    fraction: float,
+    flip: bool | None,
+    side: tuple[int, int] | None = None,
+) -> ImageSet:
     """Give each image its use, and read those that have one.
+
+    Args:
+        side: (H, W) of what a network gets, where images are kept larger.
 
     Raises:
         DataError: a class has too few images, or the pixels cannot be read or are all the same.
@@ -95,4 +109,6 @@ def make_images(source: Source, *, seed: int, fraction: float, flip: bool | None
         parts,
         augmentation,
         notes,
+        side=side,
+        names=source.names,
     )

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from reborn_nas.data.files.decode import decode
 from reborn_nas.data.files.listing import EXTENSIONS
+from reborn_nas.data.files.settle import decode
 from reborn_nas.errors import DataError, StudyError
 from reborn_nas.files import write_atomic
 from reborn_nas.replicate.run import Outcome

@@ -21,7 +21,7 @@ from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.config.flags import resume_command, write_settings
 from reborn_nas.study.config.urls import mask_url
 from reborn_nas.study.plan.candidate import Candidate
-from reborn_nas.study.setup.planning import PlanView, plan_search, require_device_free
+from reborn_nas.study.setup.planning import PlanView, plan_search, require_device_free, with_images
 from reborn_nas.study.setup.resolve import settle_numerics
 from reborn_nas.study.setup.warm import ParentWeights, is_warm_study
 from reborn_nas.study.store.opening import write_json
@@ -115,7 +115,7 @@ def run_search(
     began = time.monotonic()
     watcher: Progress = progress or SilentProgress()
     require_device_free(config)
-    view = plan if plan is not None else plan_search(config)
+    view = with_images(plan if plan is not None else plan_search(config))
     config = view.config
     store = prepare_run(view)
     watcher.plan(view)

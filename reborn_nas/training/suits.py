@@ -15,7 +15,8 @@ def check_recipe(recipe: Recipe, images: ImageSet, model: nn.Module) -> None:
     """Raise what a recipe alone does not show.
 
     Raises:
-        TrainingError: mixing images of a single class, a policy for images that are neither grey nor RGB, weights for
+        TrainingError: mixing images of a single class, a policy for images that are neither grey nor RGB or of
+            16 bits, weights for
             another number of classes, smoothing that lifts every class over the threshold, a layer decay for a network
             that does not name its layers.
     """
@@ -27,6 +28,10 @@ def check_recipe(recipe: Recipe, images: ImageSet, model: nn.Module) -> None:
         raise TrainingError(
             f"augment: aa and color_jitter change grey and RGB images, and these have {channels} channels; leave "
             "them out"
+        )
+    if augmentation.by_image and images.one > 255:
+        raise TrainingError(
+            "augment: aa and color_jitter change images of 8 bits, and these are kept in 16; leave them out"
         )
     threshold = recipe.loss_args.get("target_threshold")
     least = recipe.label_smoothing / classes

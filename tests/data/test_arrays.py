@@ -48,12 +48,16 @@ def test_one_range_for_all_arrays(tmp_path: Path, low: float, high: float, kind:
     draws[0, 0, 0, 0], draws[1, 0, 0, 0] = low, high
     arrays(tmp_path, lambda k: draws[k])
     images = load(tmp_path)
-    expected = ((draws.astype(np.float64) - low) * 255 / (high - low)).round().transpose(0, 3, 1, 2)
+    expected = ((draws.astype(np.float64) - low) * 65535 / (high - low)).round().transpose(0, 3, 1, 2)
     order = [*range(0, 24, 2), *range(1, 24, 2)]
     assert np.array_equal(images.images[:].numpy(), expected[order])
-    assert any(f"{low:g} … {high:g} become 0 … 255 in all of them" in note for note in images.notes)
+    assert any(f"{low:g} … {high:g} become 0 … 65535 in all of them" in note for note in images.notes)
     streamed = load(tmp_path, stream=True, cache_dir=tmp_path / "cache")
     assert streamed.fingerprint == images.fingerprint
+    assert torch.equal(streamed.images[torch.tensor([5, 0])], images.images[torch.tensor([5, 0])])
+    part = expected[order][images.pool.numpy()] / 65535
+    np.testing.assert_allclose(images.mean, part.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(images.std, part.std((0, 2, 3)), rtol=1e-9)
 
 
 def test_arrays_that_fit_no_set_are_refused(tmp_path: Path) -> None:
@@ -121,3 +125,16 @@ def test_policies_are_named_and_belong_to_folders(tmp_path: Path) -> None:
         load(tmp_path, resize="strech")
     with pytest.raises(DataError, match=r"one size.*--resize"):
         load_dataset("digits", resize="contain")
+
+
+def test_axes_that_could_be_either_are_reported(tmp_path: Path) -> None:
+    draws = np.random.default_rng(0).integers(0, 256, (24, 8, 12, 10), dtype=np.uint8)
+    arrays(tmp_path / "either", lambda k: draws[k])
+    images = load(tmp_path / "either")
+    assert images.input_size == (10, 8, 12)
+    assert any("24 arrays could have their channels first or last; the last" in note for note in images.notes)
+    arrays(tmp_path / "plain", lambda k: draws[k, :, :, 0])
+    wide = np.random.default_rng(0).integers(0, 256, (24, 8, 12, 30), dtype=np.uint8)
+    arrays(tmp_path / "first", lambda k: wide[k])
+    for name in ("plain", "first"):
+        assert not any("first or last" in note for note in load(tmp_path / name).notes)

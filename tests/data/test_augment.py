@@ -32,7 +32,7 @@ def test_equals_the_loop_over_images(C: int, H: int, W: int, padding: int) -> No
         top, left, mirror = int(offsets.top[k]), int(offsets.left[k]), bool(offsets.mirror[k])
         assert torch.equal(got[k], reference(images[rows[k]], top, left, mirror, padding)), k
     assert got.dtype == torch.uint8
-    assert torch.equal(got, _gathered(images, rows, offsets, padding))  # as on a GPU
+    assert torch.equal(got, _gathered(images, rows, offsets, padding, (H, W)))  # as on a GPU
 
 
 def test_extreme_offsets_show_the_corners() -> None:

@@ -13,7 +13,7 @@ import torch
 
 import reborn_nas.data.standard as network
 import reborn_nas.data.standard as standard
-from reborn_nas.data import Augmentation, dataset_names, load_dataset, resize
+from reborn_nas.data import Augmentation, Resident, dataset_names, load_dataset, resize
 from reborn_nas.data.images import as_rgb
 from reborn_nas.errors import DataError, UnknownNameError
 
@@ -332,7 +332,10 @@ def test_a_download_is_read_where_it_was_put(tmp_path: Path, monkeypatch: pytest
 def test_grey_images_as_rgb() -> None:
     grey, rgb = load_dataset("digits"), load_dataset("digits", rgb=True)
     assert rgb.input_size == (3, 8, 8)
-    assert all(torch.equal(rgb.images[:, channel], grey.images[:, 0]) for channel in range(3))
+    assert torch.equal(rgb.images, grey.images)  # kept once
+    ours, theirs = (next(Resident(one, one.test).ordered(20))[0] for one in (rgb, grey))
+    assert ours.shape == (20, 3, 8, 8)
+    assert all(torch.equal(ours[:, channel], theirs[:, 0]) for channel in range(3))
     assert (rgb.mean, rgb.std) == (grey.mean * 3, grey.std * 3)
     assert rgb.fingerprint != grey.fingerprint
     assert rgb.notes[-1] == "grey images are read as RGB: three equal channels"

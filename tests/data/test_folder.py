@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import reborn_nas.data.files.decode as decoding
 from reborn_nas.data import Augmentation, load_dataset, split
@@ -103,7 +103,7 @@ def test_grey_images_have_one_channel_and_one_colour_makes_three(tmp_path: Path)
     assert torch.equal(mixed.images[0, 0], mixed.images[0, 2])
 
 
-def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+def test_sixteen_bits_are_kept(tmp_path: Path) -> None:
     deep = np.linspace(0, 65535, 80).astype(np.uint16).reshape(8, 10)
     for own in ("a", "b"):
         for k in range(4):
@@ -112,7 +112,7 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
             Image.fromarray(deep).save(path)
     images = load_dataset(f"folder:{tmp_path}")
     assert images.input_size == (1, 8, 10)
-    assert np.array_equal(images.images[0, 0].numpy(), np.round(deep / 257.0).astype(np.uint8))
+    assert np.array_equal(images.images[0, 0].numpy(), deep)
 
 
 def test_palettes_and_transparency_become_rgb(tmp_path: Path) -> None:
@@ -291,32 +291,45 @@ def deep(path: Path, values: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "spread", "low", "high"),
+    ("kind", "spread", "low", "high", "one"),
     [
-        ("uint16", (0, 4095), 0, 4095),  # 12 bits
-        ("uint16", (0, 3000), 0, 4095),
-        ("uint16", (0, 200), 0, 255),
-        ("int32", (-1000, 3000), -1000, 3000),  # Hounsfield units
-        ("float32", (0, 1), 0, 1),
-        ("float32", (0, 255), 0, 255),
-        ("float32", (-2, 6), -2, 6),
+        ("uint16", (0, 4095), 0, 4095, 65535),  # 12 bits
+        ("uint16", (0, 3000), 0, 4095, 65535),
+        ("uint16", (0, 200), 0, 255, 255),
+        ("int32", (-1000, 3000), -1000, 3000, 65535),  # Hounsfield units
+        ("float32", (0, 1), 0, 1, 65535),
+        ("float32", (0, 255), 0, 255, 65535),
+        ("float32", (-2, 6), -2, 6, 65535),
+        ("bytes", (0, 1), 0, 1, 255),  # bytes that were divided by 255
+        ("whole", (0, 255), 0, 255, 255),
     ],
 )
 def test_one_range_for_all_deep_images(
-    tmp_path: Path, kind: str, spread: tuple[int, int], low: float, high: float
+    tmp_path: Path, kind: str, spread: tuple[int, int], low: float, high: float, one: int
 ) -> None:
-    values = np.linspace(*spread, 80).astype(kind).reshape(8, 10)
-    dark = values.clip(max=spread[0] + (spread[1] - spread[0]) // 4) if spread[1] > 1 else values / 4
+    values = np.linspace(*spread, 80)
+    values = (
+        np.round(values * 255) / 255 if kind == "bytes" else np.round(values) if kind == "whole" else values
+    )
+    kind = "float32" if kind in ("bytes", "whole") else kind
+    values = values.astype(kind).reshape(8, 10)
+    dark = values.clip(max=spread[0] + (spread[1] - spread[0]) // 4)
     for k in range(6):
         deep(tmp_path / "train" / "a" / f"{k}.tif", values)
         deep(tmp_path / "train" / "b" / f"{k}.tif", dark.astype(kind))
     images = load_dataset(f"folder:{tmp_path}")
     for k, stored in ((0, values), (6, dark.astype(kind))):
-        expected = np.round((stored.astype(float) - low) * 255 / (high - low))
-        assert np.array_equal(images.images[k, 0].numpy(), expected.astype(np.uint8))
-    assert any(
-        f"12 images have more than 8 bits a pixel: {low:g} … {high:g}" in note for note in images.notes
+        expected = np.round((stored.astype(float) - low) * one / (high - low))
+        assert np.array_equal(images.images[k, 0].numpy(), expected)
+        assert len(np.unique(images.images[k, 0].numpy())) == len(
+            np.unique(stored)
+        )  # no two values are merged
+    assert images.one == one
+    kept = ", kept in 16 bits" if one > 255 else ""
+    said = (
+        f"12 images have more than 8 bits a pixel: {low:g} … {high:g} become 0 … {one} in all of them{kept}"
     )
+    assert any(said in note for note in images.notes)
 
 
 def test_values_that_are_not_finite_and_constant_sets_are_refused(tmp_path: Path) -> None:
@@ -334,7 +347,7 @@ def test_all_broken_images_are_named_at_once_or_skipped(tmp_path: Path) -> None:
         file = tmp_path / "train" / own / f"{k:03}.png"
         file.write_bytes(file.read_bytes()[: 120 if own == "dog" else 3])
     (tmp_path / "train" / "dog" / "005.png").write_bytes(b"GIF89a")
-    refused(tmp_path, r"(?s)2 images cannot be read.*001\.png.*005\.png")
+    refused(tmp_path, r"(?s)3 images cannot be read.*001\.png.*005\.png.*004\.png")
     notes = notes_of(tmp_path, skip_broken=True)
     assert "3 images that cannot be read were skipped" in notes
     assert notes.count("were skipped") == 1
@@ -405,20 +418,51 @@ def test_what_of_a_file_is_not_read_is_reported(tmp_path: Path) -> None:
     tree(tmp_path)
     pages = [Image.fromarray(np.full((8, 10, 3), 50 * k, np.uint8)) for k in range(3)]
     pages[0].save(tmp_path / "train" / "cat" / "pages.tif", save_all=True, append_images=pages[1:])
-    values = (np.arange(8 * 10 * 3).reshape(8, 10, 3) * 200).astype(">u2")
-    rows = b"".join(b"\0" + row.tobytes() for row in values)
-    header = (10).to_bytes(4, "big") + (8).to_bytes(4, "big") + bytes((16, 2, 0, 0, 0))  # 16 bits, RGB
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    wide = b"".join(
-        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-        for kind, data in chunks
-    )
-    (tmp_path / "train" / "dog" / "wide.png").write_bytes(b"\x89PNG\r\n\x1a\n" + wide)
-    images = load_dataset(f"folder:{tmp_path}")
-    notes = "\n".join(images.notes)
+    picture(tmp_path / "train" / "cat" / "alpha.png", mode="RGBA")
+    notes = notes_of(tmp_path)
     assert "1 files hold several images or pages, of which the first is read" in notes
-    assert "1 colour images have 16 bits a channel, of which the upper 8 are read" in notes
-    assert np.array_equal(images.images[-1].numpy(), (values // 256).astype(np.uint8).transpose(2, 0, 1))
+    assert "1 images have transparency, which is not read" in notes
+
+
+def deep_png(path: Path, values: np.ndarray) -> None:
+    """A PNG of 16 bits a channel by the letter of its specification; (H, W, 3) or, with transparency, (H, W, 4)."""
+    H, W, C = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = W.to_bytes(4, "big") + H.to_bytes(4, "big") + bytes((16, {3: 2, 4: 6}[C], 0, 0, 0))
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+            for kind, data in chunks
+        )
+    )
+
+
+def test_deep_colours_keep_their_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = np.random.default_rng(0).integers(0, 65536, (12, 8, 10, 4), dtype=np.uint16)
+    for k in range(12):
+        deep_png(tmp_path / "train" / "ab"[k // 6] / f"{k:02}.png", draws[k, :, :, : 3 + k % 2])
+    images = load_dataset(f"folder:{tmp_path}")
+    assert np.array_equal(images.images.numpy(), draws[..., :3].transpose(0, 3, 1, 2))
+    assert any("6 images have transparency" in note for note in images.notes)
+    monkeypatch.setattr("reborn_nas.data.files.probe.decode_png", None)  # then Pillow reads the upper bytes
+    images = load_dataset(f"folder:{tmp_path}")
+    assert np.array_equal(images.images.numpy(), draws[..., :3].transpose(0, 3, 1, 2) >> 8)
+    assert any(
+        "12 colour images have 16 bits a channel, of which the upper 8" in note for note in images.notes
+    )
+
+
+def test_a_few_deep_images_do_not_double_the_size_of_all(tmp_path: Path) -> None:
+    tree(tmp_path)
+    values = np.random.default_rng(0).integers(0, 65536, (8, 10, 3), dtype=np.uint16)
+    values[0, 0] = 65535
+    deep_png(tmp_path / "train" / "dog" / "zz.png", values)
+    images = load_dataset(f"folder:{tmp_path}")
+    assert images.one == 255
+    assert np.array_equal(images.images[-1].numpy(), np.round(values / 257).transpose(2, 0, 1))
 
 
 def test_other_extensions_that_are_photos(tmp_path: Path) -> None:
@@ -547,3 +591,143 @@ def test_part_of_the_jpeg_copy_of_cifar10(shared_data: Path, tmp_path: Path) -> 
     assert images.classes == ("airplane", "automobile")
     first = Image.open(io.BytesIO((tmp_path / "train" / "airplane" / "0000.jpg").read_bytes()))
     assert np.array_equal(images.images[0].numpy(), np.asarray(first).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("policy", ["cover", "contain", "stretch"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_another_size_is_pillows_bilinear_resize_to_a_level(tmp_path: Path, policy: str, mode: str) -> None:
+    sizes = [(40, 31), (23, 57), (90, 30), (12, 10), (30, 40), (7, 90)]
+    for c in "ab":
+        for k, size in enumerate(sizes):
+            picture(tmp_path / "train" / c / f"{k}.png", size=size, mode=mode, seed=k)
+    images = load_dataset(f"folder:{tmp_path}", image_size=(16, 20), resize=policy).images
+    for k, (w, h) in enumerate(sizes):
+        image = Image.open(tmp_path / "train" / "a" / f"{k}.png")
+        expected = Image.new(mode, (20, 16))
+        if policy == "stretch":
+            expected = image.resize((20, 16), Image.Resampling.BILINEAR)
+        elif policy == "contain":
+            width, height = min(20, round(w * 16 / h)), min(16, round(h * 20 / w))
+            width, height = max(1, width), max(1, height)
+            small = image.resize((width, height), Image.Resampling.BILINEAR)
+            expected.paste(small, ((20 - width) // 2, (16 - height) // 2))
+        else:
+            width, height = min(w, round(h * 20 / 16)), min(h, round(w * 16 / 20))
+            left, top = (w - width) // 2, (h - height) // 2
+            cut = image.crop((left, top, left + width, top + height))
+            expected = cut.resize((20, 16), Image.Resampling.BILINEAR)
+        wanted = np.asarray(expected).astype(int).reshape(16, 20, -1).transpose(2, 0, 1)
+        # both count in whole numbers, but with other precisions
+        assert np.abs(images[k].numpy() - wanted).max() <= 1, (w, h)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_every_orientation_is_turned_as_by_pillow(tmp_path: Path, turn: int) -> None:
+    tree(tmp_path, size=(10, 8))
+    for suffix in ("jpg", "png", "webp"):
+        image = Image.fromarray(np.random.default_rng(turn).integers(0, 256, (8, 10, 3), dtype=np.uint8))
+        exif = image.getexif()
+        exif[0x0112] = turn
+        image.save(tmp_path / "train" / "cat" / f"zz.{suffix}", exif=exif, lossless=True)
+    images = load_dataset(f"folder:{tmp_path}", image_size=(8, 10) if turn < 5 else (10, 8)).images
+    for k, suffix in enumerate(("jpg", "png", "webp")):
+        upright = ImageOps.exif_transpose(Image.open(tmp_path / "train" / "cat" / f"zz.{suffix}"))
+        assert np.array_equal(images[12 + k].numpy(), np.asarray(upright).transpose(2, 0, 1)), suffix
+
+
+def test_what_systems_leave_behind_is_no_image(tmp_path: Path) -> None:
+    tree(tmp_path)
+    picture(tmp_path / "train" / "cat" / "@eaDir" / "SYNOPHOTO_THUMB.jpg")
+    picture(tmp_path / "train" / "cat" / "deep" / "__MACOSX" / "001.png")
+    picture(tmp_path / "train" / "dog" / ".ipynb_checkpoints" / "001.png")
+    picture(tmp_path / "train" / "__MACOSX" / "cat" / "001.png")
+    images = load_dataset(f"folder:{tmp_path}")
+    assert images.classes == ("cat", "dog")
+    assert len(images.labels) == 24
+    notes = "\n".join(images.notes)
+    assert (
+        "3 hidden folders in classes were not read: .ipynb_checkpoints (1), @eaDir (1), __MACOSX (1)" in notes
+    )
+    assert f"hidden folders in {tmp_path / 'train'} are not classes: __MACOSX/" in notes
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_picture_in_two_classes_or_parts_is_named(tmp_path: Path, stream: bool) -> None:
+    """As copies or hard links, which no name shows."""
+    root = tmp_path / "data"
+    tree(root)
+    tree(root, "test", count=4)
+    for own in ("cat", "dog"):
+        for k in range(4):  # `tree` draws the same pictures for both parts
+            picture(root / "test" / own / f"{k:03}.png", seed=500 + 1000 * (own == "dog") + k)
+
+    def notes() -> str:
+        return notes_of(root, stream=stream, cache_dir=tmp_path / "cache")
+
+    assert "equal pixels" not in notes()
+    cat, dog = root / "train" / "cat" / "003.png", root / "train" / "dog" / "copy.png"
+    os.link(cat, dog)
+    said = f"1 pairs of images have equal pixels, one of them of another class than the other, such as {cat}"
+    assert said in notes()
+    dog.unlink()
+    copy = root / "test" / "cat" / "copy.bmp"
+    Image.open(cat).save(copy)
+    said = f"1 pairs of images have equal pixels, one of them of another part than the other, such as {cat} and {copy}"
+    assert said in notes()
+    assert "of another class" not in notes()
+
+
+def test_class_folders_that_differ_in_case_alone_are_named(tmp_path: Path) -> None:
+    tree(tmp_path, classes=("Cat", "cat", "dog"))
+    assert "the class folders Cat and cat in" in notes_of(tmp_path)
+
+
+def test_a_part_without_classes_says_what_to_do(tmp_path: Path) -> None:
+    tree(tmp_path)
+    picture(tmp_path / "test" / "0001.png")
+    refused(
+        tmp_path, r"test part .*test has no class folders.*sort them into cat/, dog/ …, or move test/ out of"
+    )
+
+
+def test_broken_headers_and_broken_pixels_are_named_together(tmp_path: Path) -> None:
+    tree(tmp_path, size=(40, 40))
+    for k, length in ((1, 0), (2, 20), (3, 2000)):
+        file = tmp_path / "train" / "cat" / f"{k:03}.png"
+        file.write_bytes(file.read_bytes()[:length])
+    refused(tmp_path, r"(?s)3 images cannot be read.*001\.png.*002\.png.*003\.png")
+
+
+@pytest.mark.parametrize("suffix", ["ppm", "jp2"])
+def test_colours_of_16_bits_that_pillow_cuts_are_reported(tmp_path: Path, suffix: str) -> None:
+    """A PPM by the letter of its specification; a JPEG 2000 file whose header says 16 bits."""
+    for own in "ab":
+        for k in range(6):
+            path = tmp_path / "train" / own / f"{k}.{suffix}"
+            pixels = picture(path, seed=k + 10 * (own == "b"))
+            if suffix == "ppm":
+                path.write_bytes(b"P6\n# by hand\n10 8 65535\n" + (pixels.astype(">u2") * 257).tobytes())
+            else:
+                at = (data := bytearray(path.read_bytes())).index(b"\xff\x51")
+                assert data[at + 40] == 7  # Ssiz of the first component: bits less one
+                data[at + 40] = 15
+                path.write_bytes(data)
+    if suffix == "jp2":
+        from reborn_nas.data.files.probe import _bits
+
+        with Image.open(path) as image:
+            assert _bits(path, image) == 16
+        return
+    assert "12 colour images have 16 bits a channel, of which the upper 8 are read" in notes_of(tmp_path)
+
+
+def test_values_that_outliers_squeeze_are_reported(tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    for k in range(12):
+        (own := tmp_path / "train" / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
+        np.save(own / f"{k:02}.npy", draws.normal(size=(8, 10)))
+    assert "cut outliers off" not in notes_of(tmp_path)
+    np.save(own / "11.npy", draws.normal(size=(8, 10)) + 1e6)
+    assert "in half of the images the standard deviation is below 64 of the 65,536 levels" in notes_of(
+        tmp_path
+    )

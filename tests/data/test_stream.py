@@ -23,9 +23,11 @@ from PIL import Image
 import reborn_nas.data.cache.folder as caching
 import reborn_nas.data.cache.write as writing
 import reborn_nas.data.files.decode as decoding
+import reborn_nas.data.undecoded as undecoded
 from reborn_nas.data import Augmentation, ImageSet, Resident, load_dataset, split
 from reborn_nas.data.cache import Records, cache_root, clean_cache, list_caches
 from reborn_nas.data.cache.lock import shared, unused
+from reborn_nas.data.files.settle import decode
 from reborn_nas.errors import DataError, MachineError
 from reborn_nas.training import Checkpoint, get_recipe, train
 from reborn_nas.training.checkpoint import TrainingState
@@ -183,10 +185,10 @@ def test_jpegs_are_the_same_by_both_decoders(tmp_path: Path, monkeypatch: pytest
         files.append(tmp_path / f"{k}.jpg")
         small.convert(mode).save(files[-1], quality=60 + 3 * k, subsampling=sub, progressive=progressive)
     colour, grey = files[:6], files[6:]
-    fast = [decoding.decode(each, "x", None, []) for each in (colour, grey)]
-    monkeypatch.setattr(decoding, "torchvision_io", None)
+    fast = [decode(each, "x", None, []) for each in (colour, grey)]
+    monkeypatch.setattr("reborn_nas.data.files.raw.torchvision_io", None)
     for each, found in zip((colour, grey), fast):
-        assert torch.equal(decoding.decode(each, "x", None, []), found)
+        assert torch.equal(decode(each, "x", None, []), found)
 
 
 def test_a_cut_jpeg_is_broken_by_both_decoders(tmp_path: Path) -> None:
@@ -195,7 +197,7 @@ def test_a_cut_jpeg_is_broken_by_both_decoders(tmp_path: Path) -> None:
     data = (tmp_path / "cut.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(data[: len(data) * 3 // 4])
     with pytest.raises(DataError, match="truncated"):
-        decoding.decode([tmp_path / "cut.jpg"], "x", None, [])
+        decode([tmp_path / "cut.jpg"], "x", None, [])
 
 
 # -- when ---------------------------------------------------------------------------------------------------------
@@ -346,6 +348,32 @@ def test_a_cache_that_is_cut_or_gone_is_noticed(photos: Path, place: Path) -> No
     assert streamed(photos, place).fingerprint == in_memory(photos).fingerprint
 
 
+def test_damaged_sums_are_noticed(photos: Path, place: Path) -> None:
+    """Mean and deviation would be wrong without a word, though every image is what it was."""
+    streamed(photos, place)
+    sums = only(place, ".sums")
+    data = bytearray(sums.read_bytes())
+    data[8 * 7 * 50 + 3] ^= 1  # of image 50: 2 sums of 3 channels and a checksum
+    sums.write_bytes(data)
+    with pytest.raises(
+        DataError, match=r"\.sums is not what was written .*reborn-nas cache .*--clean photos"
+    ):
+        streamed(photos, place)
+    sums.write_bytes(data[:100])
+    with pytest.raises(DataError, match=r"\.sums is shorter than its marks: `reborn-nas cache"):
+        streamed(photos, place)
+
+
+def test_a_cache_whose_description_is_damaged_is_listed_and_removed(photos: Path, place: Path) -> None:
+    streamed(photos, place)
+    only(place, "cache.json").write_text("junk")
+    (entry,) = list_caches(place)
+    assert entry.source == "unknown: cache.json is damaged"
+    assert entry.images == {"3x14x18-uint8": COUNT}
+    clean_cache([entry.path.name], place)
+    assert list_caches(place) == ()
+
+
 def test_a_failing_disk_is_the_machines_fault(
     photos: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,6 +398,7 @@ def test_a_disk_too_small_is_refused_before(
     with pytest.raises(DataError, match=r"90 images of 3×14×18, decoded, " + refused):
         streamed(photos, place)
     assert not decoded
+    assert not place.exists()
     Usage.free += 1  # 90 · 3 · 14 · 18 = 68,040 bytes
     streamed(photos, place)
 
@@ -378,6 +407,78 @@ def test_a_place_that_cannot_be_written_is_named(photos: Path, tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot be written .*--cache-dir"):
         streamed(photos, tmp_path / "file")
+
+
+# -- plans -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [True, False, None])
+def test_a_plan_looks_at_a_sample_and_writes_nothing(
+    photos: Path, place: Path, decoded: list[Path], monkeypatch: pytest.MonkeyPatch, stream: bool | None
+) -> None:
+    monkeypatch.setattr(undecoded, "SAMPLE", 8)
+
+    def load(**more: Any) -> ImageSet:
+        return load_dataset(f"folder:{photos}", stream=stream, cache_dir=place, **more)
+
+    plan = load(decode=False)
+    assert plan.planned
+    assert plan.fingerprint == ""
+    assert len(decoded) == 8
+    assert not place.exists()
+    whole = in_memory(photos)
+    assert plan.memory == (0 if stream else whole.memory)
+    assert plan.input_size == whole.input_size
+    for part in ("labels", "pool", "reserve", "test"):
+        assert torch.equal(getattr(plan, part), getattr(whole, part))
+    rows = torch.tensor([7, 3, 80])
+    assert torch.equal(plan.images[rows], whole.images[rows])
+    x, _ = next(Resident(plan, plan.pool).epoch([5], seed=0, epoch=0))
+    assert x.shape == (5, *whole.input_size)
+    if stream:
+        (note,) = (note for note in plan.notes if "will be read from the cache" in note)
+        where = records(streamed(photos, place)).path.parent
+        assert f"cache {where} (key {where.name.rpartition('-')[2]})" in note
+        assert "90 images of 3×14×18, decoded 0.1 MiB," in note
+        assert "90 of them are decoded once, into 0.1 MiB of a disk with" in note
+        again = load(decode=False)  # all is there
+        assert not again.planned
+        assert again.fingerprint == whole.fingerprint
+
+
+def test_a_plan_of_many_reads_some_headers(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reborn_nas.data.folder.PLANNED", 20)
+    plan = in_memory(photos, decode=False)
+    assert "so far the headers of 20 of the 90 images are read" in plan.notes
+    assert plan.input_size == (3, 14, 18)
+    assert len(plan.images) == COUNT
+
+
+def test_a_plan_refuses_a_disk_that_is_too_small(
+    photos: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 64 << 20}))
+    with pytest.raises(
+        DataError, match=r"90 images of 3×14×18, decoded, take 0\.1 MiB more .* has 0\.0 MiB free"
+    ):
+        streamed(photos, place, decode=False)
+
+
+def test_a_search_decodes_what_its_plan_did_not(photos: Path, place: Path, tmp_path: Path) -> None:
+    from reborn_nas.study import StudyConfig, plan_search
+    from reborn_nas.study.setup.planning import with_images
+
+    config = StudyConfig(
+        backbone="convnet8", dataset=f"folder:{photos}", stream=True, cache_dir=place, trials=4, device="cpu",
+        run=tmp_path / "run",
+    )  # fmt: skip
+    plan = plan_search(config, measure=False)
+    assert not place.exists()
+    assert not (tmp_path / "run").exists()
+    whole = with_images(plan)
+    assert whole.bench.images.fingerprint == in_memory(photos).fingerprint
+    assert whole.phases == plan.phases
+    assert with_images(whole) is whole
 
 
 # -- several processes --------------------------------------------------------------------------------------------
@@ -424,6 +525,47 @@ def test_a_killed_writer_is_taken_over_and_two_decode_once(photos: Path, place: 
     answers = [one.communicate()[0].split() for one in pair]
     assert {answer[0] for answer in answers} == {in_memory(photos).fingerprint}
     assert sum(int(answer[1]) for answer in answers) == COUNT - before
+
+
+SHARE = """
+import sys
+from pathlib import Path
+import torch
+from reborn_nas.data import Resident, load_dataset
+
+def own():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+warm = load_dataset("digits")
+for _ in Resident(warm, warm.pool).epoch([8], seed=0, epoch=0):
+    pass
+before = own()
+images = load_dataset(f"folder:{sys.argv[1]}", stream=True, cache_dir=sys.argv[2])
+peak, seen = own(), 0
+part = Resident(images, images.pool)
+for x, _ in part.epoch([8] * (len(part) // 8), seed=0, epoch=0):
+    peak, seen = max(peak, own()), seen + len(x)
+print(peak - before, images.images.nbytes, seen)
+"""
+"""The memory of a process's own, and of no file, at every batch of a streamed epoch, beside what it took before."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's count of memory")
+def test_a_streamed_epoch_takes_a_small_part_of_its_images_memory(tmp_path: Path) -> None:
+    """1,500 images of 224 px, the twentieth part of what tests/benchmarks/streaming.py measures."""
+    from tests.benchmarks.streaming import make_photos
+
+    root = make_photos(tmp_path, 1500, 224, 224)
+    for _ in range(2):  # it decodes, then it does not
+        command = [sys.executable, "-c", SHARE, str(root), str(tmp_path / "cache")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        took, whole, seen = map(int, done.stdout.split())
+        assert whole == 1500 * 3 * 224 * 224
+        assert seen >= 900
+        assert took < whole / 3
+    assert "decoded in" not in done.stderr
 
 
 # -- the verb -----------------------------------------------------------------------------------------------------

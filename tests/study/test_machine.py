@@ -204,7 +204,7 @@ def test_an_image_on_an_ill_disk_is_not_called_broken(
 ) -> None:
     from PIL import Image
 
-    from reborn_nas.data.files.decode import decode
+    from reborn_nas.data.files.settle import decode
 
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "open", Ill(1, lambda: disk_error(errno.EIO), None))

@@ -25,7 +25,17 @@ EXAMPLES = """  reborn-nas train --architecture runs/resnet34-cifar100 --epochs 
       --learning-rate 0.01 --out my-model
 """
 
-DATA = ("dataset", "data_dir", "image_size", "skip_broken", "resize", "rgb", "stream", "cache_dir")
+DATA = (
+    "dataset",
+    "data_dir",
+    "image_size",
+    "stored_size",
+    "skip_broken",
+    "resize",
+    "rgb",
+    "stream",
+    "cache_dir",
+)
 TRAINING = ("recipe", *(name for name in RECIPE_FIELDS if name != "init"), "metric")
 """Settings of a study that also apply to one training; `init` has different values here."""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from reborn_nas.data.augment.crops import Offsets, crop_flip, draw_offsets
+from reborn_nas.data.augment.crops import Offsets, crop_flip, draw_offsets, flipped, taken
 from reborn_nas.data.augment.erasing import draw_boxes, erase
 from reborn_nas.data.augment.policies import Policy, apply_policy, make_policy
 from reborn_nas.data.augment.resized import Rectangles, draw_places, resized_crop
@@ -21,9 +21,10 @@ class Draws:
 
     Args:
         augmentation: what is done.
-        size: (H, W) of the images.
-        mean: of their channels, in [0, 1].
+        size: (H, W) of what is shown.
+        mean: of the channels, in [0, 1].
         seed, epoch: what the streams are made of.
+        kept: (h, w) of the images, where they are larger: any part of them may be shown.
     """
 
     def __init__(
@@ -35,8 +36,12 @@ class Draws:
         *,
         seed: int,
         epoch: int,
+        kept: tuple[int, int] | None = None,
     ) -> None:
         self._augmentation = own = augmentation
+        self._size = size
+        h, w = kept or size
+        spare = (h - size[0], w - size[1])
 
         def stream(*words: str) -> torch.Generator:
             return generator(derive_seed(seed, "augmentation", *words, epoch))
@@ -48,15 +53,15 @@ class Draws:
             mirror = torch.rand(count, generator=stream("hflip")) < own.mirrored
         if own.vflip > 0:
             upside = torch.rand(count, generator=stream("vflip")) < own.vflip
-        offsets = draw_offsets(count, own.crop_padding, own.mirrored > 0, stream())
+        offsets = draw_offsets(count, own.crop_padding, own.mirrored > 0, stream(), spare)
         if mirror is not None:
             offsets = Offsets(offsets.top, offsets.left, mirror)
         self._upside = upside
         if own.scale is not None:
-            places = draw_places(count, size, own.scale, own.ratio, stream("scale"))
+            places = draw_places(count, (h, w), own.scale, own.ratio, stream("scale"))
             none = torch.zeros(count, dtype=torch.bool)
             self._rectangles = Rectangles(places, offsets.mirror, none if upside is None else upside)
-        elif own.crop_padding > 0 or own.mirrored > 0:
+        elif own.crop_padding > 0 or own.mirrored > 0 or any(spare):
             self._offsets = offsets
         self._policy: Policy | None = None
         if own.by_image:
@@ -83,16 +88,17 @@ class Draws:
         return self
 
     def pixels(self, source: torch.Tensor, rows: torch.Tensor, here: slice) -> torch.Tensor:
-        """Images `rows` of the uint8 `source`, as they are shown at the places `here` of the epoch: (B, C, H, W)."""
+        """Images `rows` of `source`, as they are shown at the places `here` of the epoch: (B, C, H, W)."""
         if self._rectangles is not None:
-            batch = resized_crop(source, rows, self._rectangles[here])
+            batch = resized_crop(source, rows, self._rectangles[here], self._size)
         else:
             if self._offsets is not None:
-                batch = crop_flip(source, rows, self._offsets[here], self._augmentation.crop_padding)
+                padding = self._augmentation.crop_padding
+                batch = crop_flip(source, rows, self._offsets[here], padding, self._size)
             else:
-                batch = source.index_select(0, rows)
+                batch = taken(source, rows)
             if self._upside is not None:
-                batch = torch.where(self._upside[here][:, None, None, None], batch.flip(2), batch)
+                batch = flipped(batch, self._upside[here])
         if self._policy is not None:
             apply_policy(batch, self._seeds[here], self._policy)
         return batch

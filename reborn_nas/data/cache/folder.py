@@ -28,16 +28,19 @@ import torch
 from reborn_nas.commands import command_line
 from reborn_nas.data.cache.lock import is_held, locked, shared, unused
 from reborn_nas.data.cache.records import Records
-from reborn_nas.data.cache.write import Images, check_disk, in_words, read_marks, write_records
+from reborn_nas.data.cache.write import check_disk, free_bytes, in_words, read_marks, write_records
 from reborn_nas.data.files.decode import pixels_of
-from reborn_nas.data.files.headers import HEADER, Layout, settle
+from reborn_nas.data.files.headers import HEADER, Flag
+from reborn_nas.data.files.layout import Images, Layout
 from reborn_nas.data.files.opening import in_threads
+from reborn_nas.data.files.probe import read_headers
+from reborn_nas.data.files.settle import settle
 from reborn_nas.errors import DataError, blame_machine
 from reborn_nas.files import write_atomic
 
 __all__ = ["CacheEntry", "CachedImages", "ImageFiles", "cache_root", "clean_cache", "list_caches"]
 
-FORMAT = 1
+FORMAT = 3
 """Changes with the files of a cache, and with what pixels the same image files become."""
 
 _ABOUT, _HEADERS, _IN_USE, _WRITING = "cache.json", "headers.npy", "in-use", "writing"
@@ -76,8 +79,12 @@ class ImageFiles:
     ) -> Layout:
         return settle([self.files[k] for k in rows], headers, size, notes, resize)
 
-    def pixels(self, row: int, layout: Layout) -> Table:
-        return pixels_of(Path(self.files[row]), layout)
+    def pixels(self, row: int, header: Any, layout: Layout) -> Table:
+        if not header["flags"] & Flag.READ:
+            own = np.zeros(1, HEADER)
+            read_headers([self.files[row]], own)
+            header = own[0]
+        return pixels_of(Path(self.files[row]), header, layout)
 
 
 class CachedImages:
@@ -102,6 +109,10 @@ class CachedImages:
         finally:
             self._headers[rows] = own
 
+    def knows(self, rows: Table) -> bool:
+        """Whether the headers of the images `rows` are known."""
+        return bool((self.headers["flags"][rows] & Flag.READ).all())
+
     def missing(self, rows: Table, layout: Layout) -> Table:
         """Those of the images `rows` that have no record yet."""
         return rows[self._marks(layout)[rows] == 0]
@@ -113,6 +124,8 @@ class CachedImages:
             BrokenImagesError: images that cannot be read; all others are kept.
             DataError: the disk is too small, or the cache cannot be written.
         """
+        if missing := len(self.missing(rows, layout)):
+            self.check_disk(missing, layout)  # before anything is written
         with self._writable():
             in_use = shared(self.path / _IN_USE)
         try:
@@ -122,18 +135,34 @@ class CachedImages:
             marks, size = self._marks(layout), raw.stat().st_size if raw.exists() else 0
             if size < (int(rows.max()) + 1) * layout.bytes:
                 raise DataError(f"the cache {raw} is shorter than its marks: {self.mend}")
-            return Records(raw, layout.shape, torch.from_numpy(rows), marks, self.mend, in_use)
+            return Records(raw, layout.shape, torch.from_numpy(rows), marks, self.mend, in_use, layout.kind)
         except BaseException:
             os.close(in_use)
             raise
 
-    def describe(self, records: Records) -> str:
-        """A note on images that are read from here in every epoch."""
-        count, C, H, W = records.shape
-        return (
-            f"{count:,} images of {C}×{H}×{W}, decoded {in_words(records.nbytes)}, are read from the cache "
+    def describe(self, count: int, layout: Layout, missing: int = 0) -> str:
+        """A note on images that are read from here in every epoch, `missing` of which are not decoded yet."""
+        C, H, W = layout.shape
+        when = "will be" if missing else "are"
+        text = (
+            f"{count:,} images of {C}×{H}×{W}, decoded {in_words(count * layout.bytes)}, {when} read from the cache "
             f"{self.path} (key {self.key[:16]}) as they are needed"
         )
+        if not missing:
+            return text
+        return (
+            f"{text}; {missing:,} of them are decoded once, into {in_words(missing * layout.bytes)} of a disk with "
+            f"{in_words(free_bytes(self.path))} free"
+        )
+
+    def check_disk(self, count: int, layout: Layout) -> None:
+        """Refuse to decode `count` images that the disk cannot hold.
+
+        Raises:
+            DataError: with the bytes that are needed and free.
+        """
+        C, H, W = layout.shape
+        check_disk(self.path, count * layout.bytes, f"{count:,} images of {C}×{H}×{W}, decoded,")
 
     @property
     def mend(self) -> str:
@@ -172,9 +201,7 @@ class CachedImages:
 
     def decode(self, rows: Table, layout: Layout) -> None:
         """Write the records of the images `rows`, whether or not there are any; for one that is `writing`."""
-        needed = len(rows) * layout.bytes
-        C, H, W = layout.shape
-        check_disk(self.path, needed, f"{len(rows):,} images of {C}×{H}×{W}, decoded,")
+        self.check_disk(len(rows), layout)
         source = self.images.source
         about = {"format": FORMAT, "key": self.key, "source": source, "files": len(self.images)}
         write_atomic(self.path / _ABOUT, json.dumps(about, indent=1))
@@ -184,14 +211,14 @@ class CachedImages:
                 _log.warning("%s is of another state of %s and is not used", other.path, source)
         _log.warning(
             "decoding %s images of %d×%d×%d once, into %s (%s, key %s)",
-            f"{len(rows):,}", C, H, W, self.path, in_words(needed), self.key[:16],
+            f"{len(rows):,}", *layout.shape, self.path, in_words(len(rows) * layout.bytes), self.key[:16],
         )  # fmt: skip
-        write_records(self._raw(layout), self.images, rows, layout, self._marks(layout))
+        write_records(self._raw(layout), self.images, self.headers, rows, layout, self._marks(layout))
 
     def discard(self, layout: Layout) -> None:
         """Remove the records of a layout that no images have; for one that is `writing`."""
-        for file in (self._raw(layout), self._raw(layout).with_suffix(".marks")):
-            file.unlink(missing_ok=True)
+        for suffix in (".marks", ".sums", ".raw"):
+            self._raw(layout).with_suffix(suffix).unlink(missing_ok=True)
 
     def _raw(self, layout: Layout) -> Path:
         return self.path / f"{layout.name}.raw"
@@ -289,15 +316,21 @@ def list_caches(root: str | os.PathLike[str] | None = None) -> tuple[CacheEntry,
 
 
 def _entry(path: Path) -> CacheEntry:
-    about = json.loads((path / _ABOUT).read_bytes())
+    try:
+        about = json.loads((path / _ABOUT).read_bytes())
+        source = str(about["source"])
+    except (OSError, ValueError, KeyError, TypeError):
+        if not (path / _IN_USE).exists() or not any(path.glob("*.marks")):
+            raise  # something else
+        source = f"unknown: {_ABOUT} is damaged"
     status = [file.stat() for file in path.iterdir()]
     images = {
-        file.stem: int(np.count_nonzero(read_marks(file, int(about["files"]))))
+        file.stem: int(np.count_nonzero(read_marks(file, file.stat().st_size // 8)))
         for file in path.glob("*.marks")
     }
     return CacheEntry(
         path=path,
-        source=str(about["source"]),
+        source=source,
         images=images,
         bytes=sum(getattr(one, "st_blocks", -(-one.st_size // 512)) * 512 for one in status),
         used=max(max(one.st_mtime, one.st_atime) for one in status),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import weakref
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from reborn_nas.data.statistics import Pixels
 from reborn_nas.errors import DataError
-from reborn_nas.files import write_atomic
 
 __all__ = ["DONE", "THREADS", "Records"]
 
@@ -45,6 +43,7 @@ class Records:
         marks: uint64, of all records of the file.
         mend: what to do about a record that is not what was written, for the message.
         in_use: a file handle that is closed with this object.
+        kind: of the pixels, "uint8" or "uint16".
 
     Raises:
         DataError: at reading: a record that is not what was written, a file that has become shorter.
@@ -59,11 +58,12 @@ class Records:
         marks: np.ndarray[Any, Any],
         mend: str,
         in_use: int | None = None,
+        kind: str = "uint8",
     ) -> None:
         self.path, self._rows, self._marks, self._mend = path, rows, marks, mend
         self.shape = torch.Size((len(rows), *shape))
-        self.dtype = torch.uint8
-        self._bytes = int(np.prod(shape))
+        self.dtype: torch.dtype = getattr(torch, kind)
+        self._bytes = int(np.prod(shape)) * self.dtype.itemsize
         self._seen = np.zeros(len(marks), bool)
         self._file = os.open(path, os.O_RDONLY)
         with contextlib.suppress(AttributeError, OSError):  # not on every system
@@ -79,28 +79,33 @@ class Records:
         return len(self) * self._bytes
 
     def __getitem__(self, rows: torch.Tensor | slice) -> torch.Tensor:
-        """The images `rows`, an int64 tensor (n,), ascending or not, or a slice: uint8 (n, C, H, W)."""
+        """The images `rows`, an int64 tensor (n,), ascending or not, or a slice: (n, C, H, W)."""
         wanted = torch.arange(len(self))[rows] if isinstance(rows, slice) else rows
         return self.read(wanted)
 
-    def remembered(self, question: str, answer: Callable[[], Any]) -> Any:
-        """What follows from these pixels and `question`, as JSON: computed once, and kept beside the records."""
-        digest = hashlib.sha256(question.encode())
-        digest.update(self._rows.numpy().data)
-        digest.update(self._marks[self._rows.numpy()].data)
-        kept = self.path.with_suffix(f".{digest.hexdigest()[:16]}.json")
-        with contextlib.suppress(OSError, ValueError):
-            return json.loads(kept.read_bytes())
-        found = answer()
-        with contextlib.suppress(OSError):  # a cache that others made may be read-only
-            write_atomic(kept, json.dumps(found))
-        return found
+    def known(self) -> Pixels:
+        """What is known of these images since they were written; none of them is read."""
+        rows = self._rows.numpy()
+        C, H, W = self.shape[1:]
+        path, length = self.path.with_suffix(".sums"), 2 * C + 1  # the last is a checksum
+        found = np.fromfile(path, "<u8", length * (int(rows.max()) + 1))
+        if len(found) < length * (int(rows.max()) + 1):
+            raise DataError(f"the cache {path} is shorter than its marks: {self._mend}")
+        sums = found.reshape(-1, length)[rows]
+        checks = (self._marks[rows] & np.uint64(DONE - 1)).astype(np.uint32)
+        whole = np.ascontiguousarray(sums[:, :-1])
+        for line, check, expected in zip(whole, checks.tolist(), sums[:, -1].tolist()):
+            if zlib.crc32(line.data, check) != expected:
+                raise DataError(
+                    f"the cache {path} is not what was written (its checksum differs): {self._mend}"
+                )
+        return Pixels(whole.reshape(-1, C, 2), checks, H * W, torch.iinfo(self.dtype).max)
 
     def read(self, rows: torch.Tensor, *, pinned: bool = False) -> torch.Tensor:
         """The same, into page-locked memory where `pinned`."""
-        out = torch.empty(len(rows), *self.shape[1:], dtype=torch.uint8, pin_memory=pinned)
+        out = torch.empty(len(rows), *self.shape[1:], dtype=self.dtype, pin_memory=pinned)
         places = self._rows[rows].numpy()
-        target = memoryview(out.numpy().reshape(-1).data)
+        target = memoryview(out.numpy().reshape(-1).data).cast("B")
         tasks = list(_runs(places, max(1, RUN_BYTES // self._bytes)))
         if len(tasks) == 1:
             self._fill(target, places, tasks)

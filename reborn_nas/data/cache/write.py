@@ -8,17 +8,17 @@ import shutil
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 
 from reborn_nas.data.cache.records import DONE
-from reborn_nas.data.files.headers import Layout
+from reborn_nas.data.files.layout import Images, Layout
+from reborn_nas.data.statistics import image_sums
 from reborn_nas.errors import DataError, blame_machine
 
-__all__ = ["Images", "check_disk", "in_words", "read_marks", "write_records"]
+__all__ = ["check_disk", "free_bytes", "in_words", "read_marks", "write_records"]
 
 SAFE_SECONDS = 5.0
 """What is written is made safe and marked this often: a killed writer loses no more."""
@@ -34,32 +34,6 @@ _LEFT_FREE = 64 << 20
 _log = logging.getLogger(__name__)
 
 Table = np.ndarray[Any, Any]
-T = TypeVar("T")
-
-
-class Images(Protocol):
-    """Images that can be decoded one by one, in a fixed order; a row is the number of one.
-
-    Args:
-        source: where they come from, for messages.
-        key: hex digest of what they are known by.
-    """
-
-    source: str
-    key: str
-
-    def __len__(self) -> int: ...
-
-    def settle(
-        self, rows: Table, headers: Table, size: tuple[int, int] | None, notes: list[str], resize: str
-    ) -> Layout:
-        """The layout of the images `rows`, as `headers.settle` decides it; rows of `headers` are filled in."""
-
-    def each(self, count: int, work: Callable[[int], T]) -> Iterator[list[tuple[int, T]]]:
-        """`work` on 0 … count − 1: a batch of numbers with their results at a time, as `opening.in_threads` does it."""
-
-    def pixels(self, row: int, layout: Layout) -> Table:
-        """One image as uint8 (C, H, W)."""
 
 
 def read_marks(path: Path, count: int) -> Table:
@@ -67,7 +41,7 @@ def read_marks(path: Path, count: int) -> Table:
     marks = np.zeros(count, np.uint64)
     try:
         found = np.fromfile(path, "<u8", count)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return marks
     marks[: len(found)] = found
     return marks
@@ -79,26 +53,35 @@ def in_words(count: float) -> str:
     return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB" if mib >= 10 else f"{mib:.1f} MiB"
 
 
+def free_bytes(folder: Path) -> int:
+    """Bytes that may be written on the disk on which `folder` lies, or will."""
+    there = next((place for place in (folder, *folder.parents) if place.exists()), Path.cwd())
+    return max(0, shutil.disk_usage(there).free - _LEFT_FREE)
+
+
 def check_disk(folder: Path, needed: int, what: str) -> None:
     """Refuse to begin what the disk cannot hold.
 
     Raises:
         DataError: with the bytes that are needed and free.
     """
-    free = shutil.disk_usage(folder).free - _LEFT_FREE
+    free = free_bytes(folder)
     if needed > free:
         raise DataError(
             f"{what} take {in_words(needed)} more on the disk of {folder}, which has "
-            f"{in_words(max(0, free))} free; make room (`reborn-nas cache` lists what is cached), name a folder on "
+            f"{in_words(free)} free; make room (`reborn-nas cache` lists what is cached), name a folder on "
             "another disk with --cache-dir, or give a smaller --image-size or a --fraction"
         )
 
 
-def write_records(raw: Path, images: Images, rows: Table, layout: Layout, marks: Table) -> None:
+def write_records(
+    raw: Path, images: Images, headers: Table, rows: Table, layout: Layout, marks: Table
+) -> None:
     """Decode the images `rows` into their records, and mark them in `marks` and in the file beside `raw`.
 
     Args:
         raw: the file of records; record k is image k.
+        headers: a row of `HEADER` for each image.
         rows: which are missing.
         marks: uint64, of all records; changed in place.
 
@@ -107,24 +90,32 @@ def write_records(raw: Path, images: Images, rows: Table, layout: Layout, marks:
         MachineError: the disk is full or fails; what was marked stays.
     """
     began = reported = safe = time.monotonic()
-    handle = os.open(raw, os.O_WRONLY | os.O_CREAT, 0o666)
-    table = os.open(raw.with_suffix(".marks"), os.O_WRONLY | os.O_CREAT, 0o666)
+    handle, sums, table = (
+        os.open(raw.with_suffix(suffix), os.O_WRONLY | os.O_CREAT, 0o666)
+        for suffix in (".raw", ".sums", ".marks")
+    )
     fresh: list[tuple[int, int]] = []
     own = threading.local()
 
     def one(k: int) -> int:
         if not hasattr(own, "buffer"):  # fresh memory for every image would cost as much as the copy
-            own.buffer = np.empty(layout.shape, np.uint8)
-        np.copyto(own.buffer, images.pixels(int(rows[k]), layout))
-        data = memoryview(own.buffer.reshape(-1).data)
-        _write_at(handle, data, int(rows[k]) * layout.bytes)
-        return zlib.crc32(data)
+            own.buffer = np.empty(layout.shape, layout.dtype)
+        row = int(rows[k])
+        np.copyto(own.buffer, images.pixels(row, headers[row], layout))
+        data = memoryview(own.buffer.reshape(-1).data).cast("B")
+        _write_at(handle, data, row * layout.bytes)
+        check = zlib.crc32(data)
+        known = image_sums(own.buffer[None]).astype("<u8").tobytes()
+        known += zlib.crc32(known, check).to_bytes(8, "little")
+        _write_at(sums, memoryview(known), row * len(known))
+        return check
 
     def mark() -> None:
         if fresh:
             os.fsync(handle)
-            places, sums = np.array(fresh, np.uint64).T
-            marks[places] = sums | np.uint64(DONE)
+            os.fsync(sums)
+            places, checks = np.array(fresh, np.uint64).T
+            marks[places] = checks | np.uint64(DONE)
             first, last = int(places.min()), int(places.max()) + 1
             _write_at(table, memoryview(marks[first:last].astype("<u8").data).cast("B"), 8 * first)
             fresh.clear()
@@ -152,8 +143,8 @@ def write_records(raw: Path, images: Images, rows: Table, layout: Layout, marks:
         blame_machine(error, f"cache {raw}")
         raise
     finally:
-        os.close(handle)
-        os.close(table)
+        for opened in (handle, sums, table):
+            os.close(opened)
     seconds = time.monotonic() - began
     _log.warning("%s images decoded in %.1f s", f"{done:,}", seconds)
 

@@ -10,6 +10,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from reborn_nas.data.files.entries import (
+    all_entries,
+    entries_of,
+    folders_of,
+    identity,
+    is_dangling,
+    is_file,
+    is_folder,
+    is_hidden,
+    shown,
+    some,
+)
 from reborn_nas.errors import DataError
 
 __all__ = [
@@ -23,7 +35,6 @@ __all__ = [
     "once",
     "part_folders",
     "part_of",
-    "some",
 ]
 
 EXTENSIONS = frozenset((
@@ -50,7 +61,6 @@ _WORDS = {
 }
 _FILLERS = frozenset(("", "data", "dataset", "images", "image", "imgs", "img", "part", "seg", "set", "split"))
 PARTS = ("train", "validation", "test")
-_SHOWN = 5
 
 
 @dataclass
@@ -64,6 +74,7 @@ class Listing:
     loops: list[str] = field(default_factory=list)
     dangling: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
+    hidden: Counter[str] = field(default_factory=Counter)
 
     def without(self, dropped: set[str]) -> Listing:
         """The listing without these files."""
@@ -81,8 +92,8 @@ class Listing:
 
 def part_folders(name: str, root: Path) -> tuple[dict[str, Path], list[str]]:
     """The folder of each part, and notes."""
-    entries = _entries(root)
-    folders = [entry.name for entry in entries if _is_folder(entry)]
+    entries = entries_of(root)
+    folders = [entry.name for entry in entries if is_folder(entry)]
     found: dict[str, list[str]] = {part: [] for part in (*PARTS, "unclear")}
     for folder in folders:
         part = part_of(folder)
@@ -92,7 +103,7 @@ def part_folders(name: str, root: Path) -> tuple[dict[str, Path], list[str]]:
         _check_classes(name, root, folders)
         return {"train": root}, [f"{root} has no train/; its folders are taken as the classes"]
     for entry in entries:
-        if _is_dangling(entry) and part_of(entry.name):
+        if is_dangling(entry) and part_of(entry.name):
             raise DataError(f"data set {name!r}: the link {entry.path} leads nowhere; mend it or remove it")
     for part, several in found.items():
         names = " and ".join(f"{folder}/" for folder in several)
@@ -110,18 +121,18 @@ def part_folders(name: str, root: Path) -> tuple[dict[str, Path], list[str]]:
             f"data set {name!r}: {root} has {names} but no train/; put the training images into train/<class>/…"
         )
     used = {folder.name for folder in roots.values()}
-    own = set(_folders(roots["train"]))
+    own = set(folders_of(roots["train"]))
     unused = []
     for entry in entries:
         if entry.name not in used:
             alike = " (with folders of the same names as train/)" if _shares(entry, own) else ""
-            unused.append(f"{entry.name}/{alike}" if _is_folder(entry) else entry.name)
+            unused.append(f"{entry.name}/{alike}" if is_folder(entry) else entry.name)
     return roots, [f"not used in {root}: {some(unused)}"] if unused else []
 
 
 def _shares(entry: os.DirEntry[str], classes: set[str]) -> bool:
     """Whether a folder holds two of the classes, as another part would."""
-    return _is_folder(entry) and len(classes.intersection(_folders(Path(entry.path)))) > 1
+    return is_folder(entry) and len(classes.intersection(folders_of(Path(entry.path)))) > 1
 
 
 def part_of(folder: str) -> str | None:
@@ -139,14 +150,16 @@ def _are_classes(root: Path, folders: Sequence[str], train: Sequence[str]) -> bo
     if not named:
         return True
     plain = len(folders) - len(named) >= 1
-    return plain and not any(_folders(root / folder) for folder in named) and bool(train or len(folders) > 2)
+    return (
+        plain and not any(folders_of(root / folder) for folder in named) and bool(train or len(folders) > 2)
+    )
 
 
 def _check_classes(name: str, root: Path, folders: Sequence[str]) -> None:
     """Refuse folders that look like parts with names of their own: they hold the same sub-folders."""
     owner: dict[str, str] = {}
     for folder in folders:
-        inner = _folders(root / folder)
+        inner = folders_of(root / folder)
         for other in dict.fromkeys(owner[own] for own in inner if own in owner):
             shared = [own for own in inner if owner.get(own) == other]
             if len(shared) > 1:
@@ -163,7 +176,7 @@ def _check_classes(name: str, root: Path, folders: Sequence[str]) -> None:
 def class_names(name: str, roots: dict[str, Path]) -> tuple[tuple[str, ...], list[str]]:
     """The folders in train/, sorted, and notes; every other part must have exactly these."""
     train = roots["train"]
-    classes = tuple(_folders(train))
+    classes = tuple(folders_of(train))
     if len(classes) < 2:
         found = f"only {classes[0]!r}" if classes else "none"
         inner = f"; if the data set lies in it, give folder:{train / classes[0]}" if classes else ""
@@ -171,37 +184,44 @@ def class_names(name: str, roots: dict[str, Path]) -> tuple[tuple[str, ...], lis
             f"data set {name!r}: {train} should hold a folder for each of at least two classes, found {found} "
             f"(hidden folders do not count){inner}"
         )
-    _check_names(name, train, classes)
-    notes = []
+    notes = _check_names(name, train, classes)
     for part, root in roots.items():
-        names = set(_folders(root))
+        names = set(folders_of(root))
+        if not names:
+            raise DataError(
+                f"data set {name!r}: the {part} part {root} has no class folders, so that nobody knows what its images "
+                f"show; sort them into {', '.join(f'{own}/' for own in classes[:2])} …, or move {root.name}/ out of "
+                f"{root.parent} to do without it"
+            )
         extra, missing = sorted(names - set(classes)), sorted(set(classes) - names)
         if extra or missing:
-            words = [f"lacks {', '.join(map(_shown, missing))}"] * bool(missing)
-            words += [f"has {', '.join(map(_shown, extra))}, which train/ has not"] * bool(extra)
+            words = [f"lacks {', '.join(map(shown, missing))}"] * bool(missing)
+            words += [f"has {', '.join(map(shown, extra))}, which train/ has not"] * bool(extra)
             raise DataError(
                 f"data set {name!r}: the {part} part {root} {' and '.join(words)}; classes must agree"
                 + _same_but(missing, extra)
             )
         hidden = [
-            f"{entry.name}/" for entry in _all_entries(root) if entry.name[0] == "." and _is_folder(entry)
+            f"{entry.name}/" for entry in all_entries(root) if is_hidden(entry.name) and is_folder(entry)
         ]
         if hidden:
             notes.append(f"hidden folders in {root} are not classes: {some(hidden)}")
-        for entry in _entries(root):
-            if _is_dangling(entry):
+        for entry in entries_of(root):
+            if is_dangling(entry):
                 raise DataError(
                     f"data set {name!r}: the link {entry.path} leads nowhere; mend it or remove it"
                 )
-        if beside := [entry.name for entry in _entries(root) if not _is_folder(entry)]:
+        if beside := [entry.name for entry in entries_of(root) if not is_folder(entry)]:
             notes.append(
                 f"files beside the classes of {root} belong to none and are not read: {some(beside)}"
             )
     return classes, notes
 
 
-def _check_names(name: str, train: Path, classes: Sequence[str]) -> None:
+def _check_names(name: str, train: Path, classes: Sequence[str]) -> list[str]:
+    """Refuse names that cannot be kept apart; notes on those that hardly can."""
     seen: dict[str, str] = {}
+    alike: dict[str, list[str]] = {}
     for own in classes:
         try:
             own.encode()
@@ -217,6 +237,12 @@ def _check_names(name: str, train: Path, classes: Sequence[str]) -> None:
                 "composes their letters (NFC and NFD); merge them"
             )
         seen[plain] = own
+        alike.setdefault(plain.casefold(), []).append(own)
+    return [
+        f"the class folders {' and '.join(several)} in {train} differ only in case; they are two classes"
+        for several in alike.values()
+        if len(several) > 1
+    ]
 
 
 def _same_but(missing: Sequence[str], extra: Sequence[str]) -> str:
@@ -237,7 +263,7 @@ def list_files(name: str, roots: dict[str, Path], classes: Sequence[str]) -> Lis
     for part, root in roots.items():
         for label, own in enumerate(classes):
             before, others = len(listing.files), Counter(listing.others)
-            for file in _walk(root / own, listing, frozenset((_identity(root), _identity(root / own)))):
+            for file in _walk(root / own, listing, frozenset((identity(root), identity(root / own)))):
                 listing.files.append(file)
                 listing.labels.append(label)
                 listing.parts.append(part)
@@ -266,22 +292,25 @@ def _walk(folder: Path, listing: Listing, above: frozenset[tuple[int, int]]) -> 
     Args:
         above: the folders around it, so that a link back to one of them is no loop.
     """
-    for entry in _entries(folder):
+    for entry in all_entries(folder):
+        if is_hidden(entry.name):
+            listing.hidden[shown(entry.name)] += is_folder(entry)
+            continue
         linked = entry.is_symlink()
         listing.links += linked
         kind = os.path.splitext(entry.name)[1].lower()
-        if not linked and kind in _READ and _is_file(entry):  # nearly all, so this is asked first
+        if not linked and kind in _READ and is_file(entry):  # nearly all, so this is asked first
             yield entry.path
-        elif _is_folder(entry):
+        elif is_folder(entry):
             inner = Path(entry.path)
-            own = _identity(inner)
+            own = identity(inner)
             if own in above:
-                listing.loops.append(_shown(entry.name))
+                listing.loops.append(shown(entry.name))
             else:
                 yield from _walk(inner, listing, above | {own})
-        elif _is_dangling(entry):
-            listing.dangling.append(_shown(entry.name))
-        elif kind in _READ and _is_file(entry):
+        elif is_dangling(entry):
+            listing.dangling.append(shown(entry.name))
+        elif kind in _READ and is_file(entry):
             yield entry.path
         else:  # no image, or a pipe or device, which would block or never end
             listing.others[kind or "without extension"] += 1
@@ -295,7 +324,7 @@ def once(name: str, listing: Listing, notes: list[str]) -> Listing:
     first: dict[tuple[int, int], int] = {}
     again: set[str] = set()
     for k, file in enumerate(listing.files):
-        j = first.setdefault(_identity(file), k)
+        j = first.setdefault(identity(file), k)
         if j == k:
             continue
         if (listing.labels[j], listing.parts[j]) != (listing.labels[k], listing.parts[k]):
@@ -309,56 +338,14 @@ def once(name: str, listing: Listing, notes: list[str]) -> Listing:
     return listing.without(again)
 
 
-def _identity(path: str | Path) -> tuple[int, int]:
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    return status.st_dev, status.st_ino
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in `folder` by name, without hidden entries."""
-    return [entry for entry in _all_entries(folder) if not entry.name.startswith(".")]
-
-
-def _all_entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"folder {folder} cannot be read: {error.strerror or error}") from error
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a folder, or a link to one; a link to itself is nothing."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:
-        return False
-
-
-def _is_dangling(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() and not os.path.exists(entry.path)
-
-
-def _folders(folder: Path) -> list[str]:
-    return [entry.name for entry in _entries(folder) if _is_folder(entry)]
-
-
 def not_used(listing: Listing) -> list[str]:
     notes = []
     if listing.loops:
         notes.append(f"links to a folder around them were not followed: {some(listing.loops)}")
     if listing.dangling:
         notes.append(f"{len(listing.dangling)} links lead nowhere: {some(listing.dangling)}")
+    if hidden := +listing.hidden:
+        notes.append(f"{hidden.total()} hidden folders in classes were not read: {_kinds(hidden)}")
     if listing.others:
         notes.append(
             f"{listing.others.total()} files that are not images of a known format were not read: "
@@ -370,14 +357,3 @@ def not_used(listing: Listing) -> list[str]:
 def _kinds(others: Counter[str]) -> str:
     """`.heic (6), .txt (1)`."""
     return some([f"{kind} ({count})" for kind, count in sorted(others.items())])
-
-
-def some(names: Sequence[object]) -> str:
-    """The first few names."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(_shown(str(name)) for name in names[:_SHOWN]) + more
-
-
-def _shown(name: str) -> str:
-    """A name that can be printed, whatever bytes the file system has."""
-    return os.fsencode(name).decode("utf-8", "replace")

@@ -17,7 +17,7 @@ from PIL import Image
 from reborn_nas.errors import DataError, blame_machine
 from reborn_nas.machine import available_cores
 
-__all__ = ["BATCH", "MOST_CHANNELS", "BrokenImagesError", "in_threads", "read_array", "reading"]
+__all__ = ["BATCH", "MOST_CHANNELS", "BrokenImagesError", "in_threads", "read_array", "reading", "vetted"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 BATCH = 64
@@ -61,7 +61,8 @@ def reading(file: Path, read: Callable[[Image.Image], T]) -> tuple[T, bool]:
     Raises:
         BrokenImagesError: it cannot be read.
     """
-    try:
+
+    def attempt() -> tuple[T, bool]:
         try:
             with Image.open(file) as image:
                 return read(image), False
@@ -73,6 +74,20 @@ def reading(file: Path, read: Callable[[Image.Image], T]) -> tuple[T, bool]:
             with suppress(Exception), Image.open(bare) as image:
                 return read(image), True
             raise
+
+    return vetted(file, attempt)
+
+
+def vetted(file: Path, read: Callable[[], T]) -> T:
+    """What `read` returns; whatever it raises, but for what is said to be something else, is the file's fault.
+
+    Raises:
+        BrokenImagesError: it cannot be read.
+    """
+    try:
+        return read()
+    except DataError:
+        raise
     except Exception as error:
         blame_machine(error, f"image {file}")
         raise BrokenImagesError([(file, str(error) or type(error).__name__)]) from error
@@ -86,22 +101,22 @@ def read_array(file: Path) -> np.ndarray[Any, Any]:
     Raises:
         BrokenImagesError: it is not such an array.
     """
-    try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-        if array.dtype.kind not in "uif":
-            raise ValueError(f"its values are {array.dtype}; whole numbers or fractions are read")
-        if array.ndim == 2:
-            array = array[:, :, None]
-        elif array.ndim == 3 and array.shape[2] > MOST_CHANNELS >= array.shape[0]:
-            array = array.transpose(1, 2, 0)
-        if array.ndim != 3 or 0 in array.shape or array.shape[2] > MOST_CHANNELS:
-            raise ValueError(
-                f"its shape is {array.shape}; (H, W), (H, W, C) and (C, H, W) are read, C at most 16"
-            )
-        return array
-    except Exception as error:
-        blame_machine(error, f"image {file}")
-        raise BrokenImagesError([(file, str(error) or type(error).__name__)]) from error
+    return vetted(file, lambda: _array(file))
+
+
+def _array(file: Path) -> np.ndarray[Any, Any]:
+    array = np.load(file, mmap_mode="r", allow_pickle=False)
+    if array.dtype.kind not in "uif":
+        raise ValueError(f"its values are {array.dtype}; whole numbers or fractions are read")
+    if array.ndim == 2:
+        array = array[:, :, None]
+    elif array.ndim == 3 and array.shape[2] > MOST_CHANNELS >= array.shape[0]:
+        array = array.transpose(1, 2, 0)
+    if array.ndim != 3 or 0 in array.shape or array.shape[2] > MOST_CHANNELS:
+        raise ValueError(
+            f"its shape is {array.shape}; (H, W), (H, W, C) and (C, H, W) are read, C at most {MOST_CHANNELS}"
+        )
+    return array
 
 
 def _without_metadata(file: Path) -> io.BytesIO | None:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from reborn_nas.data.files.decode import array_pixels
-from reborn_nas.data.files.headers import DEEP, GREY, Layout
+from reborn_nas.data.files import decode
+from reborn_nas.data.files.headers import DEEP, GREY
+from reborn_nas.data.files.layout import Layout
 from reborn_nas.data.files.opening import MOST_CHANNELS
 from reborn_nas.errors import DataError
 
@@ -98,15 +99,10 @@ def as_label(label: Any, where: str) -> int:
 
 
 def pixels_in(values: Array, layout: Layout) -> Array:
-    """The array (H, W, C) in a layout: uint8 (C, H, W); black where it has other channels than that."""
-    channels, H, W = layout.shape
-    if values.shape[2] != channels and values.shape[2] != 1:
-        return np.zeros(layout.shape, np.uint8)  # a layout that cannot be the final one
-    if values.dtype == np.uint8 and values.shape[:2] == (H, W):
-        found = values.transpose(2, 0, 1)
-    else:
-        found = array_pixels(values, layout)
-    return found if len(found) == channels else np.repeat(found, channels, axis=0)
+    """The array (H, W, C) in a layout: (C, H, W); black where it has other channels than that."""
+    if values.shape[2] not in (1, layout.channels):
+        return np.zeros(layout.shape, layout.dtype)  # a layout that cannot be the final one
+    return decode.pixels_in(values.transpose(2, 0, 1), values.dtype != np.uint8, layout)
 
 
 def _kind(value: Any) -> str:

@@ -10,8 +10,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from reborn_nas.data.files.headers import HEADER, Layout, array_header, settle
+from reborn_nas.data.files.headers import HEADER
+from reborn_nas.data.files.layout import Layout
+from reborn_nas.data.files.levels import array_header
 from reborn_nas.data.files.opening import BATCH, BrokenImagesError
+from reborn_nas.data.files.settle import settle
 from reborn_nas.data.items.given import Part
 from reborn_nas.data.items.identity import digest_of
 from reborn_nas.data.items.item import as_array, as_label, image_and_label, pixels_in
@@ -100,7 +103,7 @@ class Items:
         unread = self.labels == BROKEN
         self.labels[unread], self.headers[unread] = labels[unread], headers[unread]
 
-    def pixels(self, row: int, layout: Layout) -> Table:
+    def pixels(self, row: int, header: Any, layout: Layout) -> Table:
         """One item's image in a layout; its header and label are kept."""
         return pixels_in(self._read(row)[0], layout)
 

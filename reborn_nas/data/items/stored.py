@@ -17,11 +17,11 @@ import torch
 
 from reborn_nas.commands import command_line
 from reborn_nas.data.cache import CachedImages, Records, cache_root
-from reborn_nas.data.cache.write import Images
 from reborn_nas.data.files.decode import fits_memory, require_memory
-from reborn_nas.data.files.headers import Layout, settle
-from reborn_nas.data.files.listing import some
+from reborn_nas.data.files.entries import some
+from reborn_nas.data.files.layout import Images, Layout
 from reborn_nas.data.files.opening import BrokenImagesError, in_threads
+from reborn_nas.data.files.settle import settle
 from reborn_nas.data.items.given import class_names, parts_of, word_for
 from reborn_nas.data.items.reading import BROKEN, Items, Rows
 from reborn_nas.data.source import Reading, Source
@@ -210,7 +210,7 @@ def _open(cached: CachedImages, how: Reading) -> Source:
             require_memory(len(rows), str(about["name"]), layout)
         if how.stream is False or (how.stream is None and fits_memory(len(rows), layout)):
             return records[:]
-        said.append(cached.describe(records))
+        said.append(cached.describe(len(rows), layout))
         return records
 
     return Source(
@@ -220,6 +220,7 @@ def _open(cached: CachedImages, how: Reading) -> Source:
         parts,
         pixels,
         notes=notes,
+        names=Rows(about["parts"], there),
         undivided="" if "test" in parts else "no test part was given",
         validation="the validation part" if "validation" in parts else "",
     )
@@ -242,7 +243,7 @@ class _Stored:
         """The layout of the images `rows`, whose headers are stored."""
         return settle(Rows(self.parts, rows), headers, size, notes, resize)
 
-    def pixels(self, row: int, layout: Layout) -> Any:
+    def pixels(self, row: int, header: Any, layout: Layout) -> Any:
         """Never possible."""
         C, H, W = layout.shape
         raise DataError(

@@ -102,6 +102,12 @@ class Fields(BaseModel):
     image_size: Annotated[int, Field(ge=4, le=4096)] | None = setting(
         None, "resize images to N×N", group=WHAT, metavar="N"
     )
+    stored_size: Annotated[int, Field(ge=4, le=4096)] | None = setting(
+        None,
+        "keep images of folder:PATH at N×N, larger than --image-size: trainings see random parts, judging the middle",
+        group=WHAT,
+        metavar="N",
+    )
     fraction: Annotated[float, Field(gt=0, le=1)] = setting(
         1.0, "use this share of every part of the data", group=WHAT, metavar="F"
     )

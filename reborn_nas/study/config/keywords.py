@@ -22,6 +22,7 @@ class Settings(TypedDict, total=False):
     dataset: Any
     data_dir: str | os.PathLike[str] | None
     image_size: int | None
+    stored_size: int | None
     fraction: float
     skip_broken: bool
     resize: str

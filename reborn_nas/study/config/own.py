@@ -14,9 +14,9 @@ OWN_SETTINGS = ("evaluate", "example_inputs", "version")
 """Settings that mean something beside `train` alone."""
 
 BUILT_IN = (
-    "dataset", "data_dir", "image_size", "fraction", "stem", "recipe", "batch_size", "learning_rate", "momentum",
-    "weight_decay", "label_smoothing", "optimizer", "optimizer_args", "decay_norms_and_biases", "clip_grad", "ema",
-    "schedule", "schedule_args", "layer_decay", "loss", "loss_args", "class_weights", "augment",
+    "dataset", "data_dir", "image_size", "stored_size", "fraction", "stem", "recipe", "batch_size", "learning_rate",
+    "momentum", "weight_decay", "label_smoothing", "optimizer", "optimizer_args", "decay_norms_and_biases", "clip_grad",
+    "ema", "schedule", "schedule_args", "layer_decay", "loss", "loss_args", "class_weights", "augment",
     "skip_broken", "rgb", "resize", "stream", "cache_dir", "precision", "init", "parent", "warm_epochs", "compile",
     "max_memory",
 )  # fmt: skip

@@ -23,7 +23,7 @@ from reborn_nas.study.plan.designs import screen_runs
 from reborn_nas.study.plan.phases import Phase, plan_phases
 from reborn_nas.study.setup.costs import CostBook
 from reborn_nas.study.setup.processes import choose_processes
-from reborn_nas.study.setup.resolve import make_workbench
+from reborn_nas.study.setup.resolve import images_of, make_workbench
 from reborn_nas.study.setup.warm import read_parent
 from reborn_nas.study.setup.workbench import Workbench, check_same, site_row
 from reborn_nas.study.store.compat import trial_id
@@ -42,6 +42,7 @@ __all__ = [
     "next_total",
     "plan_search",
     "screen_prospects",
+    "with_images",
 ]
 
 TRUE_SITES = (1, 2, 5)
@@ -200,8 +201,9 @@ class PlanView:
         }
 
 
-def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
-    """The plan of `config`, or of its continuation where the run exists. Trains a few steps, writes nothing.
+def plan_search(config: StudyConfig, *, measure: bool = True, decode: bool = False) -> PlanView:
+    """The plan of `config`, or of its continuation where the run exists. Trains a few steps; of a new study it writes
+    nothing, and of a folder of images it reads headers and a sample, unless it is to decode all.
 
     Raises:
         RebornError: every fault that can be seen before training.
@@ -210,7 +212,8 @@ def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
     store = find_store(config) if config.storage or is_run_folder(config.folder) else None
     if store is not None:
         config = settled(config, store)
-    bench = make_workbench(config, proofs=None if store is None else store.attribute("proofs"))
+    proofs = None if store is None else store.attribute("proofs")
+    bench = make_workbench(config, proofs=proofs, decode=decode or store is not None)
     budgets = check_search(bench)
     earlier: Sequence[Phase] = ()
     adopted: tuple[str, ...] = ()
@@ -246,6 +249,21 @@ def plan_search(config: StudyConfig, *, measure: bool = True) -> PlanView:
         seen = screen_prospects(count["screen"], bench.contrast, config.seed, spread, retest=retest)
     view = replace(view, prospects=seen)
     return _with_seconds(view) if measure and done < view.total else view
+
+
+def with_images(view: PlanView) -> PlanView:
+    """The plan with all of its images decoded; made again where the sample that was looked at misled it.
+
+    Raises:
+        DataError: images that cannot be read.
+    """
+    bench = view.bench
+    if bench.own is not None or not bench.images.planned:
+        return view
+    images = images_of(view.config)
+    if images.input_size != bench.images.input_size:
+        return plan_search(view.config, decode=True)
+    return replace(view, bench=replace(bench, images=images))
 
 
 def check_search(bench: Workbench) -> tuple[Budget, ...]:

@@ -105,7 +105,7 @@ def _epoch(bench: Workbench, processes: int) -> Estimate:
 def _measure(settings: dict[str, Any], device: str, proofs: dict[str, Any]) -> Estimate:
     """In a process of its own."""
     config = StudyConfig(**settings)
-    return measure_epoch(make_workbench(config, device, proofs=proofs), config.threads)
+    return measure_epoch(make_workbench(config, device, proofs=proofs, decode=False), config.threads)
 
 
 def fastest(left: int, most: int, training: Callable[[int], float]) -> Processes:

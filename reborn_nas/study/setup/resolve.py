@@ -38,20 +38,32 @@ if TYPE_CHECKING:
 
 from reborn_nas.study.setup.workbench import Workbench
 
-__all__ = ["MOST_VARIANTS", "make_workbench", "parent_arguments", "settle_numerics", "trace_variants"]
+__all__ = [
+    "MOST_VARIANTS",
+    "images_of",
+    "make_workbench",
+    "parent_arguments",
+    "settle_numerics",
+    "trace_variants",
+]
 
 MOST_VARIANTS = 64
 """Backbones that a space may make of one; each is traced before the first training."""
 
 
 def make_workbench(
-    config: StudyConfig, device: str | None = None, *, proofs: Mapping[str, Any] | None = None
+    config: StudyConfig,
+    device: str | None = None,
+    *,
+    proofs: Mapping[str, Any] | None = None,
+    decode: bool = True,
 ) -> Workbench:
-    """Resolve names, load data, find sites, check the space. Nothing is trained or written.
+    """Resolve names, load data, find sites, check the space. Nothing is trained.
 
     Args:
         device: where this process trains; chosen where None.
         proofs: `Workbench.proofs` of another process of the study, which need not be made again.
+        decode: read all pixels of a folder of images; without it, for a plan, headers and a sample.
 
     Raises:
         RebornError: whatever does not fit together, before any training.
@@ -61,18 +73,7 @@ def make_workbench(
         return _own_workbench(config, space, device, proofs)
     recipe = get_recipe(config.recipe, dataset=config.dataset, **config.recipe_overrides)
     found = _survey(config, device, recipe.precision)
-    images = load_images(
-        config.dataset,
-        data_dir=config.data_dir,
-        image_size=config.image_size,
-        seed=config.seed,
-        fraction=config.fraction,
-        skip_broken=config.skip_broken,
-        resize=config.resize,
-        rgb=config.rgb,
-        stream=config.stream,
-        cache_dir=config.cache_dir,
-    )
+    images = images_of(config, decode=decode)
     _check_batch(config, images)
     _check_metric(config, images)
     spec = resolve(
@@ -96,6 +97,24 @@ def make_workbench(
     check_recipe(recipe, images, template)
     bench = _bench(config, spec, space, discovery, found, template, said, proofs)
     return replace(bench, images=images, recipe=recipe)
+
+
+def images_of(config: StudyConfig, *, decode: bool = True) -> ImageSet:
+    """The data set of the built-in training."""
+    return load_images(
+        config.dataset,
+        data_dir=config.data_dir,
+        image_size=config.image_size,
+        stored_size=config.stored_size,
+        seed=config.seed,
+        fraction=config.fraction,
+        skip_broken=config.skip_broken,
+        resize=config.resize,
+        rgb=config.rgb,
+        stream=config.stream,
+        cache_dir=config.cache_dir,
+        decode=decode,
+    )
 
 
 def _own_workbench(

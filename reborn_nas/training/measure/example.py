@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from reborn_nas.data import ImageSet
+from reborn_nas.data import ImageSet, Resident
 from reborn_nas.files import write_atomic
 from reborn_nas.training.device.cpu import cpu_threads
 
@@ -42,9 +42,8 @@ def example_of(model: nn.Module, images: ImageSet) -> dict[str, torch.Tensor]:
 
 def _batch(images: ImageSet, count: int) -> torch.Tensor:
     indices = images.reserve if len(images.reserve) else images.pool
-    mean = torch.tensor(images.mean).view(1, -1, 1, 1)
-    std = torch.tensor(images.std).view(1, -1, 1, 1)
-    return (images.images[indices[:count]].float() / 255 - mean) / std  # (count, C, H, W)
+    batch, _ = next(Resident(images, indices[:count], streamed=True).ordered(count))
+    return batch  # (count, C, H, W)
 
 
 @torch.no_grad()

@@ -610,7 +610,7 @@ def test_another_size_is_pillows_bilinear_resize_to_a_level(tmp_path: Path, poli
             width, height = min(20, round(w * 16 / h)), min(16, round(h * 20 / w))
             width, height = max(1, width), max(1, height)
             small = image.resize((width, height), Image.Resampling.BILINEAR)
-            expected.paste(small, ((20 - width) // 2, (16 - height) // 2))
+            expected.paste(small, (round((20 - width) / 2), round((16 - height) / 2)))
         else:
             width, height = min(w, round(h * 20 / 16)), min(h, round(w * 16 / 20))
             left, top = (w - width) // 2, (h - height) // 2

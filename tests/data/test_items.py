@@ -109,7 +109,7 @@ def test_images_of_many_channels(channels: int) -> None:
 
 
 def test_one_range_of_fractions_for_the_whole_set() -> None:
-    """As of normalised images: −2 … 3 become 0 … 65535, also where only one image, of the test part, reaches the ends."""
+    """As of normalised images: −2 … 3 become 0 … 65535, also where only one image, a test one, reaches the ends."""
     values = np.linspace(-1, 1, 2 * (COUNT + TEST) * 4).reshape(COUNT + TEST, 2, 2, 2).astype(np.float32)
     values[-1, 0, 0, 0], values[-1, 1, 1, 1] = -2, 3
     images = load_dataset(pairs(torch.from_numpy, values))

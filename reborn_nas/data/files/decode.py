@@ -109,7 +109,7 @@ def _fitted(values: Table, layout: Layout) -> Table:
     if layout.resize == "contain":
         inner = (max(1, min(H, round(h * W / w))), max(1, min(W, round(w * H / h))))
         framed = np.zeros((len(values), H, W), values.dtype)
-        top, left = (H - inner[0]) // 2, (W - inner[1]) // 2
+        top, left = round((H - inner[0]) / 2), round((W - inner[1]) / 2)
         framed[:, top : top + inner[0], left : left + inner[1]] = _resized(values, *inner)
         return framed
     tall, wide = (max(1, min(h, round(w * H / W))), max(1, min(w, round(h * W / H))))

@@ -13,7 +13,7 @@ from tests import house
 from tests.test_rooms import ROWS
 
 LIMITS = {
-    "lines": 57300,
+    "lines": 57900,
     "modules": 340,
     "modules in one folder": 14,
     "lines of the longest module": 469,

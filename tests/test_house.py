@@ -18,7 +18,7 @@ LIMITS = {
     "modules in one folder": 14,
     "lines of the longest module": 469,
     "lines of the longest function": 96,
-    "imports inside of functions": 38,
+    "imports inside of functions": 39,
 }
 CHAINS = {"backbone": 8, "data": 7, "report": 8, "study": 11, "training": 7}
 """Room → modules on its longest chain of imports; of rooms that are not named here, `SHORT`."""

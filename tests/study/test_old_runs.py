@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from reborn_nas.api import networks, recommend, report, run_view
 from reborn_nas.cli.main import main
+from reborn_nas.errors import StudyError
 from reborn_nas.records import public_name, stored_name
 from reborn_nas.study import StudyConfig, load_config, load_run, run_search, status
+from reborn_nas.study.setup.resolve import make_workbench
+from reborn_nas.study.setup.workbench import check_same
+from tests.study.test_run import tiny
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "runs"
 
@@ -83,3 +88,23 @@ def test_files_and_flags_with_the_old_names_hold(tmp_path: Path) -> None:
     assert load_config(path, search=6).exploration == 6
     path.write_text("exploration: 4\n")
     assert load_config(path, search=6).exploration == 6
+
+
+@pytest.mark.parametrize(
+    ("seed", "fraction", "before"),
+    [
+        (0, 1.0, "44cb47c642bebfd763829883ea5bd5939de76811825b72e7ce13c332828ece8e"),
+        (3, 0.5, "890d55779849ab4287db98693f11ed606a0e0ee546601dcf5ae7778b1fb3fb94"),
+    ],
+)
+def test_a_study_keeps_its_images_across_ways_to_compute_their_fingerprint(
+    tmp_path: Path, seed: int, fraction: float, before: str
+) -> None:
+    """`before` is what the version wrote that hashed all pixels."""
+    context = make_workbench(tiny(tmp_path, seed=seed, fraction=fraction))
+    kept = {**context.settings, "data": {**context.settings["data"], "fingerprint": before}}
+    store = SimpleNamespace(name="old", attribute=lambda key: kept)
+    assert check_same(store, context) == ()  # type: ignore[arg-type]
+    kept["data"]["fingerprint"] = before[::-1]
+    with pytest.raises(StudyError, match=r"data\.fingerprint"):
+        check_same(store, context)  # type: ignore[arg-type]

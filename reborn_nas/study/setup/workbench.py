@@ -21,6 +21,7 @@ from reborn_nas.activations import block_form
 from reborn_nas.architecture import ORIGINAL, BackboneSpec, Choice
 from reborn_nas.backbone import build, proof_record
 from reborn_nas.backbone.trace.inputs import arguments
+from reborn_nas.data.images import earlier_fingerprint
 from reborn_nas.metric import Metric
 from reborn_nas.metric.classification import guess
 from reborn_nas.models.weights import classifiers_of, load_weights
@@ -343,4 +344,15 @@ def site_row(site: Site) -> dict[str, Any]:
 
 def check_same(store: RunStore, bench: Workbench) -> tuple[str, ...]:
     """The settings in which the study in `store` differs from `bench`; see `adopted_settings` for what it raises."""
-    return adopted_settings(store.name, store.attribute("settings"), bench.settings, adopt=bench.config.adopt)
+    kept = store.attribute("settings")
+    if kept is not None and bench.own is None:
+        kept = _with_checksums(kept, bench.images)
+    return adopted_settings(store.name, kept, bench.settings, adopt=bench.config.adopt)
+
+
+def _with_checksums(kept: Mapping[str, Any], images: ImageSet) -> Mapping[str, Any]:
+    """Settings of an earlier version with the fingerprint as it is now, if they are of the same images."""
+    before = kept.get("data", {}).get("fingerprint")
+    if before in (None, images.fingerprint) or before != earlier_fingerprint(images):
+        return kept
+    return {**kept, "data": {**kept["data"], "fingerprint": images.fingerprint}}

@@ -247,6 +247,22 @@ def test_numbers_of_the_dashboard_and_keys_of_the_report_are_exported(
         assert info.numbers.get(int(which) if which.isdigit() else -1, which) in told
 
 
+def _small_mnist(root: Path) -> None:
+    """Files of MNIST's names and format (idx-ubyte) with a hundred drawn images in each part."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for part in ("train", "t10k"):
+        images = rng.integers(0, 256, (100, 28, 28), dtype=np.uint8)
+        labels = np.arange(100, dtype=np.uint8) % 10
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(
+            np.array([2051, 100, 28, 28], dtype=">i4").tobytes() + images.tobytes()
+        )
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(
+            np.array([2049, 100], dtype=">i4").tobytes() + labels.tobytes()
+        )
+
+
 def test_the_readmes_python_runs(
     printed: dict[str, str], at_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +279,7 @@ def test_the_readmes_python_runs(
         return RUN
 
     monkeypatch.setattr(rn, "search", planned)
+    _small_mnist(Path("data"))
     said("export", RUN, "--out", "my-model", "--force")
     accuracy = np.array([record.accuracy for record in load_run(RUN).records if record.phase == "screen"])
     design = rn.screen_design(n_sites=33, n_runs=96, seed=0)

@@ -144,6 +144,6 @@ def test_a_long_run_is_not_started_unasked(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", open("/dev/null"))  # noqa: SIM115
-    said = refused(capsys, "search", "--epochs", "1000000")
+    said = refused(capsys, "search", "--epochs", "100000")
     assert "--yes" in said
     assert "--epochs" in said

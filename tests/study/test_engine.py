@@ -426,7 +426,9 @@ def test_the_candidate_follows_the_estimates_that_the_report_prints(folder: Path
     screen = [record for record in odd if record.phase == "screen"]
     effects = study_findings(RunView("t", odd, arms=("reborn", "silu"))).effects
     assert effects is not None
-    own = candidate._effects(screen, bench.contrast)
+    estimates = candidate._estimates(screen, bench.contrast)
+    assert estimates is not None
+    own = estimates[0]
     assert [100 * own[site] for site in effects["site"]] == pytest.approx(list(effects["effect"]))
     ranked = candidate.leading_factors(screen, bench.contrast, 3)
     assert ranked == list(effects.sort_values("effect", ascending=False)["site"].head(3))

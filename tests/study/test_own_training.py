@@ -136,7 +136,7 @@ def test_the_report_speaks_in_the_metrics_words(whole: RunResult, tmp_path: Path
     page = rn.report(whole, tmp_path / "report").read_text()
     text = " ".join(re.sub(r"<style.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL).split())
     assert "Trainings are judged by RMSE, of which smaller is better." in text
-    assert re.search(r"The candidate beats its parent by \+[56]\.\d{4} degrees \[", text)
+    assert re.search(r"The candidate beats its parent in RMSE by \+[56]\.\d{4} degrees \[", text)
     assert "act1 improves RMSE by +5" in text
     assert "It does harm at dec" in text
     assert "RMSE against cost" in text

@@ -141,7 +141,7 @@ def check_tifffile(file: Path, tiff: Tiff) -> None:
     if tifffile is None:
         raise DataError(
             f"image {file} is a TIFF file of {tiff.channels} × {tiff.bits} bits a pixel, which Pillow does not read as "
-            "it is meant; install tifffile, which does: pip install 'reborn-nas[tiff]'"
+            "it is meant; install tifffile, which does: pip install tifffile imagecodecs"
         )
 
 
@@ -163,7 +163,7 @@ def read_tiff(file: Path, tiff: Tiff | None) -> np.ndarray[Any, Any]:
     except Exception as error:
         if "imagecodecs" not in str(error):
             raise
-        raise DataError(f"image {file}: {error}; install it: pip install 'reborn-nas[tiff]'") from error
+        raise DataError(f"image {file}: {error}; install it: pip install imagecodecs") from error
     return np.concatenate(planes)
 
 

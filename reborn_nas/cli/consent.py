@@ -24,9 +24,9 @@ FEWEST_EPOCHS, FEWEST_IMAGES, FEWEST_TRIALS = 3, 1000, 48
 
 def cheaper(plan: PlanView) -> str:
     """Text with flags that bring a plan for a CPU under an evening, and the resulting time; "" if it is shorter."""
-    if plan.seconds is None or plan.bench.device != "cpu":
+    if plan.seconds is None or plan.context.device != "cpu":
         return ""
-    recipe, images = plan.bench.recipe, len(plan.bench.images.pool)
+    recipe, images = plan.context.recipe, len(plan.context.images.pool)
     given = {"epochs": recipe.epochs, "images": images, "trials": plan.total - plan.done}
     return evening(plan.seconds, given, plan.config.fraction)
 

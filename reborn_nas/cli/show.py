@@ -101,7 +101,7 @@ def purposes(tested: str, parent: str) -> dict[str, str]:
 
 def _sites_text(plan: PlanView) -> str:
     """Text on where the question is asked: at each site, or for groups of sites that change together."""
-    factors, sites = plan.bench.contrast.factors, plan.n_sites
+    factors, sites = plan.context.contrast.factors, plan.n_sites
     groups, asked = len(factors), sum(map(len, factors.values()))
     all_of = f"{sites} sites" if asked == sites else f"{asked} of the {sites} sites"
     return f"each of {all_of}" if groups == asked else f"{groups} groups of {all_of}"
@@ -114,7 +114,7 @@ def print_plan(plan: PlanView) -> None:
     print(f"{config.study_name}: {plan.spec.source} {where}, {plan.n_sites} sites, {plan.total} trainings")
     if spoken().sentence:
         say(spoken().sentence)
-    tested, reference = plan.bench.contrast.arms
+    tested, reference = plan.context.contrast.arms
     parent = "parent" if reference == "original" else f"all-{reference}"
     print(f"question: {tested} against {reference}, at {_sites_text(plan)}")
     purpose = purposes(tested, parent)
@@ -136,7 +136,7 @@ def print_plan(plan: PlanView) -> None:
         say(line)
     if plan.seconds is not None:
         print(
-            f"Estimated time: {duration_text(plan.seconds)} on {plan.bench.device}, from a few measured steps."
+            f"Estimated time: {duration_text(plan.seconds)} on {plan.context.device}, from a few measured steps."
         )
     if plan.done:
         print(f"{plan.done} of {plan.total} trainings are done already.")
@@ -146,7 +146,7 @@ def print_plan(plan: PlanView) -> None:
 def print_training_check(tried: TrainingCheck, plan: PlanView) -> None:
     """Print what the check of a training of the user's own found, and how long the plan takes at that rate."""
     print(f"\ntrying the training with the budget of one epoch:\n{tried}")
-    left, epochs = plan.total - plan.done, plan.bench.epochs
+    left, epochs = plan.total - plan.done, plan.context.epochs
     if tried.seconds is not None and left:
         took = duration_text(tried.seconds * epochs * left)
         grows = "" if epochs == 1 else f", where one of {epochs} epochs takes {epochs} times as long"

@@ -25,10 +25,10 @@ from reborn_nas.replicate.published import Replication
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.plan.phases import ORDER, Phase
 from reborn_nas.study.search import prepare_run
+from reborn_nas.study.setup.context import StudyContext, check_same
 from reborn_nas.study.setup.planning import PlanView
 from reborn_nas.study.setup.processes import measure_epoch
-from reborn_nas.study.setup.resolve import make_workbench
-from reborn_nas.study.setup.workbench import Workbench, check_same
+from reborn_nas.study.setup.resolve import make_context
 from reborn_nas.study.store.opening import check_run_folder
 from reborn_nas.study.store.queue import RunQueue
 from reborn_nas.study.store.reading import read_records
@@ -164,11 +164,11 @@ def plan_replication(
         if group.dataset in absent:
             continue
         try:
-            bench = _bench(study, group, settings)
+            context = _context(study, group, settings)
         except DataError as error:
             absent[group.dataset] = str(error)
             continue
-        planned.append(_plan_group(study, group, bench, settings, measure))
+        planned.append(_plan_group(study, group, context, settings, measure))
     if not planned:
         raise DataError(
             f"{study.name}: no data set is there:\n" + "\n".join(f"  - {text}" for text in absent.values())
@@ -201,7 +201,7 @@ class _Listed(Schedule):
     """Schedules trainings that are known from the start; each is enqueued just before it is trained."""
 
     def __init__(self, view: PlanView, store: RunStore, queue: RunQueue, runs: Sequence[Run]) -> None:
-        self._bench, self._store, self._queue, self._runs = view.bench, store, queue, runs
+        self._context, self._store, self._queue, self._runs = view.context, store, queue, runs
         self._phases = {phase.name: phase for phase in view.phases}
 
     def lead(self) -> bool:
@@ -225,13 +225,13 @@ class _Listed(Schedule):
         return True
 
 
-def _bench(study: Replication, group: Group, settings: Settings) -> Workbench:
-    bench = make_workbench(group.config)
-    return replace(bench, images=thinned(bench.images, scale=settings.scale, validation=study.validation))
+def _context(study: Replication, group: Group, settings: Settings) -> StudyContext:
+    context = make_context(group.config)
+    return replace(context, images=thinned(context.images, scale=settings.scale, validation=study.validation))
 
 
-def _architectures(study: Replication, group: Group, bench: Workbench) -> dict[str, Architecture]:
-    return {row: architecture_of(study.rows[row], bench.sites, bench.spec) for row in group.rows}
+def _architectures(study: Replication, group: Group, context: StudyContext) -> dict[str, Architecture]:
+    return {row: architecture_of(study.rows[row], context.sites, context.spec) for row in group.rows}
 
 
 def _kept(study: Replication) -> dict[str, str]:
@@ -241,12 +241,14 @@ def _kept(study: Replication) -> dict[str, str]:
 
 
 def _plan_group(
-    study: Replication, group: Group, bench: Workbench, settings: Settings, measure: bool
+    study: Replication, group: Group, context: StudyContext, settings: Settings, measure: bool
 ) -> GroupPlan:
     check_run_folder(group.config.folder)
     done = _finished(group)
-    architectures = _architectures(study, group, bench)
-    cost = {row: predict(bench.template, a, discovery=bench.discovery) for row, a in architectures.items()}
+    architectures = _architectures(study, group, context)
+    cost = {
+        row: predict(context.template, a, discovery=context.discovery) for row, a in architectures.items()
+    }
     runs = runs_of(architectures, settings.seeds, keep=_kept(study))
     digests = {row: architecture.digest for row, architecture in architectures.items()}
     rows = []
@@ -255,22 +257,24 @@ def _plan_group(
         finished = sum(key in done for key in keys)
         rows.append(RowPlan(row, cost[row].params, cost[row].macs, keys, finished))
     if measure and any(row.done < len(row.keys) for row in rows):
-        parent = max(1, predict(bench.template, Architecture(bench.spec, {}), discovery=bench.discovery).macs)
-        each = _seconds(bench)
+        parent = max(
+            1, predict(context.template, Architecture(context.spec, {}), discovery=context.discovery).macs
+        )
+        each = _seconds(context)
         rows = [replace(row, seconds=each * row.macs / parent) for row in rows]
-    held = bench.images.validation_size
+    held = context.images.validation_size
     return GroupPlan(
-        group, tuple(rows), bench.recipe.epochs, len(bench.images.pool) - held,
-        bench.device, bench.notes,
+        group, tuple(rows), context.recipe.epochs, len(context.images.pool) - held,
+        context.device, context.notes,
     )  # fmt: skip
 
 
-def _seconds(bench: Workbench) -> float:
+def _seconds(context: StudyContext) -> float:
     """Estimated seconds of one training of the unconverted network."""
-    recipe = bench.recipe
-    epoch = measure_epoch(bench, None).seconds
-    seen = recipe.epochs * (len(bench.images.pool) - bench.images.validation_size)
-    test = len(bench.images.test) / (3 * max(1, seen))  # a forward pass is a third of a training step
+    recipe = context.recipe
+    epoch = measure_epoch(context, None).seconds
+    seen = recipe.epochs * (len(context.images.pool) - context.images.validation_size)
+    test = len(context.images.test) / (3 * max(1, seen))  # a forward pass is a third of a training step
     return recipe.epochs * epoch * (1 + test)
 
 
@@ -282,8 +286,8 @@ def _finished(group: Group) -> dict[str, TrialRecord]:
 
 def _run_group(plan: Plan, planned: GroupPlan, watcher: Progress, stopper: Stopper) -> None:
     group = planned.group
-    bench = _bench(plan.study, group, plan.settings)
-    runs = runs_of(_architectures(plan.study, group, bench), plan.settings.seeds, keep=_kept(plan.study))
+    context = _context(plan.study, group, plan.settings)
+    runs = runs_of(_architectures(plan.study, group, context), plan.settings.seeds, keep=_kept(plan.study))
     earlier = _finished(group)
     phases = []
     for name in ORDER:
@@ -291,11 +295,11 @@ def _run_group(plan: Plan, planned: GroupPlan, watcher: Progress, stopper: Stopp
             k for k, r in earlier.items() if r.phase == name
         }
         phases.append(Phase(name, len(keys)))
-    view = PlanView(bench, tuple(phases), bench.notes, done=len(earlier), resumed=bool(earlier))
+    view = PlanView(context, tuple(phases), context.notes, done=len(earlier), resumed=bool(earlier))
     store = find_store(group.config)
     if store is not None:
         try:
-            check_same(store, bench)
+            check_same(store, context)
         except StudyError as error:
             lines = "\n".join(line for line in str(error).splitlines()[1:])
             raise StudyError(
@@ -305,7 +309,7 @@ def _run_group(plan: Plan, planned: GroupPlan, watcher: Progress, stopper: Stopp
     watcher.plan(view)
     if group.config.threads is not None:
         torch.set_num_threads(group.config.threads)
-    objective = Objective(view.bench, view.config.folder)
-    worker = Worker(view.bench, store, view.phases, objective, watcher, stopper)
+    objective = Objective(view.context, view.config.folder)
+    worker = Worker(view.context, store, view.phases, objective, watcher, stopper)
     worker.schedule = _Listed(view, store, worker.queue, runs)
     worker.work(lead=True)

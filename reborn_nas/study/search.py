@@ -119,7 +119,7 @@ def run_search(
     config = view.config
     store = prepare_run(view)
     watcher.plan(view)
-    with speaking(view.bench.metric), log_to(config.folder, "-" if config.processes > 1 else "0"):
+    with speaking(view.context.metric), log_to(config.folder, "-" if config.processes > 1 else "0"):
         log.info("%d of %d trainings are done; %d processes", view.done, view.total, config.processes)
         result = _run_planned(view, store, watcher, illustrate, began)
         log.info("complete" if result.complete else "stopped early")
@@ -130,17 +130,17 @@ def _run_planned(
     view: PlanView, store: RunStore, watcher: Progress, illustrate: Illustrate | None, began: float
 ) -> RunResult:
     config = view.config
-    if config.processes > 1 and is_warm_study(view.bench) and view.done < view.total:
-        ParentWeights(view.bench, config.folder).ensure()  # once, before the workers start
+    if config.processes > 1 and is_warm_study(view.context) and view.done < view.total:
+        ParentWeights(view.context, config.folder).ensure()  # once, before the workers start
     with Stopper(config.timeout) as stopper, _resumable(config):
         if config.processes > 1:
             complete = supervise(view, store, watcher, stopper, illustrate)
         else:
             _set_threads(view.config)
             settle_numerics(deterministic=config.deterministic)
-            objective = Objective(view.bench, config.folder, stopping=lambda: stopper.wanted)
+            objective = Objective(view.context, config.folder, stopping=lambda: stopper.wanted)
             engine = Worker(
-                view.bench,
+                view.context,
                 store,
                 view.phases,
                 objective,
@@ -186,12 +186,12 @@ def prepare_run(view: PlanView) -> RunStore:
             with suppress(OSError):
                 folder.rmdir()
         raise
-    described = {"study": config.study_name, "digest": view.bench.digest, **_portable(config)}
-    if store.attribute("digest") != view.bench.digest:
-        store.keep("settings", view.bench.settings)
-        store.keep("digest", view.bench.digest)
+    described = {"study": config.study_name, "digest": view.context.digest, **_portable(config)}
+    if store.attribute("digest") != view.context.digest:
+        store.keep("settings", view.context.settings)
+        store.keep("digest", view.context.digest)
     store.keep("config", described)
-    proofs = view.bench.proofs
+    proofs = view.context.proofs
     if store.attribute("proofs") != proofs:
         store.keep("proofs", proofs)
     changed = list(view.adopted) != list(store.attribute("adopted", ()))
@@ -201,14 +201,14 @@ def prepare_run(view: PlanView) -> RunStore:
         store.keep("plan", view.to_dict())
     void_failed_results(store, view.phases)
     try:
-        write_json(folder / "config.json", {**described, "settings": view.bench.settings})
+        write_json(folder / "config.json", {**described, "settings": view.context.settings})
         write_json(folder / "plan.json", view.to_dict())
         write_settings(config)
     except OSError as error:
         raise StudyError(
             f"run folder {folder} cannot be written: {error}; repeat the command when it can"
         ) from error
-    for spec in view.bench.code:
+    for spec in view.context.code:
         remember_code(spec)
     if config.storage is not None:
         remember_storage(mask_url(config.storage))

@@ -75,23 +75,25 @@ class Bench:
         return accuracy, seconds
 
 
-def one_search(bench: Bench, sampler: str, budget: float, seed: int) -> tuple[dict[str, dict[str, str]], int]:
+def one_search(
+    context: Bench, sampler: str, budget: float, seed: int
+) -> tuple[dict[str, dict[str, str]], int]:
     """Way of choosing → network, after trainings of `budget` CPU seconds; and how many trainings these were."""
     study = optuna.create_study(
-        direction="maximize", sampler=make_sampler(sampler, seed, stages=bench.stages)
+        direction="maximize", sampler=make_sampler(sampler, seed, stages=context.stages)
     )
     trials: list[dict[str, str]] = []
     values: list[float] = []
     spent = 0.0
     while spent < budget:
         trial = study.ask()
-        chosen = {name: trial.suggest_categorical(name, labels) for name, labels in bench.choices.items()}
-        accuracy, seconds = bench.train(chosen, derive_seed(seed, "search", str(len(trials))) % 2**31)
+        chosen = {name: trial.suggest_categorical(name, labels) for name, labels in context.choices.items()}
+        accuracy, seconds = context.train(chosen, derive_seed(seed, "search", str(len(trials))) % 2**31)
         study.tell(trial, accuracy)
         trials.append(chosen)
         values.append(accuracy)
         spent += seconds
-    found = recommend(trials, values, choices=bench.choices, stages=bench.stages)
+    found = recommend(trials, values, choices=context.choices, stages=context.stages)
     return {
         "recommended": dict(found.choices),
         "best observed": trials[int(np.argmax(values))],
@@ -100,14 +102,14 @@ def one_search(bench: Bench, sampler: str, budget: float, seed: int) -> tuple[di
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row a seed, sampler and way of choosing; the samplers take turns, so that a busy machine slows all alike."""
-    bench = Bench(options)
+    context = Bench(options)
     rows = []
     for seed in range(options.first, options.first + options.seeds):
         for sampler in SAMPLERS:
-            networks, count = one_search(bench, sampler, options.seconds, seed)
+            networks, count = one_search(context, sampler, options.seconds, seed)
             for way, choices in networks.items():
                 finals = [
-                    bench.train(choices, derive_seed(seed, "final", str(k)) % 2**31, final=True)[0]
+                    context.train(choices, derive_seed(seed, "final", str(k)) % 2**31, final=True)[0]
                     for k in range(options.finals)
                 ]
                 rows.append(

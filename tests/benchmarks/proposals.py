@@ -47,11 +47,11 @@ def measure(trials: int, sites: int, rounds: int) -> list[float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "nine.yaml").write_text(SPACE)
-        bench = make_bench(folder, sites=sites, space=str(folder / "nine.yaml"), sampler="additive")
+        context = make_bench(folder, sites=sites, space=str(folder / "nine.yaml"), sampler="additive")
         url = f"journal://{folder / 'study.journal'}"
-        put(connect(url), fill(bench, trials))
+        put(connect(url), fill(context, trials))
         store = open_run(connect(url), "scale", create=True)
-        engine = Worker(bench, store, plan(trials + rounds), instant, SilentProgress(), Stopper())
+        engine = Worker(context, store, plan(trials + rounds), instant, SilentProgress(), Stopper())
         engine.schedule.lead()
         Proposals.propose = timed  # type: ignore[method-assign]
         try:

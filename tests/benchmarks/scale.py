@@ -44,7 +44,7 @@ from reborn_nas.samplers.registry import make_sampler
 from reborn_nas.seeds import derive_seed
 from reborn_nas.study.plan.designs import Run, search_runs
 from reborn_nas.study.plan.phases import Phase
-from reborn_nas.study.setup.workbench import Workbench
+from reborn_nas.study.setup.context import StudyContext
 from reborn_nas.study.store.outcome import outcome_of
 from reborn_nas.study.store.storage import RunStore, connect, open_run
 from reborn_nas.study.worker.loop import IDLE, Worker
@@ -82,20 +82,20 @@ class Asleep:
 # -- a study that holds many trials, made in seconds ----------------------------------------------------------
 
 
-def fill(bench: Workbench, trials: int) -> list[FrozenTrial]:
+def fill(context: StudyContext, trials: int) -> list[FrozenTrial]:
     """Finished trials of the search, parameters drawn at random, as the engine would have left them."""
     import random
 
     chance = random.Random(0)
     spaces = {
         name: optuna.distributions.CategoricalDistribution(labels)
-        for name, labels in bench.parameters.items()
+        for name, labels in context.parameters.items()
     }
     found = []
-    for run in search_runs(trials, bench.config.seed, 1):
+    for run in search_runs(trials, context.config.seed, 1):
         parameters = {name: chance.choice(space.choices) for name, space in spaces.items()}
         fixed = optuna.trial.FixedTrial(parameters)
-        architecture = bench.space.suggest(fixed, bench.sites, bench.spec)
+        architecture = context.space.suggest(fixed, context.sites, context.spec)
         record = instant(replace(run, parameters=parameters), architecture)
         result = outcome_of(record, learns_pruned=True)
         found.append(
@@ -208,11 +208,11 @@ def put_in_tables(storage: BaseStorage, store: RunStore, trials: list[FrozenTria
 class Ours:
     """Our engine on a storage that holds `done` trials."""
 
-    def __init__(self, bench: Workbench, url: str, done: int, more: int) -> None:
+    def __init__(self, context: StudyContext, url: str, done: int, more: int) -> None:
         began = time.perf_counter()
         self.times: list[float] = []
         store = open_run(connect(url), NAME, create=True)
-        self.engine = Worker(bench, store, plan(done + more), instant, SilentProgress(), Stopper())
+        self.engine = Worker(context, store, plan(done + more), instant, SilentProgress(), Stopper())
         self.engine.schedule.lead()
         self.resume = time.perf_counter() - began
         self.cpu: list[float] = []
@@ -228,13 +228,15 @@ class Ours:
 class Bare:
     """Optuna's own calls on a copy: ask a waiting trial, suggest, set the attributes, tell."""
 
-    def __init__(self, bench: Workbench, storage: Callable[[], BaseStorage], done: int, more: int) -> None:
+    def __init__(
+        self, context: StudyContext, storage: Callable[[], BaseStorage], done: int, more: int
+    ) -> None:
         began = time.perf_counter()
         self.times: list[float] = []
-        self.bench = bench
+        self.context = context
         self.number = done
         self.study = optuna.load_study(study_name=NAME, storage=storage())
-        self.runs = {run.key: run for run in search_runs(done + more, bench.config.seed, 1)}
+        self.runs = {run.key: run for run in search_runs(done + more, context.config.seed, 1)}
         for run in list(self.runs.values())[done:]:
             self.study.enqueue_trial({}, user_attrs=run.to_attributes())
         self.resume = time.perf_counter() - began
@@ -244,10 +246,10 @@ class Bare:
         """One trial."""
         began, cpu = time.perf_counter(), time.process_time()
         run = self.runs[f"search/{self.number}"]
-        self.study.sampler = make_sampler(self.bench.config.sampler, derive_seed(0, "sampler", run.key))
+        self.study.sampler = make_sampler(self.context.config.sampler, derive_seed(0, "sampler", run.key))
         trial = self.study.ask()
         trial.set_user_attr("lease", {"host": "host/1/2", "pid": 1, "started": "1", "beat": 0})
-        architecture = self.bench.space.suggest(trial, self.bench.sites, self.bench.spec)
+        architecture = self.context.space.suggest(trial, self.context.sites, self.context.spec)
         record = instant(replace(run, parameters=trial.params), architecture)
         result = outcome_of(record, learns_pruned=True)
         for key, value in result.attributes.items():
@@ -281,28 +283,30 @@ def cost(trials: list[int], samplers: list[str], rounds: int, storages: list[str
     for done in trials:
         for sampler in samplers:
             with tempfile.TemporaryDirectory() as name:
-                bench = make_bench(Path(name), sites=SITES, space="paper", sampler=sampler)
+                context = make_bench(Path(name), sites=SITES, space="paper", sampler=sampler)
                 rows = filled(done)
                 if "journal" in storages:
-                    cost_on_journal(bench, rows, Path(name), rounds)
+                    cost_on_journal(context, rows, Path(name), rounds)
                 if "postgresql" in storages:
-                    cost_on_postgresql(bench, rows, rounds)
+                    cost_on_postgresql(context, rows, rounds)
 
 
-def cost_on_journal(bench: Workbench, rows: list[FrozenTrial], folder: Path, rounds: int) -> None:
+def cost_on_journal(context: StudyContext, rows: list[FrozenTrial], folder: Path, rounds: int) -> None:
     put(connect(f"journal://{folder}/ours.journal"), rows)
     shutil.copy(folder / "ours.journal", folder / "bare.journal")
     size = (folder / "bare.journal").stat().st_size / 1e6
     done, more = len(rows), rounds + 1
     measure(
-        lambda: Ours(bench, f"journal://{folder}/ours.journal", done, more),
-        lambda: Bare(bench, lambda: JournalStorage(JournalFileBackend(f"{folder}/bare.journal")), done, more),
-        f"journal, {bench.config.sampler}, {done:,} trials ({size:.0f} MB)",
+        lambda: Ours(context, f"journal://{folder}/ours.journal", done, more),
+        lambda: Bare(
+            context, lambda: JournalStorage(JournalFileBackend(f"{folder}/bare.journal")), done, more
+        ),
+        f"journal, {context.config.sampler}, {done:,} trials ({size:.0f} MB)",
         rounds,
     )
 
 
-def cost_on_postgresql(bench: Workbench, rows: list[FrozenTrial], rounds: int) -> None:
+def cost_on_postgresql(context: StudyContext, rows: list[FrozenTrial], rounds: int) -> None:
     with database() as server:
         if server is None:
             return
@@ -310,9 +314,9 @@ def cost_on_postgresql(bench: Workbench, rows: list[FrozenTrial], rounds: int) -
         other = copy_database(server)
         done, more = len(rows), rounds + 1
         measure(
-            lambda: Ours(bench, server.url, done, more),
-            lambda: Bare(bench, lambda: RDBStorage(driver(other)), done, more),
-            f"PostgreSQL, {bench.config.sampler}, {done:,} trials",
+            lambda: Ours(context, server.url, done, more),
+            lambda: Bare(context, lambda: RDBStorage(driver(other)), done, more),
+            f"PostgreSQL, {context.config.sampler}, {done:,} trials",
             rounds,
         )
 
@@ -382,10 +386,10 @@ def resume(trials: list[int], storages: list[str]) -> None:
 
 def killed(folder: Path, url: str, done: int) -> None:
     """Open, lead, claim one run, say how long it took, and die holding it."""
-    bench = make_bench(folder, sites=SITES, space="paper")
+    context = make_bench(folder, sites=SITES, space="paper")
     began = time.perf_counter()
     store = open_run(connect(url), NAME, create=True)
-    engine = Worker(bench, store, plan(done), instant, SilentProgress(), Stopper())
+    engine = Worker(context, store, plan(done), instant, SilentProgress(), Stopper())
     engine.schedule.lead()
     claim = engine.queue.claim(["search"])
     assert claim is not None
@@ -398,9 +402,9 @@ def killed(folder: Path, url: str, done: int) -> None:
 
 
 def one_worker(folder: Path, url: str, total: int, sleep: float, start: Any, ends: Any) -> None:
-    bench = make_bench(folder, sites=5, sampler="random")
+    context = make_bench(folder, sites=5, sampler="random")
     store = open_run(connect(url), NAME, create=True)
-    engine = Worker(bench, store, plan(total), Asleep(sleep), SilentProgress(), Stopper())
+    engine = Worker(context, store, plan(total), Asleep(sleep), SilentProgress(), Stopper())
     start.wait()
     began = last = time.perf_counter()
     done = 0

@@ -476,7 +476,7 @@ def test_a_search_decodes_what_its_plan_did_not(photos: Path, place: Path, tmp_p
     assert not place.exists()
     assert not (tmp_path / "run").exists()
     whole = with_images(plan)
-    assert whole.bench.images.fingerprint == in_memory(photos).fingerprint
+    assert whole.context.images.fingerprint == in_memory(photos).fingerprint
     assert whole.phases == plan.phases
     assert with_images(whole) is whole
 

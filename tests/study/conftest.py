@@ -1,4 +1,4 @@
-"""A study's bench without training: real sites, real search space, real data set, accuracies from a formula."""
+"""A study's context without training: real sites, real search space, real data set, accuracies from a formula."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reborn_nas.space import load_space
 from reborn_nas.study.config.config import StudyConfig, split_contrast
 from reborn_nas.study.plan.contrast import make_contrast
 from reborn_nas.study.plan.designs import Run
-from reborn_nas.study.setup.workbench import Workbench
+from reborn_nas.study.setup.context import StudyContext
 from tests.study import postgresql
 
 
@@ -42,8 +42,8 @@ class FakeSite:
         return self.refusal(choice) is None
 
 
-def make_bench(folder: Path, sites: int = 5, **settings: Any) -> Workbench:
-    """A bench on `sites` made-up sites; its images are only counted, never read."""
+def make_bench(folder: Path, sites: int = 5, **settings: Any) -> StudyContext:
+    """A context on `sites` made-up sites; its images are only counted, never read."""
     config = StudyConfig(**{"run": folder, "name": "toy", "space": "two_level", **settings})
     spec = BackboneSpec("timm:toy", input_size=(3, 8, 8), num_classes=10, stem="original")
     found = tuple(FakeSite(f"layer{index}.act", index, stage=index // 2) for index in range(sites))
@@ -58,7 +58,9 @@ def make_bench(folder: Path, sites: int = 5, **settings: Any) -> Workbench:
     )
     recipe = SimpleNamespace(epochs=2, to_dict=lambda: {"name": config.recipe, **config.recipe_overrides})
     contrast = make_contrast(*split_contrast(config.contrast), space, found, spec)
-    return Workbench(config, spec, found, space, space.parameters(found), contrast, images, recipe, "cpu", ())
+    return StudyContext(
+        config, spec, found, space, space.parameters(found), contrast, images, recipe, "cpu", ()
+    )
 
 
 @dataclass

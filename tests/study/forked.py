@@ -42,9 +42,9 @@ class Forking(_Supervisor):
 
 def supervise(folder: Path, storage: str | None, before: Before) -> None:
     """The target of a process; exit code 0 where the study is complete."""
-    bench = make_bench(folder, sites=SITES, workers=WORKERS)
+    context = make_bench(folder, sites=SITES, workers=WORKERS)
     with Stopper() as stopper:
-        view = PlanView(bench, phases(), ())
+        view = PlanView(context, phases(), ())
         supervisor = Forking(view, store_of(folder, storage), SilentProgress(), stopper, None)
         supervisor.folder, supervisor.storage, supervisor.before = folder, storage, before
         os._exit(0 if supervisor.run() else 1)
@@ -54,7 +54,7 @@ def _work(folder: Path, storage: str | None, before: Before, pipe: Connection, p
     """A worker of that supervisor; a file PID.pid says that it is one."""
     (folder / f"{os.getpid()}.pid").touch()
     with Stopper(parent=parent) as stopper:
-        bench = make_bench(folder, sites=SITES)
+        context = make_bench(folder, sites=SITES)
         objective = FakeObjective(before=before)
-        engine = Worker(bench, store_of(folder, storage), phases(), objective, PipeProgress(pipe), stopper)
+        engine = Worker(context, store_of(folder, storage), phases(), objective, PipeProgress(pipe), stopper)
         os._exit(0 if engine.work(lead=True) else 1)

@@ -41,13 +41,15 @@ def artifacts(folder: Path, trial: FrozenTrial, storage: Any) -> dict[str, str]:
 
 
 def test_every_finished_trial_has_its_pictures_also_the_sampler_s_copies(folder: Path) -> None:
-    bench = make_bench(folder)
-    phases: tuple[Phase, ...] = plan(bench, 64)
+    context = make_bench(folder)
+    phases: tuple[Phase, ...] = plan(context, 64)
     with Stopper() as stopper:
         objective = FakeObjective(state=lambda run: "failed" if run.key == "search/0" else "complete")
-        engine = Worker(bench, store_of(bench), phases, objective, SilentProgress(), stopper, illustrate=draw)
+        engine = Worker(
+            context, store_of(context), phases, objective, SilentProgress(), stopper, illustrate=draw
+        )
         assert engine.work(lead=True)
-    store = store_of(bench)
+    store = store_of(context)
     seen = copies = 0
     for study in store.studies():
         for trial in study.get_trials():

@@ -14,8 +14,8 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from reborn_nas.errors import ConfigError, StudyError, TrainingError
 from reborn_nas.study import StudyConfig
 from reborn_nas.study.config.values import parse_bucket
-from reborn_nas.study.setup.resolve import make_workbench
-from reborn_nas.study.setup.workbench import Workbench
+from reborn_nas.study.setup.context import StudyContext
+from reborn_nas.study.setup.resolve import make_context
 from reborn_nas.study.trainer.checkpoints import BucketCheckpoint, SavedState, open_bucket
 from reborn_nas.study.trainer.objective import Stopped
 from reborn_nas.training import TrainingState
@@ -111,8 +111,8 @@ def test_a_folder_is_a_folder() -> None:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
-    return make_workbench(tiny(tmp_path_factory.mktemp("bench"), epochs=4, artifacts="s3://states/here"))
+def context(tmp_path_factory: pytest.TempPathFactory) -> StudyContext:
+    return make_context(tiny(tmp_path_factory.mktemp("context"), epochs=4, artifacts="s3://states/here"))
 
 
 @pytest.fixture
@@ -130,16 +130,16 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Any:
         yield client
 
 
-def test_another_machine_goes_on_from_the_bucket(bench: Workbench, tmp_path: Path, s3: Any) -> None:
+def test_another_machine_goes_on_from_the_bucket(context: StudyContext, tmp_path: Path, s3: Any) -> None:
     with pytest.raises(Stopped):
-        train(bench, tmp_path / "one", stop_after=2)
+        train(context, tmp_path / "one", stop_after=2)
     (kept,) = s3.list_objects_v2(Bucket="states")["Contents"]
     assert kept["Key"].startswith("here/convnet5-digits/states/screen-3~")
     epochs: list[int] = []
-    resumed = train(bench, tmp_path / "two", epochs=epochs)
+    resumed = train(context, tmp_path / "two", epochs=epochs)
     assert epochs == [3, 4]
     assert s3.list_objects_v2(Bucket="states")["KeyCount"] == 0
-    assert numbers(resumed) == numbers(train(bench, tmp_path / "three"))
+    assert numbers(resumed) == numbers(train(context, tmp_path / "three"))
 
 
 def test_a_bucket_that_is_not_there_is_told_before_any_training(s3: Any) -> None:

@@ -19,12 +19,12 @@ LEADING = ["layer4.act", "layer0.act", "layer2.act"]
 
 
 def made(folder: Path, count: int = 64, refused: tuple[str, ...] = ()) -> list[Run]:
-    bench = make_bench(folder, sites=7)
-    incumbent = bench.contrast.architecture(
-        bench.spec, {name: Choice.parse("reborn(kernel_size=3,compression=1x1)") for name in TOP}
+    context = make_bench(folder, sites=7)
+    incumbent = context.contrast.architecture(
+        context.spec, {name: Choice.parse("reborn(kernel_size=3,compression=1x1)") for name in TOP}
     )
     return check_runs(
-        count, incumbent, TOP, LEADING, bench.contrast, 3, lambda site, choice: choice.name not in refused
+        count, incumbent, TOP, LEADING, context.contrast, 3, lambda site, choice: choice.name not in refused
     )
 
 
@@ -85,14 +85,14 @@ def test_parts_are_whole(folder: Path, asked: int, whole: int) -> None:
 
 
 def test_a_study_runs_them_and_a_longer_one_keeps_those_it_has(folder: Path) -> None:
-    bench = make_bench(folder, sites=7)
+    context = make_bench(folder, sites=7)
     counts = {"baseline": 2, "screen": 16, "candidate": 2, "confirm": 16, "control": 48}
-    first = plan(bench, 100, **counts, checks=16)
-    assert run(bench, first, FakeObjective())
+    first = plan(context, 100, **counts, checks=16)
+    assert run(context, first, FakeObjective())
     objective = FakeObjective()
-    assert run(bench, plan(bench, 160, earlier=first, **counts, checks=64), objective)
+    assert run(context, plan(context, 160, earlier=first, **counts, checks=64), objective)
     assert sum(key.startswith("checks/") for key in objective.calls) == 48
-    records = [record for record in read_records(store_of(bench)) if record.phase == "checks"]
+    records = [record for record in read_records(store_of(context)) if record.phase == "checks"]
     assert len(records) == 64
     assert sum(r.arm == "rate" for r in records) == 16
-    assert set(store_of(bench).attribute("top_ranked")[:2]) == {"layer0.act", "layer1.act"}
+    assert set(store_of(context).attribute("top_ranked")[:2]) == {"layer0.act", "layer1.act"}

@@ -19,7 +19,7 @@ from reborn_nas.study.config.urls import run_url
 from reborn_nas.study.plan import candidate
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.plan.phases import Phase, plan_phases
-from reborn_nas.study.setup.workbench import Workbench
+from reborn_nas.study.setup.context import StudyContext
 from reborn_nas.study.store.outcome import outcome_of
 from reborn_nas.study.store.reading import read_records
 from reborn_nas.study.store.storage import RunStore, connect, open_run
@@ -30,25 +30,27 @@ from reborn_nas.study.worker.stop import Stopper
 from tests.study.conftest import FakeObjective, fake_record, make_bench
 
 
-def plan(bench: Workbench, total: int, earlier: tuple[Phase, ...] = (), **counts: int) -> tuple[Phase, ...]:
-    n = len(bench.contrast.factors)
+def plan(
+    context: StudyContext, total: int, earlier: tuple[Phase, ...] = (), **counts: int
+) -> tuple[Phase, ...]:
+    n = len(context.contrast.factors)
     return plan_phases(total, n, sizes=screen_sizes(n, total), counts=counts, earlier=earlier)
 
 
-def store_of(bench: Workbench) -> RunStore:
-    return open_run(connect(run_url(bench.config.folder, None)), "toy", create=True)
+def store_of(context: StudyContext) -> RunStore:
+    return open_run(connect(run_url(context.config.folder, None)), "toy", create=True)
 
 
-def run(bench: Workbench, phases: tuple[Phase, ...], objective: Any, lead: bool = True) -> bool:
+def run(context: StudyContext, phases: tuple[Phase, ...], objective: Any, lead: bool = True) -> bool:
     with Stopper() as stopper:
-        engine = Worker(bench, store_of(bench), phases, objective, SilentProgress(), stopper)
+        engine = Worker(context, store_of(context), phases, objective, SilentProgress(), stopper)
         return engine.work(lead=lead)
 
 
-def told_once(bench: Workbench) -> dict[str, float | None]:
+def told_once(context: StudyContext) -> dict[str, float | None]:
     """Key → accuracy over all trials that hold a record; fails where a key has two."""
     found: dict[str, float | None] = {}
-    for study in store_of(bench).studies():
+    for study in store_of(context).studies():
         for trial in study.get_trials():
             record = trial.user_attrs.get("record")
             if record is not None:
@@ -58,22 +60,22 @@ def told_once(bench: Workbench) -> dict[str, float | None]:
 
 
 def test_each_run_once_and_a_second_call_does_nothing(folder: Path) -> None:
-    bench = make_bench(folder)
-    phases = plan(bench, 64)
+    context = make_bench(folder)
+    phases = plan(context, 64)
     objective = FakeObjective()
-    assert run(bench, phases, objective)
+    assert run(context, phases, objective)
     assert set(objective.calls.values()) == {1}
-    assert len(told_once(bench)) == 64
+    assert len(told_once(context)) == 64
     again = FakeObjective()
-    assert run(bench, phases, again)
+    assert run(context, phases, again)
     assert again.calls == {}
 
 
 def test_the_screen_is_balanced_and_its_runs_are_what_their_levels_say(folder: Path) -> None:
-    bench = make_bench(folder, space="paper")
-    assert run(bench, plan(bench, 64), FakeObjective())
-    screen = [record for record in read_records(store_of(bench)) if record.phase == "screen"]
-    for site in bench.contrast.factors:
+    context = make_bench(folder, space="paper")
+    assert run(context, plan(context, 64), FakeObjective())
+    screen = [record for record in read_records(store_of(context)) if record.phase == "screen"]
+    for site in context.contrast.factors:
         assert sum(record.levels[site] for record in screen) == 16
     for record in screen:
         architecture = Architecture.from_dict(record.architecture)
@@ -85,9 +87,9 @@ def test_the_screen_is_balanced_and_its_runs_are_what_their_levels_say(folder: P
 
 
 def test_the_candidate_has_level_one_where_the_screen_saw_a_gain(folder: Path) -> None:
-    bench = make_bench(folder)
-    assert run(bench, plan(bench, 64), FakeObjective())
-    arms = {record.arm: record for record in read_records(store_of(bench)) if record.phase == "candidate"}
+    context = make_bench(folder)
+    assert run(context, plan(context, 64), FakeObjective())
+    arms = {record.arm: record for record in read_records(store_of(context)) if record.phase == "candidate"}
     chosen = Architecture.from_dict(arms["candidate"].architecture)
     assert set(chosen.choices) == {"layer0.act", "layer1.act"}  # where the formula has a gain
     assert arms["parent"].architecture["choices"] == {}
@@ -95,18 +97,18 @@ def test_the_candidate_has_level_one_where_the_screen_saw_a_gain(folder: Path) -
 
 
 def test_a_larger_total_adds_complete_blocks_and_repeats_nothing(folder: Path) -> None:
-    bench = make_bench(folder)
-    first = plan(bench, 64)
-    run(bench, first, FakeObjective())
-    before = told_once(bench)
-    grown = plan(bench, 160, earlier=first)
+    context = make_bench(folder)
+    first = plan(context, 64)
+    run(context, first, FakeObjective())
+    before = told_once(context)
+    grown = plan(context, 160, earlier=first)
     objective = FakeObjective()
-    assert run(bench, grown, objective)
-    after = told_once(bench)
+    assert run(context, grown, objective)
+    after = told_once(context)
     assert len(after) == 160
     assert {key: after[key] for key in before} == before
     assert not set(objective.calls) & set(before)
-    screen = [record for record in read_records(store_of(bench)) if record.phase == "screen"]
+    screen = [record for record in read_records(store_of(context)) if record.phase == "screen"]
     assert len(screen) == 80
     assert len({record.block for record in screen[:32]} & {record.block for record in screen[32:]}) == 0
 
@@ -116,8 +118,8 @@ def test_an_interrupted_study_ends_as_an_undisturbed_one(folder: Path, tmp_path:
     (tmp_path / "other").mkdir()
     run(undisturbed, plan(undisturbed, 64), FakeObjective())
 
-    bench = make_bench(folder)
-    phases = plan(bench, 64)
+    context = make_bench(folder)
+    phases = plan(context, 64)
 
     def stop_sometimes(run: Run, number: int) -> None:
         if number == 6:
@@ -126,12 +128,14 @@ def test_an_interrupted_study_ends_as_an_undisturbed_one(folder: Path, tmp_path:
     for _ in range(30):
         stopper = Stopper()
         objective = FakeObjective(before=stop_sometimes)
-        engine = Worker(bench, store_of(bench), phases, _stops(objective, stopper), SilentProgress(), stopper)
+        engine = Worker(
+            context, store_of(context), phases, _stops(objective, stopper), SilentProgress(), stopper
+        )
         if engine.work(lead=True):
             break
     else:
         pytest.fail("the study never ended")
-    assert told_once(bench) == told_once(undisturbed)
+    assert told_once(context) == told_once(undisturbed)
 
 
 def _stops(objective: FakeObjective, stopper: Stopper) -> Any:
@@ -146,38 +150,40 @@ def _stops(objective: FakeObjective, stopper: Stopper) -> Any:
 
 
 def test_failures_are_kept_with_their_reason_and_do_not_end_the_study(folder: Path) -> None:
-    bench = make_bench(folder)
+    context = make_bench(folder)
     states = {"screen/3": "failed", "screen/4": "diverged", "search/1": "diverged", "search/2": "failed"}
-    assert run(bench, plan(bench, 64), FakeObjective(state=lambda run: states.get(run.key, "complete")))
-    records = {record.key: record for record in read_records(store_of(bench))}
+    assert run(context, plan(context, 64), FakeObjective(state=lambda run: states.get(run.key, "complete")))
+    records = {record.key: record for record in read_records(store_of(context))}
     assert len(records) == 64
     assert {key: records[key].state for key in states} == states
-    search = store_of(bench).study("search")
+    search = store_of(context).study("search")
     bad = [trial for trial in search.get_trials() if trial.user_attrs.get("key") in ("search/1", "search/2")]
     assert [trial.state.name for trial in bad] == ["PRUNED", "PRUNED"]
     assert all(max(trial.constraints.values()) > 0 for trial in bad)
 
 
 def test_the_sampler_starts_from_the_screen(folder: Path) -> None:
-    bench = make_bench(folder, space="paper")  # it names relu, not the original
-    run(bench, plan(bench, 64), FakeObjective())
-    search = store_of(bench).study("search")
+    context = make_bench(folder, space="paper")  # it names relu, not the original
+    run(context, plan(context, 64), FakeObjective())
+    search = store_of(context).study("search")
     copies = [trial for trial in search.get_trials() if "copy_of" in trial.user_attrs]
     assert len({trial.user_attrs["copy_of"] for trial in copies}) == len(copies) == 32
     for trial in copies:
-        assert set(trial.params) == set(bench.parameters)
-        assert all(value in bench.parameters[name] for name, value in trial.params.items())
+        assert set(trial.params) == set(context.parameters)
+        assert all(value in context.parameters[name] for name, value in trial.params.items())
     assert {value for trial in copies for value in trial.params.values() if "reborn" not in value} == {"relu"}
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "gp", "additive"])
 def test_every_sampler_proposes_from_the_space_and_hears_of_failures(folder: Path, sampler: str) -> None:
-    bench = make_bench(folder, sampler=sampler)
-    phases = plan(bench, 8, baseline=0, screen=0, candidate=0)
+    context = make_bench(folder, sampler=sampler)
+    phases = plan(context, 8, baseline=0, screen=0, candidate=0)
     assert run(
-        bench, phases, FakeObjective(state=lambda run: "diverged" if run.key == "search/0" else "complete")
+        context, phases, FakeObjective(state=lambda run: "diverged" if run.key == "search/0" else "complete")
     )
-    trials = [trial for trial in store_of(bench).study("search").get_trials() if "record" in trial.user_attrs]
+    trials = [
+        trial for trial in store_of(context).study("search").get_trials() if "record" in trial.user_attrs
+    ]
     assert len(trials) == 8
     failed = next(trial for trial in trials if trial.user_attrs["key"] == "search/0")
     if sampler in ("nsga2", "gp"):  # these read COMPLETE trials only
@@ -197,21 +203,21 @@ def test_the_samplers_of_a_worker_read_each_trial_once(folder: Path, monkeypatch
         return encode(space, trials)
 
     monkeypatch.setattr(Space, "encode", counting)
-    bench = make_bench(folder, sampler="additive")
-    assert run(bench, plan(bench, 40, baseline=0, screen=0, candidate=0), FakeObjective())
+    context = make_bench(folder, sampler="additive")
+    assert run(context, plan(context, 40, baseline=0, screen=0, candidate=0), FakeObjective())
     # of 40 trainings 8 start at random; then each reads what is new and whatever else is under way
     assert sum(read) <= 40 + 64 + 40  # the recommender reads all of them once at the end
     assert len(read) > 30
 
 
 def test_attributes_that_people_look_for_in_the_dashboard(folder: Path) -> None:
-    bench = make_bench(folder)
-    run(bench, plan(bench, 64), FakeObjective())
-    for study in store_of(bench).studies():
+    context = make_bench(folder)
+    run(context, plan(context, 64), FakeObjective())
+    for study in store_of(context).studies():
         for trial in study.get_trials():
             if "record" in trial.user_attrs:
                 assert {"seed", "phase", "params", "macs", "seconds", "digest"} <= set(trial.user_attrs)
-                assert set(trial.params) == set(bench.parameters)
+                assert set(trial.params) == set(context.parameters)
         assert study.metric_names == ["accuracy"]
 
 
@@ -224,9 +230,9 @@ def test_a_designed_run_that_diverged_keeps_its_accuracy() -> None:
 
 
 def test_confirmation_and_control(folder: Path) -> None:
-    bench = make_bench(folder, sites=7)
-    assert run(bench, plan(bench, 200, confirm=32, control=48), FakeObjective())
-    records = read_records(store_of(bench))
+    context = make_bench(folder, sites=7)
+    assert run(context, plan(context, 200, confirm=32, control=48), FakeObjective())
+    records = read_records(store_of(context))
     confirm = [record for record in records if record.phase == "confirm"]
     control = [record for record in records if record.phase == "control"]
     assert (len(confirm), len(control)) == (32, 48)
@@ -247,10 +253,10 @@ def test_confirmation_and_control(folder: Path) -> None:
 
 def test_other_contrasts(folder: Path) -> None:
     """`reborn:silu` is reborn against SiLU: the reference is SiLU in the screen and at both later ends too."""
-    bench = make_bench(folder, contrast="reborn:silu", space="full")
-    assert bench.contrast.arms == ("reborn", "silu")
-    assert run(bench, plan(bench, 200, checks=16), FakeObjective())
-    records = read_records(store_of(bench))
+    context = make_bench(folder, contrast="reborn:silu", space="full")
+    assert context.contrast.arms == ("reborn", "silu")
+    assert run(context, plan(context, 200, checks=16), FakeObjective())
+    records = read_records(store_of(context))
     for record in records:
         if record.phase in ("screen", "baseline", "confirm"):
             architecture = Architecture.from_dict(record.architecture)
@@ -272,36 +278,36 @@ def test_other_contrasts(folder: Path) -> None:
 
 
 def test_level_one_of_two_forms_of_one_activation_is_the_one_on_trial(folder: Path) -> None:
-    bench = make_bench(folder, contrast="reborn(kernel_size=3):reborn(kernel_size=1)")
-    site = next(iter(bench.contrast.factors))
-    high, low = bench.contrast.high.default, bench.contrast.low.default
+    context = make_bench(folder, contrast="reborn(kernel_size=3):reborn(kernel_size=1)")
+    site = next(iter(context.contrast.factors))
+    high, low = context.contrast.high.default, context.contrast.low.default
     assert (high.options["kernel_size"], low.options["kernel_size"]) == (3, 1)
-    reference = bench.contrast.reference(bench.spec)
+    reference = context.contrast.reference(context.spec)
     assert reference.choice(site) == low
-    assert bench.contrast.tested_at(reference, site) == high
+    assert context.contrast.tested_at(reference, site) == high
 
 
 def test_optuna_is_quiet_about_it(folder: Path, recwarn: pytest.WarningsRecorder) -> None:
-    bench = make_bench(folder)
-    run(bench, plan(bench, 4), FakeObjective())
+    context = make_bench(folder)
+    run(context, plan(context, 4), FakeObjective())
     assert not [
         w for w in recwarn if issubclass(w.category, FutureWarning | optuna.exceptions.ExperimentalWarning)
     ]
 
 
 def test_a_baseline_that_fails_entirely_stops_the_study_and_is_restarted(folder: Path) -> None:
-    bench = make_bench(folder)
-    phases = plan(bench, 64)
+    context = make_bench(folder)
+    phases = plan(context, 64)
     objective = FakeObjective(state=lambda run: "failed")
     with pytest.raises(StudyError, match=r"all 8 trainings ended without a result: .*made to fail"):
-        run(bench, phases, objective)
+        run(context, phases, objective)
     assert {key.partition("/")[0] for key in objective.calls} == {"baseline"}
     with pytest.raises(StudyError, match="all 8 trainings"):  # a worker that comes later trains nothing
-        run(bench, phases, FakeObjective())
-    void_failed_results(store_of(bench), phases)  # the same command, once more
-    assert run(bench, phases, FakeObjective())
-    assert len(read_records(store_of(bench))) == 64
-    assert {record.state for record in read_records(store_of(bench))} == {"complete"}
+        run(context, phases, FakeObjective())
+    void_failed_results(store_of(context), phases)  # the same command, once more
+    assert run(context, phases, FakeObjective())
+    assert len(read_records(store_of(context))) == 64
+    assert {record.state for record in read_records(store_of(context))} == {"complete"}
 
 
 @pytest.mark.parametrize("state", ["failed", "diverged"])
@@ -309,14 +315,14 @@ def test_a_baseline_that_fails_entirely_stops_the_study_and_is_restarted(folder:
 def test_a_study_without_a_baseline_of_which_nothing_ends_well_is_no_success(
     folder: Path, total: int, state: str
 ) -> None:
-    bench = make_bench(folder)
-    phases = plan(bench, total)
+    context = make_bench(folder)
+    phases = plan(context, total)
     objective = FakeObjective(state=lambda run: state)
     with pytest.raises(StudyError, match=f"all {total} trainings ended without a result"):
-        run(bench, phases, objective)
+        run(context, phases, objective)
     assert len(objective.calls) == total
-    void_failed_results(store_of(bench), phases)
-    assert run(bench, phases, FakeObjective())
+    void_failed_results(store_of(context), phases)
+    assert run(context, phases, FakeObjective())
 
 
 def test_reasons_that_differ_only_in_numbers_are_one() -> None:
@@ -331,15 +337,15 @@ def test_reasons_that_differ_only_in_numbers_are_one() -> None:
 
 
 def test_one_good_training_is_hope_enough(folder: Path) -> None:
-    bench = make_bench(folder)
-    phases = plan(bench, 5)
+    context = make_bench(folder)
+    phases = plan(context, 5)
     calls: list[str] = []
 
     def state(one: Run) -> str:
         calls.append(one.key)
         return "complete" if len(calls) == 4 else "diverged"
 
-    assert run(bench, phases, FakeObjective(state=state))
+    assert run(context, phases, FakeObjective(state=state))
     assert len(calls) == 5
 
 
@@ -359,40 +365,40 @@ class Breaking(FakeObjective):
 
 def test_a_lost_device_ends_the_process_and_costs_no_training(folder: Path) -> None:
     """The next process trains what was given back; nothing is told as failed because of the device."""
-    bench = make_bench(folder)
-    phases = plan(bench, 64)
+    context = make_bench(folder)
+    phases = plan(context, 64)
     objective = Breaking("screen/3", times=1)
     with pytest.raises(DeviceLostError):
-        run(bench, phases, objective)
-    assert run(bench, phases, objective)
-    records = read_records(store_of(bench))
+        run(context, phases, objective)
+    assert run(context, phases, objective)
+    records = read_records(store_of(context))
     assert len(records) == 64
     assert {record.state for record in records} == {"complete"}
 
 
 def test_what_breaks_its_device_each_time_is_given_up(folder: Path) -> None:
-    bench = make_bench(folder)
-    phases = plan(bench, 64)
+    context = make_bench(folder)
+    phases = plan(context, 64)
     objective = Breaking("screen/3", times=100)
     for _ in range(5):
         with pytest.raises(DeviceLostError):
-            run(bench, phases, objective)
-    assert run(bench, phases, objective)
-    states = {record.key: record.state for record in read_records(store_of(bench))}
+            run(context, phases, objective)
+    assert run(context, phases, objective)
+    states = {record.key: record.state for record in read_records(store_of(context))}
     assert states.pop("screen/3") == "failed"
     assert set(states.values()) == {"complete"}
 
 
 @pytest.mark.parametrize("spared", ["parent", "reborn"])
 def test_a_baseline_of_which_one_arm_fails_goes_on(folder: Path, spared: str) -> None:
-    bench = make_bench(folder)
+    context = make_bench(folder)
     objective = FakeObjective(
         state=lambda run: "failed" if run.phase == "baseline" and run.arm != spared else "complete"
     )
-    phases = plan(bench, 64)
-    assert run(bench, phases, objective)
-    void_failed_results(store_of(bench), phases)
-    assert store_of(bench).void() == frozenset()
+    phases = plan(context, 64)
+    assert run(context, phases, objective)
+    void_failed_results(store_of(context), phases)
+    assert store_of(context).void() == frozenset()
 
 
 def test_device_hours_end_it_and_more_of_them_go_on(folder: Path) -> None:
@@ -400,11 +406,11 @@ def test_device_hours_end_it_and_more_of_them_go_on(folder: Path) -> None:
         def __call__(self, *args: Any) -> TrialRecord:
             return replace(super().__call__(*args), seconds=1800.0)
 
-    bench = make_bench(folder, gpu_hours=2.0)
-    phases = plan(bench, 64)
+    context = make_bench(folder, gpu_hours=2.0)
+    phases = plan(context, 64)
     objective = HalfAnHour()
     with Stopper() as stopper:
-        engine = Worker(bench, store_of(bench), phases, objective, SilentProgress(), stopper)
+        engine = Worker(context, store_of(context), phases, objective, SilentProgress(), stopper)
         assert not engine.work(lead=True)
     assert stopper.spent
     assert len(objective.calls) == 4
@@ -416,9 +422,9 @@ def test_the_candidate_follows_the_estimates_that_the_report_prints(folder: Path
     from reborn_nas.report.results.findings import study_findings
     from reborn_nas.report.results.view import RunView
 
-    bench = make_bench(folder, space="full", contrast="reborn:silu")
-    assert run(bench, plan(bench, 80, screen=16, search=0, confirm=0, control=0), FakeObjective())
-    records = read_records(store_of(bench))
+    context = make_bench(folder, space="full", contrast="reborn:silu")
+    assert run(context, plan(context, 80, screen=16, search=0, confirm=0, control=0), FakeObjective())
+    records = read_records(store_of(context))
     odd = [
         replace(record, accuracy=0.5 + (record.seed % 997) / 9970) if record.phase == "screen" else record
         for record in records
@@ -426,12 +432,12 @@ def test_the_candidate_follows_the_estimates_that_the_report_prints(folder: Path
     screen = [record for record in odd if record.phase == "screen"]
     effects = study_findings(RunView("t", odd, arms=("reborn", "silu"))).effects
     assert effects is not None
-    estimates = candidate._estimates(screen, bench.contrast)
+    estimates = candidate._estimates(screen, context.contrast)
     assert estimates is not None
     own = estimates[0]
     assert [100 * own[site] for site in effects["site"]] == pytest.approx(list(effects["effect"]))
-    ranked = candidate.leading_factors(screen, bench.contrast, 3)
+    ranked = candidate.leading_factors(screen, context.contrast, 3)
     assert ranked == list(effects.sort_values("effect", ascending=False)["site"].head(3))
-    assert candidate.top_factors(screen, bench.contrast, 3) == [
-        name for name in bench.contrast.factors if name in ranked
+    assert candidate.top_factors(screen, context.contrast, 3) == [
+        name for name in context.contrast.factors if name in ranked
     ]

@@ -174,9 +174,9 @@ def test_a_power_cut_takes_no_told_result(
     journal = folder / "study.journal"
     disk = Disk(monkeypatch)
     cuts = PowerCuts(disk, journal)
-    bench = make_bench(folder, sites=SITES)
+    context = make_bench(folder, sites=SITES)
     with Stopper() as stopper:
-        engine = Worker(bench, store_of(folder, None), phases(), FakeObjective(), cuts, stopper)
+        engine = Worker(context, store_of(folder, None), phases(), FakeObjective(), cuts, stopper)
         assert engine.work(lead=True)
     content = journal.read_bytes()
     chance = random.Random(0)
@@ -250,8 +250,8 @@ def work_as_another_machine(folder: Path, tally: Path, seconds: float = 1.0) -> 
     loop.BEAT = 0.2
     objective = FakeObjective(before=note)
     with Stopper() as stopper:
-        bench = make_bench(folder, sites=SITES)
-        worker = Worker(bench, store_of(folder, None), phases(), objective, SilentProgress(), stopper)
+        context = make_bench(folder, sites=SITES)
+        worker = Worker(context, store_of(folder, None), phases(), objective, SilentProgress(), stopper)
         worker.queue.watch = attempts.LeaseWatch(seconds)
         os._exit(0 if worker.work(lead=True) else 1)
 

@@ -23,8 +23,8 @@ def complete(folder: Path, url: str, objective: FakeObjective) -> bool:
     """One worker, from an empty storage to the end of the plan."""
     store = open_run(connect(url), "toy", create=True)
     with Stopper() as stopper:
-        bench = make_bench(folder, sites=SITES)
-        return Worker(bench, store, phases(), objective, SilentProgress(), stopper).work(lead=True)
+        context = make_bench(folder, sites=SITES)
+        return Worker(context, store, phases(), objective, SilentProgress(), stopper).work(lead=True)
 
 
 def test_a_study_through_the_proxy_which_dies_on_the_way(folder: Path, tmp_path: Path) -> None:

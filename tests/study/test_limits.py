@@ -246,7 +246,7 @@ def test_latency_is_of_as_many_images_as_asked_for(monkeypatch: pytest.MonkeyPat
     """One without a word; each architecture is measured once."""
     from types import SimpleNamespace
 
-    from reborn_nas.study.setup.resolve import make_workbench
+    from reborn_nas.study.setup.resolve import make_context
 
     asked: list[int] = []
 
@@ -256,11 +256,11 @@ def test_latency_is_of_as_many_images_as_asked_for(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("reborn_nas.study.setup.costs.measure_latency", measured)
     for given, batch in (({}, 1), ({"latency_batch": 8}, 8)):
-        bench = make_workbench(StudyConfig(max_latency="10ms", **given))
-        book = CostBook(bench)
-        original = Architecture(bench.spec, {})
+        context = make_context(StudyConfig(max_latency="10ms", **given))
+        book = CostBook(context)
+        original = Architecture(context.spec, {})
         excess = [book.excess(original)["latency"] for _ in range(2)]
         assert excess == [pytest.approx(0.002 * batch / 0.01 - 1)] * 2
         assert asked.pop() == batch
         assert asked == []
-        assert bench.settings.get("search", {}).get("latency_batch") == given.get("latency_batch")
+        assert context.settings.get("search", {}).get("latency_batch") == given.get("latency_batch")

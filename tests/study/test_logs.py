@@ -36,11 +36,11 @@ def test_each_line_names_the_worker_and_the_training(tmp_path: Path) -> None:
 
 
 def test_a_study_logs_what_its_trainings_come_to(tmp_path: Path) -> None:
-    bench = make_bench(tmp_path)
+    context = make_bench(tmp_path)
     objective = FakeObjective(state=lambda one: "diverged" if one.key == "baseline/parent/1" else "complete")
-    with log_to(bench.config.folder, "0"):
-        assert run(bench, plan(bench, 16), objective)
-    found = lines(bench.config.folder)
+    with log_to(context.config.folder, "0"):
+        assert run(context, plan(context, 16), objective)
+    found = lines(context.config.folder)
     assert sum(text == "begins" for *_, text in found) == 16
     odd = [(level, trial) for level, _, trial, _ in found if level != "INFO"]
     assert odd == [("WARNING", "baseline/parent/1")]

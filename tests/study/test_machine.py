@@ -22,8 +22,8 @@ from reborn_nas.errors import PASSING, DataError, MachineError, StudyError, mach
 from reborn_nas.records import TrialRecord
 from reborn_nas.study import load_run, run_search, status
 from reborn_nas.study.plan.designs import Run
-from reborn_nas.study.setup.resolve import make_workbench
-from reborn_nas.study.setup.workbench import Workbench
+from reborn_nas.study.setup.context import StudyContext
+from reborn_nas.study.setup.resolve import make_context
 from reborn_nas.study.trainer.checkpoints import SavedState
 from reborn_nas.study.trainer.objective import Objective
 from reborn_nas.training import FileCheckpoint, TrainingState
@@ -34,8 +34,8 @@ FAULTS = sorted({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROF
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
-    return make_workbench(tiny(tmp_path_factory.mktemp("bench"), epochs=1))
+def context(tmp_path_factory: pytest.TempPathFactory) -> StudyContext:
+    return make_context(tiny(tmp_path_factory.mktemp("context"), epochs=1))
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_other_faults_are_not_the_machine_s(error: Exception) -> None:
 @pytest.mark.parametrize("number", FAULTS)
 @pytest.mark.parametrize("place", ["files.write_atomic", "objective.keep_weights"])
 def test_a_result_waits_for_the_disk(
-    number: int, place: str, bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    number: int, place: str, context: StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     no_waiting: list[float], caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     import reborn_nas.study.trainer.objective as objective
@@ -111,7 +111,7 @@ def test_a_result_waits_for_the_disk(
     name = place.partition(".")[2]
     ill = Ill(3, lambda: disk_error(number), getattr(objective, name))
     monkeypatch.setattr(objective, name, ill)
-    record = Objective(bench, tmp_path)(RUN, Architecture(bench.spec, {}))
+    record = Objective(context, tmp_path)(RUN, Architecture(context.spec, {}))
     assert record.state == "complete", record.reason
     assert ill.failed == 3
     assert no_waiting == [0.5, 1.0, 2.0]
@@ -122,13 +122,13 @@ def test_a_result_waits_for_the_disk(
 
 @pytest.mark.parametrize("make", [disk_error, wrapped, in_rust])
 def test_a_training_that_the_disk_ends_is_no_failure(
-    make: Callable[[int], Exception], bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[int], Exception], context: StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "reborn_nas.study.trainer.classification.train", Ill(1, lambda: make(errno.EIO), None)
     )
     with pytest.raises(MachineError, match="Input/output error"):
-        Objective(bench, tmp_path)(RUN, Architecture(bench.spec, {}))
+        Objective(context, tmp_path)(RUN, Architecture(context.spec, {}))
 
 
 def test_a_whole_search_over_an_ill_disk_ends_as_over_a_whole_one(

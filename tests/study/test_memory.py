@@ -13,8 +13,8 @@ from reborn_nas.architecture import Architecture, Choice
 from reborn_nas.errors import DeviceLostError
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.plan.designs import Run
-from reborn_nas.study.setup.resolve import make_workbench
-from reborn_nas.study.setup.workbench import Workbench
+from reborn_nas.study.setup.context import StudyContext
+from reborn_nas.study.setup.resolve import make_context
 from reborn_nas.study.trainer import classification
 from reborn_nas.study.trainer.objective import Objective
 from reborn_nas.training.device.selection import check_device
@@ -24,8 +24,8 @@ RUN = Run("screen/3", "screen", "design", seed=7)
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
-    return make_workbench(tiny(tmp_path_factory.mktemp("bench"), epochs=2))
+def context(tmp_path_factory: pytest.TempPathFactory) -> StudyContext:
+    return make_context(tiny(tmp_path_factory.mktemp("context"), epochs=2))
 
 
 @pytest.fixture
@@ -42,23 +42,25 @@ def attempts(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return seen
 
 
-def train_reborn(bench: Workbench, folder: Path) -> TrialRecord:
-    everywhere = {site.name: Choice.parse("reborn") for site in bench.sites}
-    return Objective(bench, folder)(RUN, Architecture(bench.spec, everywhere))
+def train_reborn(context: StudyContext, folder: Path) -> TrialRecord:
+    everywhere = {site.name: Choice.parse("reborn") for site in context.sites}
+    return Objective(context, folder)(RUN, Architecture(context.spec, everywhere))
 
 
-def test_recompute_changes_no_result(bench: Workbench, tmp_path: Path, attempts: list[bool]) -> None:
-    plain = train_reborn(bench, tmp_path / "plain")
-    spared = train_reborn(replace(bench, config=bench.config.replace(recompute=True)), tmp_path / "spared")
+def test_recompute_changes_no_result(context: StudyContext, tmp_path: Path, attempts: list[bool]) -> None:
+    plain = train_reborn(context, tmp_path / "plain")
+    spared = train_reborn(
+        replace(context, config=context.config.replace(recompute=True)), tmp_path / "spared"
+    )
     assert attempts == [False, True]
     assert plain.state == spared.state == "complete"
     assert (plain.accuracy, plain.train_loss_sum) == (spared.accuracy, spared.train_loss_sum)
 
 
 def test_memory_that_runs_out_once(
-    bench: Workbench, tmp_path: Path, attempts: list[bool], monkeypatch: pytest.MonkeyPatch
+    context: StudyContext, tmp_path: Path, attempts: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = train_reborn(bench, tmp_path / "plain")
+    plain = train_reborn(context, tmp_path / "plain")
     watched = classification.train
 
     def small(*args: Any, **options: Any) -> Any:
@@ -69,7 +71,7 @@ def test_memory_that_runs_out_once(
         return result
 
     monkeypatch.setattr("reborn_nas.study.trainer.classification.train", small)
-    record = train_reborn(bench, tmp_path / "short")
+    record = train_reborn(context, tmp_path / "short")
     assert attempts == [False, False, True]
     assert record.state == "complete"
     assert record.extra["activation_checkpointing"] == 1.0
@@ -77,19 +79,19 @@ def test_memory_that_runs_out_once(
 
 
 def test_memory_that_runs_out_twice(
-    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("tried to allocate 2 GiB")
 
     monkeypatch.setattr("reborn_nas.study.trainer.classification.train", none)
-    record = train_reborn(bench, tmp_path)
+    record = train_reborn(context, tmp_path)
     assert record.state == "failed"
     assert "2 GiB" in record.reason
 
 
 def test_a_training_that_fails_is_the_networks_fault_while_the_device_computes(
-    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a CPU stand-in for the probe: a dead CUDA context would make every later training of the process fail."""
 
@@ -97,10 +99,10 @@ def test_a_training_that_fails_is_the_networks_fault_while_the_device_computes(
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     monkeypatch.setattr("reborn_nas.study.trainer.classification.train", fails)
-    assert train_reborn(bench, tmp_path / "computes").state == "failed"
+    assert train_reborn(context, tmp_path / "computes").state == "failed"
     monkeypatch.setattr(
         "reborn_nas.study.trainer.objective.check_device", lambda _, error: check_device("cuda", error)
     )
     monkeypatch.setattr("reborn_nas.training.device.selection.probe", fails)
     with pytest.raises(DeviceLostError, match="no longer answers in this process, after: CUDA error"):
-        train_reborn(bench, tmp_path / "lost")
+        train_reborn(context, tmp_path / "lost")

@@ -159,27 +159,29 @@ def test_a_training_is_scored_by_its_metric(name: str, data: Path, tmp_path: Pat
     """One training of each: the score is the value of the network's own logits on the test images."""
     from reborn_nas.architecture import Architecture
     from reborn_nas.study.plan.designs import Run
-    from reborn_nas.study.setup.resolve import make_workbench
+    from reborn_nas.study.setup.resolve import make_context
     from reborn_nas.study.trainer.objective import Objective
     from tests.training.test_scores import by_scikit_learn
 
-    bench = make_workbench(StudyConfig(**settings(data, metric=name, run=tmp_path)))
+    context = make_context(StudyConfig(**settings(data, metric=name, run=tmp_path)))
     run = Run("candidate/parent/0", "candidate", "parent", 5, part="test")
-    record = Objective(bench, tmp_path)(run, Architecture(bench.spec, {}))
+    record = Objective(context, tmp_path)(run, Architecture(context.spec, {}))
     assert record.state == "complete", record.reason
     from safetensors.torch import load_file
 
     from reborn_nas.backbone import build
     from reborn_nas.training import evaluate
 
-    model = build(bench.spec, device="cpu")
+    model = build(context.spec, device="cpu")
     model.load_state_dict(load_file(tmp_path / record.checkpoint))
-    found = evaluate(model, bench.images, bench.images.test, keep_logits=True, precision=bench.precision)
+    found = evaluate(
+        model, context.images, context.images.test, keep_logits=True, precision=context.precision
+    )
     assert found.logits is not None
-    expected = by_scikit_learn(name, found.logits, bench.images.labels[bench.images.test])
-    assert bench.metric.value(float(record.test_accuracy or 0)) == pytest.approx(expected, abs=1e-6)
-    assert bench.metric.worst is not None
-    assert record.chance == bench.metric.worst_score
+    expected = by_scikit_learn(name, found.logits, context.images.labels[context.images.test])
+    assert context.metric.value(float(record.test_accuracy or 0)) == pytest.approx(expected, abs=1e-6)
+    assert context.metric.worst is not None
+    assert record.chance == context.metric.worst_score
 
 
 def test_the_printed_command_names_the_metric_among_the_objectives(data: Path, tmp_path: Path) -> None:
@@ -211,10 +213,10 @@ def test_metrics_that_are_refused(metric: Any, message: str, data: Path, tmp_pat
 
 
 def test_the_accuracy_by_name_is_the_default_study(data: Path, tmp_path: Path) -> None:
-    from reborn_nas.study.setup.resolve import make_workbench
+    from reborn_nas.study.setup.resolve import make_context
 
     named, default = (
-        make_workbench(StudyConfig(**settings(data, metric=metric, run=tmp_path)))
+        make_context(StudyConfig(**settings(data, metric=metric, run=tmp_path)))
         for metric in ("accuracy", None)
     )
     assert named.digest == default.digest

@@ -14,8 +14,8 @@ from reborn_nas.cli.main import main
 from reborn_nas.errors import StudyError
 from reborn_nas.records import public_name, stored_name
 from reborn_nas.study import StudyConfig, load_config, load_run, run_search, status
-from reborn_nas.study.setup.resolve import make_workbench
-from reborn_nas.study.setup.workbench import check_same
+from reborn_nas.study.setup.context import check_same
+from reborn_nas.study.setup.resolve import make_context
 from tests.study.test_run import tiny
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "runs"
@@ -101,7 +101,7 @@ def test_a_study_keeps_its_images_across_ways_to_compute_their_fingerprint(
     tmp_path: Path, seed: int, fraction: float, before: str
 ) -> None:
     """`before` is what the version wrote that hashed all pixels."""
-    context = make_workbench(tiny(tmp_path, seed=seed, fraction=fraction))
+    context = make_context(tiny(tmp_path, seed=seed, fraction=fraction))
     kept = {**context.settings, "data": {**context.settings["data"], "fingerprint": before}}
     store = SimpleNamespace(name="old", attribute=lambda key: kept)
     assert check_same(store, context) == ()  # type: ignore[arg-type]

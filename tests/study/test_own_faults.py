@@ -17,7 +17,7 @@ from reborn_nas.records import TrialRecord
 from reborn_nas.study import load_records
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.search import run_search
-from reborn_nas.study.setup.resolve import make_workbench
+from reborn_nas.study.setup.resolve import make_context
 from reborn_nas.study.trainer.door import Stopped
 from reborn_nas.study.trainer.objective import Objective
 from tests.study.own_task import configured
@@ -38,11 +38,11 @@ def attempt(
     reborn: bool = False,
     **more: Any,
 ) -> TrialRecord:
-    bench = make_workbench(configured(folder, source, **more))
+    context = make_context(configured(folder, source, **more))
     run = job or Run("screen/0", "screen", "design", seed=3)
-    objective = Objective(bench, Path(str(bench.config.run)), stopping or (lambda: False))
-    levels = dict.fromkeys(bench.contrast.factors, bench.contrast.high.default) if reborn else {}
-    return objective(run, bench.contrast.architecture(bench.spec, levels))
+    objective = Objective(context, Path(str(context.config.run)), stopping or (lambda: False))
+    levels = dict.fromkeys(context.contrast.factors, context.contrast.high.default) if reborn else {}
+    return objective(run, context.contrast.architecture(context.spec, levels))
 
 
 # interruptions that the function catches

@@ -16,7 +16,7 @@ from PIL import Image
 from reborn_nas.study import StudyConfig
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.search import run_search
-from reborn_nas.study.setup.resolve import make_workbench
+from reborn_nas.study.setup.resolve import make_context
 from reborn_nas.study.trainer.door import Pruned, Stopped
 from reborn_nas.study.trainer.objective import Objective
 
@@ -47,10 +47,10 @@ def configured(path: Path, **more: Any) -> StudyConfig:
 
 
 def one(config: StudyConfig, on_epoch: Any = None, **more: Any) -> Any:
-    bench = make_workbench(config)
+    context = make_context(config)
     run = Run("screen/0", "screen", "design", seed=3)
-    return Objective(bench, Path(str(config.run)), **more)(
-        run, bench.contrast.reference(bench.spec), on_epoch
+    return Objective(context, Path(str(config.run)), **more)(
+        run, context.contrast.reference(context.spec), on_epoch
     )
 
 

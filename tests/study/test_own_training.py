@@ -26,7 +26,7 @@ from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.search import RunResult, run_search
 from reborn_nas.study.setup.planning import plan_search
-from reborn_nas.study.setup.resolve import make_workbench
+from reborn_nas.study.setup.resolve import make_context
 from reborn_nas.study.trainer.objective import Objective
 from tests.study.own_task import SOURCE, configured, settings, write
 
@@ -200,17 +200,17 @@ def test_status_speaks_in_the_metrics_words(whole: RunResult, capsys: pytest.Cap
 
 
 def test_where_sites_are_named_others_stay(tmp_path: Path) -> None:
-    bench = make_workbench(configured(tmp_path, sites="act*"))
-    assert list(bench.contrast.factors) == ["act1", "act2"]
+    context = make_context(configured(tmp_path, sites="act*"))
+    assert list(context.contrast.factors) == ["act1", "act2"]
     with pytest.raises(ConfigError, match="sites: decoder\\* matches none of the 3 sites"):
-        make_workbench(configured(tmp_path, sites="decoder*"))
+        make_context(configured(tmp_path, sites="decoder*"))
 
 
 def one(folder: Path, source: str, part: str = "validation", **more: Any) -> TrialRecord:
     """The record of one training of `source`."""
-    bench = make_workbench(configured(folder, source, **more))
+    context = make_context(configured(folder, source, **more))
     run = Run("screen/0", "screen", "design", seed=3, part=part)
-    return Objective(bench, folder / "run")(run, bench.contrast.reference(bench.spec))
+    return Objective(context, folder / "run")(run, context.contrast.reference(context.spec))
 
 
 HEAD = SOURCE.split("def train")[0]
@@ -259,8 +259,8 @@ def test_a_number_alone_and_one_function_are_enough(tmp_path: Path) -> None:
     assert record.test_accuracy == record.accuracy
     assert "validation_score" not in record.extra
     assert not record.checkpoint
-    bench = make_workbench(configured(tmp_path, source, evaluate=None))
-    assert any("nothing shows that the test part is read once" in note for note in bench.notes)
+    context = make_context(configured(tmp_path, source, evaluate=None))
+    assert any("nothing shows that the test part is read once" in note for note in context.notes)
 
 
 def test_a_function_of_the_model_alone(tmp_path: Path) -> None:
@@ -346,26 +346,26 @@ def test_a_stop_that_the_function_swallows_still_counts(tmp_path: Path) -> None:
     body = "\n    ".join(
         ["for epoch in (1, 2):", "  try:", "    job.report(epoch=epoch)", "  except Exception:", "    pass"]
     )
-    bench = make_workbench(configured(tmp_path, with_train(body)))
-    objective = Objective(bench, tmp_path / "run")
+    context = make_context(configured(tmp_path, with_train(body)))
+    objective = Objective(context, tmp_path / "run")
 
     def stop(epoch: int, row: object) -> None:
         raise Stopped
 
     run = Run("screen/0", "screen", "design", seed=3)
     with pytest.raises(Stopped):
-        objective(run, bench.contrast.reference(bench.spec), stop)
+        objective(run, context.contrast.reference(context.spec), stop)
 
 
 def test_a_loop_that_leaves_by_should_stop_is_not_over(tmp_path: Path) -> None:
     from reborn_nas.study.trainer.door import Stopped
 
-    bench = make_workbench(
+    context = make_context(
         configured(tmp_path, with_train("job.save(epoch=1)\n    if job.should_stop: return"))
     )
-    objective = Objective(bench, tmp_path / "run", stopping=lambda: True)
+    objective = Objective(context, tmp_path / "run", stopping=lambda: True)
     with pytest.raises(Stopped):
-        objective(Run("screen/0", "screen", "design", seed=3), bench.contrast.reference(bench.spec))
+        objective(Run("screen/0", "screen", "design", seed=3), context.contrast.reference(context.spec))
     assert list((tmp_path / "run" / "states").iterdir()), "the next attempt goes on from it"
 
 
@@ -380,16 +380,16 @@ def test_an_interrupted_training_goes_on_from_what_it_saved(tmp_path: Path) -> N
         "  job.report(epoch=epoch, rmse=10.0)",
     ])  # fmt: skip
     source = with_train(body, "return float(model.first)")
-    bench = make_workbench(configured(tmp_path, source, epochs=3))
-    run, architecture = Run("screen/0", "screen", "design", seed=3), bench.contrast.reference(bench.spec)
+    context = make_context(configured(tmp_path, source, epochs=3))
+    run, architecture = Run("screen/0", "screen", "design", seed=3), context.contrast.reference(context.spec)
 
     def stop(epoch: int, row: object) -> None:
         if epoch == 2:
             raise Stopped
 
     with pytest.raises(Stopped):
-        Objective(bench, tmp_path / "run", stopping=lambda: True)(run, architecture, stop)
-    record = Objective(bench, tmp_path / "run")(run, architecture)
+        Objective(context, tmp_path / "run", stopping=lambda: True)(run, architecture, stop)
+    record = Objective(context, tmp_path / "run")(run, architecture)
     assert record.accuracy == pytest.approx(-0.02)
     assert record.extra["resumed_epochs"] == 2
     assert record.epochs == 3
@@ -417,7 +417,7 @@ def test_faults_are_found_before_any_training(more: dict[str, Any], message: str
     path = tmp_path / "task.py"
     given = {key: value.format(path) if isinstance(value, str) else value for key, value in more.items()}
     with pytest.raises(ConfigError, match=message):
-        make_workbench(configured(tmp_path, **given))
+        make_context(configured(tmp_path, **given))
 
 
 def test_settings_of_an_own_training_need_one() -> None:
@@ -429,7 +429,7 @@ def test_settings_of_an_own_training_need_one() -> None:
 
 def test_a_file_that_fails_as_it_is_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be imported: ZeroDivisionError"):
-        make_workbench(configured(tmp_path, SOURCE + "\n1 / 0\n"))
+        make_context(configured(tmp_path, SOURCE + "\n1 / 0\n"))
 
 
 def test_functions_themselves(tmp_path: Path) -> None:
@@ -440,20 +440,20 @@ def test_functions_themselves(tmp_path: Path) -> None:
         return 12.0
 
     given = settings(tmp_path, train=train, evaluate=None, metric=Metric("rmse", higher_is_better=False))
-    record = Objective(make_workbench(StudyConfig(**given)), tmp_path / "run")(
-        Run("screen/0", "screen", "design", seed=3), make_workbench(StudyConfig(**given)).contrast.reference(
-            make_workbench(StudyConfig(**given)).spec
+    record = Objective(make_context(StudyConfig(**given)), tmp_path / "run")(
+        Run("screen/0", "screen", "design", seed=3), make_context(StudyConfig(**given)).contrast.reference(
+            make_context(StudyConfig(**given)).spec
         ),
     )  # fmt: skip
     assert seen == [3]
     assert record.accuracy == pytest.approx(-0.12)
     with pytest.raises(ConfigError, match=r"train: .* cannot be imported by name"):
-        make_workbench(StudyConfig(**{**given, "workers": 2}))
+        make_context(StudyConfig(**{**given, "workers": 2}))
 
 
 def test_a_function_of_another_process_is_asked_for_again(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give it again from Python"):
-        make_workbench(configured(tmp_path, train="here:train_gone"))
+        make_context(configured(tmp_path, train="here:train_gone"))
 
 
 def test_a_study_of_which_every_training_fails_ends_early(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_a_gpu_is_surveyed_and_measured_where_it_will_be_held(
         assert (
             f"Tesla T4 (sm_75), driver 560.35.03, trains in fp16, 1,234 images a second, {form}" in plan.notes
         )
-        assert plan.bench.recipe.precision == "fp16"
+        assert plan.context.recipe.precision == "fp16"
         assert plan.config.processes == cards
 
 

@@ -12,8 +12,8 @@ import torch
 from reborn_nas.architecture import Architecture
 from reborn_nas.records import TrialRecord
 from reborn_nas.study.plan.designs import Run
-from reborn_nas.study.setup.resolve import make_workbench
-from reborn_nas.study.setup.workbench import Workbench
+from reborn_nas.study.setup.context import StudyContext
+from reborn_nas.study.setup.resolve import make_context
 from reborn_nas.study.trainer.checkpoints import SavedState
 from reborn_nas.study.trainer.objective import Objective, Stopped
 from reborn_nas.training import FileCheckpoint, TrainingState
@@ -23,12 +23,12 @@ RUN = Run("screen/3", "screen", "design", seed=7)
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
-    return make_workbench(tiny(tmp_path_factory.mktemp("bench"), epochs=4))
+def context(tmp_path_factory: pytest.TempPathFactory) -> StudyContext:
+    return make_context(tiny(tmp_path_factory.mktemp("context"), epochs=4))
 
 
 def train(
-    bench: Workbench, folder: Path, stop_after: int = 0, epochs: list[int] | None = None
+    context: StudyContext, folder: Path, stop_after: int = 0, epochs: list[int] | None = None
 ) -> TrialRecord:
     """Train `RUN`, asked to stop in the epoch `stop_after`."""
     stopping = False
@@ -41,8 +41,8 @@ def train(
             raise Stopped
         stopping = epoch == stop_after - 1
 
-    objective = Objective(bench, folder, stopping=lambda: stopping)
-    record = objective(RUN, Architecture(bench.spec, {}), on_epoch)
+    objective = Objective(context, folder, stopping=lambda: stopping)
+    record = objective(RUN, Architecture(context.spec, {}), on_epoch)
     objective.forget()
     return record
 
@@ -52,20 +52,20 @@ def states(folder: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def whole(bench: Workbench, tmp_path_factory: pytest.TempPathFactory) -> TrialRecord:
-    return train(bench, tmp_path_factory.mktemp("whole"))
+def whole(context: StudyContext, tmp_path_factory: pytest.TempPathFactory) -> TrialRecord:
+    return train(context, tmp_path_factory.mktemp("whole"))
 
 
 def numbers(record: TrialRecord) -> tuple[Any, ...]:
     return record.state, record.accuracy, record.train_loss_sum, record.epochs
 
 
-def test_it_goes_on_to_the_same_numbers(bench: Workbench, whole: TrialRecord, tmp_path: Path) -> None:
+def test_it_goes_on_to_the_same_numbers(context: StudyContext, whole: TrialRecord, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
-        train(bench, tmp_path, stop_after=2)
+        train(context, tmp_path, stop_after=2)
     assert len(states(tmp_path)) == 1
     epochs: list[int] = []
-    record = train(bench, tmp_path, epochs=epochs)
+    record = train(context, tmp_path, epochs=epochs)
     assert epochs == [3, 4]
     assert numbers(record) == numbers(whole)
     assert record.extra["resumed_epochs"] == 2
@@ -73,29 +73,29 @@ def test_it_goes_on_to_the_same_numbers(bench: Workbench, whole: TrialRecord, tm
     assert states(tmp_path) == [], "nobody needs it any more"
 
 
-def test_another_study_or_architecture_never_takes_it_up(bench: Workbench, tmp_path: Path) -> None:
+def test_another_study_or_architecture_never_takes_it_up(context: StudyContext, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
-        train(bench, tmp_path, stop_after=2)
-    other = replace(bench, config=bench.config.replace(seed=5))
+        train(context, tmp_path, stop_after=2)
+    other = replace(context, config=context.config.replace(seed=5))
     epochs: list[int] = []
     train(other, tmp_path, epochs=epochs)
     assert epochs == [1, 2, 3, 4]
 
 
 def test_a_damaged_state_costs_its_epochs_and_no_more(
-    bench: Workbench, whole: TrialRecord, tmp_path: Path
+    context: StudyContext, whole: TrialRecord, tmp_path: Path
 ) -> None:
     with pytest.raises(Stopped):
-        train(bench, tmp_path, stop_after=3)
+        train(context, tmp_path, stop_after=3)
     (path,) = states(tmp_path)
     path.write_bytes(path.read_bytes()[:-1000])
     epochs: list[int] = []
-    assert numbers(train(bench, tmp_path, epochs=epochs)) == numbers(whole)
+    assert numbers(train(context, tmp_path, epochs=epochs)) == numbers(whole)
     assert epochs == [1, 2, 3, 4]
 
 
-def test_the_shared_folder_is_asked_where_there_is_one(bench: Workbench, tmp_path: Path) -> None:
-    shared = replace(bench, config=bench.config.replace(artifacts=str(tmp_path / "shared")))
+def test_the_shared_folder_is_asked_where_there_is_one(context: StudyContext, tmp_path: Path) -> None:
+    shared = replace(context, config=context.config.replace(artifacts=str(tmp_path / "shared")))
     with pytest.raises(Stopped):
         train(shared, tmp_path / "one", stop_after=2)
     epochs: list[int] = []

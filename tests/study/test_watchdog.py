@@ -82,11 +82,13 @@ def deaf(run: Run, number: int) -> None:
 
 def work(folder: Path) -> None:
     stop.GRACE = 0.2
-    bench = make_bench(folder, sites=3, hang_after=0.5)
-    phases = plan(bench, 8, baseline=4, screen=0, candidate=0)
+    context = make_bench(folder, sites=3, hang_after=0.5)
+    phases = plan(context, 8, baseline=4, screen=0, candidate=0)
     with Stopper() as stopper:
         objective = FakeObjective(before=deaf)
-        engine = Worker(bench, store_of(bench), phases, objective, SilentProgress(), stopper, expendable=True)
+        engine = Worker(
+            context, store_of(context), phases, objective, SilentProgress(), stopper, expendable=True
+        )
         os._exit(0 if engine.work(lead=True) else 1)
 
 

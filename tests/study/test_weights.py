@@ -19,7 +19,7 @@ from reborn_nas.cli.main import main
 from reborn_nas.errors import ConfigError
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.search import run_search
-from reborn_nas.study.setup.resolve import make_workbench
+from reborn_nas.study.setup.resolve import make_context
 from reborn_nas.study.trainer.objective import Objective
 from tests.study.test_run import tiny
 
@@ -35,34 +35,34 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_every_training_starts_at_the_parents_function(tmp_path: Path, checkpoint: Path) -> None:
-    bench = make_workbench(tiny(tmp_path / "run", **NETWORK, checkpoint=checkpoint))
-    notes = "\n".join(bench.notes)
+    context = make_context(tiny(tmp_path / "run", **NETWORK, checkpoint=checkpoint))
+    notes = "\n".join(context.notes)
     assert f"every training starts from the weights in {checkpoint}" in notes
-    assert bench.settings["start"]["init"] == "preserve"
-    objective = Objective(bench, tmp_path / "run")
-    reborn = bench.contrast.architecture(
-        bench.spec,
-        dict.fromkeys(bench.contrast.factors, Choice("reborn", kernel_size=3, compression="1x1").label),
+    assert context.settings["start"]["init"] == "preserve"
+    objective = Objective(context, tmp_path / "run")
+    reborn = context.contrast.architecture(
+        context.spec,
+        dict.fromkeys(context.contrast.factors, Choice("reborn", kernel_size=3, compression="1x1").label),
     )
-    parent = build(bench.spec, seed=3).eval()
+    parent = build(context.spec, seed=3).eval()
     x = torch.randn(4, 1, 8, 8)
     for seed in (0, 1):
-        for architecture in (bench.contrast.architecture(bench.spec, {}), reborn):
+        for architecture in (context.contrast.architecture(context.spec, {}), reborn):
             made = objective._build(architecture, Run("baseline/0", "baseline", "design", seed)).eval()
             with torch.no_grad():
                 torch.testing.assert_close(made(x), parent(x), rtol=1e-4, atol=1e-5)
     other = tiny(tmp_path / "run", **NETWORK)
-    assert "start" not in make_workbench(other).settings
-    state = build(bench.spec, seed=4).state_dict()
+    assert "start" not in make_context(other).settings
+    state = build(context.spec, seed=4).state_dict()
     save_file(state, tmp_path / "other.safetensors")
-    changed = make_workbench(tiny(tmp_path / "run", **NETWORK, checkpoint=tmp_path / "other.safetensors"))
-    assert changed.digest != bench.digest
+    changed = make_context(tiny(tmp_path / "run", **NETWORK, checkpoint=tmp_path / "other.safetensors"))
+    assert changed.digest != context.digest
 
 
 def test_what_does_not_fit_or_is_undone_is_refused(tmp_path: Path, checkpoint: Path) -> None:
     def refused(match: str, **more: object) -> None:
         with pytest.raises(ConfigError, match=match):
-            make_workbench(tiny(tmp_path / "run", **{**NETWORK, "checkpoint": checkpoint, **more}))
+            make_context(tiny(tmp_path / "run", **{**NETWORK, "checkpoint": checkpoint, **more}))
 
     refused("lacks|is .* not", backbone_arguments={"width": 0.25})
     refused("there is no checkpoint", checkpoint=tmp_path / "none.pt")

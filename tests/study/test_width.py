@@ -76,9 +76,9 @@ def test_limits_hold_at_every_width(tmp_path: Path) -> None:
 def test_the_screen_is_of_the_parents_width_and_teaches_the_search(tmp_path: Path) -> None:
     text = SPACE.replace("model", "site").replace("silu, ", "")
     config = StudyConfig(**settings(tmp_path, text=text, trials=18, screen=16))
-    bench = plan_search(config, measure=False).bench
-    assert bench.spec.arguments["width"] == 0.25
-    assert all(not name.startswith("backbone.") for name in bench.contrast.factors)
+    context = plan_search(config, measure=False).context
+    assert context.spec.arguments["width"] == 0.25
+    assert all(not name.startswith("backbone.") for name in context.contrast.factors)
     run_search(config)
     info = load_run(tmp_path / "run")
     assert [record.phase for record in info.records].count("search") == 2

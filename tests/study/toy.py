@@ -38,8 +38,8 @@ def work(folder: Path, storage: str | None) -> None:
     """One worker that also leads, in a separate process."""
     objective = FakeObjective(before=slow)
     with Stopper() as stopper:
-        bench = make_bench(folder, sites=SITES)
-        engine = Worker(bench, store_of(folder, storage), phases(), objective, SilentProgress(), stopper)
+        context = make_bench(folder, sites=SITES)
+        engine = Worker(context, store_of(folder, storage), phases(), objective, SilentProgress(), stopper)
         os._exit(0 if engine.work(lead=True) else 1)
 
 

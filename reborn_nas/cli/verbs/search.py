@@ -75,7 +75,7 @@ def _search(args: argparse.Namespace, config: study.StudyConfig) -> int:
         elif tried is not None:
             print_training_check(tried, plan)
         return 0 if tried is None or tried.ok else 1
-    if not args.yes and not agreed(plan.seconds, plan.bench.device == "cpu", advice):
+    if not args.yes and not agreed(plan.seconds, plan.context.device == "cpu", advice):
         return 2
     with make_progress(quiet) as progress, log_to(None, shown=args.verbose):
         result = api.search(config, progress=progress, plan=plan)

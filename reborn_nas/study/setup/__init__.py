@@ -1,1 +1,1 @@
-"""The set-up: a configuration becomes a workbench of network, sites, space and data, and that a plan."""
+"""A configuration becomes the context that trainings share – network, sites, space, data – and that a plan."""

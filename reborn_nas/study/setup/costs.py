@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reborn_nas.analysis.model.recommend import Excess
     from reborn_nas.backbone.cost import Cost
     from reborn_nas.backbone.sites.site import Discovery
-    from reborn_nas.study.setup.workbench import Workbench
+    from reborn_nas.study.setup.context import StudyContext
 
 __all__ = ["CostBook", "counted_excess", "limits_of"]
 
@@ -89,12 +89,12 @@ class CostBook:
     on feature maps, in the study's precision, and parameters with their gradients and momenta.
 
     Args:
-        bench: what all trainings share.
+        context: what all trainings share.
     """
 
-    def __init__(self, bench: Workbench) -> None:
-        self._bench = bench
-        config = bench.config
+    def __init__(self, context: StudyContext) -> None:
+        self._context = context
+        config = context.config
         self.limits = limits_of({name: getattr(config, name) for name in LIMITS})
         self._costs: dict[str, Cost] = {}
         self._latencies: dict[str, float] = {}
@@ -104,7 +104,7 @@ class CostBook:
         """Parameters, MACs and bytes of activations of one image, on the meta device."""
         key = architecture.digest
         if key not in self._costs:
-            template, discovery = self._bench.traced(architecture.backbone)
+            template, discovery = self._context.traced(architecture.backbone)
             self._costs[key] = predict(template, architecture, discovery=discovery)
         return self._costs[key]
 
@@ -114,15 +114,15 @@ class CostBook:
             return self._latency(architecture)
         cost = self.cost(architecture)
         if quantity == "memory":
-            images = min(self._bench.recipe.batch_size, max(1, len(self._bench.images.pool)))
-            share = 0.5 if self._bench.recipe.precision in ("bf16", "fp16") else 1.0
+            images = min(self._context.recipe.batch_size, max(1, len(self._context.images.pool)))
+            share = 0.5 if self._context.recipe.precision in ("bf16", "fp16") else 1.0
             return images * share * cost.activation_bytes + STATE_BYTES * cost.params
         return float(cost.params if quantity == "params" else cost.macs)
 
     def parent(self, quantity: str) -> float:
         """What the all-original architecture has."""
         if quantity not in self._parent:
-            self._parent[quantity] = self.value(Architecture(self._bench.spec, {}), quantity)
+            self._parent[quantity] = self.value(Architecture(self._context.spec, {}), quantity)
         return self._parent[quantity]
 
     def excess(self, architecture: Architecture) -> dict[str, float]:
@@ -186,12 +186,12 @@ class CostBook:
     def _latency(self, architecture: Architecture) -> float:
         key = architecture.digest
         if key not in self._latencies:
-            bench = self._bench
+            context = self._context
             model = build(architecture.backbone, device="cpu")
             if architecture.choices:
-                template, discovery = bench.traced(architecture.backbone)
+                template, discovery = context.traced(architecture.backbone)
                 model = apply(model, plan(template, architecture, discovery=discovery), inplace=True)
-            size = bench.input_size
+            size = context.input_size
             if size is None:
                 raise ConfigError(
                     "latency: is measured with one batch of images, and this network takes other inputs; limit its "
@@ -200,9 +200,9 @@ class CostBook:
             found = measure_latency(
                 model,
                 size,
-                batch_size=bench.config.latency_batch or 1,
-                device=bench.device,
-                precision=bench.precision,
+                batch_size=context.config.latency_batch or 1,
+                device=context.device,
+                precision=context.precision,
             )
             self._latencies[key] = found.seconds
         return self._latencies[key]

@@ -18,7 +18,7 @@ from reborn_nas.backbone.trace.replica import tensors_in
 from reborn_nas.errors import ConfigError, unknown_name
 from reborn_nas.files import sha256_of
 from reborn_nas.study.config.functions import HERE, is_here, live_function, source_digest
-from reborn_nas.study.setup.workbench import OwnTraining
+from reborn_nas.study.setup.context import OwnTraining
 
 if TYPE_CHECKING:
     from reborn_nas.study.config.config import StudyConfig

@@ -21,11 +21,11 @@ from reborn_nas.study.config.objectives import named_objectives
 from reborn_nas.study.plan.contrast import Contrast, members_of
 from reborn_nas.study.plan.designs import screen_runs
 from reborn_nas.study.plan.phases import Phase, plan_phases
+from reborn_nas.study.setup.context import StudyContext, check_same, site_row
 from reborn_nas.study.setup.costs import CostBook
 from reborn_nas.study.setup.processes import choose_processes
-from reborn_nas.study.setup.resolve import images_of, make_workbench
+from reborn_nas.study.setup.resolve import images_of, make_context
 from reborn_nas.study.setup.warm import read_parent
-from reborn_nas.study.setup.workbench import Workbench, check_same, site_row
 from reborn_nas.study.store.compat import trial_id
 from reborn_nas.study.store.opening import check_run_folder, is_run_folder
 from reborn_nas.study.store.storage import find_store
@@ -118,7 +118,7 @@ class PlanView:
     """What a search will do.
 
     Args:
-        bench: what all trainings share.
+        context: what all trainings share.
         phases: in execution order, those left out with their reason.
         notes: what the user should be told.
         done: trainings that have a result already.
@@ -130,7 +130,7 @@ class PlanView:
         store: the run's studies where it exists, open: reading ten thousand trials again takes seconds.
     """
 
-    bench: Workbench
+    context: StudyContext
     phases: tuple[Phase, ...]
     notes: tuple[str, ...]
     done: int = 0
@@ -148,7 +148,7 @@ class PlanView:
     @property
     def config(self) -> StudyConfig:
         """What was asked for."""
-        return self.bench.config
+        return self.context.config
 
     @property
     def total(self) -> int:
@@ -158,35 +158,35 @@ class PlanView:
     @property
     def spec(self) -> BackboneSpec:
         """The complete backbone spec."""
-        return self.bench.spec
+        return self.context.spec
 
     @property
     def sites(self) -> tuple[Site, ...]:
         """The backbone's activation sites."""
-        return self.bench.sites
+        return self.context.sites
 
     @property
     def n_sites(self) -> int:
         """Number of sites."""
-        return len(self.bench.sites)
+        return len(self.context.sites)
 
     @property
     def parameters(self) -> Mapping[str, tuple[str, ...]]:
         """Parameter of the search → its labels."""
-        return self.bench.parameters
+        return self.context.parameters
 
     def to_dict(self) -> dict[str, Any]:
         """What plan.json and the storage keep."""
-        bench = self.bench
-        members = members_of(bench.space, bench.sites, bench.spec)
+        context = self.context
+        members = members_of(context.space, context.sites, context.spec)
         return {
             "total": self.total,
             "phases": [phase.to_dict() for phase in self.phases],
-            "contrast": list(bench.contrast.arms),
-            "factors": {name: list(sites) for name, sites in bench.contrast.factors.items()},
+            "contrast": list(context.contrast.arms),
+            "factors": {name: list(sites) for name, sites in context.contrast.factors.items()},
             "parameters": {name: list(labels) for name, labels in self.parameters.items()},
             "sites": [site_row(site) for site in self.sites],
-            "data": self.bench.data_row,
+            "data": self.context.data_row,
             "notes": list(self.notes),
             "seconds": self.seconds,
             "detectable_effect": self.prospects and self.prospects.effects[1],
@@ -194,7 +194,7 @@ class PlanView:
             "members": {name: list(sites) for name, sites in members.items()},
             "fixed": {
                 site: choice.label
-                for site, choice in bench.space.architecture({}, bench.sites, bench.spec)
+                for site, choice in context.space.architecture({}, context.sites, context.spec)
                 if site not in {one for sites in members.values() for one in sites}
             },
             "budgets": [asdict(budget) for budget in self.budgets],
@@ -213,26 +213,26 @@ def plan_search(config: StudyConfig, *, measure: bool = True, decode: bool = Fal
     if store is not None:
         config = settled(config, store)
     proofs = None if store is None else store.attribute("proofs")
-    bench = make_workbench(config, proofs=proofs, decode=decode or store is not None)
-    budgets = check_search(bench)
+    context = make_context(config, proofs=proofs, decode=decode or store is not None)
+    budgets = check_search(context)
     earlier: Sequence[Phase] = ()
     adopted: tuple[str, ...] = ()
     done = 0
     if store is not None:
-        adopted = (*store.attribute("adopted", ()), *check_same(store, bench))
+        adopted = (*store.attribute("adopted", ()), *check_same(store, context))
         kept = store.attribute("plan")
         earlier = [Phase.from_dict(row) for row in kept["phases"]] if kept else ()
         done = _count_done(store)
-    phases = _phases(bench, earlier)
+    phases = _phases(context, earlier)
     before = sum(phase.count for phase in earlier)
-    notes = [*bench.notes, *(f"changed while the study went on: {line}" for line in adopted)]
+    notes = [*context.notes, *(f"changed while the study went on: {line}" for line in adopted)]
     if before > config.total:
         notes.append(
             f"the study has {before} trainings planned already; a total of {config.total} takes none away"
         )
     notes += [f"{public_name(phase.name)}: {phase.reason}" for phase in phases if phase.reason]
     view = PlanView(
-        bench,
+        context,
         phases,
         tuple(notes),
         done=done,
@@ -242,11 +242,11 @@ def plan_search(config: StudyConfig, *, measure: bool = True, decode: bool = Fal
         store=store,
     )
     count = {phase.name: phase for phase in phases}
-    spread = _sampling_spread(bench)
+    spread = _sampling_spread(context)
     seen = None
     if spread:
         retest = count["confirm"].count > 0
-        seen = screen_prospects(count["screen"], bench.contrast, config.seed, spread, retest=retest)
+        seen = screen_prospects(count["screen"], context.contrast, config.seed, spread, retest=retest)
     view = replace(view, prospects=seen)
     return _with_seconds(view) if measure and done < view.total else view
 
@@ -257,29 +257,29 @@ def with_images(view: PlanView) -> PlanView:
     Raises:
         DataError: images that cannot be read.
     """
-    bench = view.bench
-    if bench.own is not None or not bench.images.planned:
+    context = view.context
+    if context.own is not None or not context.images.planned:
         return view
     images = images_of(view.config)
-    if images.input_size != bench.images.input_size:
+    if images.input_size != context.images.input_size:
         return plan_search(view.config, decode=True)
-    return replace(view, bench=replace(bench, images=images))
+    return replace(view, context=replace(context, images=images))
 
 
-def check_search(bench: Workbench) -> tuple[Budget, ...]:
+def check_search(context: StudyContext) -> tuple[Budget, ...]:
     """The limits as budgets. Raises ConfigError where nothing fits them, or the parent's weights fit no backbone."""
-    config = bench.config
+    config = context.config
     if config.parent is not None:
-        read_parent(config.parent, bench.template)
-    costs = CostBook(bench)
+        read_parent(config.parent, context.template)
+    costs = CostBook(context)
     if not costs.limits:
         return ()
 
     def build(chosen: Mapping[str, str]) -> Architecture:
-        return bench.space.architecture(chosen, bench.sites, bench.spec)
+        return context.space.architecture(chosen, context.sites, context.spec)
 
-    costs.refuse_impossible(bench.parameters, build)
-    return costs.budgets(bench.parameters, build)
+    costs.refuse_impossible(context.parameters, build)
+    return costs.budgets(context.parameters, build)
 
 
 def settled(config: StudyConfig, store: RunStore) -> StudyConfig:
@@ -288,11 +288,11 @@ def settled(config: StudyConfig, store: RunStore) -> StudyConfig:
     return config if config.threads is not None or threads is None else config.replace(threads=threads)
 
 
-def _phases(bench: Workbench, earlier: Sequence[Phase]) -> tuple[Phase, ...]:
-    config = bench.config
-    n_factors = len(bench.contrast.factors)
+def _phases(context: StudyContext, earlier: Sequence[Phase]) -> tuple[Phase, ...]:
+    config = context.config
+    n_factors = len(context.contrast.factors)
     sizes = screen_sizes(n_factors, max(config.total, 2)) if n_factors >= 2 else ()
-    tested = bench.contrast.high.choice.name
+    tested = context.contrast.high.choice.name
     no_control = (
         "" if tested == "reborn" else f"only reborn has a positive twin to be compared with, not {tested}"
     )
@@ -303,7 +303,7 @@ def _phases(bench: Workbench, earlier: Sequence[Phase]) -> tuple[Phase, ...]:
         counts=config.counts,
         earlier=earlier,
         no_control=no_control,
-        spread=_sampling_spread(bench),
+        spread=_sampling_spread(context),
         edition=EDITION,
     )
 
@@ -316,11 +316,11 @@ def next_total(view: PlanView) -> int | None:
     missing = {
         phase.name for phase in view.phases if phase.name in ("confirm", "control") and not phase.count
     }
-    if not missing or missing & view.config.counts.keys() or len(view.bench.contrast.factors) < 2:
+    if not missing or missing & view.config.counts.keys() or len(view.context.contrast.factors) < 2:
         return None
     for more in range(32, 289, 16):
-        bench = replace(view.bench, config=view.config.replace(trials=view.total + more))
-        planned = {phase.name for phase in _phases(bench, view.phases) if phase.count}
+        context = replace(view.context, config=view.config.replace(trials=view.total + more))
+        planned = {phase.name for phase in _phases(context, view.phases) if phase.count}
         if missing <= planned:
             return view.total + more
     return None
@@ -335,18 +335,18 @@ def _count_done(store: RunStore) -> int:
     )
 
 
-def _sampling_spread(bench: Workbench) -> float:
+def _sampling_spread(context: StudyContext) -> float:
     """What the validation images alone make one training spread by, in percentage points; 0: not known.
 
     Of an accuracy or top-5 accuracy of 75 %, and of a balanced accuracy with 75 % of each class, which rests on as many
     images of a class as there are; nobody knows beforehand how the other metrics spread.
     """
-    if bench.own is not None or bench.metric.name not in ("accuracy", "top5", "balanced_accuracy"):
+    if context.own is not None or context.metric.name not in ("accuracy", "top5", "balanced_accuracy"):
         return 0.0
-    size = max(1, int(bench.images.validation_size))
-    if bench.metric.name != "balanced_accuracy":
+    size = max(1, int(context.images.validation_size))
+    if context.metric.name != "balanced_accuracy":
         return float(100 * (0.75 * 0.25 / size) ** 0.5)
-    counts = bench.images.counts(bench.images.pool)
+    counts = context.images.counts(context.images.pool)
     each = [max(1.0, count * size / sum(counts)) for count in counts]
     return float(100 * sum(0.75 * 0.25 / n for n in each) ** 0.5 / len(each))
 
@@ -354,9 +354,9 @@ def _sampling_spread(bench: Workbench) -> float:
 def _with_seconds(view: PlanView) -> PlanView:
     """Time of each phase, and how many processes share it, from a few measured steps."""
     left = max(0, view.total - view.done)
-    chosen = choose_processes(view.bench, left)
-    bench = replace(view.bench, config=view.bench.config.with_processes(chosen.count))
-    view = replace(view, bench=bench, notes=(*view.notes, *chosen.notes))
+    chosen = choose_processes(view.context, left)
+    context = replace(view.context, config=view.context.config.with_processes(chosen.count))
+    view = replace(view, context=context, notes=(*view.notes, *chosen.notes))
     if chosen.training is None:
         return view
     each = chosen.training / chosen.count

@@ -16,13 +16,13 @@ from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.config.functions import is_here
 from reborn_nas.study.setup.children import call_in_child
 from reborn_nas.study.setup.costs import CostBook
-from reborn_nas.study.setup.resolve import make_workbench
+from reborn_nas.study.setup.resolve import make_context
 from reborn_nas.training import available_cores, available_memory, cpu_threads, estimate_epoch, threads_each
 from reborn_nas.training.device.selection import check_device, empty_cache, is_out_of_memory
 
 if TYPE_CHECKING:
     from reborn_nas.study.config.config import StudyConfig
-    from reborn_nas.study.setup.workbench import Workbench
+    from reborn_nas.study.setup.context import StudyContext
     from reborn_nas.training import Estimate
 
 __all__ = ["Processes", "choose_processes", "measure_epoch", "processes_here"]
@@ -52,60 +52,62 @@ class Processes:
     notes: tuple[str, ...] = ()
 
 
-def choose_processes(bench: Workbench, left: int) -> Processes:
+def choose_processes(context: StudyContext, left: int) -> Processes:
     """As many processes as were asked for; for "auto" one a GPU, or as many as end `left` trainings soonest on a CPU.
 
     Trains a few steps to measure. A process has the CPU threads that the study has, or its share of the cores.
     """
-    config = bench.config
+    config = context.config
     automatic = config.workers == "auto"
-    if bench.own is not None:
-        return _unmeasured(bench, left)
-    count = min(processes_here(bench.device, config), max(1, left)) if automatic else config.processes
+    if context.own is not None:
+        return _unmeasured(context, left)
+    count = min(processes_here(context.device, config), max(1, left)) if automatic else config.processes
     try:
-        if automatic and bench.device == "cpu":
-            most = max(1, min(count, _fitting(bench)))
-            return fastest(left, most, lambda n: _training_seconds(bench, _epoch(bench, n)))
-        epoch = _epoch(bench, count)
+        if automatic and context.device == "cpu":
+            most = max(1, min(count, _fitting(context)))
+            return fastest(left, most, lambda n: _training_seconds(context, _epoch(context, n)))
+        epoch = _epoch(context, count)
     except TrainingError as error:
         return Processes(count, None, (str(error),))
     notes = []
-    if bench.device != "cpu":
-        notes.append(f"{bench.device_text}, {epoch.images_per_second:,.0f} images a second, {epoch.form}")
+    if context.device != "cpu":
+        notes.append(f"{context.device_text}, {epoch.images_per_second:,.0f} images a second, {epoch.form}")
     if automatic and count > 1:
         notes.append(
             f"{count} processes train at the same time, one on each visible GPU; --workers 1 takes one"
         )
-    return Processes(count, _training_seconds(bench, epoch), tuple(notes))
+    return Processes(count, _training_seconds(context, epoch), tuple(notes))
 
 
-def _unmeasured(bench: Workbench, left: int) -> Processes:
+def _unmeasured(context: StudyContext, left: int) -> Processes:
     """Of a training of the user's own, of which nobody knows how long it takes: one a GPU, and one on a CPU."""
-    config = bench.config
+    config = context.config
     if config.workers != "auto":
         return Processes(config.processes, None)
     named = not any(map(is_here, (config.train, config.evaluate, config.example_inputs)))
     count = (
-        1 if bench.device == "cpu" or not named else min(processes_here(bench.device, config), max(1, left))
+        1
+        if context.device == "cpu" or not named
+        else min(processes_here(context.device, config), max(1, left))
     )
     note = "one process trains at a time, as nobody knows how long your training takes; --workers sets another number"
     return Processes(count, None, (note,) if count == 1 else ())
 
 
-def _epoch(bench: Workbench, processes: int) -> Estimate:
+def _epoch(context: StudyContext, processes: int) -> Estimate:
     """An epoch in one of so many processes. A supervisor holds no GPU, so there a child measures."""
-    config = bench.config
-    if processes > 1 and bench.device != "cpu":
-        return call_in_child(_measure, config.as_given(), bench.device, bench.proofs)
+    config = context.config
+    if processes > 1 and context.device != "cpu":
+        return call_in_child(_measure, config.as_given(), context.device, context.proofs)
     return measure_epoch(
-        bench, _threads(config.threads, processes) if config.workers == "auto" else config.threads
+        context, _threads(config.threads, processes) if config.workers == "auto" else config.threads
     )
 
 
 def _measure(settings: dict[str, Any], device: str, proofs: dict[str, Any]) -> Estimate:
     """In a process of its own."""
     config = StudyConfig(**settings)
-    return measure_epoch(make_workbench(config, device, proofs=proofs, decode=False), config.threads)
+    return measure_epoch(make_context(config, device, proofs=proofs, decode=False), config.threads)
 
 
 def fastest(left: int, most: int, training: Callable[[int], float]) -> Processes:
@@ -139,51 +141,51 @@ def _threads(given: int | None, processes: int) -> int | None:
     return given if given is not None or processes == 1 else threads_each(processes)
 
 
-def _fitting(bench: Workbench) -> int:
+def _fitting(context: StudyContext) -> int:
     """Worker processes whose memory is there: of each, the images, and a step of the larger network of the contrast."""
     there = available_memory()
     if there is None:
         return 1024
-    contrast = bench.contrast
-    full = contrast.architecture(bench.spec, dict.fromkeys(contrast.factors, contrast.high.default))
-    each = PROCESS_BYTES + bench.images.memory + CostBook(bench).value(full, "memory")
+    contrast = context.contrast
+    full = contrast.architecture(context.spec, dict.fromkeys(contrast.factors, contrast.high.default))
+    each = PROCESS_BYTES + context.images.memory + CostBook(context).value(full, "memory")
     return int(there // each)
 
 
-def measure_epoch(bench: Workbench, threads: int | None) -> Estimate:
+def measure_epoch(context: StudyContext, threads: int | None) -> Estimate:
     """An epoch of the backbone as it comes, from a few steps.
 
     Raises:
         TrainingError: the device's memory does not hold a step.
     """
-    recipe = bench.recipe
-    if bench.device == "cpu":  # there the time is in proportion to the images, so a few do
-        macs = predict(bench.template, Architecture(bench.spec, {}), discovery=bench.discovery).macs
+    recipe = context.recipe
+    if context.device == "cpu":  # there the time is in proportion to the images, so a few do
+        macs = predict(context.template, Architecture(context.spec, {}), discovery=context.discovery).macs
         few = max(8, int(PROBE_MACS / (3 * max(1, macs))))
         recipe = replace(recipe, batch_size=min(recipe.batch_size, few))
     try:
         with cpu_threads(threads):
             return estimate_epoch(
-                build(bench.spec, device="cpu"), bench.images, recipe, bench.device, steps=2
+                build(context.spec, device="cpu"), context.images, recipe, context.device, steps=2
             )
     except RuntimeError as error:
         if not is_out_of_memory(error):
-            check_device(bench.device, error)
+            check_device(context.device, error)
             raise
-    empty_cache(bench.device)
+    empty_cache(context.device)
     raise TrainingError(
         f"no time is estimated: a step of the parent with {recipe.batch_size} images does not fit into the memory of "
-        f"{bench.device} now ({bench.device_text}); trainings will make activations again in the backward pass, and "
-        "fail where that is not enough: free the device, or lower --batch-size"
+        f"{context.device} now ({context.device_text}); trainings will make activations again in the backward pass, "
+        "and fail where that is not enough: free the device, or lower --batch-size"
     )
 
 
-def _training_seconds(bench: Workbench, epoch: Estimate) -> float:
+def _training_seconds(context: StudyContext, epoch: Estimate) -> float:
     """Of one training: the mean of the contrast's two networks, by what they compute."""
-    contrast = bench.contrast
-    full = contrast.architecture(bench.spec, dict.fromkeys(contrast.factors, contrast.high.default))
+    contrast = context.contrast
+    full = contrast.architecture(context.spec, dict.fromkeys(contrast.factors, contrast.high.default))
     backbone, reference, tested = (
-        predict(bench.template, architecture, discovery=bench.discovery).macs
-        for architecture in (Architecture(bench.spec, {}), contrast.reference(bench.spec), full)
+        predict(context.template, architecture, discovery=context.discovery).macs
+        for architecture in (Architecture(context.spec, {}), contrast.reference(context.spec), full)
     )
-    return bench.recipe.epochs * epoch.seconds * (reference + tested) / 2 / max(1, backbone)
+    return context.recipe.epochs * epoch.seconds * (reference + tested) / 2 / max(1, backbone)

@@ -1,4 +1,4 @@
-"""From a configuration to a workbench: names resolved, data loaded, sites found, the search space checked."""
+"""From a configuration to a context: names resolved, data loaded, sites found, the search space checked."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from reborn_nas.training.device.selection import Survey
 
 
-from reborn_nas.study.setup.workbench import Workbench
+from reborn_nas.study.setup.context import StudyContext
 
 __all__ = [
     "MOST_VARIANTS",
     "images_of",
-    "make_workbench",
+    "make_context",
     "parent_arguments",
     "settle_numerics",
     "trace_variants",
@@ -51,18 +51,18 @@ MOST_VARIANTS = 64
 """Backbones that a space may make of one; each is traced before the first training."""
 
 
-def make_workbench(
+def make_context(
     config: StudyConfig,
     device: str | None = None,
     *,
     proofs: Mapping[str, Any] | None = None,
     decode: bool = True,
-) -> Workbench:
+) -> StudyContext:
     """Resolve names, load data, find sites, check the space. Nothing is trained.
 
     Args:
         device: where this process trains; chosen where None.
-        proofs: `Workbench.proofs` of another process of the study, which need not be made again.
+        proofs: `StudyContext.proofs` of another process of the study, which need not be made again.
         decode: read all pixels of a folder of images; without it, for a plan, headers and a sample.
 
     Raises:
@@ -70,7 +70,7 @@ def make_workbench(
     """
     space = load_space(config.space)
     if config.train is not None:
-        return _own_workbench(config, space, device, proofs)
+        return _own_context(config, space, device, proofs)
     recipe = get_recipe(config.recipe, dataset=config.dataset, **config.recipe_overrides)
     found = _survey(config, device, recipe.precision)
     images = images_of(config, decode=decode)
@@ -95,8 +95,8 @@ def make_workbench(
     said += starting_notes(config, spec, recipe)
     said += config.recipe_notes
     check_recipe(recipe, images, template)
-    bench = _bench(config, spec, space, discovery, found, template, said, proofs)
-    return replace(bench, images=images, recipe=recipe)
+    context = _context(config, spec, space, discovery, found, template, said, proofs)
+    return replace(context, images=images, recipe=recipe)
 
 
 def images_of(config: StudyConfig, *, decode: bool = True) -> ImageSet:
@@ -117,9 +117,9 @@ def images_of(config: StudyConfig, *, decode: bool = True) -> ImageSet:
     )
 
 
-def _own_workbench(
+def _own_context(
     config: StudyConfig, space: SearchSpace, device: str | None, proofs: Mapping[str, Any] | None
-) -> Workbench:
+) -> StudyContext:
     """The same for a training of the user's own, which brings its data and takes any inputs."""
     own = make_own(config)
     if space.variants and own.example is not None:
@@ -141,10 +141,10 @@ def _own_workbench(
             "by it has no validation value that could rank its weights; name a second function with evaluate"
         )
     said += starting_notes(config, spec, None)
-    return replace(_bench(config, spec, space, discovery, found, template, said, proofs), own=own)
+    return replace(_context(config, spec, space, discovery, found, template, said, proofs), own=own)
 
 
-def _bench(
+def _context(
     config: StudyConfig,
     spec: BackboneSpec,
     space: SearchSpace,
@@ -153,7 +153,7 @@ def _bench(
     template: Any,
     said: list[str],
     proofs: Mapping[str, Any] | None,
-) -> Workbench:
+) -> StudyContext:
     """What does not depend on what trains: the sites that take part, the space, the question."""
     sites = discovery.sites
     space = _only(space, config.sites, sites)
@@ -166,7 +166,7 @@ def _bench(
             f"{len(contrast.left_out)} of {len(contrast.left_out) + len(contrast.factors)} sites are not part of the "
             f"screen, such as {first[0]}: {first[1]}"
         )
-    return Workbench(
+    return StudyContext(
         config,
         spec,
         tuple(sites),

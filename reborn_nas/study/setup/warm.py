@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from reborn_nas.study.setup.workbench import Workbench
+    from reborn_nas.study.setup.context import StudyContext
     from reborn_nas.training import Recipe
 
 __all__ = ["ParentWeights", "is_warm_study", "read_parent", "search_epochs", "search_recipe"]
@@ -34,35 +34,35 @@ SPLIT = 0
 """The split whose training images the parent sees; the search is judged by that split's validation images."""
 
 
-def is_warm_study(bench: Workbench) -> bool:
+def is_warm_study(context: StudyContext) -> bool:
     """Whether the search's trainings start from a trained parent."""
-    return bench.config.init == "parent"
+    return context.config.init == "parent"
 
 
-def search_recipe(bench: Workbench) -> Recipe:
+def search_recipe(context: StudyContext) -> Recipe:
     """The recipe of a search training."""
-    if not is_warm_study(bench):
-        return bench.recipe
-    epochs = bench.config.warm_epochs or bench.recipe.epochs
-    return replace(bench.recipe, epochs=epochs, init="default")
+    if not is_warm_study(context):
+        return context.recipe
+    epochs = context.config.warm_epochs or context.recipe.epochs
+    return replace(context.recipe, epochs=epochs, init="default")
 
 
-def search_epochs(bench: Workbench) -> int:
+def search_epochs(context: StudyContext) -> int:
     """Epochs of a search training."""
-    return bench.config.warm_epochs or bench.epochs
+    return context.config.warm_epochs or context.epochs
 
 
 class ParentWeights:
     """The trained parent of a study: given by the user, else trained once and kept in the run folder.
 
     Args:
-        bench: what all trainings share.
+        context: what all trainings share.
         folder: the run folder.
     """
 
-    def __init__(self, bench: Workbench, folder: Path) -> None:
-        self._bench = bench
-        self._given = bench.config.parent
+    def __init__(self, context: StudyContext, folder: Path) -> None:
+        self._context = context
+        self._given = context.config.parent
         self._path = Path(self._given) if self._given else folder / "checkpoints" / "parent.safetensors"
         self._state: dict[str, torch.Tensor] | None = None
 
@@ -75,25 +75,25 @@ class ParentWeights:
         """Give `model`, the unconverted backbone, the parent's weights. Raises ConfigError where they do not fit."""
         if self._state is None:
             self.ensure()
-            self._state = read_parent(self._path, self._bench.template)
+            self._state = read_parent(self._path, self._context.template)
         model.load_state_dict(self._state)
 
     def _train(self) -> None:
-        bench = self._bench
-        seed = derive_seed(bench.config.seed, "warm", "parent")
+        context = self._context
+        seed = derive_seed(context.config.seed, "warm", "parent")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = build(bench.spec, device="cpu", pretrained=bench.config.pretrained)
-        parts = split(bench.images, block=SPLIT, seed=bench.config.seed)
+            model = build(context.spec, device="cpu", pretrained=context.config.pretrained)
+        parts = split(context.images, block=SPLIT, seed=context.config.seed)
         train(
             model,
-            bench.images,
+            context.images,
             train_indices=parts.train,
             evaluate={},
             every_epoch=(),
-            recipe=bench.recipe,
+            recipe=context.recipe,
             seed=seed,
-            device=bench.device,
+            device=context.device,
         )
         state = {
             name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from reborn_nas.architecture import Architecture
     from reborn_nas.study.plan.designs import Run
-    from reborn_nas.study.setup.workbench import Workbench
+    from reborn_nas.study.setup.context import StudyContext
     from reborn_nas.study.trainer.checkpoints import SavedState
     from reborn_nas.training import Recipe
 
@@ -32,30 +32,30 @@ class Classification:
     """The `Trainer` of a study without a training of the user's own.
 
     Args:
-        bench: what all trainings share.
+        context: what all trainings share.
     """
 
-    def __init__(self, bench: Workbench) -> None:
-        self._bench, self._metric = bench, bench.metric
+    def __init__(self, context: StudyContext) -> None:
+        self._context, self._metric = context, context.metric
         self._splits: dict[int, Any] = {}
 
     def train(
         self, model: nn.Module, architecture: Architecture, run: Run, on_epoch: OnEpoch, state: SavedState
     ) -> Outcome:
         """See `Trainer`."""
-        bench, parts, recipe = self._bench, self._split(run.block), self._recipe(run)
+        context, parts, recipe = self._context, self._split(run.block), self._recipe(run)
         result = train(
             model,
-            bench.images,
+            context.images,
             train_indices=parts.train,
             evaluate={"validation": parts.validation},
             recipe=recipe,
             seed=run.seed,
-            device=bench.device,
+            device=context.device,
             on_epoch=lambda epoch, row: on_epoch(epoch, self._scored(row)),
             checkpoint=state,
-            undecayed=identities(model) if bench.config.from_weights else (),
-            compile_after=second_rung(recipe.epochs) if bench.config.compile else None,
+            undecayed=identities(model) if context.config.from_weights else (),
+            compile_after=second_rung(recipe.epochs) if context.config.compile else None,
             metric=self._metric.name,
         )
         validation = self._value(result)
@@ -72,7 +72,7 @@ class Classification:
             [self._scored(row) for row in result.curve],
             extra={} if error is None else {"se": error},
             environment={"precision": result.precision, "form": result.form},
-            save_example=partial(save_example, model, bench.images),
+            save_example=partial(save_example, model, context.images),
             classes=classes,
         )
 
@@ -95,10 +95,10 @@ class Classification:
         self, model: nn.Module, part: str, precision: str
     ) -> tuple[float, int, float | None, list[dict[str, Any]]]:
         """Score, images, the value's standard error where it has no formula, and on the test part each class."""
-        images, metric = self._bench.images, self._metric
+        images, metric = self._context.images, self._metric
         indices = images.test if part == "test" else images.reserve
         keep = part == "test" or not metric.is_accuracy
-        found = evaluate(model, images, indices, self._bench.device, precision, keep_logits=keep)
+        found = evaluate(model, images, indices, self._context.device, precision, keep_logits=keep)
         score, error, classes = found.accuracy, None, []
         if found.logits is not None:
             labels = images.labels[indices]
@@ -113,7 +113,7 @@ class Classification:
         """The last validation score, or chance; a training that went astray stays in the analysis."""
         result: Any = getattr(error, "result", None)
         worst = self._metric.worst_score
-        guess = 1.0 / len(self._bench.images.classes) if worst is None else worst
+        guess = 1.0 / len(self._context.images.classes) if worst is None else worst
         known = getattr(result, "accuracy" if self._metric.is_accuracy else "value", None) or {}
         accuracy = self._value(result) if "validation" in known else guess
         curve = getattr(result, "curve", None) or []
@@ -123,7 +123,7 @@ class Classification:
             epochs=len(curve),
             curve=[self._scored(row) for row in curve],
             test=guess,
-            test_n=len(self._bench.images.test),
+            test_n=len(self._context.images.test),
         )
 
     def judged(self, block: int) -> int:
@@ -136,11 +136,11 @@ class Classification:
 
     def _split(self, block: int) -> Any:
         if block not in self._splits:
-            self._splits[block] = split(self._bench.images, block=block, seed=self._bench.config.seed)
+            self._splits[block] = split(self._context.images, block=block, seed=self._context.config.seed)
         return self._splits[block]
 
     def _recipe(self, run: Run) -> Recipe:
         if run.phase == "search":
-            return search_recipe(self._bench)
-        recipe = self._bench.recipe
+            return search_recipe(self._context)
+        recipe = self._context.recipe
         return recipe if run.rate == 1.0 else replace(recipe, learning_rate=recipe.learning_rate * run.rate)

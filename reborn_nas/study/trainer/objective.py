@@ -23,9 +23,9 @@ from reborn_nas.files import safe_join, write_atomic
 from reborn_nas.records import EXCESS, EXPLORED, SCORE, TrialRecord, class_path
 from reborn_nas.study.config.values import SCHEME, parse_bucket
 from reborn_nas.study.plan.designs import Run
+from reborn_nas.study.setup.context import StudyContext, environment
 from reborn_nas.study.setup.costs import CostBook
 from reborn_nas.study.setup.warm import ParentWeights, is_warm_study
-from reborn_nas.study.setup.workbench import Workbench, environment
 from reborn_nas.study.trainer.checkpoints import (
     STATES,
     BucketCheckpoint,
@@ -60,7 +60,7 @@ class Objective:
     """Runs trainings of one study in this process.
 
     Args:
-        bench: what all trainings share.
+        context: what all trainings share.
         folder: the run folder, for curves and checkpoints.
         stopping: whether a training shall end after its epoch; then its state is kept for the next attempt.
 
@@ -68,20 +68,22 @@ class Objective:
         StudyError: the bucket for the states cannot be reached.
     """
 
-    def __init__(self, bench: Workbench, folder: Path, stopping: Callable[[], bool] = lambda: False) -> None:
-        self._bench = bench
+    def __init__(
+        self, context: StudyContext, folder: Path, stopping: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._context = context
         self._folder = folder
         self._stopping = stopping
         self._state: SavedState | None = None
-        self._trainer = _trainer(bench, folder, stopping)
-        place = bench.config.artifacts
+        self._trainer = _trainer(context, folder, stopping)
+        place = context.config.artifacts
         in_bucket = place is not None and place.startswith(SCHEME)
         self._bucket: Store | None = open_bucket(str(place)) if in_bucket else None
         self._plans: dict[str, Any] = {}
-        self._costs = CostBook(bench)
-        self._parent = ParentWeights(bench, folder)
+        self._costs = CostBook(context)
+        self._parent = ParentWeights(context, folder)
         self._curve: list[dict[str, float]] = []
-        self._environment = environment(bench.device)
+        self._environment = environment(context.device)
         self._in_training = 0.0
 
     def __call__(self, run: Run, architecture: Architecture, on_epoch: OnEpoch | None = None) -> TrialRecord:
@@ -107,7 +109,7 @@ class Objective:
             except (Stopped, KeyboardInterrupt, DeviceLostError):
                 raise
             except DivergedError as error:
-                if not repeated and self._bench.device != "cpu":  # the same seed once more tells a glitch
+                if not repeated and self._context.device != "cpu":  # the same seed once more tells a glitch
                     repeated = True
                     self.forget()
                     continue
@@ -116,7 +118,7 @@ class Objective:
                 if is_out_of_memory(error) and not sparing:
                     sparing = True  # recomputing changes no result; a smaller batch would change batch norm
                     continue
-                check_device(self._bench.device, error)
+                check_device(self._context.device, error)
                 fault = machine_fault(error)
                 if fault is not None:
                     raise MachineError(fault) from error
@@ -139,9 +141,9 @@ class Objective:
     ) -> TrialRecord:
         if sparing:  # here the failed attempt's tensors are gone
             gc.collect()
-            empty_cache(self._bench.device)
+            empty_cache(self._context.device)
         model = self._build(architecture, run)
-        if self._bench.config.recompute:
+        if self._context.config.recompute:
             spare_memory(model)
         if sparing:
             recompute_activations(model)
@@ -174,12 +176,12 @@ class Objective:
             block=run.block,
             seed=run.seed,
             accuracy_part=run.part,
-            device=self._bench.device,
+            device=self._context.device,
             digest=architecture.digest,
             started=_now(),
             environment=self._environment,
             extra=dict(self._trainer.known(run)),
-            chance=self._bench.metric.worst_score,
+            chance=self._context.metric.worst_score,
         )
 
     def _priced(self, record: TrialRecord, architecture: Architecture) -> TrialRecord:
@@ -191,7 +193,7 @@ class Objective:
         over = self._costs.excess(architecture)
         if record.phase != "search":  # a designed run is trained whatever it costs
             return replace(record, extra={**record.extra, **_over_limits(over)})
-        weighed = {*over, *self._bench.config.objectives} & {"latency", "memory"}
+        weighed = {*over, *self._context.config.objectives} & {"latency", "memory"}
         extra = _over_limits(over)
         extra |= {name: self._costs.value(architecture, name) for name in sorted(weighed)}
         extra |= {"warm": 1.0} if self._is_warm(record.phase) else {}
@@ -200,7 +202,7 @@ class Objective:
         return replace(record, state="rejected", reason=", ".join(broken)) if broken else record
 
     def _is_warm(self, phase: str) -> bool:
-        return phase == "search" and is_warm_study(self._bench)
+        return phase == "search" and is_warm_study(self._context)
 
     def _build(self, architecture: Architecture, run: Run) -> nn.Module:
         spec = architecture.backbone
@@ -211,19 +213,19 @@ class Objective:
                 model = build(spec, device="cpu")
                 self._parent.load_into(model)
             else:
-                model = self._bench.unconverted(spec)
+                model = self._context.unconverted(spec)
             if not architecture.choices:
                 return model
             key = f"{architecture.digest} {warm}"
             if key not in self._plans:
                 if len(self._plans) > 64:
                     self._plans.clear()
-                template, discovery = self._bench.traced(spec)
+                template, discovery = self._context.traced(spec)
                 self._plans[key] = plan(
                     template,
                     architecture,
                     discovery=discovery,
-                    init="preserve" if warm else self._bench.init,
+                    init="preserve" if warm else self._context.init,
                 )
             return apply(model, self._plans[key], inplace=True, seed=run.seed)
 
@@ -234,8 +236,8 @@ class Objective:
 
     def _saved_state(self, run: Run, architecture: Architecture) -> SavedState:
         """One file for this run, this architecture and these settings: another one's state is never taken up."""
-        config = self._bench.config
-        mark = f"{architecture.digest[:12]}-{self._bench.digest}"
+        config = self._context.config
+        mark = f"{architecture.digest[:12]}-{self._context.digest}"
         name = f"{_file_name(run.key)}~{mark}.safetensors"
         if self._bucket is not None:
             words = (parse_bucket(str(config.artifacts))[1], config.study_name, STATES, name)
@@ -270,7 +272,7 @@ class Objective:
             self._save_rows(class_path(record.key), outcome.classes, "the results of each class")
         if outcome.validation is None:  # nothing ranks the weights
             return record
-        ranked, objectives = outcome.validation, self._bench.config.objectives
+        ranked, objectives = outcome.validation, self._context.config.objectives
         kept = self._written(
             "the trained weights",
             lambda: keep_weights(self._folder, record, model, outcome.save_example, ranked, objectives),
@@ -310,7 +312,7 @@ class Objective:
             epochs=epoch,
             extra={**record.extra, "rung": float(epoch)},
             curve=self._save_curve(record.key, self._curve),
-            reason=f"stopped by the pruner after epoch {epoch} at {self._bench.metric.shown(score)}",
+            reason=f"stopped by the pruner after epoch {epoch} at {self._context.metric.shown(score)}",
         )
 
     def _diverged(self, record: TrialRecord, run: Run, error: DivergedError) -> TrialRecord:
@@ -337,7 +339,7 @@ class Objective:
 
     def _save_curve(self, key: str, curve: Sequence[Mapping[str, Any]]) -> str:
         path = f"curves/{_file_name(key)}.csv"
-        rows = [curve_row(row, self._bench.metric) for row in curve]
+        rows = [curve_row(row, self._context.metric) for row in curve]
         return self._save_rows(path, rows, "the learning curve") if rows else ""
 
     def _save_rows(self, path: str, rows: Sequence[Mapping[str, Any]], what: str) -> str:
@@ -356,8 +358,8 @@ class Objective:
         return wait_out(write, f"{what} cannot be written", stopping=self._stopping)
 
 
-def _trainer(bench: Workbench, folder: Path, stopping: Callable[[], bool]) -> Trainer:
-    return Classification(bench) if bench.own is None else Own(bench, folder, stopping, _log.info)
+def _trainer(context: StudyContext, folder: Path, stopping: Callable[[], bool]) -> Trainer:
+    return Classification(context) if context.own is None else Own(context, folder, stopping, _log.info)
 
 
 def curve_row(row: Mapping[str, Any], metric: Metric) -> dict[str, Any]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from reborn_nas.architecture import Architecture
     from reborn_nas.study.plan.designs import Run
-    from reborn_nas.study.setup.workbench import OwnTraining, Workbench
+    from reborn_nas.study.setup.context import OwnTraining, StudyContext
     from reborn_nas.study.trainer.checkpoints import SavedState
 
 __all__ = ["Own", "read_value"]
@@ -43,21 +43,21 @@ class Own:
     """The `Trainer` of a study with a training of the user's own.
 
     Args:
-        bench: what all trainings share.
+        context: what all trainings share.
         folder: the run folder.
         stopping: whether a training shall end after its epoch.
         say: writes a line to the run's log.
     """
 
     def __init__(
-        self, bench: Workbench, folder: Path, stopping: Callable[[], bool], say: Callable[[str], None]
+        self, context: StudyContext, folder: Path, stopping: Callable[[], bool], say: Callable[[str], None]
     ) -> None:
-        assert bench.own is not None
-        self._bench, self._own = bench, bench.own
+        assert context.own is not None
+        self._context, self._own = context, context.own
         self._folder, self._stopping, self._say = folder, stopping, say
         self._last: float | None = None
         self._interrupted: set[int] = set()
-        self.left_on = bench.device
+        self.left_on = context.device
         """Where the last training left its network, which is put back to be judged."""
 
     def train(
@@ -74,11 +74,11 @@ class Own:
         job = self.job(run, architecture, on_epoch, state)
         job.epochs = epochs or job.epochs
         self._last = None
-        model = model.to(self._bench.device)
+        model = model.to(self._context.device)
         names = set(model.state_dict())
         with undisturbed(run.seed):
             returned = self._call(partial(self._own.train, model, job), job)
-        self.left_on = next((str(one.device) for one in model.parameters()), self._bench.device)
+        self.left_on = next((str(one.device) for one in model.parameters()), self._context.device)
         if self.left_on == "meta":
             raise ConfigError("train left the network on the device meta, where it has no weights")
         if other := sorted(names ^ set(model.state_dict())):
@@ -103,7 +103,7 @@ class Own:
             max((int(row["epoch"]) for row in job.curve), default=job.epochs),
             curve=job.curve,
             extra=extra,
-            save_example=partial(_save_example, model, self._own, self._bench),
+            save_example=partial(_save_example, model, self._own, self._context),
         )
 
     def judge(self, model: nn.Module, architecture: Architecture, run: Run) -> None:
@@ -128,12 +128,12 @@ class Own:
         self, run: Run, architecture: Architecture, on_epoch: OnEpoch | None, state: SavedState | None
     ) -> Job:
         """What the training of `run` is told."""
-        config = self._bench.config
+        config = self._context.config
         return Job(
             run,
             architecture,
-            epochs=search_epochs(self._bench) if run.phase == "search" else self._bench.epochs,
-            device=self._bench.device,
+            epochs=search_epochs(self._context) if run.phase == "search" else self._context.epochs,
+            device=self._context.device,
             study_seed=config.seed,
             metric=self._own.metric,
             folder=safe_join(self._folder, JOBS, run.key.replace("/", "-")),
@@ -148,7 +148,7 @@ class Own:
     def _judge(self, model: nn.Module, job: Job, run: Run, part: str) -> tuple[float, int, dict[str, float]]:
         assert self._own.evaluate is not None
         judging = job.judging(part)
-        model.to(self._bench.device)  # Lightning leaves it on the CPU
+        model.to(self._context.device)  # Lightning leaves it on the CPU
         with undisturbed(run.seed):
             returned = self._call(partial(self._own.evaluate, model, judging), judging)
         return self._read(returned, "evaluate", part)
@@ -224,11 +224,11 @@ def _told(value: Any, name: str, what: str) -> float:
         raise ConfigError(f"{what} returned {error}") from None
 
 
-def _save_example(model: nn.Module, own: OwnTraining, bench: Workbench, path: Path) -> None:
+def _save_example(model: nn.Module, own: OwnTraining, context: StudyContext, path: Path) -> None:
     """Write what the trained network makes of its example inputs, where it takes and returns tensors."""
     example = own.example
     if example is None:  # a library's network, which takes images of its own size
-        example = torch.zeros(2, *(bench.spec.input_size or ()))
+        example = torch.zeros(2, *(context.spec.input_size or ()))
     modes = {module: module.training for module in model.modules()}
     device = str(next(model.parameters(), torch.empty(0)).device)
     try:

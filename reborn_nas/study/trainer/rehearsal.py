@@ -17,14 +17,14 @@ from reborn_nas.errors import ConfigError, RebornError, machine_fault
 from reborn_nas.seeds import derive_seed
 from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.plan.designs import Run
-from reborn_nas.study.setup.resolve import make_workbench
+from reborn_nas.study.setup.resolve import make_context
 from reborn_nas.study.trainer.door import Outcome
 from reborn_nas.study.trainer.own import Own
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from reborn_nas.study.setup.workbench import Workbench
+    from reborn_nas.study.setup.context import StudyContext
 
 __all__ = ["Check", "TrainingCheck", "check_training", "rehearse"]
 
@@ -92,13 +92,13 @@ def check_training(config: StudyConfig) -> TrainingCheck:
     """
     if config.train is None:
         raise ConfigError("train: there is no training of your own to check; name its function")
-    return rehearse(make_workbench(config))
+    return rehearse(make_context(config))
 
 
-def rehearse(bench: Workbench) -> TrainingCheck:
-    """The same of a study's workbench."""
+def rehearse(context: StudyContext) -> TrainingCheck:
+    """The same of a study's context."""
     with tempfile.TemporaryDirectory() as folder:
-        tried = _Rehearsal(bench, Path(folder))
+        tried = _Rehearsal(context, Path(folder))
         checks: list[Check] = []
         try:
             checks += tried.checks()
@@ -112,10 +112,10 @@ def rehearse(bench: Workbench) -> TrainingCheck:
 
 
 class _Rehearsal:
-    def __init__(self, bench: Workbench, folder: Path) -> None:
-        self._bench = bench
-        self._trainer = Own(bench, folder, lambda: False, lambda text: None)
-        self._seed = derive_seed(bench.config.seed, "rehearsal")
+    def __init__(self, context: StudyContext, folder: Path) -> None:
+        self._context = context
+        self._trainer = Own(context, folder, lambda: False, lambda text: None)
+        self._seed = derive_seed(context.config.seed, "rehearsal")
         self._epochs = 1
         self.done: list[Check] = []
         self.doing = "a training runs and is judged"
@@ -128,8 +128,8 @@ class _Rehearsal:
         return self.done
 
     def _one_by_one(self) -> Iterator[Check]:
-        bench, metric = self._bench, self._bench.metric
-        parent = bench.contrast.reference(bench.spec)
+        context, metric = self._context, self._context.metric
+        parent = context.contrast.reference(context.spec)
         network = self._network(parent)
         before = {name: value.detach().clone() for name, value in network.state_dict().items()}
         trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
@@ -138,7 +138,7 @@ class _Rehearsal:
         self.seconds = time.monotonic() - began
         yield Check(self.doing, True, f"{metric.label} {metric.shown(first.score)} on the validation part")
         yield self._changed(network, before, trainable)
-        now, home = torch.device(self._trainer.left_on), torch.device(bench.device)
+        now, home = torch.device(self._trainer.left_on), torch.device(context.device)
         same = now.type == home.type and (now.index or 0) == (home.index or 0)
         back = "" if same else f" and not on {home}; it is put back to be judged"
         yield Check("the network is left where it was", True, f"it is on {now}{back}")
@@ -174,13 +174,13 @@ class _Rehearsal:
             if same
             else "it does",
         )
-        self.doing = f"the network with {bench.contrast.arms[0]} at every site trains too"
-        chosen = dict.fromkeys(bench.contrast.factors, bench.contrast.high.default)
-        full = bench.contrast.architecture(bench.spec, chosen)
+        self.doing = f"the network with {context.contrast.arms[0]} at every site trains too"
+        chosen = dict.fromkeys(context.contrast.factors, context.contrast.high.default)
+        full = context.contrast.architecture(context.spec, chosen)
         network = self._network(full)
         found = self._train(network, full)
         yield Check(self.doing, True, f"{metric.label} {metric.shown(found.score)}")
-        if bench.own is not None and bench.own.evaluate is not None:  # blocks bring batch norms
+        if context.own is not None and context.own.evaluate is not None:  # blocks bring batch norms
             yield self._left_by_evaluate(network, full)
 
     @staticmethod
@@ -208,7 +208,7 @@ class _Rehearsal:
         nothing, both with the whole budget, if that is short.
         """
         found = self._train(self._network(parent), parent, **other)
-        whole = self._bench.epochs
+        whole = self._context.epochs
         short = self.seconds is not None and self.seconds * whole <= SHORT
         if found.score == first.score and self._epochs < whole and short:
             self._epochs = whole
@@ -217,15 +217,15 @@ class _Rehearsal:
         return first, found
 
     def _network(self, architecture: Architecture) -> nn.Module:
-        bench, spec = self._bench, architecture.backbone
+        context, spec = self._context, architecture.backbone
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
-            network = bench.unconverted(spec)
+            network = context.unconverted(spec)
             if architecture.choices:
-                template, discovery = bench.traced(spec)
-                converted = plan(template, architecture, discovery=discovery, init=bench.init)
+                template, discovery = context.traced(spec)
+                converted = plan(template, architecture, discovery=discovery, init=context.init)
                 network = apply(network, converted, inplace=True, seed=self._seed)
-        return network.to(bench.device)
+        return network.to(context.device)
 
     def _train(
         self, network: nn.Module, architecture: Architecture, *, block: int = 0, part: str = "validation"

@@ -29,9 +29,9 @@ from reborn_nas.study.config.config import StudyConfig
 from reborn_nas.study.config.urls import mask_url
 from reborn_nas.study.plan.designs import Run
 from reborn_nas.study.plan.phases import ORDER, Phase
-from reborn_nas.study.setup.resolve import make_workbench, settle_numerics
+from reborn_nas.study.setup.context import StudyContext, check_same, site_row
+from reborn_nas.study.setup.resolve import make_context, settle_numerics
 from reborn_nas.study.setup.warm import search_epochs
-from reborn_nas.study.setup.workbench import Workbench, check_same, site_row
 from reborn_nas.study.store.attempts import BEAT
 from reborn_nas.study.store.journal import together
 from reborn_nas.study.store.outcome import Illustrate, picture_attributes
@@ -68,7 +68,7 @@ class Worker:
     """Trains the runs of a study, one after another.
 
     Args:
-        bench: what all trainings have in common.
+        context: what all trainings have in common.
         store: the run's studies.
         phases: the plan.
         execute: trains one architecture.
@@ -81,7 +81,7 @@ class Worker:
 
     def __init__(
         self,
-        bench: Workbench,
+        context: StudyContext,
         store: RunStore,
         phases: Sequence[Phase],
         execute: Executes,
@@ -91,15 +91,15 @@ class Worker:
         expendable: bool = False,
         illustrate: Illustrate | None = None,
     ) -> None:
-        self._bench, self._store = bench, store
+        self._context, self._store = context, store
         self._execute, self._illustrate = execute, illustrate
         self._settled, self._expendable = settled, expendable
         self._progress, self._stopper = progress, stopper
-        self._proposals = Proposals(bench, store)
-        self.queue = RunQueue(store, bench.phase_labels(), outcome=self._proposals.outcome)
-        self.schedule = Schedule(bench, store, phases, self.queue, progress)
+        self._proposals = Proposals(context, store)
+        self.queue = RunQueue(store, context.phase_labels(), outcome=self._proposals.outcome)
+        self.schedule = Schedule(context, store, phases, self.queue, progress)
         self._counts = PhaseCounts(progress, phases)
-        self._pace = Pace(bench.config, phases, bench.epochs)
+        self._pace = Pace(context.config, phases, context.epochs)
         self._any_epoch = True
         self._any_good = False
         self._failing: tuple[float, float] | None = None
@@ -186,7 +186,7 @@ class Worker:
         record = replace(record, number=claim.number, overhead_seconds=overhead)
         outcome = self._proposals.outcome(record)
         self._proposals.after_trial(claim, outcome)
-        log_result(record, self._bench.metric)
+        log_result(record, self._context.metric)
         if self.queue.finish(claim, record, outcome, pictures):
             self._counts.finished(record)
         if self._settled is not None:
@@ -235,8 +235,8 @@ class Worker:
 
     def _limit(self) -> float | None:
         """Seconds that an epoch may take. A user's own training that reports none is limited by `hang_after`."""
-        if self._bench.own is not None and not self._any_epoch:
-            return self._bench.config.hang_after
+        if self._context.own is not None and not self._any_epoch:
+            return self._context.config.hang_after
         return self._pace.limit()
 
     def _on_hang(self, claim: Claim, architecture: Architecture) -> Callable[[str], None] | None:
@@ -254,17 +254,17 @@ class Worker:
         """The attributes that name the training's pictures, which have been written to the run folder."""
         if self._illustrate is None:
             return {}
-        sites = self._bench.sites
+        sites = self._context.sites
         own = record.architecture.get("backbone")
-        variant = next((spec for spec in self._bench.variants if spec.to_dict() == own), None)
+        variant = next((spec for spec in self._context.variants if spec.to_dict() == own), None)
         if variant is not None:  # of another width
-            sites = self._bench.traced(variant)[1].sites
+            sites = self._context.traced(variant)[1].sites
         rows = [site_row(site) for site in sites]
-        return picture_attributes(self._illustrate, record, rows, self._bench.config.folder)
+        return picture_attributes(self._illustrate, record, rows, self._context.config.folder)
 
     def _on_epoch(self, claim: Claim, watchdog: Watchdog) -> Callable[[int, Mapping[str, float]], None]:
         searching = claim.run.phase == "search"
-        epochs = search_epochs(self._bench) if searching else self._bench.epochs
+        epochs = search_epochs(self._context) if searching else self._context.epochs
 
         def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
             if not self._any_epoch and epoch > 1:
@@ -322,9 +322,9 @@ def run_worker(
     store = find_store(config, patience=300)
     if store is None:
         raise StudyError(f"there is no study {config.study_name!r} to join; `reborn-nas search` starts it")
-    bench = make_workbench(config, device, proofs=store.attribute("proofs"))
-    check_same(store, bench)
-    for spec in bench.code:
+    context = make_context(config, device, proofs=store.attribute("proofs"))
+    check_same(store, context)
+    for spec in context.code:
         remember_code(spec)
     if config.storage is not None:
         remember_storage(mask_url(config.storage))
@@ -332,9 +332,9 @@ def run_worker(
     if plan is None:
         raise StudyError(f"study {config.study_name!r} has no plan yet; `reborn-nas search` makes it")
     phases = [Phase.from_dict(row) for row in plan["phases"]]
-    objective = Objective(bench, config.folder, stopping=lambda: stopper.wanted)
+    objective = Objective(context, config.folder, stopping=lambda: stopper.wanted)
     worker = Worker(
-        bench,
+        context,
         store,
         phases,
         objective,
@@ -344,5 +344,5 @@ def run_worker(
         expendable=expendable,
         illustrate=illustrate,
     )
-    with speaking(bench.metric):
+    with speaking(context.metric):
         return worker.work(lead=lead)

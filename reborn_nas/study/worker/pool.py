@@ -27,10 +27,10 @@ from reborn_nas.study.config.urls import JOURNAL, mask_url, require_file
 from reborn_nas.study.config.values import SCHEME
 from reborn_nas.study.plan.phases import Phase
 from reborn_nas.study.setup.children import start_child
+from reborn_nas.study.setup.context import check_same
 from reborn_nas.study.setup.planning import PlanView
 from reborn_nas.study.setup.processes import processes_here
-from reborn_nas.study.setup.resolve import make_workbench
-from reborn_nas.study.setup.workbench import check_same
+from reborn_nas.study.setup.resolve import make_context
 from reborn_nas.study.store.outcome import Illustrate
 from reborn_nas.study.store.queue import RunQueue
 from reborn_nas.study.store.storage import RunStore, connect, open_run
@@ -119,12 +119,14 @@ class _Supervisor:
         illustrate: Illustrate | None,
     ) -> None:
         self._config = view.config
-        self._device = view.bench.device
+        self._device = view.context.device
         self._illustrate = illustrate
         self._progress = progress
         self._stopper = stopper
-        self._queue = RunQueue(store, view.bench.phase_labels(), outcome=Proposals(view.bench, store).outcome)
-        self._schedule = Schedule(view.bench, store, view.phases, self._queue, progress)
+        self._queue = RunQueue(
+            store, view.context.phase_labels(), outcome=Proposals(view.context, store).outcome
+        )
+        self._schedule = Schedule(view.context, store, view.phases, self._queue, progress)
         self._counts = PhaseCounts(progress, view.phases)
         self._slots: dict[int, tuple[BaseProcess, Connection]] = {}
         self._deaths = 0
@@ -373,12 +375,12 @@ def _settled(store: RunStore, storage: str) -> dict[str, Any]:
 def _several(
     config: StudyConfig, store: RunStore, progress: Progress, stopper: Stopper, illustrate: Illustrate | None
 ) -> bool:
-    bench = make_workbench(config, proofs=store.attribute("proofs"))
-    check_same(store, bench)
+    context = make_context(config, proofs=store.attribute("proofs"))
+    check_same(store, context)
     plan = store.attribute("plan")
     if plan is None:
         raise StudyError(
             f"study {store.name!r} in {mask_url(config.storage or '')} has no plan yet; `reborn-nas search` makes it"
         )
     phases = tuple(Phase.from_dict(row) for row in plan["phases"])
-    return supervise(PlanView(bench, phases, ()), store, progress, stopper, illustrate)
+    return supervise(PlanView(context, phases, ()), store, progress, stopper, illustrate)

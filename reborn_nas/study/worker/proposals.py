@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.study import Study
 
-    from reborn_nas.study.setup.workbench import Workbench
+    from reborn_nas.study.setup.context import StudyContext
     from reborn_nas.study.store.storage import RunStore
 
 __all__ = ["MOST_REJECTIONS", "Proposals"]
@@ -38,15 +38,15 @@ class Proposals:
     """Asks a new sampler for each search training, and the pruner at each rung.
 
     Args:
-        bench: what all trainings have in common.
+        context: what all trainings have in common.
         store: the run's studies.
     """
 
-    def __init__(self, bench: Workbench, store: RunStore) -> None:
-        self._bench, self._store = bench, store
-        config = bench.config
+    def __init__(self, context: StudyContext, store: RunStore) -> None:
+        self._context, self._store = context, store
+        config = context.config
         self.learns_pruned = learns_from_pruned(make_sampler(config.sampler, 0))
-        epochs = search_epochs(bench)
+        epochs = search_epochs(context)
         self._pruner = make_pruner(config.pruner, epochs)
         self._rungs = frozenset(rungs(config.pruner, epochs))
         self._sampler: BaseSampler | None = None
@@ -54,20 +54,20 @@ class Proposals:
 
     def outcome(self, record: TrialRecord) -> TrialOutcome:
         """See `outcome_of`."""
-        return outcome_of(record, self.learns_pruned, self._bench.config.objectives, self._bench.metric)
+        return outcome_of(record, self.learns_pruned, self._context.config.objectives, self._context.metric)
 
     def propose(self, claim: Claim) -> Architecture:
         """The architecture of the design, or the sampler's proposal for this slot."""
         self._sampler = None
         if claim.run.architecture is not None:
             return Architecture.from_dict(claim.run.architecture)
-        config = self._bench.config
+        config = self._context.config
         words = (claim.run.key, str(claim.rejections)) if claim.rejections else (claim.run.key,)
         seed = derive_seed(config.seed, "sampler", *words)
-        sampler = make_sampler(config.sampler, seed, **self._context())
+        sampler = make_sampler(config.sampler, seed, **self._sampler_arguments())
         try:
             trial = optuna.trial.Trial(self._study(sampler), claim.trial_id)
-            architecture = self._bench.space.suggest(trial, self._bench.sites, self._bench.spec)
+            architecture = self._context.space.suggest(trial, self._context.sites, self._context.spec)
         except AwayError:
             raise
         except Exception as error:
@@ -79,7 +79,7 @@ class Proposals:
         self._sampler = sampler
         return architecture
 
-    def _context(self) -> Mapping[str, Any]:
+    def _sampler_arguments(self) -> Mapping[str, Any]:
         """Arguments of the sampler: stages, the plan's limits on additive costs (a latency is learned from the measured
         ones instead), and the trials that earlier samplers have read.
         """
@@ -88,7 +88,7 @@ class Proposals:
             budgets = (Budget(**budget) for budget in plan.get("budgets", ()))
             self._known = {
                 "budgets": tuple(budget for budget in budgets if budget.name != "latency"),
-                "stages": self._bench.stages(),
+                "stages": self._context.stages(),
                 "rows": TrialRows(),
             }
         return self._known
@@ -106,7 +106,7 @@ class Proposals:
         if self._pruner is None or claim.run.phase != "search" or epoch not in self._rungs:
             return False
         storage = self._store.storage
-        value = self._bench.metric.value(float(metrics[SCORE]))
+        value = self._context.metric.value(float(metrics[SCORE]))
         storage.set_trial_intermediate_value(claim.trial_id, epoch, value)
         return bool(self._pruner.prune(self._study(), storage.get_trial(claim.trial_id)))
 

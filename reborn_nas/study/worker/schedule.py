@@ -35,7 +35,7 @@ from reborn_nas.study.worker.log import log
 from reborn_nas.study.worker.progress import Progress
 
 if TYPE_CHECKING:
-    from reborn_nas.study.setup.workbench import Workbench
+    from reborn_nas.study.setup.context import StudyContext
     from reborn_nas.study.store.attempts import AttemptCounts
     from reborn_nas.study.store.storage import RunStore
 
@@ -57,7 +57,7 @@ class Schedule:
     """Fills one run's queue, phase after phase. Any worker may lead, one at a time.
 
     Args:
-        bench: what all trainings have in common.
+        context: what all trainings have in common.
         store: the run's studies.
         phases: the plan.
         queue: of runs that wait.
@@ -66,25 +66,27 @@ class Schedule:
 
     def __init__(
         self,
-        bench: Workbench,
+        context: StudyContext,
         store: RunStore,
         phases: Sequence[Phase],
         queue: RunQueue,
         progress: Progress,
     ) -> None:
-        self._bench, self._store, self._queue, self._progress = bench, store, queue, progress
+        self._context, self._store, self._queue, self._progress = context, store, queue, progress
         planned = self._phases = {phase.name: phase for phase in phases}
-        seed = bench.config.seed
-        most = max(WINDOW, 16 * bench.config.processes)
+        seed = context.config.seed
+        most = max(WINDOW, 16 * context.config.processes)
         self._window = most if isinstance(store.storage, GatheringJournal) else most // 4
-        self._screen = designs.screen_runs(planned["screen"], bench.contrast, bench.spec, seed)
+        self._screen = designs.screen_runs(planned["screen"], context.contrast, context.spec, seed)
         blocks = max([1, *(run.block + 1 for run in self._screen)])
         self._baseline = designs.baseline_runs(
-            planned["baseline"].count, bench.contrast, bench.spec, seed, blocks
+            planned["baseline"].count, context.contrast, context.spec, seed, blocks
         )
-        warm = is_warm_study(bench)  # the parent has then been trained on the other splits' validation images
+        warm = is_warm_study(
+            context
+        )  # the parent has then been trained on the other splits' validation images
         self._slots = designs.search_runs(planned["search"].count, seed, 1 if warm else blocks)
-        self._costs = CostBook(bench)
+        self._costs = CostBook(context)
         self._seen: AttemptCounts | None = None
         self._taught = False
 
@@ -99,7 +101,7 @@ class Schedule:
 
     def spent(self) -> bool:
         """Whether the study's trainings have used up its device hours."""
-        hours = self._bench.config.gpu_hours
+        hours = self._context.config.gpu_hours
         if hours is None:
             return False
         seconds = sum(record.seconds for record in self._finished())
@@ -154,8 +156,8 @@ class Schedule:
         decided = decide_candidate(
             list(finished("screen").values()),
             list(finished("search").values()),
-            self._bench.contrast,
-            self._bench.spec,
+            self._context.contrast,
+            self._context.spec,
             recommended=self._recommended,
             costs=self._costs,
         )
@@ -167,7 +169,7 @@ class Schedule:
 
     def _recommended(self) -> Architecture | None:
         """The recommendation from screen and exploration; None if there are too few trainings, or nothing fits."""
-        bench = self._bench
+        context = self._context
         screened = [
             replace(record, parameters=parameters)
             for record in self._queue.finished("screen").values()
@@ -175,14 +177,14 @@ class Schedule:
         ]
 
         def build(chosen: Mapping[str, str]) -> Architecture:
-            return bench.space.architecture(chosen, bench.sites, bench.spec)
+            return context.space.architecture(chosen, context.sites, context.spec)
 
         try:
             found = recommend_run(
                 [*screened, *self._queue.finished("search").values()],
                 words={},
-                stages=bench.stages(),
-                budgets=self._costs.budgets(bench.parameters, build),
+                stages=context.stages(),
+                budgets=self._costs.budgets(context.parameters, build),
                 excess=lambda chosen: self._costs.excess(build(chosen)),
             )
         except ConfigError:
@@ -208,8 +210,8 @@ class Schedule:
         return False
 
     def _later_runs(self, candidate: Candidate) -> list[Run]:
-        contrast, incumbent = self._bench.contrast, candidate.architecture
-        seed = self._bench.config.seed
+        contrast, incumbent = self._context.contrast, candidate.architecture
+        seed = self._context.config.seed
         runs = designs.candidate_runs(self._phases["candidate"].count, incumbent, contrast, seed)
         confirm, control = self._phases["confirm"], self._phases["control"]
         checks = self._phases["checks"].count if "checks" in self._phases else 0
@@ -233,12 +235,12 @@ class Schedule:
         kept = self._store.attribute("top_ranked")
         if kept is None:
             screen = list(self._queue.finished("screen").values())
-            kept = leading_factors(screen, self._bench.contrast, TOP_SINGLE)
+            kept = leading_factors(screen, self._context.contrast, TOP_SINGLE)
             self._store.keep("top_ranked", kept)
         return [str(name) for name in kept]
 
     def _admits(self, site: str, choice: Choice) -> bool:
-        return next(one for one in self._bench.sites if one.name == site).refusal(choice) is None
+        return next(one for one in self._context.sites if one.name == site).refusal(choice) is None
 
     def _all_done(self, runs: Sequence[Run]) -> bool:
         have: dict[str, set[str]] = {}
@@ -256,8 +258,8 @@ class Schedule:
         study = self._store.study("search")
         known = {trial.user_attrs.get("copy_of") for trial in study.get_trials(deepcopy=False)}
         copies = []
-        objectives = self._bench.config.objectives
-        spaces = {name: CategoricalDistribution(labels) for name, labels in self._bench.parameters.items()}
+        objectives = self._context.config.objectives
+        spaces = {name: CategoricalDistribution(labels) for name, labels in self._context.parameters.items()}
         screened = self._store.study("screen").get_trials(deepcopy=False)
         pictures = {t.user_attrs["key"]: artifacts_of(t) for t in screened if "record" in t.user_attrs}
         for key, record in self._queue.finished("screen").items():
@@ -266,7 +268,7 @@ class Schedule:
                 continue
             architecture = Architecture.from_dict(record.architecture)
             values = objective_values(
-                replace(record, accuracy=self._bench.metric.told(record.accuracy)),
+                replace(record, accuracy=self._context.metric.told(record.accuracy)),
                 objectives,
                 partial(self._costs.value, architecture),
             )
@@ -292,10 +294,10 @@ class Schedule:
 
     def _sampled_parameters(self, record: TrialRecord) -> dict[str, str] | None:
         """The screen's parameters as labels of the search space; None if it has no such labels."""
-        activation = {site.name: site.activation for site in self._bench.sites}
-        found = self._bench.space.variants.labels_of(self._bench.spec)
-        for name, labels in self._bench.space.site_parameters(self._bench.sites).items():
-            members = self._bench.contrast.factors.get(name, ())
+        activation = {site.name: site.activation for site in self._context.sites}
+        found = self._context.space.variants.labels_of(self._context.spec)
+        for name, labels in self._context.space.site_parameters(self._context.sites).items():
+            members = self._context.contrast.factors.get(name, ())
             own = {activation[member] for member in members}
             label = record.parameters.get(name, "original")
             # a space that names the parent's own activation has no "original"

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from reborn_nas.study.store.storage import RunStore
     from reborn_nas.training import Recipe
 
-__all__ = ["OwnTraining", "Workbench", "check_same", "environment", "site_row"]
+__all__ = ["OwnTraining", "StudyContext", "check_same", "environment", "site_row"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class OwnTraining:
 
 
 @dataclass(frozen=True)
-class Workbench:
+class StudyContext:
     """What all trainings of a study share.
 
     Args:
@@ -342,12 +342,12 @@ def site_row(site: Site) -> dict[str, Any]:
     }
 
 
-def check_same(store: RunStore, bench: Workbench) -> tuple[str, ...]:
-    """The settings in which the study in `store` differs from `bench`; see `adopted_settings` for what it raises."""
+def check_same(store: RunStore, context: StudyContext) -> tuple[str, ...]:
+    """The settings in which the study in `store` differs from `context`; see `adopted_settings` for what it raises."""
     kept = store.attribute("settings")
-    if kept is not None and bench.own is None:
-        kept = _with_checksums(kept, bench.images)
-    return adopted_settings(store.name, kept, bench.settings, adopt=bench.config.adopt)
+    if kept is not None and context.own is None:
+        kept = _with_checksums(kept, context.images)
+    return adopted_settings(store.name, kept, context.settings, adopt=context.config.adopt)
 
 
 def _with_checksums(kept: Mapping[str, Any], images: ImageSet) -> Mapping[str, Any]:

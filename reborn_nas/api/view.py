@@ -26,7 +26,7 @@ from reborn_nas.study.store.kept import write_kept
 from reborn_nas.study.store.opening import reads_run
 
 if TYPE_CHECKING:
-    from reborn_nas.report.probe import Sight
+    from reborn_nas.report.probe import SiteFeatures
     from reborn_nas.study.search import RunResult
 
 
@@ -73,7 +73,7 @@ def run_view(
         trust_source: run the network's source code of a run from elsewhere.
     """
     info = info_of(study_or_path)
-    sights, left_out = _sights(info, trust_source) if look and not brief else ((), ())
+    features, left_out = _features(info, trust_source) if look and not brief else ((), ())
     return RunView(
         title=info.name,
         records=info.records,
@@ -85,7 +85,7 @@ def run_view(
         classes=info.classes,
         notes=[*info.plan.get("notes", ()), *left_out],
         command="" if brief else resume_command_of(info),
-        sights=sights,
+        features=features,
         arms=info.arms,
         finished=info.complete,
         metric=info.metric,
@@ -181,7 +181,7 @@ def _with_costs(info: RunInfo) -> list[dict[str, Any]]:
     return rows
 
 
-def _sights(info: RunInfo, trust_source: bool) -> tuple[tuple[Sight, ...], tuple[str, ...]]:
+def _features(info: RunInfo, trust_source: bool) -> tuple[tuple[SiteFeatures, ...], tuple[str, ...]]:
     """The inputs of the sites of parent and candidate, if the weights of both were kept; and messages why not."""
     from reborn_nas.report.probe import watch
 

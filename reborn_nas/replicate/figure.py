@@ -14,9 +14,9 @@ from reborn_nas.data.files.settle import decode
 from reborn_nas.errors import DataError, StudyError
 from reborn_nas.files import write_atomic
 from reborn_nas.replicate.run import Outcome
+from reborn_nas.report.figures.features import feature_table, maps_figure
 from reborn_nas.report.figures.painting import png
-from reborn_nas.report.figures.sights import maps_figure, sight_table
-from reborn_nas.report.probe import Sight, watch
+from reborn_nas.report.probe import SiteFeatures, watch
 from reborn_nas.study.store.reading import load_run
 
 __all__ = ["draw_figures", "draw_run", "pictures_in"]
@@ -64,7 +64,7 @@ def draw_run(
 
     Args:
         run: the run folder.
-        out: folder for `maps-<site>.svg`, `.png` and `sights.csv`.
+        out: folder for `maps-<site>.svg`, `.png` and `features.csv`.
         images: folder of the images to use; by default the batch stored with the parent's weights.
         sites: sites to draw; by default the first reborn sites.
         shown, channels: numbers of images, and of maps per image.
@@ -83,7 +83,7 @@ def draw_run(
     if images is not None:
         size = info.settings["backbone"]["input_size"]
         batch = pictures_in(images, tuple(size), mean, std)
-    sights = watch(
+    features = watch(
         kept["parent"],
         kept["candidate"],
         mean,
@@ -93,7 +93,7 @@ def draw_run(
         shown=shown,
         channels=channels,
     )
-    return _write(sights, out)
+    return _write(features, out)
 
 
 def pictures_in(
@@ -130,12 +130,12 @@ def pictures_in(
     ).contiguous()
 
 
-def _write(sights: Sequence[Sight], out: Path) -> list[Path]:
+def _write(features: Sequence[SiteFeatures], out: Path) -> list[Path]:
     written = []
-    for number, sight in enumerate(one for one in sights if one.panels):
-        drawing = maps_figure(sight, number, WIDTH)
-        stem = re.sub(r"[^A-Za-z0-9_.@-]", "_", sight.site)
+    for number, row in enumerate(one for one in features if one.panels):
+        drawing = maps_figure(row, number, WIDTH)
+        stem = re.sub(r"[^A-Za-z0-9_.@-]", "_", row.site)
         written.append(write_atomic(out / f"maps-{stem}.svg", drawing.svg(literal=True)))
         written.append(write_atomic(out / f"maps-{stem}.png", png(drawing)))
-    table = sight_table(sights).to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    return [*written, write_atomic(out / "sights.csv", table)]
+    table = feature_table(features).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    return [*written, write_atomic(out / "features.csv", table)]

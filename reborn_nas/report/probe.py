@@ -68,7 +68,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Sight:
+class SiteFeatures:
     """Statistics of one site's input over a batch of images.
 
     Args:
@@ -113,7 +113,7 @@ def see(
     panels_at: Sequence[str] | None = None,
     thumbnails: Tensor | None = None,
     batch_size: int = 64,
-) -> tuple[Sight, ...]:
+) -> tuple[SiteFeatures, ...]:
     """Statistics and maps of every probed site. The models are run in eval mode, and their mode is restored.
 
     Args:
@@ -136,7 +136,7 @@ def see(
         with _watching(reborn, reborn_probes, lambda p, m, x: _divide(after[p.site], m, x, room[p.site])):
             _run(reborn, images, batch_size)
     return tuple(
-        Sight(
+        SiteFeatures(
             site=site,
             lost_energy=seen.lost / seen.total if seen.total > 0 else math.nan,
             dead_channels=math.nan if seen.alive is None else float((~seen.alive).double().mean()),
@@ -309,7 +309,7 @@ def watch(
     sites: Sequence[str] | None = None,
     shown: int = 2,
     channels: int = 3,
-) -> tuple[Sight, ...]:
+) -> tuple[SiteFeatures, ...]:
     """Probe the sites of a trained parent and a trained candidate with the images stored with the parent's weights.
 
     Args:

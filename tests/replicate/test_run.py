@@ -217,9 +217,9 @@ def test_figure_of_the_first_layer_and_of_any_site(
     svg = (folder / "maps-features.conv1.act.svg").read_text(encoding="utf-8")
     # of two images: the image, and three maps of each of: after ReLU, discarded, after reborn, its negative path
     assert svg.count("<image") == 2 * (1 + 4 * 3)
-    sights = pd.read_csv(folder / "sights.csv")
-    assert list(sights["site"]) == [f"features.conv{n}.act" for n in range(1, 6)]
-    assert sights["negative_share"].between(0, 1).all()
+    features = pd.read_csv(folder / "features.csv")
+    assert list(features["site"]) == [f"features.conv{n}.act" for n in range(1, 6)]
+    assert features["negative_share"].between(0, 1).all()
     photos = tmp_path / "photos" / "deep"
     photos.mkdir(parents=True)
     for number, mode in enumerate(("RGB", "L", "RGB")):
@@ -229,7 +229,7 @@ def test_figure_of_the_first_layer_and_of_any_site(
     assert code == 0, err
     svg = (folder / "maps-features.conv4.act.svg").read_text(encoding="utf-8")
     assert svg.count("<image") == 2 * (1 + 4 * 3)
-    assert set(pd.read_csv(folder / "sights.csv")["images"]) == {3}
+    assert set(pd.read_csv(folder / "features.csv")["images"]) == {3}
     code, _, err = replicate(capsys, *words, "--site", "features.conv9.act")
     assert code == 2
     assert "no site features.conv9.act" in err

@@ -1,4 +1,4 @@
-"""What the sites see, against numbers worked out by hand."""
+"""Feature maps at the sites, against numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def _parent() -> nn.Sequential:
 
 def test_shares_by_hand() -> None:
     images = torch.tensor([3.0, -4.0, -1.0, -1.0]).view(1, 2, 1, 2)
-    (sight,) = see(_parent(), None, images, [At("act", "0")])
-    assert sight.lost_energy == pytest.approx((16 + 1 + 1) / (9 + 16 + 1 + 1))
-    assert sight.dead_channels == 0.5
-    assert math.isnan(sight.negative_share)
+    (row,) = see(_parent(), None, images, [At("act", "0")])
+    assert row.lost_energy == pytest.approx((16 + 1 + 1) / (9 + 16 + 1 + 1))
+    assert row.dead_channels == 0.5
+    assert math.isnan(row.negative_share)
 
 
 def test_a_channel_that_fires_in_any_batch_is_alive() -> None:
     images = torch.full((3, 1, 2, 2), -1.0)
     images[1, 0, 0, 0] = 1.0
-    (sight,) = see(_parent(), None, images, [At("act", "0")], batch_size=1)
-    assert sight.dead_channels == 0.0
-    assert len(sight.panels) == 2
+    (row,) = see(_parent(), None, images, [At("act", "0")], batch_size=1)
+    assert row.dead_channels == 0.0
+    assert len(row.panels) == 2
 
 
 @pytest.mark.parametrize("compression", ["1x1", "3x3", "none"])
@@ -72,7 +72,7 @@ def test_the_two_paths_add_up_to_the_block(compression: str, layout: str) -> Non
 def test_a_preserving_start_owes_nothing_to_its_negative_path() -> None:
     block = build_activation("reborn", 3, init="preserve")
     images = torch.randn(4, 3, 6, 6)
-    (sight,) = see(
+    (row,) = see(
         _parent(),
         nn.Sequential(block),
         images,
@@ -80,8 +80,8 @@ def test_a_preserving_start_owes_nothing_to_its_negative_path() -> None:
         [At("act", "0")],
         thumbnails=images.mul(50).clamp(0, 255).byte(),
     )
-    assert sight.negative_share == 0.0
-    panel = sight.panels[0]
+    assert row.negative_share == 0.0
+    panel = row.panels[0]
     assert [len(maps) for maps in (panel.original, panel.discarded, panel.reborn, panel.negative)] == [
         3,
         3,
@@ -125,14 +125,14 @@ def test_a_probe_that_misses_is_named() -> None:
 def test_the_report_shows_them(tmp_path: Path) -> None:
     images = torch.randn(4, 3, 6, 6)
     block = nn.Sequential(build_activation("reborn", 3))
-    sights = see(_parent(), block, images, [At("act1", "0")], [At("act1", "0")])
+    features = see(_parent(), block, images, [At("act1", "0")], [At("act1", "0")])
     view = RunView("t", fabricate.records(5, search=0, confirm=False)[:30], sites=fabricate.sites(5))
-    shown = RunView("t", view.records, sites=view.sites, sights=sights)
+    shown = RunView("t", view.records, sites=view.sites, features=features)
     text = build_report(shown, tmp_path).read_text(encoding="utf-8")
-    assert "What the sites see" in text
+    assert "Feature maps at the sites" in text
     assert "data:image/png;base64," in text
     assert (
-        (tmp_path / "sights.csv")
+        (tmp_path / "features.csv")
         .read_text()
         .startswith("site,lost_energy,dead_channels,negative_share,images\nact1,")
     )
@@ -158,18 +158,18 @@ def test_a_run_s_kept_weights_are_enough(tmp_path: Path) -> None:
         save_file(model.state_dict(), path)
         save_file({"input": images}, path.with_suffix(".example"))
         kept[arm] = (TrialRecord(arm, "candidate", arm, 0, "complete", arch.to_dict()), path)
-    sights = {sight.site: sight for sight in watch(kept["parent"], kept["candidate"], [0.5] * 3, [0.2] * 3)}
-    assert len(sights) == 12
+    features = {row.site: row for row in watch(kept["parent"], kept["candidate"], [0.5] * 3, [0.2] * 3)}
+    assert len(features) == 12
     seen = {}
     handle = parent.layer1[0].act1.register_forward_pre_hook(lambda m, x: seen.update(x=x[0].clone()))
     with torch.no_grad():
         parent.eval()(images)
     handle.remove()
     lost = float(seen["x"].clamp(max=0).square().sum() / seen["x"].square().sum())
-    assert sights["layer1.0.act1"].lost_energy == pytest.approx(lost, rel=1e-4)
-    assert sights["layer1.0.act1"].images == 4
-    assert [site for site, sight in sights.items() if sight.panels] == ["layer1.0.act1"]
-    assert [site for site, sight in sights.items() if sight.negative_share > 0] == ["layer1.0.act1"]
+    assert features["layer1.0.act1"].lost_energy == pytest.approx(lost, rel=1e-4)
+    assert features["layer1.0.act1"].images == 4
+    assert [site for site, row in features.items() if row.panels] == ["layer1.0.act1"]
+    assert [site for site, row in features.items() if row.negative_share > 0] == ["layer1.0.act1"]
     (tmp_path / "candidate.safetensors").write_bytes(b"broken")
     with pytest.raises(StudyError, match="cannot be looked into"):
         watch(kept["parent"], kept["candidate"])

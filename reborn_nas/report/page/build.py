@@ -13,7 +13,7 @@ import pandas as pd
 from reborn_nas.errors import StudyError
 from reborn_nas.files import PathError, safe_join, write_atomic
 from reborn_nas.metric import speaking, spoken
-from reborn_nas.report.figures import sights
+from reborn_nas.report.figures import features
 from reborn_nas.report.page.contents import page_of
 from reborn_nas.report.page.page import Page, Pair, render
 from reborn_nas.report.results import tables
@@ -68,7 +68,7 @@ def csv_files(view: RunView, findings: Findings, trials: pd.DataFrame) -> dict[s
     frames = {
         **{name: _of(frame, *view.arms) for name, frame in compared.items()},
         "control": _of(findings.control, view.arms[0], "positive_twin"), "controls": findings.checks.controls,
-        "sights": sights.sight_table(view.sights) if view.sights else None, "pruned": view.pruned,
+        "features": features.feature_table(view.features) if view.features else None, "pruned": view.pruned,
         "classes": findings.classes,
         "phases": tables.phase_table(view), "trials": tables.in_values(trials),
     }  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pandas as pd
 
 from reborn_nas.metric import spoken
-from reborn_nas.report.figures import network, sights
+from reborn_nas.report.figures import features, network
 from reborn_nas.report.page.page import MAY_NOT, Page, Part, Section, show
 from reborn_nas.report.page.sections import estimate_sections, training_sections
 from reborn_nas.report.results.findings import Findings
@@ -114,21 +114,21 @@ def _architecture(view: RunView) -> Section:
     return section
 
 
-def _sights(view: RunView) -> Section:
-    section = Section("sights", "What the sites see")
-    if not view.sights:
+def _features(view: RunView) -> Section:
+    section = Section("features", "Feature maps at the sites")
+    if not view.features:
         return section
     section.intro.append(
         "A ReLU sets the negative phase of its input to zero. How much of the signal's energy that is, how many "
         "channels never fire, and how much of a trained block's output comes from its negative path, in "
-        f"{view.parent} and the candidate after their training, over {view.sights[0].images} images:"
+        f"{view.parent} and the candidate after their training, over {view.features[0].images} images:"
     )
-    shown = list(view.sights)
-    section.figure(lambda width: sights.energy_figure(shown, width))
-    pictured = [sight for sight in shown if sight.panels][:MOST_MAPS]
-    for place, sight in enumerate(pictured):
-        section.add("heading", f"Feature maps at {sight.site}")
-        section.figure(lambda width, s=sight, n=place: sights.maps_figure(s, n, width))  # type: ignore[misc]
+    shown = list(view.features)
+    section.figure(lambda width: features.energy_figure(shown, width))
+    pictured = [row for row in shown if row.panels][:MOST_MAPS]
+    for place, row in enumerate(pictured):
+        section.add("heading", f"Feature maps at {row.site}")
+        section.figure(lambda width, s=row, n=place: features.maps_figure(s, n, width))  # type: ignore[misc]
     if pictured:
         section.add(
             "text",
@@ -184,7 +184,7 @@ def _limits() -> Section:
 
 SECTIONS: list[Sections] = [
     lambda view, findings, table: estimate_sections(view, findings),
-    lambda view, findings, table: [_architecture(view), _sights(view)],
+    lambda view, findings, table: [_architecture(view), _features(view)],
     lambda view, findings, table: training_sections(view, table),
     lambda view, findings, table: [_method(view, findings), _limits()],
 ]

@@ -16,7 +16,7 @@ from reborn_nas.metric import ACCURACY, Metric
 from reborn_nas.records import TrialRecord
 
 if TYPE_CHECKING:
-    from reborn_nas.report.probe import Sight
+    from reborn_nas.report.probe import SiteFeatures
 
 
 SITE_COLUMNS = (
@@ -48,7 +48,7 @@ class RunView:
         notes: messages of the run (stem replaced, split made, …).
         command: the command that repeats the run.
         recommendation: `choices` (site → label) with `predicted`, `ci_low`, `ci_high` in [0, 1], or None.
-        sights: what the sites see, see `features.py`.
+        features: what the sites see, see `features.py`.
         arms: the two activations that the study compares, (tested, reference).
         front: of a search with several objectives, the hypervolume over its trainings: `trials`, `hypervolume` and
             `reference` (objective → value).
@@ -69,7 +69,7 @@ class RunView:
     notes: Sequence[str] = ()
     command: str = ""
     recommendation: Mapping[str, Any] | None = None
-    sights: Sequence[Sight] = ()
+    features: Sequence[SiteFeatures] = ()
     arms: tuple[str, str] = ("reborn", "original")
     front: Mapping[str, Any] = field(default_factory=dict)
     pruned: pd.DataFrame | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,9 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from reborn_nas.errors import DataError, blame_machine
 
-try:
-    import tifffile
-except ImportError:
-    tifffile = None
+tifffile: Any = None
+with contextlib.suppress(ImportError):
+    tifffile = importlib.import_module("tifffile")
 
 __all__ = ["SUFFIXES", "Tiff", "check_tifffile", "read_tiff", "tiff_of"]
 

@@ -113,7 +113,7 @@ def test_what_cannot_be_read_as_channels_is_refused(tmp_path: Path) -> None:
 def test_without_tifffile_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(tmp_path, draws((5, 6, 4)), photometric="minisblack", planarconfig="contig")
     monkeypatch.setattr(tiffs, "tifffile", None)
-    said = r"00\.tif is a TIFF file of 4 × 8 bits a pixel.*pip install 'reborn-nas\[tiff\]'"
+    said = r"00\.tif is a TIFF file of 4 × 8 bits a pixel.*pip install tifffile imagecodecs"
     with pytest.raises(DataError, match=said):
         load_dataset(f"folder:{tmp_path}", skip_broken=True)
 

@@ -70,7 +70,7 @@ CHOICES = ("reborn", "relu", DOUBLING)
 Label = tuple[Any, ...]
 _PLACE = re.compile(r"\w+\.py:\d+|<(string|eval_with_key)\S*>[.\d]*:\d+|module '|the network itself")
 _WAY_OUT = re.compile(
-    r"[;:] (access|write|give|call|convert|define|pass|choose|keep|make|stay|exclude the site or)\b"
+    r"[;:] (access|use|write|give|call|convert|define|pass|choose|keep|make|stay|exclude the site or)\b"
 )
 
 

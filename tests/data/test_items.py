@@ -508,3 +508,26 @@ def test_tensors_as_pytorch_users_have_them() -> None:
     images = load_dataset(data)
     assert images.name == "TensorDataset"
     assert np.array_equal(pixels_of(images).numpy(), PIXELS[:COUNT])
+
+
+@pytest.mark.parametrize(
+    ("image", "size", "note"),
+    [
+        (lambda grey: grey[None], (8, 1, 8), "channels first or last"),
+        (lambda grey: torch.from_numpy(np.stack([grey] * 3, 2)), (8, 8, 3), "channels first or last"),
+        (lambda grey: Image.fromarray(np.stack([grey] * 4, 2)), (3, 8, 8), "transparency"),
+        (lambda grey: np.stack([grey] * 3, 2), (3, 8, 8), ""),
+        (lambda grey: torch.from_numpy(grey[None]), (1, 8, 8), ""),
+        (Image.fromarray, (1, 8, 8), ""),
+    ],
+)
+def test_what_an_image_may_mean_otherwise_is_noted(
+    tmp_path: Path, image: Callable[[Any], Any], size: tuple[int, ...], note: str
+) -> None:
+    """Small images have axes that could be channels: a note says which were taken, and what is not read."""
+    rng = np.random.default_rng(0)
+    items = [(image(rng.integers(0, 256, (8, 8), dtype=np.uint8)), k % 2) for k in range(60)]
+    images = load_dataset(Items(items), cache_dir=tmp_path)
+    assert images.input_size == size
+    found = [text for text in images.notes if "first or last" in text or "transparency" in text]
+    assert [note in text for text in found] == ([True] if note else [])

@@ -61,19 +61,19 @@ def levels_of(
     return kind, low, high
 
 
-def array_header(values: Table, *, picture: bool) -> tuple[Any, ...]:
+def array_header(values: Table, known: int) -> tuple[Any, ...]:
     """The row of an image that is there as an array (H, W, C), the range of its values included.
 
     Args:
-        picture: whether it may be grey among coloured ones.
+        known: flags of the object that it was made of.
 
     Raises:
         ValueError: it holds values that are not finite.
     """
-    flags, low, high = Flag.READ | Flag.ARRAY * (not picture), 0.0, 0.0
+    flags, low, high = Flag.READ | known, 0.0, 0.0
     if values.dtype != np.uint8:
-        low, high, known = _span(values)
-        flags |= Flag.DEEP | Flag.RANGED | known
+        low, high, kind = _span(values)
+        flags |= Flag.DEEP | Flag.RANGED | kind
     return *values.shape, 1, Reader.ARRAY, flags, low, high
 
 

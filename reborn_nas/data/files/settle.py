@@ -23,7 +23,10 @@ _NOTES = (
     (Flag.SEVERAL, "files hold several images or pages, of which the first is read"),
     (Flag.PAGES, "TIFF files hold several grey pages of one size, which are read as channels"),
     (Flag.WIDE, "colour images have 16 bits a channel, of which the upper 8 are read"),
-    (Flag.EITHER, "arrays could have their channels first or last; the last axis was taken"),
+    (
+        Flag.EITHER,
+        "arrays could have their channels first or last; the last axis was taken, of tensors the first",
+    ),
     (Flag.ALPHA, "images have transparency, which is not read"),
 )
 

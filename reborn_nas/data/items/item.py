@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from reborn_nas.data.files import decode
-from reborn_nas.data.files.headers import DEEP, GREY
+from reborn_nas.data.files.headers import DEEP, GREY, Flag
 from reborn_nas.data.files.layout import Layout
 from reborn_nas.data.files.opening import MOST_CHANNELS
 from reborn_nas.errors import DataError
@@ -34,13 +34,14 @@ def image_and_label(item: Any, where: str) -> tuple[Any, Any]:
     raise DataError(f"{where}: an item is (image, label), but it is {found}")
 
 
-def as_array(image: Any, where: str) -> tuple[Array, bool]:
-    """An image as (H, W, C), and whether it is a picture of Pillow's, which may be grey among coloured ones.
+def as_array(image: Any, where: str) -> tuple[Array, int]:
+    """An image as (H, W, C), and its flags: an array, which is never grey among coloured ones; of axes that could be
+    meant otherwise; with transparency.
 
     A tensor is (C, H, W) or (H, W), an array (H, W, C) or (H, W). Raises DataError for everything else.
     """
     if isinstance(image, Image.Image):
-        return _of_picture(image), True
+        return _of_picture(image), Flag.ALPHA * image.has_transparency_data
     if isinstance(image, torch.Tensor):
         plain = image.detach().cpu()
         values = (plain.float() if plain.dtype in (torch.bfloat16, torch.float16) else plain).numpy()
@@ -64,7 +65,10 @@ def as_array(image: Any, where: str) -> tuple[Array, bool]:
         values = values.astype(np.uint8) * np.uint8(255)
     if values.dtype.kind not in "uif":
         raise DataError(f"{where}: the values of an image are whole numbers or fractions, not {values.dtype}")
-    return values, False
+    last = isinstance(image, np.ndarray)
+    channels, other = (shape[-1], shape[0]) if last else (shape[0], shape[-1])
+    unclear = len(shape) == 3 and channels not in (1, 3) and other <= MOST_CHANNELS
+    return values, Flag.ARRAY | Flag.EITHER * unclear
 
 
 def _of_picture(image: Image.Image) -> Array:

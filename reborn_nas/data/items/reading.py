@@ -141,8 +141,8 @@ class Items:
         image, label = image_and_label(self._item(row), where)
         number = as_label(label, where)
         try:
-            values, picture = as_array(image, where)
-            header = np.array(array_header(values, picture=picture), HEADER)
+            values, flags = as_array(image, where)
+            header = np.array(array_header(values, flags), HEADER)
         except DataError:
             raise
         except Exception as error:  # a picture is decoded only now; values that are not finite

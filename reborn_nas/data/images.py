@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -263,6 +264,15 @@ def earlier_fingerprint(images: ImageSet) -> str:
         digest.update(images.images[first : first + step].contiguous().numpy().data)
     digest.update(end)
     return digest.hexdigest()
+
+
+def with_checksums(settings: Mapping[str, Any], images: ImageSet) -> Mapping[str, Any]:
+    """Settings that an earlier version wrote, with the fingerprint as it is now if they are of the same images."""
+    data = settings.get("data") or {}
+    before = data.get("fingerprint")
+    if before in (None, images.fingerprint) or before != earlier_fingerprint(images):
+        return settings
+    return {**settings, "data": {**data, "fingerprint": images.fingerprint}}
 
 
 def known_pixels(images: torch.Tensor | Records | Undecoded) -> Pixels:

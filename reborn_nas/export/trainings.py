@@ -16,6 +16,7 @@ from safetensors.torch import save
 from reborn_nas.architecture import Architecture
 from reborn_nas.backbone import Discovery, build, plan
 from reborn_nas.data import ImageSet
+from reborn_nas.data.images import with_checksums
 from reborn_nas.errors import TrainingError, wait_out
 from reborn_nas.export.card import Accuracy, Card
 from reborn_nas.export.parent import Parent, Start, make_start
@@ -204,7 +205,7 @@ def claim_folder(job: Retraining) -> None:
         there = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TrainingError(f"{path} cannot be read ({error}); give another folder with --run") from error
-    old, new = _flat(_upgraded(there)), _flat(settings)
+    old, new = _flat(with_checksums(_upgraded(there), job.images)), _flat(settings)
     differ = [
         f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
         for key in {**old, **new}

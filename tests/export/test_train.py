@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import reborn_nas as rn
 from reborn_nas.backbone import build, discover, resolve
 from reborn_nas.cli.main import main
+from reborn_nas.data.images import earlier_fingerprint
 from reborn_nas.errors import TrainingError
 from reborn_nas.export import Parent, export_trained, prepare, retrain
 from reborn_nas.export.parent import make_start
@@ -117,6 +118,20 @@ def test_a_folder_of_before_the_average_was_the_recipes_goes_on(tmp_path: Path) 
     retrain(settled(tmp_path / "run", ema=0.5), on_epoch=lambda *seen: pytest.fail("trained again"))
     with pytest.raises(TrainingError, match=r"recipe\.ema: 0\.5 there, 0\.6 now"):
         retrain(settled(tmp_path / "run", ema=0.6))
+
+
+def test_a_folder_of_before_fingerprints_were_made_of_checksums_goes_on(tmp_path: Path) -> None:
+    job = settled(tmp_path / "run")
+    retrain(job)
+    path = tmp_path / "run" / "train.json"
+    settings = json.loads(path.read_text())
+    settings["data"]["fingerprint"] = earlier_fingerprint(job.images)
+    path.write_text(json.dumps(settings))
+    retrain(settled(tmp_path / "run"), on_epoch=lambda *seen: pytest.fail("trained again"))
+    settings["data"]["fingerprint"] = "0" * 64
+    path.write_text(json.dumps(settings))
+    with pytest.raises(TrainingError, match=r"data\.fingerprint"):
+        retrain(settled(tmp_path / "run"))
 
 
 def test_train_takes_every_setting_of_the_recipe_as_search_does(

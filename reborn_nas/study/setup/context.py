@@ -21,7 +21,7 @@ from reborn_nas.activations import block_form
 from reborn_nas.architecture import ORIGINAL, BackboneSpec, Choice
 from reborn_nas.backbone import build, proof_record
 from reborn_nas.backbone.trace.inputs import arguments
-from reborn_nas.data.images import earlier_fingerprint
+from reborn_nas.data.images import with_checksums
 from reborn_nas.metric import Metric
 from reborn_nas.metric.classification import guess
 from reborn_nas.models.weights import classifiers_of, load_weights
@@ -346,13 +346,5 @@ def check_same(store: RunStore, context: StudyContext) -> tuple[str, ...]:
     """The settings in which the study in `store` differs from `context`; see `adopted_settings` for what it raises."""
     kept = store.attribute("settings")
     if kept is not None and context.own is None:
-        kept = _with_checksums(kept, context.images)
+        kept = with_checksums(kept, context.images)
     return adopted_settings(store.name, kept, context.settings, adopt=context.config.adopt)
-
-
-def _with_checksums(kept: Mapping[str, Any], images: ImageSet) -> Mapping[str, Any]:
-    """Settings of an earlier version with the fingerprint as it is now, if they are of the same images."""
-    before = kept.get("data", {}).get("fingerprint")
-    if before in (None, images.fingerprint) or before != earlier_fingerprint(images):
-        return kept
-    return {**kept, "data": {**kept["data"], "fingerprint": images.fingerprint}}

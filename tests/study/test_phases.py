@@ -125,6 +125,11 @@ def test_phases_asked_for_beyond_the_total_are_refused_without_a_word_about_the_
         )
 
 
+def test_a_screen_asked_for_beyond_the_total_is_refused_not_rounded_down_to_it() -> None:
+    with pytest.raises(ConfigError, match="need 64 trainings, but the total is 40"):
+        plan_phases(40, 5, sizes=screen_sizes(5, 40), counts={"screen": 64})
+
+
 def test_phases_asked_to_be_none_are_none() -> None:
     none = dict.fromkeys(("baseline", "screen", "candidate"), 0)
     assert counts(plan_phases(10, 5, sizes=SIZES[5], counts=none)) == {"search": 10}

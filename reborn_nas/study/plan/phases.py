@@ -286,6 +286,8 @@ def _screen(
     budget = min(left, total // 2 - old.count) if asked is None else asked - old.count
     if asked == 0 or (asked is not None and budget <= 0):
         return replace(old, reason="" if old.count else "not asked for")
+    if asked is not None and budget > left:  # `sizes` end at the total: it would be rounded down to that
+        return replace(old, count=asked)
     fitting = [size for size in sizes if size <= budget]
     if not fitting and asked is not None and sizes:
         fitting = [size for size in sizes if size <= left][:1]
